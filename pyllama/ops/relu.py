@@ -1,0 +1,21 @@
+"""Rectified linear unit: y = max(x, 0).
+
+Backward    y = x where x > 0 and 0 elsewhere, so dx = dy where x > 0 and 0 elsewhere.  At x = 0 every slope from 0 to 1
+            is a subgradient; we take 0.
+
+Saved       x.
+"""
+import numpy as np
+
+from pyllama.op import op
+
+
+def forward(x):
+    return np.where(x.real > 0, x, 0), (x,)
+
+
+def backward(dy, x):
+    return (np.where(x.real > 0, dy, 0),)
+
+
+relu = op("x[... F] -> y[... F]", forward, backward)

@@ -1,0 +1,54 @@
+"""Parameters: a tree of dicts and lists whose leaves are views into one flat vector.
+
+The optimiser, the gradient norm, a checkpoint and another rank see one array; the model sees names.  The order of
+the leaves is the tree's own, so what init() puts side by side lies side by side in the vector.
+"""
+import numpy as np
+
+
+def leaves(tree, path=""):
+    """Yield (dotted name, array): "model.layers.0.mlp.up_proj.weight", ..."""
+    if isinstance(tree, dict | list):
+        for key, branch in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from leaves(branch, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, tree
+
+
+def rebuild(tree, arrays):
+    """A tree of tree's form over the next of the iterator `arrays`, taken in the order of leaves()."""
+    if isinstance(tree, dict):
+        return {key: rebuild(branch, arrays) for key, branch in tree.items()}
+    if isinstance(tree, list):
+        return [rebuild(branch, arrays) for branch in tree]
+    return next(arrays)
+
+
+def over(flat, tree):
+    """The tree again, its leaves views into flat, end to end."""
+    sizes = [a.size for _, a in leaves(tree)]
+    ends = np.cumsum(sizes, dtype=int)
+    if flat.shape != (sum(sizes),):
+        raise ValueError(f"the vector has shape {flat.shape}, the tree holds {sum(sizes)} numbers")
+    return rebuild(tree, (flat[end - a.size:end].reshape(a.shape)
+                          for end, (_, a) in zip(ends, leaves(tree), strict=True)))
+
+
+def flatten(tree):
+    """(flat, views): the leaves copied into one new vector, and the tree over it."""
+    flat = np.concatenate([a.ravel() for _, a in leaves(tree)])
+    return flat, over(flat, tree)
+
+
+def add(total, tree):
+    """total += tree, leaf by leaf and by name; the order of tree's keys does not matter."""
+    if isinstance(total, dict):
+        if total.keys() != tree.keys():
+            raise ValueError(f"the trees differ in {sorted(total.keys() ^ tree.keys())}")
+        for key in total:
+            add(total[key], tree[key])
+    elif isinstance(total, list):
+        for into, branch in zip(total, tree, strict=True):
+            add(into, branch)
+    else:
+        total += tree

@@ -1,0 +1,75 @@
+"""Draw a call of any op from its registration: sizes, inputs, options, an upstream gradient.
+
+Drawing takes one function, choose(values), that picks from a list or from between(low, high).  Hypothesis supplies one
+that it can shrink; choose_by(rng) makes one from a NumPy generator.
+"""
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyllama.op import Op, between
+
+SMALL = [2, 3, 1, 4, 5]
+EDGES = [8, 15, 17, 31, 64, 65, 130]                         # across vector and block edges
+MAY_BE_EMPTY = {"...", "B", "T", "S", "N"}                   # counts of rows; a feature axis has at least one entry
+MOST = 2 ** 13                                               # numbers that the axes of one problem may span together
+
+
+class Problem(NamedTuple):
+    inputs: list[np.ndarray]
+    options: dict[str, Any]
+    dy: np.ndarray
+
+
+def choose_by(rng):
+    """choose() for a NumPy generator."""
+    def choose(values):
+        if isinstance(values, between):
+            draw = rng.integers if isinstance(values.low, int) else rng.uniform
+            return type(values.low)(draw(values.low, values.high))
+        return values[rng.integers(len(values))]
+    return choose
+
+
+class Sizes(dict):
+    """One size for each axis letter, drawn when first met."""
+
+    def __init__(self, choose):
+        self.choose, self.span = choose, 1
+
+    def __missing__(self, axis):
+        if axis == "...":
+            self[axis] = tuple(self[i] for i in range(self.choose([1, 2, 0])))
+        else:
+            empty = [0] if axis in MAY_BE_EMPTY or isinstance(axis, int) else []
+            sizes = [1, 2, 3] if axis == "R" else SMALL + empty + [n for n in EDGES if n * self.span <= MOST]
+            self[axis] = self.choose(sizes)
+            self.span *= max(self[axis], 1)
+        return self[axis]
+
+    def shape(self, axes):
+        out = []
+        for axis in axes:
+            factors = [int(f) if f.isdigit() else self[f] for f in axis.split("*")]
+            out += factors[0] if axis == "..." else [math.prod(factors)]
+        return tuple(out)
+
+
+def problem(op: Op, choose, dtype: str = "float64") -> Problem:
+    """A random call of op.  Floating inputs and dy are standard normal, never all ones: a norm's weight too."""
+    sizes = Sizes(choose)
+    options = {name: choose(values) for name, values in op.options.items()}
+    rng = np.random.default_rng(choose(between(0, 2 ** 32)))
+    given = [wanted for wanted in op.inputs if not wanted.optional or choose([True, False])]
+    shapes = [sizes.shape(wanted.axes) for wanted in given]
+    inputs = []
+    for wanted, shape in zip(given, shapes, strict=True):
+        if wanted.below:
+            x = rng.integers(int(wanted.below) if wanted.below.isdigit() else sizes[wanted.below], size=shape)
+            if "ignore_index" in options:
+                x = np.where(rng.random(shape) < 0.25, options["ignore_index"], x)
+        else:
+            x = rng.standard_normal(shape).astype(dtype)
+        inputs.append(x)
+    return Problem(inputs, options, rng.standard_normal(sizes.shape(op.output)).astype(dtype))

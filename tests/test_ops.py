@@ -1,0 +1,218 @@
+"""Every registered op on every backend.  Nothing here names an op: to be registered is to be tested."""
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pyllama.ops  # noqa: F401 -- registers
+from pyllama import backend
+from pyllama.op import OPS
+from pyllama.testing import complex_step
+from pyllama.testing.gradient import is_float, relative_error
+from tests.strategies import problems
+from tests.strict import Strict
+
+RUNS = [(op, on) for op in OPS.values() for on in op.backends()]
+each_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+each_run = pytest.mark.parametrize(("op", "on"), RUNS, ids=[f"{op.name}-{on}" for op, on in RUNS])
+each_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])
+F32 = np.finfo("float32")
+
+
+def run(op, on, inputs, options, *dys):
+    """[y, gradients for the first dy, gradients for the second, ...]"""
+    with backend.use(on):
+        y, back = op(*inputs, **options)
+        return [y, *(back(dy) for dy in dys)]
+
+
+def in_float64(arrays):
+    return [a.astype("float64") if is_float(a) else a for a in arrays]
+
+
+def results(op, on, inputs, options, dy):
+    """y and the gradients that exist, in one list."""
+    y, grads = run(op, on, inputs, options, dy)
+    return [np.asarray(a) for a in (y, *grads) if a is not None]
+
+
+@each_run
+@given(data=st.data())
+def test_backward_is_the_transpose_of_the_exact_derivative(op, on, data):
+    """One input at a time, so that two errors cannot cancel; the derivative by a complex step of the reference."""
+    inputs, options, dy = data.draw(problems(op))
+    y, grads = run(op, on, inputs, options, dy)
+    assert np.shape(y) == dy.shape
+    assert len(grads) == len(inputs)
+    for i, (x, dx) in enumerate(zip(inputs, grads, strict=True)):
+        if not is_float(x):
+            assert dx is None
+            continue
+        assert dx.shape == x.shape
+        v = np.random.default_rng(i).standard_normal(x.shape)
+        jv = complex_step(lambda *xs: op.forward(*xs, **options)[0], inputs, i, v)
+        assert relative_error(dy, jv, dx, v) <= 1e-11
+
+
+@each_run
+@each_dtype
+@given(data=st.data())
+def test_backward_agrees_with_central_differences(op, on, dtype, data):
+    """The classic check.  D(h) = <dy, f(x + h v) - f(x - h v)> / 2h has a truncation error near h²/6 f''', a third of
+    D(2h) - D(h), and a rounding error of about eps |f| / h.  h = eps^(1/3) balances the two; the tolerance is the sum.
+    """
+    inputs, options, dy = data.draw(problems(op, dtype))
+    y, grads = run(op, on, inputs, options, dy)
+    eps = float(np.finfo(dtype).eps)
+    h = eps ** (1 / 3)
+    for i, (x, dx) in enumerate(zip(inputs, grads, strict=True)):
+        if not is_float(x) or not x.size:
+            continue
+        v = np.random.default_rng(i).standard_normal(x.shape).astype(dtype)
+        v /= max(1.0, np.abs(v).max())
+
+        def value(step, i=i, v=v):
+            moved = list(inputs)
+            moved[i] = moved[i] + np.asarray(step, dtype) * v
+            return np.asarray(run(op, on, moved, options)[0], "float64")
+
+        def slope(step, value=value):
+            return np.sum(dy * (value(step) - value(-step))) / (2 * step)
+
+        near, far = slope(h), slope(2 * h)
+        sizes = [np.abs(a).max(initial=0) for a in [y, *inputs] if is_float(a)]
+        values = np.abs(dy).sum() * 2 * max(sizes)
+        terms = max(a.size for a in inputs) ** 0.5                       # roundings add up as a random walk
+        tolerance = abs(far - near) + 8 * eps * values * terms / h + 8 * eps * np.abs(dx * v).sum() / h
+        assert abs(near - np.sum(dx * v, dtype="float64")) <= tolerance
+
+
+@each_run
+@given(data=st.data())
+def test_float64_agrees_with_the_reference(op, on, data):
+    inputs, options, dy = data.draw(problems(op))
+    for got, exact in zip(results(op, on, inputs, options, dy), results(op, "numpy", inputs, options, dy), strict=True):
+        assert got.dtype == "float64"
+        np.testing.assert_allclose(got, exact, rtol=1e-10, atol=1e-10 * max(1, np.abs(exact).max(initial=0)))
+
+
+@each_run
+@given(data=st.data())
+def test_float32_is_as_accurate_as_float32_can_be(op, on, data):
+    """Against the float64 reference.  How much float32 loses on a problem depends on its condition, so it is measured:
+    the reference's own float32 error at four neighbours of the inputs, at least one unit in the last place of the
+    largest result.  Another order of summation and an exponential with 2 ulp stay within 16 times that.
+    """
+    inputs, options, dy = data.draw(problems(op, "float32"))
+    exact = results(op, "numpy", in_float64(inputs), options, dy.astype("float64"))
+    loss = [F32.eps * max(np.abs(a).max(initial=0), F32.tiny) for a in exact]
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        near = [x * (1 + F32.eps * rng.integers(-4, 5, x.shape)).astype("float32") if is_float(x) else x
+                for x in inputs]
+        truth = results(op, "numpy", in_float64(near), options, dy.astype("float64"))
+        loss = [max(most, np.abs(a - b).max(initial=0))
+                for most, a, b in zip(loss, results(op, "numpy", near, options, dy), truth, strict=True)]
+    for got, want, error in zip(results(op, on, inputs, options, dy), exact, loss, strict=True):
+        assert got.dtype == "float32"
+        assert np.abs(got - want).max(initial=0) <= 16 * error
+
+
+@each_run
+@given(data=st.data())
+def test_backward_is_linear_in_dy(op, on, data):
+    inputs, options, dy = data.draw(problems(op))
+    other = np.random.default_rng(1).standard_normal(dy.shape)
+    _, a, b, mixed, nothing = run(op, on, inputs, options, dy, other, 2 * dy - other, 0 * dy)
+    for u, v, w, zero in zip(a, b, mixed, nothing, strict=True):
+        if u is not None:
+            scale = max(1, np.abs(u).max(initial=0), np.abs(v).max(initial=0))
+            np.testing.assert_allclose(w, 2 * u - v, rtol=0, atol=1e-12 * scale * (1 + dy.size))
+            assert not zero.any()
+
+
+LAYOUTS = {
+    "strided": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "fortran": np.asfortranarray,
+    "reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
+    "broadcast": lambda x: np.broadcast_to(x[:1], x.shape),
+    "transposed": lambda x: np.ascontiguousarray(x.swapaxes(0, -1)).swapaxes(0, -1),
+}
+
+
+@each_run
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@given(data=st.data())
+def test_memory_layout_does_not_matter(op, on, layout, data):
+    """Views of every kind, all of them read-only, give what dense arrays give."""
+    def view(x):
+        x = layout(x) if x.ndim else x
+        x.flags.writeable = False
+        return x
+
+    inputs, options, dy = data.draw(problems(op))
+    inputs, dy = [view(x) for x in inputs], view(np.array(dy))
+    dense = [np.array(x, order="C") for x in inputs]
+    expected = results(op, on, dense, options, np.array(dy))
+    for got, want in zip(results(op, on, inputs, options, dy), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * max(1, np.abs(want).max(initial=0)))
+
+
+@each_run
+@given(data=st.data())
+def test_nothing_handed_in_is_changed_and_nothing_handed_out_is_shared(op, on, data):
+    """Neither pass writes into its inputs, what was saved, or dy; results are the caller's own, writable memory."""
+    inputs, options, dy = data.draw(problems(op))
+    forward = getattr(backend.cpu, op.name, op.forward) if on == "cpu" else op.forward
+    saved = [a for a in forward(*inputs, **options)[1] if isinstance(a, np.ndarray)]
+    handed_in = [*inputs, dy]
+    before = [a.copy() for a in [*handed_in, *saved]]
+    y, grads = run(op, on, inputs, options, dy)
+    backward = getattr(backend.cpu, op.name + "_backward", op.backward) if on == "cpu" else op.backward
+    backward(dy, *forward(*inputs, **options)[1], **options)
+    for a, kept in zip([*handed_in, *saved], before, strict=True):
+        np.testing.assert_array_equal(a, kept)
+    handed_out = [a for a in (y, *grads) if isinstance(a, np.ndarray)]
+    for i, a in enumerate(handed_out):
+        assert a.flags.writeable
+        assert not any(np.shares_memory(a, b) for b in [*handed_in, *handed_out[:i]])
+
+
+@each_run
+@given(data=st.data())
+def test_the_same_call_gives_the_same_bits(op, on, data):
+    inputs, options, dy = data.draw(problems(op, "float32"))
+    for a, b in zip(results(op, on, inputs, options, dy), results(op, on, inputs, options, dy), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@each_op
+@given(data=st.data())
+def test_the_reference_speaks_the_dialect_of_device_arrays(op, data):
+    inputs, options, dy = data.draw(problems(op))
+    y, grads = run(op, "numpy", [Strict(x) for x in inputs], options, Strict(dy))
+    want = results(op, "numpy", inputs, options, dy)
+    got = [a for a in (y, *grads) if a is not None]
+    assert all(isinstance(a, Strict) for a in got)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a.host, b)
+
+
+@each_op
+@given(data=st.data())
+def test_inputs_that_do_not_fit_are_refused_in_one_sentence(op, data):
+    inputs, options, dy = data.draw(problems(op))
+    _, back = op(*inputs, **options)
+    with pytest.raises(ValueError, match=f"^{op.name}: dy has shape"):
+        back(np.zeros((*dy.shape, 2)))
+    with pytest.raises(TypeError, match=f"^{op.name} takes "):
+        op(*inputs, *inputs, *inputs, **options)
+    i = data.draw(st.sampled_from([i for i, x in enumerate(inputs) if is_float(x)]))
+    name = op.inputs[i].name
+    with pytest.raises(TypeError, match=f"^{op.name}: {name} must be floating"):
+        op(*inputs[:i], inputs[i].astype(int), *inputs[i + 1:], **options)
+    if len([x for x in inputs if is_float(x)]) > 1:
+        with pytest.raises(TypeError, match=f"^{op.name}: .* is float.* but .* is float"):
+            op(*inputs[:i], inputs[i].astype("float32"), *inputs[i + 1:], **options)
+        with pytest.raises(ValueError, match=f"^{op.name}: .* has shape .* which does not fit"):
+            op(*(np.concatenate([x] * 3, axis=-1) if j == i else x for j, x in enumerate(inputs)), **options)
