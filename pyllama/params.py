@@ -5,6 +5,8 @@ the leaves is the tree's own, so what init() puts side by side lies side by side
 """
 import numpy as np
 
+from pyllama.errors import UserError
+
 
 def leaves(tree, path=""):
     """Yield (dotted name, array): "model.layers.0.mlp.up_proj.weight", ..."""
@@ -22,6 +24,23 @@ def rebuild(tree, arrays):
     if isinstance(tree, list):
         return [rebuild(branch, arrays) for branch in tree]
     return next(arrays)
+
+
+def named(tree, arrays):
+    """A tree of tree's form from a mapping of dotted names to arrays, each cast to the dtype of tree's leaf.
+
+    Raises UserError naming what is missing, what is left over, or what has another shape.
+    """
+    wanted = dict(leaves(tree))
+    if wrong := sorted(wanted.keys() ^ arrays.keys()):
+        raise UserError(f"the weights and the configuration differ: {wrong[0]} is only in the "
+                        f"{'configuration' if wrong[0] in wanted else 'weights'} ({len(wrong)} such names); "
+                        f"give the config.json that belongs to the weights")
+    for name, leaf in wanted.items():
+        if arrays[name].shape != leaf.shape:
+            raise UserError(f"{name} has shape {arrays[name].shape} in the weights but {leaf.shape} by the "
+                            f"configuration; give the config.json that belongs to the weights")
+    return rebuild(tree, (arrays[name].astype(leaf.dtype) for name, leaf in wanted.items()))
 
 
 def over(flat, tree):

@@ -1,0 +1,92 @@
+"""The command line: `pyllama COMMAND --flags`.  A table of functions; tyro makes the flags from their signatures."""
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from pyllama import commands
+from pyllama.display import console
+from pyllama.errors import UserError
+
+COMMANDS: dict[str, Any] = {"train": commands.train, "resume": commands.resume, "eval": commands.evaluate,
+            "generate": commands.generate, "ops": commands.ops, "check": commands.check, "env": commands.env,
+            "plot": commands.plot}
+
+# What nanoGPT and Hugging Face's trainer call our flags.
+SYNONYMS = {
+    "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads",
+    "n_embd": "hidden_size", "dropout": "resid_pdrop", "dataset": "data", "max_iters": "max_steps",
+    "eval_interval": "eval_steps", "log_interval": "log_steps", "warmup_iters": "warmup_steps",
+    "lr_decay_iters": "lr_decay_steps", "grad_clip": "max_grad_norm", "lr_scheduler_type": "schedule",
+    "per_device_train_batch_size": "batch_size", "output_dir": "out_dir", "adam_beta1": "beta1", "adam_beta2": "beta2",
+    "start": "prompt", "num_samples": "num_return_sequences",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; 0 done, 1 a check failed, 2 the user can mend it (one sentence on standard error), 130 Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    try:
+        flags = normalise([flag for flag in argv if flag != "--debug"])
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, args=flags, prog="pyllama", description="The LLaMA you can read, check and train.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+    except UserError as error:
+        if debug:
+            raise
+        console.file.flush()
+        print(f"pyllama: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("pyllama: stopped at once; the last checkpoint stands", file=sys.stderr)
+        return 130
+
+
+def normalise(argv: list[str]) -> list[str]:
+    """The flags as tyro knows them: --config FILE is replaced by what the file sets, before the flags that are given,
+    so that these win; synonyms by our names; --flag=True by --flag and --flag=False by --no-flag."""
+    out: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        if word == "--config" or word.startswith("--config="):
+            path = word.partition("=")[2] or next(rest, "")
+            out[1:1] = normalise(["", *from_toml(Path(path))])[1:]
+        elif word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            name = SYNONYMS.get(name, name)
+            if value.lower() in ("true", "false"):
+                out.append(f"--{name}" if value.lower() == "true" else f"--no_{name}")
+            else:
+                out += [f"--{name}", value] if equals else [f"--{name}"]
+        else:
+            out.append(word)
+    return out
+
+
+def from_toml(path: Path) -> list[str]:
+    """The flags that a file of `name = value` lines sets.  It is read, never run."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read --config {path}: {error.strerror}; name a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not TOML: {error}; write lines such as n_layer = 4") from None
+    flags = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            raise UserError(f"--config {path} has a section [{name}]; write the flags without sections")
+        if isinstance(value, bool):
+            flags.append(f"--{name}={value}")
+        else:
+            flags += [f"--{name}", *(str(v) for v in (value if isinstance(value, list) else [value]))]
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main())

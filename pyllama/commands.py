@@ -1,0 +1,322 @@
+"""The commands, one function each; a command's flags are its parameters and the fields of its dataclasses (cli.py)."""
+import contextlib
+import itertools
+import os
+import platform
+import signal
+import tempfile
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.progress import Progress
+from rich.table import Table
+from tyro.conf import Positional
+
+import pyllama.ops  # noqa: F401 -- registers
+from pyllama import __version__, backend, checkpoint, corpus, memory, pretrained
+from pyllama.data import Tokens, split, token_file
+from pyllama.data import prepare as encode_once
+from pyllama.display import console, follow, interruptible
+from pyllama.errors import UserError
+from pyllama.generate import GenerationConfig, stream
+from pyllama.generate import generate as generate_batch
+from pyllama.models import llama
+from pyllama.op import OPS
+from pyllama.plot import draw
+from pyllama.run import Keeping, Standing, known, restore, run
+from pyllama.testing import check as check_gradient
+from pyllama.tokenizer import Tokenizer
+from pyllama.train import Settings, start
+from pyllama.train import evaluate as evaluate_model
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text to learn from."""
+
+    data: tuple[str, ...]                       # files, folders, patterns, "-", "python-docs", or a .bin of tokens
+    field: str = "text"                         # the field of a .jsonl file that holds the text
+    tokenizer: str = "char"                     # char, byte, bpe (learnt from the text), or a tokenizer.json
+    vocab_size: int = 4096                      # tokens that bpe learns
+    validation: float = 0.1                     # share kept for validation
+    split: Literal["position", "document"] = "position"     # keep the last part, or documents drawn at random
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of the model."""
+
+    num_hidden_layers: int = 6
+    hidden_size: int = 288
+    num_attention_heads: int = 6
+    num_key_value_heads: int | None = None      # heads of keys and values (default: as many as attention heads)
+    intermediate_size: int | None = None        # width inside the feed-forward (default: 8/3 hidden_size, rounded up)
+    resid_pdrop: float = 0.0                    # dropout
+    bias: bool = False                          # biases in the linear maps
+    tie_word_embeddings: bool = False           # one table for reading and predicting tokens
+    rope_theta: float = 10000.0
+    sliding_window: int | None = None           # tokens an attention looks back on (default: all)
+
+    def config(self, vocab_size: int, context: int, tokenizer: Tokenizer | None) -> llama.LlamaConfig:
+        """The model's configuration for this vocabulary and context length."""
+        same = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("bias", "intermediate_size")}
+        hidden = self.intermediate_size or -(-self.hidden_size * 8 // 96) * 32
+        return llama.LlamaConfig(vocab_size=vocab_size, max_position_embeddings=context, intermediate_size=hidden,
+                                 attention_bias=self.bias, mlp_bias=self.bias,
+                                 bos_token_id=tokenizer.bos_id if tokenizer else None,
+                                 eos_token_id=tokenizer.eos_id if tokenizer else None, **same)
+
+
+def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_dir: Path = Path("out"),
+          log_steps: int = 50, init_from: Path | None = None) -> int:
+    """Train a LLaMA on text.
+
+    nanoGPT's flag names work too (--n_layer, --n_embd, --max_iters, ...), and --config FILE.toml sets any flag.
+
+    Args:
+        out_dir: Folder of the run: checkpoints, log, tokens.
+        log_steps: Steps between lines where there is no terminal to draw on.
+        init_from: Start from the weights, shape and tokenizer of this model instead of from random numbers.
+    """
+    if (out_dir / "checkpoints").exists():
+        raise UserError(f"{out_dir} holds a run already; go on with it by `pyllama resume {out_dir}`, or choose "
+                        f"another --out_dir")
+    memory.install()
+    if init_from:
+        found = pretrained.load(init_from, dtype=settings.dtype)
+        tokenizer, config = found.tokenizer, replace(found.config, resid_pdrop=shape.resid_pdrop)
+        if tokenizer is None:
+            raise UserError(f"{init_from} has no tokenizer; put its tokenizer.json beside it")
+        tree = found.params
+    else:
+        tokenizer, tree = make_tokenizer(text), None
+        config = shape.config(tokenizer.vocab_size, settings.block_size, tokenizer)
+    training, validation = prepare(text, tokenizer, out_dir, settings)
+    state = start(llama, config, settings, tree)
+    about = {"text": asdict(text), "tokens": len(training) + len(validation)}
+    return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, Standing(), log_steps)
+
+
+def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int = 50) -> int:
+    """Go on with a run where its latest checkpoint is, bit for bit as if it had never stopped.
+
+    Args:
+        run: Folder of the run.
+        max_steps: A new last step, to train longer than first planned.
+        log_steps: Steps between lines where there is no terminal to draw on.
+    """
+    saved = checkpoint.load(run)
+    for note in saved.notes:
+        console.print(note)
+    if "settings" not in saved.trainer or not saved.tokenizer_path:
+        raise UserError(f"{run} holds a model but no training to go on with; start one with --init_from {run}")
+    memory.install()
+    settings, keeping = known(Settings, saved.trainer["settings"]), known(Keeping, saved.trainer["keeping"])
+    settings = replace(settings, max_steps=max_steps or settings.max_steps)
+    about = saved.trainer["about"]
+    text = known(Text, about["text"] | {"data": tuple(about["text"]["data"])})
+    tokenizer = Tokenizer.load(saved.tokenizer_path)
+    training, validation = prepare(text, tokenizer, run, settings)
+    if (now := len(training) + len(validation)) != about["tokens"]:
+        raise UserError(f"the text has {now} tokens now and had {about['tokens']} when {run} was started; restore it, "
+                        f"or start anew with --init_from {run}")
+    model, configuration = pretrained.of_type(saved.config, saved.folder)
+    state = start(model, configuration.from_dict(saved.config), settings)
+    restore(state, saved)
+    standing = known(Standing, saved.trainer["standing"])
+    return follow_run(run, state, training, validation, settings, keeping, about, tokenizer, standing, log_steps)
+
+
+def make_tokenizer(text: Text) -> Tokenizer:
+    if text.tokenizer in ("char", "bpe") and any(str(source).endswith(".bin") for source in text.data):
+        raise UserError("a .bin holds tokens, not text to learn a tokenizer from; give --tokenizer a tokenizer.json")
+    if text.tokenizer == "byte":
+        return Tokenizer.bytes()
+    if text.tokenizer == "char":
+        return Tokenizer.characters("".join(t for _, t in corpus.documents(text.data, text.field)))
+    if text.tokenizer == "bpe":
+        return Tokenizer.byte_pairs((t for _, t in corpus.documents(text.data, text.field)), text.vocab_size)
+    return Tokenizer.load(text.tokenizer)
+
+
+def prepare(text: Text, tokenizer: Tokenizer, folder: Path, settings: Settings) -> tuple[Tokens, Tokens]:
+    """(training, validation) tokens, encoded into folder/data unless they are there."""
+    if len(text.data) == 1 and text.data[0].endswith(".bin"):
+        tokens = token_file(text.data[0], tokenizer.vocab_size)
+    else:
+        tokens = encode(text.data, tokenizer, folder / "data", text.field)
+    return split(tokens, text.validation, text.split, settings.seed, settings.block_size)
+
+
+def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
+    """The sources as tokens, kept in the folder; with a progress bar."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("encoding the text", total=None)
+        return encode_once(sources, tokenizer, folder, field,
+                           lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def follow_run(folder: Path, state, training, validation, settings, keeping, about, tokenizer, standing,
+               log_steps) -> int:
+    """Train while showing it; 0 when done, 130 when Ctrl-C stopped it."""
+    console.print(f"{state.flat.size:,} parameters, {len(training):,} tokens to train on and {len(validation):,} to "
+                  f"validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
+                  f"{settings.max_steps} in {folder}")
+    happenings = run(folder, state, training, validation, settings, keeping, about, tokenizer.rust.to_str(pretty=True),
+                     standing)
+    with interruptible() as asked, contextlib.closing(happenings):
+        for _ in follow(happenings, state.step, settings.max_steps, log_steps):
+            if asked.is_set():
+                break
+    stopped = asked.is_set() and state.step < settings.max_steps
+    then = f"go on with `pyllama resume {folder}`" if stopped else f"try `pyllama generate --model {folder}`"
+    console.print(f"{'stopped' if stopped else 'done'} at step {state.step}; best validation loss {standing.best:.4f} "
+                  f"at step {standing.best_step}; peak memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; {then}")
+    return 128 + signal.SIGINT if stopped else 0
+
+
+def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size: int | None = None,
+             tokenizer: Path | None = None) -> int:
+    """Loss, perplexity and next-token accuracy of a model on a text.
+
+    Args:
+        model: A run, a checkpoint, a Hugging Face folder or a llama2.c file.
+        data: Files, folders, patterns, "-" or "python-docs".
+        field: The field of a .jsonl file that holds the text.
+        block_size: Tokens in a window (default: the model's context length).
+        tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
+    """
+    found, tokens_of = load(model, tokenizer)
+    settings = Settings(block_size=block_size or found.config.max_position_embeddings)
+    state = start(found.model, found.config, settings, found.params)
+    with tempfile.TemporaryDirectory() as folder:
+        result = evaluate_model(state, encode(data, tokens_of, Path(folder), field), settings)
+    console.print(f"loss {result.loss:.4f} nats per token   perplexity {result.perplexity:.3f}   "
+                  f"next token {result.accuracy:.2%}   over {result.tokens:,} tokens")
+    return 0
+
+
+def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenizer: Path | None = None) -> int:
+    """Continue a text.
+
+    Args:
+        model: A run, a checkpoint, a Hugging Face folder or a llama2.c file.
+        prompt: The text to continue; FILE:path reads it from a file.
+        tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
+    """
+    found, tokens_of = load(model, tokenizer)
+    if prompt.startswith("FILE:"):
+        prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
+    if not prompt and tokens_of.bos_id is None:
+        prompt = "\n"                                       # a character model has no other way to begin
+    ids = tokens_of.encode(prompt, add_special_tokens=True).tolist()
+    if settings.num_return_sequences == 1:
+        for piece in itertools.chain([prompt], stream(found.params, found.config, ids, tokens_of, settings)):
+            print(piece, end="", flush=True)
+        print()
+    else:
+        for result in generate_batch(found.params, found.config, [ids], tokens_of, settings):
+            print(f"{prompt}{result.text}\n{'-' * 15}")
+    return 0
+
+
+def load(model: Path, tokenizer: Path | None) -> tuple[pretrained.Pretrained, Tokenizer]:
+    """The model and its tokenizer; notes are printed."""
+    memory.install()
+    found = pretrained.load(model, tokenizer)
+    for note in found.notes:
+        console.print(note)
+    if found.tokenizer is None:
+        raise UserError(f"{model} has no tokenizer; name one with --tokenizer")
+    return found, found.tokenizer
+
+
+def ops(names: Positional[tuple[str, ...]] = ()) -> int:
+    """List the ops, or print the derivation, the shapes and the backends of those named."""
+    for op in chosen(names):
+        if names:
+            options = "\n            ".join(f"{name} from {values}" for name, values in op.options.items())
+            print(f"{op.name}\n\n{op.__doc__}\n\nShapes      {op.shapes}\nOptions     {options or 'none'}\n"
+                  f"Backends    {', '.join(op.backends())}")
+        else:
+            print(f"{op.name:22}{' '.join(op.backends()):11}{op.shapes}")
+    return 0
+
+
+def chosen(names):
+    unknown = [name for name in names if name not in OPS]
+    if unknown:
+        raise UserError(f"there is no op {unknown[0]!r}; there are {', '.join(sorted(OPS))}")
+    return [OPS[name] for name in names or sorted(OPS)]
+
+
+def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: int = 50, seed: int = 0,
+          on: Literal["numpy", "cpu"] | None = None) -> int:
+    """Check backward passes against the exact derivative of the forward pass; print the largest error and where.
+
+    Exit code 1 if an error exceeds 1e-11.
+
+    Args:
+        names: The ops to check.
+        all: Check all ops, as without names.
+        problems: Random problems for each op.
+        seed: Of the problems.
+        on: Check only this backend (default: each that an op has).
+    """
+    worst = 0.0
+    print(f"{'op':22}{'backend':9}{'error':9}largest for")
+    for op in chosen(() if all else names):
+        for name in [on] if on else op.backends():
+            with backend.use(name):
+                found = check_gradient(op, seed, problems)
+            worst = max(worst, found.error) if found.error == found.error else np.inf
+            options = "".join(f", {k}={v:.3g}" if isinstance(v, float) else f", {k}={v}"
+                              for k, v in found.options.items())
+            print(f"{op.name:22}{name:9}{found.error:<9.1e}{found.input} of {' '.join(map(str, found.shapes))}{options}")
+    right = worst <= 1e-11
+    print(f"largest error {worst:.1e}, {'at most' if right else 'more than'} the 1e-11 that rounding explains")
+    return 0 if right else 1
+
+
+def env() -> int:
+    """Versions, kernels, instruction set, threads; what is missing and why."""
+    table = Table(box=None, show_header=False)
+    blas = np.show_config("dicts")["Build Dependencies"]["blas"]            # type: ignore[index, call-overload]
+    table.add_row("pyllama", __version__)
+    table.add_row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    table.add_row("NumPy", f"{np.__version__} with {blas['name']} {blas['version']}")
+    if backend.cpu:
+        kernels = [name for name, op in OPS.items() if hasattr(backend.cpu, name)]
+        table.add_row("C kernels", f"{backend.cpu.isa}, {backend.cpu.threads()} threads: {', '.join(kernels)}; NumPy "
+                                   f"does the rest")
+        table.add_row("memory", "arena" if memory.install() else "NumPy's own, since PYLLAMA_ARENA=0")
+    else:
+        table.add_row("C kernels", f"none: {backend.why_no_cpu}")
+    for package, purpose in {"scipy": "", "safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot",
+                             "tensorboardX": "train --tensorboard", "hypothesis": "the tests"}.items():
+        try:
+            table.add_row(package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            table.add_row(package, f"not installed; needed for {purpose}: pip install {package}")
+    for name in sorted(name for name in os.environ if name.startswith(("PYLLAMA_", "OMP_", "OPENBLAS_"))):
+        table.add_row(name, os.environ[name])
+    console.print(table)
+    return 0
+
+
+def plot(runs: Positional[tuple[Path, ...]], out: Path | None = None) -> int:
+    """Draw loss, learning rate and gradient norm of runs to a PNG.
+
+    Args:
+        runs: Folders of runs.
+        out: The file to write (default: curves.png in the first run).
+    """
+    if not runs:
+        raise UserError("plot needs the folder of a run")
+    out = out or runs[0] / "curves.png"
+    draw(list(runs), out)
+    console.print(f"wrote {out}")
+    return 0

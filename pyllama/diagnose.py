@@ -1,0 +1,49 @@
+"""Where did a NaN or an infinity come from?  Replays a computation and names the first tensor that is not finite."""
+from collections import Counter
+
+import numpy as np
+
+from pyllama import params
+from pyllama.op import Op
+
+
+class NotFinite(Exception):
+    """Ends a replay; the message names the tensor."""
+
+
+def first_not_finite(p, compute) -> str:
+    """Says which parameter in the tree p is not finite or, if all are, which op's result while compute() runs."""
+    for name, leaf in params.leaves(p):
+        if not np.isfinite(leaf).all():
+            return f"the parameter {name} is not finite"
+    plain = Op.__call__
+    calls: Counter[str] = Counter()
+
+    def watched(op, *inputs, **options):
+        with np.errstate(all="ignore"):
+            y, back = plain(op, *inputs, **options)
+        calls[op.name] += 1
+        number = calls[op.name]
+        require(y, f"the result of {op.name}, its call number {number} of the step,")
+
+        def watched_back(dy):
+            with np.errstate(all="ignore"):
+                grads = back(dy)
+            for wanted, grad in zip(op.inputs, grads, strict=False):
+                require(grad, f"the gradient of {op.name} for {wanted.name}, in its call number {number} of the step,")
+            return grads
+
+        return y, watched_back
+
+    def require(x, what):
+        if x is not None and not np.isfinite(x).all():
+            raise NotFinite(f"{what} is the first tensor that is not finite")
+
+    Op.__call__ = watched                               # type: ignore  # for this replay only: ops carry no hooks
+    try:
+        compute()
+    except NotFinite as found:
+        return str(found)
+    finally:
+        Op.__call__ = plain                             # type: ignore
+    return "every tensor is finite, but a sum of them is not"

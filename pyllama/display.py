@@ -1,0 +1,57 @@
+"""What a person sees while a run goes on: a progress line with loss, speed and time left, and a line an evaluation."""
+import contextlib
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pyllama.run import Happening
+
+console = Console(highlight=False, soft_wrap=True)
+SMOOTH = 0.05                                               # weight of the newest step in the loss and speed shown
+
+
+def follow(happenings: Iterable[Happening], done: int, total: int, log_steps: int) -> Iterator[Happening]:
+    """Pass the happenings on, showing them: a moving line on a terminal, a line every log_steps elsewhere."""
+    loss = seconds = None
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+                   console=console, disable=not console.is_terminal, speed_estimate_period=120)
+    with bar:
+        task = bar.add_task("starting", total=total, completed=done, speed="")
+        for happening in happenings:
+            record, evaluation = happening
+            loss = record.loss if loss is None else (1 - SMOOTH) * loss + SMOOTH * record.loss
+            seconds = record.seconds if seconds is None else (1 - SMOOTH) * seconds + SMOOTH * record.seconds
+            speed = f"{record.tokens / seconds:,.0f} tokens/s"
+            bar.update(task, completed=record.step, description=f"loss {loss:.3f}", speed=speed)
+            if evaluation:
+                console.print(f"step {record.step:>6}   loss {loss:.4f}   validation {evaluation.loss:.4f}   "
+                              f"perplexity {evaluation.perplexity:.2f}   next token {evaluation.accuracy:.1%}   "
+                              f"{speed}")
+            elif not console.is_terminal and record.step % log_steps == 0:
+                left = (total - record.step) * seconds
+                console.print(f"step {record.step:>6}   loss {loss:.4f}   lr {record.lr:.2e}   "
+                              f"gradient {record.grad_norm:.3f}   {speed}   ETA {left:.0f} s")
+            yield happening
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C, or SIGTERM, sets; a second one interrupts at once, without saving."""
+    asked = threading.Event()
+
+    def ask(number, frame):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        console.print("stopping after this step and saving; once more to stop at once")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

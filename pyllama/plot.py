@@ -1,0 +1,35 @@
+"""Curves of one or more runs as a PNG: loss, learning rate, gradient norm."""
+from pathlib import Path
+
+from pyllama.errors import UserError
+from pyllama.run import read_log
+
+PANELS = [("loss", "loss (nats per token)"), ("lr", "learning rate"), ("grad_norm", "gradient norm before clipping")]
+
+
+def draw(runs: list[Path], out: Path) -> None:
+    """Draw log.jsonl of each run over the steps; validation losses as dots.  Raises UserError if there is nothing."""
+    try:
+        from matplotlib.figure import Figure  # no pyplot: no display, no global state
+    except ImportError:
+        raise UserError("plot needs a package: pip install 'pyllama[plot]'") from None
+    figure = Figure(figsize=(8, 9), layout="constrained")
+    for axes, (key, label) in zip(figure.subplots(len(PANELS), sharex=True), PANELS, strict=True):
+        for number, folder in enumerate(runs):
+            lines = read_log(folder)
+            if not lines:
+                raise UserError(f"{folder} has no log.jsonl with steps in it; give the folder of a run")
+            axes.plot([line["step"] for line in lines], [line[key] for line in lines], color=f"C{number}",
+                      linewidth=0.8, alpha=0.8, label=folder.name)
+            checked = [line for line in lines if f"val_{key}" in line]
+            axes.plot([line["step"] for line in checked], [line[f"val_{key}"] for line in checked], "o-", color="black",
+                      markerfacecolor=f"C{number}", markersize=4, linewidth=0.5,
+                      label=f"{folder.name}, validation" if checked else "_")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    figure.axes[-1].set_xlabel("step")
+    try:
+        figure.savefig(out, dpi=120)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write {out}: {error}; name a .png file in a folder that exists") from None

@@ -1,0 +1,153 @@
+"""A training run in a folder: evaluated, logged, saved and stopped as asked, and resumed as if never interrupted.
+
+    RUN/log.jsonl         a line a step, with the validation figures where they were taken
+    RUN/checkpoints/      see checkpoint.py; RUN/latest and RUN/best name one each
+    RUN/data/             the text as tokens
+    RUN/tensorboard/      event files, if asked for
+"""
+import json
+import math
+import os
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pyllama import __version__, checkpoint, data, params
+from pyllama.errors import UserError
+from pyllama.train import Evaluation, Record, Settings, State, evaluate, train
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """When a run is evaluated, saved and stopped."""
+
+    eval_steps: int = 250                       # steps between evaluations on the validation text
+    eval_tokens: int | None = None              # tokens in an evaluation but the last (default: all there are)
+    save_steps: int = 250                       # steps between checkpoints
+    save_total_limit: int = 3                   # checkpoints kept, besides the best
+    patience: int = 0                           # stop after so many evaluations without a better loss; 0: never
+    tensorboard: bool = False                   # write TensorBoard event files too
+
+    def __post_init__(self):
+        for name, least in {"eval_steps": 1, "save_steps": 1, "save_total_limit": 1, "patience": 0}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.eval_tokens is not None and self.eval_tokens < 1:
+            raise UserError(f"eval_tokens is {self.eval_tokens}; it must be at least 1")
+
+
+@dataclass
+class Standing:
+    """How the validation loss stands: saved with a checkpoint, so that stopping early survives a resume."""
+    best: float = math.inf
+    best_step: int = 0
+    stale: int = 0                              # evaluations since the best one
+
+
+class Happening(NamedTuple):
+    """A step, and the evaluation after it if one was due."""
+    record: Record
+    evaluation: Evaluation | None
+
+
+def run(folder: Path, state: State, training: data.Tokens, validation: data.Tokens, settings: Settings,
+        keeping: Keeping, about: dict, tokenizer_json: str | None = None,
+        standing: Standing | None = None) -> Generator[Happening]:
+    """Train to settings.max_steps, yielding what happens; close the generator to stop after a step.
+
+    A checkpoint is written every save_steps, after an evaluation with a new best loss, and at the end, whether that is
+    the last step, patience, an error, or close().  `about` is saved with it, for resuming.  An exception from outside
+    in the middle of a step (KeyboardInterrupt) saves nothing, since the parameters may be half updated.
+    """
+    standing, saved = standing or Standing(), state.step
+    log = Log(folder, state.step, keeping.tensorboard)
+
+    def save(best=False):
+        nonlocal saved
+        checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=dict(params.leaves(state.p)),
+                        tokenizer_json=tokenizer_json, optimizer=state.optimiser.state(), best=best,
+                        keep=keeping.save_total_limit,
+                        trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(keeping),
+                                 "standing": asdict(standing), "about": about, "versions": versions()})
+        saved = state.step
+
+    try:
+        for record in train(state, training, settings):
+            last = record.step == settings.max_steps
+            evaluation, better = None, False
+            if last or record.step % keeping.eval_steps == 0:
+                evaluation = evaluate(state, validation, settings, None if last else keeping.eval_tokens)
+                better = evaluation.loss < standing.best
+                standing.stale = 0 if better else standing.stale + 1
+                if better:
+                    standing.best, standing.best_step = evaluation.loss, record.step
+            log.write(record, evaluation)
+            if better or last or record.step % keeping.save_steps == 0:
+                save(better)
+            yield Happening(record, evaluation)
+            if keeping.patience and standing.stale >= keeping.patience:
+                break
+        if saved < state.step:
+            save()
+    except (GeneratorExit, UserError):
+        if saved < state.step:
+            save()
+        raise
+    finally:
+        log.close()
+
+
+def versions() -> dict:
+    return {"pyllama": __version__, "numpy": np.__version__}
+
+
+class Log:
+    """log.jsonl, and TensorBoard's event files.  What an earlier run wrote after its last checkpoint is cut off."""
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool):
+        folder.mkdir(parents=True, exist_ok=True)
+        path, shorter = folder / "log.jsonl", folder / "log.jsonl.tmp"
+        shorter.write_text("".join(json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step))
+        os.replace(shorter, path)
+        self.file, self.board = path.open("a"), None
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:
+                raise UserError("tensorboard needs a package: pip install 'pyllama[tensorboard]'") from None
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: Record, evaluation: Evaluation | None):
+        line = record._asdict() | ({f"val_{k}": v for k, v in evaluation._asdict().items()} if evaluation else {})
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        if self.board:
+            for name, value in line.items():
+                if name != "step":
+                    self.board.add_scalar(name, value, record.step)
+
+    def close(self):
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The lines of log.jsonl; a last line that a killed run left unfinished is dropped."""
+    path = Path(folder) / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+
+def restore(state: State, saved: checkpoint.Checkpoint) -> None:
+    """Put a checkpoint's parameters, optimiser and step into a state of the same shape."""
+    state.flat[:], _ = params.flatten(params.named(state.p, saved.tensors))
+    state.optimiser.load(saved.optimizer)
+    state.step = saved.step
+
+
+def known(cls, stored: dict):
+    """A dataclass from its stored fields; those that a later version dropped are left out."""
+    return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})

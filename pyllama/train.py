@@ -1,0 +1,164 @@
+"""The training loop, as a generator: one record a step.  Printing, saving and stopping belong to the caller.
+
+    state = start(llama, config, settings)
+    for record in train(state, tokens, settings):
+        print(record)
+
+The loss of a step is the mean over all its target tokens, however they are split into micro-batches.  Everything random
+depends on (seed, step) alone, so a state that is saved and loaded goes on as if nothing had happened, bit for bit.
+"""
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from pyllama import data, params
+from pyllama.diagnose import first_not_finite
+from pyllama.errors import UserError
+from pyllama.ops import cross_entropy
+from pyllama.optim import SGD, AdamW, Optimiser, clip_by_global_norm, matrix_slices
+from pyllama.schedule import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run does, besides its text and the shape of its model."""
+
+    batch_size: int = 16                        # windows of text in a micro-batch
+    block_size: int = 128                       # tokens predicted in a window: the context length
+    gradient_accumulation_steps: int = 1        # micro-batches in a step; the gradient is that of the whole
+    max_steps: int = 1000                       # steps in all
+    learning_rate: float = 1e-3                 # highest learning rate
+    min_lr: float = 1e-4                        # learning rate at the end
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"     # how it goes from one to the other
+    warmup_steps: int = 100                     # steps in which the learning rate rises
+    decay_steps: int = 0                        # last steps in which "wsd" falls
+    lr_decay_steps: int | None = None           # step at which min_lr is reached (default: max_steps)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    beta1: float = 0.9                          # AdamW: memory of the gradient
+    beta2: float = 0.99                         # AdamW: memory of its square
+    adam_epsilon: float = 1e-8
+    momentum: float = 0.9                       # SGD
+    nesterov: bool = False                      # SGD
+    weight_decay: float = 0.1                   # on matrices only, decoupled from the gradient
+    max_grad_norm: float = 1.0                  # clip the gradient to this norm; 0: off
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0                         # weight of the squared log-sum-exp in the loss
+    recompute: bool = False                     # forget activations and compute them again: less memory, more time
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = 1337                            # of weights, batches and dropout
+
+    def __post_init__(self):
+        for name in ("batch_size", "block_size", "gradient_accumulation_steps", "max_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("weight_decay", "max_grad_norm", "z_loss", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing is {self.label_smoothing}; it must lie in 0 <= a < 1")
+        self.rate(0)                            # raises UserError if the schedule's numbers do not fit together
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return SCHEDULES[self.schedule](step, learning_rate=self.learning_rate, min_lr=self.min_lr,
+                                        warmup_steps=self.warmup_steps, decay_steps=self.decay_steps,
+                                        max_steps=self.lr_decay_steps or self.max_steps)
+
+
+@dataclass
+class State:
+    """All that the next step depends on, besides the tokens and the settings."""
+    model: ModuleType                           # models.llama, ...
+    config: Any                                 # its configuration
+    flat: np.ndarray                            # the parameters, one vector
+    p: dict                                     # the tree of views into it
+    optimiser: Optimiser
+    step: int = 0                               # steps done
+
+
+class Record(NamedTuple):
+    """What happened in a step."""
+    step: int                                   # steps done, this one included
+    loss: float                                 # nats per token, mean over the step
+    grad_norm: float                            # before clipping
+    lr: float
+    tokens: int                                 # predicted in this step
+    seconds: float
+
+
+class Evaluation(NamedTuple):
+    loss: float                                 # nats per token
+    perplexity: float                           # exp(loss)
+    accuracy: float                             # share of tokens whose likeliest prediction is right
+    tokens: int
+
+
+def start(model, config, settings: Settings, tree: dict | None = None) -> State:
+    """A state at step 0, from the given parameters or from the model's init."""
+    flat, p = params.flatten(tree or model.init(config, settings.seed, settings.dtype))
+    where = matrix_slices(p)
+    if settings.optimizer == "adamw":
+        optimiser: Optimiser = AdamW(flat.size, flat.dtype, matrices=where, betas=(settings.beta1, settings.beta2),
+                                     eps=settings.adam_epsilon)
+    else:
+        optimiser = SGD(flat.size, flat.dtype, matrices=where, momentum=settings.momentum, nesterov=settings.nesterov)
+    return State(model, config, flat, p, optimiser)
+
+
+def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Record]:
+    """Advance the state to settings.max_steps, yielding a Record after each step.
+
+    Raises UserError, with the state as it was before the step, if the loss or the gradient is not finite.
+    """
+    grad = np.zeros_like(state.flat)
+    grads = params.over(grad, state.p)
+    while state.step < settings.max_steps:
+        begin = time.perf_counter()
+        ids = data.windows(tokens, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
+                           settings.seed, state.step)
+        with np.errstate(over="ignore", invalid="ignore"):          # what overflows is reported below, with its place
+            loss = gradient(state, ids, settings, grads)
+        norm = clip_by_global_norm(grad, settings.max_grad_norm)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            culprit = first_not_finite(state.p, lambda: gradient(state, ids, settings, grads))    # noqa: B023
+            raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
+                            f"{culprit}; lower learning_rate, or lengthen warmup_steps")
+        lr = settings.rate(state.step)
+        state.optimiser.step(state.flat, grad, lr, settings.weight_decay)
+        state.step += 1
+        yield Record(state.step, loss, norm, lr, ids[:, 1:].size, time.perf_counter() - begin)
+
+
+def gradient(state: State, ids, settings: Settings, grads: dict) -> float:
+    """The mean loss over ids [B T+1]; its gradient is written into the tree `grads`, micro-batch by micro-batch."""
+    loss, count = 0.0, ids[:, 1:].size
+    for _, leaf in params.leaves(grads):
+        leaf.fill(0)
+    for i, part in enumerate(np.array_split(ids, settings.gradient_accumulation_steps)):
+        value, back = state.model.loss(part, part, state.p, state.config, key=(settings.seed, "dropout", state.step, i),
+                                       recompute=settings.recompute, count=count, z_loss=settings.z_loss,
+                                       label_smoothing=settings.label_smoothing)
+        params.add(grads, back())
+        loss += float(value)
+    return loss
+
+
+def evaluate(state: State, tokens: data.Tokens, settings: Settings, most: int | None = None) -> Evaluation:
+    """Loss, perplexity and next-token accuracy over the tokens, or over the first `most` of them."""
+    tokens = tokens if most is None else tokens.between(0, min(most + 1, len(tokens)))
+    logits = settings.block_size * state.config.vocab_size                  # of a row: at most 16 MiB of them at once
+    rows = max(1, min(settings.batch_size, 2 ** 22 // logits))
+    loss, right, count = 0.0, 0, 0
+    for ids, labels in data.evaluation_windows(tokens, rows, settings.block_size):
+        z, _ = state.model.logits(ids[:, :-1], state.p, state.config)
+        z, target = z.reshape(-1, z.shape[-1]), labels[:, 1:].reshape(-1)
+        loss += float(cross_entropy(z, target, count=1)[0])
+        right += int(np.sum(z.argmax(axis=-1) == target))
+        count += int(np.sum(target != -100))
+    mean = loss / count
+    return Evaluation(mean, math.exp(min(mean, 700.0)), right / count, count)

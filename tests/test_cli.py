@@ -1,0 +1,232 @@
+"""The command as a person types it: every command, its errors, its exit codes."""
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyllama import checkpoint, cli, commands
+from pyllama.op import OPS
+from pyllama.run import read_log
+
+TINY = ["--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2", "--block_size", "8",
+        "--warmup_iters", "2", "--eval_tokens", "40"]
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def call(capsys, *argv):
+    """(exit code, standard output, standard error)"""
+    try:
+        code = cli.main([str(word) for word in argv])
+    except SystemExit as stop:                                  # tyro's own way out
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def refused(capsys, *argv):
+    """The one sentence that the command line answers with."""
+    code, _, err = call(capsys, *argv)
+    assert code == 2
+    assert "Traceback" not in err
+    return " ".join(err.split())
+
+
+@pytest.fixture
+def trained(text, tmp_path, capsys):
+    folder = tmp_path / "run"
+    code, out, _ = call(capsys, "train", "--data", text, "--out_dir", folder, *TINY, "--max_iters", 6,
+                        "--eval_interval", 3, "--log_interval", 1)
+    assert code == 0
+    assert "done at step 6; best validation loss" in out
+    return folder
+
+
+def test_train_resume_eval_generate_plot(trained, text, capsys):
+    assert [line["step"] for line in read_log(trained)] == [1, 2, 3, 4, 5, 6]
+    code, out, _ = call(capsys, "resume", trained, "--max_steps", 8)
+    assert code == 0
+    assert "steps 6 to 8" in out
+    assert checkpoint.load(trained).step == 8
+
+    code, out, _ = call(capsys, "eval", "--model", trained, "--data", text)
+    assert code == 0
+    loss, perplexity, _, tokens = (float(n.replace(",", "")) for n in re.findall(r"[\d.,]*\d", out))
+    assert perplexity == pytest.approx(np.exp(loss), rel=1e-3)
+    assert tokens == len(TEXT) - 1
+
+    code, out, _ = call(capsys, "generate", "--model", trained, "--prompt", "the ", "--max_new_tokens", 5)
+    assert code == 0
+    assert out.startswith("the ")
+    assert len(out) == len("the ") + 5 + len("\n")
+    code, out, _ = call(capsys, "generate", "--model", trained, "--start", f"FILE:{text}", "--max_new_tokens", 5)
+    assert code == 2                                            # longer than the context of 8
+    code, again, _ = call(capsys, "generate", "--model", trained, "--num_samples", 2, "--do_sample", "--seed", 4)
+    assert code == 0
+    assert again.count("-" * 15) == 2
+
+    pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
+    code, out, _ = call(capsys, "plot", trained)
+    assert code == 0
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_flags_win_over_the_config_file_and_synonyms_mean_the_same(text, tmp_path, capsys):
+    config = tmp_path / "small.toml"
+    config.write_text("n_layer = 1\nnum_attention_heads = 2\nn_embd = 8\nmax_iters = 9\ntie_word_embeddings = true\n"
+                      f"data = ['{text}']\nbatch_size = 2\nblock_size = 8\nwarmup_steps = 1\nmin-lr = 1e-5\n")
+    code, _, _ = call(capsys, "train", "--config", config, "--out_dir", tmp_path / "a", "--max_steps=2",
+                      "--nesterov=False", "--tokenizer", "byte")
+    assert code == 0
+    saved = checkpoint.load(tmp_path / "a")
+    assert saved.step == 2
+    assert saved.config["hidden_size"] == 8
+    assert saved.config["tie_word_embeddings"] is True
+    assert saved.config["vocab_size"] == 256
+    assert saved.trainer["settings"]["min_lr"] == 1e-5
+
+
+def test_init_from_starts_where_the_other_model_ended(trained, text, tmp_path, capsys):
+    code, _, _ = call(capsys, "train", "--data", text, "--init_from", trained, "--out_dir", tmp_path / "b", *TINY,
+                      "--max_iters", 1, "--learning_rate", 1e-12, "--min_lr", 0, "--weight_decay", 0)
+    assert code == 0
+    before, after = checkpoint.load(trained).tensors, checkpoint.load(tmp_path / "b").tensors
+    for name, a in before.items():
+        np.testing.assert_allclose(after[name], a, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_help_names_every_command_and_field(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in cli.COMMANDS)
+    code, out, _ = call(capsys, "train", "--help")
+    words = out.replace("-", "_")
+    for settings in (commands.Text, commands.Shape, commands.Settings, commands.Keeping):
+        for name in settings.__dataclass_fields__:
+            assert name in words
+
+
+def test_ops_lists_all_and_prints_a_derivation(capsys):
+    code, out, _ = call(capsys, "ops")
+    assert code == 0
+    assert all(name in out for name in OPS)
+    code, out, _ = call(capsys, "ops", "rms_norm")
+    assert code == 0
+    assert "Backward    Let n = x r" in out
+    assert "x[... D], w[D] -> y[... D]" in out
+
+
+def test_check_passes_the_ops_and_catches_a_wrong_backward(capsys, monkeypatch):
+    code, out, _ = call(capsys, "check", "--all", "--problems", 3)
+    assert code == 0
+    assert all(name in out for name in OPS)
+    op = OPS["relu"]
+    monkeypatch.setattr(op, "backward", lambda dy, x: (dy,))
+    code, out, _ = call(capsys, "check", "relu", "--problems", 3)
+    assert code == 1
+    assert "more than the 1e-11" in out
+
+
+def test_env_says_what_is_there(capsys):
+    code, out, _ = call(capsys, "env")
+    assert code == 0
+    assert np.__version__ in out
+    assert "C kernels" in out
+
+
+@pytest.mark.parametrize(("argv", "sentence"), [
+    (["train", "--data", "{tmp}/nothing.txt"], r"pyllama: there is no file.*nothing\.txt.*; check the spelling"),
+    (["train", "--data", "{text}", "--batch_sise", "3"], r"Unrecognized options.*batch_sise"),
+    (["train", "--data", "{text}", "--max_iters", "many"], r"max.steps.*many"),
+    (["train", "--data", "{text}", "--n_head", "5", "--n_embd", "12"], r"pyllama: hidden_size 12 is not a multiple"),
+    (["train", "--data", "{text}", "--block_size", "5000"], r"pyllama: .*block_size 5000 needs 5001"),
+    (["train", "--data", "{text}", "--min_lr", "1"], r"pyllama: min_lr is 1\.0; it must be between 0 and"),
+    (["train", "--config", "{tmp}/no.toml"], r"pyllama: cannot read --config .*no\.toml"),
+    (["train", "--config", "{text}"], r"pyllama: --config .*text\.txt is not TOML"),
+    (["train", "--data", "{text}", "--init_from", "{tmp}/none"], r"pyllama: there is no .*none; give a run"),
+    (["resume", "{tmp}"], r"pyllama: .* holds no checkpoint"),
+    (["eval", "--model", "{tmp}/none", "--data", "{text}"], r"pyllama: there is no .*none"),
+    (["generate", "--model", "{text}"], r"pyllama: .*text\.txt.*"),
+    (["ops", "rmsnorm"], r"pyllama: there is no op 'rmsnorm'; there are attention"),
+    (["check", "norm"], r"pyllama: there is no op 'norm'"),
+    (["plot", "{tmp}"], r"pyllama: .* has no log\.jsonl"),
+    (["trian"], r"trian"),
+])
+def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(argv, sentence, text, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [word.format(tmp=tmp_path, text=text) for word in argv]
+    assert re.search(sentence, refused(capsys, *words))
+    assert not (tmp_path / "out/checkpoints").exists()
+
+
+def test_a_second_run_does_not_overwrite_the_first(trained, text, capsys):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    assert "holds a run already" in refused(capsys, "train", "--data", text, "--out_dir", trained, *TINY)
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_a_text_that_changed_is_not_resumed_as_if_it_were_the_same(trained, text, capsys):
+    text.write_text(TEXT + "more\n")
+    assert "tokens now and had" in refused(capsys, "resume", trained, "--max_steps", 8)
+    text.write_text(TEXT.replace("q", "é"))
+    assert "the vocabulary has no 'é'" in refused(capsys, "resume", trained, "--max_steps", 8)
+
+
+def test_a_character_the_model_never_saw_is_named(trained, capsys):
+    assert "'ß' (U+00DF)" in refused(capsys, "generate", "--model", trained, "--prompt", "straße")
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(trained, tmp_path, capsys):
+    from pyllama.tokenizer import Tokenizer
+    Tokenizer.bytes().save(tmp_path / "bytes")
+    assert "the tokenizer has 256 tokens but the model's vocabulary has 28" in refused(
+        capsys, "generate", "--model", trained, "--tokenizer", tmp_path / "bytes/tokenizer.json")
+
+
+def test_a_loss_that_is_not_a_number_stops_with_its_place(text, tmp_path, capsys):
+    sentence = refused(capsys, "train", "--data", text, "--out_dir", tmp_path / "nan", *TINY, "--max_iters", 50,
+                       "--learning_rate", 1e30, "--optimizer", "sgd", "--grad_clip", 0)
+    assert re.search(r"the loss is \S+ and the gradient's norm \S+ in step \d+: the .* not finite; lower learning_rate",
+                     sentence)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_the_resumed_run_is_the_undisturbed_one(number, text, tmp_path):
+    """The signal goes to a process of its own once its log shows a step; the run is long enough not to end before."""
+    flags = ["--data", text, *TINY, "--lr_decay_iters", 3000, "--save_steps", 3000, "--eval_interval", 3000]
+
+    def begin(*argv):
+        environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", PYTHONUNBUFFERED="1")
+        return subprocess.Popen([sys.executable, "-m", "pyllama", *map(str, argv)], stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, env=environment, cwd=Path(__file__).parents[1])
+
+    def finish(*argv):
+        with begin(*argv) as process:
+            assert process.wait() == 0, process.stdout.read()
+
+    with begin("train", "--out_dir", tmp_path / "cut", "--log_interval", 1, *flags, "--max_iters", 3000) as process:
+        for line in process.stdout:
+            if line.startswith("step"):
+                process.send_signal(number)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130, rest
+    assert "stopping after this step and saving" in rest
+    stopped = checkpoint.load(tmp_path / "cut").step
+    assert 0 < stopped < 3000
+    finish("resume", tmp_path / "cut", "--max_steps", stopped + 3)
+    finish("train", "--out_dir", tmp_path / "whole", *flags, "--max_iters", stopped + 3)
+    got, want = checkpoint.load(tmp_path / "cut"), checkpoint.load(tmp_path / "whole")
+    assert got.step == want.step == stopped + 3
+    for name, a in (want.tensors | want.optimizer).items():
+        np.testing.assert_array_equal((got.tensors | got.optimizer)[name], a)

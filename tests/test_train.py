@@ -1,0 +1,240 @@
+"""The training loop and the run folder: exactness of accumulation and of resuming, stopping, logs, diagnosis."""
+import itertools
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyllama import checkpoint, params, train
+from pyllama.data import Tokens, evaluation_windows
+from pyllama.errors import UserError
+from pyllama.models import llama
+from pyllama.run import Keeping, Standing, known, read_log, restore, run
+
+CONFIG = llama.LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
+                           num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=8, resid_pdrop=0.2)
+SHORT = train.Settings(batch_size=3, block_size=5, gradient_accumulation_steps=2, max_steps=6, learning_rate=0.01,
+                       min_lr=0.001, warmup_steps=2)
+
+
+def tokens(seed, n=200):
+    ids = np.random.default_rng(seed).integers(0, CONFIG.vocab_size, n).astype(np.uint16)
+    return Tokens(ids, np.array([0]), np.array([n]))
+
+
+TEXT, HELD_OUT = tokens(0), tokens(1, 60)
+
+
+def zeros(state):
+    return params.rebuild(state.p, (np.zeros_like(a) for _, a in params.leaves(state.p)))
+
+
+def test_a_small_text_is_learnt_by_heart():
+    """A repeating sequence of six tokens has an entropy of zero given the one before."""
+    ids = np.tile(np.arange(6, dtype=np.uint16), 30)
+    settings = train.Settings(batch_size=4, block_size=8, max_steps=80, learning_rate=0.02, warmup_steps=5)
+    state = train.start(llama, replace(CONFIG, resid_pdrop=0.0, initializer_range=0.2), settings)
+    text = Tokens(ids, np.array([0]), np.array([ids.size]))
+    records = list(train.train(state, text, settings))
+    assert [r.step for r in records] == list(range(1, 81))
+    assert records[0].loss > 1.5
+    assert records[-1].loss < 0.05
+    result = train.evaluate(state, text, settings)
+    assert result.accuracy == 1
+    assert result.loss < 0.05
+
+
+@given(parts=st.integers(1, 6), smoothing=st.sampled_from([0.0, 0.1]))
+@settings(max_examples=10)
+def test_micro_batches_add_up_to_the_whole_batch(parts, smoothing):
+    """The mean over the tokens of the step, whatever the split: equal to rounding (a sum in another order)."""
+    ids = np.random.default_rng(parts).integers(0, CONFIG.vocab_size, (6, 6))
+    whole = replace(SHORT, gradient_accumulation_steps=1, dtype="float64", label_smoothing=smoothing)
+    state = train.start(llama, replace(CONFIG, resid_pdrop=0.0), whole)
+    split, exact = zeros(state), zeros(state)
+    loss = train.gradient(state, ids, replace(whole, gradient_accumulation_steps=parts), split)
+    assert loss == pytest.approx(train.gradient(state, ids, whole, exact), rel=1e-13)
+    for (name, a), (_, b) in zip(params.leaves(split), params.leaves(exact), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14, err_msg=name)
+
+
+def test_parts_with_different_numbers_of_valid_labels_add_up_to_the_whole():
+    """Token-weighted, not a mean of means: the parts hold 1, 5 and 0 valid labels."""
+    rng = np.random.default_rng(0)
+    p = llama.init(CONFIG, 0, "float64")
+    ids = rng.integers(0, CONFIG.vocab_size, (3, 6))
+    labels = np.where([[0, 0, 0, 1, 0, 0], [1] * 6, [1] + [0] * 5], ids, -100)
+    value, back = llama.loss(ids, labels, p, CONFIG)
+    whole, total, sums = dict(params.leaves(back())), 0.0, {}
+    for row in range(3):
+        part, part_back = llama.loss(ids[row:row + 1], labels[row:row + 1], p, CONFIG, count=6)
+        total += part
+        for name, g in params.leaves(part_back()):
+            sums[name] = sums.get(name, 0) + g
+    assert total == pytest.approx(value, rel=1e-13)
+    for name, g in whole.items():
+        np.testing.assert_allclose(sums[name], g, rtol=1e-10, atol=1e-14, err_msg=name)
+
+
+def test_evaluation_is_the_mean_over_every_token_but_the_first():
+    state = train.start(llama, CONFIG, replace(SHORT, dtype="float64"))
+    result = train.evaluate(state, HELD_OUT, SHORT)
+    losses, right = [], []
+    for ids, labels in evaluation_windows(HELD_OUT, 1, SHORT.block_size):
+        z, _ = llama.logits(ids[:, :-1], state.p, CONFIG)
+        for row, target in zip(z[0], labels[0, 1:], strict=True):
+            if target != -100:
+                losses.append(np.log(np.exp(row).sum()) - row[target])
+                right.append(row.argmax() == target)
+    assert result.tokens == len(losses) == len(HELD_OUT) - 1
+    assert result.loss == pytest.approx(np.mean(losses), rel=1e-12)
+    assert result.perplexity == pytest.approx(np.exp(np.mean(losses)), rel=1e-12)
+    assert result.accuracy == pytest.approx(np.mean(right))
+    assert train.evaluate(state, HELD_OUT, SHORT, most=10).tokens == 10
+
+
+def test_not_a_number_is_traced_to_the_parameter_and_leaves_the_state_alone():
+    state = train.start(llama, CONFIG, SHORT)
+    steps = train.train(state, TEXT, SHORT)
+    next(steps)
+    state.p["model"]["layers"][1]["mlp"]["up_proj"]["weight"][2, 3] = np.inf
+    before = state.flat.copy()
+    with pytest.raises(UserError, match=r"step 2: the parameter model\.layers\.1\.mlp\.up_proj\.weight is not finite"):
+        next(steps)
+    np.testing.assert_array_equal(state.flat, before)
+    assert state.step == 1
+    assert state.optimiser.t == 1
+
+
+def test_an_overflow_is_traced_to_the_op():
+    state = train.start(llama, CONFIG, SHORT)
+    state.p["model"]["layers"][0]["mlp"]["up_proj"]["weight"][:] = 3e38
+    state.p["model"]["layers"][0]["mlp"]["gate_proj"]["weight"][:] = 3e38
+    with pytest.raises(UserError, match=r"the result of linear, its call number \d+ of the step, is the first tensor"):
+        list(train.train(state, TEXT, SHORT))
+
+
+@pytest.mark.parametrize(("wrong", "names"), [({"batch_size": 0}, "batch_size"), ({"min_lr": 1.0}, "min_lr"),
+                                              ({"label_smoothing": 1.0}, "label_smoothing"),
+                                              ({"max_grad_norm": -1.0}, "max_grad_norm")])
+def test_settings_that_make_no_sense_are_refused(wrong, names):
+    with pytest.raises(UserError, match=f"^{names} is "):
+        replace(SHORT, **wrong)
+
+
+# The run folder
+
+def begin(folder, settings=SHORT, keeping=None, text=TEXT):
+    state = train.start(llama, CONFIG, settings)
+    keeping = keeping or Keeping(eval_steps=2, save_steps=1, save_total_limit=99)
+    return state, run(folder, state, text, HELD_OUT, settings, keeping, {"text": {}})
+
+
+def go_on(folder, settings=SHORT):
+    saved = checkpoint.load(folder)
+    assert not saved.notes
+    state = train.start(llama, llama.LlamaConfig.from_dict(saved.config), settings)
+    restore(state, saved)
+    standing = known(Standing, saved.trainer["standing"])
+    return state, run(folder, state, TEXT, HELD_OUT, settings, known(Keeping, saved.trainer["keeping"]),
+                      saved.trainer["about"], standing=standing)
+
+
+def without_time(lines):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_resuming_at_every_step_boundary_changes_no_bit(tmp_path, optimizer):
+    """With dropout, accumulation and evaluation: weights, optimiser, losses and the best of the run."""
+    settings = replace(SHORT, optimizer=optimizer)
+    undisturbed, happenings = begin(tmp_path / "whole", settings)
+    list(happenings)
+    for step in range(1, settings.max_steps):
+        folder = tmp_path / f"cut-{step}"
+        _, happenings = begin(folder, settings)
+        list(itertools.islice(happenings, step))
+        happenings.close()
+        state, happenings = go_on(folder, settings)
+        assert state.step == step
+        list(happenings)
+        np.testing.assert_array_equal(state.flat, undisturbed.flat)
+        for name, a in undisturbed.optimiser.state().items():
+            np.testing.assert_array_equal(state.optimiser.state()[name], a)
+        assert without_time(read_log(folder)) == without_time(read_log(tmp_path / "whole"))
+        assert (folder / "best").read_text() == (tmp_path / "whole/best").read_text()
+        assert (checkpoint.load(folder).trainer["standing"] == checkpoint.load(tmp_path / "whole").trainer["standing"])
+
+
+def test_steps_after_the_last_checkpoint_are_done_again_and_logged_once(tmp_path):
+    """As after a kill: the log is ahead of the checkpoint, and its last line is unfinished."""
+    _, happenings = begin(tmp_path / "run", keeping=Keeping(eval_steps=99, save_steps=2))
+    list(happenings)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000006")
+    (tmp_path / "run/latest").write_text("step-00000004\n")
+    with (tmp_path / "run/log.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')
+    _, happenings = go_on(tmp_path / "run")
+    list(happenings)
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_closing_and_errors_save_the_last_whole_step(tmp_path):
+    state, happenings = begin(tmp_path / "closed", keeping=Keeping(eval_steps=99, save_steps=99))
+    list(itertools.islice(happenings, 3))
+    happenings.close()
+    saved = checkpoint.load(tmp_path / "closed")
+    assert saved.step == 3
+    np.testing.assert_array_equal(params.flatten(params.named(state.p, saved.tensors))[0], state.flat)
+
+    state, happenings = begin(tmp_path / "broken", keeping=Keeping(eval_steps=99, save_steps=99))
+    list(itertools.islice(happenings, 2))
+    good = state.flat.copy()
+    state.flat *= 1e38
+    with pytest.raises(UserError, match="in step 3"):
+        next(happenings)
+    assert checkpoint.load(tmp_path / "broken").step == 2
+    assert not np.array_equal(good, state.flat)
+
+
+def test_patience_stops_and_the_best_checkpoint_is_kept(tmp_path):
+    """With a learning rate that only harms, the first evaluation stays the best."""
+    settings = replace(SHORT, max_steps=50, learning_rate=3.0, min_lr=3.0, warmup_steps=0, schedule="constant",
+                       optimizer="sgd", weight_decay=0.0)
+    _, happenings = begin(tmp_path, settings, Keeping(eval_steps=1, save_steps=1, save_total_limit=1, patience=3))
+    done = list(happenings)
+    losses = [h.evaluation.loss for h in done]
+    best = int(np.argmin(losses)) + 1
+    assert len(done) == best + 3 < 50
+    assert checkpoint.best(tmp_path).name == f"step-{best:08d}"
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [f"step-{best:08d}", f"step-{best + 3:08d}"]
+
+
+def test_every_step_is_logged_with_its_evaluation(tmp_path):
+    _, happenings = begin(tmp_path, keeping=Keeping(eval_steps=4, save_steps=99))
+    done = list(happenings)
+    lines = read_log(tmp_path)
+    assert [line["loss"] for line in lines] == [h.record.loss for h in done]
+    assert [line["step"] for line in lines if "val_loss" in line] == [4, 6]
+    assert lines[3]["val_perplexity"] == done[3].evaluation.perplexity
+    assert [line["lr"] for line in lines] == [SHORT.rate(i) for i in range(6)]
+
+
+def test_tensorboard_event_files_hold_the_losses(tmp_path):
+    """An event file is records of: length (8 bytes), its checksum (4), a protobuf, its checksum (4)."""
+    pytest.importorskip("tensorboardX", reason="the extra 'tensorboard' is not installed")
+    from tensorboardX.proto.event_pb2 import Event
+
+    _, happenings = begin(tmp_path, keeping=Keeping(eval_steps=4, save_steps=99, tensorboard=True))
+    want = [h.record.loss for h in happenings]
+    raw, got = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir()), {}
+    while raw:
+        size = int.from_bytes(raw[:8], "little")
+        event = Event.FromString(raw[12:12 + size])
+        raw = raw[12 + size + 4:]
+        got |= dict([(event.step, value.simple_value) for value in event.summary.value if value.tag == "loss"])
+    assert list(got) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(list(got.values()), want, rtol=1e-6)               # stored as float32
