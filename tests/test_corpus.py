@@ -1,0 +1,156 @@
+"""Texts are read from every kind of source, in one order, and what cannot be read is named with its place."""
+import io
+import json
+import os
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyllama import corpus
+from pyllama.corpus import documents
+from pyllama.errors import UserError
+
+
+def texts(*arguments, **options):
+    return [text for _, text in documents(*arguments, **options)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in {"b.txt": "second", "a.md": "first", "c/d.jsonl": '{"text": "third"}\n', "c/e.py": "code",
+                       ".hidden/f.txt": "no", "c/.g.txt": "no", "h.json": "{}"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+# What is read
+
+def test_a_text_file_is_one_document_to_the_byte(tmp_path):
+    (tmp_path / "a.txt").write_bytes("one\r\n\ttwo\r漢\n\n".encode())
+    assert list(documents(tmp_path / "a.txt")) == [(str(tmp_path / "a.txt"), "one\r\n\ttwo\r漢\n\n")]
+
+
+def test_a_folder_is_read_deep_sorted_and_without_what_is_hidden_or_no_text(folder):
+    assert texts(folder) == ["first", "second", "third"]
+
+
+def test_a_pattern_takes_any_suffix_and_several_sources_follow_each_other(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert texts("**/*.py") == ["code"]
+    assert texts("*") == ["first", "second", "{}"]
+    assert texts(["c", "b.txt", folder / "a.md", "?.txt"]) == ["third", "second", "first", "second"]
+
+
+def test_a_file_named_like_a_pattern_is_that_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a[1].txt").write_text("bracket")
+    (tmp_path / "a1.txt").write_text("one")
+    assert texts("a[1].txt") == ["bracket"]
+
+
+@given(st.lists(st.text(st.sampled_from("a\n \r漢"), min_size=1).map(lambda text: f"x{text}\n"), min_size=1),
+       st.sampled_from(["<|endoftext|>\n", "<|endoftext|> \r\n"]), st.booleans(), st.integers(1, 40))
+def test_documents_lie_between_separator_lines(tmp_path_factory, parts, separator, last, chunk):
+    path = tmp_path_factory.getbasetemp() / "separated.txt"
+    path.write_bytes((separator.join(parts) + last * separator.strip()).encode())
+    with mock.patch.object(corpus, "CHUNK", chunk):
+        assert texts(path) == parts
+        assert len({name for name, _ in documents(path)}) == len(parts)
+
+
+def test_a_separator_within_a_line_separates_nothing_and_blank_documents_are_left_out(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("<|endoftext|>\n \n<|endoftext|>\nsay <|endoftext|>\n<|endoftext|> twice\n<|endoftext|>")
+    assert texts(path) == ["say <|endoftext|>\n<|endoftext|> twice\n"]
+
+
+def test_json_lines_give_the_field_asked_for_and_their_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "a\\n\\u6f22", "en": "b"}\r\n\n{"en": "c\u2028d", "text": "e"}'.encode())
+    assert list(documents(path)) == [(f"{path} line 1", "a\n漢"), (f"{path} line 3", "e")]
+    assert texts(path, field="en") == ["b", "c\u2028d"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_byte_order_mark_is_no_text(name, tmp_path):
+    content = '{"text": "a"}' if name == "a.jsonl" else "a"
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert texts(tmp_path) == ["a"]
+
+
+def test_the_same_character_later_on_is_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "CHUNK", 1)
+    (tmp_path / "a.txt").write_text("a\n\ufeffb")
+    assert texts(tmp_path) == ["a\n\ufeffb"]
+
+
+def test_the_order_is_that_of_the_names_not_of_the_disk(tmp_path):
+    for name in "ecahgbdf":
+        (tmp_path / f"{name}.txt").write_text(name)
+    assert texts(tmp_path) == texts(f"{tmp_path}/*") == list("abcdefgh")
+
+
+def test_standard_input_can_be_read_twice(monkeypatch):
+    corpus._standard_input.cache_clear()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"typed\n<|endoftext|>\nmore")))
+    assert texts("-") == texts("-") == ["typed\n", "more"]
+    corpus._standard_input.cache_clear()
+
+
+def test_python_brings_its_language_reference():
+    found = dict(documents("python-docs"))
+    assert list(found) == sorted(found)
+    assert "python-docs/lambda" in found
+    assert sum(map(len, found.values())) > 300_000                      # 465 kB in Python 3.11
+
+
+# What cannot be read
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b"", "is empty"),
+    (b" \n\n", "is empty"),
+    (b"<|endoftext|>\n", "is empty"),
+    (b"ab\nc\xe9d\n", r"is not UTF-8 at byte 4 \(line 2\)"),
+    (b"abc\n\xe6\xbc", r"is not UTF-8 at byte 4 \(line 2\)"),              # cut within a character
+    ("\ufeffa".encode("utf-16-le"), r"is not UTF-8 at byte 0 \(line 1\)"),
+    (b"\x89PNG\r\n", r"is not UTF-8 at byte 0 \(line 1\)"),
+])
+@pytest.mark.parametrize("chunk", [1, 2**24])
+def test_a_text_file_that_is_none_is_named(content, said, chunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "CHUNK", chunk)
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"bad\.txt {said}"):
+        texts(tmp_path)
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("plain words", r"is not JSON \(Expecting value"),
+    ("[1]", r'is not a JSON object.*\{"text": ...\}'),
+    ('{"label": 1, "sentence": "a"}', "no text in a field 'text'; its fields are label, sentence"),
+    ('{"text": 1}', "no text in a field 'text'; its fields are text"),
+    ("{}", "its fields are none"),
+    (r'{"text": "\ud83d"}', "half of a surrogate pair"),
+])
+def test_a_line_that_is_no_record_is_named(line, said, tmp_path):
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"text": "good"}) + f"\n{line}\n")
+    with pytest.raises(UserError, match=rf"bad\.jsonl line 2 .*{said}"):
+        texts(tmp_path)
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no file, folder or match of a pattern '.*nowhere\.txt'"):
+        texts(tmp_path / "nowhere.txt")
+    (tmp_path / "code.py").write_text("code")
+    with pytest.raises(UserError, match=r"holds no .*\.txt file.*\*\*/\*\.py"):
+        texts(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "a.txt").chmod(0)
+    with pytest.raises(UserError, match=r"cannot read .*a\.txt: Permission denied"):
+        texts(tmp_path)

@@ -1,0 +1,237 @@
+"""Tokens index like one array, are encoded once, and never pass for the tokens of another text or tokenizer."""
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyllama import corpus, data
+from pyllama.data import Tokens, prepare, token_file
+from pyllama.errors import UserError
+from pyllama.tokenizer import Tokenizer
+
+BYTES = Tokenizer.bytes()
+PAIRS = Tokenizer.byte_pairs(["the cat sat on the mat"], 270)
+
+
+@st.composite
+def several(draw):
+    """Tokens of several stretches, out of order and some empty, and the same ids as a plain array."""
+    ends = np.cumsum(draw(st.lists(st.integers(0, 5), min_size=1, max_size=8)))
+    ids = np.arange(100, 100 + ends[-1], dtype=np.uint16)
+    stretches = draw(st.permutations([(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]))
+    starts, stops = np.array(stretches).T
+    return Tokens(ids, starts, stops), np.concatenate([ids[start:stop] for start, stop in stretches]).astype(np.int64)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "text"
+    path.mkdir()
+    (path / "a.txt").write_text("the cat")
+    (path / "b.txt").write_text("sat on the mat")
+    return path
+
+
+def identity(folder):
+    """What shows that a file was not written again."""
+    return [(path.name, path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
+
+
+# Tokens
+
+@given(several(), st.data())
+def test_tokens_index_like_the_array_they_lay_end_to_end(both, data):
+    tokens, plain = both
+    assert len(tokens) == len(plain)
+    assert tokens[:].tolist() == plain.tolist()
+    assert tokens[:].dtype == np.int64
+    cut = data.draw(st.slices(len(plain)))
+    assert tokens[cut].tolist() == plain[cut].tolist()
+    begin, end = sorted(data.draw(st.tuples(*[st.integers(0, len(plain))] * 2)))
+    assert tokens.between(begin, end)[:].tolist() == plain[begin:end].tolist()
+    if len(plain):
+        positions = np.array(data.draw(st.lists(st.integers(0, len(plain) - 1), min_size=4, max_size=4))).reshape(2, 2)
+        assert tokens[positions].tolist() == plain[positions].tolist()
+
+
+@pytest.mark.parametrize("position", [-1, 3])
+def test_a_position_outside_the_tokens_is_an_error_and_not_another_document(position):
+    tokens = Tokens(np.arange(9), np.array([2]), np.array([5]))
+    with pytest.raises(IndexError, match="of 3 tokens"):
+        tokens[np.array([0, position])]
+
+
+# Encode once
+
+def test_prepared_tokens_are_the_documents_each_with_its_end(source, tmp_path):
+    tokens = prepare(source, PAIRS, tmp_path / "tokens")
+    assert PAIRS.decode(tokens[:]) == "the cat<|endoftext|>sat on the mat<|endoftext|>"
+    assert tokens.starts.tolist() == [0, 1 + len(PAIRS.encode("the cat"))]
+    assert tokens.stops.tolist() == [tokens.starts[1], len(tokens)]
+
+
+def test_without_an_end_token_documents_touch_and_many_batches_make_one_file(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "AT_ONCE", 3)
+    seen = []
+    tokens = prepare(source, BYTES, tmp_path / "tokens", progress=lambda *state: seen.append(state))
+    assert BYTES.decode(tokens[:]) == "the catsat on the mat"
+    assert tokens.starts.tolist() == [0, 7]
+    assert seen == [(7, 21), (21, 21)]
+    assert tokens.ids.dtype == np.uint16
+
+
+def test_a_large_vocabulary_is_stored_in_32_bits(tmp_path):
+    text = "".join(map(chr, range(0x10000, 0x20001)))
+    (tmp_path / "a.txt").write_text(text)
+    tokens = prepare(tmp_path / "a.txt", Tokenizer.characters(text), tmp_path / "tokens")
+    assert tokens[-1:].tolist() == [65536]
+    assert (tmp_path / "tokens" / "tokens.bin").stat().st_size == 4 * 65537
+
+
+def test_tokens_are_used_again_while_nothing_changed(source, tmp_path, monkeypatch):
+    first = prepare(source, PAIRS, tmp_path / "tokens")
+    before = identity(tmp_path / "tokens")
+    source.rename(tmp_path / "moved")                                   # the same text elsewhere is the same text
+    monkeypatch.setattr(Tokenizer, "encode_batch", None)
+    again = prepare(tmp_path / "moved", PAIRS, tmp_path / "tokens")
+    assert identity(tmp_path / "tokens") == before
+    assert again[:].tolist() == first[:].tolist()
+    assert again.starts.tolist() == first.starts.tolist()
+
+
+def change_text(source, folder):
+    (source / "b.txt").write_text("sat on the hat")                     # as many bytes as before
+
+
+def move_a_border(source, folder):
+    (source / "a.txt").write_text("the ca")
+    (source / "b.txt").write_text("tsat on the mat")
+
+
+def truncate(source, folder):
+    os.truncate(folder / "tokens.bin", 10)
+
+
+def empty(source, folder):
+    os.truncate(folder / "tokens.bin", 0)
+
+
+def lose_file(source, folder):
+    (folder / "tokens.bin").unlink()
+
+
+def lose_sidecar(source, folder):
+    (folder / "tokens.bin.json").unlink()
+
+
+def spoil_sidecar(source, folder):
+    (folder / "tokens.bin.json").write_text('{"format": 1')
+
+
+def forget_in_sidecar(source, folder):
+    side = json.loads((folder / "tokens.bin.json").read_text())
+    (folder / "tokens.bin.json").write_text(json.dumps({key: side[key] for key in side if key != "documents"}))
+
+
+@pytest.mark.parametrize("cause", [change_text, move_a_border, truncate, empty, lose_file, lose_sidecar, spoil_sidecar,
+                                   forget_in_sidecar], ids=lambda cause: cause.__name__)
+def test_tokens_are_made_anew_when_anything_does_not_fit(cause, source, tmp_path):
+    prepare(source, BYTES, tmp_path / "tokens")
+    cause(source, tmp_path / "tokens")
+    texts = [text for _, text in corpus.documents(source)]
+    tokens = prepare(source, BYTES, tmp_path / "tokens")
+    assert BYTES.decode(tokens[:]) == "".join(texts)
+    assert tokens.starts.tolist() == [0, len(texts[0])]
+    assert token_file(tmp_path / "tokens" / "tokens.bin")[:].tolist() == tokens[:].tolist()
+
+
+def test_tokens_are_made_anew_for_another_tokenizer_of_the_same_size(source, tmp_path):
+    text = "".join(text for _, text in corpus.documents(source))
+    prepare(source, Tokenizer.characters(text), tmp_path / "tokens")
+    other = Tokenizer.characters(text + "a few more")
+    assert other.decode(prepare(source, other, tmp_path / "tokens")[:]) == text
+
+
+def test_a_failure_leaves_the_old_tokens_and_nothing_half_written(source, tmp_path):
+    characters = Tokenizer.characters("the catsat on the mat")
+    prepare(source, characters, tmp_path / "tokens")
+    before = identity(tmp_path / "tokens")
+    (source / "b.txt").write_text("sat on\nthe mât")
+    with pytest.raises(UserError, match=r"b\.txt: the vocabulary has no '.n' \(U\+000A\) at position 6"):
+        prepare(source, characters, tmp_path / "tokens")
+    assert identity(tmp_path / "tokens") == before
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+@pytest.mark.parametrize("text", ["sat on the hat", "sat on the mat"], ids=["go on", "go back"])
+def test_a_process_killed_between_the_two_files_leaves_no_wrong_tokens(stop, text, source, tmp_path):
+    """Tokens of the same size as before: only the order of writing tells the new file from the old sidecar."""
+    prepare(source, BYTES, tmp_path / "tokens")
+    (source / "b.txt").write_text("sat on the hat")
+    program = f"""
+import os, pathlib
+from pyllama import data, tokenizer
+renames, rename = [], pathlib.Path.replace
+def replace(path, target):
+    renames.append(path)
+    if len(renames) == {stop}:
+        os._exit(9)
+    return rename(path, target)
+pathlib.Path.replace = replace
+data.prepare({str(source)!r}, tokenizer.Tokenizer.bytes(), {str(tmp_path / "tokens")!r})
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    (source / "b.txt").write_text(text)
+    assert BYTES.decode(prepare(source, BYTES, tmp_path / "tokens")[:]) == "the cat" + text
+
+
+def test_a_folder_that_cannot_be_made_is_named(source):
+    with pytest.raises(UserError, match=r"cannot write .*tokens\.bin: (Not a directory|File exists)"):
+        prepare(source, BYTES, source / "a.txt")
+
+
+def test_standard_input_is_prepared_though_it_is_read_twice(tmp_path, monkeypatch):
+    corpus._standard_input.cache_clear()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"typed")))
+    assert BYTES.decode(prepare("-", BYTES, tmp_path)[:]) == "typed"
+    corpus._standard_input.cache_clear()
+
+
+# Ready token files
+
+def header(magic, version, count):
+    return np.array([magic, version, count] + [0] * 253, np.int32).tobytes()
+
+
+@pytest.mark.parametrize(("head", "dtype"), [
+    (b"", np.uint16), (header(20240520, 1, 3), np.uint16), (header(20240801, 7, 3), np.uint32)])
+def test_token_files_of_nanogpt_and_llm_c_are_read(head, dtype, tmp_path):
+    (tmp_path / "train.bin").write_bytes(head + np.array([7, 50256, 9], dtype).tobytes())
+    tokens = token_file(tmp_path / "train.bin", vocab_size=50257)
+    assert tokens[:].tolist() == [7, 50256, 9]
+    assert tokens.ids.dtype == dtype
+    with pytest.raises(UserError, match=r"train\.bin holds the id 50256, the vocabulary has 50256 tokens"):
+        token_file(tmp_path / "train.bin", vocab_size=50256)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", header(20240520, 1, 3) + b"1234", header(20240520, 1, 0),
+                                     header(20240520, 1, 3)[:500]])
+def test_a_token_file_cut_short_is_refused(content, tmp_path):
+    (tmp_path / "train.bin").write_bytes(content)
+    with pytest.raises(UserError, match=rf"train\.bin is no whole file of tokens: it has {len(content)} bytes"):
+        token_file(tmp_path / "train.bin")
+
+
+def test_a_prepared_file_cut_short_or_missing_is_refused(source, tmp_path):
+    prepare(source, BYTES, tmp_path / "tokens")
+    os.truncate(tmp_path / "tokens" / "tokens.bin", 10)
+    with pytest.raises(UserError, match=r"tokens\.bin and tokens\.bin\.json do not fit together"):
+        token_file(tmp_path / "tokens" / "tokens.bin")
+    with pytest.raises(UserError, match=r"cannot read .*nowhere\.bin: No such file"):
+        token_file(tmp_path / "nowhere.bin")
