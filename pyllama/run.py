@@ -25,7 +25,7 @@ class Keeping:
     """When a run is evaluated, saved and stopped."""
 
     eval_steps: int = 250                       # steps between evaluations on the validation text
-    eval_tokens: int | None = None              # tokens in an evaluation but the last (default: all there are)
+    eval_tokens: int | None = None              # tokens in an evaluation, the first ones (default: all there are)
     save_steps: int = 250                       # steps between checkpoints
     save_total_limit: int = 3                   # checkpoints kept, besides the best
     patience: int = 0                           # stop after so many evaluations without a better loss; 0: never
@@ -67,19 +67,19 @@ def run(folder: Path, state: State, training: data.Tokens, validation: data.Toke
 
     def save(best=False):
         nonlocal saved
+        saved = state.step                              # before it is done: what failed once is not tried again
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=dict(params.leaves(state.p)),
                         tokenizer_json=tokenizer_json, optimizer=state.optimiser.state(), best=best,
                         keep=keeping.save_total_limit,
                         trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(keeping),
                                  "standing": asdict(standing), "about": about, "versions": versions()})
-        saved = state.step
 
     try:
         for record in train(state, training, settings):
             last = record.step == settings.max_steps
             evaluation, better = None, False
             if last or record.step % keeping.eval_steps == 0:
-                evaluation = evaluate(state, validation, settings, None if last else keeping.eval_tokens)
+                evaluation = evaluate(state, validation, settings, keeping.eval_tokens)
                 better = evaluation.loss < standing.best
                 standing.stale = 0 if better else standing.stale + 1
                 if better:
@@ -122,8 +122,12 @@ class Log:
 
     def write(self, record: Record, evaluation: Evaluation | None):
         line = record._asdict() | ({f"val_{k}": v for k, v in evaluation._asdict().items()} if evaluation else {})
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self.file.name}: {error.strerror}; make room and resume, the checkpoints "
+                            f"are intact") from None
         if self.board:
             for name, value in line.items():
                 if name != "step":

@@ -1,0 +1,261 @@
+"""Checkpoints: folders that are whole or not there at all, and are verified byte for byte when they are read.
+
+    RUN/latest  RUN/best             one line each, the name of a checkpoint: step-00000100
+    RUN/checkpoints/step-00000100/   config.json  model.safetensors  tokenizer.json     as Hugging Face reads them
+                                     optimizer.safetensors  trainer.json                what training goes on from
+                                     checksums.json                                     size and SHA-256 of each file
+
+Why a kill, a power cut or a full disk at any moment leaves every checkpoint that `latest` or `best` names whole:
+
+(a) A checkpoint is written under a hidden name, each file and then the folder forced to the disk, and then renamed.
+(b) `latest` and `best` are replaced, by rename, once the folder that they will name is there for good.
+(c) A folder that is there is never written to.  A step saved anew with the same contents is left as it is; with other
+    contents (a run resumed with other settings) it becomes step-00000100-2, and the old one is pruned.
+(d) A pruned folder is hidden by a rename before its files go.  What a killed save left hidden, the next one deletes.
+
+One process at a time saves to a run.  The same state gives the same bytes.
+"""
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyllama.errors import UserError
+from pyllama.files import Damaged, read_json, read_tensors, sync, to_json, to_safetensors, write
+
+CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
+OPTIMIZER, TRAINER, CHECKSUMS = "optimizer.safetensors", "trainer.json", "checksums.json"
+NEEDED = {CONFIG, MODEL, OPTIMIZER, TRAINER}
+NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")          # the step, and the generation from the second on
+CURES = {errno.ENOSPC: "free some space on that disk", errno.EDQUOT: "free some space or have the quota raised",
+         errno.EFBIG: "raise the file-size limit (ulimit -f)"}
+
+
+class Checkpoint(NamedTuple):
+    """What a folder holds.  From a bare Hugging Face model: step 0, and an empty optimizer and trainer."""
+    folder: Path
+    step: int
+    config: dict[str, Any]
+    tensors: dict[str, np.ndarray]                      # each in the dtype it was stored in, and writable
+    optimizer: dict[str, np.ndarray]
+    trainer: dict[str, Any]
+    tokenizer_path: Path | None
+    notes: tuple[str, ...] = ()                         # why it is not the checkpoint that was asked for
+
+
+def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndarray], tokenizer_json: str | None,
+         optimizer: dict[str, np.ndarray], trainer: dict, keep: int = 3, best: bool = False) -> Path:
+    """Save a checkpoint, make it the `latest` of the run (and, if told so, the `best`), prune; the folder it is in.
+
+    config and trainer must be JSON; the step is added to trainer.  The last `keep` checkpoints stay, and the best one;
+    those of later steps, which a run resumed from an older checkpoint has yet to reach, stay too.
+    UserError if it cannot be written (disk full, quota, size limit, permissions): nothing already saved is harmed.
+    """
+    if keep < 1:
+        raise UserError(f"keep is {keep}; it must be 1 or more, for the newest checkpoint always stays")
+    run = Path(run)
+    hidden = run / "checkpoints" / f".step-{step:08d}"
+    files: dict[str, Iterable] = {
+        CONFIG: [to_json(config)], TRAINER: [to_json(trainer | {"step": step})],
+        MODEL: to_safetensors(tensors), OPTIMIZER: to_safetensors(optimizer)}
+    if tokenizer_json is not None:
+        files[TOKENIZER] = [tokenizer_json.encode()]
+    try:
+        hidden.parent.mkdir(parents=True, exist_ok=True)
+        for stale in hidden.parent.glob(".step-*"):
+            shutil.rmtree(stale)
+        hidden.mkdir()
+        checksums = to_json({name: write(hidden / name, chunks) for name, chunks in files.items()})
+        write(hidden / CHECKSUMS, [checksums])
+        sync(hidden)
+        folder = publish(hidden, checksums)
+        point(run, "latest", folder)
+        if best:
+            point(run, "best", folder)
+        prune(run, step, keep)
+    except OSError as error:
+        cure = CURES.get(error.errno or 0, "mend that")
+        raise UserError(f"cannot save step {step} in {error.filename or run}: {error.strerror or error}; {cure} and "
+                        f"resume: the checkpoints saved before are intact") from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    return folder
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint folder, the latest of a run folder, or a Hugging Face model folder (sharded or not).
+
+    Every checksum is verified.  If the latest of a run is damaged, the newest undamaged one before it is read, and
+    `notes` says so.  UserError names the damaged file and the checkpoint to use instead.
+    """
+    path = Path(path)
+    if (path / "checkpoints").is_dir():
+        return load_run(path)
+    if any((path / name).exists() for name in (CHECKSUMS, TRAINER, OPTIMIZER)):
+        try:
+            return read(path)
+        except Damaged as error:
+            path = path.resolve()
+            other = next((folder for folder in in_order(path.parent, path) if is_whole(folder)), None)
+            raise UserError(f"{error}; " + (f"use {other}" if other else "no other checkpoint beside it is whole")
+                            ) from error
+    if (path / CONFIG).is_file():
+        return Checkpoint(path, 0, read_json(path / CONFIG), read_model(path), {}, {}, existing(path / TOKENIZER))
+    raise UserError(f"{path} holds no checkpoint; give a run folder, one of its checkpoints, or a folder with "
+                    f"{CONFIG} and {MODEL}")
+
+
+def best(run: str | Path) -> Path:
+    """The folder of the run's best checkpoint; UserError if there is none."""
+    folder = named(Path(run), "best")
+    if not folder or not folder.is_dir():
+        raise UserError(f"{run} has no best checkpoint, none was saved as the best so far; use the latest")
+    return folder
+
+
+# Writing
+
+def publish(hidden, checksums) -> Path:
+    """Give the finished folder a free name of its step, unless its contents are there already; the folder."""
+    folder = hidden.with_name(hidden.name.removeprefix("."))
+    same = [other for other in in_order(hidden.parent) if order(other)[0] == order(folder)[0]]
+    if same and is_whole(same[0]) and (same[0] / CHECKSUMS).read_bytes() == checksums:
+        folder = same[0]
+        shutil.rmtree(hidden)
+    else:
+        if same:
+            folder = folder.with_name(f"{folder.name}-{order(same[0])[1] + 1}")
+        os.rename(hidden, folder)
+    sync(folder.parent)
+    return folder
+
+
+def point(run, which, folder):
+    """Make RUN/latest or RUN/best name this checkpoint."""
+    hidden = run / f".{which}"
+    hidden.unlink(missing_ok=True)
+    try:
+        write(hidden, [f"{folder.name}\n".encode()])
+        os.replace(hidden, run / which)
+    finally:
+        hidden.unlink(missing_ok=True)
+    sync(run)
+
+
+def prune(run, step, keep):
+    """Delete what is not among the last `keep` steps up to this one, and the older generations of the same step."""
+    reached = [folder for folder in in_order(run / "checkpoints") if order(folder)[0] <= step]
+    newest = {order(folder)[0]: folder for folder in reversed(reached)}
+    kept = {*list(newest.values())[-keep:], named(run, "best")}
+    for folder in reached:
+        if folder not in kept:
+            hidden = folder.with_name(f".{folder.name}")
+            os.rename(folder, hidden)
+            shutil.rmtree(hidden)
+
+
+# Finding
+
+def order(folder):
+    """(step, generation) of a folder that has the name of a checkpoint, else None."""
+    match = NAME.fullmatch(folder.name)
+    return match and (int(match[1]), int(match[2] or 1))
+
+
+def in_order(parent, wanted=None) -> list[Path]:
+    """The checkpoints in this folder, newest first; if one is wanted: that, those before it, then those after it."""
+    found = sorted((f for f in parent.iterdir() if order(f) and f.is_dir()), key=order, reverse=True)
+    if wanted and order(wanted):
+        found.sort(key=lambda folder: order(folder) > order(wanted))
+    return found
+
+
+def named(run, which) -> Path | None:
+    """The folder that RUN/latest or RUN/best names, whether it is there or not."""
+    try:
+        folder = run / "checkpoints" / (run / which).read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return folder if order(folder) else None
+
+
+def existing(path) -> Path | None:
+    return path if path.is_file() else None
+
+
+# Reading
+
+def load_run(run) -> Checkpoint:
+    wanted, notes = named(run, "latest"), []
+    folders = in_order(run / "checkpoints", wanted)
+    if folders and wanted not in folders:
+        notes.append(f"{run / 'latest'} does not name a checkpoint that is there")
+    for folder in folders:
+        try:
+            found = read(folder)
+        except Damaged as error:
+            notes.append(str(error))
+        else:
+            return found._replace(notes=(*notes, f"{folder} is used instead") if notes else ())
+    raise UserError(f"{run} holds no undamaged checkpoint: {'; '.join(notes)}" if notes else
+                    f"{run} holds no checkpoint yet; train until the first one is saved")
+
+
+def read(folder) -> Checkpoint:
+    """A checkpoint of ours, verified."""
+    verify(folder)
+    trainer = read_json(folder / TRAINER)
+    return Checkpoint(folder, trainer["step"], read_json(folder / CONFIG), read_tensors(folder / MODEL),
+                      read_tensors(folder / OPTIMIZER), trainer, existing(folder / TOKENIZER))
+
+
+def verify(folder):
+    """Raise Damaged unless every file has the size and the SHA-256 that checksums.json tells."""
+    path = folder / CHECKSUMS
+    checksums = read_json(path)
+    try:
+        if not isinstance(checksums, dict) or not NEEDED <= checksums.keys() <= NEEDED | {TOKENIZER} or \
+                to_json(checksums) != path.read_bytes():
+            raise Damaged(f"{path} is damaged: it is not the list of files that was saved")
+        for name, recorded in checksums.items():
+            path = folder / name
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                found = {"size": file.tell(), "sha256": digest}
+            if found != recorded:
+                raise Damaged(f"{path} is damaged: it has {found}, {CHECKSUMS} says {recorded}")
+    except OSError as error:
+        raise Damaged(f"{path} is damaged: {error.strerror or error}") from error
+
+
+def is_whole(folder) -> bool:
+    try:
+        verify(folder)
+    except Damaged:
+        return False
+    return True
+
+
+def read_model(folder) -> dict[str, np.ndarray]:
+    """The tensors of a Hugging Face model folder, in one file or in shards."""
+    if (folder / MODEL).is_file():
+        return read_tensors(folder / MODEL)
+    if not (folder / INDEX).is_file():
+        raise UserError(f"{folder} has neither {MODEL} nor {INDEX}; convert the model to safetensors")
+    try:
+        places = read_json(folder / INDEX)["weight_map"]
+        shards = sorted(set(places.values()))
+    except (KeyError, TypeError, AttributeError):
+        raise Damaged(f"{folder / INDEX} is damaged: it has no weight_map") from None
+    tensors: dict[str, np.ndarray] = {}
+    for shard in shards:
+        tensors |= read_tensors(folder / shard)
+    if missing := sorted(places.keys() - tensors.keys()):
+        raise UserError(f"{folder} lacks {missing[0]}, which {INDEX} lists; download the model again")
+    return tensors
