@@ -275,7 +275,8 @@ def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: 
             worst = max(worst, found.error) if found.error == found.error else np.inf
             options = "".join(f", {k}={v:.3g}" if isinstance(v, float) else f", {k}={v}"
                               for k, v in found.options.items())
-            print(f"{op.name:22}{name:9}{found.error:<9.1e}{found.input} of {' '.join(map(str, found.shapes))}{options}")
+            shapes = " ".join(map(str, found.shapes))
+            print(f"{op.name:22}{name:9}{found.error:<9.1e}{found.input} of {shapes}{options}")
     right = worst <= 1e-11
     print(f"largest error {worst:.1e}, {'at most' if right else 'more than'} the 1e-11 that rounding explains")
     return 0 if right else 1

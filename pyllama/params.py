@@ -61,13 +61,8 @@ def flatten(tree):
 
 def add(total, tree):
     """total += tree, leaf by leaf and by name; the order of tree's keys does not matter."""
-    if isinstance(total, dict):
-        if total.keys() != tree.keys():
-            raise ValueError(f"the trees differ in {sorted(total.keys() ^ tree.keys())}")
-        for key in total:
-            add(total[key], tree[key])
-    elif isinstance(total, list):
-        for into, branch in zip(total, tree, strict=True):
-            add(into, branch)
-    else:
-        total += tree
+    sums, addends = dict(leaves(total)), dict(leaves(tree))
+    if differing := {(name, a.shape) for name, a in sums.items()} ^ {(name, a.shape) for name, a in addends.items()}:
+        raise ValueError(f"the trees differ in {sorted(differing)}")
+    for name, a in sums.items():
+        a += addends[name]

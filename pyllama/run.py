@@ -5,6 +5,7 @@
     RUN/data/             the text as tokens
     RUN/tensorboard/      event files, if asked for
 """
+import contextlib
 import json
 import math
 import os
@@ -134,7 +135,8 @@ class Log:
                     self.board.add_scalar(name, value, record.step)
 
     def close(self):
-        self.file.close()
+        with contextlib.suppress(OSError):              # a full disk was reported when the line was written
+            self.file.close()
         if self.board:
             self.board.close()
 

@@ -18,7 +18,7 @@ from pyllama.ops.cross_entropy import cross_entropy, denominator
 
 
 def forward(x, w, t, *, chunk=None, ignore_index=-100, count=None, **options):
-    chunk = chunk or max(1, 2 ** 21 // len(w))               # 8 MiB of float32 logits
+    chunk = chunk or max(1, 2 ** 21 // len(w))               # 8 MiB of float32 logits, and a few such temporaries
     options |= dict(ignore_index=ignore_index, count=denominator(x, t, ignore_index, count))
     loss, dx, dw = np.zeros_like(x, shape=()), np.empty_like(x), np.zeros_like(w)
     for start in range(0, len(x), chunk):

@@ -23,23 +23,27 @@ import numpy as np
 from pyllama.errors import UserError
 from pyllama.op import between, op
 
+NEEDED = {"default": (), "linear": ("factor",), "ntk": ("factor",),
+          "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
+
 
 def frequencies(P, base, scaling):
     """θ [P], float64, on the host."""
     scaling = scaling or {"rope_type": "default"}
-    kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor", 1.0)
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind not in NEEDED:
+        raise UserError(f"rope scaling {kind!r} is not supported; use default, linear, ntk or llama3")
+    if missing := [name for name in NEEDED[kind] if name not in scaling]:
+        raise UserError(f"rope scaling {kind!r} lacks {missing[0]}; it needs {', '.join(NEEDED[kind])}")
     if kind == "ntk":
-        base *= factor ** (P / max(P - 1, 1))
+        base *= scaling["factor"] ** (P / max(P - 1, 1))
     theta = base ** (-np.arange(P) / P)
     if kind == "linear":
-        return theta / factor
+        theta = theta / scaling["factor"]
     if kind == "llama3":
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        turns = scaling["original_max_position_embeddings"] * theta / (2 * math.pi)
-        keep = np.clip((turns - low) / (high - low), 0, 1)
-        return theta * (keep + (1 - keep) / factor)
-    if kind not in ("default", "ntk"):
-        raise UserError(f"rope scaling {kind!r} is not supported; use default, linear, ntk or llama3")
+        _, low, high, O = (scaling[name] for name in NEEDED[kind])              # noqa: E741 -- as in the docstring
+        keep = np.clip((O * theta / (2 * math.pi) - low) / (high - low), 0, 1)
+        theta = theta * (keep + (1 - keep) / scaling["factor"])
     return theta
 
 

@@ -4,6 +4,7 @@ The derivative along v comes from one complex step: for a holomorphic f, f(x + i
 its imaginary part over h involves no subtraction, so h may be 1e-30 and the quotient is exact to rounding
 (Squire & Trapp, 1998).  The identity tested is <dy, J v> = <Jᵀ dy, v>.
 """
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,6 @@ def check(op, seed=0, problems=50):
                 v = rng.standard_normal(x.shape)
                 jv = complex_step(lambda *xs, options=options: op.forward(*xs, **options)[0], inputs, i, v)
                 error = relative_error(dy, jv, dx, v)
-                if not error <= worst.error:                             # NaN is the worst of all
+                if error > worst.error or math.isnan(error):             # NaN is the worst of all, and stays it
                     worst = Finding(error, op.inputs[i].name, [x.shape for x in inputs], options)
     return worst

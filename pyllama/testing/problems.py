@@ -26,8 +26,8 @@ def choose_by(rng):
     """choose() for a NumPy generator."""
     def choose(values):
         if isinstance(values, between):
-            draw = rng.integers if isinstance(values.low, int) else rng.uniform
-            return type(values.low)(draw(values.low, values.high))
+            whole = isinstance(values.low, int)
+            return int(rng.integers(*values, endpoint=True)) if whole else float(rng.uniform(*values))
         return values[rng.integers(len(values))]
     return choose
 

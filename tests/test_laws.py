@@ -1,0 +1,358 @@
+"""Laws of the ops that work on rows and single numbers: what a test of the gradient cannot see.
+
+Where precision is at stake a law draws float64; how much float32 may lose is measured in test_ops.py.  Laws that are
+exact, and those about extreme numbers, draw both.
+"""
+import math
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from pyllama import backend
+from pyllama.ops import dropout, embedding, gelu, layer_norm, linear, relu, rms_norm, softmax, swiglu
+from tests.laws import close, law, same
+
+units = st.sampled_from([-1e3, -1.0, -1e-3, 1e-3, 1.0, 1e3])
+offsets = st.floats(-100, 100)
+epsilons = st.sampled_from([1e-8, 1e-5, 0.1, 1.0])
+
+
+# --- rms_norm ---------------------------------------------------------------------------------------------------------
+# A mean of D squares has D + 1 roundings, its root, the division and two products a few more: D + 8 of the result.
+
+@law(rms_norm, unit=units, eps=epsilons)
+def test_rms_norm_makes_the_mean_square_m_over_m_plus_eps(rng, N, D, unit, eps):
+    """One, but for eps."""
+    x = unit * rng.standard_normal((N, D))
+    y, _ = rms_norm(x, np.ones(D), eps=eps)
+    m = np.mean(x * x, axis=-1)
+    close(np.mean(y * y, axis=-1), m / (m + eps), 4 * (D + 8))
+
+
+@law(rms_norm, unit=units, eps=st.sampled_from([0.0, 1e-5, 1.0]))
+def test_rms_norm_has_no_unit(rng, N, D, unit, eps):
+    """x and √eps share theirs: scaling both only carries the sign over.  At eps = 0 any scale of x is the same."""
+    x, w = rng.standard_normal((N, D)), rng.standard_normal(D)
+    y, _ = rms_norm(x, w, eps=eps)
+    scaled, _ = rms_norm(unit * x, w, eps=unit * unit * eps)
+    close(scaled, np.sign(unit) * y, 2 * (D + 8), np.abs(y))
+
+
+@law(rms_norm)
+def test_rms_norm_is_linear_in_w(rng, N, D):
+    x, w, other = rng.standard_normal((N, D)), rng.standard_normal(D), rng.standard_normal(D)
+    (y, _), (z, _), (both, _) = (rms_norm(x, weight) for weight in (w, other, 2 * w - other))
+    close(both, 2 * y - z, 2 * (D + 8), 2 * np.abs(y) + np.abs(z))
+
+
+@law(rms_norm)
+def test_rms_norm_of_a_row_does_not_know_the_other_rows(rng, dtype, N, D):
+    """Nor does the row's gradient; bit for bit."""
+    x, w, dy = (rng.standard_normal(shape).astype(dtype) for shape in ((N, D), D, (N, D)))
+    y, back = rms_norm(x, w)
+    for n in range(N):
+        alone, back_alone = rms_norm(x[n:n + 1], w)
+        same(y[n:n + 1], alone)
+        same(back(dy)[0][n:n + 1], back_alone(dy[n:n + 1])[0])
+
+
+# --- layer_norm -------------------------------------------------------------------------------------------------------
+# Subtracting the mean leaves an error of D + 4 roundings of the largest |x|, which 1/√(v + eps) magnifies.
+
+def magnified(x, eps):
+    """The size that layer_norm's rounding errors are multiples of, one for each row."""
+    return 1 + np.abs(x).max(axis=-1) / np.sqrt(x.var(axis=-1) + eps)
+
+
+@law(layer_norm, unit=units, offset=offsets, eps=epsilons)
+def test_layer_norm_makes_the_mean_0_and_the_variance_v_over_v_plus_eps(rng, N, D, unit, offset, eps):
+    x = unit * rng.standard_normal((N, D)) + offset
+    y, _ = layer_norm(x, np.ones(D), np.zeros(D), eps=eps)
+    v, size = x.var(axis=-1), magnified(x, eps)
+    close(y.mean(axis=-1), np.zeros(N), 2 * (D + 8), size)
+    close(np.mean(y * y, axis=-1), v / (v + eps), 4 * (D + 8), size)
+
+
+@law(layer_norm, offset=offsets)
+def test_layer_norm_is_shift_invariant(rng, N, D, offset):
+    x, w, b = rng.standard_normal((N, D)), rng.standard_normal(D), rng.standard_normal(D)
+    shifted, _ = layer_norm(x + offset, w, b)
+    size = magnified(x + offset, 1e-5)[:, None] * np.abs(w) + np.abs(b)
+    close(shifted, layer_norm(x, w, b)[0], 4 * (D + 8), size)
+
+
+@law(layer_norm)
+def test_layer_norm_is_linear_in_w_and_b_together(rng, N, D):
+    x, (w, v, b, c) = rng.standard_normal((N, D)), rng.standard_normal((4, D))
+    y, z, both = (layer_norm(x, *p)[0] for p in ((w, b), (v, c), (2 * w - v, 2 * b - c)))
+    close(both, 2 * y - z, 8, np.sqrt(D) * (2 * np.abs(w) + np.abs(v)) + 2 * np.abs(b) + np.abs(c))   # |n| <= √D
+
+
+# --- softmax ----------------------------------------------------------------------------------------------------------
+# x - lse is rounded to the precision of |x|, and an error there is a relative error of y; the sum has D more roundings.
+
+@law(softmax, unit=st.sampled_from([1.0, 30.0]))
+def test_softmax_is_the_naive_formula(rng, N, D, unit):
+    """So it is non-negative and sums to one."""
+    x = unit * rng.standard_normal((N, D))
+    y, _ = softmax(x)
+    for row, got in zip(x.tolist(), y, strict=True):
+        total = math.fsum(map(math.exp, row))
+        close(got, [math.exp(a) / total for a in row], D + 8 + 4 * np.abs(row).max(), got)
+        assert np.all(got >= 0)
+        close(got.sum(), 1.0, D + 8 + 4 * np.abs(row).max())
+
+
+@law(softmax, offset=offsets)
+def test_softmax_is_shift_invariant(rng, N, D, offset):
+    x = rng.standard_normal((N, D))
+    y, _ = softmax(x)
+    close(softmax(x + offset)[0], y, 2 * (D + 8) + 8 * (np.abs(x).max() + abs(offset)), y)
+
+
+@law(softmax)
+def test_softmax_is_permutation_equivariant(rng, N, D):
+    x, order = rng.standard_normal((N, D)), rng.permutation(D)
+    y, _ = softmax(x)
+    close(softmax(x[:, order])[0], y[:, order], 2 * (D + 8) + 8 * np.abs(x).max(), y[:, order])
+
+
+@law(softmax)
+def test_softmax_is_monotone(rng, dtype, N, D):
+    """The larger entry has the larger share, up to the 2 units in the last place that an exponential may err."""
+    x = np.sort(rng.standard_normal((N, D)), axis=-1).astype(dtype)
+    y, _ = softmax(x)
+    assert np.all(np.diff(y, axis=-1) >= -8 * np.finfo(dtype).eps * y[:, 1:])
+    assert np.all((np.diff(y, axis=-1) > 0) | (np.diff(x, axis=-1) < 1e-3))
+
+
+@law(softmax)
+def test_softmax_of_huge_entries_is_finite(rng, dtype, N, D):
+    """Entries of 1e4, whose exponentials overflow; the gradient too."""
+    x, dy = (1e4 * rng.standard_normal((2, N, D))).astype(dtype)
+    y, back = softmax(x)
+    close(y.sum(axis=-1), np.ones(N, dtype), D + 8, 4 * np.abs(x).max())
+    assert np.isfinite(back(dy)[0]).all()
+
+
+@law(softmax)
+def test_softmax_gives_nothing_to_minus_infinity(rng, dtype, N, D):
+    """The rest share as if it were not there; in a row of nothing else all are 0, and so is the gradient."""
+    x, dy = rng.standard_normal((2, N, D)).astype(dtype)
+    absent = rng.random((N, D)) < 0.4
+    absent[0] = True
+    x[absent] = -np.inf
+    y, back = softmax(x)
+    dx, = back(dy)
+    assert not y[absent].any()
+    assert not dx[absent].any()
+    for n in range(1, N):
+        rest, _ = softmax(x[n, ~absent[n]])
+        close(y[n, ~absent[n]], rest, 2 * (D + 8) + 32, rest)                              # |x| < 8, so 4 |x| < 32
+
+
+# --- swiglu, gelu, relu -----------------------------------------------------------------------------------------------
+
+def test_values_that_can_be_worked_out_by_hand():
+    """σ(ln 3) = 3/4; Φ(0) = 1/2, and Φ(1) = 0.8413447460685429 from any table of the normal distribution."""
+    for on in swiglu.backends():
+        with backend.use(on):
+            y, _ = swiglu(np.array([math.log(3), -math.log(3), 0]), np.array([4.0, 4.0, 4.0]))
+            close(y, [3 * math.log(3), -math.log(3), 0], 8, 4)
+    for on in gelu.backends():
+        with backend.use(on):
+            close(gelu(np.array([0, 1.0, -1.0]))[0], [0, 0.8413447460685429, 0.8413447460685429 - 1], 8)
+    for on in relu.backends():
+        with backend.use(on):
+            same(relu(np.array([-2.0, 0.0, 3.0]))[0], np.array([0, 0, 3.0]))
+
+
+@law(swiglu)
+def test_swiglu_opens_and_closes(rng, dtype, N, F):
+    """A gate of 1e4 lets g u pass, one of -1e4 nothing; no overflow, and gradients that say so."""
+    u, dy = rng.standard_normal((2, N, F)).astype(dtype)
+    g = np.full_like(u, 1e4)
+    y, back = swiglu(g, u)
+    same(y, g * u)
+    for got, want in zip(back(dy), (dy * u, dy * g), strict=True):
+        same(got, want)
+    y, back = swiglu(-g, u)
+    for got in (y, *back(dy)):
+        assert not got.any()
+
+
+@law(swiglu)
+def test_swiglu_of_g_minus_that_of_minus_g_is_g_u(rng, N, F):
+    """σ(g) + σ(-g) = 1"""
+    g, u = 10 * rng.standard_normal((2, N, F))
+    close(swiglu(g, u)[0] - swiglu(-g, u)[0], g * u, 8, np.abs(g * u))
+
+
+@law(gelu, tanh=st.booleans())
+def test_gelu_is_its_formula(rng, N, F, tanh):
+    """In Python's math, a number at a time; 1 + erf cancels, so the error is relative to |x|."""
+    x = 4 * rng.standard_normal((N, F))
+
+    def formula(x):
+        if tanh:
+            return x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+        return x / 2 * math.erfc(-x / math.sqrt(2))
+
+    close(gelu(x, tanh=tanh)[0], np.vectorize(formula)(x), 16, np.abs(x))
+
+
+@law(gelu, tanh=st.booleans())
+def test_gelu_of_x_minus_that_of_minus_x_is_x(rng, N, F, tanh):
+    """Φ(x) + Φ(-x) = 1, and tanh is odd"""
+    x = 4 * rng.standard_normal((N, F))
+    close(gelu(x, tanh=tanh)[0] - gelu(-x, tanh=tanh)[0], x, 4, np.abs(x))
+
+
+@law(gelu, tanh=st.booleans())
+def test_gelu_far_out_is_relu(dtype, tanh):
+    """At 1e4 the identity, at -1e4 zero; so are the slopes."""
+    x = np.array([1e4, -1e4], dtype)
+    y, back = gelu(x, tanh=tanh)
+    same(y, np.array([1e4, 0], dtype))
+    same(back(np.full_like(x, 3))[0], np.array([3, 0], dtype))
+
+
+@law(relu)
+def test_relu_is_idempotent(rng, dtype, N, F):
+    y, _ = relu(rng.standard_normal((N, F)).astype(dtype))
+    same(relu(y)[0], y)
+    assert np.all(y >= 0)
+
+
+@law(relu)
+def test_relu_at_the_kink(dtype):
+    """Zero, of either sign, gives +0 and has slope 0."""
+    y, back = relu(np.array([0.0, -0.0], dtype))
+    assert not np.signbit(y).any()
+    same(back(np.ones(2, dtype))[0], np.zeros(2, dtype))
+
+
+@law(relu)
+def test_relu_does_not_hide_nan(dtype):
+    """A number gone wrong upstream must show in the loss."""
+    y, back = relu(np.array([np.nan, 1.0], dtype))
+    assert np.isnan(y[0])
+    assert y[1] == 1
+    assert np.isfinite(back(np.ones(2, dtype))[0][1])
+
+
+# --- dropout ----------------------------------------------------------------------------------------------------------
+
+rates = st.sampled_from([0.1, 0.25, 0.5, 0.9])
+keys = st.tuples(st.integers(0, 2 ** 32 - 1), st.sampled_from(["residual", "attention"]), st.integers(1, 1000))
+
+
+@law(dropout, rate=rates, key=keys)
+def test_dropout_keeps_the_mean(rate, key):
+    """An entry of y is 1/(1-rate) with probability 1 - rate: mean 1, variance rate/(1-rate).  The mean of n lies within
+    6 standard deviations of 1 but for one key in 5e8.  No row or column of 400 is of one kind: 0.9^400 is 5e-19."""
+    y, _ = dropout(np.ones((400, 400)), rate=rate, key=key)
+    assert abs(y.mean() - 1) <= 6 * math.sqrt(rate / (1 - rate) / y.size)
+    for axis in (0, 1):
+        assert np.all(np.ptp(y, axis=axis) > 0)
+
+
+@law(dropout, rate=rates, key=keys)
+def test_dropout_scales_what_it_keeps_by_one_over_one_minus_rate(rng, dtype, N, D, rate, key):
+    """Backward with the same mask."""
+    x, dy = rng.standard_normal((2, N, D)).astype(dtype)
+    y, back = dropout(x, rate=rate, key=key)
+    kept = y != 0
+    scale = np.where(kept, 1 / (1 - rate), 0).astype(dtype)
+    same(y, x * scale)
+    same(back(dy)[0], dy * scale)
+
+
+def test_dropout_draws_one_mask_whatever_the_precision_and_backend():
+    masks = []
+    for on in backend.available():
+        with backend.use(on):
+            masks += [dropout(np.ones((40, 30), dtype), rate=0.5, key=(1, "mask"))[0] != 0
+                      for dtype in ("float32", "float64", "complex128")]
+    for mask in masks[1:]:
+        same(mask, masks[0])
+
+
+@law(dropout, key=keys, other=keys)
+def test_dropout_with_another_key_drops_others(key, other):
+    """400 entries: two independent masks are the same once in 2^400."""
+    a, b = (dropout(np.ones((20, 20)), rate=0.5, key=k)[0] for k in (key, other))
+    assert (key == other) == np.array_equal(a, b)
+
+
+@law(dropout, key=keys)
+def test_dropout_at_rate_0_is_the_identity(rng, dtype, N, D, key):
+    x, dy = rng.standard_normal((2, N, D)).astype(dtype)
+    y, back = dropout(x, rate=0.0, key=key)
+    same(y, x)
+    same(back(dy)[0], dy)
+
+
+# --- embedding --------------------------------------------------------------------------------------------------------
+
+@law(embedding)
+def test_embedding_picks_rows_and_adds_gradients_up(rng, dtype, B, T, V, D):
+    """Gradients of small integers, whose sums are exact: a token that occurs n times receives n of them."""
+    ids, w = rng.integers(V, size=(B, T)), rng.standard_normal((V, D)).astype(dtype)
+    dy = rng.integers(-9, 10, (B, T, D)).astype(dtype)
+    y, back = embedding(ids, w)
+    dw = np.zeros_like(w)
+    for b, t in np.ndindex(B, T):
+        same(y[b, t], w[ids[b, t]])
+        dw[ids[b, t]] += dy[b, t]
+    same(back(dy)[1], dw)
+
+
+@law(embedding, kind=st.sampled_from(["int64", "int32", "uint16", "uint8"]))
+def test_embedding_takes_ids_of_any_integer_type(rng, kind):
+    ids, w = rng.integers(200, size=(2, 5)), rng.standard_normal((200, 3))
+    y, back = embedding(ids, w)
+    z, back_too = embedding(ids.astype(kind), w)
+    same(z, y)
+    same(back_too(y)[1], back(y)[1])
+
+
+@pytest.mark.parametrize("wrong", [-1, 7, 2 ** 31])
+@pytest.mark.parametrize("on", embedding.backends())
+def test_embedding_refuses_ids_outside_the_vocabulary(on, wrong):
+    """NumPy would take -1 for the last row."""
+    ids = np.array([[0, 6], [wrong, 3]])
+    with backend.use(on), pytest.raises(IndexError, match=rf"token id {wrong} is outside the vocabulary of 7 "):
+        embedding(ids, np.ones((7, 2)))
+
+
+# --- linear -----------------------------------------------------------------------------------------------------------
+
+def terms(x, w):
+    """Σ_d |x_d w_ed|, the size of a rounding in x wᵀ"""
+    return np.abs(x) @ np.abs(w).T
+
+
+@law(linear, leading=st.lists(st.integers(0, 3), max_size=3).map(tuple))
+def test_linear_is_the_naive_sum(rng, leading, D, E):
+    """For any leading axes, none included."""
+    x, w, b = rng.standard_normal((*leading, D)), rng.standard_normal((E, D)), rng.standard_normal(E)
+    plain, with_bias = sum(x[..., d, None] * w[:, d] for d in range(D)), linear(x, w, b)[0]
+    close(linear(x, w)[0], plain, D + 1, terms(x, w))
+    close(with_bias, plain + b, D + 2, terms(x, w) + np.abs(b))
+
+
+@law(linear)
+def test_linear_with_the_identity_is_the_identity(rng, dtype, N, D):
+    """Exactly: every other term is 0.  Without an input only the bias is left."""
+    x, b = rng.standard_normal((N, D)).astype(dtype), rng.standard_normal(D).astype(dtype)
+    same(linear(x, np.eye(D, dtype=dtype))[0], x)
+    same(linear(0 * x, np.eye(D, dtype=dtype), b)[0], np.broadcast_to(b, x.shape))
+
+
+@law(linear)
+def test_linear_maps_compose_as_matrices_do(rng, N, D, E, F):
+    x, w, u = rng.standard_normal((N, D)), rng.standard_normal((E, D)), rng.standard_normal((F, E))
+    twice, _ = linear(linear(x, w)[0], u)
+    close(twice, linear(x, u @ w)[0], 2 * (D + E), np.abs(x) @ np.abs(w).T @ np.abs(u).T)

@@ -1,0 +1,184 @@
+"""Laws of cross-entropy, and of the projection that shares its pass."""
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from pyllama import backend
+from pyllama.ops import cross_entropy, linear, linear_cross_entropy
+from tests.laws import close, law, same
+
+IGNORED = -100
+smoothings, z_losses = st.sampled_from([0.0, 0.1, 0.5]), st.sampled_from([0.0, 1e-4, 0.1])
+every_setting = st.fixed_dictionaries({"ignore_index": st.sampled_from([IGNORED, 0]), "label_smoothing": smoothings,
+                                       "z_loss": z_losses, "count": st.sampled_from([None, 1, 7])})
+
+
+def drawn(rng, N, V, ignore_index=IGNORED, dtype="float64"):
+    """Logits and targets, a quarter of them ignored."""
+    z, t = rng.standard_normal((N, V)).astype(dtype), rng.integers(V, size=N)
+    return z, np.where(rng.random(N) < 0.25, ignore_index, t)
+
+
+# --- cross_entropy ----------------------------------------------------------------------------------------------------
+# Logits below 8: a row's loss is made of numbers below 8 + log V, with about V roundings in the sums over v; the mean
+# has N more.  z-loss adds the square.
+
+def loss_size(V, z_loss=0.0):
+    return (8 + math.log(V)) + z_loss * (8 + math.log(V)) ** 2
+
+
+@law(cross_entropy, settings=every_setting)
+def test_cross_entropy_is_the_naive_formula(rng, N, V, settings):
+    """-Σ q log p + ζ lse², in Python's math; at least 0 without the z-loss."""
+    smoothing, z_loss = settings["label_smoothing"], settings["z_loss"]
+    z, t = drawn(rng, N, V, settings["ignore_index"])
+    total, rows = 0.0, 0
+    for row, target in zip(z.tolist(), t.tolist(), strict=True):
+        if target != settings["ignore_index"]:
+            lse = math.log(math.fsum(map(math.exp, row)))
+            q = [(1 - smoothing) * (v == target) + smoothing / V for v in range(V)]
+            total += z_loss * lse ** 2 - math.fsum(weight * (a - lse) for weight, a in zip(q, row, strict=True))
+            rows += 1
+    loss, _ = cross_entropy(z, t, **settings)
+    tolerance = 2 * (N + V + 16)
+    close(loss, total / (settings["count"] or max(rows, 1)), tolerance, N * loss_size(V, z_loss))
+    if not z_loss:
+        assert loss >= -tolerance * np.finfo(float).eps * N * loss_size(V)
+
+
+@law(cross_entropy, label_smoothing=smoothings, offset=st.floats(-100, 100))
+def test_cross_entropy_is_shift_invariant(rng, N, V, label_smoothing, offset):
+    """A constant added to a row's logits is no information; so the gradient along it is zero: rows of dz sum to 0."""
+    z, t = drawn(rng, N, V)
+    shift = offset * rng.standard_normal((N, 1))
+    (loss, back), (moved, back_moved) = (cross_entropy(x, t, label_smoothing=label_smoothing) for x in (z, z + shift))
+    size = loss_size(V) + np.abs(shift).max()
+    close(moved, loss, 2 * (N + V + 16), N * size)
+    dz, dz_moved = back(1.0)[0], back_moved(1.0)[0]
+    close(dz_moved, dz, 2 * (V + 16), size)
+    close(dz.sum(axis=-1), np.zeros(N), 2 * (V + 16), size)
+
+
+@law(cross_entropy, label_smoothing=smoothings)
+def test_cross_entropy_of_no_information_is_log_V(rng, N, V, label_smoothing):
+    loss, _ = cross_entropy(np.zeros((N, V)), rng.integers(V, size=N), label_smoothing=label_smoothing)
+    close(loss, math.log(V), N + V + 16, 1 + math.log(V))
+
+
+@law(cross_entropy, settings=every_setting)
+def test_cross_entropy_of_ignored_rows_is_nothing(rng, dtype, N, V, settings):
+    """Their logits may be anything: not a bit of the loss changes, and their gradient is exactly zero."""
+    z, t = drawn(rng, N, V, settings["ignore_index"], dtype)
+    ignored = t == settings["ignore_index"]
+    loss, back = cross_entropy(z, t, **settings)
+    dz, _ = back(loss)
+    z[ignored] = 1e3 * rng.standard_normal((ignored.sum(), V))
+    other, back_other = cross_entropy(z, t, **settings)
+    same(other, loss)
+    same(back_other(loss)[0], dz)
+    assert not dz[ignored].any()
+
+
+@law(cross_entropy, settings=every_setting)
+def test_cross_entropy_of_ignored_rows_alone_is_zero(rng, dtype, N, V, settings):
+    """Not 0/0; neither is that of no rows at all."""
+    for n in (N, 0):
+        z, t = rng.standard_normal((n, V)).astype(dtype), np.full(n, settings["ignore_index"])
+        loss, back = cross_entropy(z, t, **settings)
+        assert loss == 0
+        assert not back(loss)[0].any()
+
+
+@law(cross_entropy, label_smoothing=smoothings, z_loss=z_losses, at=st.integers(0, 5))
+def test_cross_entropy_of_parts_with_the_common_count_adds_up(rng, N, V, label_smoothing, z_loss, at):
+    """Micro-batches: the losses sum to that of the whole batch, the gradients lie side by side."""
+    z, t = drawn(rng, N, V)
+    settings = dict(label_smoothing=label_smoothing, z_loss=z_loss)
+    whole, back = cross_entropy(z, t, **settings)
+    common = int(np.sum(t != IGNORED))
+    parts = [cross_entropy(z[rows], t[rows], count=common, **settings) for rows in (slice(0, at), slice(at, None))]
+    close(sum(loss for loss, _ in parts), whole, 2 * (N + V + 16), N * loss_size(V, z_loss))
+    dz = np.concatenate([back_part(1.0)[0] for _, back_part in parts])
+    close(dz, back(1.0)[0], 2 * (V + 16), loss_size(V, z_loss))
+
+
+@law(cross_entropy, label_smoothing=smoothings, z_loss=z_losses)
+def test_cross_entropy_of_extreme_logits_is_finite(rng, dtype, N, V, label_smoothing, z_loss):
+    """Logits of ±1e4, whose exponentials overflow."""
+    z, t = 1e4 * rng.choice([-1, 1], (N, V)).astype(dtype), rng.integers(V, size=N)
+    loss, back = cross_entropy(z, t, label_smoothing=label_smoothing, z_loss=z_loss)
+    assert np.isfinite(loss)
+    assert np.isfinite(back(loss)[0]).all()
+
+
+@law(cross_entropy, z_loss=z_losses)
+def test_cross_entropy_allows_impossible_tokens(rng, dtype, N, V, z_loss):
+    """Logits of -∞ beside the target: the loss is that of the other tokens, and they get no gradient."""
+    z, t = rng.standard_normal((N, V)).astype(dtype), np.zeros(N, int)
+    impossible = rng.random(V) < 0.4
+    impossible[0] = False
+    z[:, impossible] = -np.inf
+    loss, back = cross_entropy(z, t, z_loss=z_loss)
+    rest, _ = cross_entropy(z[:, ~impossible], t, z_loss=z_loss)
+    close(loss, rest, 2 * (N + V + 16), N * loss_size(V, z_loss))
+    dz, _ = back(loss)
+    assert not dz[:, impossible].any()
+    assert np.isfinite(dz).all()
+
+
+each_loss = pytest.mark.parametrize(("loss", "on"), [(op, on) for op in (cross_entropy, linear_cross_entropy)
+                                                     for on in op.backends()])
+
+
+@each_loss
+@pytest.mark.parametrize("wrong", [-1, 3, 2 ** 31])
+def test_a_target_outside_the_vocabulary_is_refused(loss, on, wrong):
+    """Three tokens, three numbers a row: both losses read the same arrays."""
+    x, t = (np.eye(3), np.array([2, IGNORED, wrong]))
+    inputs = (x, t) if loss is cross_entropy else (x, x, t)
+    with backend.use(on), pytest.raises(IndexError, match=rf"target {wrong} is outside the vocabulary of 3 "):
+        loss(*inputs)
+
+
+# --- linear_cross_entropy ---------------------------------------------------------------------------------------------
+
+@law(linear_cross_entropy, settings=every_setting)
+def test_linear_cross_entropy_is_linear_then_cross_entropy(rng, N, D, V, settings):
+    """Whatever the chunk.  Logits are sums of D products below 8/D, so below 8 as above; the gradients are sums over N
+    or V of their errors."""
+    x, w = rng.uniform(-2, 2, (N, D)), rng.uniform(-4, 4, (V, D)) / D
+    _, t = drawn(rng, N, V, settings["ignore_index"])
+    z, linear_back = linear(x, w)
+    loss, loss_back = cross_entropy(z, t, **settings)
+    dx, dw = linear_back(loss_back(0.7)[0])
+    tolerance, size = 4 * (D + N + V + 16), loss_size(V, settings["z_loss"])
+    for chunk in (None, 1, 2, 3, 100):
+        got, back = linear_cross_entropy(x, w, t, chunk=chunk, **settings)
+        close(got, loss, tolerance, N * size)
+        for gradient, want in zip(back(0.7), (dx, dw, None), strict=True):
+            assert (gradient is None) == (want is None)
+            if want is not None:
+                close(gradient, want, tolerance, max(N, V) * size)
+
+
+@pytest.mark.parametrize("on", linear_cross_entropy.backends())
+def test_linear_cross_entropy_never_holds_all_logits(on):
+    """2048 x 4096 logits are 32 MiB in float32; a chunk of 64 rows is 1 MiB.  Beside the gradients there may be the
+    chunk's logits, their gradient, what is being made of them and the last chunk's: 6, and one more addend of dw."""
+    rng, N, V, D, chunk = np.random.default_rng(0), 2048, 4096, 16, 64
+    x, w = (rng.standard_normal(shape).astype("float32") for shape in ((N, D), (V, D)))
+    t = rng.integers(V, size=N)
+    with backend.use(on):
+        tracemalloc.start()
+        try:
+            _, back = linear_cross_entropy(x, w, t, chunk=chunk, label_smoothing=0.1, z_loss=1e-4)
+            back(np.float32(1))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    gradients = 2 * (x.nbytes + w.nbytes)                                      # those for dloss = 1, and the scaled
+    assert peak <= gradients + 6 * chunk * V * 4 + w.nbytes + 2 ** 16          # row numbers, targets, Python's objects
+    assert peak < N * V * 4 / 4 + gradients
