@@ -1,0 +1,1 @@
+"""Weights and tokenizers in other programs' files."""
