@@ -1,14 +1,20 @@
 """The command line: `pyllama COMMAND --flags`.  A table of functions; tyro makes the flags from their signatures."""
+import os
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
-import tyro
+# Training splits a batch over the cores (train.py).  A BLAS's own threads would spin against these, several times
+# slower where another process wants a core too.  A BLAS reads this when NumPy is loaded, so it stands before that.
+for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 
-from pyllama import commands
-from pyllama.display import console
-from pyllama.errors import UserError
+import tyro  # noqa: E402
+
+from pyllama import commands  # noqa: E402
+from pyllama.display import console  # noqa: E402
+from pyllama.errors import UserError  # noqa: E402
 
 COMMANDS: dict[str, Any] = {"train": commands.train, "resume": commands.resume, "eval": commands.evaluate,
             "generate": commands.generate, "ops": commands.ops, "check": commands.check, "env": commands.env,

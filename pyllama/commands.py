@@ -165,6 +165,8 @@ def follow_run(folder: Path, state, training, validation, settings, keeping, abo
     console.print(f"{state.flat.size:,} parameters, {len(training):,} tokens to train on and {len(validation):,} to "
                   f"validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
                   f"{settings.max_steps} in {folder}")
+    if backend.cpu and settings.shards > 1:
+        backend.cpu.set_threads(1)                          # the shards take the cores
     happenings = run(folder, state, training, validation, settings, keeping, about, tokenizer.rust.to_str(pretty=True),
                      standing)
     with interruptible() as asked, contextlib.closing(happenings):

@@ -4,19 +4,23 @@
     for record in train(state, tokens, settings):
         print(record)
 
-The loss of a step is the mean over all its target tokens, however they are split into micro-batches.  Everything random
-depends on (seed, step) alone, so a state that is saved and loaded goes on as if nothing had happened, bit for bit.
+The loss of a step is the mean over all its target tokens, however they are split into micro-batches and shards.
+Everything random depends on (seed, step) alone, so a state that is saved and loaded goes on as if nothing had happened,
+bit for bit.  The shards of a micro-batch are computed side by side; their gradients are added in their order, so that
+the number of shards matters to the last bits but the number of cores does not.
 """
+import contextvars
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pyllama import data, params
+from pyllama import backend, data, machine, params
 from pyllama.diagnose import first_not_finite
 from pyllama.errors import UserError
 from pyllama.ops import cross_entropy
@@ -31,6 +35,7 @@ class Settings:
     batch_size: int = 16                        # windows of text in a micro-batch
     block_size: int = 128                       # tokens predicted in a window: the context length
     gradient_accumulation_steps: int = 1        # micro-batches in a step; the gradient is that of the whole
+    shards: int = 0                             # parts of a micro-batch computed side by side; 0: one for each core
     max_steps: int = 1000                       # steps in all
     learning_rate: float = 1e-3                 # highest learning rate
     min_lr: float = 1e-4                        # learning rate at the end
@@ -56,12 +61,15 @@ class Settings:
         for name in ("batch_size", "block_size", "gradient_accumulation_steps", "max_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("weight_decay", "max_grad_norm", "z_loss", "seed"):
+        for name in ("shards", "weight_decay", "max_grad_norm", "z_loss", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing is {self.label_smoothing}; it must lie in 0 <= a < 1")
         self.rate(0)                            # raises UserError if the schedule's numbers do not fit together
+        if not self.shards:                     # settled now and saved: a resumed run adds in the same order elsewhere
+            cores = backend.cpu.threads() if backend.cpu else machine.cores()
+            object.__setattr__(self, "shards", min(cores, self.batch_size))
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -117,34 +125,51 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
     """
     grad = np.zeros_like(state.flat)
     grads = params.over(grad, state.p)
-    while state.step < settings.max_steps:
-        begin = time.perf_counter()
-        ids = data.windows(tokens, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
-                           settings.seed, state.step)
-        with np.errstate(over="ignore", invalid="ignore"):          # what overflows is reported below, with its place
-            loss = gradient(state, ids, settings, grads)
-        norm = clip_by_global_norm(grad, settings.max_grad_norm)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            culprit = first_not_finite(state.p, lambda: gradient(state, ids, settings, grads))    # noqa: B023
-            raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
-                            f"{culprit}; lower learning_rate, or lengthen warmup_steps")
-        lr = settings.rate(state.step)
-        state.optimiser.step(state.flat, grad, lr, settings.weight_decay)
-        state.step += 1
-        yield Record(state.step, loss, norm, lr, ids[:, 1:].size, time.perf_counter() - begin)
+    with ThreadPoolExecutor(settings.shards) as pool:
+
+        def side_by_side(f, shards):
+            contexts = [contextvars.copy_context() for _ in shards]         # NumPy's allocator and errstate live there
+            return pool.map(lambda context, shard: context.run(f, shard), contexts, shards)
+
+        while state.step < settings.max_steps:
+            begin = time.perf_counter()
+            ids = data.windows(tokens, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
+                               settings.seed, state.step)
+            with np.errstate(over="ignore", invalid="ignore"):      # what overflows is reported below, with its place
+                loss = gradient(state, ids, settings, grads, side_by_side if settings.shards > 1 else map)
+            norm = clip_by_global_norm(grad, settings.max_grad_norm)
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                culprit = first_not_finite(state.p, lambda: gradient(state, ids, settings, grads))    # noqa: B023
+                raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
+                                f"{culprit}; lower learning_rate, or lengthen warmup_steps")
+            lr = settings.rate(state.step)
+            state.optimiser.step(state.flat, grad, lr, settings.weight_decay)
+            state.step += 1
+            yield Record(state.step, loss, norm, lr, ids[:, 1:].size, time.perf_counter() - begin)
 
 
-def gradient(state: State, ids, settings: Settings, grads: dict) -> float:
-    """The mean loss over ids [B T+1]; its gradient is written into the tree `grads`, micro-batch by micro-batch."""
+def gradient(state: State, ids, settings: Settings, grads: dict, apply=map) -> float:
+    """The mean loss over ids [B T+1]; its gradient is written into the tree `grads`, shard by shard in their order.
+
+    apply(f, shards) yields f of each; the shards may run side by side.
+    """
     loss, count = 0.0, ids[:, 1:].size
     for _, leaf in params.leaves(grads):
         leaf.fill(0)
-    for i, part in enumerate(np.array_split(ids, settings.gradient_accumulation_steps)):
-        value, back = state.model.loss(part, part, state.p, state.config, key=(settings.seed, "dropout", state.step, i),
-                                       recompute=settings.recompute, count=count, z_loss=settings.z_loss,
+
+    def run(numbered):
+        number, shard = numbered
+        value, back = state.model.loss(shard, shard, state.p, state.config, count=count,
+                                       key=(settings.seed, "dropout", state.step, *number),
+                                       recompute=settings.recompute, z_loss=settings.z_loss,
                                        label_smoothing=settings.label_smoothing)
-        params.add(grads, back())
-        loss += float(value)
+        return float(value), back()
+
+    for i, batch in enumerate(np.array_split(ids, settings.gradient_accumulation_steps)):
+        shards = [((i, j), shard) for j, shard in enumerate(np.array_split(batch, settings.shards)) if len(shard)]
+        for value, shard_grads in apply(run, shards):
+            params.add(grads, shard_grads)
+            loss += value
     return loss
 
 

@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllama import checkpoint, params, train
-from pyllama.data import Tokens, evaluation_windows
+from pyllama.data import Tokens, evaluation_windows, windows
 from pyllama.errors import UserError
 from pyllama.models import llama
+from pyllama.optim import clip_by_global_norm
 from pyllama.run import Keeping, Standing, known, read_log, restore, run
 
 CONFIG = llama.LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
                            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=8, resid_pdrop=0.2)
-SHORT = train.Settings(batch_size=3, block_size=5, gradient_accumulation_steps=2, max_steps=6, learning_rate=0.01,
-                       min_lr=0.001, warmup_steps=2)
+SHORT = train.Settings(batch_size=3, block_size=5, gradient_accumulation_steps=2, shards=2, max_steps=6,
+                       learning_rate=0.01, min_lr=0.001, warmup_steps=2)
 
 
 def tokens(seed, n=200):
@@ -47,18 +48,32 @@ def test_a_small_text_is_learnt_by_heart():
     assert result.loss < 0.05
 
 
-@given(parts=st.integers(1, 6), smoothing=st.sampled_from([0.0, 0.1]))
+@given(parts=st.integers(1, 6), shards=st.integers(1, 4), smoothing=st.sampled_from([0.0, 0.1]))
 @settings(max_examples=10)
-def test_micro_batches_add_up_to_the_whole_batch(parts, smoothing):
+def test_micro_batches_and_shards_add_up_to_the_whole_batch(parts, shards, smoothing):
     """The mean over the tokens of the step, whatever the split: equal to rounding (a sum in another order)."""
     ids = np.random.default_rng(parts).integers(0, CONFIG.vocab_size, (6, 6))
-    whole = replace(SHORT, gradient_accumulation_steps=1, dtype="float64", label_smoothing=smoothing)
+    whole = replace(SHORT, gradient_accumulation_steps=1, shards=1, dtype="float64", label_smoothing=smoothing)
     state = train.start(llama, replace(CONFIG, resid_pdrop=0.0), whole)
     split, exact = zeros(state), zeros(state)
-    loss = train.gradient(state, ids, replace(whole, gradient_accumulation_steps=parts), split)
+    loss = train.gradient(state, ids, replace(whole, gradient_accumulation_steps=parts, shards=shards), split)
     assert loss == pytest.approx(train.gradient(state, ids, whole, exact), rel=1e-13)
     for (name, a), (_, b) in zip(params.leaves(split), params.leaves(exact), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14, err_msg=name)
+
+
+def test_shards_side_by_side_give_the_bits_of_one_after_the_other():
+    settings = replace(SHORT, batch_size=7, shards=3)
+    state, one_by_one = train.start(llama, CONFIG, settings), train.start(llama, CONFIG, settings)
+    list(train.train(state, TEXT, settings))
+    for step in range(settings.max_steps):
+        ids = windows(TEXT, 14, settings.block_size, settings.seed, step)
+        grad = np.zeros_like(one_by_one.flat)
+        train.gradient(one_by_one, ids, settings, params.over(grad, one_by_one.p))
+        clip_by_global_norm(grad, settings.max_grad_norm)
+        one_by_one.optimiser.step(one_by_one.flat, grad, settings.rate(step), settings.weight_decay)
+        one_by_one.step += 1
+    np.testing.assert_array_equal(state.flat, one_by_one.flat)
 
 
 def test_parts_with_different_numbers_of_valid_labels_add_up_to_the_whole():
