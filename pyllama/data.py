@@ -22,7 +22,7 @@ from pyllama.tokenizer import Tokenizer
 AT_ONCE = 2**20                                     # characters gathered to be encoded in parallel
 
 # llm.c's token files open with 256 int32: a magic number, a version, the count of tokens, and zeros.
-LLM_C = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
+LLM_C: dict[tuple[int, ...], type] = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
 LLM_C_HEADER = 1024
 
 

@@ -1,0 +1,27 @@
+/* The table of kernels this processor runs fastest, or the one asked for. */
+#include <string.h>
+#include "../kernels.h"
+
+const kernels *kernels_of[2];
+
+#define TRY(name, runs)                                                                          \
+    extern const kernels kernels_32_##name, kernels_64_##name;                                   \
+    if ((!*isa || !strcmp(isa, #name)) && (runs)) {                                              \
+        kernels_of[0] = &kernels_32_##name, kernels_of[1] = &kernels_64_##name;                  \
+        return #name;                                                                            \
+    }
+
+const char *kernels_init(const char *isa) {
+#ifdef HAVE_avx2
+    __builtin_cpu_init();
+#endif
+#ifdef HAVE_avx512
+    TRY(avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+#endif
+#ifdef HAVE_avx2
+    TRY(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#endif
+    TRY(baseline, 1)
+    return NULL;
+}

@@ -1,0 +1,19 @@
+/* Every kernel in one translation unit: -DREAL=32|64 -DISA=baseline|avx2|avx512. */
+#include "real.h"
+#include "rms_norm.c"
+#include "swiglu.c"
+
+/* No op: the tests measure the accuracy of EXP through it. */
+static void exp_of(real *restrict y, const real *restrict x, idx n, int threads) {
+    (void)threads;
+    for (idx i = 0; i < n; i++) y[i] = EXP(x[i]);
+}
+
+#define PASTE(real, isa) kernels_##real##_##isa
+#define NAME(real, isa) PASTE(real, isa)
+#define SLOT(f) .f = (void *)f                     /* a kernel takes real *, its slot void * */
+const kernels NAME(REAL, ISA) = {
+    .exp = (void *)exp_of,
+    SLOT(rms_norm), SLOT(rms_norm_backward),
+    SLOT(swiglu), SLOT(swiglu_backward),
+};

@@ -1,0 +1,194 @@
+# cython: allow_none_for_extension_args=False
+"""The C kernels under the ops' signatures: check, allocate, release the GIL, call.
+
+Inputs may have any strides, alignment and byte order; one that is not dense and native is copied, and `saved` holds
+the copy.  Op has checked shapes already; sizes are checked here again, because C would write past the end.
+"""
+import os
+
+import numpy as np
+
+from pyllama.machine import cores
+
+cimport numpy as np
+from cpython.pycapsule cimport PyCapsule_New
+
+cdef extern from "kernels.h" nogil:
+    ctypedef ptrdiff_t idx
+    ctypedef struct kernels:
+        void (*exp)(void *y, const void *x, idx n, int threads) noexcept nogil
+        void (*rms_norm)(void *y, void *r, const void *x, const void *w, double eps, idx N, idx D,
+                         int threads) noexcept nogil
+        void (*rms_norm_backward)(void *dx, void *dw, const void *dy, const void *x, const void *w, const void *r,
+                                  idx N, idx D, int threads) noexcept nogil
+        void (*swiglu)(void *y, const void *g, const void *u, idx n, int threads) noexcept nogil
+        void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,
+                                int threads) noexcept nogil
+    const kernels *kernels_of[2]
+    const char *kernels_init(const char *isa)
+
+cdef extern from "cpu/arena.h" nogil:
+    ctypedef struct arena_counts:
+        size_t held, in_use, reused, fresh
+    void arena_set_cap(size_t bytes)
+    void arena_empty()
+    arena_counts arena_count()
+
+cdef extern from *:                                     # numpy 2.0's own declarations lack these two
+    """
+    static PyDataMem_Handler arena_handler = {
+        "pyllama arena", 1, {NULL, arena_malloc, arena_calloc, arena_realloc, arena_free}};
+    """
+    ctypedef struct PyDataMem_Handler:
+        pass
+    PyDataMem_Handler arena_handler
+    object PyDataMem_SetHandler(object handler)
+
+np.import_array()
+
+cdef bytes _wanted = os.environ.get("PYLLAMA_ISA", "").encode()
+cdef const char *_isa = kernels_init(_wanted)
+if _isa == NULL:
+    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2 and avx512, or this build or processor "
+                      "lacks it; unset it to get the best there is")
+isa = _isa.decode()                                     # the instruction set in use
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+cdef int _threads = 1
+cdef bint _forked = False
+
+
+def threads():
+    """How many threads a kernel uses."""
+    return _threads
+
+
+def set_threads(int n):
+    """Let every kernel use n threads; results do not depend on it.  ValueError unless 1 <= n <= 1024."""
+    global _threads
+    if not 1 <= n <= 1024:
+        raise ValueError(f"the number of threads must be from 1 to 1024, not {n}")
+    if _forked and n > 1:
+        raise RuntimeError("a forked process runs the kernels on one thread, for OpenMP's do not survive a fork; "
+                           'start it with multiprocessing.get_context("spawn") to use more')
+    _threads = n
+
+
+def _after_fork():
+    global _threads, _forked
+    _threads, _forked = 1, True
+
+
+try:
+    set_threads(int(os.environ.get("PYLLAMA_NUM_THREADS") or cores()))
+except (ValueError, OverflowError):
+    raise ImportError("PYLLAMA_NUM_THREADS must be a whole number from 1 to 1024, "
+                      f"not {os.environ['PYLLAMA_NUM_THREADS']!r}") from None
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+cdef const kernels *kernels_for(np.ndarray x) except NULL:
+    cdef int kind = np.PyArray_TYPE(x)
+    if kind != np.NPY_FLOAT and kind != np.NPY_DOUBLE:
+        raise TypeError(f"the kernels take float32 and float64, not {x.dtype}")
+    return kernels_of[kind == np.NPY_DOUBLE]
+
+
+cdef np.ndarray dense(a, np.ndarray like):
+    """a as a C-contiguous native array of the precision of `like`: itself if it is one, else a copy."""
+    cdef np.ndarray given = np.asarray(a)
+    if np.PyArray_TYPE(given) != np.PyArray_TYPE(like):
+        raise TypeError(f"mixed precision: {given.dtype} and {like.dtype}; convert one")
+    return np.PyArray_FROM_OTF(given, np.PyArray_TYPE(like), np.NPY_ARRAY_IN_ARRAY)
+
+
+cdef np.ndarray dense_as(a, np.ndarray like):
+    """dense(a), of the shape of `like` too."""
+    cdef np.ndarray d = dense(a, like)
+    if not np.PyArray_SAMESHAPE(d, like):
+        raise ValueError(f"shapes {np.shape(d)} and {np.shape(like)} differ")
+    return d
+
+
+cdef np.ndarray new(like):
+    return np.empty(like.shape, like.dtype)             # not empty_like, which would follow odd strides
+
+
+# --- the ops ----------------------------------------------------------------------------------------------------------
+
+def rms_norm(np.ndarray x, np.ndarray w, *, double eps=1e-5):
+    cdef const kernels *k = kernels_for(x)
+    x, w = dense(x, x), dense(w, x)
+    cdef idx D = w.size
+    if w.ndim != 1 or x.ndim < 1 or x.shape[x.ndim - 1] != D:
+        raise ValueError(f"rms_norm: x has shape {np.shape(x)}, w {np.shape(w)}")
+    cdef np.ndarray y = new(x), r = np.empty((*np.shape(x)[:-1], 1), x.dtype)
+    cdef idx N = r.size
+    with nogil:
+        k.rms_norm(y.data, r.data, x.data, w.data, eps, N, D, _threads)
+    return y, (x, w, r)
+
+
+def rms_norm_backward(dy, np.ndarray x, np.ndarray w, np.ndarray r, *, eps=None):
+    cdef const kernels *k = kernels_for(x)
+    x, w, r = dense(x, x), dense(w, x), dense(r, x)
+    cdef np.ndarray d = dense_as(dy, x), dx = new(x), dw = new(w)
+    cdef idx N = r.size, D = w.size
+    if N * D != x.size:
+        raise ValueError(f"rms_norm_backward: x has shape {np.shape(x)}, w {np.shape(w)}, r {np.shape(r)}")
+    with nogil:
+        k.rms_norm_backward(dx.data, dw.data, d.data, x.data, w.data, r.data, N, D, _threads)
+    return dx, dw
+
+
+def swiglu(np.ndarray g, np.ndarray u):
+    cdef const kernels *k = kernels_for(g)
+    g, u = dense(g, g), dense_as(u, g)
+    cdef np.ndarray y = new(g)
+    cdef idx n = g.size
+    with nogil:
+        k.swiglu(y.data, g.data, u.data, n, _threads)
+    return y, (g, u)
+
+
+def swiglu_backward(dy, np.ndarray g, np.ndarray u):
+    cdef const kernels *k = kernels_for(g)
+    g, u = dense(g, g), dense_as(u, g)
+    cdef np.ndarray d = dense_as(dy, g), dg = new(g), du = new(g)
+    cdef idx n = g.size
+    with nogil:
+        k.swiglu_backward(dg.data, du.data, d.data, g.data, u.data, n, _threads)
+    return dg, du
+
+
+def _exp(np.ndarray x):
+    """The exponential that the kernels inline: no op, but its accuracy is tested."""
+    cdef const kernels *k = kernels_for(x)
+    x = dense(x, x)
+    cdef np.ndarray y = new(x)
+    k.exp(y.data, x.data, x.size, 1)
+    return y
+
+
+# --- the arena (pyllama/memory.py is its interface) -------------------------------------------------------------------
+
+_arena_capsule = PyCapsule_New(&arena_handler, "mem_handler", NULL)
+
+
+def _arena_install(size_t cap):
+    arena_set_cap(cap)
+    return PyDataMem_SetHandler(_arena_capsule)
+
+
+def _arena_uninstall(previous):
+    PyDataMem_SetHandler(previous)
+    arena_empty()
+
+
+def _arena_count():
+    return arena_count()

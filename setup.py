@@ -1,0 +1,63 @@
+"""The compiled part: csrc/cpu/table.c once per precision and instruction set, linked under one Cython module.
+
+What this compiler or this kind of processor does not know is left out; without a compiler, NumPy does everything.
+"""
+from glob import glob
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError
+
+# Value-safe flags only: -ffast-math would break exp (csrc/cpu/real.h) and NaN.  `omp simd reduction` says, loop by
+# loop, where a sum may be reassociated; -fno-trapping-math lets comparisons vectorise.
+SAFE = ["-O3", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno"]
+ISA = {"baseline": ("1", []),                           # name: (does the processor run it? the compiler's flags)
+       "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma"]),
+       "avx512": ('__builtin_cpu_supports("avx512f")', ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
+                                                        "-mprefer-vector-width=512"])}
+
+
+class BuildKernels(build_ext):
+    def build_extension(self, ext):
+        try:
+            self.add_kernels(ext)
+            super().build_extension(ext)
+        except CCompilerError:
+            for folder in (self.build_lib, "."):        # an old module must not outlive the failure
+                Path(folder, self.get_ext_filename(self.get_ext_fullname(ext.name))).unlink(missing_ok=True)
+            self.warn("the compiler failed (see above), so the NumPy reference will run everything")
+
+    def add_kernels(self, ext):
+        openmp = [flag for flag in ("-fopenmp", "-fopenmp-simd") if self.builds("0", [flag])][:1]
+        ext.extra_link_args = openmp
+        for isa, (runs, flags) in ISA.items():
+            if isa == "baseline" or self.builds(runs, openmp + flags):
+                ext.define_macros.append((f"HAVE_{isa}", "1"))
+                for real in ("32", "64"):
+                    ext.extra_objects += self.compiler.compile(
+                        ["csrc/cpu/table.c"], f"{self.build_temp}/{isa}{real}", [("REAL", real), ("ISA", isa)],
+                        extra_postargs=SAFE + openmp + flags)
+
+    def builds(self, expression, flags):
+        """Does a program of a parallel region and this expression compile and link?"""
+        with TemporaryDirectory() as folder:
+            program = Path(folder, "program.c")
+            program.write_text("volatile int n;\nint main(void) {\n#pragma omp parallel\nn++;\n"
+                               f"return {expression};\n}}")
+            try:
+                objects = self.compiler.compile([str(program)], folder, extra_postargs=flags)
+                self.compiler.link_executable(objects, "program", folder, extra_postargs=flags)
+            except CCompilerError:
+                return False
+            return True
+
+
+cpu = Extension("pyllama.cpu", ["pyllama/cpu.pyx", "csrc/cpu/dispatch.c", "csrc/cpu/arena.c"], optional=True,
+                depends=["setup.py", *glob("csrc/**/*.[ch]", recursive=True)],
+                include_dirs=["csrc", numpy.get_include()],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                               ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")])
+setup(ext_modules=[cpu], cmdclass={"build_ext": BuildKernels})

@@ -1,0 +1,324 @@
+"""The compiled module: every instruction set, any thread count, any array, and what its variables mean."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyllama import backend, machine
+from pyllama.ops import rms_norm as rms_norm_op
+from pyllama.ops import swiglu as swiglu_op
+
+cpu = backend.cpu
+built = pytest.mark.skipif(cpu is None, reason=backend.why_no_cpu)
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+ROOT = Path(__file__).parent.parent
+
+
+def python(*arguments, timeout=120, **variables):
+    """Run another Python on these arguments with these environment variables."""
+    return subprocess.run([sys.executable, *arguments], env={**os.environ, **variables}, cwd=ROOT, timeout=timeout,
+                          capture_output=True, text=True, check=False)
+
+
+def normal(shape, dtype, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def run_all(x, w, u, dy):
+    """Every array that the kernels make of these four."""
+    y, (x, w, r) = cpu.rms_norm(x, w, eps=1e-5)
+    z, (g, u) = cpu.swiglu(x, u)
+    return [y, r, *cpu.rms_norm_backward(dy, x, w, r, eps=1e-5), z, *cpu.swiglu_backward(dy, g, u)]
+
+
+def inputs(shape, dtype):
+    return normal(shape, dtype, 1), normal(shape[-1:], dtype, 2), normal(shape, dtype, 3), normal(shape, dtype, 4)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+@built
+@each_dtype
+@pytest.mark.parametrize("D", [1, 15, 16, 17, 64, 65, 130])
+@pytest.mark.parametrize("rows", [(), (0,), (1,), (2, 3)])
+def test_kernels_agree_with_the_references_in_float64(dtype, D, rows):
+    x, w, u, dy = inputs((*rows, D), dtype)
+    X, W, U, DY = (a.astype("float64") for a in (x, w, u, dy))
+    Y, (_, _, R) = rms_norm_op.forward(X, W, eps=1e-5)
+    wanted = [Y, R, *rms_norm_op.backward(DY, X, W, R, eps=1e-5),
+              swiglu_op.forward(X, U)[0], *swiglu_op.backward(DY, X, U)]
+    # A sum of n terms, each a product of a few, is wrong by at most (n + a few) ε times the sum of their magnitudes.
+    # Of the terms here, standard normal numbers multiplied by fours, none exceeds 100.
+    bound = (D + 6 + 10) * 100 * np.finfo(dtype).eps
+    for result, exact in zip(run_all(x, w, u, dy), wanted, strict=True):
+        assert result.dtype == dtype
+        assert result.shape == exact.shape
+        assert np.all(np.abs(result - exact) <= bound)
+
+
+@built
+@each_dtype
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 0)])
+def test_kernels_take_arrays_without_columns(dtype, shape):
+    shapes = [a.shape for a in run_all(*inputs(shape, dtype))]
+    assert shapes == [shape, (*shape[:-1], 1), shape, (0,), shape, shape, shape]
+
+
+@built
+@each_dtype
+def test_exp_is_within_its_bound_everywhere(dtype):
+    info = np.finfo(dtype)
+    if np.finfo(np.longdouble).eps > info.eps / 100:
+        pytest.skip("this machine has no wider float to compare with")
+    every_exponent = np.ldexp(1 + normal(2000, dtype) % 1, np.arange(info.minexp, 11)[:, None]).ravel()
+    low, high = np.log(info.smallest_subnormal) - 2, np.log(info.max) + 2
+    x = np.concatenate([every_exponent, -every_exponent, np.linspace(low, high, 500_000)]).astype(dtype)
+    x = x[np.abs(x) < 1e4]
+    with np.errstate(over="ignore", under="ignore"):
+        y, exact = cpu._exp(x), np.exp(x.astype(np.longdouble))
+        rounded = exact.astype(dtype)
+    assert np.array_equal(np.isinf(y), np.isinf(rounded))
+    finite = np.isfinite(y)
+    # The last sum, 1 + t with |t| < 0.29 under 1, rounds by 1/2 ulp; t and what it is made of by 1/4 each, and their
+    # higher terms by less than 1/10.
+    error = np.abs(y[finite] - exact[finite]) / np.spacing(rounded[finite])
+    assert error.max() <= 1.1
+
+
+@built
+@each_dtype
+def test_exp_of_what_is_not_a_number_and_not_finite(dtype):
+    y = cpu._exp(np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0, -0.0], dtype))
+    np.testing.assert_array_equal(y, np.array([np.nan, np.inf, 0, np.inf, 0, 1, 1], dtype))
+
+
+@built
+@each_dtype
+def test_swiglu_far_out_neither_overflows_nor_loses_its_gradient(dtype):
+    g = np.array([1e4, -1e4, 80, -80], dtype)
+    one = np.ones_like(g)
+    y, saved = cpu.swiglu(g, one)
+    dg, du = cpu.swiglu_backward(one, *saved)
+    wide = g.astype(np.float64)
+    tail = np.exp(-np.abs(wide))
+    np.testing.assert_allclose(y, np.where(g > 0, wide, wide * tail), rtol=8 * np.finfo(dtype).eps, atol=0)
+    np.testing.assert_array_equal(du, y)
+    np.testing.assert_allclose(dg, np.where(g > 0, 1, tail * (1 + wide)), rtol=8 * np.finfo(dtype).eps, atol=0)
+
+
+# --- what the results may not depend on -------------------------------------------------------------------------------
+
+@built
+@each_dtype
+@pytest.mark.parametrize("shape", [(70, 1000), (1, 70001), (70001, 1)])
+def test_results_do_not_depend_on_the_thread_count(dtype, shape):
+    arrays = inputs(shape, dtype)
+    before = cpu.threads()
+    runs = []
+    for n in (1, 2, 3, 7):
+        cpu.set_threads(n)
+        runs.append(run_all(*arrays))
+    cpu.set_threads(before)
+    for run in runs[1:]:
+        assert all(map(np.array_equal, run, runs[0]))
+
+
+@built
+@each_dtype
+@pytest.mark.parametrize("D", [5, 33, 130])
+def test_results_do_not_depend_on_where_the_arrays_lie(dtype, D):
+    """A compiler may peel a loop up to an aligned address, which would change the order of a sum from run to run."""
+    arrays = inputs((3, D), dtype)
+
+    def at(a, offset):
+        room = np.empty(a.size + 32, dtype)
+        place = room[offset:offset + a.size].reshape(a.shape)
+        place[...] = a
+        return place
+
+    first = run_all(*arrays)
+    for offset in range(16):
+        moved = [at(a, (offset * (i + 1)) % 16) for i, a in enumerate(arrays)]
+        assert all(map(np.array_equal, run_all(*moved), first))
+
+
+def strided(a):
+    return np.repeat(a, 2, axis=-1)[..., ::2]
+
+
+def backwards(a):
+    return np.ascontiguousarray(a[..., ::-1])[..., ::-1]
+
+
+def swapped(a):
+    return a.astype(a.dtype.newbyteorder())
+
+
+def misaligned(a):
+    room = np.empty(a.nbytes + 1, np.uint8)
+    place = room[1:].view(a.dtype).reshape(a.shape)
+    place[...] = a
+    return place
+
+
+@built
+@each_dtype
+@pytest.mark.parametrize("odd", [strided, backwards, np.asfortranarray, swapped, misaligned], ids=lambda f: f.__name__)
+def test_any_array_gives_what_a_dense_one_gives_and_is_left_alone(dtype, odd):
+    arrays = inputs((4, 33), dtype)
+    unusual = [odd(a) for a in arrays]
+    for a in unusual:
+        a.flags.writeable = False
+    for result, wanted in zip(run_all(*unusual), run_all(*arrays), strict=True):
+        assert np.array_equal(result, wanted)
+        assert result.flags.c_contiguous
+        assert result.flags.owndata
+        assert result.dtype.isnative
+    assert all(map(np.array_equal, unusual, arrays))
+
+
+# --- wrong inputs -----------------------------------------------------------------------------------------------------
+
+def wrong_calls():
+    x, w, r = np.ones((3, 4)), np.ones(4), np.ones((3, 1))
+    return {
+        "w too short": (ValueError, lambda: cpu.rms_norm(x, w[:3])),
+        "w a matrix": (ValueError, lambda: cpu.rms_norm(x, x)),
+        "x a number": (ValueError, lambda: cpu.rms_norm(np.ones(()), w[:1])),
+        "dy too small": (ValueError, lambda: cpu.rms_norm_backward(x[:2], x, w, r)),
+        "dy transposed": (ValueError, lambda: cpu.rms_norm_backward(x.T, x, w, r)),
+        "r too short": (ValueError, lambda: cpu.rms_norm_backward(x, x, w, r[:2])),
+        "u too short": (ValueError, lambda: cpu.swiglu(x, x[:2])),
+        "u too short going back": (ValueError, lambda: cpu.swiglu_backward(x, x, x[:2])),
+        "dy too short": (ValueError, lambda: cpu.swiglu_backward(x[:2], x, x)),
+        "mixed precision": (TypeError, lambda: cpu.swiglu(x, x.astype("float32"))),
+        "dy complex": (TypeError, lambda: cpu.swiglu_backward(x + 0j, x, x)),
+        "integers": (TypeError, lambda: cpu.swiglu(np.ones(3, int), np.ones(3, int))),
+        "half precision": (TypeError, lambda: cpu.swiglu(x.astype("float16"), x.astype("float16"))),
+        "None": (TypeError, lambda: cpu.swiglu(None, x)),
+        "dy None": (TypeError, lambda: cpu.swiglu_backward(None, x, x)),
+    }
+
+
+@built
+@pytest.mark.parametrize("case", wrong_calls())
+def test_wrong_inputs_raise_before_the_kernel_runs(case):
+    error, call = wrong_calls()[case]
+    with pytest.raises(error):
+        call()
+
+
+# --- instruction sets, threads, forks ---------------------------------------------------------------------------------
+
+@built
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_lower_instruction_sets_pass_these_tests_too(isa):
+    if os.environ.get("PYLLAMA_ISA"):
+        pytest.skip("an instruction set is chosen already")
+    asked = python("-c", "from pyllama import cpu; print(cpu.isa)", PYLLAMA_ISA=isa)
+    if f"PYLLAMA_ISA={isa}" in asked.stderr:
+        pytest.skip(f"this build or processor has no {isa}")
+    assert asked.stdout.strip() == isa
+    run = python("-m", "pytest", "-p", "no:cacheprovider", "-k", "kernels or exp or swiglu or results", __file__,
+                 PYLLAMA_ISA=isa)
+    assert run.returncode == 0, run.stdout
+
+
+REPORT = "from pyllama import backend; print(backend.available(), backend.why_no_cpu)"
+
+
+@built
+@pytest.mark.parametrize(("variable", "value"), [
+    ("PYLLAMA_ISA", "avx1024"), ("PYLLAMA_NUM_THREADS", "many"), ("PYLLAMA_NUM_THREADS", "0"),
+    ("PYLLAMA_NUM_THREADS", "99999999999999999999"), ("PYLLAMA_NUM_THREADS", "2.5")])
+def test_a_wrong_variable_leaves_the_reference_and_says_why(variable, value):
+    said = python("-c", REPORT, **{variable: value}).stdout
+    assert said.startswith("['numpy'] " + variable)
+    assert value in said
+
+
+@built
+def test_the_thread_count_can_be_asked_for():
+    said = python("-c", "from pyllama import cpu; print(cpu.threads())", PYLLAMA_NUM_THREADS="5").stdout
+    assert said == "5\n"
+    for n in (0, -1, 1025):
+        with pytest.raises(ValueError, match="from 1 to 1024"):
+            cpu.set_threads(n)
+
+
+FORK = """
+import os
+import numpy as np
+from pyllama import cpu
+cpu.set_threads(2)
+x = np.ones((300, 300))
+y = cpu.swiglu(x, x)[0]                         # starts OpenMP's threads, which the child will not have
+if os.fork():
+    raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+assert cpu.threads() == 1
+assert np.array_equal(cpu.swiglu(x, x)[0], y)
+try:
+    cpu.set_threads(2)
+except RuntimeError:
+    os._exit(42)
+"""
+
+
+@built
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_runs_on_one_thread_and_does_not_hang():
+    assert python("-c", FORK).returncode == 42
+
+
+# --- what the machine allows ------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def pretend(monkeypatch, tmp_path):
+    """A machine described by files: pretend({"cpu.max": ...}, {cpu: its siblings})."""
+    def describe(files, siblings):
+        cgroups, cpus, cgroup = tmp_path / "cgroup", tmp_path / "cpus", tmp_path / "mine"
+        cgroup.write_text("1:name=systemd:/other\n0::/outer/inner\n")
+        for name, text in files.items():
+            (cgroups / name).parent.mkdir(parents=True, exist_ok=True)
+            (cgroups / name).write_text(text)
+        for n, others in siblings.items():
+            (cpus / f"cpu{n}/topology").mkdir(parents=True)
+            (cpus / f"cpu{n}/topology/thread_siblings_list").write_text(others)
+        monkeypatch.setattr(machine, "CGROUPS", cgroups)
+        monkeypatch.setattr(machine, "CGROUP", cgroup)
+        monkeypatch.setattr(machine, "CPUS", cpus)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(siblings), raising=False)
+    return describe
+
+
+FOUR = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5", 2: "2", 3: "3"}      # two cores of two threads, two of one
+
+
+def test_cores_are_physical_and_within_the_affinity(pretend):
+    pretend({}, FOUR)
+    assert machine.cores() == 4
+
+
+@pytest.mark.parametrize(("files", "cores"), [
+    ({"cpu.max": "max 100000"}, 4),
+    ({"cpu.max": "300000 100000"}, 3),
+    ({"cpu.max": "250000 100000"}, 2),
+    ({"cpu.max": "50000 100000"}, 1),
+    ({"outer/cpu.max": "200000 100000", "outer/inner/cpu.max": "max 100000"}, 2),
+    ({"other/cpu.max": "100000 100000"}, 4)])
+def test_cores_keep_within_the_containers_quota(pretend, files, cores):
+    pretend(files, FOUR)
+    assert machine.cores() == cores
+
+
+def test_memory_keeps_within_the_containers_limit(pretend):
+    pretend({"outer/memory.max": "1048576", "memory.max": "max"}, FOUR)
+    assert machine.memory() == 2**20
+
+
+def test_memory_is_the_machines_without_a_limit(pretend):
+    pretend({}, FOUR)
+    assert 2**28 < machine.memory() < 2**48
