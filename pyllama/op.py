@@ -87,7 +87,7 @@ class Op:
         required = sum(not wanted.optional for wanted in self.inputs)
         if not required <= len(inputs) <= len(self.inputs):
             raise TypeError(f"{self.name} takes {self.shapes.split('->')[0].strip()}; got {len(inputs)} inputs")
-        sizes: dict[str, object] = {}
+        sizes = {}
         precision = None
         for wanted, x in zip(self.inputs, inputs, strict=False):
             if (x.dtype.kind in "iub") != bool(wanted.below):

@@ -3,6 +3,7 @@
 Where precision is at stake a law draws float64; how much float32 may lose is measured in test_ops.py.  Laws that are
 exact, and those about extreme numbers, draw both.
 """
+import inspect
 import math
 
 import numpy as np
@@ -10,12 +11,42 @@ import pytest
 from hypothesis import strategies as st
 
 from pyllama import backend
+from pyllama.op import OPS
 from pyllama.ops import dropout, embedding, gelu, layer_norm, linear, relu, rms_norm, softmax, swiglu
+from pyllama.ops.softmax import log_sum_exp
+from pyllama.rng import generator
+from pyllama.testing import problem
+from pyllama.testing.problems import choose_by
 from tests.laws import close, law, same
 
 units = st.sampled_from([-1e3, -1.0, -1e-3, 1e-3, 1.0, 1e3])
 offsets = st.floats(-100, 100)
 epsilons = st.sampled_from([1e-8, 1e-5, 0.1, 1.0])
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_an_option_has_one_default(op):
+    """Op hands an option to both passes if it is given, and to neither if not."""
+    forward, backward = (inspect.signature(f).parameters for f in (op.forward, op.backward))
+    for name in op.options:
+        defaults = {f[name].default for f in (forward, backward) if name in f}
+        assert len(defaults) <= 1, name
+
+
+@pytest.mark.parametrize(("op", "on"), [(op, on) for op in OPS.values() for on in op.backends()])
+def test_an_option_left_out_is_the_reference_s_default(op, on):
+    inputs, _, dy = problem(op, choose_by(np.random.default_rng(0)))
+    defaults = {name: option.default for name, option in inspect.signature(op.forward).parameters.items()
+                if option.kind is option.KEYWORD_ONLY}
+    with backend.use(on):
+        (y, back), (same_y, back_too) = op(*inputs), op(*inputs, **defaults)
+        same(y, same_y)
+        for a, b in zip(back(dy), back_too(dy), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                same(a, b)
 
 
 # --- rms_norm ---------------------------------------------------------------------------------------------------------
@@ -55,6 +86,20 @@ def test_rms_norm_of_a_row_does_not_know_the_other_rows(rng, dtype, N, D):
         alone, back_alone = rms_norm(x[n:n + 1], w)
         same(y[n:n + 1], alone)
         same(back(dy)[0][n:n + 1], back_alone(dy[n:n + 1])[0])
+
+
+@law(rms_norm, D=st.sampled_from([1023, 1024, 1025, 2500]))
+def test_rms_norm_of_wide_rows_is_its_formula(rng, N, D):
+    """As wide as a model, and wider than what a kernel takes in one piece."""
+    x, w, dy = rng.standard_normal((N, D)), rng.standard_normal(D), rng.standard_normal((N, D))
+    y, back = rms_norm(x, w, eps=1e-5)
+    dx, dw = back(dy)
+    r = 1 / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) / D + 1e-5)
+    g, n = w * dy, x * r
+    mean, size = (np.sum(a, axis=-1, keepdims=True) / D for a in (g * n, np.abs(g * n)))
+    close(y, w * n, D + 8, np.abs(y))
+    close(dx, r * (g - n * mean), 4 * (D + 8), r * (np.abs(g) + np.abs(n) * size))
+    close(dw, sum(dy * n), N + D + 8, sum(np.abs(dy * n)))
 
 
 # --- layer_norm -------------------------------------------------------------------------------------------------------
@@ -153,6 +198,13 @@ def test_softmax_gives_nothing_to_minus_infinity(rng, dtype, N, D):
 
 
 # --- swiglu, gelu, relu -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("width", [0, 1, 3])
+def test_log_sum_exp_of_a_row_that_sees_nothing_is_0(width):
+    """Attention saves it: what is subtracted from -∞ must be finite, and the same on every backend."""
+    for dtype in ("float64", "float32"):
+        same(log_sum_exp(np.full((2, width), -np.inf, dtype)), np.zeros((2, 1), dtype))
+
 
 def test_values_that_can_be_worked_out_by_hand():
     """σ(ln 3) = 3/4; Φ(0) = 1/2, and Φ(1) = 0.8413447460685429 from any table of the normal distribution."""
@@ -292,6 +344,15 @@ def test_dropout_at_rate_0_is_the_identity(rng, dtype, N, D, key):
     y, back = dropout(x, rate=0.0, key=key)
     same(y, x)
     same(back(dy)[0], dy)
+
+
+@pytest.mark.parametrize("on", dropout.backends())
+def test_dropout_at_rate_0_keeps_even_what_draws_a_0(on):
+    """Draws lie in [0, 1).  A float32 is 0 once in 2^24; with this key the 1587th is."""
+    key = (5630,)
+    assert generator(*key).random(4096, dtype=np.float32)[1586] == 0
+    with backend.use(on):
+        assert dropout(np.ones(4096), rate=0.0, key=key)[0].all()
 
 
 # --- embedding --------------------------------------------------------------------------------------------------------

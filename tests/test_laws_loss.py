@@ -182,3 +182,26 @@ def test_linear_cross_entropy_never_holds_all_logits(on):
     gradients = 2 * (x.nbytes + w.nbytes)                                      # those for dloss = 1, and the scaled
     assert peak <= gradients + 6 * chunk * V * 4 + w.nbytes + 2 ** 16          # row numbers, targets, Python's objects
     assert peak < N * V * 4 / 4 + gradients
+
+
+@pytest.mark.parametrize("on", linear_cross_entropy.backends())
+def test_linear_cross_entropy_left_to_itself_takes_8_mib_of_logits(on):
+    """32 MiB of logits by chunks of 4 rows; beside them, as above."""
+    N, V = 16, 2 ** 19
+    x, w = np.ones((N, 1), "float32"), np.zeros((V, 1), "float32")
+    with backend.use(on):
+        tracemalloc.start()
+        try:
+            linear_cross_entropy(x, w, np.arange(N), label_smoothing=0.1, z_loss=1e-4)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak <= w.nbytes + 6 * 2 ** 23 + w.nbytes + 2 ** 16                 # dw, the chunk, one more addend of dw
+
+
+@pytest.mark.parametrize("on", linear_cross_entropy.backends())
+def test_linear_cross_entropy_takes_a_row_wider_than_a_chunk(on):
+    V = 2 ** 21 + 1
+    with backend.use(on):
+        loss, _ = linear_cross_entropy(np.ones((1, 1), "float32"), np.zeros((V, 1), "float32"), np.array([V - 1]))
+    close(loss, math.log(V), 64, math.log(V))                                  # a pairwise sum of 2^21 ones is exact
