@@ -8,8 +8,9 @@ BUILT   := .venv/.built
 export OPENBLAS_NUM_THREADS ?= 1
 
 DEMO    := runs/demo
-RECIPE  := --data python-docs --n_layer 4 --n_head 4 --n_embd 128 --block_size 128 --batch_size 8 --max_iters 1000 \
-           --warmup_iters 50 --learning_rate 4e-3 --eval_interval 250 --eval_tokens 20000 --log_interval 50
+RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_head 4 --n_embd 128 --block_size 128 \
+           --batch_size 8 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
+           --eval_tokens 10000 --log_interval 50
 
 .PHONY: demo test check lint bench mutate docs dist-check clean
 
@@ -17,7 +18,7 @@ demo: $(BUILT)                                              # a second time: wha
 	if test -e $(DEMO)/latest; then $(BIN)/pyllama resume $(DEMO); \
 	else $(BIN)/pyllama train --out_dir $(DEMO) $(RECIPE); fi
 	$(BIN)/pyllama generate --model $(DEMO) --prompt 'The "for" statement' --do_sample --temperature 0.7 \
-	    --max_new_tokens 350 --num_samples 3
+	    --max_new_tokens 120 --num_samples 3
 
 test: lint
 	$(BIN)/python -c "import pyllama.cpu"

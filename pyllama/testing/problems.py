@@ -11,7 +11,7 @@ import numpy as np
 from pyllama.op import Op, between
 
 SMALL = [2, 3, 1, 4, 5]
-EDGES = [8, 15, 17, 31, 64, 65, 130]                         # across vector and block edges
+EDGES = [8, 15, 17, 31, 64, 65, 130, 1030]                   # across vector and block edges
 MAY_BE_EMPTY = {"...", "B", "T", "S", "N"}                   # counts of rows; a feature axis has at least one entry
 MOST = 2 ** 13                                               # numbers that the axes of one problem may span together
 
