@@ -3,11 +3,15 @@
 Where precision is at stake a law draws float64; how much float32 may lose is measured in test_ops.py.  Laws that are
 exact, and those about extreme numbers, draw both.
 """
+import ctypes
 import inspect
 import math
+import mmap
+import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyllama import backend
@@ -17,14 +21,15 @@ from pyllama.ops.softmax import log_sum_exp
 from pyllama.rng import generator
 from pyllama.testing import problem
 from pyllama.testing.problems import choose_by
-from tests.laws import close, law, same
+from tests.laws import DRAWN, close, law, same
+from tests.strategies import problems
 
 units = st.sampled_from([-1e3, -1.0, -1e-3, 1e-3, 1.0, 1e3])
 offsets = st.floats(-100, 100)
 epsilons = st.sampled_from([1e-8, 1e-5, 0.1, 1.0])
 
 
-# --- options ----------------------------------------------------------------------------------------------------------
+# --- every op ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 def test_an_option_has_one_default(op):
@@ -47,6 +52,31 @@ def test_an_option_left_out_is_the_reference_s_default(op, on):
             assert (a is None) == (b is None)
             if a is not None:
                 same(a, b)
+
+
+def fenced(x, behind):
+    """A copy of x at the very edge of memory that may not be touched: behind it, or before it."""
+    page = mmap.PAGESIZE
+    size = -(-x.nbytes // page) * page
+    room = mmap.mmap(-1, page + size + page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    for fence in (address, address + page + size):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
+    copy = np.frombuffer(room, x.dtype, x.size, page + (size - x.nbytes if behind else 0)).reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="memory is protected by other means there")
+@pytest.mark.parametrize("op", [op for op in OPS.values() if "cpu" in op.backends()], ids=lambda op: op.name)
+@pytest.mark.parametrize("on", ["cpu"])
+@given(data=st.data(), dtype=DRAWN["dtype"], behind=st.booleans())
+def test_kernels_read_nothing_beyond_their_inputs(op, on, data, dtype, behind):
+    """One that does ends here, by a segmentation fault."""
+    inputs, options, dy = data.draw(problems(op, dtype))
+    with backend.use(on):
+        _, back = op(*(fenced(x, behind) for x in inputs), **options)
+        back(fenced(dy, behind))
 
 
 # --- rms_norm ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def test_every_command_and_every_flag_that_is_named_exists():
     assert set(re.findall(r"^\| `(\w+)", README, re.MULTILINE)) == set(cli.COMMANDS)
     known = {name for settings in (commands.Text, commands.Shape, commands.Settings, commands.Keeping,
                                    commands.GenerationConfig) for name in settings.__dataclass_fields__}
-    known |= {"out_dir", "config", "model", "prompt", "tokenizer", "upgrade"}
+    known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help"}
     flags = {cli.SYNONYMS.get(flag, flag) for flag in re.findall(r"--([a-z_]+)", README)}
     assert flags <= known
 
