@@ -46,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         console.file.flush()
         print(f"pyllama: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:                                 # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         if debug:
             raise

@@ -49,16 +49,16 @@ class Text:
 class Shape:
     """The shape of the model."""
 
-    num_hidden_layers: int = 6
-    hidden_size: int = 288
-    num_attention_heads: int = 6
-    num_key_value_heads: int | None = None      # heads of keys and values (default: as many as attention heads)
-    intermediate_size: int | None = None        # width inside the feed-forward (default: 8/3 hidden_size, rounded up)
+    num_hidden_layers: int = 6                  # blocks of attention and feed-forward
+    hidden_size: int = 288                      # width between the blocks
+    num_attention_heads: int = 6                # heads of queries
+    num_key_value_heads: int | None = None      # heads of keys and values; None: as many as attention heads
+    intermediate_size: int | None = None        # width inside the feed-forward; None: 8/3 hidden_size, rounded up
     resid_pdrop: float = 0.0                    # dropout
     bias: bool = False                          # biases in the linear maps
     tie_word_embeddings: bool = False           # one table for reading and predicting tokens
-    rope_theta: float = 10000.0
-    sliding_window: int | None = None           # tokens an attention looks back on (default: all)
+    rope_theta: float = 10000.0                 # base of the rotary angles; higher for a longer context
+    sliding_window: int | None = None           # tokens an attention looks back on; None: all
 
     def config(self, vocab_size: int, context: int, tokenizer: Tokenizer | None) -> llama.LlamaConfig:
         """The model's configuration for this vocabulary and context length."""
@@ -188,7 +188,7 @@ def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size
         model: A run, a checkpoint, a Hugging Face folder or a llama2.c file.
         data: Files, folders, patterns, "-" or "python-docs".
         field: The field of a .jsonl file that holds the text.
-        block_size: Tokens in a window (default: the model's context length).
+        block_size: Tokens in a window; None: the model's context length.
         tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
     """
     found, tokens_of = load(model, tokenizer)
@@ -266,7 +266,7 @@ def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: 
         all: Check all ops, as without names.
         problems: Random problems for each op.
         seed: Of the problems.
-        on: Check only this backend (default: each that an op has).
+        on: Check only this backend; None: each that an op has.
     """
     worst = 0.0
     print(f"{'op':22}{'backend':9}{'error':9}largest for")
@@ -315,7 +315,7 @@ def plot(runs: Positional[tuple[Path, ...]], out: Path | None = None) -> int:
 
     Args:
         runs: Folders of runs.
-        out: The file to write (default: curves.png in the first run).
+        out: The file to write; None: curves.png in the first run.
     """
     if not runs:
         raise UserError("plot needs the folder of a run")

@@ -26,7 +26,7 @@ def follow(happenings: Iterable[Happening], done: int, total: int, log_steps: in
             loss = record.loss if loss is None else (1 - SMOOTH) * loss + SMOOTH * record.loss
             seconds = record.seconds if seconds is None else (1 - SMOOTH) * seconds + SMOOTH * record.seconds
             speed = f"{record.tokens / seconds:,.0f} tokens/s"
-            bar.update(task, completed=record.step, description=f"loss {loss:.3f}", speed=speed)
+            bar.update(task, completed=record.step, description=f"loss {loss:.3f}, step", speed=speed)
             if evaluation:
                 console.print(f"step {record.step:>6}   loss {loss:.4f}   validation {evaluation.loss:.4f}   "
                               f"perplexity {evaluation.perplexity:.2f}   next token {evaluation.accuracy:.1%}   "

@@ -26,7 +26,7 @@ class Keeping:
     """When a run is evaluated, saved and stopped."""
 
     eval_steps: int = 250                       # steps between evaluations on the validation text
-    eval_tokens: int | None = None              # tokens in an evaluation, the first ones (default: all there are)
+    eval_tokens: int | None = None              # tokens in an evaluation, the first ones; None: all
     save_steps: int = 250                       # steps between checkpoints
     save_total_limit: int = 3                   # checkpoints kept, besides the best
     patience: int = 0                           # stop after so many evaluations without a better loss; 0: never

@@ -42,19 +42,19 @@ class Settings:
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"     # how it goes from one to the other
     warmup_steps: int = 100                     # steps in which the learning rate rises
     decay_steps: int = 0                        # last steps in which "wsd" falls
-    lr_decay_steps: int | None = None           # step at which min_lr is reached (default: max_steps)
+    lr_decay_steps: int | None = None           # step at which min_lr is reached; None: max_steps
     optimizer: Literal["adamw", "sgd"] = "adamw"
     beta1: float = 0.9                          # AdamW: memory of the gradient
     beta2: float = 0.99                         # AdamW: memory of its square
-    adam_epsilon: float = 1e-8
-    momentum: float = 0.9                       # SGD
-    nesterov: bool = False                      # SGD
+    adam_epsilon: float = 1e-8                  # AdamW: keeps the division finite
+    momentum: float = 0.9                       # SGD: memory of the gradient
+    nesterov: bool = False                      # SGD: look ahead along the momentum
     weight_decay: float = 0.1                   # on matrices only, decoupled from the gradient
     max_grad_norm: float = 1.0                  # clip the gradient to this norm; 0: off
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0                # share of the target spread over all tokens
     z_loss: float = 0.0                         # weight of the squared log-sum-exp in the loss
     recompute: bool = False                     # forget activations and compute them again: less memory, more time
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64"] = "float32"        # precision of weights and activations
     seed: int = 1337                            # of weights, batches and dropout
 
     def __post_init__(self):
