@@ -1,4 +1,5 @@
 """The command line: `pyllama COMMAND --flags`.  A table of functions; tyro makes the flags from their signatures."""
+import dataclasses
 import os
 import sys
 import tomllib
@@ -12,7 +13,7 @@ for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THRE
 
 import tyro  # noqa: E402
 
-from pyllama import commands  # noqa: E402
+from pyllama import backend, commands  # noqa: E402
 from pyllama.display import console  # noqa: E402
 from pyllama.errors import UserError  # noqa: E402
 
@@ -29,6 +30,9 @@ SYNONYMS = {
     "per_device_train_batch_size": "batch_size", "output_dir": "out_dir", "adam_beta1": "beta1", "adam_beta2": "beta2",
     "start": "prompt", "num_samples": "num_return_sequences",
 }
+NEEDLESS = {"device", "compile", "eval_iters"}                  # one device; an evaluation reads all the text
+BOOLEAN = {field.name for settings in (commands.Shape, commands.Settings, commands.Keeping, commands.GenerationConfig)
+           for field in dataclasses.fields(settings) if field.type is bool}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     try:
+        if backend.why_no_cpu and any(name in os.environ for name in ("PYLLAMA_ISA", "PYLLAMA_NUM_THREADS")):
+            raise UserError(backend.why_no_cpu)
         flags = normalise([flag for flag in argv if flag != "--debug"])
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS, args=flags, prog="pyllama", description="The LLaMA you can read, check and train.",
@@ -58,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def normalise(argv: list[str]) -> list[str]:
     """The flags as tyro knows them: --config FILE is replaced by what the file sets, before the flags that are given,
-    so that these win; synonyms by our names; --flag=True by --flag and --flag=False by --no-flag."""
+    so that these win; synonyms by our names; --flag=True by --flag and --flag=False by --no-flag; what nanoGPT needs to
+    be told and we do not is left out."""
     out: list[str] = []
     rest = iter(argv)
     for word in rest:
@@ -69,7 +76,11 @@ def normalise(argv: list[str]) -> list[str]:
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
             name = SYNONYMS.get(name, name)
-            if value.lower() in ("true", "false"):
+            if name in NEEDLESS:
+                value = value if equals else next(rest, "")
+                if name == "device" and value != "cpu":
+                    raise UserError(f"--device {value} is not supported; leave it out to train on the CPU")
+            elif name in BOOLEAN and value.lower() in ("true", "false"):
                 out.append(f"--{name}" if value.lower() == "true" else f"--no_{name}")
             else:
                 out += [f"--{name}", value] if equals else [f"--{name}"]
@@ -81,7 +92,7 @@ def normalise(argv: list[str]) -> list[str]:
 def from_toml(path: Path) -> list[str]:
     """The flags that a file of `name = value` lines sets.  It is read, never run."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read --config {path}: {error.strerror}; name a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,5 +1,6 @@
 """The commands, one function each; a command's flags are its parameters and the fields of its dataclasses (cli.py)."""
 import contextlib
+import hashlib
 import itertools
 import os
 import platform
@@ -32,6 +33,8 @@ from pyllama.tokenizer import Tokenizer
 from pyllama.train import Settings, start
 from pyllama.train import evaluate as evaluate_model
 
+LEARNT = ("char", "byte", "bpe")                            # tokenizers that are made, not read
+
 
 @dataclass(frozen=True)
 class Text:
@@ -43,6 +46,11 @@ class Text:
     vocab_size: int = 4096                      # tokens that bpe learns
     validation: float = 0.1                     # share kept for validation
     split: Literal["position", "document"] = "position"     # keep the last part, or documents drawn at random
+
+    @property
+    def ready(self) -> Path | None:
+        """The file that holds it as tokens already, if it is one."""
+        return Path(self.data[0]).resolve() if len(self.data) == 1 and self.data[0].endswith(".bin") else None
 
 
 @dataclass(frozen=True)
@@ -81,48 +89,61 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
         log_steps: Steps between lines where there is no terminal to draw on.
         init_from: Start from the weights, shape and tokenizer of this model instead of from random numbers.
     """
+    if log_steps < 1:
+        raise UserError(f"log_steps is {log_steps}; it must be at least 1")
+    if text.ready:
+        text = replace(text, data=(str(text.ready),))           # absolute: a resume may start elsewhere
     if (out_dir / "checkpoints").exists():
         raise UserError(f"{out_dir} holds a run already; go on with it by `pyllama resume {out_dir}`, or choose "
                         f"another --out_dir")
     memory.install()
     if init_from:
-        found = pretrained.load(init_from, dtype=settings.dtype)
-        tokenizer, config = found.tokenizer, replace(found.config, resid_pdrop=shape.resid_pdrop)
-        if tokenizer is None:
-            raise UserError(f"{init_from} has no tokenizer; put its tokenizer.json beside it")
-        tree = found.params
+        found, tokenizer = load(init_from, None if text.tokenizer in LEARNT else Path(text.tokenizer), settings.dtype)
+        config, tree = replace(found.config, resid_pdrop=shape.resid_pdrop), found.params
+        if others := [f.name for f in fields(Shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
+            raise UserError(f"{others[0]} has no effect with init_from, which has a shape already; leave it out")
+        if settings.block_size > config.max_position_embeddings:
+            raise UserError(f"block_size is {settings.block_size}, but {init_from} sees "
+                            f"{config.max_position_embeddings} tokens (max_position_embeddings); make it smaller")
     else:
         tokenizer, tree = make_tokenizer(text), None
         config = shape.config(tokenizer.vocab_size, settings.block_size, tokenizer)
-    training, validation = prepare(text, tokenizer, out_dir, settings)
+    tokens = prepare(text, tokenizer, out_dir)
+    training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     state = start(llama, config, settings, tree)
-    about = {"text": asdict(text), "tokens": len(training) + len(validation)}
+    about = {"text": asdict(text), "tokens": fingerprint(tokens)}
     return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, Standing(), log_steps)
 
 
 def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int = 50) -> int:
     """Go on with a run where its latest checkpoint is, bit for bit as if it had never stopped.
 
+    The run keeps its text as tokens; what happens to the files it came from does not matter.
+
     Args:
         run: Folder of the run.
-        max_steps: A new last step, to train longer than first planned.
+        max_steps: A new last step, to train longer; a schedule that ends there is stretched. None: as planned.
         log_steps: Steps between lines where there is no terminal to draw on.
     """
+    if log_steps < 1:
+        raise UserError(f"log_steps is {log_steps}; it must be at least 1")
+    if run.resolve().parent.name == "checkpoints":
+        raise UserError(f"{run} is one checkpoint; resume the run that holds it, {run.resolve().parent.parent}")
     saved = checkpoint.load(run)
     for note in saved.notes:
         console.print(note)
-    if "settings" not in saved.trainer or not saved.tokenizer_path:
+    if "settings" not in saved.trainer or saved.tokenizer_path is None:
         raise UserError(f"{run} holds a model but no training to go on with; start one with --init_from {run}")
     memory.install()
     settings, keeping = known(Settings, saved.trainer["settings"]), known(Keeping, saved.trainer["keeping"])
-    settings = replace(settings, max_steps=max_steps or settings.max_steps)
-    about = saved.trainer["about"]
+    settings = settings if max_steps is None else replace(settings, max_steps=max_steps)
+    about, tokenizer = saved.trainer["about"], Tokenizer.load(saved.tokenizer_path)
     text = known(Text, about["text"] | {"data": tuple(about["text"]["data"])})
-    tokenizer = Tokenizer.load(saved.tokenizer_path)
-    training, validation = prepare(text, tokenizer, run, settings)
-    if (now := len(training) + len(validation)) != about["tokens"]:
-        raise UserError(f"the text has {now} tokens now and had {about['tokens']} when {run} was started; restore it, "
-                        f"or start anew with --init_from {run}")
+    tokens = token_file(text.ready or run / "data/tokens.bin")
+    if fingerprint(tokens) != about["tokens"]:
+        raise UserError(f"{text.ready or run / 'data/tokens.bin'} is not what {run} was started with; restore it, or "
+                        f"start anew with --init_from {run}")
+    training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     model, configuration = pretrained.of_type(saved.config, saved.folder)
     state = start(model, configuration.from_dict(saved.config), settings)
     restore(state, saved)
@@ -131,7 +152,7 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
 
 
 def make_tokenizer(text: Text) -> Tokenizer:
-    if text.tokenizer in ("char", "bpe") and any(str(source).endswith(".bin") for source in text.data):
+    if text.tokenizer in ("char", "bpe") and text.ready:
         raise UserError("a .bin holds tokens, not text to learn a tokenizer from; give --tokenizer a tokenizer.json")
     if text.tokenizer == "byte":
         return Tokenizer.bytes()
@@ -142,13 +163,16 @@ def make_tokenizer(text: Text) -> Tokenizer:
     return Tokenizer.load(text.tokenizer)
 
 
-def prepare(text: Text, tokenizer: Tokenizer, folder: Path, settings: Settings) -> tuple[Tokens, Tokens]:
-    """(training, validation) tokens, encoded into folder/data unless they are there."""
-    if len(text.data) == 1 and text.data[0].endswith(".bin"):
-        tokens = token_file(text.data[0], tokenizer.vocab_size)
-    else:
-        tokens = encode(text.data, tokenizer, folder / "data", text.field)
-    return split(tokens, text.validation, text.split, settings.seed, settings.block_size)
+def prepare(text: Text, tokenizer: Tokenizer, folder: Path) -> Tokens:
+    """The tokens of the text, encoded into folder/data unless they are ready."""
+    if text.ready:
+        return token_file(text.ready, tokenizer.vocab_size, tokenizer.hash)
+    return encode(text.data, tokenizer, folder / "data", text.field)
+
+
+def fingerprint(tokens: Tokens) -> str:
+    """SHA-256 of the ids."""
+    return hashlib.sha256(tokens.ids.data).hexdigest()
 
 
 def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
@@ -165,8 +189,6 @@ def follow_run(folder: Path, state, training, validation, settings, keeping, abo
     console.print(f"{state.flat.size:,} parameters, {len(training):,} tokens to train on and {len(validation):,} to "
                   f"validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
                   f"{settings.max_steps} in {folder}")
-    if backend.cpu and settings.shards > 1:
-        backend.cpu.set_threads(1)                          # the shards take the cores
     happenings = run(folder, state, training, validation, settings, keeping, about, tokenizer.rust.to_str(pretty=True),
                      standing)
     with interruptible() as asked, contextlib.closing(happenings):
@@ -225,10 +247,10 @@ def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenize
     return 0
 
 
-def load(model: Path, tokenizer: Path | None) -> tuple[pretrained.Pretrained, Tokenizer]:
+def load(model: Path, tokenizer: Path | None, dtype: str = "float32") -> tuple[pretrained.Pretrained, Tokenizer]:
     """The model and its tokenizer; notes are printed."""
     memory.install()
-    found = pretrained.load(model, tokenizer)
+    found = pretrained.load(model, tokenizer, dtype)
     for note in found.notes:
         console.print(note)
     if found.tokenizer is None:
@@ -268,10 +290,12 @@ def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: 
         seed: Of the problems.
         on: Check only this backend; None: each that an op has.
     """
+    if on and on not in backend.available():
+        raise UserError(f"there is no backend {on!r} here: {backend.why_no_cpu}")
     worst = 0.0
     print(f"{'op':22}{'backend':9}{'error':9}largest for")
     for op in chosen(() if all else names):
-        for name in [on] if on else op.backends():
+        for name in {on} & {*op.backends()} if on else op.backends():
             with backend.use(name):
                 found = check_gradient(op, seed, problems)
             worst = max(worst, found.error) if found.error == found.error else np.inf

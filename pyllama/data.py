@@ -95,14 +95,17 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
     return _stored(file, made_of)
 
 
-def token_file(path: str | Path, vocab_size: int | None = None) -> Tokens:
+def token_file(path: str | Path, vocab_size: int | None = None, tokenizer_hash: str | None = None) -> Tokens:
     """Tokens that are ready: a file of prepare(), of llm.c (with its header) or of nanoGPT (uint16 and nothing else).
 
-    Raises UserError if it is none of these, is cut short, or holds an id that is not below vocab_size.
+    Raises UserError if it is none of these, is cut short, holds an id that is not below vocab_size, or was prepared
+    with a tokenizer of another hash.
     """
     path = Path(path)
     if _sidecar(path).exists():
         tokens = _stored(path, {})
+        if tokenizer_hash not in (None, json.loads(_sidecar(path).read_bytes()).get("tokenizer")):
+            raise UserError(f"{path} was made with another tokenizer; give that one, or make the tokens anew")
     else:
         try:
             header = np.fromfile(path, np.int32, 3).tolist()

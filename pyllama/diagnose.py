@@ -20,15 +20,13 @@ def first_not_finite(p, compute) -> str:
     calls: Counter[str] = Counter()
 
     def watched(op, *inputs, **options):
-        with np.errstate(all="ignore"):
-            y, back = plain(op, *inputs, **options)
+        y, back = plain(op, *inputs, **options)
         calls[op.name] += 1
         number = calls[op.name]
         require(y, f"the result of {op.name}, its call number {number} of the step,")
 
         def watched_back(dy):
-            with np.errstate(all="ignore"):
-                grads = back(dy)
+            grads = back(dy)
             for wanted, grad in zip(op.inputs, grads, strict=False):
                 require(grad, f"the gradient of {op.name} for {wanted.name}, in its call number {number} of the step,")
             return grads
@@ -41,7 +39,8 @@ def first_not_finite(p, compute) -> str:
 
     Op.__call__ = watched                               # type: ignore  # for this replay only: ops carry no hooks
     try:
-        compute()
+        with np.errstate(all="ignore"):
+            compute()
     except NotFinite as found:
         return str(found)
     finally:

@@ -144,7 +144,7 @@ def draw(p, u: float) -> int:
 
 def choose(z, seen, settings: GenerationConfig, rng: np.random.Generator) -> int:
     """The next id, from its scores z[V] and the ids before it."""
-    if np.isnan(z).any():
+    if not np.isfinite(z).all():
         raise UserError("the model's scores are not numbers: it diverged in training; use an earlier checkpoint")
     z = repetition_penalty(z.astype(np.float64), seen, settings.repetition_penalty)
     return int(z.argmax()) if settings.greedy else draw(distribution(z, settings), rng.random())

@@ -3,7 +3,8 @@
     y, back = op(*inputs, **options)        # run forward, keep what backward needs
     dx, dw, ... = back(dy)                  # one gradient per input given; None for an integer input
 
-dy is ∂loss/∂y, of the shape and precision of y.  Layers, blocks, models and losses have this same form, so that a
+dy is ∂loss/∂y, of the shape and precision of y.  back may keep y and the inputs: they must not be written to before
+it has run.  Layers, blocks, models and losses have this same form, so that a
 composed backward is the chain rule spelled out: call the pieces' backs in reverse order.
 
 An op's module holds its derivation (the docstring), two plain functions and one line that registers it:
@@ -19,7 +20,8 @@ Shapes     x[... D] is any leading axes and then D;  a[2*K] is two Ks side by si
            b[E]? may be left out (optional inputs come last).
 Options    name=[...] lists the values that tests draw, name=between(low, high) the interval.
 Axes       B batch, T query time, S key time, D model, E output, H query heads, G key/value heads,
-           R = H/G query heads per key/value head, K head width, F hidden, V vocabulary, L layers, N rows.
+           R = H/G query heads per key/value head, K head width, P = K/2 rotary pairs, F hidden, V vocabulary,
+           L layers, N rows.
 """
 import inspect
 import math
@@ -63,6 +65,8 @@ class Op:
         signature = tuple((x.shape, x.dtype) for x in inputs)
         if signature not in self._fitting:
             self.check(inputs)
+            if len(self._fitting) == 4096:          # a text that grows brings a new shape with every token
+                self._fitting.clear()
             self._fitting.add(signature)
         kernels = backend.of(inputs)
         forward = getattr(kernels, self.name, self.forward)

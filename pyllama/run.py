@@ -60,8 +60,8 @@ def run(folder: Path, state: State, training: data.Tokens, validation: data.Toke
     """Train to settings.max_steps, yielding what happens; close the generator to stop after a step.
 
     A checkpoint is written every save_steps, after an evaluation with a new best loss, and at the end, whether that is
-    the last step, patience, an error, or close().  `about` is saved with it, for resuming.  An exception from outside
-    in the middle of a step (KeyboardInterrupt) saves nothing, since the parameters may be half updated.
+    the last step, patience or close().  `about` is saved with it, for resuming.  An error saves nothing: a loss that is
+    not finite tells that the parameters were bad a step ago, and KeyboardInterrupt may leave them half updated.
     """
     standing, saved = standing or Standing(), state.step
     log = Log(folder, state.step, keeping.tensorboard)
@@ -75,8 +75,11 @@ def run(folder: Path, state: State, training: data.Tokens, validation: data.Toke
                         trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(keeping),
                                  "standing": asdict(standing), "about": about, "versions": versions()})
 
+    def tired():
+        return keeping.patience and standing.stale >= keeping.patience
+
     try:
-        for record in train(state, training, settings):
+        for record in () if tired() else train(state, training, settings):
             last = record.step == settings.max_steps
             evaluation, better = None, False
             if last or record.step % keeping.eval_steps == 0:
@@ -89,11 +92,11 @@ def run(folder: Path, state: State, training: data.Tokens, validation: data.Toke
             if better or last or record.step % keeping.save_steps == 0:
                 save(better)
             yield Happening(record, evaluation)
-            if keeping.patience and standing.stale >= keeping.patience:
+            if tired():
                 break
         if saved < state.step:
             save()
-    except (GeneratorExit, UserError):
+    except GeneratorExit:
         if saved < state.step:
             save()
         raise
@@ -109,11 +112,14 @@ class Log:
     """log.jsonl, and TensorBoard's event files.  What an earlier run wrote after its last checkpoint is cut off."""
 
     def __init__(self, folder: Path, step: int, tensorboard: bool):
-        folder.mkdir(parents=True, exist_ok=True)
         path, shorter = folder / "log.jsonl", folder / "log.jsonl.tmp"
-        shorter.write_text("".join(json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step))
-        os.replace(shorter, path)
-        self.file, self.board = path.open("a"), None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shorter.write_text("".join(json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step))
+            os.replace(shorter, path)
+            self.file, self.board = path.open("a"), None
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from None
         if tensorboard:
             try:
                 from tensorboardX import SummaryWriter
@@ -142,9 +148,15 @@ class Log:
 
 
 def read_log(folder: Path) -> list[dict]:
-    """The lines of log.jsonl; a last line that a killed run left unfinished is dropped."""
-    path = Path(folder) / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+    """The lines of log.jsonl, up to the first that a kill or a power cut left unfinished."""
+    path, lines = Path(folder) / "log.jsonl", []
+    if path.exists():
+        for line in path.read_text(errors="replace").split("\n"):
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+    return lines
 
 
 def restore(state: State, saved: checkpoint.Checkpoint) -> None:

@@ -5,10 +5,11 @@
         print(record)
 
 The loss of a step is the mean over all its target tokens, however they are split into micro-batches and shards.
-Everything random depends on (seed, step) alone, so a state that is saved and loaded goes on as if nothing had happened,
-bit for bit.  The shards of a micro-batch are computed side by side; their gradients are added in their order, so that
-the number of shards matters to the last bits but the number of cores does not.
+Everything random depends on (seed, step) and the place in the step, so a state that is saved and loaded goes on as if
+nothing had happened, bit for bit.  The shards of a micro-batch are computed side by side; their gradients are added in
+their order, so that the number of shards matters to the last bits but the number of cores does not.
 """
+import contextlib
 import contextvars
 import math
 import time
@@ -38,12 +39,12 @@ class Settings:
     shards: int = 0                             # parts of a micro-batch computed side by side; 0: one for each core
     max_steps: int = 1000                       # steps in all
     learning_rate: float = 1e-3                 # highest learning rate
-    min_lr: float = 1e-4                        # learning rate at the end
+    min_lr: float | None = None                 # learning rate at the end; None: a tenth of learning_rate
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"     # how it goes from one to the other
     warmup_steps: int = 100                     # steps in which the learning rate rises
     decay_steps: int = 0                        # last steps in which "wsd" falls
     lr_decay_steps: int | None = None           # step at which min_lr is reached; None: max_steps
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"            # the update rule; see optim.py
     beta1: float = 0.9                          # AdamW: memory of the gradient
     beta2: float = 0.99                         # AdamW: memory of its square
     adam_epsilon: float = 1e-8                  # AdamW: keeps the division finite
@@ -66,6 +67,10 @@ class Settings:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing is {self.label_smoothing}; it must lie in 0 <= a < 1")
+        if self.schedule == "wsd" and not self.decay_steps:
+            raise UserError("schedule wsd falls in its last decay_steps; set decay_steps to 1 or more")
+        if self.min_lr is None:
+            object.__setattr__(self, "min_lr", self.learning_rate / 10)
         self.rate(0)                            # raises UserError if the schedule's numbers do not fit together
         if not self.shards:                     # settled now and saved: a resumed run adds in the same order elsewhere
             cores = backend.cpu.threads() if backend.cpu else machine.cores()
@@ -73,7 +78,7 @@ class Settings:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        return SCHEDULES[self.schedule](step, learning_rate=self.learning_rate, min_lr=self.min_lr,
+        return SCHEDULES[self.schedule](step, learning_rate=self.learning_rate, min_lr=float(self.min_lr or 0),
                                         warmup_steps=self.warmup_steps, decay_steps=self.decay_steps,
                                         max_steps=self.lr_decay_steps or self.max_steps)
 
@@ -125,7 +130,7 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
     """
     grad = np.zeros_like(state.flat)
     grads = params.over(grad, state.p)
-    with ThreadPoolExecutor(settings.shards) as pool:
+    with ThreadPoolExecutor(settings.shards) as pool, kernel_threads(1 if settings.shards > 1 else None):
 
         def side_by_side(f, shards):
             contexts = [contextvars.copy_context() for _ in shards]         # NumPy's allocator and errstate live there
@@ -141,11 +146,25 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
             if not math.isfinite(loss) or not math.isfinite(norm):
                 culprit = first_not_finite(state.p, lambda: gradient(state, ids, settings, grads))    # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
-                                f"{culprit}; lower learning_rate, or lengthen warmup_steps")
+                                f"{culprit}; lower learning_rate or lengthen warmup_steps, from the start or "
+                                f"with --init_from an earlier checkpoint")
             lr = settings.rate(state.step)
             state.optimiser.step(state.flat, grad, lr, settings.weight_decay)
             state.step += 1
             yield Record(state.step, loss, norm, lr, ids[:, 1:].size, time.perf_counter() - begin)
+
+
+@contextlib.contextmanager
+def kernel_threads(n: int | None):
+    """Let the C kernels use n threads for a while: the shards have the cores already."""
+    before = backend.cpu.threads() if backend.cpu else None
+    if before and n:
+        backend.cpu.set_threads(n)
+    try:
+        yield
+    finally:
+        if before and n:
+            backend.cpu.set_threads(before)
 
 
 def gradient(state: State, ids, settings: Settings, grads: dict, apply=map) -> float:
@@ -157,16 +176,14 @@ def gradient(state: State, ids, settings: Settings, grads: dict, apply=map) -> f
     for _, leaf in params.leaves(grads):
         leaf.fill(0)
 
-    def run(numbered):
-        number, shard = numbered
-        value, back = state.model.loss(shard, shard, state.p, state.config, count=count,
-                                       key=(settings.seed, "dropout", state.step, *number),
-                                       recompute=settings.recompute, z_loss=settings.z_loss,
-                                       label_smoothing=settings.label_smoothing)
+    def run(rows):
+        value, back = state.model.loss(ids[rows], ids[rows], state.p, state.config, count=count, row=int(rows[0]),
+                                       key=(settings.seed, "dropout", state.step), recompute=settings.recompute,
+                                       z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
         return float(value), back()
 
-    for i, batch in enumerate(np.array_split(ids, settings.gradient_accumulation_steps)):
-        shards = [((i, j), shard) for j, shard in enumerate(np.array_split(batch, settings.shards)) if len(shard)]
+    for batch in np.array_split(np.arange(len(ids)), settings.gradient_accumulation_steps):
+        shards = [rows for rows in np.array_split(batch, settings.shards) if len(rows)]
         for value, shard_grads in apply(run, shards):
             params.add(grads, shard_grads)
             loss += value
@@ -180,7 +197,7 @@ def evaluate(state: State, tokens: data.Tokens, settings: Settings, most: int | 
     rows = max(1, min(settings.batch_size, 2 ** 22 // logits))
     loss, right, count = 0.0, 0, 0
     for ids, labels in data.evaluation_windows(tokens, rows, settings.block_size):
-        z, _ = state.model.logits(ids[:, :-1], state.p, state.config)
+        z, _ = state.model.logits(ids[:, :-1], state.p, state.config, recompute=True)       # nothing kept
         z, target = z.reshape(-1, z.shape[-1]), labels[:, 1:].reshape(-1)
         loss += float(cross_entropy(z, target, count=1)[0])
         right += int(np.sum(z.argmax(axis=-1) == target))

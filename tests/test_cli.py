@@ -1,6 +1,7 @@
 """The command as a person types it: every command, its errors, its exit codes."""
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from pyllama import checkpoint, cli, commands
 from pyllama.op import OPS
 from pyllama.run import read_log
+from pyllama.tokenizer import Tokenizer
 
 TINY = ["--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2", "--block_size", "8",
         "--warmup_iters", "2", "--eval_tokens", "40"]
@@ -86,7 +88,7 @@ def test_flags_win_over_the_config_file_and_synonyms_mean_the_same(text, tmp_pat
     config.write_text("n_layer = 1\nnum_attention_heads = 2\nn_embd = 8\nmax_iters = 9\ntie_word_embeddings = true\n"
                       f"data = ['{text}']\nbatch_size = 2\nblock_size = 8\nwarmup_steps = 1\nmin-lr = 1e-5\n")
     code, _, _ = call(capsys, "train", "--config", config, "--out_dir", tmp_path / "a", "--max_steps=2",
-                      "--nesterov=False", "--tokenizer", "byte")
+                      "--nesterov=False", "--tokenizer", "byte", "--device=cpu", "--compile=False", "--eval_iters=20")
     assert code == 0
     saved = checkpoint.load(tmp_path / "a")
     assert saved.step == 2
@@ -97,8 +99,11 @@ def test_flags_win_over_the_config_file_and_synonyms_mean_the_same(text, tmp_pat
 
 
 def test_init_from_starts_where_the_other_model_ended(trained, text, tmp_path, capsys):
-    code, _, _ = call(capsys, "train", "--data", text, "--init_from", trained, "--out_dir", tmp_path / "b", *TINY,
-                      "--max_iters", 1, "--learning_rate", 1e-12, "--min_lr", 0, "--weight_decay", 0)
+    flags = ["train", "--data", text, "--init_from", trained, "--out_dir", tmp_path / "b", "--batch_size", 2,
+             "--block_size", 8, "--max_iters", 1, "--learning_rate", 1e-12, "--weight_decay", 0]
+    assert "hidden_size has no effect with init_from" in refused(capsys, *flags, "--n_embd", 16)
+    assert "block_size is 9" in refused(capsys, *flags, "--block_size", 9)
+    code, _, _ = call(capsys, *flags)
     assert code == 0
     before, after = checkpoint.load(trained).tensors, checkpoint.load(tmp_path / "b").tensors
     for name, a in before.items():
@@ -110,10 +115,17 @@ def test_help_names_every_command_and_field(capsys):
     assert code == 0
     assert all(name in out for name in cli.COMMANDS)
     code, out, _ = call(capsys, "train", "--help")
-    words = out.replace("-", "_")
+    helps = {}
+    for line in re.sub("[│╭╰─╮╯]", " ", out).splitlines():
+        if flag := re.match(r" *--([\w-]+)(,? --[\w-]+)* ?(\S+)? *(.*)", line):
+            helps[name := flag[1].replace("-", "_")] = ""
+        elif line.strip() and helps:
+            helps[name] += line.strip()
+        if flag:
+            helps[name] += flag[4]
     for settings in (commands.Text, commands.Shape, commands.Settings, commands.Keeping):
         for name in settings.__dataclass_fields__:
-            assert name in words
+            assert re.match(r"[^(]{3}", helps[name]), name          # more than "(default: 6)"
 
 
 def test_ops_lists_all_and_prints_a_derivation(capsys):
@@ -146,6 +158,13 @@ def test_env_says_what_is_there(capsys):
 
 @pytest.mark.parametrize(("argv", "sentence"), [
     (["train", "--data", "{tmp}/nothing.txt"], r"pyllama: there is no file.*nothing\.txt.*; check the spelling"),
+    (["train", "--data", "{text}", "--log_interval", "0"], r"pyllama: log_steps is 0; it must be at least 1"),
+    (["train", "--data", "{text}", "--sliding_window", "0"], r"pyllama: sliding_window is 0; it must be at least 1"),
+    (["train", "--data", "{text}", "--rope_theta", "0"], r"pyllama: rope_theta is 0\.0; it must be above 0"),
+    (["train", "--data", "{text}", "--n_kv_head", "0"], r"pyllama: num_key_value_heads is 0; it must be at least 1"),
+    (["train", "--data", "{text}", "--device", "cuda"], r"pyllama: --device cuda is not supported"),
+    (["train", "--data", "{text}", "--out_dir", "{text}/x"], r"pyllama: cannot write .*text\.txt/x"),
+    (["train", "--data", "{text}", "--schedule", "wsd"], r"pyllama: schedule wsd falls in its last decay_steps"),
     (["train", "--data", "{text}", "--batch_sise", "3"], r"Unrecognized options.*batch_sise"),
     (["train", "--data", "{text}", "--max_iters", "many"], r"max.steps.*many"),
     (["train", "--data", "{text}", "--n_head", "5", "--n_embd", "12"], r"pyllama: hidden_size 12 is not a multiple"),
@@ -156,7 +175,7 @@ def test_env_says_what_is_there(capsys):
     (["train", "--data", "{text}", "--init_from", "{tmp}/none"], r"pyllama: there is no .*none; give a run"),
     (["resume", "{tmp}"], r"pyllama: .* holds no checkpoint"),
     (["eval", "--model", "{tmp}/none", "--data", "{text}"], r"pyllama: there is no .*none"),
-    (["generate", "--model", "{text}"], r"pyllama: .*text\.txt.*"),
+    (["generate", "--model", "{text}"], r"pyllama: .*text\.txt is not a llama2\.c model"),
     (["ops", "rmsnorm"], r"pyllama: there is no op 'rmsnorm'; there are attention"),
     (["check", "norm"], r"pyllama: there is no op 'norm'"),
     (["plot", "{tmp}"], r"pyllama: .* has no log\.jsonl"),
@@ -175,11 +194,37 @@ def test_a_second_run_does_not_overwrite_the_first(trained, text, capsys):
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
-def test_a_text_that_changed_is_not_resumed_as_if_it_were_the_same(trained, text, capsys):
-    text.write_text(TEXT + "more\n")
-    assert "tokens now and had" in refused(capsys, "resume", trained, "--max_steps", 8)
+def test_a_run_keeps_its_text(trained, text, tmp_path, capsys):
+    """What happens to the source does not matter; what happens to the tokens is noticed."""
+    shutil.copytree(trained, tmp_path / "moved")
     text.write_text(TEXT.replace("q", "é"))
-    assert "the vocabulary has no 'é'" in refused(capsys, "resume", trained, "--max_steps", 8)
+    assert call(capsys, "resume", tmp_path / "moved", "--max_steps", 8)[0] == 0
+    text.write_text(TEXT)
+    assert call(capsys, "resume", trained, "--max_steps", 8)[0] == 0
+    for name, a in checkpoint.load(trained).tensors.items():
+        np.testing.assert_array_equal(checkpoint.load(tmp_path / "moved").tensors[name], a)
+    tokens = trained / "data/tokens.bin"
+    tokens.write_bytes(tokens.read_bytes()[::-1])
+    assert "tokens.bin is not what" in refused(capsys, "resume", trained, "--max_steps", 9)
+
+
+def test_a_text_from_standard_input_can_be_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pyllama.corpus._standard_input", lambda: TEXT.encode())
+    assert call(capsys, "train", "--data", "-", "--out_dir", tmp_path / "run", *TINY, "--max_iters", 2)[0] == 0
+    monkeypatch.setattr("pyllama.corpus._standard_input", lambda: b"")
+    assert call(capsys, "resume", tmp_path / "run", "--max_steps", 3)[0] == 0
+
+
+def test_tokens_of_another_tokenizer_are_refused(trained, text, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    Tokenizer.characters(TEXT.replace("q", "Q")).save(other)
+    assert "was made with another tokenizer" in refused(
+        capsys, "train", "--data", trained / "data/tokens.bin", "--tokenizer", other / "tokenizer.json", "--out_dir",
+        tmp_path / "b", *TINY)
+    code, _, _ = call(capsys, "train", "--data", trained / "data/tokens.bin", "--tokenizer",
+                      checkpoint.load(trained).tokenizer_path, "--out_dir", tmp_path / "c", *TINY, "--max_iters", 2)
+    assert code == 0
 
 
 def test_a_character_the_model_never_saw_is_named(trained, capsys):
@@ -187,7 +232,6 @@ def test_a_character_the_model_never_saw_is_named(trained, capsys):
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(trained, tmp_path, capsys):
-    from pyllama.tokenizer import Tokenizer
     Tokenizer.bytes().save(tmp_path / "bytes")
     assert "the tokenizer has 256 tokens but the model's vocabulary has 28" in refused(
         capsys, "generate", "--model", trained, "--tokenizer", tmp_path / "bytes/tokenizer.json")

@@ -129,6 +129,16 @@ def test_rope_names_the_scalings_it_knows(on, kind):
         rope(np.ones((3, 4)), scaling={"rope_type": kind, "factor": 2.0})
 
 
+@pytest.mark.parametrize("on", rope.backends())
+@pytest.mark.parametrize(("kind", "missing"), [("linear", "factor"), ("ntk", "factor"), ("llama3", "high_freq_factor")])
+def test_rope_names_what_a_scaling_lacks(on, kind, missing):
+    scaling = {"rope_type": kind, "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 64}
+    del scaling[missing]
+    with backend.use(on), pytest.raises(UserError, match=f"'{kind}' lacks {missing}; it needs factor"):
+        rope(np.ones((3, 4)), scaling=scaling)
+
+
 # --- attention --------------------------------------------------------------------------------------------------------
 
 seeing = {"causal": st.booleans(), "window": st.sampled_from([None, 1, 2, 5])}

@@ -6,12 +6,12 @@ from pyllama import backend, params
 from pyllama.models import llama
 
 STEP = 1e-30
-rng = np.random.default_rng(0)
 SMALL = dict(vocab_size=19, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=6,
              max_position_embeddings=16, initializer_range=0.5)
 
 
 def batch(c):
+    rng = np.random.default_rng(1)
     ids = rng.integers(0, c.vocab_size, (2, 6))
     labels = ids.copy()
     labels[0, 2] = -100
@@ -26,6 +26,9 @@ CASES = {
     "llama-bias-meta": (llama, llama.LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, head_dim=4,
                                                  rope_interleaved=True), {"label_smoothing": 0.1}),
     "llama-window-padding": (llama, llama.LlamaConfig(**SMALL, sliding_window=3), {"mask": PADDING}),
+    "llama-stretched": (llama, llama.LlamaConfig(**SMALL, rope_theta=100.0, rope_scaling={
+        "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8}), {}),
     "llama-dropout": (llama, llama.LlamaConfig(**SMALL, resid_pdrop=0.3), {"key": (0, 7)}),
 }
 each_case = pytest.mark.parametrize(("model", "c", "options"), CASES.values(), ids=CASES)
@@ -33,7 +36,7 @@ each_case = pytest.mark.parametrize(("model", "c", "options"), CASES.values(), i
 
 def randomised(model, c):
     """Parameters with nothing at a value that hides a bug: norms random, not one; biases random, not zero."""
-    tree = model.init(c, 0, "float64")
+    rng, tree = np.random.default_rng(2), model.init(c, 0, "float64")
     return params.rebuild(tree, (rng.standard_normal(a.shape) / a.ndim for _, a in params.leaves(tree)))
 
 
@@ -42,7 +45,7 @@ def randomised(model, c):
 @pytest.mark.parametrize("on", backend.available())
 def test_every_gradient_is_the_complex_step(model, c, options, recompute, on):
     ids, labels = batch(c)
-    p = randomised(model, c)
+    rng, p = np.random.default_rng(0), randomised(model, c)
     with backend.use(on):
         _, back = model.loss(ids, labels, p, c, recompute=recompute, **options)
         grads = dict(params.leaves(back()))
@@ -72,7 +75,7 @@ def test_random_entries_agree_with_central_differences(model, c, options):
         flat[i] = kept
         return (values[0] - values[1]) / (2 * h)
 
-    for i in rng.choice(flat.size, 40, replace=False):
+    for i in np.random.default_rng(0).choice(flat.size, 40, replace=False):
         near, far = slope(i, h), slope(i, 2 * h)
         assert abs(near - grad[i]) <= abs(far - near) + 1e-9, i        # 1e-9: a loss of 10, times eps, over h, times 3
 
@@ -87,3 +90,11 @@ def test_float32_kernels_and_reference_give_the_same_gradients(model, c, options
     for name, got in params.leaves(model.loss(ids, labels, single, c, **options)[1]()):
         assert got.dtype == "float32"
         assert np.abs(got - exact[name]).max() <= 1e-4 * max(1, np.abs(exact[name]).max()), name
+
+
+@each_case
+def test_back_may_be_called_again(model, c, options):
+    ids, labels = batch(c)
+    _, back = model.loss(ids, labels, randomised(model, c), c, **options)
+    for (name, a), (_, b) in zip(params.leaves(back()), params.leaves(back(2.0)), strict=True):
+        np.testing.assert_allclose(2 * a, b, rtol=1e-12, err_msg=name)

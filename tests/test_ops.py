@@ -163,15 +163,15 @@ def test_memory_layout_does_not_matter(op, on, layout, data):
 def test_nothing_handed_in_is_changed_and_nothing_handed_out_is_shared(op, on, data):
     """Neither pass writes into its inputs, what was saved, or dy; results are the caller's own, writable memory."""
     inputs, options, dy = data.draw(problems(op))
-    forward = getattr(backend.cpu, op.name, op.forward) if on == "cpu" else op.forward
-    saved = [a for a in forward(*inputs, **options)[1] if isinstance(a, np.ndarray)]
-    handed_in = [*inputs, dy]
-    before = [a.copy() for a in [*handed_in, *saved]]
-    y, grads = run(op, on, inputs, options, dy)
-    backward = getattr(backend.cpu, op.name + "_backward", op.backward) if on == "cpu" else op.backward
-    backward(dy, *forward(*inputs, **options)[1], **options)
-    for a, kept in zip([*handed_in, *saved], before, strict=True):
-        np.testing.assert_array_equal(a, kept)
+    kernels = getattr(backend, on, None)
+    forward, backward = getattr(kernels, op.name, op.forward), getattr(kernels, op.name + "_backward", op.backward)
+    handed_in, inputs_before = [*inputs, dy], [a.copy() for a in [*inputs, dy]]
+    y, saved = forward(*inputs, **options)
+    kept = [a for a in saved if isinstance(a, np.ndarray)]
+    kept_before = [a.copy() for a in kept]
+    grads = backward(dy, *saved, **options)
+    for a, before in zip([*handed_in, *kept], [*inputs_before, *kept_before], strict=True):
+        np.testing.assert_array_equal(a, before)
     handed_out = [a for a in (y, *grads) if isinstance(a, np.ndarray)]
     for i, a in enumerate(handed_out):
         assert a.flags.writeable

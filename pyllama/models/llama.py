@@ -6,6 +6,7 @@ state dict; a backward pass returns the tree of gradients of the same form.
 Axes: B batch, T query time, S key time, D model, H query heads, G key/value heads, R = H/G, K head width, F hidden,
 V vocabulary.
 """
+import math
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
 from pyllama.ops import attention, dropout, embedding, linear, linear_cross_entropy, rms_norm, rope, swiglu
+from pyllama.ops.rope import frequencies
 from pyllama.rng import generator
 
 
@@ -44,9 +46,13 @@ class LlamaConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                     "groups", "head_width", "max_position_embeddings"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                     "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+        for name in ("rms_norm_eps", "rope_theta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise UserError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                             f"{self.num_attention_heads}; change one or set head_dim")
@@ -57,6 +63,7 @@ class LlamaConfig:
             raise UserError(f"the head width is {self.head_width}, but rotary positions turn pairs; make it even")
         if not 0 <= self.resid_pdrop < 1:
             raise UserError(f"resid_pdrop is {self.resid_pdrop}; it must lie in 0 <= p < 1")
+        frequencies(self.head_width // 2, self.rope_theta, self.rope_scaling)       # refuses what it does not know
 
     @property
     def groups(self) -> int:
@@ -73,11 +80,12 @@ class LlamaConfig:
         """From a config.json.  Unknown keys are kept in `extra`; those that change the mathematics refused."""
         stored = dict(stored)
         rope = stored.pop("rope_parameters", None) or {}             # the newer form of rope_theta and rope_scaling
-        if rope:
-            stored.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
-            if rope.get("rope_type", "default") != "default":
-                stored.setdefault("rope_scaling", {k: v for k, v in rope.items() if k != "rope_theta"})
-        for name, only in {"hidden_act": "silu", "attention_dropout": 0.0, "model_type": "llama"}.items():
+        if rope and stored.get("rope_theta") is None:
+            stored["rope_theta"] = rope.get("rope_theta", 10000.0)
+        if rope.get("rope_type", "default") != "default" and stored.get("rope_scaling") is None:
+            stored["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+        for name, only in {"hidden_act": "silu", "attention_dropout": 0.0, "model_type": "llama",
+                           "partial_rotary_factor": 1.0, "quantization_config": None}.items():
             if stored.get(name, only) != only:
                 raise UserError(f"config.json says {name} = {stored[name]!r}; LLaMA here knows only {only!r}")
         known = {f.name for f in fields(cls)} - {"extra"}
@@ -193,20 +201,22 @@ def feed_forward(x, p):
     return y, back
 
 
-def drop(x, c, key):
-    """Dropout while training, that is where there is a key; else x."""
-    return dropout(x, rate=c.resid_pdrop, key=key) if key and c.resid_pdrop else (x, lambda dy: (dy,))
+def drop(x, c, key, row):
+    """Dropout while training, that is where there is a key; else x.  x[0] is row number `row` of the whole batch."""
+    if not key or not c.resid_pdrop:
+        return x, lambda dy: (dy,)
+    return dropout(x, rate=c.resid_pdrop, key=key, start=row * x[0].size)
 
 
-def block(x, p, c, key=None, cache=None, mask=None):
+def block(x, p, c, key=None, row=0, cache=None, mask=None):
     """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y)))"""
     n, norm1_back = normalise(x, p["input_layernorm"], c)
     a, attention_back = self_attention(n, p["self_attn"], c, cache, mask)
-    a, drop_a_back = drop(a, c, key and (*key, "attention"))
+    a, drop_a_back = drop(a, c, key and (*key, "attention"), row)
     y = x + a
     n, norm2_back = normalise(y, p["post_attention_layernorm"], c)
     f, feed_back = feed_forward(n, p["mlp"])
-    f, drop_f_back = drop(f, c, key and (*key, "mlp"))
+    f, drop_f_back = drop(f, c, key and (*key, "mlp"), row)
     z = y + f
 
     def back(dz):
@@ -223,22 +233,22 @@ def block(x, p, c, key=None, cache=None, mask=None):
     return z, back
 
 
-def hidden(ids, p, c, key=None, caches=None, mask=None, recompute=False):
+def hidden(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
     """The last layer's normalised output [B T D] for ids [B T].  back(dx) gives the gradients of p["model"]."""
     run = recomputed(block) if recompute else block
     x, embed_back = embedding(ids, p["embed_tokens"]["weight"])
-    x, drop_back = drop(x, c, key and (*key, "embedding"))
+    x, drop_back = drop(x, c, key and (*key, "embedding"), row)
     block_backs = []
     for i, layer in enumerate(p["layers"]):
-        x, block_back = run(x, layer, c, key and (*key, i), caches and caches[i], mask)
+        x, block_back = run(x, layer, c, key and (*key, i), row, caches and caches[i], mask)
         block_backs.append(block_back)
     x, norm_back = normalise(x, p["norm"], c)
 
     def back(dx):
         dx, d_norm = norm_back(dx)
         d_layers = []
-        while block_backs:                                  # pop: a block's activations are freed as soon as used
-            dx, d_layer = block_backs.pop()(dx)
+        for block_back in reversed(block_backs):
+            dx, d_layer = block_back(dx)
             d_layers.append(d_layer)
         _, d_embed = embed_back(*drop_back(dx))
         return {"embed_tokens": {"weight": d_embed}, "layers": d_layers[::-1], "norm": d_norm}
@@ -259,13 +269,14 @@ def with_head(d_model, d_head, c):
     return {"model": d_model, "lm_head": d_head}
 
 
-def logits(ids, p, c, key=None, caches=None, mask=None, recompute=False):
+def logits(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
     """Scores of the next token [B T V] after each of ids [B T].
 
     caches   one per layer (see generate.py): ids continue what they hold.    mask [B S]: 0 marks padding
-    key      where given, dropout is on and drawn from it                     recompute: see compose.py
+    key      where given, dropout is on and drawn from it, ids[0] being row number `row` of the whole batch
+    recompute    see compose.py
     """
-    x, hidden_back = hidden(ids, p["model"], c, key, caches, mask, recompute)
+    x, hidden_back = hidden(ids, p["model"], c, key, row, caches, mask, recompute)
     z, head_back = project(x, head(p, c))
 
     def back(dz):
@@ -275,13 +286,13 @@ def logits(ids, p, c, key=None, caches=None, mask=None, recompute=False):
     return z, back
 
 
-def loss(ids, labels, p, c, key=None, mask=None, recompute=False, count=None, **options):
+def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, **options):
     """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1], as Hugging Face shifts them; both [B T+1].
 
-    A label of -100 does not count.  count, label_smoothing and z_loss: see ops/cross_entropy.py.
+    A label of -100 does not count.  key and row: see logits.  count, label_smoothing, z_loss: see ops/cross_entropy.py.
     """
     mask = None if mask is None else mask[:, :-1]
-    x, hidden_back = hidden(ids[:, :-1], p["model"], c, key, None, mask, recompute)
+    x, hidden_back = hidden(ids[:, :-1], p["model"], c, key, row, None, mask, recompute)
     rows = x.reshape(-1, c.hidden_size)
     value, loss_back = linear_cross_entropy(rows, head(p, c)["weight"], labels[:, 1:].reshape(-1),
                                             count=count, **options)
