@@ -93,7 +93,7 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
     if text.ready:
         text = replace(text, data=(str(text.ready),))           # absolute: a resume may start elsewhere
-    if (out_dir / "checkpoints").exists():
+    if (out_dir / "latest").exists():
         raise UserError(f"{out_dir} holds a run already; go on with it by `pyllama resume {out_dir}`, or choose "
                         f"another --out_dir")
     memory.install()
