@@ -351,6 +351,15 @@ def test_dropout_scales_what_it_keeps_by_one_over_one_minus_rate(rng, dtype, N, 
     same(back(dy)[0], dy * scale)
 
 
+@law(dropout, key=keys, cut=st.integers(0, 60))
+def test_dropout_of_a_part_is_the_part_of_the_dropout(key, cut):
+    """With start, where the part begins: any cut, on or off the eight numbers that the generator makes at once."""
+    x = np.arange(1.0, 61)
+    whole, _ = dropout(x, rate=0.5, key=key)
+    parts = [dropout(part, rate=0.5, key=key, start=start)[0] for part, start in ((x[:cut], 0), (x[cut:], cut))]
+    same(np.concatenate(parts), whole)
+
+
 def test_dropout_draws_one_mask_whatever_the_precision_and_backend():
     masks = []
     for on in backend.available():

@@ -1,0 +1,73 @@
+"""The mutation score of our own tests.
+
+Plants small bugs in the ops' Python functions and in the C kernels, one at a time, and runs the tests on each.  A bug
+that no test notices survives.  The exit status is 0 if the tests notice every bug but those that tests/survivors.toml
+lists with the reason why it is none, and at least 95 % of those in forward passes.
+"""
+import argparse
+import json
+import tomllib
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import pyllama.ops  # noqa: F401 -- registers
+from pyllama import backend
+from pyllama.op import OPS
+from tests.mutate import c_mutants, python_mutants
+from tests.mutate.hunt import NO_MUTANT, SURVIVED, Hunt
+from tests.mutate.judge import judge
+from tests.mutate.python_mutants import ROOT
+
+INTERRUPTED = 2                                             # pytest's status after Ctrl-C
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ops", nargs="*", metavar="op", help="only these; real for the functions of csrc/cpu/real.h")
+    parser.add_argument("--python", action="store_true", help="only the ops' Python functions")
+    parser.add_argument("--c", action="store_true", help="only the C kernels")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every mutant and whether it survived")
+    options = parser.parse_args(words)
+    if wrong := set(options.ops) - {*OPS, "real"}:
+        parser.error(f"{', '.join(wrong)}: not among {', '.join([*OPS, 'real'])}")
+    mutants = chosen(options)
+
+    verdicts = {}
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
+                  console=Console(stderr=True), auto_refresh=False) as progress:   # its thread would not survive a fork
+        bar = progress.add_task("the tests without a bug", total=len(mutants))
+        progress.refresh()
+
+        def report(mutant, status):
+            verdicts[mutant] = status
+            if status == SURVIVED:
+                progress.console.print(mutant.where, mutant.function, mutant.change, markup=False, soft_wrap=True)
+            progress.update(bar, advance=1, description=mutant.unit, refresh=True)
+
+        hunt = Hunt(mutants, options.jobs, report)
+        status = hunt.run()
+    if status:
+        return 130 if status == INTERRUPTED else f"no verdict: pytest ended with {status!r}"
+    verdicts = {mutant: status == SURVIVED for mutant, status in verdicts.items() if status != NO_MUTANT}
+    if options.json:
+        options.json.write_text(json.dumps([{**m._asdict(), "survived": s} for m, s in verdicts.items()], indent=1))
+    for test in sorted(hunt.left_out):
+        print("left out, for it fails without a bug:", test)
+    return 0 if judge(verdicts, tomllib.loads((ROOT / "tests/survivors.toml").read_text())) else 1
+
+
+def chosen(options):
+    every, both = not options.ops, options.python == options.c
+    mutants = []
+    for op in OPS.values():
+        if (every or op.name in options.ops) and (both or options.python):
+            mutants += python_mutants.mutants_of(op)
+    for path in sorted((ROOT / "csrc/cpu").glob("*.[ch]")):
+        runs = path.stem in OPS or path.name == "real.h"                # the others are no mathematics
+        if runs and backend.cpu and (every or path.stem in options.ops) and (both or options.c):
+            mutants += c_mutants.mutants_of(path)
+    return mutants

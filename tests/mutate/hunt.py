@@ -1,0 +1,180 @@
+"""Runs the tests on mutants: collected once, then one forked process for each mutant.
+
+(a) A fork starts in a millisecond with every module imported and every test collected, and what the bug breaks dies
+    with it.  Nothing is written to the working tree.
+(b) The tests nearest to the bug run first, in a first round with few examples; the first failure ends the process.  So
+    does a test that takes too long, or a crash: the mutant is killed.
+(c) Examples are drawn as in continuous integration, the same ones each time: the score is a property of the tests, not
+    of the day.  A failing example is not made smaller; nobody reads it.
+(d) First the tests run without a bug, in the same way.  One that fails cannot tell anything, and is left out: those of
+    the thread count, for a forked process runs the kernels on one thread.
+"""
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from functools import partial
+from itertools import islice, pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, is_hypothesis_test, settings
+
+import tests.conftest  # noqa: F401 -- registers the profiles; pytest finds it imported and leaves ours in force
+from pyllama.op import OPS
+from tests.mutate import c_mutants, python_mutants
+from tests.mutate.python_mutants import ROOT, Mutant
+
+SURVIVED, KILLED, NO_MUTANT, BROKEN = range(4)          # exit statuses; ended by a signal (< 0) is killed too
+PATIENCE = 60                                           # seconds for one test; the slowest takes two
+MEMORY = 8 * 2 ** 30
+FEW = 4                                                 # examples a test in the first round: most bugs need no more
+SETTINGS = "_hypothesis_internal_use_settings"          # where @given keeps them; nothing public changes them later
+SUITE = ["test_ops.py", "test_laws*.py", "test_build.py"]
+
+
+class Hunt:
+    """A pytest plugin: its loop over the tests is a loop over mutants."""
+
+    def __init__(self, mutants: list[Mutant], jobs: int, report: Callable[[Mutant, int], None]):
+        self.mutants, self.jobs, self.report = mutants, jobs, report
+        self.left_out: set[str] = set()                 # tests that fail without a bug
+        self.failed = False
+
+    def run(self) -> int:
+        """pytest's exit status, after report(mutant, status) for each mutant."""
+        settings.register_profile("mutate", settings.get_profile("ci"), database=None,
+                                  phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False)
+        settings.load_profile("mutate")
+        files = [str(path) for pattern in SUITE for path in sorted((ROOT / "tests").glob(pattern))]
+        plugins = [word for name in ("terminal", "faulthandler", "cacheprovider") for word in ("-p", f"no:{name}")]
+        return pytest.main([*plugins, "-o", "addopts=", "--capture=no",
+                            "-W", "ignore::pytest.PytestAssertRewriteWarning", *files], plugins=[self])
+
+    def pytest_runtest_logreport(self, report):
+        self.failed |= report.failed
+
+    def pytest_runtestloop(self, session):
+        self.tests = session.items
+        with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+            self.folder = Path(folder)
+            for on, status in self.pool((on, partial(self.rehearse, on)) for on in {*map(backend_of, self.mutants)}):
+                if status:
+                    raise RuntimeError(f"the rehearsal on {on} ended with {status}")
+                self.left_out |= set(Path(folder, on).read_text().split("\n")) - {""}
+            self.tests = [test for test in self.tests if test.nodeid not in self.left_out]
+            for mutant, status in self.pool((mutant, partial(self.verdict, mutant)) for mutant in self.mutants):
+                if status == BROKEN:
+                    raise RuntimeError(f"could not plant {mutant.where} {mutant.change}")
+                self.report(mutant, status)
+        return True
+
+    def pool(self, tasks):
+        """Run each function in a fork of its own, `jobs` at a time; yields (key, exit status) as they end."""
+        tasks, running = iter(tasks), {}
+        try:
+            while True:
+                for key, function in islice(tasks, self.jobs - len(running)):
+                    running[fork(function)] = key
+                if not running:
+                    return
+                pid, status = os.wait()
+                shutil.rmtree(self.folder / str(pid), ignore_errors=True)
+                yield running.pop(pid), os.waitstatus_to_exitcode(status)
+        finally:
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+    # --- in the fork ---
+
+    def rehearse(self, on):
+        """Every test without a bug; the kernels compiled as the mutants are."""
+        if on == "cpu":
+            c_mutants.plant(None, self.folder / str(os.getpid()))
+        ops = set().union(*(ops_of(mutant) for mutant in self.mutants if backend_of(mutant) == on))
+        failing = [test.nodeid for test in self.failures(self.nearest(ops, on))]
+        Path(self.folder, on).write_text("\n".join(failing))
+        return SURVIVED
+
+    def verdict(self, mutant):
+        if mutant.unit in OPS:
+            python_mutants.plant(mutant)
+        elif not c_mutants.plant(mutant, self.folder / str(os.getpid())):
+            return NO_MUTANT
+        tests = self.nearest(ops_of(mutant), backend_of(mutant), mutant.function)
+        drawn = {test.obj: getattr(test.obj, SETTINGS) for test in tests if is_hypothesis_test(test.obj)}
+        for function, full in drawn.items():
+            setattr(function, SETTINGS, settings(full, max_examples=FEW))
+        if next(self.failures(tests), None):
+            return KILLED
+        for function, full in drawn.items():
+            setattr(function, SETTINGS, full)
+        return KILLED if next(self.failures(tests), None) else SURVIVED
+
+    def failures(self, tests):
+        for test, following in pairwise([*tests, None]):
+            self.failed = False
+            signal.alarm(PATIENCE)
+            test.ihook.pytest_runtest_protocol(item=test, nextitem=following)
+            if self.failed:
+                yield test
+
+    def nearest(self, ops, on, function="anything"):
+        """The tests on this backend that may notice a bug in these ops, the nearest first."""
+        def distance(test):
+            parameters = test.callspec.params if hasattr(test, "callspec") else {}
+            if parameters.get("on", on) != on or (test.path.name == "test_build.py" and not tries_kernels(test, on)):
+                return None
+            if "op" in parameters:
+                name = parameters["op"].name
+                return 1 if name in ops else 4 if uses(parameters["op"], ops) else None
+            named = {name for name in OPS if f"_{name}_" in test.name}
+            return 0 if function.lower() in test.name else 2 if named & ops else None if named else 3
+
+        distances = [(distance(test), i) for i, test in enumerate(self.tests)]
+        return [self.tests[i] for _, i in sorted((d, i) for d, i in distances if d is not None)]
+
+
+def backend_of(mutant):
+    return "numpy" if mutant.unit in OPS else "cpu"
+
+
+def tries_kernels(test, on):
+    """Not the tests of the build, which start another Python: that would run the kernels as they are."""
+    return on == "cpu" and "python" not in test.obj.__code__.co_names
+
+
+def ops_of(mutant):
+    """The ops that run the mutated function: all, if it is one of real.h."""
+    name = mutant.unit.removesuffix(".c")
+    return {name} if name in OPS else set(OPS)
+
+
+def uses(op, ops):
+    """Does the op's module import one of the others, or a function of theirs?"""
+    return any(getattr(value, "name", None) in ops or getattr(value, "__module__", "").rpartition(".")[2] in ops
+               for value in vars(sys.modules[op.forward.__module__]).values())
+
+
+def fork(function) -> int:
+    """Run the function in a child process, which exits with its result.  Returns the process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status, stderr = BROKEN, os.dup(2)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        status = function()
+    except BaseException:
+        os.write(stderr, traceback.format_exc().encode())
+    finally:
+        os._exit(status)

@@ -1,0 +1,207 @@
+"""The mutator itself: it makes the bugs it should, where it should, and its verdicts are true."""
+import ast
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import pyllama.ops  # noqa: F401 -- registers
+from pyllama import backend
+from pyllama.op import OPS
+from tests.mutate import c_mutants, python_mutants
+from tests.mutate.c_mutants import squeeze
+from tests.mutate.hunt import BROKEN, fork
+from tests.mutate.judge import judge, percent
+from tests.mutate.python_mutants import ROOT, Mutant
+
+
+def python_changes(source):
+    definition = ast.parse(source).body[0]
+    return [mutant.change for mutant in python_mutants.mutants_in(definition, "tiny", "tiny.py")]
+
+
+@pytest.mark.parametrize(("expression", "others"), {
+    "a + b": ["a - b", "a", "b"],
+    "a - b": ["a + b", "a", "-b"],
+    "a * b": ["a / b", "a", "b"],
+    "a / b": ["a * b", "a"],
+    "a // b": ["a * b", "a"],
+    "a ** -0.5": ["a", "a ** -1.0", "a ** 0.5"],
+    "a @ b": [],
+    "-a": ["a"],
+    "a & b": ["a | b", "a", "b"],
+    "a < b": ["a <= b", "a >= b"],
+    "a == b": ["a != b"],
+    "a is None": ["a is not None"],
+    "a or b": ["a", "b"],
+    "a if c else b": ["a", "b"],
+    "a.T": ["a"],
+    "a.swapaxes(c, d)": ["a"],
+    "f(a, b)": ["a"],
+    "max(a, b)": ["min(a, b)", "a", "b"],
+    "np.where(c, a, b)": ["np.where(c, b, a)", "a", "b"],
+    "np.sum(a, axis=-1, keepdims=True)": [
+        "np.sum(a, keepdims=True)", "a", "np.mean(a, axis=-1, keepdims=True)", "np.sum(a, axis=0, keepdims=True)",
+        "np.sum(a, axis=-2, keepdims=True)", "np.sum(a, axis=-1, keepdims=False)"],
+    "a[0::2]": ["a[1::2]", "a[-1::2]", "a[0::3]", "a[0::1]"],
+    "[a, b, c]": ["[b, a, c]", "[a, c, b]"],
+    "kind == 'ntk'": ["kind != 'ntk'", "kind == 'something else'"],
+    "d.get('factor', b)": ["b", "d.get('something else', b)"],
+}.items())
+def test_every_operator_on_an_expression(expression, others):
+    definition = ast.parse(f"def f(x):\n    return {expression}").body[0]
+    codes = [mutant.code for mutant in python_mutants.mutants_in(definition, "tiny", "tiny.py")]
+    assert sorted(codes) == sorted(f"def f(x):\n    return {other}" for other in others)
+
+
+@pytest.mark.parametrize(("body", "others"), {
+    "y += x": ["pass", "y = x", "y -= x"],
+    "np.add.at(y, i, x)": ["pass", "y[i] += x"],
+    "check(x)": ["pass"],
+    "raise ValueError(x + 1)": ["pass"],
+    "x = x.real": ["pass"],
+    "a, b = (c, d)": ["a, b = (d, c)"],
+    "if x:\n        y()": ["if True:\n        y()", "if False:\n        y()", "if x:\n        pass"],
+    "return (a, None)": ["return (None, a)", "return (None, None)", "return (a * 0, None)"],
+}.items())
+def test_every_operator_on_a_statement(body, others):
+    definition = ast.parse(f"def backward(x):\n    {body}").body[0]
+    codes = [mutant.code for mutant in python_mutants.mutants_in(definition, "tiny", "tiny.py")]
+    assert sorted(codes) == sorted(f"def backward(x):\n    {other}" for other in others)
+
+
+def test_options_are_ignored_and_defaults_changed_where_they_are_read():
+    assert python_changes("def forward(x, *, idle=1, eps=0.5):\n    'text 1'\n    return f(eps)") == [
+        "def forward(x, *, idle=1, eps=0.5): → def forward(x, *, idle=1, eps=1.0):", "f(eps) → eps", "eps → always 0.5"]
+
+
+def test_the_name_of_a_mutant_does_not_depend_on_the_line_and_tells_equals_apart():
+    source = "def f(x):\n    y = x * 2\n    return y + x * 2"
+    moved = "def f(x):\n\n    # a comment\n    y = (x  *  2)\n\n    return y + x * 2"
+    assert python_changes(source) == python_changes(moved)
+    assert "x * 2 → x / 2" in python_changes(source)
+    assert "x * 2 → x / 2 (2)" in python_changes(source)
+
+
+def test_every_mutant_of_an_op_compiles_and_differs():
+    for op in OPS.values():
+        mutants = list(python_mutants.mutants_of(op))
+        assert len({(mutant.function, mutant.change) for mutant in mutants}) == len(mutants)
+        assert {"forward", "backward"} <= {mutant.function for mutant in mutants}
+        for mutant in mutants:
+            compile(mutant.code, "mutant", "exec")
+
+
+def test_a_planted_bug_is_everywhere_the_function_was_imported(monkeypatch):
+    module = types.ModuleType("pyllama.ops.tiny")
+    module.__file__ = "tiny.py"
+    exec("factor = 2\ndef double(x, *, plus=0):\n    return factor * x + plus", vars(module))
+    monkeypatch.setitem(sys.modules, "pyllama.ops.tiny", module)
+    imported = module.double
+    bug = "def double(x, *, plus=1):\n    return factor / x + plus"
+    python_mutants.plant(Mutant("tiny", "double", "", "", "", bug))
+    assert imported(4) == 1.5
+
+
+C = """
+/* a * b */
+#define TWICE(x) \\
+    (x + x)
+static void f(real *restrict y, const real *x, idx n) {
+    %s
+}
+"""
+
+
+@pytest.mark.parametrize(("statement", "others"), {
+    "return a + b;": ["return a - b;", "return a ;", "return b;"],
+    "return a - b;": ["return a + b;", "return a ;", "return - b;"],
+    "return a * b[i] + c;": ["return a / b[i] + c;", "return a + c;", "return b[i] + c;", "return a * b[i] - c;",
+                             "return a * b[i] ;", "return c;"],
+    "return a / f(b);": ["return a * f(b);", "return a ;"],
+    "return -x;": ["return x;"],
+    "return (real)-x;": ["return (real)x;"],
+    "const real *restrict p = x + n;": ["const real *restrict p = x - n;", "const real *restrict p = x ;",
+                                        "const real *restrict p = n;"],
+    "if (a < b) return;": ["if (a <= b) return;", "if (a >= b) return;"],
+    "real s = 0;": ["real s = 1;"],
+    "real s[64] = {0};": ["real s[65] = {0};", "real s[63] = {0};", "real s[64] = {1};"],
+    "real e = 0x1.8p-1f;": ["real e = (2 * 0x1.8p-1f);"],
+    "s += x;": ["s -= x;", "s = x;", ";"],
+    "memcpy(y, x, n);": [";"],
+    "word w = a << b;": ["word w = a >> b;", "word w = a ;"],
+}.items())
+def test_every_operator_on_a_statement_of_c(statement, others):
+    mutants = list(c_mutants.mutants_in(C % statement, "tiny.c", "csrc/cpu/tiny.c"))
+    assert sorted(squeeze(mutant.code) for mutant in mutants) == sorted(squeeze(C % other) for other in others)
+    assert {mutant.function for mutant in mutants} <= {"f"}
+    assert {mutant.where for mutant in mutants} <= {"csrc/cpu/tiny.c:6"}
+
+
+@pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")                 # Python 3.12 on fork
+@pytest.mark.parametrize("bug", [False, True])
+def test_a_planted_kernel_runs_in_the_fork_alone(tmp_path, bug):
+    before = (ROOT / "csrc/cpu/swiglu.c").read_text()
+    mutant = Mutant("swiglu.c", "swiglu", "", "", "", before.replace("* u[i]", "/ u[i]", 1)) if bug else None
+    inputs = [np.array([1.0]), np.array([2.0])]
+    right, wrong = OPS["swiglu"].forward(*inputs)[0], OPS["swiglu"].forward(inputs[0], 1 / inputs[1])[0]
+
+    def in_the_fork():
+        if not c_mutants.plant(mutant, tmp_path / "build"):
+            return BROKEN
+        return int(not np.allclose(backend.cpu.swiglu(*inputs)[0], wrong if bug else right))
+
+    _, status = os.waitpid(fork(in_the_fork), 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    np.testing.assert_allclose(backend.cpu.swiglu(*inputs)[0], right)
+    assert (ROOT / "csrc/cpu/swiglu.c").read_text() == before
+
+
+def test_a_kernel_that_does_not_compile_is_no_mutant(tmp_path):
+    assert not c_mutants.plant(Mutant("swiglu.c", "swiglu", "", "", "", "syntax error"), tmp_path / "build")
+
+
+def of(n, function="forward", unit="relu"):
+    return [Mutant(unit, function, "relu.py:1", f"line {i}", f"{i} → {i + 1}", "") for i in range(n)]
+
+
+def test_the_verdict(capsys):
+    killed = dict.fromkeys(of(19), False)
+    survivor = of(1, "backward")[0]
+    reason = {"relu": {"backward": {"0 → 1": "because"}}}
+    assert judge(killed, {})
+    assert not judge(killed | {survivor: True}, {})
+    assert "survived    relu.py:1 backward:  0 → 1" in capsys.readouterr().out
+    assert judge(killed | {survivor: True}, reason)
+    assert judge(killed | {survivor: True}, {"relu": {"backward": {"line 0": "because"}}})
+    assert not judge(killed | {survivor: True}, {"relu": {"backward": {"0 → 1": ""}}})
+    assert not judge(killed | {survivor: False}, reason)
+    assert "not needed  relu backward:  0 → 1" in capsys.readouterr().out
+    assert judge(killed, {"gelu": {"backward": {"0 → 1": "of an op that was not asked for"}}})
+
+
+def test_the_score_leaves_out_what_is_no_bug():
+    assert percent(every=10, killed=8, known=1) == pytest.approx(800 / 9)
+    assert percent(every=1, killed=0, known=1) == 100
+
+
+HUNT = """
+import inspect
+from pyllama.ops import relu
+from tests.mutate.hunt import Hunt
+from tests.mutate.python_mutants import Mutant
+right = inspect.getsource(relu.backward)
+codes = {"no bug": right, "bug": right.replace(">", "<"), "crash": "def backward(dy, x):\\n    import os; os.abort()"}
+mutants = [Mutant("relu", "backward", "", "", name, code) for name, code in codes.items()]
+hunt = Hunt(mutants, 2, lambda mutant, status: print(mutant.change, status))
+print("ended with", int(hunt.run()))
+"""
+
+
+def test_a_hunt_kills_what_a_test_notices_and_nothing_else():
+    run = subprocess.run([sys.executable, "-B", "-c", HUNT], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert sorted(run.stdout.splitlines()) == ["bug 1", "crash -6", "ended with 0", "no bug 0"]
