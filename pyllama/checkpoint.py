@@ -229,7 +229,9 @@ def verify(folder):
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 found = {"size": file.tell(), "sha256": digest}
             if found != recorded:
-                raise Damaged(f"{path} is damaged: it has {found}, {CHECKSUMS} says {recorded}")
+                sizes = [d["size"] if isinstance(d, dict) and "size" in d else "no" for d in (found, recorded)]
+                raise Damaged(f"{path} is damaged: " + (f"it has {sizes[0]} bytes, {sizes[1]} were written"
+                              if sizes[0] != sizes[1] else f"its bytes are not those that {CHECKSUMS} was made of"))
     except OSError as error:
         raise Damaged(f"{path} is damaged: {error.strerror or error}") from error
 

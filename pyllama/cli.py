@@ -71,6 +71,8 @@ def normalise(argv: list[str]) -> list[str]:
     for word in rest:
         if word == "--config" or word.startswith("--config="):
             path = word.partition("=")[2] or next(rest, "")
+            if not path:
+                raise UserError("--config needs the name of a TOML file after it")
             out[1:1] = normalise(["", *from_toml(Path(path))])[1:]
         elif word.startswith("--"):
             name, equals, value = word[2:].partition("=")

@@ -71,8 +71,8 @@ class Shape:
     def config(self, vocab_size: int, context: int, tokenizer: Tokenizer | None) -> llama.LlamaConfig:
         """The model's configuration for this vocabulary and context length."""
         same = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("bias", "intermediate_size")}
-        hidden = self.intermediate_size or -(-self.hidden_size * 8 // 96) * 32
-        return llama.LlamaConfig(vocab_size=vocab_size, max_position_embeddings=context, intermediate_size=hidden,
+        wide = -(-self.hidden_size * 8 // 96) * 32 if self.intermediate_size is None else self.intermediate_size
+        return llama.LlamaConfig(vocab_size=vocab_size, max_position_embeddings=context, intermediate_size=wide,
                                  attention_bias=self.bias, mlp_bias=self.bias,
                                  bos_token_id=tokenizer.bos_id if tokenizer else None,
                                  eos_token_id=tokenizer.eos_id if tokenizer else None, **same)
@@ -137,6 +137,8 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     memory.install()
     settings, keeping = known(Settings, saved.trainer["settings"]), known(Keeping, saved.trainer["keeping"])
     settings = settings if max_steps is None else replace(settings, max_steps=max_steps)
+    if settings.max_steps < saved.step:
+        raise UserError(f"{run} is at step {saved.step} already; give a max_steps above it")
     about, tokenizer = saved.trainer["about"], Tokenizer.load(saved.tokenizer_path)
     text = known(Text, about["text"] | {"data": tuple(about["text"]["data"])})
     tokens = token_file(text.ready or run / "data/tokens.bin")
@@ -197,8 +199,9 @@ def follow_run(folder: Path, state, training, validation, settings, keeping, abo
                 break
     stopped = asked.is_set() and state.step < settings.max_steps
     then = f"go on with `pyllama resume {folder}`" if stopped else f"try `pyllama generate --model {folder}`"
-    console.print(f"{'stopped' if stopped else 'done'} at step {state.step}; best validation loss {standing.best:.4f} "
-                  f"at step {standing.best_step}; peak memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; {then}")
+    best = f"best validation loss {standing.best:.4f} at step {standing.best_step}; " if standing.best_step else ""
+    console.print(f"{'stopped' if stopped else 'done'} at step {state.step}; {best}peak memory "
+                  f"{memory.peak_rss() / 2 ** 20:,.0f} MiB; {then}")
     return 128 + signal.SIGINT if stopped else 0
 
 
@@ -214,7 +217,10 @@ def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size
         tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
     """
     found, tokens_of = load(model, tokenizer)
-    settings = Settings(block_size=block_size or found.config.max_position_embeddings)
+    context = found.config.max_position_embeddings
+    settings = Settings(block_size=context if block_size is None else block_size)
+    if settings.block_size > context:
+        raise UserError(f"block_size is {block_size}, but {model} sees {context} tokens; make it smaller")
     state = start(found.model, found.config, settings, found.params)
     with tempfile.TemporaryDirectory() as folder:
         result = evaluate_model(state, encode(data, tokens_of, Path(folder), field), settings)
@@ -292,6 +298,10 @@ def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: 
     """
     if on and on not in backend.available():
         raise UserError(f"there is no backend {on!r} here: {backend.why_no_cpu}")
+    if problems < 1:
+        raise UserError(f"problems is {problems}; it takes at least 1 to check something")
+    if on and names and (lacking := [op.name for op in chosen(names) if on not in op.backends()]):
+        raise UserError(f"{lacking[0]} has no {on} kernel, so there is nothing to check; leave out --on {on}")
     worst = 0.0
     print(f"{'op':22}{'backend':9}{'error':9}largest for")
     for op in chosen(() if all else names):
@@ -317,7 +327,7 @@ def env() -> int:
     table.add_row("NumPy", f"{np.__version__} with {blas['name']} {blas['version']}")
     if backend.cpu:
         kernels = [name for name, op in OPS.items() if hasattr(backend.cpu, name)]
-        table.add_row("C kernels", f"{backend.cpu.isa}, {backend.cpu.threads()} threads: {', '.join(kernels)}; NumPy "
+        table.add_row("C kernels", f"{backend.cpu.isa}, threads {backend.cpu.threads()}: {', '.join(kernels)}; NumPy "
                                    f"does the rest")
         table.add_row("memory", "arena" if memory.install() else "NumPy's own, since PYLLAMA_ARENA=0")
     else:

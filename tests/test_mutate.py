@@ -170,18 +170,25 @@ def of(n, function="forward", unit="relu"):
 
 
 def test_the_verdict(capsys):
-    killed = dict.fromkeys(of(19), False)
-    survivor = of(1, "backward")[0]
+    killed, survivor = dict.fromkeys(of(19), False), of(1, "backward")[0]
     reason = {"relu": {"backward": {"0 → 1": "because"}}}
-    assert judge(killed, {})
-    assert not judge(killed | {survivor: True}, {})
+    assert judge(killed, {}, 95)
+    assert not judge(killed | {survivor: True}, {}, 95)
     assert "survived    relu.py:1 backward:  0 → 1" in capsys.readouterr().out
-    assert judge(killed | {survivor: True}, reason)
-    assert judge(killed | {survivor: True}, {"relu": {"backward": {"line 0": "because"}}})
-    assert not judge(killed | {survivor: True}, {"relu": {"backward": {"0 → 1": ""}}})
-    assert not judge(killed | {survivor: False}, reason)
+    assert judge(killed | {survivor: True}, reason, 95)
+    assert judge(killed | {survivor: True}, {"relu": {"backward": {"line 0": "because"}}}, 95)
+    assert not judge(killed | {survivor: True}, {"relu": {"backward": {"0 → 1": ""}}}, 95)
+    assert not judge(killed | {survivor: False}, reason, 95)
     assert "not needed  relu backward:  0 → 1" in capsys.readouterr().out
-    assert judge(killed, {"gelu": {"backward": {"0 → 1": "of an op that was not asked for"}}})
+    assert judge(killed, {"gelu": {"backward": {"0 → 1": "of an op that was not asked for"}}}, 95)
+    assert not judge(killed, {"gone": {"backward": {"0 → 1": "of an op that is no more"}}}, 95)
+
+
+def test_reasons_have_their_limits():
+    verdicts = dict.fromkeys(of(18), False) | dict.fromkeys(of(2, "other"), True)
+    reasons = {"relu": {"other": {"0 → 1": "because", "line 1": "because"}}}
+    assert judge(verdicts, reasons, 90)
+    assert not judge(verdicts, reasons, 95)
 
 
 def test_the_score_leaves_out_what_is_no_bug():

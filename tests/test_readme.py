@@ -13,7 +13,10 @@ def test_the_op_that_is_shown_is_the_op_that_runs():
 
 
 def test_every_command_and_every_flag_that_is_named_exists():
-    assert set(re.findall(r"^\| `(\w+)", README, re.MULTILINE)) == set(cli.COMMANDS)
+    rows = [re.findall(r"`(\w+)", line) for line in README.splitlines() if line.startswith("| `")]
+    assert {row[0] for row in rows if len(row) == 1 or row[0] in cli.COMMANDS} == set(cli.COMMANDS)
+    shown = {theirs: row[-1] for row in rows for theirs in row[:-1] if row[-1] in cli.SYNONYMS.values()}
+    assert shown == cli.SYNONYMS
     known = {name for settings in (commands.Text, commands.Shape, commands.Settings, commands.Keeping,
                                    commands.GenerationConfig) for name in settings.__dataclass_fields__}
     known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help"}

@@ -55,7 +55,7 @@ class LlamaConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise UserError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                            f"{self.num_attention_heads}; change one or set head_dim")
+                            f"{self.num_attention_heads}; change one")
         if self.num_attention_heads % self.groups:
             raise UserError(f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
                             f"{self.groups}; change one")

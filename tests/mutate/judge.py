@@ -1,26 +1,26 @@
 """What the survivors say about the tests: the table, and whether each survivor has a reason."""
-from collections import Counter
-
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from pyllama.op import OPS
+from tests.mutate.python_mutants import ROOT
 
-ENOUGH = 95                                                 # percent of the forward mutants; of the others all
 
-
-def judge(survived: dict, reasons: dict) -> bool:
+def judge(survived: dict, reasons: dict, enough: float) -> bool:
     """Print all there is to say.  `reasons` is unit -> function -> mutant's change, or its whole statement -> reason.
 
-    True if every survivor has a reason, every reason a survivor, and enough of the forward mutants died.
+    True if every survivor has a reason, every reason a survivor, and enough percent of the forward mutants died, for
+    reasons have their limits.
     """
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    accepted, idle = {}, {(unit, function, key) for unit in {mutant.unit for mutant in survived}
-                          for function, keys in reasons.get(unit, {}).items() for key in keys}
+    hunted = {mutant.unit for mutant in survived} | {unit for unit in reasons if not exists(unit)}
+    accepted, idle = set(), {(unit, function, key) for unit in hunted & reasons.keys()
+                             for function, keys in reasons[unit].items() for key in keys}
     for mutant in (mutant for mutant, lives in survived.items() if lives):
         for key in (mutant.change, mutant.statement):
             if reasons.get(mutant.unit, {}).get(mutant.function, {}).get(key):
-                accepted[mutant] = True
+                accepted.add(mutant)
                 idle.discard((mutant.unit, mutant.function, key))
     scores = count(survived, accepted)
     console.print(table(scores))
@@ -29,22 +29,22 @@ def judge(survived: dict, reasons: dict) -> bool:
         console.print(f"survived    {mutant.where} {mutant.function}:  {mutant.change}")
     for unit, function, key in sorted(idle):
         console.print(f"not needed  {unit} {function}:  {key}  (killed, or no mutant any more)")
-    return not unexplained and not idle and percent(*scores.get(("all", "forward"), (0, 0, 0))) >= ENOUGH
+    every, killed, _ = scores.get(("all", "forward"), (0, 0, 0))
+    return not unexplained and not idle and 100 * killed >= enough * every
 
 
 def count(survived, accepted):
     """(unit, function) -> mutants, killed, accepted; the last rows are the totals."""
     rows = {}
     for label in (lambda mutant: (mutant.unit, mutant.function), lambda mutant: ("all", kind(mutant))):
-        every, killed, known = (Counter(label(mutant) for mutant, lives in survived.items() if chosen(mutant, lives))
-                                for chosen in (lambda mutant, lives: True, lambda mutant, lives: not lives,
-                                               lambda mutant, lives: mutant in accepted))
-        rows |= {row: (every[row], killed[row], known[row]) for row in every}
+        for mutant, lives in survived.items():
+            every, killed, known = rows.get(label(mutant), (0, 0, 0))
+            rows[label(mutant)] = every + 1, killed + (not lives), known + (mutant in accepted)
     return rows
 
 
 def table(scores):
-    shown = Table("", "", *("mutants", "killed", "accepted", "score"))
+    shown = Table("", "", "mutants", "killed", "accepted", "score", box=SIMPLE)
     for (unit, function), (every, killed, known) in scores.items():
         shown.add_row(unit, function, str(every), str(killed), str(known), f"{percent(every, killed, known):.1f} %")
     return shown
@@ -53,6 +53,10 @@ def table(scores):
 def percent(every, killed, known):
     """The mutation score: what is accepted is no bug, and does not count."""
     return 100 * killed / (every - known) if every > known else 100.0
+
+
+def exists(unit):
+    return unit in OPS or (ROOT / "csrc/cpu" / unit).exists()
 
 
 def kind(mutant):

@@ -23,12 +23,12 @@ PLUMBING = {"range", "slice", "tuple", "len"}           # calls that the functio
 
 
 class Mutant(NamedTuple):
-    unit: str                       # the op
+    unit: str                       # the op, or the C file
     function: str
     where: str                      # file:line, for the reader
     statement: str
     change: str                     # "a * b → a / b", the second of these in the function "a * b → a / b (2)"
-    code: str                       # the function with the bug
+    code: str                       # the function, or the C file, with the bug
 
 
 def mutants_of(op) -> Iterator[Mutant]:
