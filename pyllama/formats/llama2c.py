@@ -53,8 +53,8 @@ def read(path: str | Path) -> tuple[LlamaConfig, dict]:
     data = _content(path)
     h, tied, version, start = _header(data[:START_V1].tobytes(), path)
     if min(h) < 1 or h.dim % h.n_heads or h.n_heads % h.n_kv_heads or h.dim // h.n_heads % 2:
-        raise UserError(f"{path} is not a llama2.c model: its first numbers would be a width of {h.dim} and {h.n_heads} "
-                        f"heads; give a .bin of export.py")
+        raise UserError(f"{path} is not a llama2.c model: its first bytes would mean a width of {h.dim} and "
+                        f"{h.n_heads} heads; give a .bin of export.py")
     # run.c stops at <s>, too: a model trained on texts that each begin with it ends one by beginning the next.
     c = LlamaConfig(vocab_size=h.vocab_size, hidden_size=h.dim, intermediate_size=h.hidden_dim,
                     num_hidden_layers=h.n_layers, num_attention_heads=h.n_heads, num_key_value_heads=h.n_kv_heads,
