@@ -9,7 +9,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 DEMO    := runs/demo
 RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_head 4 --n_embd 128 --block_size 128 \
-           --batch_size 8 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
+           --batch_size 8 --shards 2 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
            --eval_tokens 10000 --log_interval 50
 
 .PHONY: demo test check lint bench mutate docs dist-check clean
