@@ -44,7 +44,7 @@ def count(survived, accepted):
 
 
 def table(scores):
-    shown = Table("", "", "mutants", "killed", "accepted", "score", box=SIMPLE)
+    shown = Table("", "", "mutants", "killed", "known", "score", box=SIMPLE, pad_edge=False)
     for (unit, function), (every, killed, known) in scores.items():
         shown.add_row(unit, function, str(every), str(killed), str(known), f"{percent(every, killed, known):.1f} %")
     return shown
