@@ -200,8 +200,8 @@ def follow_run(folder: Path, state, training, validation, settings, keeping, abo
     stopped = asked.is_set() and state.step < settings.max_steps
     then = f"go on with `pyllama resume {folder}`" if stopped else f"try `pyllama generate --model {folder}`"
     best = f"best validation loss {standing.best:.4f} at step {standing.best_step}; " if standing.best_step else ""
-    console.print(f"{'stopped' if stopped else 'done'} at step {state.step}; {best}peak memory "
-                  f"{memory.peak_rss() / 2 ** 20:,.0f} MiB; {then}")
+    how = "stopped" if stopped else "done" if state.step == settings.max_steps else "out of patience"
+    console.print(f"{how} at step {state.step}; {best}peak memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; {then}")
     return 128 + signal.SIGINT if stopped else 0
 
 

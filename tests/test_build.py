@@ -42,7 +42,7 @@ def inputs(shape, dtype):
 
 @built
 @each_dtype
-@pytest.mark.parametrize("D", [1, 15, 16, 17, 64, 65, 130])
+@pytest.mark.parametrize("D", [1, 15, 16, 17, 64, 65, 130, 1030, 2100])
 @pytest.mark.parametrize("rows", [(), (0,), (1,), (2, 3)])
 def test_kernels_agree_with_the_references_in_float64(dtype, D, rows):
     x, w, u, dy = inputs((*rows, D), dtype)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyllama import checkpoint, cli, commands
+from pyllama import backend, checkpoint, cli, commands
 from pyllama.op import OPS
 from pyllama.run import read_log
 from pyllama.tokenizer import Tokenizer
@@ -149,11 +149,23 @@ def test_check_passes_the_ops_and_catches_a_wrong_backward(capsys, monkeypatch):
     assert "more than the 1e-11" in out
 
 
-def test_env_says_what_is_there(capsys):
+def test_env_says_what_is_there_and_why_something_is_not(capsys, monkeypatch):
     code, out, _ = call(capsys, "env")
     assert code == 0
     assert np.__version__ in out
-    assert "C kernels" in out
+    assert (backend.cpu.isa if backend.cpu else "none: ") in out
+    monkeypatch.setattr(backend, "cpu", None)
+    monkeypatch.setattr(backend, "why_no_cpu", "for a reason")
+    assert re.search("C kernels +none: for a reason", call(capsys, "env")[1])
+
+
+def test_a_run_out_of_patience_says_so_and_stays_so(text, tmp_path, capsys):
+    flags = ["--data", text, "--out_dir", tmp_path / "run", *TINY, "--max_iters", 50, "--eval_interval", 1,
+             "--patience", 2, "--learning_rate", 3, "--optimizer", "sgd", "--schedule", "constant"]
+    code, out, _ = call(capsys, "train", *flags)
+    assert code == 0
+    stop = re.search(r"out of patience at step (\d+)", out)[1]
+    assert f"out of patience at step {stop}" in call(capsys, "resume", tmp_path / "run", "--max_steps", 99)[1]
 
 
 @pytest.mark.parametrize(("argv", "sentence"), [

@@ -1,4 +1,9 @@
 """Every registered op on every backend.  Nothing here names an op: to be registered is to be tested."""
+import ctypes
+import inspect
+import mmap
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +12,9 @@ from hypothesis import strategies as st
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import backend
 from pyllama.op import OPS
-from pyllama.testing import complex_step
+from pyllama.testing import complex_step, problem
 from pyllama.testing.gradient import is_float, relative_error
+from pyllama.testing.problems import choose_by
 from tests.strategies import problems
 from tests.strict import Strict
 
@@ -216,3 +222,51 @@ def test_inputs_that_do_not_fit_are_refused_in_one_sentence(op, data):
             op(*inputs[:i], inputs[i].astype("float32"), *inputs[i + 1:], **options)
         with pytest.raises(ValueError, match=f"^{op.name}: .* has shape .* which does not fit"):
             op(*(np.concatenate([x] * 3, axis=-1) if j == i else x for j, x in enumerate(inputs)), **options)
+
+
+@each_op
+def test_an_option_has_one_default(op):
+    """Op hands an option to both passes if it is given, and to neither if not."""
+    forward, backward = (inspect.signature(f).parameters for f in (op.forward, op.backward))
+    for name in op.options:
+        defaults = {f[name].default for f in (forward, backward) if name in f}
+        assert len(defaults) <= 1, name
+
+
+@each_run
+def test_an_option_left_out_is_the_reference_s_default(op, on):
+    inputs, _, dy = problem(op, choose_by(np.random.default_rng(0)))
+    defaults = {name: option.default for name, option in inspect.signature(op.forward).parameters.items()
+                if option.kind is option.KEYWORD_ONLY}
+    with backend.use(on):
+        (y, back), (same_y, back_too) = op(*inputs), op(*inputs, **defaults)
+        np.testing.assert_array_equal(y, same_y)
+        for a, b in zip(back(dy), back_too(dy), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                np.testing.assert_array_equal(a, b)
+
+
+def fenced(x, behind):
+    """A copy of x at the very edge of memory that may not be touched: behind it, or before it."""
+    page = mmap.PAGESIZE
+    size = -(-x.nbytes // page) * page
+    room = mmap.mmap(-1, page + size + page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    for fence in (address, address + page + size):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
+    copy = np.frombuffer(room, x.dtype, x.size, page + (size - x.nbytes if behind else 0)).reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="memory is protected by other means there")
+@pytest.mark.parametrize(("op", "on"), [run for run in RUNS if run[1] != "numpy"], ids=lambda x: getattr(x, "name", x))
+@each_dtype
+@given(data=st.data(), behind=st.booleans())
+def test_kernels_read_nothing_beyond_their_inputs(op, on, dtype, data, behind):
+    """One that does ends here, by a segmentation fault."""
+    inputs, options, dy = data.draw(problems(op, dtype))
+    with backend.use(on):
+        _, back = op(*(fenced(x, behind) for x in inputs), **options)
+        back(fenced(dy, behind))

@@ -29,6 +29,7 @@ enum { GRAIN = 1 << 15 };
 static const real INVERSE_FACTORIAL[] = {
     1, 1, 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880,
     1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
+_Static_assert(TERMS < sizeof INVERSE_FACTORIAL / sizeof(real), "the series reads past its table");
 
 static inline real from_bits(word bits) {
     real x;

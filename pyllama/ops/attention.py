@@ -6,14 +6,14 @@
    causal   s ≤ t'                 (T > S: the first queries see no key)
    window   t' - window < s        (and s < t' + window, if not causal)
 
-Forward     a_ts = Σ_k q_tk k_sk / √K,   -∞ where not seen
-            lse_t = log Σ_s exp a_ts        p_ts = exp(a_ts - lse_t)        y_tk = Σ_s p_ts v_sk
+Forward     a_ts = Σ_i q_ti k_si / √K,   -∞ where not seen       i = 0 .. K-1 runs over a head's width
+            lse_t = log Σ_s exp a_ts        p_ts = exp(a_ts - lse_t)        y_ti = Σ_s p_ts v_si
             A query that sees no key attends to nothing: y = 0, and no gradient.
 
-Backward    y is linear in p and v:       dv_sk = Σ_t p_ts dy_tk           dp_ts = Σ_k dy_tk v_sk
+Backward    y is linear in p and v:       dv_si = Σ_t p_ts dy_ti           dp_ts = Σ_i dy_ti v_si
             softmax (see softmax.py):     da_ts = p_ts (dp_ts - δ_t),      δ_t = Σ_s p_ts dp_ts
-            and δ needs no p, since       δ_t = Σ_s p_ts Σ_k dy_tk v_sk = Σ_k dy_tk y_tk            (Dao et al., 2022)
-            a is bilinear:                dq_tk = Σ_s da_ts k_sk / √K      dk_sk = Σ_t da_ts q_tk / √K
+            and δ needs no p, since       δ_t = Σ_s p_ts Σ_i dy_ti v_si = Σ_i dy_ti y_ti            (Dao et al., 2022)
+            a is bilinear:                dq_ti = Σ_s da_ts k_si / √K      dk_si = Σ_t da_ts q_ti / √K
             k and v serve R query heads: their sums run over r and t, one axis of R T rows here.
 
 Saved       q, k, v, mask, y, lse.   p [T S] is computed again from lse: memory stays linear in T and S.

@@ -15,6 +15,7 @@ from pyllama.rng import generator
 
 BLOCK = 8                                                   # float32 numbers that Philox makes of one counter value
 
+
 def scale(x, rate, key, start):
     """m / (1 - rate), in the precision of x."""
     rng = generator(*key)

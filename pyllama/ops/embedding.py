@@ -1,4 +1,4 @@
-"""Table lookup: a token's vector is its row of the table.
+"""Table lookup (Bengio et al., 2003): a token's vector is its row of the table.
 
 Forward     y_btd = w_{ids(b,t) d}
 

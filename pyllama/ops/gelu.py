@@ -3,7 +3,7 @@
 Forward     y = x Φ(x),   Φ(x) = ½ (1 + erf(x/√2))                             the normal distribution function
    tanh     y = ½ x (1 + t),   t = tanh u,   u = √(2/π) (x + c x³),   c = 0.044715
 
-Backward    Φ' = φ(x) = exp(-x²/2) / √(2π), so by the product rule
+Backward    erf'(z) = 2/√π · exp(-z²), so Φ' = φ(x) = exp(-x²/2) / √(2π);  tanh' = 1 - tanh².  By the product rule
 
             dx = dy (Φ + x φ)
    tanh     dx = dy (½ (1 + t) + ½ x (1 - t²) u'),   u' = √(2/π) (1 + 3 c x²)

@@ -1,4 +1,4 @@
-"""Affine map, the weight stored as (out, in): y = x wᵀ + b.
+"""Affine map, the weight stored as (out, in): y = x wᵀ + b (backward: Rumelhart, Hinton & Williams, 1986).
 
 Forward     y_ne = Σ_d x_nd w_ed + b_e                        n runs over all leading axes
 

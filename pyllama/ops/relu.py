@@ -1,4 +1,6 @@
-"""Rectified linear unit: y = max(x, 0).
+"""Rectified linear unit (Nair & Hinton, 2010).
+
+Forward     y = max(x, 0)
 
 Backward    y = x where x > 0 and 0 elsewhere, so dx = dy where x > 0 and 0 elsewhere.  At x = 0 every slope from 0 to 1
             is a subgradient; we take 0.

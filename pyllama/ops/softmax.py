@@ -1,4 +1,4 @@
-"""Softmax over the last axis, and the log-sum-exp that attention and cross-entropy share.
+"""Softmax over the last axis (Bridle, 1990), and the log-sum-exp that attention and cross-entropy share.
 
 Forward     m = max_j x_j              lse = m + log Σ_j exp(x_j - m)          no exponent above 0: no overflow
             y_j = exp(x_j - lse)
