@@ -56,7 +56,7 @@ class BuildKernels(build_ext):
 
 
 cpu = Extension("pyllama.cpu", ["pyllama/cpu.pyx", "csrc/cpu/dispatch.c", "csrc/cpu/arena.c"], optional=True,
-                depends=["setup.py", *glob("csrc/**/*.[ch]", recursive=True)],
+                depends=["setup.py", *glob("csrc/**/*.*", recursive=True)],
                 include_dirs=["csrc", numpy.get_include()],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
                                ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")])

@@ -119,51 +119,10 @@ cdef np.ndarray new(like):
     return np.empty(like.shape, like.dtype)             # not empty_like, which would follow odd strides
 
 
-# --- the ops ----------------------------------------------------------------------------------------------------------
+# --- the ops: each binding stands beside its kernel -------------------------------------------------------------------
 
-def rms_norm(np.ndarray x, np.ndarray w, *, double eps=1e-5):
-    cdef const kernels *k = kernels_for(x)
-    x, w = dense(x, x), dense(w, x)
-    cdef idx D = w.size
-    if w.ndim != 1 or x.ndim < 1 or x.shape[x.ndim - 1] != D:
-        raise ValueError(f"rms_norm: x has shape {np.shape(x)}, w {np.shape(w)}")
-    cdef np.ndarray y = new(x), r = np.empty((*np.shape(x)[:-1], 1), x.dtype)
-    cdef idx N = r.size
-    with nogil:
-        k.rms_norm(y.data, r.data, x.data, w.data, eps, N, D, _threads)
-    return y, (x, w, r)
-
-
-def rms_norm_backward(dy, np.ndarray x, np.ndarray w, np.ndarray r, *, eps=None):
-    cdef const kernels *k = kernels_for(x)
-    x, w, r = dense(x, x), dense(w, x), dense(r, x)
-    cdef np.ndarray d = dense_as(dy, x), dx = new(x), dw = new(w)
-    cdef idx N = r.size, D = w.size
-    if N * D != x.size:
-        raise ValueError(f"rms_norm_backward: x has shape {np.shape(x)}, w {np.shape(w)}, r {np.shape(r)}")
-    with nogil:
-        k.rms_norm_backward(dx.data, dw.data, d.data, x.data, w.data, r.data, N, D, _threads)
-    return dx, dw
-
-
-def swiglu(np.ndarray g, np.ndarray u):
-    cdef const kernels *k = kernels_for(g)
-    g, u = dense(g, g), dense_as(u, g)
-    cdef np.ndarray y = new(g)
-    cdef idx n = g.size
-    with nogil:
-        k.swiglu(y.data, g.data, u.data, n, _threads)
-    return y, (g, u)
-
-
-def swiglu_backward(dy, np.ndarray g, np.ndarray u):
-    cdef const kernels *k = kernels_for(g)
-    g, u = dense(g, g), dense_as(u, g)
-    cdef np.ndarray d = dense_as(dy, g), dg = new(g), du = new(g)
-    cdef idx n = g.size
-    with nogil:
-        k.swiglu_backward(dg.data, du.data, d.data, g.data, u.data, n, _threads)
-    return dg, du
+include "../csrc/cpu/rms_norm.pxi"
+include "../csrc/cpu/swiglu.pxi"
 
 
 def _exp(np.ndarray x):
