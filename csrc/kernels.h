@@ -11,6 +11,9 @@
 typedef ptrdiff_t idx;
 
 typedef struct {
+    idx gemm_work;                                 /* numbers of `work` for each thread */
+    void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down,
+                 idx b_right, idx M, idx N, idx K, int accumulate, void *work, int threads);
     void (*exp)(void *y, const void *x, idx n, int threads);
     void (*rms_norm)(void *y, void *r, const void *x, const void *w, double eps, idx N, idx D,
                      int threads);

@@ -16,6 +16,9 @@ from cpython.pycapsule cimport PyCapsule_New
 cdef extern from "kernels.h" nogil:
     ctypedef ptrdiff_t idx
     ctypedef struct kernels:
+        idx gemm_work
+        void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down, idx b_right,
+                     idx M, idx N, idx K, int accumulate, void *work, int threads) noexcept nogil
         void (*exp)(void *y, const void *x, idx n, int threads) noexcept nogil
         void (*rms_norm)(void *y, void *r, const void *x, const void *w, double eps, idx N, idx D,
                          int threads) noexcept nogil
@@ -121,6 +124,7 @@ cdef np.ndarray new(like):
 
 # --- the ops: each binding stands beside its kernel -------------------------------------------------------------------
 
+include "../csrc/cpu/linear.pxi"
 include "../csrc/cpu/rms_norm.pxi"
 include "../csrc/cpu/swiglu.pxi"
 

@@ -1,4 +1,5 @@
 /* `real`, the precision being compiled (-DREAL=32 or 64), and its functions of one variable. */
+#pragma once
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

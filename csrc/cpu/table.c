@@ -1,5 +1,6 @@
 /* Every kernel in one translation unit: -DREAL=32|64 -DISA=baseline|avx2|avx512. */
 #include "real.h"
+#include "gemm.c"
 #include "rms_norm.c"
 #include "swiglu.c"
 
@@ -13,6 +14,7 @@ static void exp_of(real *restrict y, const real *restrict x, idx n, int threads)
 #define NAME(real, isa) PASTE(real, isa)
 #define SLOT(f) .f = (void *)f                     /* a kernel takes real *, its slot void * */
 const kernels NAME(REAL, ISA) = {
+    .gemm_work = WORK, SLOT(gemm),
     .exp = (void *)exp_of,
     SLOT(rms_norm), SLOT(rms_norm_backward),
     SLOT(swiglu), SLOT(swiglu_backward),

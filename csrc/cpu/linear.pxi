@@ -1,0 +1,56 @@
+cdef np.ndarray scratch(idx numbers, np.ndarray like):
+    """Memory for kernels, its start on a cache line."""
+    cdef np.ndarray room = np.empty(numbers * like.itemsize + 64, np.uint8)
+    cdef idx start = -<idx>room.data % 64
+    return room[start:start + numbers * like.itemsize].view(like.dtype)
+
+
+cdef np.ndarray strided(a, np.ndarray like):
+    """The matrix a itself if its rows or its columns are contiguous, else a dense copy; of the precision of `like`."""
+    cdef np.ndarray m = np.asarray(a)
+    if np.PyArray_TYPE(m) != np.PyArray_TYPE(like):
+        raise TypeError(f"mixed precision: {m.dtype} and {like.dtype}; convert one")
+    cdef idx down = m.strides[0], right = m.strides[1], size = m.itemsize
+    if (np.PyArray_ISBEHAVED_RO(m) and min(down, right) == size and max(down, right) % size == 0):
+        return m
+    return dense(m, like)
+
+
+cdef np.ndarray matmul(a, b, np.ndarray like, np.ndarray into=None):
+    """a b as a new array, or into += a b."""
+    cdef np.ndarray x = strided(a, like), y = strided(b, like), c = into
+    cdef idx M = x.shape[0], N = y.shape[1], K = x.shape[1], size = like.itemsize
+    if c is None:
+        c = np.empty((M, N), like.dtype)
+    if y.shape[0] != K or c.shape[0] != M or c.shape[1] != N:
+        raise ValueError(f"a product of shapes {np.shape(x)} and {np.shape(y)} into {np.shape(c)}")
+    cdef const kernels *k = kernels_for(like)
+    cdef int threads = _threads
+    cdef np.ndarray work = scratch(threads * k.gemm_work, like)
+    cdef idx ldc = c.strides[0] // size
+    cdef idx x_down = x.strides[0] // size, x_right = x.strides[1] // size
+    cdef idx y_down = y.strides[0] // size, y_right = y.strides[1] // size
+    cdef int accumulate = into is not None
+    with nogil:
+        k.gemm(c.data, ldc, x.data, x_down, x_right, y.data, y_down, y_right, M, N, K, accumulate, work.data, threads)
+    return c
+
+
+def linear(np.ndarray x, np.ndarray w, b=None):
+    cdef np.ndarray y
+    E, D = np.shape(w)
+    rows = x.reshape(-1, D)
+    if b is None:
+        y = matmul(rows, w.T, x)
+    else:
+        y = np.empty((len(rows), E), x.dtype)
+        y[:] = dense(b, x)
+        matmul(rows, w.T, x, y)
+    return y.reshape(*np.shape(x)[:-1], E), (x, w, b)
+
+
+def linear_backward(dy, np.ndarray x, np.ndarray w, b):
+    E, D = np.shape(w)
+    d = np.asarray(dy).reshape(-1, E)
+    dx, dw = matmul(d, w, x), matmul(d.T, x.reshape(-1, D), x)
+    return dx.reshape(np.shape(x)), dw, None if b is None else d.sum(axis=0)
