@@ -124,6 +124,8 @@ cdef np.ndarray new(like):
 
 # --- the ops: each binding stands beside its kernel -------------------------------------------------------------------
 
+ADDS = {}                                               # op: the input whose gradient its backward adds to `into`, if given
+
 include "../csrc/cpu/linear.pxi"
 include "../csrc/cpu/rms_norm.pxi"
 include "../csrc/cpu/swiglu.pxi"

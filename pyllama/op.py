@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyllama import backend
+from pyllama import backend, params
 
 OPS: dict[str, "Op"] = {}                           # name -> Op: all that is tested, benchmarked and documented
 
@@ -72,13 +72,23 @@ class Op:
         forward = getattr(kernels, self.name, self.forward)
         backward = getattr(kernels, self.name + "_backward", self.backward)
         y, saved = forward(*inputs, **options)
+        places = params.places(inputs)
 
         def back(dy):
             if np.shape(dy) != y.shape:
                 raise ValueError(f"{self.name}: dy has shape {np.shape(dy)}, y has {y.shape}")
             if y.shape and dy.real.dtype != y.real.dtype:
                 raise TypeError(f"{self.name}: dy is {dy.dtype} but y is {y.dtype}; convert one")
-            return backward(dy, *saved, **options)[:len(inputs)]
+            if not places:
+                return backward(dy, *saved, **options)[:len(inputs)]
+            direct = getattr(kernels, "ADDS", {}).get(self.name)            # the input whose gradient the kernel adds
+            into = {"into": places[direct]} if direct in places else {}
+            grads = list(backward(dy, *saved, **options, **into)[:len(inputs)])
+            for i, place in places.items():
+                if i != direct:
+                    place += grads[i]
+                grads[i] = 0.0
+            return tuple(grads)
 
         return y, back
 

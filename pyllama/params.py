@@ -3,9 +3,14 @@
 The optimiser, the gradient norm, a checkpoint and another rank see one array; the model sees names.  The order of
 the leaves is the tree's own, so what init() puts side by side lies side by side in the vector.
 """
+import contextlib
+from contextvars import ContextVar
+
 import numpy as np
 
 from pyllama.errors import UserError
+
+_places: ContextVar[dict[int, np.ndarray] | None] = ContextVar("id of a leaf: where its gradient goes", default=None)
 
 
 def leaves(tree, path=""):
@@ -60,9 +65,35 @@ def flatten(tree):
 
 
 def add(total, tree):
-    """total += tree, leaf by leaf and by name; the order of tree's keys does not matter."""
+    """total += tree, leaf by leaf and by name; the order of tree's keys does not matter.
+
+    A leaf that is the number 0.0 has been added before: see adding().
+    """
     sums, addends = dict(leaves(total)), dict(leaves(tree))
-    if differing := {(name, a.shape) for name, a in sums.items()} ^ {(name, a.shape) for name, a in addends.items()}:
+    shapes = {name: sums[name].shape if isinstance(a, float) and name in sums else np.shape(a)
+              for name, a in addends.items()}
+    if differing := {(name, a.shape) for name, a in sums.items()} ^ set(shapes.items()):
         raise ValueError(f"the trees differ in {sorted(differing)}")
     for name, a in sums.items():
-        a += addends[name]
+        if not isinstance(addends[name], float):
+            a += addends[name]
+
+
+@contextlib.contextmanager
+def adding(p, grads):
+    """Within this context the gradients of p's leaves are added to those of `grads` where they are made.
+
+    A backward pass returns 0.0 in their place, what is left to add: so a step's gradient exists once, and a kernel adds
+    to it while it computes.  Only for gradients that go into the sum as they are.
+    """
+    token = _places.set({id(leaf): place for (_, leaf), (_, place) in zip(leaves(p), leaves(grads), strict=True)})
+    try:
+        yield
+    finally:
+        _places.reset(token)
+
+
+def places(inputs):
+    """{number of the input: where its gradient is added}, of an op's inputs."""
+    known = _places.get()
+    return {i: known[id(x)] for i, x in enumerate(inputs) if id(x) in known} if known else {}

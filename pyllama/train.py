@@ -4,10 +4,12 @@
     for record in train(state, tokens, settings):
         print(record)
 
-The loss of a step is the mean over all its target tokens, however they are split into micro-batches and shards.
+The loss of a step is the mean over all its target tokens, however they are split.  The step is cut into shards, which
+are computed side by side, each piece by piece: what a piece of a few windows keeps for its backward pass is small and
+stays in cache.  Each shard has a gradient of its own to add to, and these are added in their order at the end: shards
+and pieces matter to the last bits, the number of cores does not.
 Everything random depends on (seed, step) and the place in the step, so a state that is saved and loaded goes on as if
-nothing had happened, bit for bit.  The shards of a micro-batch are computed side by side; their gradients are added in
-their order, so that the number of shards matters to the last bits but the number of cores does not.
+nothing had happened, bit for bit.
 """
 import contextlib
 import contextvars
@@ -28,6 +30,8 @@ from pyllama.ops import cross_entropy
 from pyllama.optim import SGD, AdamW, Optimiser, clip_by_global_norm, matrix_slices
 from pyllama.schedule import SCHEDULES
 
+TOKENS_AT_ONCE = 2048           # of a shard: enough to keep products efficient, few enough to stay in cache
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -36,7 +40,8 @@ class Settings:
     batch_size: int = 16                        # windows of text in a micro-batch
     block_size: int = 128                       # tokens predicted in a window: the context length
     gradient_accumulation_steps: int = 1        # micro-batches in a step; the gradient is that of the whole
-    shards: int = 0                             # parts of a micro-batch computed side by side; 0: one for each core
+    shards: int = 0                             # parts of a step computed side by side; 0: one for each core
+    micro_batch_size: int = 0                   # windows a shard computes at once; 0: some thousand tokens
     max_steps: int = 1000                       # steps in all
     learning_rate: float = 1e-3                 # highest learning rate
     min_lr: float | None = None                 # learning rate at the end; None: a tenth of learning_rate
@@ -62,7 +67,7 @@ class Settings:
         for name in ("batch_size", "block_size", "gradient_accumulation_steps", "max_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("shards", "weight_decay", "max_grad_norm", "z_loss", "seed"):
+        for name in ("shards", "micro_batch_size", "weight_decay", "max_grad_norm", "z_loss", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0 <= self.label_smoothing < 1:
@@ -75,6 +80,8 @@ class Settings:
         if not self.shards:                     # settled now and saved: a resumed run adds in the same order elsewhere
             cores = backend.cpu.threads() if backend.cpu else machine.cores()
             object.__setattr__(self, "shards", min(cores, self.batch_size))
+        if not self.micro_batch_size:
+            object.__setattr__(self, "micro_batch_size", max(1, TOKENS_AT_ONCE // self.block_size))
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -128,8 +135,8 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
 
     Raises UserError, with the state as it was before the step, if the loss or the gradient is not finite.
     """
-    grad = np.zeros_like(state.flat)
-    grads = params.over(grad, state.p)
+    flats = [np.zeros_like(state.flat) for _ in range(settings.shards)]
+    grads = [params.over(flat, state.p) for flat in flats]
     with ThreadPoolExecutor(settings.shards) as pool, kernel_threads(1 if settings.shards > 1 else None):
 
         def side_by_side(f, shards):
@@ -142,6 +149,9 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
                                settings.seed, state.step)
             with np.errstate(over="ignore", invalid="ignore"):      # what overflows is reported below, with its place
                 loss = gradient(state, ids, settings, grads, side_by_side if settings.shards > 1 else map)
+            grad, *others = flats
+            for other in others:
+                grad += other
             norm = clip_by_global_norm(grad, settings.max_grad_norm)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 culprit = first_not_finite(state.p, lambda: gradient(state, ids, settings, grads))    # noqa: B023
@@ -167,27 +177,31 @@ def kernel_threads(n: int | None):
             backend.cpu.set_threads(before)
 
 
-def gradient(state: State, ids, settings: Settings, grads: dict, apply=map) -> float:
-    """The mean loss over ids [B T+1]; its gradient is written into the tree `grads`, shard by shard in their order.
+def gradient(state: State, ids, settings: Settings, grads: list[dict], apply=map) -> float:
+    """The mean loss over ids [B T+1].  Shard i writes its gradient into the tree grads[i]: the step's is their sum.
 
     apply(f, shards) yields f of each; the shards may run side by side.
     """
-    loss, count = 0.0, ids[:, 1:].size
-    for _, leaf in params.leaves(grads):
-        leaf.fill(0)
+    count = ids[:, 1:].size
 
-    def run(rows):
-        value, back = state.model.loss(ids[rows], ids[rows], state.p, state.config, count=count, row=int(rows[0]),
-                                       key=(settings.seed, "dropout", state.step), recompute=settings.recompute,
-                                       z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
-        return float(value), back()
+    def loss_of(shard):
+        rows, tree = shard
+        loss = 0.0
+        for _, leaf in params.leaves(tree):
+            leaf.fill(0)
+        with params.adding(state.p, tree):
+            for start in range(0, len(rows), settings.micro_batch_size):
+                piece = rows[start:start + settings.micro_batch_size]
+                value, back = state.model.loss(ids[piece], ids[piece], state.p, state.config, count=count,
+                                               row=int(piece[0]), key=(settings.seed, "dropout", state.step),
+                                               recompute=settings.recompute, z_loss=settings.z_loss,
+                                               label_smoothing=settings.label_smoothing)
+                params.add(tree, back())
+                loss += float(value)
+        return loss
 
-    for batch in np.array_split(np.arange(len(ids)), settings.gradient_accumulation_steps):
-        shards = [rows for rows in np.array_split(batch, settings.shards) if len(rows)]
-        for value, shard_grads in apply(run, shards):
-            params.add(grads, shard_grads)
-            loss += value
-    return loss
+    shards = np.array_split(np.arange(len(ids)), len(grads))
+    return sum(apply(loss_of, list(zip(shards, grads, strict=True))))
 
 
 def evaluate(state: State, tokens: data.Tokens, settings: Settings, most: int | None = None) -> Evaluation:
