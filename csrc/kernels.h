@@ -24,6 +24,7 @@ typedef struct {
                             int threads);
 } kernels;
 
+extern void *blas_gemm[2];                         /* cblas_sgemm, cblas_dgemm; NULL: our own product */
 extern const kernels *kernels_of[2];               /* [0] float, [1] double: set by kernels_init */
 
 /* Choose the instruction set: "baseline", "avx2", "avx512", or "" for the widest that runs here.

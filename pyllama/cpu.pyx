@@ -4,6 +4,7 @@
 Inputs may have any strides, alignment and byte order; one that is not dense and native is copied, and `saved` holds
 the copy.  Op has checked shapes already; sizes are checked here again, because C would write past the end.
 """
+import ctypes
 import os
 
 import numpy as np
@@ -27,6 +28,7 @@ cdef extern from "kernels.h" nogil:
         void (*swiglu)(void *y, const void *g, const void *u, idx n, int threads) noexcept nogil
         void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,
                                 int threads) noexcept nogil
+    void *blas_gemm[2]
     const kernels *kernels_of[2]
     const char *kernels_init(const char *isa)
 
@@ -91,6 +93,27 @@ except (ValueError, OverflowError):
                       f"not {os.environ['PYLLAMA_NUM_THREADS']!r}") from None
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+# --- another library's product -------------------------------------------------------------------------------------------
+
+def use_blas(str path):
+    """Let products be made by the BLAS at this path from now on; "" for our own.  OSError if it cannot be loaded.
+
+    It is called from our own threads and must not start any: its 32-bit CBLAS interface, single-threaded.
+    """
+    if not path:
+        blas_gemm[0] = blas_gemm[1] = NULL
+        return
+    library = ctypes.CDLL(path)
+    prefix = "scipy_" if hasattr(library, "scipy_cblas_sgemm") else ""
+    for i, name in enumerate(("cblas_sgemm", "cblas_dgemm")):
+        if not hasattr(library, prefix + name):
+            raise OSError(f"{path} has no {name}; give a BLAS with the CBLAS interface")
+        blas_gemm[i] = <void *><size_t>ctypes.cast(getattr(library, prefix + name), ctypes.c_void_p).value
+
+
+use_blas(os.environ.get("PYLLAMA_BLAS", ""))
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 #include "../kernels.h"
 
 const kernels *kernels_of[2];
+void *blas_gemm[2];
 
 #define TRY(name, runs)                                                                          \
     extern const kernels kernels_32_##name, kernels_64_##name;                                   \

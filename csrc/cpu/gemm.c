@@ -4,11 +4,39 @@
  * (b) K is cut into equal parts of at most LONGEST: a short rest would write C for few sums.
  * (c) Each thread computes a rectangle of C by itself, cut along the longer side.  It packs what it
  *     needs of A and B in its own part of `work`: there is nothing to wait for.
+ * (d) A BLAS may take the place of all this but (c), for comparison: use_blas() in pyllama/cpu.pyx.
  */
 #include "tile.h"
 
 enum { WIDE = 576 * 4 / sizeof(real) / NR * NR, GROUP = 8,
-       WORK = LONGEST * WIDE + GROUP * PANEL, FEW = 8 };
+       WORK = LONGEST * WIDE + GROUP * PANEL, FEW = 8, FEW_ROWS = 4 };
+
+typedef void cblas(int order, int transpose_a, int transpose_b, int M, int N, int K, real alpha,
+                   const real *a, int lda, const real *b, int ldb, real beta, real *c, int ldc);
+
+static int leading(matrix m, idx rows, idx cols) { /* a side of length 1 may have any stride */
+    idx given = m.right == 1 ? m.down : m.right, least = m.right == 1 ? cols : rows;
+    return given > least ? given : least;
+}
+
+static void blas_product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int accumulate) {
+    enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
+    cblas *product = (cblas *)blas_gemm[REAL == 64];
+    product(ROW_MAJOR, a.right == 1 ? PLAIN : TRANSPOSED, b.right == 1 ? PLAIN : TRANSPOSED, M, N, K,
+            1, a.at, leading(a, M, K), b.at, leading(b, K, N), accumulate, c, ldc);
+}
+
+/* For few rows of A and contiguous columns of B, as in decoding, packing would cost more than it saves. */
+static void dots(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int accumulate) {
+    for (idx j = 0; j < N; j++)
+        for (idx i = 0; i < M; i++) {
+            const real *restrict x = a.at + i * a.down, *restrict y = b.at + j * b.right;
+            real sum = accumulate ? c[i * ldc + j] : 0;
+            #pragma omp simd reduction(+ : sum)
+            for (idx k = 0; k < K; k++) sum += x[k] * y[k];
+            c[i * ldc + j] = sum;
+        }
+}
 
 static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int accumulate,
                     real *work) {
@@ -16,11 +44,11 @@ static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, i
     idx parts = K ? (K + LONGEST - 1) / LONGEST : 1, part = (K + parts - 1) / parts;
     for (idx j0 = 0; j0 < N; j0 += WIDE)
         for (idx p = 0; p < parts; p++) {
-            idx k0 = p * part, k = K - k0 < part ? K - k0 : part, n = N - j0 < WIDE ? N - j0 : WIDE;
+            idx k0 = p * part, k = least(K - k0, part), n = least(N - j0, WIDE);
             for (idx j = 0; j < n; j += NR)
-                pack_columns(work + j * k, from(b, k0, j0 + j), k, n - j < NR ? n - j : NR);
+                pack_columns(work + j * k, from(b, k0, j0 + j), k, least(n - j, NR));
             for (idx i0 = 0; i0 < M; i0 += GROUP * MR) {
-                idx m = M - i0 < GROUP * MR ? M - i0 : GROUP * MR, whole = m / MR * MR;
+                idx m = least(M - i0, GROUP * MR), whole = m / MR * MR;
                 int in_place = a.right != 1 && n <= FEW * NR && a.right * sizeof(real) % 2048;
                 matrix rest = from(a, i0, k0);
                 if (in_place) pack_rows(panels, from(rest, whole, 0), m - whole, k);
@@ -31,7 +59,7 @@ static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, i
                     if (in_place && i < whole) panel = rest.at + i, right = a.right;
                     for (idx j = 0; j < n; j += NR)
                         tile(k, panel, right, work + j * k, c + (i0 + i) * ldc + j0 + j, ldc,
-                             m - i < MR ? m - i : MR, n - j < NR ? n - j : NR, accumulate || k0);
+                             least(m - i, MR), least(n - j, NR), accumulate || k0);
                 }
             }
         }
@@ -41,13 +69,17 @@ static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, i
 static void gemm(real *c, idx ldc, const real *a, idx a_down, idx a_right, const real *b, idx b_down,
                  idx b_right, idx M, idx N, idx K, int accumulate, real *work, int threads) {
     matrix A = {a, a_down, a_right}, B = {b, b_down, b_right};
-    idx share = ((M > N ? M / MR : N / NR) / threads + 1) * (M > N ? MR : NR);
+    int by_rows = M > N, few = M <= FEW_ROWS && a_right == 1 && b_down == 1;
+    idx share = ((by_rows ? M / MR : N / NR) / threads + 1) * (by_rows ? MR : NR);
     #pragma omp parallel for num_threads(threads) if (M * N * K > 32 * GRAIN)
     for (int t = 0; t < threads; t++) {
-        idx i = M > N ? t * share : 0, m = M > N && M - i < share ? M - i : M > N ? share : M;
-        idx j = M > N ? 0 : t * share, n = M <= N && N - j < share ? N - j : M <= N ? share : N;
-        if (m > 0 && n > 0)
-            product(c + i * ldc + j, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate,
-                    work + t * WORK);
+        idx i = by_rows ? t * share : 0, m = least(M - i, by_rows ? share : M);
+        idx j = by_rows ? 0 : t * share, n = least(N - j, by_rows ? N : share);
+        real *to = c + i * ldc + j;
+        if (m <= 0 || n <= 0) continue;
+        if (few) dots(to, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate);
+        else if (blas_gemm[REAL == 64])
+            blas_product(to, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate);
+        else product(to, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate, work + t * WORK);
     }
 }

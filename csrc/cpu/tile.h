@@ -35,6 +35,8 @@ typedef struct {                                   /* element (i, j) is at[i * d
     idx down, right;                               /* one of them is 1 */
 } matrix;
 
+INLINE idx least(idx a, idx b) { return a < b ? a : b; }
+
 INLINE matrix from(matrix m, idx i, idx j) {
     return (matrix){m.at + i * m.down + j * m.right, m.down, m.right};
 }
@@ -49,9 +51,10 @@ static void pack_rows(real *restrict to, matrix a, idx rows, idx K) {
     } else {
         for (idx k = 0; k < K; k++) {
             const real *column = a.at + k * a.right;
-            for (idx p = 0; p < panels - !!over; p++)
-                memcpy(to + p * PANEL + k * MR, column + p * MR, MR * sizeof(real));
-            if (over) memcpy(to + (panels - 1) * PANEL + k * MR, column + (panels - 1) * MR, (MR - over) * sizeof(real));
+            real *row = to + k * MR;
+            for (; column + MR <= a.at + k * a.right + rows; column += MR, row += PANEL)
+                memcpy(row, column, MR * sizeof(real));
+            if (over) memcpy(row, column, (MR - over) * sizeof(real));
         }
     }
 }
@@ -90,7 +93,7 @@ static void pack_columns(real *restrict to, matrix b, idx K, idx cols) {
         for (idx k = 0; k < K; k++) memcpy(to + k * NR, b.at + k * b.down, cols * sizeof(real));
     } else {
         for (idx j = 0; j < cols; j += LANES) {
-            idx wide = cols - j < LANES ? cols - j : LANES, whole = wide < LANES ? 0 : K / LANES * LANES;
+            idx wide = least(cols - j, LANES), whole = wide < LANES ? 0 : K / LANES * LANES;
             for (idx k = 0; k < whole; k += LANES)
                 transpose(to + k * NR + j, b.at + k + j * b.right, b.right);
             for (idx l = j; l < j + wide; l++)
