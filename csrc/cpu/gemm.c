@@ -38,6 +38,12 @@ static void dots(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int 
         }
 }
 
+/* May n columns of C be made from a as it lies?  At strides of a multiple of 2 KiB its numbers share few
+ * sets of a cache; and a column is a cache line for MR numbers, worth packing if it is read often. */
+static int reads_well(matrix a, idx n) {
+    return a.right == 1 ? a.down * sizeof(real) % 2048 : n <= FEW * NR && a.right * sizeof(real) % 2048;
+}
+
 static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int accumulate,
                     real *work) {
     real *panels = work + LONGEST * WIDE;
@@ -49,17 +55,16 @@ static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, i
                 pack_columns(work + j * k, from(b, k0, j0 + j), k, least(n - j, NR));
             for (idx i0 = 0; i0 < M; i0 += GROUP * MR) {
                 idx m = least(M - i0, GROUP * MR), whole = m / MR * MR;
-                int in_place = a.right != 1 && n <= FEW * NR && a.right * sizeof(real) % 2048;
+                int in_place = reads_well(a, n);
                 matrix rest = from(a, i0, k0);
                 if (in_place) pack_rows(panels, from(rest, whole, 0), m - whole, k);
                 else pack_rows(panels, rest, m, k);
                 for (idx i = 0; i < m; i += MR) {
-                    const real *panel = panels + (in_place ? 0 : i / MR * PANEL);
-                    idx right = a.right == 1 ? 1 : MR;
-                    if (in_place && i < whole) panel = rest.at + i, right = a.right;
+                    matrix panel = in_place && i < whole ? from(rest, i, 0)
+                                                         : packed_rows(panels, a, in_place ? 0 : i / MR);
                     for (idx j = 0; j < n; j += NR)
-                        tile(k, panel, right, work + j * k, c + (i0 + i) * ldc + j0 + j, ldc,
-                             least(m - i, MR), least(n - j, NR), accumulate || k0);
+                        tile(k, panel, work + j * k, c + (i0 + i) * ldc + j0 + j, ldc, least(m - i, MR),
+                             least(n - j, NR), accumulate || k0);
                 }
             }
         }

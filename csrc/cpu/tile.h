@@ -1,9 +1,9 @@
 /* What every product is made of: a tile of MR x NR sums held in registers, and the panels it reads.
  *
  * (a) One load of B serves MR products, one broadcast of A serves VECTORS of them.
- * (b) B is packed into panels of NR columns, row after row.  A is packed into panels of MR rows, as it
- *     lies: row after row if its rows are contiguous, column after column if its columns are.  So
- *     nothing is transposed but a B whose columns are contiguous.
+ * (b) B is packed into panels of NR columns, row after row.  A is read where it lies, by rows or by
+ *     columns, or from panels of MR rows packed as it lies.  So nothing is transposed but a B whose
+ *     columns are contiguous.
  * (c) Each sum is taken in the order of k by multiply-and-adds alone, at the edges too: the bits of a
  *     product do not depend on where tiles begin.
  */
@@ -39,6 +39,11 @@ INLINE idx least(idx a, idx b) { return a < b ? a : b; }
 
 INLINE matrix from(matrix m, idx i, idx j) {
     return (matrix){m.at + i * m.down + j * m.right, m.down, m.right};
+}
+
+/* Panel p of pack_rows. */
+INLINE matrix packed_rows(const real *panels, matrix a, idx p) {
+    return a.right == 1 ? (matrix){panels + p * PANEL, APART, 1} : (matrix){panels + p * PANEL, 1, MR};
 }
 
 /* a[rows K] as panels of MR rows, PANEL numbers each; what is missing to whole panels is zero */
@@ -103,7 +108,7 @@ static void pack_columns(real *restrict to, matrix b, idx K, idx cols) {
 }
 
 /* c[rows cols] = (or +=) a[MR K] b[K NR], V vectors of columns wide.  Element (i, k) of a is
- * a[i * down + k * right]; V and down are constants wherever this is inlined. */
+ * a[i * down + k * right]; V, and the one of down and right that is 1, are constants where this is inlined. */
 INLINE void tile_of(int V, idx K, const real *a, idx down, idx right, const real *b, real *c, idx ldc,
                     idx rows, idx cols, int accumulate) {
     vec sum[MR][VECTORS];
@@ -145,20 +150,18 @@ INLINE void tile_of(int V, idx K, const real *a, idx down, idx right, const real
     }
 }
 
-/* c[rows cols] = (or +=) a panel of MR rows times a panel of pack_columns.  The first has its rows APART
- * if right is 1, else its columns `right` apart. */
-static void tile(idx K, const real *a, idx right, const real *b, real *c, idx ldc, idx rows, idx cols,
-                 int accumulate) {
+/* c[rows cols] = (or +=) MR rows of a times a panel of pack_columns. */
+static void tile(idx K, matrix a, const real *b, real *c, idx ldc, idx rows, idx cols, int accumulate) {
     int V = (cols + LANES - 1) / LANES;
-#define TILE(V, down, right) tile_of(V, K, a, down, right, b, c, ldc, rows, cols, accumulate)
-    if (right == 1) {
-        if (V == 1) TILE(1, APART, 1);
-        else if (V == 2) TILE(2, APART, 1);
-        else TILE(VECTORS, APART, 1);
+#define TILE(V, down, right) tile_of(V, K, a.at, down, right, b, c, ldc, rows, cols, accumulate)
+    if (a.right == 1) {
+        if (V == 1) TILE(1, a.down, 1);
+        else if (V == 2) TILE(2, a.down, 1);
+        else TILE(VECTORS, a.down, 1);
     } else {
-        if (V == 1) TILE(1, 1, right);
-        else if (V == 2) TILE(2, 1, right);
-        else TILE(VECTORS, 1, right);
+        if (V == 1) TILE(1, 1, a.right);
+        else if (V == 2) TILE(2, 1, a.right);
+        else TILE(VECTORS, 1, a.right);
     }
 #undef TILE
 }
