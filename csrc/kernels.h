@@ -2,11 +2,12 @@
  *
  * Each file of csrc/cpu/ is written over `real` and compiled once per precision and instruction
  * set; each compilation fills one such table.  Arrays are dense and row-major, of the table's
- * precision: N rows of D, or n numbers in all; outputs overlap nothing.  A kernel neither allocates
+ * precision: N rows of D, or n numbers in all; rope's x alone has strides; outputs overlap nothing.  A kernel neither allocates
  * nor fails (pyllama/cpu.pyx checks before the call), and its result does not depend on `threads`.
  */
 #pragma once
 #include <stddef.h>
+#include <stdint.h>
 
 typedef ptrdiff_t idx;
 
@@ -15,10 +16,28 @@ typedef struct {
     void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down,
                  idx b_right, idx M, idx N, idx K, int accumulate, void *work, int threads);
     void (*exp)(void *y, const void *x, idx n, int threads);
+    double (*cross_entropy)(void *lse, void *loss, const void *z, const idx *t, idx ignore_index,
+                            double smoothing, double z_loss, idx N, idx V, int threads);
+    void (*cross_entropy_backward)(void *dz, const void *z, const idx *t, const void *lse,
+                                   idx ignore_index, double smoothing, double z_loss,
+                                   double scale, idx N, idx V, int threads);
+    void (*dropout)(void *y, const void *x, double scale, uint32_t limit, uint64_t start,
+                    const uint64_t *key, idx n, int threads);
+    void (*embedding)(void *y, const idx *ids, const void *w, idx N, idx D, int threads);
+    void (*embedding_backward)(void *dw, const void *dy, const idx *ids, idx N, idx D,
+                               int threads);
+    double (*linear_cross_entropy)(void *dx, void *dw, const void *x, const void *w, const idx *t,
+                                   idx ignore_index, double smoothing, double z_loss, double scale,
+                                   idx N, idx D, idx V, idx chunk, int accumulate, void *z,
+                                   void *loss, void *work, int threads);
     void (*rms_norm)(void *y, void *r, const void *x, const void *w, double eps, idx N, idx D,
                      int threads);
     void (*rms_norm_backward)(void *dx, void *dw, const void *dy, const void *x, const void *w,
                               const void *r, idx N, idx D, int threads);
+    void (*rope)(void *y, const void *x, const void *cos, const void *sin, idx A, idx T, idx H,
+                 idx P, idx xa, idx xt, idx xh, int interleaved, int threads);
+    void (*softmax)(void *y, const void *x, idx N, idx D, int threads);
+    void (*softmax_backward)(void *dx, const void *dy, const void *y, idx N, idx D, int threads);
     void (*swiglu)(void *y, const void *g, const void *u, idx n, int threads);
     void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,
                             int threads);

@@ -10,9 +10,11 @@ import os
 import numpy as np
 
 from pyllama.machine import cores
+from pyllama.rng import generator
 
 cimport numpy as np
 from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "kernels.h" nogil:
     ctypedef ptrdiff_t idx
@@ -21,10 +23,26 @@ cdef extern from "kernels.h" nogil:
         void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down, idx b_right,
                      idx M, idx N, idx K, int accumulate, void *work, int threads) noexcept nogil
         void (*exp)(void *y, const void *x, idx n, int threads) noexcept nogil
+        double (*cross_entropy)(void *lse, void *loss, const void *z, const idx *t, idx ignore_index, double smoothing,
+                                double z_loss, idx N, idx V, int threads) noexcept nogil
+        void (*cross_entropy_backward)(void *dz, const void *z, const idx *t, const void *lse, idx ignore_index,
+                                       double smoothing, double z_loss, double scale, idx N, idx V,
+                                       int threads) noexcept nogil
+        void (*dropout)(void *y, const void *x, double scale, uint32_t limit, uint64_t start, const uint64_t *key,
+                        idx n, int threads) noexcept nogil
+        void (*embedding)(void *y, const idx *ids, const void *w, idx N, idx D, int threads) noexcept nogil
+        void (*embedding_backward)(void *dw, const void *dy, const idx *ids, idx N, idx D, int threads) noexcept nogil
+        double (*linear_cross_entropy)(void *dx, void *dw, const void *x, const void *w, const idx *t, idx ignore_index,
+                                       double smoothing, double z_loss, double scale, idx N, idx D, idx V, idx chunk,
+                                       int accumulate, void *z, void *loss, void *work, int threads) noexcept nogil
         void (*rms_norm)(void *y, void *r, const void *x, const void *w, double eps, idx N, idx D,
                          int threads) noexcept nogil
         void (*rms_norm_backward)(void *dx, void *dw, const void *dy, const void *x, const void *w, const void *r,
                                   idx N, idx D, int threads) noexcept nogil
+        void (*rope)(void *y, const void *x, const void *cos, const void *sin, idx A, idx T, idx H, idx P,
+                     idx xa, idx xt, idx xh, int interleaved, int threads) noexcept nogil
+        void (*softmax)(void *y, const void *x, idx N, idx D, int threads) noexcept nogil
+        void (*softmax_backward)(void *dx, const void *dy, const void *y, idx N, idx D, int threads) noexcept nogil
         void (*swiglu)(void *y, const void *g, const void *u, idx n, int threads) noexcept nogil
         void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,
                                 int threads) noexcept nogil
@@ -145,12 +163,40 @@ cdef np.ndarray new(like):
     return np.empty(like.shape, like.dtype)             # not empty_like, which would follow odd strides
 
 
+cdef np.ndarray indices(a):
+    """a as dense integers of the machine's own size."""
+    cdef np.ndarray given = np.asarray(a)
+    if given.dtype.kind not in "iub":
+        raise TypeError(f"indices must be integers, not {given.dtype}")
+    return np.PyArray_FROM_OTF(given, np.NPY_INTP, np.NPY_ARRAY_IN_ARRAY | np.NPY_ARRAY_FORCECAST)
+
+
+cdef idx count_below(np.ndarray ids, idx bound, what, ignore=None) except -1:
+    """How many of these dense ids are not `ignore`; IndexError unless those are all within 0 .. bound-1."""
+    cdef const idx *id = <const idx *>ids.data
+    cdef bint all_count = ignore is None
+    cdef idx i, counted = 0, ignored = 0 if all_count else ignore
+    for i in range(ids.size):
+        if all_count or id[i] != ignored:
+            if not 0 <= id[i] < bound:
+                from pyllama.ops.embedding import require_below     # not above: that module needs this one
+                require_below(np.array([id[i]]), bound, what)
+            counted += 1
+    return counted
+
+
 # --- the ops: each binding stands beside its kernel -------------------------------------------------------------------
 
-ADDS = {}                                               # op: the input whose gradient its backward adds to `into`, if given
+ADDS = {}                                               # op: the input whose gradient its backward can add to `into`
 
+include "../csrc/cpu/cross_entropy.pxi"
+include "../csrc/cpu/dropout.pxi"
+include "../csrc/cpu/embedding.pxi"
 include "../csrc/cpu/linear.pxi"
+include "../csrc/cpu/linear_cross_entropy.pxi"
 include "../csrc/cpu/rms_norm.pxi"
+include "../csrc/cpu/rope.pxi"
+include "../csrc/cpu/softmax.pxi"
 include "../csrc/cpu/swiglu.pxi"
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from pyllama import backend, machine
+from pyllama.op import OPS
 from pyllama.ops import rms_norm as rms_norm_op
 from pyllama.ops import swiglu as swiglu_op
+from pyllama.testing import problem, problems
+from pyllama.testing.problems import choose_by
 
 cpu = backend.cpu
 built = pytest.mark.skipif(cpu is None, reason=backend.why_no_cpu)
@@ -109,6 +112,27 @@ def test_swiglu_far_out_neither_overflows_nor_loses_its_gradient(dtype):
     np.testing.assert_allclose(dg, np.where(g > 0, 1, tail * (1 + wide)), rtol=8 * np.finfo(dtype).eps, atol=0)
 
 
+@built
+@each_dtype
+def test_embedding_adds_its_gradient_to_an_array_that_it_is_given(dtype):
+    """Which may be nothing but a dense one of its own: it would be changed in vain, or beyond its end."""
+    ids, (w, into), dy = np.array([[1, 4, 1]]), normal((2, 5, 3), dtype), normal((1, 3, 3), dtype, 1)
+    expected = into.copy()
+    for n in range(3):
+        expected[ids[0, n]] += dy[0, n]
+    _, dw = cpu.embedding_backward(dy, ids, w, into=into)
+    assert dw is into
+    assert np.array_equal(into, expected)
+    frozen = into.copy()
+    frozen.flags.writeable = False
+    for wrong in (into[:4], np.asfortranarray(into), frozen):
+        with pytest.raises(ValueError, match=r"np\.zeros|shapes"):
+            cpu.embedding_backward(dy, ids, w, into=wrong)
+    with pytest.raises(TypeError, match="mixed precision"):
+        cpu.embedding_backward(dy, ids, w, into=into.astype("float16"))
+    assert np.array_equal(into, expected)
+
+
 # --- what the results may not depend on -------------------------------------------------------------------------------
 
 @built
@@ -124,6 +148,28 @@ def test_results_do_not_depend_on_the_thread_count(dtype, shape):
     cpu.set_threads(before)
     for run in runs[1:]:
         assert all(map(np.array_equal, run, runs[0]))
+
+
+@built
+@each_dtype
+@pytest.mark.parametrize("op", [op for op in OPS.values() if "cpu" in op.backends()], ids=lambda op: op.name)
+def test_results_of_an_op_do_not_depend_on_the_thread_count(op, dtype, monkeypatch):
+    """Of problems large enough to wake the threads."""
+    monkeypatch.setattr(problems, "MOST", 2 ** 21)
+    largest, before = 0, cpu.threads()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        inputs, options, dy = problem(op, lambda values, rng=rng: choose_by(rng)(values[-3:]), dtype)
+        largest = max(largest, *(x.size for x in inputs))
+        runs = []
+        for n in (1, 2, 3, 7):
+            cpu.set_threads(n)
+            y, back = op(*inputs, **options)
+            runs.append([y, *(dx for dx in back(dy) if dx is not None)])
+        cpu.set_threads(before)
+        for run in runs[1:]:
+            assert all(map(np.array_equal, run, runs[0]))
+    assert largest > 2 ** 16
 
 
 @built
@@ -183,7 +229,7 @@ def test_any_array_gives_what_a_dense_one_gives_and_is_left_alone(dtype, odd):
 # --- wrong inputs -----------------------------------------------------------------------------------------------------
 
 def wrong_calls():
-    x, w, r = np.ones((3, 4)), np.ones(4), np.ones((3, 1))
+    x, w, r, ids = np.ones((3, 4)), np.ones(4), np.ones((3, 1)), np.arange(3)
     return {
         "w too short": (ValueError, lambda: cpu.rms_norm(x, w[:3])),
         "w a matrix": (ValueError, lambda: cpu.rms_norm(x, x)),
@@ -194,6 +240,26 @@ def wrong_calls():
         "u too short": (ValueError, lambda: cpu.swiglu(x, x[:2])),
         "u too short going back": (ValueError, lambda: cpu.swiglu_backward(x, x, x[:2])),
         "dy too short": (ValueError, lambda: cpu.swiglu_backward(x[:2], x, x)),
+        "x turned by other tables": (ValueError, lambda: cpu.rope_backward(x, np.ones((3, 3)), np.ones((3, 3)))),
+        "cos and sin of two shapes": (ValueError, lambda: cpu.rope_backward(x, np.ones((3, 2)), np.ones((2, 2)))),
+        "a row without a position": (ValueError, lambda: cpu.rope(w)),
+        "no pairs": (ValueError, lambda: cpu.rope(x[:, :3])),
+        "a table of one axis": (ValueError, lambda: cpu.embedding(ids, w)),
+        "ids in halves": (TypeError, lambda: cpu.embedding(ids / 2, x)),
+        "dy of other ids": (ValueError, lambda: cpu.embedding_backward(x[:2], ids, x)),
+        "dy wider than the table": (ValueError, lambda: cpu.embedding_backward(x, ids, x[:, :3])),
+        "an id too large going back": (IndexError, lambda: cpu.embedding_backward(x, ids + 1, x)),
+        "softmax of a number": (ValueError, lambda: cpu.softmax(np.ones(()))),
+        "softmax of a number going back": (ValueError, lambda: cpu.softmax_backward(np.ones(()), np.ones(()))),
+        "dy wider than y": (ValueError, lambda: cpu.softmax_backward(x, x[:, :3])),
+        "targets for fewer rows": (ValueError, lambda: cpu.cross_entropy(x, ids[:2])),
+        "logits of one axis": (ValueError, lambda: cpu.cross_entropy(w, ids)),
+        "no logits": (ValueError, lambda: cpu.cross_entropy(x[:, :0], ids)),
+        "targets for fewer rows going back": (ValueError, lambda: cpu.cross_entropy_backward(1.0, x, ids[:2], r)),
+        "lse too short": (ValueError, lambda: cpu.cross_entropy_backward(1.0, x, ids, r[:2])),
+        "a target too large going back": (IndexError, lambda: cpu.cross_entropy_backward(1.0, x, ids + 2, r)),
+        "nothing kept": (ValueError, lambda: cpu.dropout(x, rate=1.0)),
+        "a draw before the first": (OverflowError, lambda: cpu.dropout(x, start=-1)),
         "mixed precision": (TypeError, lambda: cpu.swiglu(x, x.astype("float32"))),
         "dy complex": (TypeError, lambda: cpu.swiglu_backward(x + 0j, x, x)),
         "integers": (TypeError, lambda: cpu.swiglu(np.ones(3, int), np.ones(3, int))),

@@ -167,6 +167,17 @@ def test_softmax_gives_nothing_to_minus_infinity(rng, dtype, N, D):
         close(y[n, ~absent[n]], rest, 2 * (D + 8) + 32, rest)                              # |x| < 8, so 4 |x| < 32
 
 
+@law(softmax)
+def test_softmax_does_not_hide_nan(rng, dtype, N, D):
+    """A row with one is nothing else, and so is its gradient; the other rows do not know."""
+    x, dy = rng.standard_normal((2, N, D)).astype(dtype)
+    x[0, D // 2] = np.nan
+    y, back = softmax(x)
+    for a in (y, back(dy)[0]):
+        assert np.isnan(a[0]).all()
+        assert np.isfinite(a[1:]).all()
+
+
 @pytest.mark.parametrize("width", [0, 1, 3])
 def test_log_sum_exp_of_a_row_that_sees_nothing_is_0(width):
     """Attention saves it: what is subtracted from -∞ must be finite, and the same on every backend."""

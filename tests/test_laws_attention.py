@@ -73,6 +73,40 @@ def test_rope_leaves_position_0_alone(rng, dtype, B, K, interleaved, base, scali
     same(rope(x, interleaved=interleaved, base=base, scaling=scaling)[0], x)
 
 
+@law(rope, interleaved=st.booleans(), wider=st.integers(0, 2), turned=st.booleans())
+def test_rope_takes_heads_as_they_lie(rng, dtype, B, T, G, K, interleaved, wider, turned):
+    """As a model splits them, [B T G 2K] seen as [B G T 2K], side by side with other columns, forwards or backwards."""
+    x, dy = rng.standard_normal((2, B, T, G + wider, 2 * K)).astype(dtype)[:, :, :, wider:].swapaxes(2, 3)
+    x, dy = (a[:, ::-1] if turned else a for a in (x, dy))
+    y, back = rope(x, interleaved=interleaved)
+    z, back_too = rope(np.array(x, order="C"), interleaved=interleaved)
+    same(y, z)
+    same(back(dy)[0], back_too(np.array(dy, order="C"))[0])
+
+
+def test_rope_keeps_the_order_of_memory():
+    """The heads of its results are merged without a copy."""
+    x = np.ones((2, 5, 3, 8)).swapaxes(1, 2)
+    for on in rope.backends():
+        with backend.use(on):
+            y, back = rope(x)
+            for a in (y, *back(x)):
+                assert np.shares_memory(a, a.swapaxes(1, 2).reshape(2, 5, 24))
+
+
+def test_rope_makes_its_tables_once():
+    """They are shared, so that nobody may write to them."""
+    for on in rope.backends():
+        for dtype in ("float32", "float64"):
+            forward = rope.forward if on == "numpy" else backend.cpu.rope
+            saved, again, other = (forward(np.ones((5, 8), dtype), start=start)[1] for start in (3, 3, 4))
+            for a, b, c in zip(saved, again, other, strict=True):
+                assert a is b
+                assert a.dtype == dtype
+                assert not a.flags.writeable
+                assert not np.array_equal(a, c)
+
+
 @law(rope, start=places)
 def test_rope_layouts_differ_by_a_permutation(rng, B, T, K, start):
     """The halves 0 1 2 | 3 4 5 stand as neighbours in the order 0 3 1 4 2 5."""

@@ -71,6 +71,19 @@ def test_dropout_at_rate_0_is_the_identity(rng, dtype, N, D, key):
     same(back(dy)[0], dy)
 
 
+@law(dropout, key=keys, start=st.integers(0, 2 ** 50), n=st.sampled_from([1, 7, 8, 9, 1000]), i=st.integers(0, 999),
+     above=st.sampled_from([0, 2.0 ** -28, 2.0 ** -24]), number=st.sampled_from([float, np.float64, np.float32]))
+def test_dropout_keeps_what_draws_the_rate_or_more(dtype, key, start, n, i, above, number):
+    """Number i of the stream decides about number i.  The rate is one that was drawn, or a little above it; it is
+    compared as NumPy compares a float32 with a number of this kind."""
+    rng = generator(*key)
+    rng.bit_generator.advance(start // 8)
+    draws = rng.random(start % 8 + n, dtype=np.float32)[start % 8:]
+    rate = number(float(draws[i % n]) + above)
+    y, _ = dropout(np.ones(n, dtype), rate=rate, key=key, start=start)
+    same(y != 0, draws >= rate)
+
+
 @pytest.mark.parametrize("on", dropout.backends())
 def test_dropout_at_rate_0_keeps_even_what_draws_a_0(on):
     """Draws lie in [0, 1).  A float32 is 0 once in 2^24; with this key the 1587th is."""

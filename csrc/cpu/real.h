@@ -10,6 +10,7 @@ typedef float real;
 typedef uint32_t word;
 #define SQRT sqrtf
 #define FABS fabsf
+#define LOG logf
 enum { MANTISSA = 23, BIAS = 127, TERMS = 7 };
 static const real LN2_HIGH = 0x1.63p-1f, LN2_LOW = -0x1.bd0106p-13f;
 static const real EXP_LOW = -104, EXP_HIGH = 89;
@@ -18,6 +19,7 @@ typedef double real;
 typedef uint64_t word;
 #define SQRT sqrt
 #define FABS fabs
+#define LOG log
 enum { MANTISSA = 52, BIAS = 1023, TERMS = 13 };
 static const real LN2_HIGH = 0x1.62e42fee00000p-1, LN2_LOW = 0x1.a39ef35793c76p-33;
 static const real EXP_LOW = -746, EXP_HIGH = 710;

@@ -1,7 +1,13 @@
 /* Every kernel in one translation unit: -DREAL=32|64 -DISA=baseline|avx2|avx512. */
 #include "real.h"
 #include "gemm.c"
+#include "cross_entropy.c"
+#include "dropout.c"
+#include "embedding.c"
+#include "linear_cross_entropy.c"
 #include "rms_norm.c"
+#include "rope.c"
+#include "softmax.c"
 #include "swiglu.c"
 
 /* No op: the tests measure the accuracy of EXP through it. */
@@ -16,6 +22,12 @@ static void exp_of(real *restrict y, const real *restrict x, idx n, int threads)
 const kernels NAME(REAL, ISA) = {
     .gemm_work = WORK, SLOT(gemm),
     .exp = (void *)exp_of,
+    SLOT(cross_entropy), SLOT(cross_entropy_backward),
+    SLOT(dropout),
+    SLOT(embedding), SLOT(embedding_backward),
+    SLOT(linear_cross_entropy),
     SLOT(rms_norm), SLOT(rms_norm_backward),
+    SLOT(rope),
+    SLOT(softmax), SLOT(softmax_backward),
     SLOT(swiglu), SLOT(swiglu_backward),
 };

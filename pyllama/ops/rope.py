@@ -17,6 +17,7 @@ Backward    A rotation is orthogonal: its transpose is the rotation by the oppos
 Saved       cos, sin [T P], made in float64 whatever the precision of x: t θ_k grows large, its error must not.
 """
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -27,14 +28,21 @@ NEEDED = {"default": (), "linear": ("factor",), "ntk": ("factor",),
           "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
 
 
-def frequencies(P, base, scaling):
-    """θ [P], float64, on the host."""
+def items(scaling):
+    """The kind of a scaling and the numbers it needs, as the items of a dict."""
     scaling = scaling or {"rope_type": "default"}
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind not in NEEDED:
         raise UserError(f"rope scaling {kind!r} is not supported; use default, linear, ntk or llama3")
     if missing := [name for name in NEEDED[kind] if name not in scaling]:
         raise UserError(f"rope scaling {kind!r} lacks {missing[0]}; it needs {', '.join(NEEDED[kind])}")
+    return ("rope_type", kind), *((name, scaling[name]) for name in NEEDED[kind])
+
+
+def frequencies(P, base, scaling):
+    """θ [P], float64, on the host."""
+    scaling = dict(items(scaling))
+    kind = scaling["rope_type"]
     if kind == "ntk":
         base *= scaling["factor"] ** (P / max(P - 1, 1))
     theta = base ** (-np.arange(P) / P)
@@ -47,6 +55,21 @@ def frequencies(P, base, scaling):
     return theta
 
 
+def make(T, P, base, start, scaling, dtype):
+    angle = np.arange(start, start + T)[:, None] * frequencies(P, base, dict(scaling))
+    cos, sin = np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+    cos.flags.writeable = sin.flags.writeable = False
+    return cos, sin
+
+
+kept = lru_cache(maxsize=8)(make)
+
+
+def tables(T, P, base, start, scaling, dtype):
+    """cos, sin [T P] on the host, read-only: every layer of every step asks for the same ones, and they are kept."""
+    return kept(T, P, base, start, items(scaling), dtype)
+
+
 def rotate(x, cos, sin, interleaved):
     if interleaved:
         a, b = x[..., 0::2], x[..., 1::2]
@@ -57,8 +80,7 @@ def rotate(x, cos, sin, interleaved):
 
 def forward(x, *, base=10000.0, start=0, interleaved=False, scaling=None):
     T, K = x.shape[-2:]
-    angle = np.arange(start, start + T)[:, None] * frequencies(K // 2, base, scaling)
-    cos, sin = (np.asarray(f(angle), dtype=x.real.dtype, like=x) for f in (np.cos, np.sin))
+    cos, sin = (np.asarray(table, like=x) for table in tables(T, K // 2, base, start, scaling, x.real.dtype))
     return rotate(x, cos, sin, interleaved), (cos, sin)
 
 

@@ -1,0 +1,32 @@
+cdef np.ndarray rotate(given, np.ndarray cos, np.ndarray sin, bint interleaved):
+    """A view [A H T K] of memory [A T H K] is neither copied nor changed in its order: a model makes one, and undoes it
+    on the result."""
+    cdef np.ndarray x = np.asarray(given), y
+    cdef const kernels *k = kernels_for(x)
+    cos, sin = dense(cos, x), dense_as(sin, cos)
+    if cos.ndim != 2 or np.shape(x)[-2:] != (cos.shape[0], 2 * cos.shape[1]):
+        raise ValueError(f"rope: x has shape {np.shape(x)}, cos {np.shape(cos)}")
+    cdef idx T = cos.shape[0], P = cos.shape[1], A, H = 1, xa = 2 * P * T, xt = 2 * P, xh = 0
+    if x.ndim == 4 and x.strides[1] < x.strides[2] and x.strides[3] == x.itemsize and np.PyArray_ISBEHAVED_RO(x):
+        A, H = x.shape[0], x.shape[1]
+        xa, xt, xh = (x.strides[axis] // x.itemsize for axis in (0, 2, 1))
+        y = np.empty((A, T, H, 2 * P), x.dtype).swapaxes(1, 2)
+    else:
+        x = dense(x, x)
+        y = new(x)
+        A = x.size // max(2 * P * T, 1)
+    with nogil:
+        k.rope(y.data, x.data, cos.data, sin.data, A, T, H, P, xa, xt, xh, interleaved, _threads)
+    return y
+
+
+def rope(np.ndarray x, *, base=10000.0, start=0, interleaved=False, scaling=None):
+    from pyllama.ops.rope import tables                 # not above: that module needs this one
+    if x.ndim < 2:
+        raise ValueError(f"rope: x has shape {np.shape(x)}, which does not fit x[... T 2*P]")
+    cos, sin = tables(x.shape[x.ndim - 2], x.shape[x.ndim - 1] // 2, base, start, scaling, x.dtype)
+    return rotate(x, cos, sin, interleaved), (cos, sin)
+
+
+def rope_backward(dy, np.ndarray cos, np.ndarray sin, *, base=None, start=None, interleaved=False, scaling=None):
+    return (rotate(dy, cos, -sin, interleaved),)
