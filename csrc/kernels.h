@@ -41,6 +41,15 @@ typedef struct {
     void (*swiglu)(void *y, const void *g, const void *u, idx n, int threads);
     void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,
                             int threads);
+    void (*adamw)(void *p, const void *g, void *m, void *v, idx n, double lr, double decay,
+                  double scale, idx t, double b1, double b2, double eps, int threads);
+    void (*sgd)(void *p, const void *g, void *v, idx n, double lr, double decay, double scale,
+                double momentum, int nesterov, int threads);
+    double (*sum_and_norm)(void *const *g, idx lanes, idx n, int threads);
+    void (*to_float16)(void *y, const void *x, idx n, int threads);     /* cast.c: of float alone */
+    void (*from_float16)(void *y, const void *x, idx n, int threads);
+    void (*to_bfloat16)(void *y, const void *x, idx n, int threads);
+    void (*from_bfloat16)(void *y, const void *x, idx n, int threads);
 } kernels;
 
 extern void *blas_gemm[2];                         /* cblas_sgemm, cblas_dgemm; NULL: our own product */

@@ -47,6 +47,15 @@ cdef extern from "kernels.h" nogil:
         void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,
                                 int threads) noexcept nogil
     void *blas_gemm[2]
+        void (*adamw)(void *p, const void *g, void *m, void *v, idx n, double lr, double decay, double scale, idx t,
+                      double b1, double b2, double eps, int threads) noexcept nogil
+        void (*sgd)(void *p, const void *g, void *v, idx n, double lr, double decay, double scale, double momentum,
+                    int nesterov, int threads) noexcept nogil
+        double (*sum_and_norm)(void **g, idx lanes, idx n, int threads) noexcept nogil
+        void (*to_float16)(void *y, const void *x, idx n, int threads) noexcept nogil
+        void (*from_float16)(void *y, const void *x, idx n, int threads) noexcept nogil
+        void (*to_bfloat16)(void *y, const void *x, idx n, int threads) noexcept nogil
+        void (*from_bfloat16)(void *y, const void *x, idx n, int threads) noexcept nogil
     const kernels *kernels_of[2]
     const char *kernels_init(const char *isa)
 
@@ -159,6 +168,14 @@ cdef np.ndarray dense_as(a, np.ndarray like):
     return d
 
 
+cdef np.ndarray in_place(a, np.ndarray like):
+    """a itself, for a kernel to write to; it must be as dense_as(a, like) would make it."""
+    cdef np.ndarray d = dense_as(a, like)
+    if d is not a or not np.PyArray_ISWRITEABLE(d):
+        raise ValueError("an array that is updated in place must be contiguous, aligned and writable; copy it first")
+    return d
+
+
 cdef np.ndarray new(like):
     return np.empty(like.shape, like.dtype)             # not empty_like, which would follow odd strides
 
@@ -198,6 +215,14 @@ include "../csrc/cpu/rms_norm.pxi"
 include "../csrc/cpu/rope.pxi"
 include "../csrc/cpu/softmax.pxi"
 include "../csrc/cpu/swiglu.pxi"
+
+
+# --- what is no op: updates in place, and casts -----------------------------------------------------------------------
+
+include "../csrc/cpu/adamw.pxi"
+include "../csrc/cpu/sgd.pxi"
+include "../csrc/cpu/sum_and_norm.pxi"
+include "../csrc/cpu/cast.pxi"
 
 
 def _exp(np.ndarray x):

@@ -1,22 +1,24 @@
 """Optimisers and gradient clipping over one flat vector of parameters, in place.
 
     optimiser = AdamW(flat.size, flat.dtype, matrices=matrix_slices(tree))
-    norm = clip_by_global_norm(g, 1.0)
-    optimiser.step(flat, g, lr, decay=0.1)
+    norm = global_norm(g)
+    optimiser.step(flat, g, lr, decay=0.1, scale=clip_scale(norm, 1.0))
 
-Every rule is elementwise, so it runs block by block, each in cache and with scratch memory of one block; the vector
-may be cut anywhere and gives the same bits.  Weight decay is decoupled from the gradient (Loshchilov & Hutter, 2019)
+Every rule is elementwise, so the vector may be cut anywhere and gives the same bits.  A kernel makes one pass over
+memory; the reference in NumPy runs block by block, each in cache and with scratch memory of a few blocks.  Clipping
+costs no pass: its factor goes into the step.  Weight decay is decoupled from the gradient (Loshchilov & Hutter, 2019)
 and pulls on matrices alone: gains and biases are left free.
 """
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from pyllama import params
+from pyllama import backend, params
 from pyllama.errors import UserError
 
-BLOCK = 1 << 15                 # the six arrays of an AdamW block in float32, 768 KiB, stay in a core's second cache
+BLOCK = 1 << 15                 # the arrays of an AdamW block in float32, 768 KiB, stay in a core's second cache
 
 
 def matrix_slices(tree) -> list[slice]:
@@ -31,14 +33,19 @@ def matrix_slices(tree) -> list[slice]:
     return slices
 
 
-def blocks(size, matrices):
-    """Cut [0, size) into (slice, whether it lies in a matrix), each of at most BLOCK numbers."""
+def ranges(size, matrices):
+    """Cut [0, size) into (slice, whether it lies in a matrix)."""
     edges = [0, *(edge for s in matrices for edge in (s.start, s.stop)), size]
     if edges != sorted(edges):
         raise ValueError(f"matrices must be slices within 0:{size}, in order and apart, not {matrices}")
-    return [(slice(i, min(i + BLOCK, end)), bool(number % 2))
-            for number, (start, end) in enumerate(itertools.pairwise(edges))
-            for i in range(start, end, BLOCK)]
+    return [(slice(start, stop), bool(number % 2))
+            for number, (start, stop) in enumerate(itertools.pairwise(edges)) if start < stop]
+
+
+def blocks(ranges):
+    """The ranges again, cut into slices of at most BLOCK numbers."""
+    return ((slice(i, min(i + BLOCK, where.stop)), in_matrix)
+            for where, in_matrix in ranges for i in range(where.start, where.stop, BLOCK))
 
 
 class Optimiser:
@@ -47,34 +54,31 @@ class Optimiser:
     size, dtype   of the flat vector; the state has the same
     matrices      the slices of the vector that decay: matrix_slices(tree)
     """
+    rule: Callable[..., None]                           # (p, g, *state, lr, decay, scale, **options), in place
     kept: tuple[str, ...] = ()                          # the state: attributes that are vectors like p
 
     def __init__(self, size, dtype, matrices):
         self.size, self.dtype, self.t = size, np.dtype(dtype), 0
-        self.blocks = blocks(size, matrices)
-        self.scratch = np.empty((2, min(size, BLOCK)), dtype)
+        self.ranges = ranges(size, matrices)
         for name in self.kept:
             setattr(self, name, np.zeros(size, dtype))
 
-    def direction(self, block: slice, g, d, work) -> None:
-        """Write into d the direction for this block with gradient g, and update the state; work is scratch."""
+    def options(self) -> dict:
+        """What the rule takes in this step besides."""
         raise NotImplementedError
 
-    def step(self, p, g, lr: float, decay: float) -> None:
-        """Update p[size] in place by the gradient g[size], with learning rate η = lr and weight decay λ = decay."""
+    def step(self, p, g, lr: float, decay: float, scale: float = 1.0) -> None:
+        """Update p[size] in place by the gradient scale * g[size], with learning rate η = lr and decay λ = decay."""
         for name, x in (("p", p), ("g", g)):
             if x.shape != (self.size,) or x.dtype != self.dtype:
                 raise TypeError(f"{name} is {x.dtype}{list(x.shape)}, the optimiser takes {self.dtype}[{self.size}]")
-        lr, decay = float(lr), float(decay)             # a NumPy float64 would promote float32 to float64
+        lr, decay, scale = float(lr), float(decay), float(scale)        # a NumPy float64 would promote float32
         self.t += 1
-        for block, in_matrix in self.blocks:
-            here = p[block]
-            d, work = self.scratch[:, :here.size]
-            self.direction(block, g[block], d, work)
-            if in_matrix and decay:
-                d += np.multiply(here, decay, out=work)
-            d *= lr
-            here -= d
+        vectors = [p, g, *(getattr(self, name) for name in self.kept)]
+        kernel = getattr(backend.of([p, g]), self.rule.__name__, None)
+        for where, in_matrix in self.ranges if kernel else blocks(self.ranges):
+            (kernel or self.rule)(*(x[where] for x in vectors), lr=lr, decay=decay if in_matrix else 0.0, scale=scale,
+                                  **self.options())
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on besides p: "step" and the vectors (the optimiser's own, not copies)."""
@@ -97,6 +101,22 @@ class Optimiser:
             mine[key][:] = state[key]
 
 
+def scaled(g, scale):
+    """scale * g, the product made in float64: a scale that tames a huge gradient may be too small for float32."""
+    return (g * np.float64(scale)).astype(g.dtype)
+
+
+def adamw(p, g, m, v, *, lr, decay, scale, t, betas, eps):
+    b1, b2 = map(float, betas)
+    g = scaled(g, scale)
+    m *= b1                                             # not m += (1 - β₁)(g - m): for β₁ = 0 that is not quite g
+    m += (1 - b1) * g
+    v *= b2
+    v += (1 - b2) * (g * g)
+    d = m / (np.sqrt(v) / math.sqrt(1 - b2 ** t) + eps) / (1 - b1 ** t)
+    p -= lr * (d + decay * p)
+
+
 class AdamW(Optimiser):
     """At step t = 1, 2, ..., elementwise:
 
@@ -107,7 +127,7 @@ class AdamW(Optimiser):
     Source: Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, Algorithm 2, with η for their ηₜα and
     λ scaled by η as PyTorch does.
     """
-    kept = ("m", "v")
+    rule, kept = staticmethod(adamw), ("m", "v")
     m: np.ndarray
     v: np.ndarray
 
@@ -119,18 +139,17 @@ class AdamW(Optimiser):
         super().__init__(size, dtype, matrices)
         self.betas, self.eps = betas, float(eps)
 
-    def direction(self, block, g, d, work):
-        (b1, b2), m, v = map(float, self.betas), self.m[block], self.v[block]
-        m *= b1                                         # not m += (1 - β₁)(g - m): for β₁ = 0 that is not quite g
-        m += np.multiply(g, 1 - b1, out=work)
-        v *= b2
-        np.multiply(g, g, out=work)
-        v += np.multiply(work, 1 - b2, out=work)
-        np.sqrt(v, out=work)
-        work /= math.sqrt(1 - b2 ** self.t)
-        work += self.eps
-        np.divide(m, work, out=d)
-        d /= 1 - b1 ** self.t
+    def options(self):
+        return {"t": self.t, "betas": self.betas, "eps": self.eps}
+
+
+def sgd(p, g, v=None, *, lr, decay, scale, momentum, nesterov):
+    d = g = scaled(g, scale)
+    if v is not None:
+        v *= momentum
+        v += g
+        d = g + momentum * v if nesterov else v
+    p -= lr * (d + decay * p)
 
 
 class SGD(Optimiser):
@@ -143,6 +162,7 @@ class SGD(Optimiser):
     PyTorch's convention: η stands outside v, and there is no factor 1 - μ (Sutskever et al., 2013, have η inside).
     Unlike PyTorch's, the decay is decoupled: it does not enter v.  Without momentum no v is kept.
     """
+    rule = staticmethod(sgd)
     v: np.ndarray
 
     def __init__(self, size, dtype, *, matrices, momentum=0.0, nesterov=False):
@@ -154,30 +174,39 @@ class SGD(Optimiser):
         super().__init__(size, dtype, matrices)
         self.momentum, self.nesterov = float(momentum), nesterov
 
-    def direction(self, block, g, d, work):
-        d[:] = g
-        if self.momentum:
-            v = self.v[block]
-            v *= self.momentum
-            v += g
-            if self.nesterov:
-                d += np.multiply(v, self.momentum, out=work)
-            else:
-                d[:] = v
+    def options(self):
+        return {"momentum": self.momentum, "nesterov": self.nesterov}
 
 
-def clip_by_global_norm(g, max_norm: float | None) -> float:
-    """g ← g min(1, max_norm/‖g‖) in place; the Euclidean norm ‖g‖ from before is returned.
+def sum_and_norm(gs) -> float:
+    """g ← g + g₁ + g₂ + ... in place for gs = [g, g₁, g₂, ...], added in this order; the Euclidean norm ‖g‖ of the sum.
 
-    Sums and products are made in float64, where no float32 overflows and none is lost, in an order that depends on
-    g.size alone.  If the norm is infinite or NaN, g is left as it is: the caller has something to report.
-    With max_norm None or 0 nothing is clipped.  Source: Pascanu, Mikolov & Bengio, 2013, Algorithm 1.
+    Squares are made and summed in float64, where no float32 overflows and none is lost, in an order that depends on
+    g.size alone.
+    """
+    if kernels := backend.of(gs):
+        return kernels.sum_and_norm(gs)
+    squares, (g, *others) = 0.0, gs
+    with np.errstate(over="ignore", invalid="ignore"):  # the norm says inf or NaN
+        for i in range(0, g.size, BLOCK):
+            here = g[i:i + BLOCK]
+            for other in others:
+                here += other[i:i + BLOCK]
+            squares += float(np.square(here, dtype=np.float64).sum())
+    return math.sqrt(squares)
+
+
+def global_norm(g) -> float:
+    """‖g‖, as sum_and_norm makes it."""
+    return sum_and_norm([g])
+
+
+def clip_scale(norm: float, max_norm: float | None) -> float:
+    """The factor min(1, max_norm/‖g‖) that clips a gradient g to a norm of max_norm at most; for Optimiser.step.
+
+    It is 1, nothing is clipped, if max_norm is None or 0, and if the norm is infinite or NaN: the caller has something
+    to report.  Source: Pascanu, Mikolov & Bengio, 2013, Algorithm 1.
     """
     if max_norm and not max_norm > 0:
         raise UserError(f"max_norm is {max_norm}; clip the gradient to a positive norm, or give 0 for no clipping")
-    with np.errstate(over="ignore"):                    # of a float64 gradient above 1e154: the norm says inf
-        squares = sum(float(np.square(g[i:i + BLOCK], dtype=np.float64).sum()) for i in range(0, g.size, BLOCK))
-    norm = math.sqrt(squares)
-    if max_norm and max_norm < norm < math.inf:
-        np.multiply(g, max_norm / norm, out=g, dtype=np.float64)
-    return norm
+    return max_norm / norm if max_norm and max_norm < norm < math.inf else 1.0

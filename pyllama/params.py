@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from pyllama import backend
 from pyllama.errors import UserError
 
 _places: ContextVar[dict[int, np.ndarray] | None] = ContextVar("id of a leaf: where its gradient goes", default=None)
@@ -31,6 +32,14 @@ def rebuild(tree, arrays):
     return next(arrays)
 
 
+def cast(x, dtype):
+    """x.astype(dtype), without warnings; by a kernel, with the same bits but for those a NaN carries, if there is one.
+    """
+    kernels = backend.of([x if x.dtype == np.float32 else np.empty(0, dtype)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        return kernels.cast(x, dtype) if kernels else x.astype(dtype)
+
+
 def named(tree, arrays):
     """A tree of tree's form from a mapping of dotted names to arrays, each cast to the dtype of tree's leaf.
 
@@ -45,7 +54,7 @@ def named(tree, arrays):
         if arrays[name].shape != leaf.shape:
             raise UserError(f"{name} has shape {arrays[name].shape} in the weights but {leaf.shape} by the "
                             f"configuration; give the config.json that belongs to the weights")
-    return rebuild(tree, (arrays[name].astype(leaf.dtype) for name, leaf in wanted.items()))
+    return rebuild(tree, (cast(arrays[name], leaf.dtype) for name, leaf in wanted.items()))
 
 
 def over(flat, tree):

@@ -31,7 +31,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     if path.is_file():
         config, tree = llama2c.read(path)
         tree, config = llama2c.to_halves(tree, config)          # what a config.json can say to other readers
-        tree = params.rebuild(tree, (a.astype(dtype) for _, a in params.leaves(tree)))
+        tree = params.rebuild(tree, (params.cast(a, dtype) for _, a in params.leaves(tree)))
         found = Pretrained(llama, config, tree, None, ())
     else:
         saved = checkpoint.load(path)

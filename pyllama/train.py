@@ -27,7 +27,7 @@ from pyllama import backend, data, machine, params
 from pyllama.diagnose import first_not_finite
 from pyllama.errors import UserError
 from pyllama.ops import cross_entropy
-from pyllama.optim import SGD, AdamW, Optimiser, clip_by_global_norm, matrix_slices
+from pyllama.optim import SGD, AdamW, Optimiser, clip_scale, matrix_slices, sum_and_norm
 from pyllama.schedule import SCHEDULES
 
 TOKENS_AT_ONCE = 2048           # of a shard: enough to keep products efficient, few enough to stay in cache
@@ -137,7 +137,7 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
     """
     flats = [np.zeros_like(state.flat) for _ in range(settings.shards)]
     grads = [params.over(flat, state.p) for flat in flats]
-    with ThreadPoolExecutor(settings.shards) as pool, kernel_threads(1 if settings.shards > 1 else None):
+    with ThreadPoolExecutor(settings.shards) as pool:
 
         def side_by_side(f, shards):
             contexts = [contextvars.copy_context() for _ in shards]         # NumPy's allocator and errstate live there
@@ -147,19 +147,18 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
             begin = time.perf_counter()
             ids = data.windows(tokens, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
                                settings.seed, state.step)
-            with np.errstate(over="ignore", invalid="ignore"):      # what overflows is reported below, with its place
+            # What overflows is reported below, with its place.
+            with np.errstate(over="ignore", invalid="ignore"), kernel_threads(1 if settings.shards > 1 else None):
                 loss = gradient(state, ids, settings, grads, side_by_side if settings.shards > 1 else map)
-            grad, *others = flats
-            for other in others:
-                grad += other
-            norm = clip_by_global_norm(grad, settings.max_grad_norm)
+            norm = sum_and_norm(flats)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 culprit = first_not_finite(state.p, lambda: gradient(state, ids, settings, grads))    # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
                                 f"{culprit}; lower learning_rate or lengthen warmup_steps, from the start or "
                                 f"with --init_from an earlier checkpoint")
             lr = settings.rate(state.step)
-            state.optimiser.step(state.flat, grad, lr, settings.weight_decay)
+            state.optimiser.step(state.flat, flats[0], lr, settings.weight_decay,
+                                 clip_scale(norm, settings.max_grad_norm))
             state.step += 1
             yield Record(state.step, loss, norm, lr, ids[:, 1:].size, time.perf_counter() - begin)
 

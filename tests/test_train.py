@@ -12,7 +12,7 @@ from pyllama import checkpoint, params, train
 from pyllama.data import Tokens, evaluation_windows, windows
 from pyllama.errors import UserError
 from pyllama.models import llama
-from pyllama.optim import clip_by_global_norm
+from pyllama.optim import clip_scale, global_norm
 from pyllama.run import Keeping, Standing, known, read_log, restore, run
 
 CONFIG = llama.LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
@@ -73,8 +73,8 @@ def test_shards_side_by_side_give_the_bits_of_one_after_the_other():
     for step in range(settings.max_steps):
         ids = windows(TEXT, 14, settings.block_size, settings.seed, step)
         _, grad = gradient(one_by_one, ids, settings)
-        clip_by_global_norm(grad, settings.max_grad_norm)
-        one_by_one.optimiser.step(one_by_one.flat, grad, settings.rate(step), settings.weight_decay)
+        scale = clip_scale(global_norm(grad), settings.max_grad_norm)
+        one_by_one.optimiser.step(one_by_one.flat, grad, settings.rate(step), settings.weight_decay, scale)
         one_by_one.step += 1
     np.testing.assert_array_equal(state.flat, one_by_one.flat)
 

@@ -9,6 +9,12 @@
 #include "rope.c"
 #include "softmax.c"
 #include "swiglu.c"
+#include "adamw.c"
+#include "sgd.c"
+#include "sum_and_norm.c"
+#if REAL == 32
+#include "cast.c"
+#endif
 
 /* No op: the tests measure the accuracy of EXP through it. */
 static void exp_of(real *restrict y, const real *restrict x, idx n, int threads) {
@@ -30,4 +36,8 @@ const kernels NAME(REAL, ISA) = {
     SLOT(rope),
     SLOT(softmax), SLOT(softmax_backward),
     SLOT(swiglu), SLOT(swiglu_backward),
+    SLOT(adamw), SLOT(sgd), SLOT(sum_and_norm),
+#if REAL == 32
+    SLOT(to_float16), SLOT(from_float16), SLOT(to_bfloat16), SLOT(from_bfloat16),
+#endif
 };

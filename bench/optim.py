@@ -1,0 +1,90 @@
+"""Time optimiser steps, the norm of the gradient and casts on both backends.     python -m bench.optim [name ...]
+
+All take turns within one run, and the median of each is taken, so that a noisy machine disturbs all alike.  Nothing
+here can be faster than memory: GB/s counts each number as often as it must be read or written, and the copy is NumPy's,
+of arrays as large, cut among as many threads.
+"""
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_dtypes
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pyllama import backend, machine, memory
+from pyllama.optim import SGD, AdamW, global_norm, sum_and_norm
+from pyllama.params import cast
+
+PARAMETERS = [900_000, 15_000_000, 85_000_000]
+SECONDS = 6.0                                               # spent on each row, three rounds at least
+
+
+def works(n):
+    """{name: (bytes moved a parameter, the work)}, of n float32 parameters that are matrices."""
+    rng = np.random.default_rng(0)
+    p, g, other = (rng.standard_normal(n, dtype=np.float32) for _ in range(3))
+    half, brain = p.astype(np.float16), p.astype(ml_dtypes.bfloat16)
+    adamw = AdamW(n, np.float32, matrices=[slice(0, n)])
+    sgd = SGD(n, np.float32, matrices=[slice(0, n)], momentum=0.9)
+    return {
+        "adamw": (28, lambda: adamw.step(p, g, 1e-5, 0.1, 0.5)),
+        "sgd": (20, lambda: sgd.step(p, g, 1e-5, 0.1, 0.5)),
+        "global_norm": (4, lambda: global_norm(g)),
+        "sum_and_norm": (12, lambda: sum_and_norm([g, other])),
+        "to float16": (6, lambda: cast(p, np.float16)),
+        "from float16": (6, lambda: cast(half, np.float32)),
+        "to bfloat16": (6, lambda: cast(p, ml_dtypes.bfloat16)),
+        "from bfloat16": (6, lambda: cast(brain, np.float32)),
+    }
+
+
+def copying(n, threads, pool):
+    """Copies n float32, cut among the threads."""
+    x, y = np.ones((2, n), np.float32)
+    edges = [n * i // threads for i in range(threads + 1)]
+
+    def part(i):
+        np.copyto(y[edges[i]:edges[i + 1]], x[edges[i]:edges[i + 1]])
+
+    return lambda: list(pool.map(part, range(threads)))
+
+
+def medians(runs):
+    """{name: seconds} of {name: (backend, work)}."""
+    times: dict[str, list] = {name: [] for name in runs}
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end or len(times["copy"]) < 4:
+        for name, (on, work) in runs.items():
+            with backend.use(on):
+                begin = time.perf_counter()
+                work()
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(samples[1:]) for name, samples in times.items()}
+
+
+def main(names):
+    memory.install()                                        # as in training: no fresh pages for results
+    table = Table("what", "parameters", "threads", "NumPy ms", "C ms", "NumPy / C", "C GB/s", "copy GB/s", box=None)
+    for n in PARAMETERS:
+        for name, (moved, work) in works(n).items():
+            if names and name not in names:
+                continue
+            for threads in sorted({1, machine.cores()}) if backend.cpu else [1]:
+                with ThreadPoolExecutor(threads) as pool:
+                    runs = {"copy": ("numpy", copying(n, threads, pool)), "numpy": ("numpy", work)}
+                    if backend.cpu:
+                        backend.cpu.set_threads(threads)
+                        runs["cpu"] = ("cpu", work)
+                    found = medians(runs)
+                compiled = [f"{1e3 * found['cpu']:.2f}", f"{found['numpy'] / found['cpu']:.1f}",
+                            f"{moved * n / found['cpu'] / 1e9:.1f}"] if backend.cpu else ["", "", ""]
+                table.add_row(name, f"{n:,}", str(threads), f"{1e3 * found['numpy']:.2f}", *compiled,
+                              f"{8 * n / found['copy'] / 1e9:.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,45 @@
+/* float32 to and from the halves: to the nearest, of two equally near to the even one; what is too
+ * large becomes infinite.  A half is kept as its bits: the sign, 5 of exponent in a float16 and 8
+ * in a bfloat16, the rest of fraction.  (table.c takes this file for float alone.) */
+typedef uint16_t half;
+
+enum { SIGN16 = 0x8000, NORMAL16 = 0x0400, INFINITE16 = 0x7c00, NAN16 = 0x7e00 };  /* of float16 */
+enum { INFINITE32 = 0x7f800000 };
+
+/* Adding 2^13 times the power of two at or below |x| leaves |x| in the low bits, rounded by the
+ * processor, in units of the last place of a float16.  The unit is 2^-24 below its normal range. */
+static void to_float16(half *restrict y, const real *restrict x, idx n, int threads) {
+    const word least = to_bits(0x1p-14f), top = to_bits(0x1p16f);
+    #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
+    for (idx i = 0; i < n; i++) {
+        const word sign = to_bits(x[i]) >> 16 & SIGN16, size = to_bits(FABS(x[i]));
+        const word finite = size < top ? size : top, exponent = finite & INFINITE32;
+        const word power = exponent > least ? exponent : least, shift = power + (13 << MANTISSA);
+        const word units = to_bits(from_bits(finite) + from_bits(shift)) - shift;
+        y[i] = sign | (size > INFINITE32 ? NAN16 : ((power - least) >> 13) + units);
+    }
+}
+
+static void from_float16(real *restrict y, const half *restrict x, idx n, int threads) {
+    const word rebias = (BIAS - 15) << MANTISSA;
+    #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
+    for (idx i = 0; i < n; i++) {
+        const word sign = (word)(x[i] & SIGN16) << 16, size = x[i] & ~SIGN16;
+        const word normal = (size << 13) + (size < INFINITE16 ? rebias : 2 * rebias);
+        y[i] = from_bits(sign | (size < NORMAL16 ? to_bits(size * 0x1p-24f) : normal));
+    }
+}
+
+/* A bfloat16 is the upper half of a float.  A carry out of the fraction belongs to the exponent. */
+static void to_bfloat16(half *restrict y, const real *restrict x, idx n, int threads) {
+    #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
+    for (idx i = 0; i < n; i++) {
+        const word bits = to_bits(x[i]), rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        y[i] = x[i] == x[i] ? rounded : (bits >> 16 & SIGN16) | 0x7fc0;
+    }
+}
+
+static void from_bfloat16(real *restrict y, const half *restrict x, idx n, int threads) {
+    #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
+    for (idx i = 0; i < n; i++) y[i] = from_bits((word)x[i] << 16);
+}

@@ -1,0 +1,24 @@
+ctypedef void (*conversion)(void *y, const void *x, idx n, int threads) noexcept nogil
+
+
+def cast(np.ndarray x, dtype):
+    """x.astype(dtype), by a kernel if one dtype is float32 and the other a half."""
+    cdef const kernels *k = kernels_of[0]
+    cdef np.ndarray y = np.empty(np.shape(x), dtype)
+    cdef conversion convert
+    names = str(x.dtype), str(y.dtype)                                      # "<f4" if the byte order is not native
+    if names == ("float32", "float16"):
+        convert = k.to_float16
+    elif names == ("float16", "float32"):
+        convert = k.from_float16
+    elif names == ("float32", "bfloat16"):
+        convert = k.to_bfloat16
+    elif names == ("bfloat16", "float32"):
+        convert = k.from_bfloat16
+    else:
+        return x.astype(dtype)
+    x = dense(x, x)
+    cdef idx n = x.size
+    with nogil:
+        convert(y.data, x.data, n, _threads)
+    return y

@@ -1,0 +1,7 @@
+def sgd(p, g, v=None, *, double lr, double decay, double scale, double momentum, bint nesterov):
+    cdef np.ndarray grad = dense(g, g), old = in_place(p, grad), memory = None if v is None else in_place(v, grad)
+    cdef const kernels *k = kernels_for(grad)
+    cdef void *kept = NULL if v is None else memory.data
+    cdef idx n = grad.size
+    with nogil:
+        k.sgd(old.data, grad.data, kept, n, lr, decay, scale, momentum, nesterov, _threads)
