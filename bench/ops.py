@@ -14,6 +14,7 @@ from rich.table import Table
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import backend
 from pyllama.op import OPS, Op
+from pyllama.testing.problems import packed
 
 SIZES = {"B": 8, "T": 256, "S": 256, "D": 288, "E": 768, "H": 6, "G": 2, "R": 3, "K": 48, "P": 24,
          "F": 768, "V": 4096, "N": 2048}
@@ -47,7 +48,8 @@ def inputs(op: Op):
 def medians(op: Op):
     """{backend: (forward, backward)} in milliseconds."""
     xs = list(inputs(op))
-    dy = np.random.default_rng(1).standard_normal(shape(op.output)).astype("float32")
+    rng = np.random.default_rng(1)
+    dy = packed(rng.standard_normal(shape(output.axes)).astype("float32") for output in op.outputs)
     times: dict[str, list] = {on: [] for on in op.backends()}
     end = time.perf_counter() + SECONDS
     while time.perf_counter() < end or len(times["numpy"]) < 4:

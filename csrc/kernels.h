@@ -11,11 +11,18 @@
 
 typedef ptrdiff_t idx;
 
+enum { BLOCKS = 64 };                              /* parts: room for as many rows of D */
+
 typedef struct {
     idx gemm_work;                                 /* numbers of `work` for each thread */
     void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down,
                  idx b_right, idx M, idx N, idx K, int accumulate, void *work, int threads);
     void (*exp)(void *y, const void *x, idx n, int threads);
+    void (*add_rms_norm)(void *s, void *y, void *r, const void *x, const void *a, const void *w,
+                         double eps, idx N, idx D, int threads);
+    void (*add_rms_norm_backward)(void *dx, void *dw, void *parts, const void *ds, const void *dy,
+                                  const void *s, const void *w, const void *r, idx N, idx D,
+                                  int threads);
     double (*cross_entropy)(void *lse, void *loss, const void *z, const idx *t, idx ignore_index,
                             double smoothing, double z_loss, idx N, idx V, int threads);
     void (*cross_entropy_backward)(void *dz, const void *z, const idx *t, const void *lse,
@@ -26,14 +33,23 @@ typedef struct {
     void (*embedding)(void *y, const idx *ids, const void *w, idx N, idx D, int threads);
     void (*embedding_backward)(void *dw, const void *dy, const idx *ids, idx N, idx D,
                                int threads);
+    void (*gelu)(void *y, const void *x, int tanh, idx n, int threads);
+    void (*gelu_backward)(void *dx, const void *dy, const void *x, int tanh, idx n, int threads);
+    void (*layer_norm)(void *y, void *n, void *r, const void *x, const void *w, const void *b,
+                       double eps, idx N, idx D, int threads);
+    void (*layer_norm_backward)(void *dx, void *dw, void *db, void *parts, const void *dy,
+                                const void *n, const void *w, const void *r, idx N, idx D,
+                                int threads);
     double (*linear_cross_entropy)(void *dx, void *dw, const void *x, const void *w, const idx *t,
                                    idx ignore_index, double smoothing, double z_loss, double scale,
                                    idx N, idx D, idx V, idx chunk, int accumulate, void *z,
                                    void *loss, void *work, int threads);
+    void (*relu)(void *y, const void *x, idx n, int threads);
+    void (*relu_backward)(void *dx, const void *dy, const void *x, idx n, int threads);
     void (*rms_norm)(void *y, void *r, const void *x, const void *w, double eps, idx N, idx D,
                      int threads);
-    void (*rms_norm_backward)(void *dx, void *dw, const void *dy, const void *x, const void *w,
-                              const void *r, idx N, idx D, int threads);
+    void (*rms_norm_backward)(void *dx, void *dw, void *parts, const void *dy, const void *x,
+                              const void *w, const void *r, idx N, idx D, int threads);
     void (*rope)(void *y, const void *x, const void *cos, const void *sin, idx A, idx T, idx H,
                  idx P, idx xa, idx xt, idx xh, int interleaved, int threads);
     void (*softmax)(void *y, const void *x, idx N, idx D, int threads);
@@ -43,13 +59,13 @@ typedef struct {
                             int threads);
     void (*adamw)(void *p, const void *g, void *m, void *v, idx n, double lr, double decay,
                   double scale, idx t, double b1, double b2, double eps, int threads);
+    void (*from_bfloat16)(void *y, const void *x, idx n, int threads);
+    void (*from_float16)(void *y, const void *x, idx n, int threads);
     void (*sgd)(void *p, const void *g, void *v, idx n, double lr, double decay, double scale,
                 double momentum, int nesterov, int threads);
     double (*sum_and_norm)(void *const *g, idx lanes, idx n, int threads);
-    void (*to_float16)(void *y, const void *x, idx n, int threads);     /* cast.c: of float alone */
-    void (*from_float16)(void *y, const void *x, idx n, int threads);
     void (*to_bfloat16)(void *y, const void *x, idx n, int threads);
-    void (*from_bfloat16)(void *y, const void *x, idx n, int threads);
+    void (*to_float16)(void *y, const void *x, idx n, int threads);     /* cast.c: of float alone */
 } kernels;
 
 extern void *blas_gemm[2];                         /* cblas_sgemm, cblas_dgemm; NULL: our own product */

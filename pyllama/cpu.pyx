@@ -18,11 +18,16 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "kernels.h" nogil:
     ctypedef ptrdiff_t idx
+    enum: BLOCKS
     ctypedef struct kernels:
         idx gemm_work
         void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down, idx b_right,
                      idx M, idx N, idx K, int accumulate, void *work, int threads) noexcept nogil
         void (*exp)(void *y, const void *x, idx n, int threads) noexcept nogil
+        void (*add_rms_norm)(void *s, void *y, void *r, const void *x, const void *a, const void *w, double eps,
+                             idx N, idx D, int threads) noexcept nogil
+        void (*add_rms_norm_backward)(void *dx, void *dw, void *parts, const void *ds, const void *dy, const void *s,
+                                      const void *w, const void *r, idx N, idx D, int threads) noexcept nogil
         double (*cross_entropy)(void *lse, void *loss, const void *z, const idx *t, idx ignore_index, double smoothing,
                                 double z_loss, idx N, idx V, int threads) noexcept nogil
         void (*cross_entropy_backward)(void *dz, const void *z, const idx *t, const void *lse, idx ignore_index,
@@ -32,13 +37,21 @@ cdef extern from "kernels.h" nogil:
                         idx n, int threads) noexcept nogil
         void (*embedding)(void *y, const idx *ids, const void *w, idx N, idx D, int threads) noexcept nogil
         void (*embedding_backward)(void *dw, const void *dy, const idx *ids, idx N, idx D, int threads) noexcept nogil
+        void (*gelu)(void *y, const void *x, int tanh, idx n, int threads) noexcept nogil
+        void (*gelu_backward)(void *dx, const void *dy, const void *x, int tanh, idx n, int threads) noexcept nogil
+        void (*layer_norm)(void *y, void *n, void *r, const void *x, const void *w, const void *b, double eps,
+                           idx N, idx D, int threads) noexcept nogil
+        void (*layer_norm_backward)(void *dx, void *dw, void *db, void *parts, const void *dy, const void *n,
+                                    const void *w, const void *r, idx N, idx D, int threads) noexcept nogil
         double (*linear_cross_entropy)(void *dx, void *dw, const void *x, const void *w, const idx *t, idx ignore_index,
                                        double smoothing, double z_loss, double scale, idx N, idx D, idx V, idx chunk,
                                        int accumulate, void *z, void *loss, void *work, int threads) noexcept nogil
+        void (*relu)(void *y, const void *x, idx n, int threads) noexcept nogil
+        void (*relu_backward)(void *dx, const void *dy, const void *x, idx n, int threads) noexcept nogil
         void (*rms_norm)(void *y, void *r, const void *x, const void *w, double eps, idx N, idx D,
                          int threads) noexcept nogil
-        void (*rms_norm_backward)(void *dx, void *dw, const void *dy, const void *x, const void *w, const void *r,
-                                  idx N, idx D, int threads) noexcept nogil
+        void (*rms_norm_backward)(void *dx, void *dw, void *parts, const void *dy, const void *x, const void *w,
+                                  const void *r, idx N, idx D, int threads) noexcept nogil
         void (*rope)(void *y, const void *x, const void *cos, const void *sin, idx A, idx T, idx H, idx P,
                      idx xa, idx xt, idx xh, int interleaved, int threads) noexcept nogil
         void (*softmax)(void *y, const void *x, idx N, idx D, int threads) noexcept nogil
@@ -46,7 +59,6 @@ cdef extern from "kernels.h" nogil:
         void (*swiglu)(void *y, const void *g, const void *u, idx n, int threads) noexcept nogil
         void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,
                                 int threads) noexcept nogil
-    void *blas_gemm[2]
         void (*adamw)(void *p, const void *g, void *m, void *v, idx n, double lr, double decay, double scale, idx t,
                       double b1, double b2, double eps, int threads) noexcept nogil
         void (*sgd)(void *p, const void *g, void *v, idx n, double lr, double decay, double scale, double momentum,
@@ -56,6 +68,7 @@ cdef extern from "kernels.h" nogil:
         void (*from_float16)(void *y, const void *x, idx n, int threads) noexcept nogil
         void (*to_bfloat16)(void *y, const void *x, idx n, int threads) noexcept nogil
         void (*from_bfloat16)(void *y, const void *x, idx n, int threads) noexcept nogil
+    void *blas_gemm[2]
     const kernels *kernels_of[2]
     const char *kernels_init(const char *isa)
 
@@ -206,11 +219,15 @@ cdef idx count_below(np.ndarray ids, idx bound, what, ignore=None) except -1:
 
 ADDS = {}                                               # op: the input whose gradient its backward can add to `into`
 
+include "../csrc/cpu/add_rms_norm.pxi"
 include "../csrc/cpu/cross_entropy.pxi"
 include "../csrc/cpu/dropout.pxi"
 include "../csrc/cpu/embedding.pxi"
+include "../csrc/cpu/gelu.pxi"
+include "../csrc/cpu/layer_norm.pxi"
 include "../csrc/cpu/linear.pxi"
 include "../csrc/cpu/linear_cross_entropy.pxi"
+include "../csrc/cpu/relu.pxi"
 include "../csrc/cpu/rms_norm.pxi"
 include "../csrc/cpu/rope.pxi"
 include "../csrc/cpu/softmax.pxi"

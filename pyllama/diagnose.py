@@ -23,7 +23,8 @@ def first_not_finite(p, compute) -> str:
         y, back = plain(op, *inputs, **options)
         calls[op.name] += 1
         number = calls[op.name]
-        require(y, f"the result of {op.name}, its call number {number} of the step,")
+        for result in op.each(y):
+            require(result, f"the result of {op.name}, its call number {number} of the step,")
 
         def watched_back(dy):
             grads = back(dy)

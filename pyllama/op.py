@@ -2,10 +2,11 @@
 
     y, back = op(*inputs, **options)        # run forward, keep what backward needs
     dx, dw, ... = back(dy)                  # one gradient per input given; None for an integer input
+    (s, y), back = op(...);  back((ds, dy)) # several outputs are a tuple, and so are their gradients
 
 dy is ∂loss/∂y, of the shape and precision of y.  back may keep y and the inputs: they must not be written to before
-it has run.  Layers, blocks, models and losses have this same form, so that a
-composed backward is the chain rule spelled out: call the pieces' backs in reverse order.
+it has run.  Equal gradients, such as those of two summands, may be one array.  Layers, blocks, models and losses
+have this same form, so that a composed backward is the chain rule spelled out: call the pieces' backs in reverse order.
 
 An op's module holds its derivation (the docstring), two plain functions and one line that registers it:
 
@@ -17,7 +18,7 @@ written in NumPy's functions and methods alone, so that they run on CuPy's array
 and `name_backward` with the same arguments, results and `saved`; they run where the inputs allow it.
 
 Shapes     x[... D] is any leading axes and then D;  a[2*K] is two Ks side by side;  ids[B T]<V is integers below V;
-           b[E]? may be left out (optional inputs come last).
+           b[E]? may be left out (optional inputs come last);  -> s[... D], y[... D] are two outputs.
 Options    name=[...] lists the values that tests draw, name=between(low, high) the interval.
 Axes       B batch, T query time, S key time, D model, E output, H query heads, G key/value heads,
            R = H/G query heads per key/value head, K head width, P = K/2 rotary pairs, F hidden, V vocabulary,
@@ -41,8 +42,8 @@ class between(NamedTuple):
     high: float
 
 
-class Input(NamedTuple):
-    """One input of a shape line."""
+class Array(NamedTuple):
+    """One input or output of a shape line."""
     name: str
     axes: tuple[str, ...]                           # ("...", "2*K")
     below: str                                      # the bound of an integer input: an axis, a number, or ""
@@ -54,10 +55,7 @@ class Op:
         self.name = forward.__module__.rpartition(".")[2]
         self.shapes, self.forward, self.backward, self.options = shapes, forward, backward, options
         self.__doc__ = inspect.getdoc(inspect.getmodule(forward))
-        inputs, output = shapes.split("->")
-        self.inputs = [Input(name, tuple(axes.split()), below, bool(optional))
-                       for name, axes, below, optional in re.findall(r"(\w+)\[(.*?)\](?:<(\w+))?(\?)?", inputs)]
-        self.output = tuple(re.search(r"\[(.*?)\]", output)[1].split())
+        self.inputs, self.outputs = map(arrays, shapes.split("->"))
         self._fitting = set()                       # the shapes and dtypes that passed check(): it runs once for each
         OPS[self.name] = self
 
@@ -75,10 +73,11 @@ class Op:
         places = params.places(inputs)
 
         def back(dy):
-            if np.shape(dy) != y.shape:
-                raise ValueError(f"{self.name}: dy has shape {np.shape(dy)}, y has {y.shape}")
-            if y.shape and dy.real.dtype != y.real.dtype:
-                raise TypeError(f"{self.name}: dy is {dy.dtype} but y is {y.dtype}; convert one")
+            for (name, *_), d, made in zip(self.outputs, self.each(dy), self.each(y), strict=True):
+                if np.shape(d) != made.shape:
+                    raise ValueError(f"{self.name}: d{name} has shape {np.shape(d)}, {name} has {made.shape}")
+                if made.shape and d.dtype != made.dtype and d.real.dtype != made.real.dtype:
+                    raise TypeError(f"{self.name}: d{name} is {d.dtype} but {name} is {made.dtype}; convert one")
             if not places:
                 return backward(dy, *saved, **options)[:len(inputs)]
             direct = getattr(kernels, "ADDS", {}).get(self.name)            # the input whose gradient the kernel adds
@@ -91,6 +90,14 @@ class Op:
             return tuple(grads)
 
         return y, back
+
+    def each(self, y):
+        """y, or dy, as a tuple: one array for each output."""
+        ys = y if len(self.outputs) > 1 else (y,)
+        if len(ys) != len(self.outputs):
+            raise TypeError(f"{self.name} gives{self.shapes.partition('->')[2]}: it takes one gradient for each, "
+                            f"not {len(ys)}")
+        return ys
 
     def backends(self):
         """Where it runs: the reference, and the compiled modules that offer it."""
@@ -115,6 +122,12 @@ class Op:
             if not fits(wanted.axes, x.shape, sizes):
                 raise ValueError(f"{self.name}: {wanted.name} has shape {x.shape}, which does not fit "
                                  f"{wanted.name}[{' '.join(wanted.axes)}]" + (f" with {sizes}" if sizes else ""))
+
+
+def arrays(side):
+    """The inputs, or the outputs, of a shape line."""
+    return [Array(name, tuple(axes.split()), below, bool(optional))
+            for name, axes, below, optional in re.findall(r"(\w+)\[(.*?)\](?:<(\w+))?(\?)?", side)]
 
 
 def fits(axes, shape, sizes):

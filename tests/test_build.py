@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyllama import backend, machine
+from pyllama import backend, machine, ops
 from pyllama.op import OPS
-from pyllama.ops import rms_norm as rms_norm_op
-from pyllama.ops import swiglu as swiglu_op
 from pyllama.testing import problem, problems
 from pyllama.testing.problems import choose_by
 
@@ -30,11 +28,25 @@ def normal(shape, dtype, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def run_all(x, w, u, dy):
-    """Every array that the kernels make of these four."""
-    y, (x, w, r) = cpu.rms_norm(x, w, eps=1e-5)
-    z, (g, u) = cpu.swiglu(x, u)
-    return [y, r, *cpu.rms_norm_backward(dy, x, w, r, eps=1e-5), z, *cpu.swiglu_backward(dy, g, u)]
+def calls(x, w, u, dy):
+    """A call of every kernel's op, made of these four arrays: the op, its inputs, options, dy."""
+    yield ops.add_rms_norm, (x, u, w), {"eps": 1e-5}, (u, dy)
+    yield ops.gelu, (x,), {"tanh": False}, dy
+    yield ops.gelu, (x,), {"tanh": True}, dy
+    yield ops.layer_norm, (x, w, -w), {"eps": 1e-5}, dy
+    yield ops.relu, (x,), {}, dy
+    yield ops.rms_norm, (x, w), {"eps": 1e-5}, dy
+    yield ops.swiglu, (x, u), {}, dy
+
+
+def run_all(*arrays, kernels=cpu):
+    """Every array that the kernels, or for None the references, make of these four."""
+    made = []
+    for op, inputs, options, dy in calls(*arrays):
+        forward, backward = getattr(kernels, op.name, op.forward), getattr(kernels, op.name + "_backward", op.backward)
+        y, saved = forward(*inputs, **options)
+        made += [*op.each(y), *saved, *backward(dy, *saved, **options)]
+    return made
 
 
 def inputs(shape, dtype):
@@ -48,15 +60,12 @@ def inputs(shape, dtype):
 @pytest.mark.parametrize("D", [1, 15, 16, 17, 64, 65, 130, 1030, 2100])
 @pytest.mark.parametrize("rows", [(), (0,), (1,), (2, 3)])
 def test_kernels_agree_with_the_references_in_float64(dtype, D, rows):
-    x, w, u, dy = inputs((*rows, D), dtype)
-    X, W, U, DY = (a.astype("float64") for a in (x, w, u, dy))
-    Y, (_, _, R) = rms_norm_op.forward(X, W, eps=1e-5)
-    wanted = [Y, R, *rms_norm_op.backward(DY, X, W, R, eps=1e-5),
-              swiglu_op.forward(X, U)[0], *swiglu_op.backward(DY, X, U)]
+    arrays = inputs((*rows, D), dtype)
+    wanted = run_all(*(a.astype("float64") for a in arrays), kernels=None)
     # A sum of n terms, each a product of a few, is wrong by at most (n + a few) ε times the sum of their magnitudes.
     # Of the terms here, standard normal numbers multiplied by fours, none exceeds 100.
     bound = (D + 6 + 10) * 100 * np.finfo(dtype).eps
-    for result, exact in zip(run_all(x, w, u, dy), wanted, strict=True):
+    for result, exact in zip(run_all(*arrays), wanted, strict=True):
         assert result.dtype == dtype
         assert result.shape == exact.shape
         assert np.all(np.abs(result - exact) <= bound)
@@ -66,8 +75,7 @@ def test_kernels_agree_with_the_references_in_float64(dtype, D, rows):
 @each_dtype
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 0)])
 def test_kernels_take_arrays_without_columns(dtype, shape):
-    shapes = [a.shape for a in run_all(*inputs(shape, dtype))]
-    assert shapes == [shape, (*shape[:-1], 1), shape, (0,), shape, shape, shape]
+    assert {a.shape for a in run_all(*inputs(shape, dtype))} == {shape, (*shape[:-1], 1), (0,)}
 
 
 @built
@@ -96,6 +104,46 @@ def test_exp_is_within_its_bound_everywhere(dtype):
 def test_exp_of_what_is_not_a_number_and_not_finite(dtype):
     y = cpu._exp(np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0, -0.0], dtype))
     np.testing.assert_array_equal(y, np.array([np.nan, np.inf, 0, np.inf, 0, 1, 1], dtype))
+
+
+def normal_distribution(x):
+    """Φ(x) and e^(-x²/2) in long double: Laplace's continued fraction beyond 1, the series of x^n / n!! within."""
+    z = np.abs(x)
+    high = z.astype(np.float32).astype(z.dtype)                                         # its square is exact
+    gauss = np.exp(-high * high / 2) * np.exp((high - z) * (high + z) / 2)
+    far, term = np.maximum(z, 1), np.minimum(z, 1)
+    fraction, series = far, np.zeros_like(z)
+    for n in range(300, 0, -1):
+        fraction = far + n / fraction
+    for n in range(3, 61, 2):
+        series, term = series + term, term * z * z / n
+    root = np.sqrt(2 * np.longdouble("3.14159265358979323846"))
+    tail = np.where(z < 1, 0.5 - gauss * series / root, gauss / (root * fraction))
+    return np.where(x < 0, tail, 1 - tail), gauss
+
+
+@built
+@each_dtype
+def test_gelu_is_within_its_bound_in_its_lower_tail_too(dtype):
+    """Relative to itself, down to where the numbers are no longer normal."""
+    info = np.finfo(dtype)
+    if np.finfo(np.longdouble).eps > info.eps / 100:
+        pytest.skip("this machine has no wider float to compare with")
+    x = np.concatenate([np.linspace(-40, 10, 40_000), normal(40_000, dtype)]).astype(dtype)
+    wide = x.astype(np.longdouble)
+    phi, gauss = normal_distribution(wide)
+    root = np.sqrt(2 / np.longdouble("3.14159265358979323846"))
+    twice_u, twice_du = 2 * root * wide * (1 + 0.044715 * wide**2), 2 * root * (1 + 3 * 0.044715 * wide**2)
+    s = 1 / (1 + np.exp(-twice_u))
+    # Φ: the exponential errs by 1.1 ε, the two polynomials, whose terms are all positive, by 3, the other operations by
+    # 2.  σ(2u): what 2u is wrong by, 2 ε of it, is a relative error of the exponential; the rest as for Φ.
+    for tanh, value, rise, roundings in ((False, phi, gauss * root / 2, 6),
+                                         (True, s, s * (1 - s) * twice_du, 6 + 2 * np.abs(twice_u))):
+        y, saved = cpu.gelu(x, tanh=tanh)
+        dx, = cpu.gelu_backward(np.ones_like(x), *saved, tanh=tanh)
+        for got, exact, size in ((y, wide * value, np.abs(wide * value)),
+                                 (dx, value + wide * rise, value + np.abs(wide * rise))):
+            assert np.max((np.abs(got - exact) / (roundings * info.eps * size))[value > info.tiny]) <= 1
 
 
 @built
@@ -288,8 +336,8 @@ def test_lower_instruction_sets_pass_these_tests_too(isa):
     if f"PYLLAMA_ISA={isa}" in asked.stderr:
         pytest.skip(f"this build or processor has no {isa}")
     assert asked.stdout.strip() == isa
-    run = python("-m", "pytest", "-p", "no:cacheprovider", "-k", "kernels or exp or swiglu or results", __file__,
-                 PYLLAMA_ISA=isa)
+    run = python("-m", "pytest", "-p", "no:cacheprovider", "-k", "kernels or exp or gelu or swiglu or results",
+                 __file__, PYLLAMA_ISA=isa)
     assert run.returncode == 0, run.stdout
 
 

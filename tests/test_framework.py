@@ -145,6 +145,24 @@ def test_back_gives_one_gradient_for_each_input_and_refuses_another_precision():
         back(y.astype("float32"))
 
 
+@pytest.mark.usefixtures("unregistered")
+def test_several_outputs_are_given_and_taken_as_a_tuple():
+    op = Op("x[D] -> s[D], p[]", lambda x: ((x + 1, np.sum(x * x)), (x,)), lambda dy, x: (dy[0] + 2 * dy[1] * x,))
+    x = np.arange(3.0)
+    (s, p), back = op(x)
+    np.testing.assert_array_equal(s, [1, 2, 3])
+    assert p == 5
+    dx, = back((s, p))
+    np.testing.assert_array_equal(dx, [1, 12, 23])
+    with pytest.raises(ValueError, match=r"dp has shape \(3,\), p has \(\)"):
+        back((s, s))
+    with pytest.raises(TypeError, match="ds is float32 but s is float64"):
+        back((s.astype("float32"), p))
+    for wrong in (s, (s,), (s, p, p)):
+        with pytest.raises(TypeError, match=rf"gives s\[D\], p\[\]: it takes one gradient for each, not {len(wrong)}"):
+            back(wrong)
+
+
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)

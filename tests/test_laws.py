@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pyllama import backend
-from pyllama.ops import gelu, layer_norm, relu, rms_norm, softmax, swiglu
+from pyllama.ops import add_rms_norm, gelu, layer_norm, relu, rms_norm, softmax, swiglu
 from pyllama.ops.softmax import log_sum_exp
 from tests.laws import close, law, same
 
@@ -60,7 +60,7 @@ def test_rms_norm_of_a_row_does_not_know_the_other_rows(rng, dtype, N, D):
 
 @law(rms_norm, D=st.sampled_from([1023, 1024, 1025, 2500]))
 def test_rms_norm_of_wide_rows_is_its_formula(rng, N, D):
-    """As wide as a model, and wider than what a kernel takes in one piece."""
+    """As wide as a model."""
     x, w, dy = rng.standard_normal((N, D)), rng.standard_normal(D), rng.standard_normal((N, D))
     y, back = rms_norm(x, w, eps=1e-5)
     dx, dw = back(dy)
@@ -70,6 +70,24 @@ def test_rms_norm_of_wide_rows_is_its_formula(rng, N, D):
     close(y, w * n, D + 8, np.abs(y))
     close(dx, r * (g - n * mean), 4 * (D + 8), r * (np.abs(g) + np.abs(n) * size))
     close(dw, sum(dy * n), N + D + 8, sum(np.abs(dy * n)))
+
+
+# --- add_rms_norm -----------------------------------------------------------------------------------------------------
+
+@law(add_rms_norm)
+def test_add_rms_norm_is_a_sum_and_its_rms_norm(rng, N, D):
+    x, a, ds, dy = rng.standard_normal((4, N, D))
+    w = rng.standard_normal(D)
+    (s, y), back = add_rms_norm(x, a, w)
+    same(s, x + a)
+    n, norm_back = rms_norm(s, w)
+    close(y, n, 2 * (D + 8), np.abs(n))
+    dx, da, dw = back((ds, dy))
+    dn, dw_alone = norm_back(dy)
+    size = np.abs(ds) + np.abs(dn).max(axis=-1, keepdims=True)
+    close(dx, ds + dn, 8 * (D + 8), size)
+    same(da, dx)
+    close(dw, dw_alone, 2 * (N + D + 8), np.abs(dy * n / w).sum(axis=0))
 
 
 # --- layer_norm -------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def python_changes(source):
         "np.sum(a, axis=-2, keepdims=True)", "np.sum(a, axis=-1, keepdims=False)"],
     "a[0::2]": ["a[1::2]", "a[-1::2]", "a[0::3]", "a[0::1]"],
     "[a, b, c]": ["[b, a, c]", "[a, c, b]"],
+    "((a, b), c)": ["((b, a), c)"],
     "kind == 'ntk'": ["kind != 'ntk'", "kind == 'something else'"],
     "d.get('factor', b)": ["b", "d.get('something else', b)"],
 }.items())

@@ -13,8 +13,8 @@ import pyllama.ops  # noqa: F401 -- registers
 from pyllama import backend
 from pyllama.op import OPS
 from pyllama.testing import complex_step, problem
-from pyllama.testing.gradient import is_float, relative_error
-from pyllama.testing.problems import choose_by
+from pyllama.testing.gradient import is_float, relative_error, vector
+from pyllama.testing.problems import choose_by, packed
 from tests.strategies import problems
 from tests.strict import Strict
 
@@ -37,9 +37,9 @@ def in_float64(arrays):
 
 
 def results(op, on, inputs, options, dy):
-    """y and the gradients that exist, in one list."""
+    """The outputs and the gradients that exist, in one list."""
     y, grads = run(op, on, inputs, options, dy)
-    return [np.asarray(a) for a in (y, *grads) if a is not None]
+    return [np.asarray(a) for a in (*op.each(y), *grads) if a is not None]
 
 
 @each_run
@@ -48,7 +48,7 @@ def test_backward_is_the_transpose_of_the_exact_derivative(op, on, data):
     """One input at a time, so that two errors cannot cancel; the derivative by a complex step of the reference."""
     inputs, options, dy = data.draw(problems(op))
     y, grads = run(op, on, inputs, options, dy)
-    assert np.shape(y) == dy.shape
+    assert [np.shape(a) for a in op.each(y)] == [d.shape for d in op.each(dy)]
     assert len(grads) == len(inputs)
     for i, (x, dx) in enumerate(zip(inputs, grads, strict=True)):
         if not is_float(x):
@@ -56,8 +56,8 @@ def test_backward_is_the_transpose_of_the_exact_derivative(op, on, data):
             continue
         assert dx.shape == x.shape
         v = np.random.default_rng(i).standard_normal(x.shape)
-        jv = complex_step(lambda *xs: op.forward(*xs, **options)[0], inputs, i, v)
-        assert relative_error(dy, jv, dx, v) <= 1e-11
+        jv = complex_step(lambda *xs: vector(op, op.forward(*xs, **options)[0]), inputs, i, v)
+        assert relative_error(vector(op, dy), jv, dx, v) <= 1e-11
 
 
 @each_run
@@ -65,11 +65,12 @@ def test_backward_is_the_transpose_of_the_exact_derivative(op, on, data):
 @given(data=st.data())
 def test_backward_agrees_with_central_differences(op, on, dtype, data):
     """The classic check.  D(h) = dy (f(x + h v) - f(x - h v)) / 2h has a truncation error near h²/6 f''', a third of
-    D(2h) - D(h), and a rounding error of about eps |f| / h.  h = eps^(1/3) balances the two; the tolerance is the sum, over
-    all outputs, for two truncation errors (say, at two of relu's kinks) may cancel in the sum of D(2h) - D(h).
+    D(2h) - D(h), and a rounding error of about eps |f| / h.  h = eps^(1/3) balances the two; the tolerance is the sum,
+    over all outputs: two truncation errors (say, at two of relu's kinks) may cancel in the sum of D(2h) - D(h).
     """
     inputs, options, dy = data.draw(problems(op, dtype))
     y, grads = run(op, on, inputs, options, dy)
+    y, dy = vector(op, y), vector(op, dy)
     eps = float(np.finfo(dtype).eps)
     h = eps ** (1 / 3)
     for i, (x, dx) in enumerate(zip(inputs, grads, strict=True)):
@@ -81,7 +82,7 @@ def test_backward_agrees_with_central_differences(op, on, dtype, data):
         def value(step, i=i, v=v):
             moved = list(inputs)
             moved[i] = moved[i] + np.asarray(step, dtype) * v
-            return np.asarray(run(op, on, moved, options)[0], "float64")
+            return vector(op, run(op, on, moved, options)[0]).astype("float64")
 
         def slope(step, value=value):
             return dy * (value(step) - value(-step)) / (2 * step)
@@ -111,13 +112,14 @@ def test_float32_is_as_accurate_as_float32_can_be(op, on, data):
     largest result.  Another order of summation and an exponential with 2 ulp stay within 16 times that.
     """
     inputs, options, dy = data.draw(problems(op, "float32"))
-    exact = results(op, "numpy", in_float64(inputs), options, dy.astype("float64"))
+    wide = packed(in_float64(op.each(dy)))
+    exact = results(op, "numpy", in_float64(inputs), options, wide)
     loss = [F32.eps * max(np.abs(a).max(initial=0), F32.tiny) for a in exact]
     rng = np.random.default_rng(0)
     for _ in range(4):
         near = [x * (1 + F32.eps * rng.integers(-4, 5, x.shape)).astype("float32") if is_float(x) else x
                 for x in inputs]
-        truth = results(op, "numpy", in_float64(near), options, dy.astype("float64"))
+        truth = results(op, "numpy", in_float64(near), options, wide)
         loss = [max(most, np.abs(a - b).max(initial=0))
                 for most, a, b in zip(loss, results(op, "numpy", near, options, dy), truth, strict=True)]
     for got, want, error in zip(results(op, on, inputs, options, dy), exact, loss, strict=True):
@@ -129,12 +131,14 @@ def test_float32_is_as_accurate_as_float32_can_be(op, on, data):
 @given(data=st.data())
 def test_backward_is_linear_in_dy(op, on, data):
     inputs, options, dy = data.draw(problems(op))
-    other = np.random.default_rng(1).standard_normal(dy.shape)
-    _, a, b, mixed, nothing = run(op, on, inputs, options, dy, other, 2 * dy - other, 0 * dy)
+    rng, dys = np.random.default_rng(1), op.each(dy)
+    others = [rng.standard_normal(d.shape) for d in dys]
+    mixtures, zeros = [2 * d - other for d, other in zip(dys, others, strict=True)], [0 * d for d in dys]
+    _, a, b, mixed, nothing = run(op, on, inputs, options, *map(packed, (dys, others, mixtures, zeros)))
     for u, v, w, zero in zip(a, b, mixed, nothing, strict=True):
         if u is not None:
             scale = max(1, np.abs(u).max(initial=0), np.abs(v).max(initial=0))
-            np.testing.assert_allclose(w, 2 * u - v, rtol=0, atol=1e-12 * scale * (1 + dy.size))
+            np.testing.assert_allclose(w, 2 * u - v, rtol=0, atol=1e-12 * scale * (1 + vector(op, dy).size))
             assert not zero.any()
 
 
@@ -158,28 +162,33 @@ def test_memory_layout_does_not_matter(op, on, layout, data):
         return x
 
     inputs, options, dy = data.draw(problems(op))
-    inputs, dy = [view(x) for x in inputs], view(np.array(dy))
-    dense = [np.array(x, order="C") for x in inputs]
-    expected = results(op, on, dense, options, np.array(dy))
-    for got, want in zip(results(op, on, inputs, options, dy), expected, strict=True):
+    inputs, dys = [view(x) for x in inputs], [view(np.array(d)) for d in op.each(dy)]
+    dense, dense_dys = ([np.array(a, order="C") for a in arrays] for arrays in (inputs, dys))
+    expected = results(op, on, dense, options, packed(dense_dys))
+    for got, want in zip(results(op, on, inputs, options, packed(dys)), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * max(1, np.abs(want).max(initial=0)))
 
 
 @each_run
 @given(data=st.data())
 def test_nothing_handed_in_is_changed_and_nothing_handed_out_is_shared(op, on, data):
-    """Neither pass writes into its inputs, what was saved, or dy; results are the caller's own, writable memory."""
+    """Neither pass writes into its inputs, what was saved, or dy; results are the caller's own, writable memory.
+
+    But two gradients that are equal may be one array: the tests of the values see to it that they are.
+    """
     inputs, options, dy = data.draw(problems(op))
     kernels = getattr(backend, on, None)
     forward, backward = getattr(kernels, op.name, op.forward), getattr(kernels, op.name + "_backward", op.backward)
-    handed_in, inputs_before = [*inputs, dy], [a.copy() for a in [*inputs, dy]]
+    handed_in = [*inputs, *op.each(dy)]
+    inputs_before = [a.copy() for a in handed_in]
     y, saved = forward(*inputs, **options)
     kept = [a for a in saved if isinstance(a, np.ndarray)]
     kept_before = [a.copy() for a in kept]
     grads = backward(dy, *saved, **options)
     for a, before in zip([*handed_in, *kept], [*inputs_before, *kept_before], strict=True):
         np.testing.assert_array_equal(a, before)
-    handed_out = [a for a in (y, *grads) if isinstance(a, np.ndarray)]
+    distinct = {id(a): a for a in grads}.values()
+    handed_out = [a for a in (*op.each(y), *distinct) if isinstance(a, np.ndarray)]
     for i, a in enumerate(handed_out):
         assert a.flags.writeable
         assert not any(np.shares_memory(a, b) for b in [*handed_in, *handed_out[:i]])
@@ -197,9 +206,9 @@ def test_the_same_call_gives_the_same_bits(op, on, data):
 @given(data=st.data())
 def test_the_reference_speaks_the_dialect_of_device_arrays(op, data):
     inputs, options, dy = data.draw(problems(op))
-    y, grads = run(op, "numpy", [Strict(x) for x in inputs], options, Strict(dy))
+    y, grads = run(op, "numpy", [Strict(x) for x in inputs], options, packed(map(Strict, op.each(dy))))
     want = results(op, "numpy", inputs, options, dy)
-    got = [a for a in (y, *grads) if a is not None]
+    got = [a for a in (*op.each(y), *grads) if a is not None]
     assert all(isinstance(a, Strict) for a in got)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(a.host, b)
@@ -210,8 +219,11 @@ def test_the_reference_speaks_the_dialect_of_device_arrays(op, data):
 def test_inputs_that_do_not_fit_are_refused_in_one_sentence(op, data):
     inputs, options, dy = data.draw(problems(op))
     _, back = op(*inputs, **options)
-    with pytest.raises(ValueError, match=f"^{op.name}: dy has shape"):
-        back(np.zeros((*dy.shape, 2)))
+    for i, output in enumerate(op.outputs):
+        dys = list(op.each(dy))
+        dys[i] = np.zeros((*dys[i].shape, 2))
+        with pytest.raises(ValueError, match=f"^{op.name}: d{output.name} has shape"):
+            back(packed(dys))
     with pytest.raises(TypeError, match=f"^{op.name} takes "):
         op(*inputs, *inputs, *inputs, **options)
     i = data.draw(st.sampled_from([i for i, x in enumerate(inputs) if is_float(x)]))
@@ -241,7 +253,7 @@ def test_an_option_left_out_is_the_reference_s_default(op, on):
                 if option.kind is option.KEYWORD_ONLY}
     with backend.use(on):
         (y, back), (same_y, back_too) = op(*inputs), op(*inputs, **defaults)
-        np.testing.assert_array_equal(y, same_y)
+        np.testing.assert_array_equal(vector(op, y), vector(op, same_y))
         for a, b in zip(back(dy), back_too(dy), strict=True):
             assert (a is None) == (b is None)
             if a is not None:
@@ -270,4 +282,4 @@ def test_kernels_read_nothing_beyond_their_inputs(op, on, dtype, data, behind):
     inputs, options, dy = data.draw(problems(op, dtype))
     with backend.use(on):
         _, back = op(*(fenced(x, behind) for x in inputs), **options)
-        back(fenced(dy, behind))
+        back(packed(fenced(d, behind) for d in op.each(dy)))

@@ -5,7 +5,7 @@ import pytest
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import op as op_module
 from pyllama.op import OPS, Op, between
-from pyllama.ops import rms_norm
+from pyllama.ops import add_rms_norm, rms_norm
 from pyllama.testing import check, complex_step, problem
 from pyllama.testing.problems import choose_by
 
@@ -24,7 +24,7 @@ def test_problems_fit_and_draw_every_option_and_every_optional_input(op):
         inputs, options, dy = problem(op, choose_by(rng))
         op.check(inputs)
         y, _ = op(*inputs, **options)
-        assert np.shape(y) == dy.shape
+        assert [np.shape(a) for a in op.each(y)] == [d.shape for d in op.each(dy)]
         counts.add(len(inputs))
         for name, value in options.items():
             values[name].append(value)
@@ -113,3 +113,15 @@ def test_the_checker_tells_right_from_wrong(backward, wrong):
         assert wrong in (None, worst.input)
         assert len(worst.shapes) == 2
         assert "eps" in worst.options
+
+
+@pytest.mark.usefixtures("unregistered")
+@pytest.mark.parametrize(("kept", "error"), [((1, 1), 0), ((0, 1), 1), ((1, 0), 1)])
+def test_the_checker_sees_every_output(kept, error):
+    def forward(x, a, w, *, eps):
+        return add_rms_norm.forward(x, a, w, eps=eps)
+
+    def backward(dy, *saved, eps):
+        return add_rms_norm.backward([keep * d for keep, d in zip(kept, dy, strict=True)], *saved)
+
+    assert (check(Op(add_rms_norm.shapes, forward, backward, eps=between(1e-3, 1.0))).error > 1e-3) == error

@@ -2,7 +2,7 @@
  *
  * NumPy's stream is Philox4x64-10 (Salmon et al., 2011): eight numbers at a time are a function of
  * a key and a count alone, so that any thread can begin anywhere.  They are drawn into L1. */
-enum { BLOCK = 8, BLOCKS = 32 };                   /* draws of one count; counts at a time */
+enum { BLOCK = 8, DRAWS = 32 };                   /* draws of one count; counts at a time */
 
 /* The eight draws of 32 bits, the low half of each 64 first. */
 static inline void philox(uint32_t *draws, uint64_t count, uint64_t key0, uint64_t key1) {
@@ -20,12 +20,12 @@ static inline void philox(uint32_t *draws, uint64_t count, uint64_t key0, uint64
 /* Of the stream's numbers from `start` on, keep those with 24 bits of at least `limit`. */
 static void dropout(real *y, const real *x, double scale, uint32_t limit, uint64_t start,
                     const uint64_t *key, idx n, int threads) {
-    const idx TILE = BLOCK * BLOCKS, before = start % BLOCK;
+    const idx TILE = BLOCK * DRAWS, before = start % BLOCK;
     #pragma omp parallel for num_threads(threads) if (n > GRAIN)
     for (idx tile = -before; tile < n; tile += TILE) {
-        uint32_t draws[BLOCK * BLOCKS];
+        uint32_t draws[BLOCK * DRAWS];
         uint64_t first = (start + tile) / BLOCK + 1;   /* NumPy counts before it draws */
-        for (int i = 0; i < BLOCKS; i++) philox(draws + BLOCK * i, first + i, key[0], key[1]);
+        for (int i = 0; i < DRAWS; i++) philox(draws + BLOCK * i, first + i, key[0], key[1]);
         idx from = tile < 0 ? 0 : tile, to = n - tile < TILE ? n : tile + TILE;
         #pragma omp simd
         for (idx i = from; i < to; i++)

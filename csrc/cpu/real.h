@@ -11,18 +11,28 @@ typedef uint32_t word;
 #define SQRT sqrtf
 #define FABS fabsf
 #define LOG logf
-enum { MANTISSA = 23, BIAS = 127, TERMS = 7 };
+enum { MANTISSA = 23, BIAS = 127, TERMS = 7, DEGREE = 4 };
 static const real LN2_HIGH = 0x1.63p-1f, LN2_LOW = -0x1.bd0106p-13f;
-static const real EXP_LOW = -104, EXP_HIGH = 89;
+static const real EXP_LOW = -104, EXP_HIGH = 89, FAR = 15;
+static const real OVER[] = {48.38615687, 42.45152268, 17.75499646, 3.938639102, 0.398946591};
+static const real UNDER[] = {96.77231333, 162.1162131, 116.4734564, 45.49114568, 9.873298338};
 #else
 typedef double real;
 typedef uint64_t word;
 #define SQRT sqrt
 #define FABS fabs
 #define LOG log
-enum { MANTISSA = 52, BIAS = 1023, TERMS = 13 };
+enum { MANTISSA = 52, BIAS = 1023, TERMS = 13, DEGREE = 10 };
 static const real LN2_HIGH = 0x1.62e42fee00000p-1, LN2_LOW = 0x1.a39ef35793c76p-33;
-static const real EXP_LOW = -746, EXP_HIGH = 710;
+static const real EXP_LOW = -746, EXP_HIGH = 710, FAR = 40;
+static const real OVER[] = {
+    913248.30989094765, 1509488.0612826203, 1236964.3427637471, 649266.73513523815,
+    239466.74349324367, 64550.353369413766, 12860.862299377222, 1872.2897564530977,
+    191.31292931993303, 12.475196070036272, 0.39894228040152635};
+static const real UNDER[] = {
+    1826496.6197818953, 4476309.5758478362, 5132258.6755795516, 3641106.4593990101,
+    1780200.7998981886, 631542.39674632938, 166434.33452594993, 32714.951456771105,
+    4724.4051214090114, 480.55039792995609, 31.270679200773444};
 #endif
 
 /* Below this many numbers a loop stays on the calling thread: waking the others costs about 4 us,
@@ -46,16 +56,17 @@ static inline word to_bits(real x) {
     return bits;
 }
 
-/* e^x = 2^n e^f, n = round(x / ln 2), |f| <= ln 2 / 2, e^f by Taylor's series.  Unlike libm's it
- * vectorises.  Within 1.1 ulp everywhere; results under the normal range are rounded, not flushed;
- * NaN and the infinities come out as they should.
+/* e^(x - low) = 2^n e^f, n = round(x / ln 2), |f| <= ln 2 / 2 + |low|, e^f by Taylor's series.
+ * Unlike libm's it vectorises.  `low` holds the digits that x has no room for, and is 0 for most.
+ * Within 1.1 ulp everywhere; results under the normal range are rounded, not flushed; NaN and the
+ * infinities come out as they should.
  *   ROUND: adding 1.5 * 2^MANTISSA leaves n in the low bits, as an integer.
  *   LN2_HIGH has so few digits that n * LN2_HIGH is exact.
  *   2^n is two factors, for 2^-150 and 2^128 are no normal numbers, but e^f times them may be. */
-static inline real EXP(real x) {
+static inline real EXP_IN_RANGE(real x, real low) {
     const real ROUND = (real)3 / 2 * ((word)1 << MANTISSA), LOG2E = 1.44269504088896340736;
-    x = x < EXP_LOW ? EXP_LOW : x > EXP_HIGH ? EXP_HIGH : x;
-    real shifted = x * LOG2E + ROUND, n = shifted - ROUND, f = x - n * LN2_HIGH - n * LN2_LOW;
+    real shifted = (x - low) * LOG2E + ROUND, n = shifted - ROUND;
+    real f = x - n * LN2_HIGH - n * LN2_LOW - low;
     real p = INVERSE_FACTORIAL[TERMS];
     for (int k = TERMS - 1; k >= 2; k--) p = p * f + INVERSE_FACTORIAL[k];
     p = 1 + (f + f * f * p);
@@ -64,8 +75,27 @@ static inline real EXP(real x) {
     return p * from_bits(half << MANTISSA) * from_bits(rest << MANTISSA);
 }
 
+static inline real EXP(real x) {
+    return EXP_IN_RANGE(x < EXP_LOW ? EXP_LOW : x > EXP_HIGH ? EXP_HIGH : x, 0);
+}
+
 /* sigma(x), from e^-|x|, which never overflows */
 static inline real SIGMOID(real x) {
     real e = EXP(-FABS(x));
     return (x < 0 ? e : 1) / (1 + e);
+}
+
+/* Phi(x) = (1 + erf(x / sqrt 2)) / 2, the normal distribution, and e^(-x^2/2); within 3 ulp.
+ *   1 + erf would cancel: Phi(-z) = e^(-z^2/2) R(z), where R is a quotient of two polynomials whose
+ *   coefficients are all positive, the one that is exact at Chebyshev's points of (z - 4) / (z + 4).
+ *   Rounding z^2 would cost up to z^2/4 ulp, so z is split: high^2 is exact. */
+static inline real PHI(real x, real *gauss) {
+    real z = FABS(x);
+    z = z > FAR ? FAR : z;
+    real high = from_bits(to_bits(z) >> (MANTISSA / 2 + 1) << (MANTISSA / 2 + 1));
+    *gauss = EXP_IN_RANGE(-high * high / 2, (z - high) * (z + high) / 2);
+    real over = OVER[DEGREE], under = z + UNDER[DEGREE];
+    for (int k = DEGREE - 1; k >= 0; k--) over = over * z + OVER[k], under = under * z + UNDER[k];
+    real tail = *gauss * (over / under);
+    return x < 0 ? tail : 1 - tail;
 }

@@ -18,6 +18,7 @@ def rms_norm_backward(dy, np.ndarray x, np.ndarray w, np.ndarray r, *, eps=None)
     cdef idx N = r.size, D = w.size
     if N * D != x.size:
         raise ValueError(f"rms_norm_backward: x has shape {np.shape(x)}, w {np.shape(w)}, r {np.shape(r)}")
+    cdef np.ndarray parts = np.empty((BLOCKS, D), x.dtype)
     with nogil:
-        k.rms_norm_backward(dx.data, dw.data, d.data, x.data, w.data, r.data, N, D, _threads)
+        k.rms_norm_backward(dx.data, dw.data, parts.data, d.data, x.data, w.data, r.data, N, D, _threads)
     return dx, dw

@@ -1,14 +1,21 @@
 /* Every kernel in one translation unit: -DREAL=32|64 -DISA=baseline|avx2|avx512. */
 #include "real.h"
+#include "rows.h"
 #include "gemm.c"
+
+#include "rms_norm.c"
+#include "add_rms_norm.c"                          /* calls rms_norm.c */
 #include "cross_entropy.c"
 #include "dropout.c"
 #include "embedding.c"
-#include "linear_cross_entropy.c"
-#include "rms_norm.c"
+#include "gelu.c"
+#include "layer_norm.c"
+#include "linear_cross_entropy.c"                  /* calls gemm.c and cross_entropy.c */
+#include "relu.c"
 #include "rope.c"
 #include "softmax.c"
 #include "swiglu.c"
+
 #include "adamw.c"
 #include "sgd.c"
 #include "sum_and_norm.c"
@@ -28,10 +35,14 @@ static void exp_of(real *restrict y, const real *restrict x, idx n, int threads)
 const kernels NAME(REAL, ISA) = {
     .gemm_work = WORK, SLOT(gemm),
     .exp = (void *)exp_of,
+    SLOT(add_rms_norm), SLOT(add_rms_norm_backward),
     SLOT(cross_entropy), SLOT(cross_entropy_backward),
     SLOT(dropout),
     SLOT(embedding), SLOT(embedding_backward),
+    SLOT(gelu), SLOT(gelu_backward),
+    SLOT(layer_norm), SLOT(layer_norm_backward),
     SLOT(linear_cross_entropy),
+    SLOT(relu), SLOT(relu_backward),
     SLOT(rms_norm), SLOT(rms_norm_backward),
     SLOT(rope),
     SLOT(softmax), SLOT(softmax_backward),

@@ -14,6 +14,7 @@ import numpy as np
 from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
 from pyllama.ops import attention, dropout, embedding, linear, linear_cross_entropy, rms_norm, rope, swiglu
+from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.rope import frequencies
 from pyllama.rng import generator
 
@@ -151,6 +152,17 @@ def normalise(x, p, c):
     return y, back
 
 
+def add_and_normalise(x, a, p, c):
+    """y = x + a;  n = norm(y)"""
+    yn, norm_back = add_rms_norm(x, a, p["weight"], eps=c.rms_norm_eps)
+
+    def back(dy, dn):
+        dx, da, dw = norm_back((dy, dn))
+        return dx, da, {"weight": dw}
+
+    return yn, back
+
+
 def self_attention(x, p, c, cache=None, mask=None):
     (B, T, _), K, G = x.shape, c.head_width, c.groups
     turn = {"base": c.rope_theta, "start": 0 if cache is None else cache.length, "interleaved": c.rope_interleaved,
@@ -213,8 +225,7 @@ def block(x, p, c, key=None, row=0, cache=None, mask=None):
     n, norm1_back = normalise(x, p["input_layernorm"], c)
     a, attention_back = self_attention(n, p["self_attn"], c, cache, mask)
     a, drop_a_back = drop(a, c, key and (*key, "attention"), row)
-    y = x + a
-    n, norm2_back = normalise(y, p["post_attention_layernorm"], c)
+    (y, n), norm2_back = add_and_normalise(x, a, p["post_attention_layernorm"], c)
     f, feed_back = feed_forward(n, p["mlp"])
     f, drop_f_back = drop(f, c, key and (*key, "mlp"), row)
     z = y + f
@@ -222,13 +233,12 @@ def block(x, p, c, key=None, row=0, cache=None, mask=None):
     def back(dz):
         df, = drop_f_back(dz)
         dn, d_mlp = feed_back(df)
-        dy, d_norm2 = norm2_back(dn)
-        dy = dy + dz
-        da, = drop_a_back(dy)
+        dx, da, d_norm2 = norm2_back(dz, dn)
+        da, = drop_a_back(da)
         dn, d_attention = attention_back(da)
-        dx, d_norm1 = norm1_back(dn)
-        return dx + dy, {"input_layernorm": d_norm1, "self_attn": d_attention,
-                         "post_attention_layernorm": d_norm2, "mlp": d_mlp}
+        dx_n, d_norm1 = norm1_back(dn)
+        return dx + dx_n, {"input_layernorm": d_norm1, "self_attn": d_attention,
+                           "post_attention_layernorm": d_norm2, "mlp": d_mlp}
 
     return z, back
 

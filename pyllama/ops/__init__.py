@@ -1,4 +1,5 @@
 """The ops.  One module each: derivation, forward, backward.  Listing one here registers it everywhere."""
+from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.attention import attention
 from pyllama.ops.cross_entropy import cross_entropy
 from pyllama.ops.dropout import dropout
@@ -13,5 +14,5 @@ from pyllama.ops.rope import rope
 from pyllama.ops.softmax import softmax
 from pyllama.ops.swiglu import swiglu
 
-__all__ = ["attention", "cross_entropy", "dropout", "embedding", "gelu", "layer_norm", "linear",
+__all__ = ["add_rms_norm", "attention", "cross_entropy", "dropout", "embedding", "gelu", "layer_norm", "linear",
            "linear_cross_entropy", "relu", "rms_norm", "rope", "softmax", "swiglu"]

@@ -26,6 +26,11 @@ def is_float(x):
     return x.dtype.kind == "f"
 
 
+def vector(op, y):
+    """The outputs of op, or the gradients dy, as one vector."""
+    return np.concatenate([np.ravel(a) for a in op.each(y)])
+
+
 def complex_step(f, inputs, i, v):
     """The derivative of f(*inputs) with respect to input i along v, exact to rounding.  f must be holomorphic."""
     stepped = [x.astype(complex) if is_float(x) else x for x in inputs]
@@ -47,8 +52,8 @@ def check(op, seed=0, problems=50):
         for i, (x, dx) in enumerate(zip(inputs, back(dy), strict=True)):
             if is_float(x):
                 v = rng.standard_normal(x.shape)
-                jv = complex_step(lambda *xs, options=options: op.forward(*xs, **options)[0], inputs, i, v)
-                error = relative_error(dy, jv, dx, v)
+                jv = complex_step(lambda *xs, options=options: vector(op, op.forward(*xs, **options)[0]), inputs, i, v)
+                error = relative_error(vector(op, dy), jv, dx, v)
                 if error > worst.error or math.isnan(error):             # NaN is the worst of all, and stays it
                     worst = Finding(error, op.inputs[i].name, [x.shape for x in inputs], options)
     return worst

@@ -19,7 +19,13 @@ MOST = 2 ** 13                                               # numbers that the 
 class Problem(NamedTuple):
     inputs: list[np.ndarray]
     options: dict[str, Any]
-    dy: np.ndarray
+    dy: Any                                                  # an array, or a tuple of several
+
+
+def packed(dys):
+    """The gradients of an op's outputs as back takes them: an array, or several as a tuple."""
+    dys = tuple(dys)
+    return dys if len(dys) > 1 else dys[0]
 
 
 def choose_by(rng):
@@ -72,4 +78,5 @@ def problem(op: Op, choose, dtype: str = "float64") -> Problem:
         else:
             x = rng.standard_normal(shape).astype(dtype)
         inputs.append(x)
-    return Problem(inputs, options, rng.standard_normal(sizes.shape(op.output)).astype(dtype))
+    dy = packed(rng.standard_normal(sizes.shape(output.axes)).astype(dtype) for output in op.outputs)
+    return Problem(inputs, options, dy)

@@ -225,6 +225,8 @@ def other_statements(node, ancestors):
                 if not isinstance(gradient, ast.Constant):
                     for lost in (ast.Constant(None), ast.BinOp(gradient, ast.Mult(), ast.Constant(0))):
                         yield ast.Return(ast.Tuple([*gradients[:i], lost, *gradients[i + 1:]]))
+        case ast.Return(ast.Tuple([ast.Tuple(outputs), saved])):
+            yield from (ast.Return(ast.Tuple([ast.Tuple(swapped), saved])) for swapped in swaps(outputs))
 
 
 def swaps(items):
