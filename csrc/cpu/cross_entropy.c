@@ -3,14 +3,15 @@
  * A row's loss and its gradient are functions by themselves, for linear_cross_entropy.c. */
 #include "softmax.c"                               /* largest */
 
-/* The loss of the row of logits z with the target t, and its log-sum-exp. */
-static inline real row_loss(const real *restrict z, idx V, idx t, real smoothing, real z_loss,
+/* The loss of the row of logits z with the target t, and its log-sum-exp.  Terms that cancel where the
+ * model is sure are added in double. */
+static inline real row_loss(const real *restrict z, idx V, idx t, double smoothing, double z_loss,
                             real *lse) {
     real m = largest(z, V), sum = 0, mean = 0;
     #pragma omp simd reduction(+ : sum)
     for (idx v = 0; v < V; v++) sum += EXP(z[v] - m);
     *lse = m + LOG(sum == 0 ? 1 : sum);
-    real loss = *lse - (1 - smoothing) * z[t] + z_loss * *lse * *lse;
+    double loss = *lse - (1 - smoothing) * z[t] + z_loss * *lse * *lse;
     if (smoothing == 0) return loss;               /* 0 times a logit of -inf would be NaN */
     #pragma omp simd reduction(+ : mean)
     for (idx v = 0; v < V; v++) mean += z[v];
