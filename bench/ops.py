@@ -1,81 +1,178 @@
-"""Time every registered op on every backend at the sizes of a small model.     python -m bench.ops [op ...]
+"""Time every op on every backend at the sizes of a small model, beside PyTorch's if there is a Python that has it.
 
-The backends take turns within one run, and the median of each is taken, so that a noisy machine disturbs both alike.
+    python bench/ops.py [op ...] [--peers-python PATH]
+
+Each backend is a process; they take turns (rotation.py), and the median of each counts.  What a pass does is given in
+GFLOP/s of its matrix products, or else in GB/s of what it must read and write, and as a share of the most that the
+machine does in the same run: NumPy's product of large matrices, or a copy.  A pass whose numbers fit into a cache can
+exceed a copy.  Times are kept in bench/results/, so that the next run shows what a change has changed.
 """
+import argparse
+import contextlib
+import json
 import math
+import os
+import platform
 import statistics
+import subprocess
 import sys
-import time
+from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).parents[1]))              # to run as a file, too
+
 from rich.console import Console
-from rich.table import Table
+from rich.progress import track
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import backend
-from pyllama.op import OPS, Op
-from pyllama.testing.problems import packed
+from bench.rotation import ROOT, Worker, on_threads, rotate
+from bench.table import show
+from pyllama import backend, machine
+from pyllama.op import OPS
 
-SIZES = {"B": 8, "T": 256, "S": 256, "D": 288, "E": 768, "H": 6, "G": 2, "R": 3, "K": 48, "P": 24,
-         "F": 768, "V": 4096, "N": 2048}
-SECONDS = 1.0                                               # spent on each op
+AXES = {"B": 8, "T": 256, "S": 256, "D": 288, "E": 768, "H": 6, "G": 2, "R": 3, "K": 48, "P": 24, "F": 768, "V": 4096,
+        "N": 2048}
+OPTIONS = {"attention": {"causal": True}, "dropout": {"rate": 0.1}}
+RESULTS = ROOT / "bench/results/ops.jsonl"
+SECONDS = 0.3                                   # of a turn
+
+# What the products of a forward pass take; a backward pass takes twice as much.
+B, T, S, D, E, G, R, K, V, N = (AXES[axis] for axis in "BTSDEGRKVN")
+FLOPS = {"linear": 2 * B * T * D * E, "linear_cross_entropy": 2 * N * D * V,
+         "attention": 2 * B * G * R * T * S * K}                # causal: half of two products
+AT_ONCE = {"linear_cross_entropy"}              # the forward pass computes the gradients, too: only both compare
+NOT_READ = {"dropout", "embedding", "rope"}     # linear: the backward pass has no need of the inputs
+
+COLUMNS = {"op": "{op}", "pass": "{of}", "backend": "{backend}", "ms": "{ms:.3f}", "rate": "{rate:.1f}",
+           "": "{unit}", "of peak": "{share:.0%}", "x NumPy": "{numpy:.2f}", "x PyTorch": "{torch:.2f}",
+           "disturbed": "{disturbed}"}
 
 
 def shape(axes):
-    out: tuple[int, ...] = ()
+    """Of an input or output; what leads is [B H] of [T K], else [B T]."""
+    out = ()
     for axis in axes:
         if axis == "...":
-            out += (SIZES["B"], SIZES["H"]) if "T" in axes else (SIZES["B"], SIZES["T"])
+            out += (AXES["B"], AXES["H"]) if "T" in axes else (AXES["B"], AXES["T"])
         else:
-            out += (math.prod(int(f) if f.isdigit() else SIZES[f] for f in axis.split("*")),)
+            out += (math.prod(int(f) if f.isdigit() else AXES[f] for f in axis.split("*")),)
     return out
 
 
-def inputs(op: Op):
-    """float32 for floating inputs; those that may be left out are.
-
-    Small, as in a model: probabilities of unscaled logits are so small (subnormal) that they slow a processor down.
-    """
-    rng = np.random.default_rng(0)
-    for wanted in op.inputs:
-        if wanted.optional:
-            continue
-        bound = wanted.below and (int(wanted.below) if wanted.below.isdigit() else SIZES[wanted.below])
-        yield (rng.integers(0, bound, shape(wanted.axes)) if bound else
-               0.1 * rng.standard_normal(shape(wanted.axes), dtype="float32"))
+def request(op):
+    """What the workers are asked; without the optional inputs."""
+    inputs = [(shape(x.axes), int(x.below) if x.below.isdigit() else AXES.get(x.below, 0))
+              for x in op.inputs if not x.optional]
+    return {"name": op.name, "inputs": inputs, "dys": [shape(output.axes) for output in op.outputs], "options": OPTIONS.get(op.name, {}),
+            "seconds": SECONDS}
 
 
-def medians(op: Op):
-    """{backend: (forward, backward)} in milliseconds."""
-    xs = list(inputs(op))
-    rng = np.random.default_rng(1)
-    dy = packed(rng.standard_normal(shape(output.axes)).astype("float32") for output in op.outputs)
-    times: dict[str, list] = {on: [] for on in op.backends()}
-    end = time.perf_counter() + SECONDS
-    while time.perf_counter() < end or len(times["numpy"]) < 4:
-        for on, samples in times.items():
-            with backend.use(on):
-                begin = time.perf_counter()
-                _, back = op(*xs)
-                middle = time.perf_counter()
-                back(dy)
-                samples.append((middle - begin, time.perf_counter() - middle))
-    return {on: [1e3 * statistics.median(passes) for passes in zip(*samples[1:], strict=True)]
-            for on, samples in times.items()}
+def work(op):
+    """{pass: (what it does, unit)}: operations of products, or else bytes of numbers that must be read and written."""
+    if op.name in FLOPS:
+        forward, backward, unit = FLOPS[op.name], 2 * FLOPS[op.name], "GFLOP/s"
+    else:
+        asked, unit = request(op), "GB/s"
+        x = 4 * sum(math.prod(of) for of, bound in asked["inputs"] if not bound)
+        y = 4 * sum(map(math.prod, asked["dys"]))
+        forward = y + (y if op.name == "embedding" else x)      # of a table only the rows that were named
+        backward = y + x + (0 if op.name in NOT_READ else x)
+    passes = {"both": forward + backward} if op.name in AT_ONCE else {"forward": forward, "backward": backward}
+    return {of: (amount, unit) for of, amount in passes.items()}
 
 
-def main(names):
-    table = Table("op", "pass", "NumPy ms", "C ms", "NumPy / C", box=None)
-    for op in OPS.values():
-        if names and op.name not in names:
-            continue
-        found = medians(op)
-        for i, which in enumerate(("forward", "backward")):
-            slow, fast = found["numpy"][i], found["cpu"][i] if "cpu" in found else None
-            compiled = [f"{fast:.3f}", f"{slow / fast:.2f}"] if fast else []
-            table.add_row(op.name, which, f"{slow:.3f}", *compiled)
-    Console().print(table)
+def medians(op, answers):
+    """{pass: seconds} from a worker's answers."""
+    if op.name in AT_ONCE:
+        answers = [{"both": list(map(sum, zip(*answer.values(), strict=True)))} for answer in answers]
+    return {of: statistics.median(statistics.median(answer[of]) for answer in answers) for of in answers[0]}
+
+
+def records(op, turns, most, before):
+    """A record for each pass on each backend, from {backend: [(answer, disturbed), ...]}."""
+    times = {name: medians(op, [answer for answer, _ in taken]) for name, taken in turns.items()}
+    for of, (amount, unit) in work(op).items():
+        for name, passes in times.items():
+            seconds, rate = passes[of], amount / passes[of] / 1e9
+            theirs = {other: times[other][of] / seconds if other in times and other != name else None
+                      for other in ("numpy", "torch")}
+            then = before.get(f"{op.name} {of} {name}")
+            yield {"op": op.name, "of": of, "backend": name, "ms": 1e3 * seconds, "rate": rate, "unit": unit,
+                   "share": rate / most[unit], **theirs, "change": 1e3 * seconds / then - 1 if then else None,
+                   "disturbed": sum(disturbed for _, disturbed in turns[name])}
+
+
+def version():
+    """The commit, and whether it was changed."""
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return described.stdout.strip() or "unknown"
+
+
+def machine_name(threads):
+    """What times may be compared on."""
+    cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = cpus.partition("model name")[2].partition("\n")[0].strip("\t :")
+    return f"{model or platform.machine()}, {threads} threads, {getattr(backend.cpu, 'isa', 'no kernels')}"
+
+
+def last(here, now):
+    """(version, {"op pass backend": milliseconds}) of the last run on this machine with another version."""
+    runs = map(json.loads, RESULTS.read_text().splitlines()) if RESULTS.exists() else ()
+    others = [run for run in runs if run["machine"] == here and run["version"] != now]
+    return others[-1]["version"] if others else None, {key: ms for run in others for key, ms in run["ms"].items()}
+
+
+def keep(here, now, found):
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        print(json.dumps({"version": now, "machine": here, "ms": {
+            f"{row['op']} {row['of']} {row['backend']}": row["ms"] for row in found}}), file=file)
+
+
+def workers(threads, peers_python):
+    yield Worker("numpy", "bench.ops_pyllama", "numpy", **on_threads(threads))
+    if backend.cpu:
+        yield Worker("cpu", "bench.ops_pyllama", "cpu", PYLLAMA_NUM_THREADS=str(threads))
+    if peers_python:
+        yield Worker("torch", "bench.ops_torch", str(threads), python=peers_python, **on_threads(threads))
+
+
+def measure(options, before):
+    """The records of all ops that are asked for."""
+    with contextlib.ExitStack() as stack:
+        yardstick = stack.enter_context(
+            Worker("yardstick", "bench.yardstick", str(options.threads), **on_threads(options.threads)))
+        most = {unit: max(answer["rate"] for _, answer, _ in rotate([yardstick], {"yardstick": {"of": of}}, 3))
+                for unit, of in (("GFLOP/s", "product"), ("GB/s", "copy"))}
+        everyone = [stack.enter_context(worker) for worker in workers(options.threads, options.peers_python)]
+        chosen = [OPS[name] for name in options.ops or OPS]
+        for op in track(chosen, "", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()):
+            turns = {}
+            requests = {worker.name: request(op) for worker in everyone}
+            for worker, answer, disturbed in rotate(everyone, requests, options.rounds, options.retries):
+                if answer:                      # not everyone has every op
+                    turns.setdefault(worker.name, []).append((answer, disturbed))
+            yield from records(op, turns, most, before)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ops", nargs="*", metavar="op", help="all of them, or those named")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each backend")
+    parser.add_argument("--retries", type=int, default=1, help="how often a disturbed turn is taken again")
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("PYLLAMA_NUM_THREADS") or machine.cores()))
+    parser.add_argument("--peers-python", help="a Python that has PyTorch")
+    options = parser.parse_args()
+    if unknown := set(options.ops) - OPS.keys():
+        parser.error(f"there is no op {min(unknown)}; there are {', '.join(OPS)}")
+    here, now = machine_name(options.threads), version()
+    then, before = last(here, now)
+    found = list(measure(options, before))
+    show(COLUMNS | ({f"since {then}": "{change:+.0%}"} if then else {}), found)
+    keep(here, now, found)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main()
+    except OSError as error:
+        sys.exit(f"bench/ops.py: {error}")

@@ -1,0 +1,182 @@
+"""Time a whole training step of pyllama beside PyTorch's: forward, backward, clipping and AdamW, in float32.
+
+    python bench/train.py --sizes T S --peers --rounds 5 --json
+
+All train the same model from the same weights on the same text by the same rule, and no figure is given unless their
+losses and gradient norms agree in the first steps.  Each is a process of its own; they take turns (rotation.py), and
+of an implementation's turns the median counts.  "+malloc" is PyTorch with a C library that keeps freed memory.
+Model FLOP utilisation (MFU) holds a step's operations (sizes.py) against a large matrix product in the same rotation.
+"""
+import argparse
+import contextlib
+import json
+import math
+import os
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))              # to run as a file, too
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from bench.rotation import ROOT, Worker, on_threads, rotate
+from bench.sizes import SIZES
+from bench.table import show
+from bench.train_pyllama import settings, tokens
+from pyllama import data, machine
+
+# Nothing below 16 GiB goes back to the system, all threads share it, and it lies in huge pages.
+MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184:"
+                            "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"}
+PEERS = {"torch-eager": {}, "torch-eager+malloc": MALLOC, "torch-compile": {}, "torch-compile+malloc": MALLOC}
+FIRST = 3                                       # steps that are compared, and not timed
+AGREE = 1e-4                                    # relative difference of losses and gradient norms in these
+TURN = 1.0                                      # seconds that a turn takes at least
+
+SPEED = {"size": "{size}", "implementation": "{impl}", "tokens/s": "{tok_s:,.0f}", "step ms": "{step_ms:,.1f}",
+         "best": "{step_ms_min:,.1f}", "x eager": "{ratio_eager:.2f}", "x fastest": "{ratio_fastest:.2f}",
+         "MFU": "{mfu:.2f}", "GFLOP/s of sgemm": "{sgemm_gflops:.0f}", "peak MiB": "{peak_rss_mb:,.0f}",
+         "turns": "{n}", "disturbed": "{disturbed}"}
+CHECK = {"size": "{size}", "implementation": "{impl}", "losses": "{losses}", "gradient norms": "{norms}",
+         "largest relative difference": "{difference:.1e}"}
+PROFILE = {"size": "{size}", "implementation": "{impl}", "function": "{function}", "ms a step": "{ms:,.2f}",
+           "share": "{share:.1%}", "calls": "{calls:,}"}
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["T", "Sp", "S", "M"])
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each implementation")
+    parser.add_argument("--retries", type=int, default=2, help="how often a disturbed turn is taken again")
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("PYLLAMA_NUM_THREADS") or machine.cores()))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, help="PyTorch's too: all, or those named")
+    parser.add_argument("--peers-python", default=ROOT / ".peers/bin/python", help="a Python that has PyTorch")
+    parser.add_argument("--ours", nargs="+", default=[], metavar="VARIANT", help="more of pyllama: flags of `pyllama "
+                        "train` and variables, as in recompute, shards=2 or small:recompute,PYLLAMA_ARENA=0")
+    parser.add_argument("--check", action="store_true", help="compare losses and gradient norms, and time nothing")
+    parser.add_argument("--profile", action="store_true", help="say what takes pyllama's time, too")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    options = parser.parse_args(arguments)
+    options.peers = [] if options.peers is None else options.peers or list(PEERS)
+    if options.peers and not shutil.which(options.peers_python):
+        parser.error(f"there is no {options.peers_python}; `make bench-train` makes it, or name another Python that "
+                     f"has PyTorch with --peers-python")
+    return options
+
+
+def variant(text):
+    """(name, flags, variables) of "small:recompute,PYLLAMA_ARENA=0"; where no name is given the rest is it."""
+    name, _, words = text.rpartition(":")
+    words = words.split(",")
+    return (f"pyllama+{name or text}", [f"--{word}" for word in words if not word[0].isupper()],
+            dict(word.split("=", 1) for word in words if word[0].isupper()))
+
+
+def workers(options, size):
+    """The implementations, and last the yardstick."""
+    threads, theirs = str(options.threads), on_threads(options.threads)
+    for name, flags, variables in [("pyllama", [], {}), *map(variant, options.ours)]:
+        yield Worker(name, "bench.train_pyllama", size, *flags, **{"PYLLAMA_NUM_THREADS": threads} | variables)
+    for name in options.peers:
+        compiled = ["compile"] if "compile" in name else []
+        yield Worker(name, "bench.train_torch", size, threads, *compiled, python=options.peers_python,
+                     **theirs | PEERS[name])
+    yield Worker("yardstick", "bench.yardstick", threads, **theirs,
+                 python=options.peers_python if options.peers else sys.executable)
+
+
+def first_steps(implementations, size):
+    """{name: answer}.  ValueError if they do not agree."""
+    plan, corpus = settings(SIZES[size]), tokens(SIZES[size])
+    ids = [data.windows(corpus, plan.batch_size, plan.block_size, plan.seed, step).tolist() for step in range(FIRST)]
+    first = {worker.name: worker.ask(steps=FIRST, **({"ids": ids} if worker.name in PEERS else {}))
+             for worker in implementations}
+    for name, answer in first.items():
+        if not (apart := difference(first["pyllama"], answer)) <= AGREE:
+            raise ValueError(f"{name} differs from pyllama by {apart:.1e} in the first {FIRST} steps of size {size}, "
+                             f"which is more than {AGREE:.0e}: they do not compute the same")
+    return first
+
+
+def difference(a, b):
+    """The largest relative difference of their losses and gradient norms."""
+    return float(max(np.max(np.abs(np.divide(b[of], a[of]) - 1)) for of in ("losses", "norms")))
+
+
+def report(size, turns):
+    """A row for each implementation, from {name: [(answer, disturbed), ...]}."""
+    sgemm = statistics.median(answer["rate"] for answer, _ in turns["yardstick"])
+    steps = {name: [statistics.mean(answer["seconds"]) for answer, _ in taken]
+             for name, taken in turns.items() if name != "yardstick"}
+    medians = {name: statistics.median(seconds) for name, seconds in steps.items()}
+    eager = medians.get("torch-eager")
+    fastest = min((median for name, median in medians.items() if name in PEERS), default=None)
+    for name, median in medians.items():
+        yield {"size": size, "impl": name, "tok_s": SIZES[size].tokens / median,
+               "ratio_eager": eager and eager / median, "ratio_fastest": fastest and fastest / median,
+               "mfu": SIZES[size].flops / median / 1e9 / sgemm, "sgemm_gflops": sgemm,
+               "peak_rss_mb": max(answer["peak_rss"] for answer, _ in turns[name]) / 2 ** 20,
+               "step_ms": 1e3 * median, "step_ms_min": 1e3 * min(steps[name]),
+               "n": len(steps[name]), "disturbed": sum(disturbed for _, disturbed in turns[name])}
+
+
+def profile(worker, steps, size, threads):
+    """What took the cores' time in some more steps: a row for each function, the largest first."""
+    answer = worker.ask(steps=steps, profile=True)
+    wall = sum(answer["seconds"])
+    spent = {name: (seconds / threads, calls) for name, (seconds, calls) in answer["spent"].items()}
+    spent["outside of ops and kernels"] = wall - sum(seconds for seconds, _ in spent.values()), 0
+    for name, (seconds, calls) in sorted(spent.items(), key=lambda item: -item[1][0]):
+        yield {"size": size, "impl": worker.name, "function": name, "ms": 1e3 * seconds / steps,
+               "share": seconds / wall, "calls": calls // steps}
+
+
+def run(options, size, bar):
+    """Yield (columns, rows) of one size."""
+    with contextlib.ExitStack() as stack:
+        everyone = [stack.enter_context(worker) for worker in workers(options, size)]
+        *implementations, yardstick = everyone
+        task = bar.add_task(f"{size}: first steps", total=options.rounds * len(everyone))
+        first = first_steps(implementations, size)
+        if options.check:
+            yield CHECK, [{"size": size, "impl": name, "losses": answer["losses"], "norms": answer["norms"],
+                           "difference": difference(first["pyllama"], answer)} for name, answer in first.items()]
+            return
+        requests = {name: {"steps": math.ceil(TURN / min(answer["seconds"]))} for name, answer in first.items()}
+        requests["yardstick"] = {"of": "product"}
+        yardstick.ask(of="product")
+        turns = {worker.name: [] for worker in everyone}
+        for worker, answer, disturbed in rotate(everyone, requests, options.rounds, options.retries):
+            turns[worker.name].append((answer, disturbed))
+            bar.update(task, advance=1, description=f"{size}: {worker.name}")
+        yield SPEED, list(report(size, turns))
+        for worker in implementations:
+            if options.profile and worker.name not in PEERS:
+                yield PROFILE, list(profile(worker, requests[worker.name]["steps"], size, options.threads))
+
+
+def rounded(row):
+    """Six digits of each number."""
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
+def main():
+    options = parse()
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        for size in options.sizes:
+            for columns, rows in run(options, size, bar):
+                if options.json:
+                    print(*(json.dumps(rounded(row)) for row in rows), sep="\n", flush=True)
+                else:
+                    show(columns, rows)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"bench/train.py: {error}")

@@ -1,0 +1,63 @@
+"""A worker of bench/train.py: pyllama's own trainer.
+
+    python -m bench.train_pyllama SIZE [flag of pyllama train ...]
+"""
+import pyllama.cli  # noqa: F401 -- before NumPy is: it settles the threads of a BLAS, as it does for the command
+
+# isort: split
+import contextlib
+import sys
+import time
+
+import numpy as np
+import tyro
+
+from bench.rotation import peak_rss, serve
+from bench.sizes import RULE, SIZES, text, weight
+from bench.timed import timed
+from pyllama import memory, params
+from pyllama.data import Tokens
+from pyllama.models import llama
+from pyllama.train import Settings, start, train
+
+
+def tokens(size):
+    ids = text(size)
+    return Tokens(ids, np.array([0]), np.array([len(ids)]))
+
+
+def settings(size, flags=()):
+    default = Settings(batch_size=size.B, block_size=size.T, max_steps=10 ** 9, schedule="constant", warmup_steps=0,
+                       **RULE)
+    return tyro.cli(Settings, args=flags, default=default)
+
+
+def main(name, *flags):
+    size = SIZES[name]
+    memory.install()
+    config = llama.LlamaConfig(vocab_size=size.V, hidden_size=size.D, intermediate_size=size.F,
+                               num_hidden_layers=size.L, num_attention_heads=size.H, max_position_embeddings=size.T,
+                               tie_word_embeddings=True)
+    plan = settings(size, flags)
+    state = start(llama, config, plan)
+    for path, leaf in params.leaves(state.p):
+        leaf[...] = weight(path, leaf.shape)
+    records = train(state, tokens(size), plan)
+
+    def answer(steps, profile=False):
+        """profile: time each kernel, too."""
+        seconds, losses, norms = [], [], []
+        with timed() if profile else contextlib.nullcontext({}) as spent:
+            for _ in range(steps):
+                begin = time.perf_counter()
+                record = next(records)
+                seconds.append(time.perf_counter() - begin)
+                losses.append(record.loss)
+                norms.append(record.grad_norm)
+        return {"seconds": seconds, "losses": losses, "norms": norms, "peak_rss": peak_rss(), "spent": spent}
+
+    serve(answer)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

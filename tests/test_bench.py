@@ -1,0 +1,150 @@
+"""The benchmarks' machinery: what workers answer, whose turn it is, what is made of the figures.  Nothing is timed."""
+import itertools
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench import ops, rotation, train
+from bench.rotation import Worker, rotate
+from bench.sizes import SIZES
+from bench.timed import timed
+from pyllama import params
+from pyllama.models import llama
+from pyllama.op import OPS
+
+
+def test_a_worker_trains_answers_and_ends():
+    """Before it has learnt, a model of V tokens has a loss of log V, give or take the spread of its logits."""
+    with Worker("pyllama", "bench.train_pyllama", "tiny", "--recompute", PYLLAMA_NUM_THREADS="2") as worker:
+        first, second = worker.ask(steps=2), worker.ask(steps=1, profile=True)
+    assert worker.process.returncode == 0
+    assert [len(first[of]) for of in ("seconds", "losses", "norms")] == [2, 2, 2]
+    np.testing.assert_allclose(first["losses"] + second["losses"], math.log(SIZES["tiny"].V), atol=0.05)
+    assert 20 < first["peak_rss"] / 2 ** 20 < 500
+    assert first["spent"] == {}
+    forward, backward = (sum(calls for name, (_, calls) in second["spent"].items() if name.split()[0] == of)
+                         for of in ("attention", "attention_backward"))
+    assert forward == 2 * backward > 0              # the flag arrived: every block runs twice
+    assert 0 < sum(seconds for seconds, _ in second["spent"].values()) < 2 * second["seconds"][0]       # of two cores
+    (row,) = train.report("tiny", {"pyllama": [(second, False)], "yardstick": [({"rate": 100.0}, False)]})
+    assert json.loads(json.dumps(train.rounded(row))).keys() >= {
+        "size", "impl", "tok_s", "ratio_eager", "ratio_fastest", "mfu", "sgemm_gflops", "peak_rss_mb"}
+
+
+def test_a_worker_that_ends_is_missed(capfd):
+    with Worker("mine", "bench.train_pyllama", "nonsense") as worker, pytest.raises(ChildProcessError, match="mine"):
+        worker.ask(steps=1)
+    assert "KeyError: 'nonsense'" in capfd.readouterr().err
+
+
+def test_a_library_that_one_tunes_is_not_tuned_for_the_other(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.setenv("PYLLAMA_ARENA", "0")
+    given = {}
+    monkeypatch.setattr(rotation.subprocess, "Popen", lambda command, env, **_: given.update(env))
+    Worker("worker", "module", OMP_NUM_THREADS="2")
+    assert {name: given.get(name) for name in ("OMP_WAIT_POLICY", "PYLLAMA_ARENA", "OMP_NUM_THREADS")} == {
+        "OMP_WAIT_POLICY": None, "PYLLAMA_ARENA": "0", "OMP_NUM_THREADS": "2"}
+
+
+def test_turns_are_reversed_every_round_and_taken_again_if_disturbed(monkeypatch):
+    shares, asked = iter([0, 0.5, 0.2, 0, 0, 0.5, 0.3, 0.4]), iter(range(8))
+    monkeypatch.setattr(rotation, "wait", lambda workers: None)
+    monkeypatch.setattr(rotation, "taken_by_others", lambda workers, run: (next(shares), run()))
+    a, b = (SimpleNamespace(name=name, ask=lambda step: (step, next(asked))) for name in "ab")
+    turns = [(worker.name, answer, disturbed)
+             for worker, answer, disturbed in rotate([a, b], {"a": {"step": 1}, "b": {"step": 2}}, 2, retries=2)]
+    assert turns == [("a", (1, 0), False), ("b", (2, 3), False), ("b", (2, 4), False), ("a", (1, 6), True)]
+
+
+def test_others_take_what_is_busy_or_stolen_on_our_cores_and_not_ours(tmp_path, monkeypatch):
+    """The cores' columns: user nice system idle iowait irq softirq steal guest.  A process's: user, system, and those
+    of its children."""
+    if not hasattr(rotation.os, "sched_getaffinity"):
+        pytest.skip("only Linux tells how busy its cores are")
+    files = {"stat": "cpu 9 9 9 9 9 9 9 9 9\ncpu0 100 20 3 9000 5000 40 5 600 7000\ncpu1 1 1 1 1 1 1 1 1 1\nctxt 7\n",
+             "self/stat": f"7 (a b) c) R {' 9' * 10} 10 2 3 4 9 9", "8/stat": f"8 (x) S {' 9' * 10} 20 0 0 0 9 9"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(rotation, "PROC", tmp_path)
+    monkeypatch.setattr(rotation.os, "sched_getaffinity", lambda _: {0})
+    worker = SimpleNamespace(process=SimpleNamespace(pid=8))
+    assert rotation.others([worker]) * rotation.os.sysconf("SC_CLK_TCK") == 768 - 19 - 20
+    (tmp_path / "stat").unlink()
+    assert rotation.others([worker]) == 0
+
+
+def test_report_holds_each_against_eager_the_fastest_and_the_yardstick():
+    def turns(*seconds, disturbed=False):
+        return [({"seconds": [s], "peak_rss": 2 ** 30}, disturbed) for s in seconds]
+
+    rows = {row["impl"]: row for row in train.report("T", {
+        "pyllama": turns(1.0, 2.0, 9.0, disturbed=True), "torch-eager": turns(3.0), "torch-compile": turns(2.5),
+        "yardstick": [({"rate": 100.0}, False), ({"rate": 50.0}, False), ({"rate": 90.0}, False)]})}
+    ours = rows["pyllama"]
+    assert (ours["tok_s"], ours["ratio_eager"], ours["ratio_fastest"]) == (4096, 1.5, 1.25)
+    assert (ours["step_ms"], ours["step_ms_min"], ours["n"], ours["disturbed"]) == (2000, 1000, 3, 3)
+    assert (ours["peak_rss_mb"], ours["sgemm_gflops"]) == (1024, 90)
+    assert ours["mfu"] == pytest.approx(SIZES["T"].flops / 2 / 90e9)
+    assert rows["torch-eager"]["ratio_fastest"] == pytest.approx(2.5 / 3)
+
+
+def test_those_that_disagree_are_not_compared():
+    same = {"losses": [6.0, 5.0, 4.0], "norms": [1.0, 1.0, 1.0]}
+    answers = {"pyllama": same, "torch-eager": same, "pyllama+x": same | {"norms": [1.0, 1.0, 1.001]},
+               "pyllama+y": same | {"losses": [6.0, math.nan, 4.0]}}
+    workers = {name: SimpleNamespace(name=name, ask=lambda steps, ids=None, answer=answer: answer)
+               for name, answer in answers.items()}
+    assert train.first_steps([workers["pyllama"], workers["torch-eager"]], "tiny")
+    for wrong in ("pyllama+x", "pyllama+y"):
+        with pytest.raises(ValueError, match=wrong.replace("+", r"\+")):
+            train.first_steps([workers["pyllama"], workers[wrong]], "tiny")
+
+
+def test_variants():
+    assert train.variant("recompute") == ("pyllama+recompute", ["--recompute"], {})
+    assert train.variant("small:shards=1,PYLLAMA_ARENA=0") == ("pyllama+small", ["--shards=1"], {"PYLLAMA_ARENA": "0"})
+
+
+def test_flops_are_six_a_token_and_weight_and_those_of_attention():
+    """Counted on the model itself.  Causal attention: a query sees T/2 keys in the mean, with 2 products of 2 D."""
+    size = SIZES["tiny"]
+    config = llama.LlamaConfig(size.V, size.D, size.F, size.L, size.H, tie_word_embeddings=True)
+    weights = sum(leaf.size for _, leaf in params.leaves(llama.init(config)) if leaf.ndim == 2)
+    assert size.flops == size.tokens * (6 * weights + 3 * size.L * (2 * 2 * size.D * size.T / 2))
+
+
+def test_what_is_timed_is_counted_once_and_put_back(monkeypatch):
+    """On a clock that ticks when it is looked at: the outer pass takes 5 ticks, of which the two that it runs have one
+    each."""
+    inner = SimpleNamespace(name="inner", forward=lambda: 0, backward=lambda: 0)
+    outer = SimpleNamespace(name="outer", forward=lambda: inner.forward() + inner.backward(), backward=lambda: 0)
+    before = (inner.forward, inner.backward, outer.forward, outer.backward)
+    monkeypatch.setattr("bench.timed.OPS", {"inner": inner, "outer": outer})
+    monkeypatch.setattr("bench.timed.time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    with timed() as spent:
+        assert outer.forward() == inner.forward() == 0
+    assert spent == {"outer (NumPy)": [3, 1], "inner (NumPy)": [2, 2], "inner_backward (NumPy)": [1, 1]}
+    assert before == (inner.forward, inner.backward, outer.forward, outer.backward)
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_the_sizes_of_the_bench_fit_every_op(op):
+    asked = ops.request(op)
+    op.check([np.zeros(shape, int if bound else np.float32) for shape, bound in asked["inputs"]])
+    for amount, unit in ops.work(op).values():
+        assert amount > 2 ** 20
+        assert unit in ("GFLOP/s", "GB/s")
+
+
+def test_the_last_run_of_another_version_on_this_machine_is_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(ops, "RESULTS", tmp_path / "results/ops.jsonl")
+    row = {"op": "relu", "of": "forward", "backend": "cpu"}
+    assert ops.last("here", "b") == (None, {})
+    for machine, version, ms in [("here", "a", 1.0), ("here", "b", 2.0), ("there", "c", 3.0), ("here", "d", 4.0)]:
+        ops.keep(machine, version, [row | {"ms": ms}])
+    assert ops.last("here", "d") == ("b", {"relu forward cpu": 2.0})
