@@ -62,8 +62,8 @@ def request(op):
     """What the workers are asked; without the optional inputs."""
     inputs = [(shape(x.axes), int(x.below) if x.below.isdigit() else AXES.get(x.below, 0))
               for x in op.inputs if not x.optional]
-    return {"name": op.name, "inputs": inputs, "dys": [shape(output.axes) for output in op.outputs], "options": OPTIONS.get(op.name, {}),
-            "seconds": SECONDS}
+    return {"name": op.name, "inputs": inputs, "dys": [shape(output.axes) for output in op.outputs],
+            "options": OPTIONS.get(op.name, {}), "seconds": SECONDS}
 
 
 def work(op):

@@ -18,13 +18,14 @@ static inline real row_loss(const real *restrict z, idx V, idx t, double smoothi
     return loss - smoothing * (mean / V);
 }
 
-/* Its gradient times scale; dz may be z. */
+/* Its gradient times scale; dz may be z.  Scaled last: where p is 1, what is subtracted from it leaves
+ * nothing. */
 static inline void row_gradient(real *dz, const real *z, idx V, idx t, real lse, real smoothing,
                                 real z_loss, real scale) {
-    real slope = scale * (1 + 2 * z_loss * lse), even = scale * smoothing / V;
+    real slope = 1 + 2 * z_loss * lse, even = smoothing / V, target = slope * EXP(z[t] - lse) - even;
     #pragma omp simd
-    for (idx v = 0; v < V; v++) dz[v] = slope * EXP(z[v] - lse) - even;
-    dz[t] -= scale * (1 - smoothing);
+    for (idx v = 0; v < V; v++) dz[v] = (slope * EXP(z[v] - lse) - even) * scale;
+    dz[t] = (target - (1 - smoothing)) * scale;
 }
 
 /* The sum of the rows' losses, in double and in their order. */
