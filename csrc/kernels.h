@@ -13,6 +13,19 @@ typedef ptrdiff_t idx;
 
 enum { BLOCKS = 64 };                              /* parts: room for as many rows of D */
 
+typedef struct {                                   /* [B G R T K], each K numbers contiguous */
+    void *at;
+    idx b, g, r, t;                                /* the steps of the other axes, in numbers */
+} heads;
+
+typedef struct {
+    idx B, G, R, T, S, K;
+    idx behind, ahead;                             /* query t sees keys t + S - T - behind .. + ahead */
+    heads q, k, v, y;                              /* k and v [B G S K] have r = 0 */
+    void *lse;                                     /* [B G R T] */
+    const char *mask;                              /* [B S], or NULL */
+} attending;
+
 typedef struct {
     idx gemm_work;                                 /* numbers of `work` for each thread */
     void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down,
@@ -23,6 +36,10 @@ typedef struct {
     void (*add_rms_norm_backward)(void *dx, void *dw, void *parts, const void *ds, const void *dy,
                                   const void *s, const void *w, const void *r, idx N, idx D,
                                   int threads);
+    idx (*attention_work)(idx K);                  /* numbers of `work` for each thread */
+    void (*attention)(const attending *a, void *work, int threads);
+    void (*attention_backward)(const attending *a, heads dq, heads dk, heads dv, heads dy, void *work,
+                               int threads);
     double (*cross_entropy)(void *lse, void *loss, const void *z, const idx *t, idx ignore_index,
                             double smoothing, double z_loss, idx N, idx V, int threads);
     void (*cross_entropy_backward)(void *dz, const void *z, const idx *t, const void *lse,

@@ -19,6 +19,14 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef extern from "kernels.h" nogil:
     ctypedef ptrdiff_t idx
     enum: BLOCKS
+    ctypedef struct heads:
+        void *at
+        idx b, g, r, t
+    ctypedef struct attending:
+        idx B, G, R, T, S, K, behind, ahead
+        heads q, k, v, y
+        void *lse
+        const char *mask
     ctypedef struct kernels:
         idx gemm_work
         void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down, idx b_right,
@@ -28,6 +36,10 @@ cdef extern from "kernels.h" nogil:
                              idx N, idx D, int threads) noexcept nogil
         void (*add_rms_norm_backward)(void *dx, void *dw, void *parts, const void *ds, const void *dy, const void *s,
                                       const void *w, const void *r, idx N, idx D, int threads) noexcept nogil
+        idx (*attention_work)(idx K) noexcept nogil
+        void (*attention)(const attending *a, void *work, int threads) noexcept nogil
+        void (*attention_backward)(const attending *a, heads dq, heads dk, heads dv, heads dy, void *work,
+                                   int threads) noexcept nogil
         double (*cross_entropy)(void *lse, void *loss, const void *z, const idx *t, idx ignore_index, double smoothing,
                                 double z_loss, idx N, idx V, int threads) noexcept nogil
         void (*cross_entropy_backward)(void *dz, const void *z, const idx *t, const void *lse, idx ignore_index,
@@ -220,6 +232,7 @@ cdef idx count_below(np.ndarray ids, idx bound, what, ignore=None) except -1:
 ADDS = {}                                               # op: the input whose gradient its backward can add to `into`
 
 include "../csrc/cpu/add_rms_norm.pxi"
+include "../csrc/cpu/attention.pxi"
 include "../csrc/cpu/cross_entropy.pxi"
 include "../csrc/cpu/dropout.pxi"
 include "../csrc/cpu/embedding.pxi"

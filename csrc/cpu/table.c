@@ -5,6 +5,7 @@
 
 #include "rms_norm.c"
 #include "add_rms_norm.c"                          /* calls rms_norm.c */
+#include "attention.c"
 #include "cross_entropy.c"
 #include "dropout.c"
 #include "embedding.c"
@@ -36,6 +37,7 @@ const kernels NAME(REAL, ISA) = {
     .gemm_work = WORK, SLOT(gemm),
     .exp = (void *)exp_of,
     SLOT(add_rms_norm), SLOT(add_rms_norm_backward),
+    SLOT(attention_work), SLOT(attention), SLOT(attention_backward),
     SLOT(cross_entropy), SLOT(cross_entropy_backward),
     SLOT(dropout),
     SLOT(embedding), SLOT(embedding_backward),

@@ -64,6 +64,8 @@ static void pack_rows(real *restrict to, matrix a, idx rows, idx K) {
     }
 }
 
+static const word IOTA[] __attribute__((aligned(64))) = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 /* LANES x LANES numbers, transposed.  Stage s exchanges lanes l of row i + s and l + s of row i. */
 INLINE void transpose(real *restrict to, const real *restrict at, idx apart) {
 #ifdef __clang__
@@ -73,11 +75,8 @@ INLINE void transpose(real *restrict to, const real *restrict at, idx apart) {
     vec row[LANES];
     UNROLL for (int i = 0; i < LANES; i++) row[i] = *(const loose *)(at + i * apart);
     UNROLL for (int s = 1; s < LANES; s *= 2) {
-        lanes low, high;
-        UNROLL for (int l = 0; l < LANES; l++) {
-            low[l] = l & s ? LANES + l - s : l;
-            high[l] = l & s ? LANES + l : l + s;
-        }
+        const lanes l = *(const lanes *)IOTA, odd = (l & s) != 0;
+        const lanes low = l + (odd & (LANES - s)), high = (l | s) + (odd & LANES);
         UNROLL for (int i = 0; i < LANES; i++) {
             if (i & s) continue;
             vec upper = row[i], lower = row[i + s];

@@ -1,0 +1,313 @@
+/* See pyllama/ops/attention.py for the derivation.
+ *
+ * (a) Scores are held transposed, aᵀ[keys queries], a strip of them at a time.  So the softmax runs down
+ *     the columns: each step is a loop over queries side by side, without a sum within a vector; and
+ *     of all inputs only q and dy are ever transposed.
+ * (b) The softmax is online (Milakov and Gimelshein, 2018): where a strip raises the maximum of a
+ *     query's scores, what was summed before shrinks.  So no memory grows with T S.
+ * (c) What is seen is a band of the strip.  The products skip the tiles outside; what they read there
+ *     all the same, in tiles across the band's edges, is p = 0.
+ * (d) Forward, a thread takes some queries of a head; backward, a head of keys and values, for their
+ *     gradients are sums over the queries of R heads.
+ */
+#include "tile.h"
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num(void) { return 0; }
+#endif
+
+enum { KEYS = 16 * MR, QUERIES = 576 / sizeof(real), STRIP = KEYS * QUERIES };
+
+typedef struct {                                   /* (i, j) is seen if i - before <= j <= i + after */
+    idx rows, cols, before, after;
+} band;
+
+typedef struct {
+    idx first, past;
+} span;
+
+INLINE idx most(idx a, idx b) { return a > b ? a : b; }
+INLINE idx clip(idx x, idx high) { return most(0, least(x, high)); }
+INLINE band transposed(band b) { return (band){b.cols, b.rows, b.after, b.before}; }
+
+/* The columns that any of n rows sees. */
+INLINE span seen(band b, idx i, idx n) {
+    return (span){clip(i - b.before, b.cols), clip(i + n + b.after, b.cols)};
+}
+
+INLINE matrix at(heads h, idx b, idx g, idx r, idx t) {
+    return (matrix){(const real *)h.at + b * h.b + g * h.g + r * h.r + t * h.t, h.t, 1};
+}
+
+INLINE band seen_keys(const attending *a, idx s, idx t, idx keys, idx queries) {
+    idx place = t + a->S - a->T - s;
+    return (band){keys, queries, a->ahead + place, a->behind - place};
+}
+
+static void pack(real *to, matrix b, idx rows, idx cols) {
+    for (idx j = 0; j < cols; j += NR)
+        pack_columns(to + j * rows, from(b, 0, j), rows, least(cols - j, NR));
+}
+
+/* A head's rows lie too far apart for the processor to foresee them. */
+static void fetch(matrix a, idx rows, idx K) {
+    for (idx i = 0; i < rows; i++)
+        for (idx k = 0; k < K; k += 64 / sizeof(real)) __builtin_prefetch(a.at + i * a.down + k);
+}
+
+/* NR columns of the strip, from column j on: x[b.rows K] y[K b.cols], y packed */
+static void scores(real *strip, matrix x, const real *y, idx K, band b, idx j, real *rest) {
+    span rows = seen(transposed(b), j, NR);
+    for (idx i = rows.first / MR * MR; i < rows.past; i += MR) {
+        span s = seen(b, i, MR);
+        idx first = most(s.first / LANES * LANES, j), past = least(s.past, j + NR);
+        if (first >= past) continue;
+        matrix panel = from(x, i, 0);
+        if (s.first >= j) fetch(from(panel, MR, 0), MR, K);
+        if (b.rows - i < MR) {
+            for (idx r = 0; r < b.rows - i; r++)
+                memcpy(rest + r * K, panel.at + r * panel.down, K * sizeof(real));
+            panel = (matrix){rest, K, 1};
+        }
+        tile(K, panel, y + j * K + first - j, strip + i * QUERIES + first, QUERIES, MR,
+             (past - first + LANES - 1) / LANES * LANES, 0);
+    }
+}
+
+/* c[b.rows K] = (or +=) x[b.rows b.cols] y[b.cols K], y packed, x zero outside the band */
+static void multiply(matrix c, matrix x, const real *y, idx K, band b, int accumulate) {
+    for (idx k = 0; k < K; k += NR)
+        for (idx i = 0; i < b.rows; i += MR) {
+            span s = seen(b, i, MR);
+            tile(s.past - s.first, from(x, i, s.first), y + k * b.cols + s.first * NR,
+                 (real *)c.at + i * c.down + k, c.down, least(b.rows - i, MR), least(K - k, NR), accumulate);
+        }
+}
+
+/* The rows that multiply() reads of LANES columns from t on. */
+INLINE span read_rows(band b, idx t) {
+    return seen(transposed(b), t - (MR - 1), LANES + 2 * (MR - 1));
+}
+
+static void fill_unseen(real *strip, band b, idx t, const char *mask, real value) {
+    span rows = read_rows(b, t), whole = {t + LANES - 1 - b.after, t + 1 + b.before};
+    for (idx i = rows.first; i < rows.past; i++) {
+        if (!mask && i >= whole.first && i < whole.past) {
+            i = whole.past - 1;
+            continue;
+        }
+        span s = seen(b, i, 1);
+        int first = clip(s.first - t, LANES), past = mask && !mask[i] ? first : clip(s.past - t, LANES);
+        real *restrict row = strip + i * QUERIES + t;
+        #pragma omp simd
+        for (int l = 0; l < LANES; l++) row[l] = l < first || l >= past ? value : row[l];
+    }
+}
+
+/* Of LANES queries from t on: scores to e^(a - top), the highest score and the sum so far brought up to
+ * date; what was summed before is to be multiplied by shrink. */
+static void soften(real *restrict strip, band b, idx t, const char *mask, real *restrict top,
+                   real *restrict sum, real *restrict shrink) {
+    span rows = read_rows(b, t);
+    real high[LANES], base[LANES], total[LANES];
+    memcpy(high, top + t, sizeof high);
+    fill_unseen(strip, b, t, mask, -INFINITY);
+    for (idx i = rows.first; i < rows.past; i++) {
+        const real *restrict a = strip + i * QUERIES + t;
+        #pragma omp simd
+        for (int l = 0; l < LANES; l++) high[l] = a[l] > high[l] ? a[l] : high[l];
+    }
+    #pragma omp simd
+    for (int l = 0; l < LANES; l++) {
+        base[l] = high[l] > -INFINITY ? high[l] : 0;           /* no key seen: e^(-∞ - 0) */
+        shrink[t + l] = DECAY(top[t + l] - base[l]);
+        total[l] = sum[t + l] * shrink[t + l];
+    }
+    for (idx i = rows.first; i < rows.past; i++) {
+        real *restrict a = strip + i * QUERIES + t;
+        #pragma omp simd
+        for (int l = 0; l < LANES; l++) {
+            a[l] = DECAY(a[l] - base[l]);
+            total[l] += a[l];
+        }
+    }
+    memcpy(top + t, high, sizeof high);
+    memcpy(sum + t, total, sizeof total);
+}
+
+/* Of LANES queries from t on: scores to p, and dp to da / √K; delta is divided by √K. */
+static void soften_backward(real *restrict p, real *restrict d, band b, idx t, const char *mask,
+                            const real *restrict lse, const real *restrict delta, real scale) {
+    span rows = read_rows(b, t);
+    for (idx i = rows.first; i < rows.past; i++) {
+        real *restrict pi = p + i * QUERIES + t, *restrict di = d + i * QUERIES + t;
+        #pragma omp simd
+        for (int l = 0; l < LANES; l++) {
+            pi[l] = DECAY(pi[l] - lse[t + l]);
+            di[l] = pi[l] * (di[l] * scale - delta[t + l]);
+        }
+    }
+    fill_unseen(p, b, t, mask, 0);
+    fill_unseen(d, b, t, mask, 0);
+}
+
+/* qᵀ / √K */
+static void pack_scaled(real *to, matrix q, idx K, idx queries) {
+    pack(to, (matrix){q.at, 1, q.down}, K, queries);
+    #pragma omp simd
+    for (idx i = 0; i < (queries + NR - 1) / NR * NR * K; i++) to[i] *= 1 / SQRT(K);
+}
+
+static idx attention_work(idx K) {
+    return 2 * STRIP + (4 * QUERIES + KEYS) * (K + NR) + 3 * QUERIES + MR * (K + NR) / LANES * LANES;
+}
+
+/* y divided by the sum, and the log-sum-exp; both 0 for a query that sees no key. */
+static real finish(real *restrict y, idx K, real top, real sum) {
+    if (sum == 0) {
+        memset(y, 0, K * sizeof(real));
+        return 0;
+    }
+    real inverse = 1 / sum;
+    #pragma omp simd
+    for (idx i = 0; i < K; i++) y[i] *= inverse;
+    return top + LOG(sum);
+}
+
+/* The only query, as in decoding: of a tile's columns it would fill one. */
+static real attend_one(const attending *a, idx b, idx g, idx r, real *restrict p) {
+    idx K = a->K;
+    const real *restrict q = at(a->q, b, g, r, 0).at;
+    real *restrict y = (real *)at(a->y, b, g, r, 0).at, top = -INFINITY, sum = 0, scale = 1 / SQRT(K);
+    span keys = seen(transposed(seen_keys(a, 0, 0, a->S, 1)), 0, 1);
+    for (idx s = keys.first; s < keys.past; s += STRIP) {
+        matrix k = at(a->k, b, g, 0, s), v = at(a->v, b, g, 0, s);
+        idx n = least(keys.past - s, STRIP);
+        real high = top, total = 0;
+        for (idx i = 0; i < n; i++) {
+            real dot = 0;
+            #pragma omp simd reduction(+ : dot)
+            for (idx j = 0; j < K; j++) dot += q[j] * k.at[i * k.down + j];
+            p[i] = a->mask && !a->mask[b * a->S + s + i] ? -INFINITY : dot * scale;
+            high = p[i] > high ? p[i] : high;
+        }
+        real base = high > -INFINITY ? high : 0, shrink = DECAY(top - base);
+        #pragma omp simd reduction(+ : total)
+        for (idx i = 0; i < n; i++) {
+            p[i] = DECAY(p[i] - base);
+            total += p[i];
+        }
+        for (idx j = 0; j < K; j++) y[j] = s > keys.first ? y[j] * shrink : 0;
+        for (idx i = 0; i < n; i++) {
+            #pragma omp simd
+            for (idx j = 0; j < K; j++) y[j] += p[i] * v.at[i * v.down + j];
+        }
+        sum = sum * shrink + total, top = high;
+    }
+    return finish(y, K, top, sum);
+}
+
+static void attend(const attending *a, idx b, idx g, idx r, idx t0, real *work) {
+    idx K = a->K, queries = least(a->T - t0, QUERIES);
+    real *strip = work, *q_columns = strip + STRIP, *v_rows = q_columns + QUERIES * K;
+    real *top = v_rows + KEYS * (K + NR), *sum = top + QUERIES, *shrink = sum + QUERIES, *rest = shrink + QUERIES;
+    matrix y = at(a->y, b, g, r, t0);
+    real *lse = (real *)a->lse + ((b * a->G + g) * a->R + r) * a->T + t0;
+
+    pack_scaled(q_columns, at(a->q, b, g, r, t0), K, queries);
+    for (idx t = 0; t < QUERIES; t++) top[t] = -INFINITY, sum[t] = 0;
+
+    span keys = seen(transposed(seen_keys(a, 0, t0, a->S, queries)), 0, queries);
+    for (idx s = keys.first; s < keys.past; s += KEYS) {
+        band now = seen_keys(a, s, t0, least(keys.past - s, KEYS), queries);
+        const char *mask = a->mask ? a->mask + b * a->S + s : NULL;
+        for (idx j = 0; j < queries; j += NR) {
+            scores(strip, at(a->k, b, g, 0, s), q_columns, K, now, j, rest);
+            for (idx t = j; t < least(queries, j + NR); t += LANES)
+                soften(strip, now, t, mask, top, sum, shrink);
+        }
+        for (idx t = 0; t < queries && s > keys.first; t++) {
+            real *yt = (real *)y.at + t * y.down;
+            if (shrink[t] == 1) continue;
+            #pragma omp simd
+            for (idx i = 0; i < K; i++) yt[i] *= shrink[t];
+        }
+        pack(v_rows, at(a->v, b, g, 0, s), now.rows, K);
+        multiply(y, (matrix){strip, 1, QUERIES}, v_rows, K, transposed(now), s > keys.first);
+    }
+    for (idx t = 0; t < queries; t++) lse[t] = finish((real *)y.at + t * y.down, K, top[t], sum[t]);
+}
+
+static void attention(const attending *a, real *work, int threads) {
+    idx parts = (a->T + QUERIES - 1) / QUERIES, items = a->B * a->G * a->R * parts;
+    #pragma omp parallel for schedule(dynamic) num_threads(threads) if (items * a->S * a->K > GRAIN)
+    for (idx n = 0; n < items; n++) {
+        idx head = n / parts, r = head % a->R, g = head / a->R % a->G, b = head / a->R / a->G;
+        real *mine = work + omp_get_thread_num() * attention_work(a->K);
+        if (a->T == 1) ((real *)a->lse)[n] = attend_one(a, b, g, r, mine);
+        else attend(a, b, g, r, n % parts * QUERIES, mine);
+    }
+}
+
+static void zero(matrix rows, idx n, idx K) {
+    for (idx i = 0; i < n; i++) memset((real *)rows.at + i * rows.down, 0, K * sizeof(real));
+}
+
+static void attend_backward(const attending *a, heads dq, heads dk, heads dv, heads dy, idx b, idx g,
+                            real *work) {
+    idx K = a->K, done = 0;                        /* of the keys' gradients */
+    real *p = work, *d = p + STRIP, *q_columns = d + STRIP;
+    real *dy_columns = q_columns + QUERIES * K, *q_rows = dy_columns + QUERIES * K;
+    real *dy_rows = q_rows + QUERIES * (K + NR), *k_rows = dy_rows + QUERIES * (K + NR);
+    real *lse = k_rows + KEYS * (K + NR), *delta = lse + QUERIES, *rest = delta + QUERIES, scale = 1 / SQRT(K);
+
+    for (idx r = 0; r < a->R; r++)
+        for (idx t0 = 0; t0 < a->T; t0 += QUERIES) {
+            idx queries = least(a->T - t0, QUERIES);
+            matrix q = at(a->q, b, g, r, t0), y = at(a->y, b, g, r, t0), e = at(dy, b, g, r, t0);
+            pack_scaled(q_columns, q, K, queries);
+            pack(dy_columns, (matrix){e.at, 1, e.down}, K, queries);
+            pack(q_rows, q, queries, K);
+            pack(dy_rows, e, queries, K);
+            memset(lse, 0, 2 * QUERIES * sizeof(real));
+            memcpy(lse, (const real *)a->lse + ((b * a->G + g) * a->R + r) * a->T + t0, queries * sizeof(real));
+            for (idx t = 0; t < queries; t++) {
+                const real *restrict yt = y.at + t * y.down, *restrict et = e.at + t * e.down;
+                real total = 0;
+                #pragma omp simd reduction(+ : total)
+                for (idx i = 0; i < K; i++) total += yt[i] * et[i];
+                delta[t] = total * scale;
+            }
+            span keys = seen(transposed(seen_keys(a, 0, t0, a->S, queries)), 0, queries);
+            idx first = keys.first / KEYS * KEYS;              /* so that strips begin at the same keys */
+            if (keys.first == keys.past) zero(at(dq, b, g, r, t0), queries, K);
+            zero(at(dk, b, g, 0, done), first - done, K);
+            zero(at(dv, b, g, 0, done), first - done, K);
+            for (idx s = first; s < keys.past; s += KEYS) {
+                band now = seen_keys(a, s, t0, least(a->S - s, KEYS), queries);
+                const char *mask = a->mask ? a->mask + b * a->S + s : NULL;
+                matrix k = at(a->k, b, g, 0, s);
+                for (idx j = 0; j < queries; j += NR) {
+                    scores(p, k, q_columns, K, now, j, rest);
+                    scores(d, at(a->v, b, g, 0, s), dy_columns, K, now, j, rest);
+                    for (idx t = j; t < least(queries, j + NR); t += LANES)
+                        soften_backward(p, d, now, t, mask, lse, delta, scale);
+                }
+                multiply(at(dv, b, g, 0, s), (matrix){p, QUERIES, 1}, dy_rows, K, now, s < done);
+                multiply(at(dk, b, g, 0, s), (matrix){d, QUERIES, 1}, q_rows, K, now, s < done);
+                pack(k_rows, k, now.rows, K);
+                multiply(at(dq, b, g, r, t0), (matrix){d, 1, QUERIES}, k_rows, K, transposed(now), s > first);
+                done = most(done, s + now.rows);
+            }
+        }
+    zero(at(dk, b, g, 0, done), a->S - done, K);
+    zero(at(dv, b, g, 0, done), a->S - done, K);
+}
+
+static void attention_backward(const attending *a, heads dq, heads dk, heads dv, heads dy, real *work,
+                               int threads) {
+    #pragma omp parallel for schedule(dynamic) num_threads(threads) if (a->B * a->G * a->T * a->S * a->K > GRAIN)
+    for (idx n = 0; n < a->B * a->G; n++)
+        attend_backward(a, dq, dk, dv, dy, n / a->G, n % a->G, work + omp_get_thread_num() * attention_work(a->K));
+}
