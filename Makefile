@@ -16,7 +16,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --batch_size 8 --shards 2 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
            --eval_tokens 10000 --log_interval 50
 
-.PHONY: demo test check lint bench bench-train mutate docs dist-check clean
+.PHONY: demo test check lint bench bench-train mutate sanitize race valgrind cross docs dist-check clean
 
 demo: $(BUILT)                                              # a second time: what is left of the first
 	if test -e $(DEMO)/latest; then $(BIN)/pyllama resume $(DEMO); \
@@ -36,12 +36,39 @@ lint: $(BUILT)
 
 bench: $(BUILT)
 	$(BIN)/python -m bench.ops $(ARGS)
+	$(BIN)/python -m bench.optim
 
 bench-train: $(BUILT) $(PEERS)/bin/torchrun
 	$(BIN)/python -m bench.train --peers --peers-python $(PEERS)/bin/python $(ARGS)
 
 mutate: $(BUILT)
 	$(BIN)/python -m tests.mutate
+
+# Each on a copy of the tree, built with a compiler of its own (CC_...); -DGRAIN=1: small problems use threads too.
+CC_sanitize := gcc -g -DGRAIN=1 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all \
+               -fno-omit-frame-pointer
+sanitize: build/sanitize/.built
+	cd build/sanitize && export LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	    PYTEST_ADDOPTS=--capture=sys PYLLAMA_NUM_THREADS=2; \
+	$(CURDIR)/$(BIN)/python -m tests.exercise && $(CURDIR)/$(BIN)/python -m pytest -n auto \
+	    -k "not numpy and not resident" tests/test_ops.py tests/test_build.py tests/test_memory.py tests/test_threads.py
+
+CC_race := clang -g -DGRAIN=1 -fsanitize=thread -Wno-pass-failed
+race: build/race/.built
+	cd build/race && export LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" PYTEST_ADDOPTS=--capture=sys \
+	    OMP_TOOL_LIBRARIES="$$(clang -print-resource-dir)/../../libarcher.so" PYLLAMA_NUM_THREADS=3 \
+	    TSAN_OPTIONS=die_after_fork=0:suppressions=tests/suppressions/race.txt; \
+	$(CURDIR)/$(BIN)/python -m tests.exercise && $(CURDIR)/$(BIN)/python -m pytest \
+	    -k "bits or same_model or meanwhile" tests/test_threads.py
+
+valgrind: $(BUILT)                                          # it knows no AVX-512
+	PYLLAMA_ISA=avx2 PYTHONMALLOC=malloc valgrind --quiet --error-exitcode=1 \
+	    --suppressions=tests/suppressions/valgrind.txt $(BIN)/python -m tests.exercise
+
+CC_cross := aarch64-linux-gnu-gcc
+cross: build/cross/.built
+	cd build/cross && PYTHON=$(CURDIR)/$(BIN)/python bash tests/aarch64.sh
 
 docs: $(BUILT)
 	$(BIN)/python docs/build.py
@@ -55,6 +82,13 @@ clean:
 $(PEERS)/bin/torchrun:                                      # it comes with PyTorch
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+
+build/%/.built: $(BUILT) $(wildcard pyllama/*.py pyllama/*/*.py tests/*.py)
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp -r csrc pyllama tests setup.py pyproject.toml README.md LICENSE $(@D)
+	cd $(@D) && CC="$(CC_$*)" $(CURDIR)/$(BIN)/python -m pip install --quiet --no-deps --upgrade --target . .
+	touch $@
 
 $(BUILT): setup.py pyproject.toml pyllama/cpu.pyx $(wildcard csrc/*.h csrc/cpu/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -12,8 +12,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError
 
 # Value-safe flags only: -ffast-math would break exp (csrc/cpu/real.h) and NaN.  `omp simd reduction` says, loop by
-# loop, where a sum may be reassociated; -fno-trapping-math lets comparisons vectorise.
-SAFE = ["-O3", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno"]
+# loop, where a sum may be reassociated; -fno-trapping-math lets comparisons vectorise; with -fwrapv, which Python adds,
+# Clang vectorises no `parallel for simd`.
+SAFE = ["-O3", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno", "-fno-wrapv"]
 ISA = {"baseline": ("1", []),                           # name: (does the processor run it? the compiler's flags)
        "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma"]),
        "avx512": ('__builtin_cpu_supports("avx512f")', ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",

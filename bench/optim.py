@@ -19,7 +19,7 @@ from pyllama.optim import SGD, AdamW, global_norm, sum_and_norm
 from pyllama.params import cast
 
 PARAMETERS = [900_000, 15_000_000, 85_000_000]
-SECONDS = 6.0                                               # spent on each row, three rounds at least
+SECONDS = 2.0                                               # spent on each row, three rounds at least
 
 
 def works(n):
@@ -34,10 +34,10 @@ def works(n):
         "sgd": (20, lambda: sgd.step(p, g, 1e-5, 0.1, 0.5)),
         "global_norm": (4, lambda: global_norm(g)),
         "sum_and_norm": (12, lambda: sum_and_norm([g, other])),
-        "to float16": (6, lambda: cast(p, np.float16)),
-        "from float16": (6, lambda: cast(half, np.float32)),
-        "to bfloat16": (6, lambda: cast(p, ml_dtypes.bfloat16)),
-        "from bfloat16": (6, lambda: cast(brain, np.float32)),
+        "to_float16": (6, lambda: cast(p, np.float16)),
+        "from_float16": (6, lambda: cast(half, np.float32)),
+        "to_bfloat16": (6, lambda: cast(p, ml_dtypes.bfloat16)),
+        "from_bfloat16": (6, lambda: cast(brain, np.float32)),
     }
 
 
@@ -67,7 +67,7 @@ def medians(runs):
 
 def main(names):
     memory.install()                                        # as in training: no fresh pages for results
-    table = Table("what", "parameters", "threads", "NumPy ms", "C ms", "NumPy / C", "C GB/s", "copy GB/s", box=None)
+    table = Table("what", "numbers", "threads", "NumPy ms", "C ms", "NumPy / C", "C GB/s", "copy GB/s", box=None)
     for n in PARAMETERS:
         for name, (moved, work) in works(n).items():
             if names and name not in names:
@@ -81,7 +81,7 @@ def main(names):
                     found = medians(runs)
                 compiled = [f"{1e3 * found['cpu']:.2f}", f"{found['numpy'] / found['cpu']:.1f}",
                             f"{moved * n / found['cpu'] / 1e9:.1f}"] if backend.cpu else ["", "", ""]
-                table.add_row(name, f"{n:,}", str(threads), f"{1e3 * found['numpy']:.2f}", *compiled,
+                table.add_row(name, f"{n / 1e6:g} M", str(threads), f"{1e3 * found['numpy']:.2f}", *compiled,
                               f"{8 * n / found['copy'] / 1e9:.1f}")
     Console().print(table)
 

@@ -2,8 +2,9 @@
  *
  * Each file of csrc/cpu/ is written over `real` and compiled once per precision and instruction
  * set; each compilation fills one such table.  Arrays are dense and row-major, of the table's
- * precision: N rows of D, or n numbers in all; rope's x alone has strides; outputs overlap nothing.  A kernel neither allocates
- * nor fails (pyllama/cpu.pyx checks before the call), and its result does not depend on `threads`.
+ * precision: N rows of D, or n numbers in all (rope's x has strides); outputs overlap nothing.  A
+ * kernel neither allocates nor fails (pyllama/cpu.pyx checks before the call), and its result does
+ * not depend on `threads`.
  */
 #pragma once
 #include <stddef.h>

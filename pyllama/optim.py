@@ -18,7 +18,7 @@ import numpy as np
 from pyllama import backend, params
 from pyllama.errors import UserError
 
-BLOCK = 1 << 15                 # the arrays of an AdamW block in float32, 768 KiB, stay in a core's second cache
+BLOCK = 1 << 15                 # numbers: the arrays of an AdamW block in float32 stay in a core's second cache
 
 
 def matrix_slices(tree) -> list[slice]:
@@ -54,7 +54,7 @@ class Optimiser:
     size, dtype   of the flat vector; the state has the same
     matrices      the slices of the vector that decay: matrix_slices(tree)
     """
-    rule: Callable[..., None]                           # (p, g, *state, lr, decay, scale, **options), in place
+    rule: Callable[..., None]                           # updates in place; a kernel has the same name and arguments
     kept: tuple[str, ...] = ()                          # the state: attributes that are vectors like p
 
     def __init__(self, size, dtype, matrices):
@@ -64,7 +64,7 @@ class Optimiser:
             setattr(self, name, np.zeros(size, dtype))
 
     def options(self) -> dict:
-        """What the rule takes in this step besides."""
+        """What the rule takes in this step besides the vectors, lr, decay and scale."""
         raise NotImplementedError
 
     def step(self, p, g, lr: float, decay: float, scale: float = 1.0) -> None:
@@ -76,9 +76,10 @@ class Optimiser:
         self.t += 1
         vectors = [p, g, *(getattr(self, name) for name in self.kept)]
         kernel = getattr(backend.of([p, g]), self.rule.__name__, None)
-        for where, in_matrix in self.ranges if kernel else blocks(self.ranges):
-            (kernel or self.rule)(*(x[where] for x in vectors), lr=lr, decay=decay if in_matrix else 0.0, scale=scale,
-                                  **self.options())
+        update, pieces = (kernel, self.ranges) if kernel else (self.rule, blocks(self.ranges))
+        for where, in_matrix in pieces:
+            update(*(x[where] for x in vectors), lr=lr, decay=decay if in_matrix else 0.0, scale=scale,
+                   **self.options())
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on besides p: "step" and the vectors (the optimiser's own, not copies)."""
@@ -107,6 +108,7 @@ def scaled(g, scale):
 
 
 def adamw(p, g, m, v, *, lr, decay, scale, t, betas, eps):
+    """Step t of AdamW, below."""
     b1, b2 = map(float, betas)
     g = scaled(g, scale)
     m *= b1                                             # not m += (1 - β₁)(g - m): for β₁ = 0 that is not quite g
@@ -144,6 +146,7 @@ class AdamW(Optimiser):
 
 
 def sgd(p, g, v=None, *, lr, decay, scale, momentum, nesterov):
+    """A step of SGD, below."""
     d = g = scaled(g, scale)
     if v is not None:
         v *= momentum

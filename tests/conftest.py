@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large]              # problems span thousands of numbers by intent
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=slow)
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)         # a red CI is never a lottery
+settings.register_profile("few", settings.get_profile("ci"), max_examples=5)            # for the lower instruction sets
 settings.register_profile("deep", settings.get_profile("dev"), max_examples=600)       # nightly: 20 times more
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 

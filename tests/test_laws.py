@@ -74,17 +74,17 @@ def test_rms_norm_of_wide_rows_is_its_formula(rng, N, D):
 
 # --- add_rms_norm -----------------------------------------------------------------------------------------------------
 
-@law(add_rms_norm)
-def test_add_rms_norm_is_a_sum_and_its_rms_norm(rng, N, D):
+@law(add_rms_norm, eps=epsilons)
+def test_add_rms_norm_is_a_sum_and_its_rms_norm(rng, N, D, eps):
     x, a, ds, dy = rng.standard_normal((4, N, D))
     w = rng.standard_normal(D)
-    (s, y), back = add_rms_norm(x, a, w)
+    (s, y), back = add_rms_norm(x, a, w, eps=eps)
     same(s, x + a)
-    n, norm_back = rms_norm(s, w)
+    n, norm_back = rms_norm(s, w, eps=eps)
     close(y, n, 2 * (D + 8), np.abs(n))
     dx, da, dw = back((ds, dy))
     dn, dw_alone = norm_back(dy)
-    size = np.abs(ds) + np.abs(dn).max(axis=-1, keepdims=True)
+    size = np.abs(ds) + np.abs(n / s * dy).max(axis=-1, keepdims=True)                                  # n / s = w r
     close(dx, ds + dn, 8 * (D + 8), size)
     same(da, dx)
     close(dw, dw_alone, 2 * (N + D + 8), np.abs(dy * n / w).sum(axis=0))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pyllama import backend, machine, memory
 from pyllama.errors import UserError
+from tests.another import python
 
 needs_arena = pytest.mark.skipif(backend.cpu is None, reason=backend.why_no_cpu)
 MIB = 2**20
@@ -215,6 +216,31 @@ assert memory.peak_rss() - before < 2**26, memory.peak_rss() - before
 @needs_arena
 def test_fresh_zeros_take_no_memory_until_written():
     subprocess.run([sys.executable, "-c", LAZY], timeout=60, check=True)
+
+
+TRAINS = """
+import os
+from pathlib import Path
+from pyllama import memory
+from tests.exercise import training
+memory.install()
+_, records = training(steps=10_000, hidden=8, windows=1, length=4)
+seen = {}
+for record in records:
+    if record.step in (1000, 10_000):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        seen[record.step] = pages * os.sysconf("SC_PAGE_SIZE"), memory.stats()
+(before, early), (after, late) = seen.values()
+assert (late.in_use, late.held, late.fresh) == (early.in_use, early.held, early.fresh), seen
+assert after - before < 9000 * 32, seen         # the least that one object left behind in each step would take
+"""
+
+
+@needs_arena
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="resident memory is told elsewhere")
+def test_ten_thousand_steps_leave_nothing_resident():
+    run = python("-c", TRAINS, timeout=300, OPENBLAS_NUM_THREADS="1")
+    assert run.returncode == 0, run.stderr
 
 
 @needs_arena

@@ -109,7 +109,8 @@ def test_float64_agrees_with_the_reference(op, on, data):
 def test_float32_is_as_accurate_as_float32_can_be(op, on, data):
     """Against the float64 reference.  How much float32 loses on a problem depends on its condition, so it is measured:
     the reference's own float32 error at four neighbours of the inputs, at least one unit in the last place of the
-    largest result (of eps, where numbers near 1 cancel).  Another order of summation and an exponential with 2 ulp stay within 16 times that.
+    largest result (of eps, where numbers near 1 cancel).  Another order of summation and an exponential with 2 ulp stay
+    within 16 times that.
     """
     inputs, options, dy = data.draw(problems(op, "float32"))
     wide = packed(in_float64(op.each(dy)))

@@ -4,9 +4,8 @@ ctypedef void (*conversion)(void *y, const void *x, idx n, int threads) noexcept
 def cast(np.ndarray x, dtype):
     """x.astype(dtype), by a kernel if one dtype is float32 and the other a half."""
     cdef const kernels *k = kernels_of[0]
-    cdef np.ndarray y = np.empty(np.shape(x), dtype)
     cdef conversion convert
-    names = str(x.dtype), str(y.dtype)                                      # "<f4" if the byte order is not native
+    names = str(x.dtype), str(np.dtype(dtype))              # "<f4" and the like where the byte order is not native
     if names == ("float32", "float16"):
         convert = k.to_float16
     elif names == ("float16", "float32"):
@@ -18,6 +17,7 @@ def cast(np.ndarray x, dtype):
     else:
         return x.astype(dtype)
     x = dense(x, x)
+    cdef np.ndarray y = np.empty(np.shape(x), dtype)
     cdef idx n = x.size
     with nogil:
         convert(y.data, x.data, n, _threads)

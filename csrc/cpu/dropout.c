@@ -1,12 +1,12 @@
 /* See pyllama/ops/dropout.py for the derivation.
  *
- * NumPy's stream is Philox4x64-10 (Salmon et al., 2011): eight numbers at a time are a function of
- * a key and a count alone, so that any thread can begin anywhere.  They are drawn into L1. */
-enum { BLOCK = 8, DRAWS = 32 };                   /* draws of one count; counts at a time */
+ * The stream is NumPy's, Philox4x64-10 (Salmon et al., 2011): a block of draws is a function of its
+ * number and a key alone, so that any thread can begin anywhere. */
+enum { BLOCK = 8, DRAWS = 32 };                   /* draws of a block; blocks drawn at a time */
 
-/* The eight draws of 32 bits, the low half of each 64 first. */
-static inline void philox(uint32_t *draws, uint64_t count, uint64_t key0, uint64_t key1) {
-    uint64_t x[4] = {count};
+/* A block of draws of 32 bits, of each 64 the low half first. */
+static inline void philox(uint32_t *draws, uint64_t number, uint64_t key0, uint64_t key1) {
+    uint64_t x[4] = {number};
     for (int round = 0; round < 10; round++) {
         unsigned __int128 a = (unsigned __int128)0xD2E7470EE14C6C93 * x[0];
         unsigned __int128 b = (unsigned __int128)0xCA5A826395121157 * x[2];
@@ -17,14 +17,14 @@ static inline void philox(uint32_t *draws, uint64_t count, uint64_t key0, uint64
     for (int i = 0; i < 4; i++) draws[2 * i] = x[i], draws[2 * i + 1] = x[i] >> 32;
 }
 
-/* Of the stream's numbers from `start` on, keep those with 24 bits of at least `limit`. */
+/* A number is kept if the first 24 bits of its draw, for x[0] draw `start`, are `limit` or more. */
 static void dropout(real *y, const real *x, double scale, uint32_t limit, uint64_t start,
                     const uint64_t *key, idx n, int threads) {
     const idx TILE = BLOCK * DRAWS, before = start % BLOCK;
     #pragma omp parallel for num_threads(threads) if (n > GRAIN)
     for (idx tile = -before; tile < n; tile += TILE) {
         uint32_t draws[BLOCK * DRAWS];
-        uint64_t first = (start + tile) / BLOCK + 1;   /* NumPy counts before it draws */
+        uint64_t first = (start + tile) / BLOCK + 1;   /* NumPy's first block is 1 */
         for (int i = 0; i < DRAWS; i++) philox(draws + BLOCK * i, first + i, key[0], key[1]);
         idx from = tile < 0 ? 0 : tile, to = n - tile < TILE ? n : tile + TILE;
         #pragma omp simd

@@ -15,13 +15,14 @@ ADDS["embedding"] = 1
 
 
 def embedding_backward(dy, ids, np.ndarray w, *, into=None):
-    """dw is added to `into` where that is given, and is it."""
+    """dw is added to `into` where that is given: an array of the shape and precision of w, and the dw returned."""
     cdef const kernels *k = kernels_for(w)
     cdef np.ndarray row = indices(ids), d = dense(dy, w), dw = np.zeros(np.shape(w), d.dtype) if into is None else into
     if w.ndim != 2 or np.shape(d) != (*np.shape(row), w.shape[1]):
         raise ValueError(f"embedding_backward: dy has shape {np.shape(d)}, ids {np.shape(row)}, w {np.shape(w)}")
-    if into is not None and (not np.PyArray_ISCARRAY(dw) or dense_as(dw, w) is not dw):
-        raise ValueError("embedding_backward: `into` must be writable and C-contiguous; hand in an array of np.zeros")
+    dense_as(dw, w)                                     # refuses another shape or precision
+    if not np.PyArray_ISCARRAY(dw):
+        raise ValueError("embedding_backward: `into` must be writable and C-contiguous; hand in what np.zeros makes")
     count_below(row, w.shape[0], "token id")
     cdef idx N = row.size, D = w.shape[1]
     with nogil:

@@ -1,7 +1,7 @@
 /* See pyllama/ops/rope.py for the derivation.
  *
- * A model's heads lie side by side in memory, [A T H 2P], and so does y; from one number of x to
- * the next along a, t and h are xa, xt and xh. */
+ * x is read where it lies: the next a, t and h are xa, xt and xh numbers away.  y is dense,
+ * [A T H 2P], as a model has its heads: side by side at each position. */
 
 static void rope(real *y, const real *x, const real *cos, const real *sin, idx A, idx T, idx H,
                  idx P, idx xa, idx xt, idx xh, int interleaved, int threads) {

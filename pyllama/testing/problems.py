@@ -14,6 +14,8 @@ SMALL = [2, 3, 1, 4, 5]
 EDGES = [8, 15, 17, 31, 64, 65, 130, 1030]                   # across vector and block edges
 MAY_BE_EMPTY = {"...", "B", "T", "S", "N"}                   # counts of rows; a feature axis has at least one entry
 MOST = 2 ** 13                                               # numbers that the axes of one problem may span together
+MANY = [1, 2, 3, 5, 17, 65, 130, 190, 257, 515, 1030, 4100, 33000]
+GRAIN = 2 ** 15                                              # of csrc/cpu/real.h: fewer numbers stay on one thread
 
 
 class Problem(NamedTuple):
@@ -48,11 +50,13 @@ class Sizes(dict):
         if axis == "...":
             self[axis] = tuple(self[i] for i in range(self.choose([1, 2, 0])))
         else:
-            empty = [0] if axis in MAY_BE_EMPTY or isinstance(axis, int) else []
-            sizes = [1, 2, 3] if axis == "R" else SMALL + empty + [n for n in EDGES if n * self.span <= MOST]
-            self[axis] = self.choose(sizes)
+            self[axis] = self.choose(self.candidates(axis))
             self.span *= max(self[axis], 1)
         return self[axis]
+
+    def candidates(self, axis):
+        empty = [0] if axis in MAY_BE_EMPTY or isinstance(axis, int) else []
+        return [1, 2, 3] if axis == "R" else SMALL + empty + [n for n in EDGES if n * self.span <= MOST]
 
     def shape(self, axes):
         out = []
@@ -62,9 +66,24 @@ class Sizes(dict):
         return tuple(out)
 
 
-def problem(op: Op, choose, dtype: str = "float64") -> Problem:
+class Large(Sizes):
+    def candidates(self, axis):
+        return MANY
+
+
+def large(op: Op, choose) -> Large:
+    """Sizes at which each floating array of several axes has more than GRAIN numbers, but not many times as many."""
+    arrays = [axes for axes in (op.output, *(x.axes for x in op.inputs if not x.below)) if {*axes[:-1]}]
+    while True:
+        sizes = Large(choose)
+        numbers = [math.prod(sizes.shape(axes)) for axes in arrays]
+        if min(numbers) > GRAIN and max(numbers) <= 8 * GRAIN and sizes.span <= 2 ** 9 * GRAIN:
+            return sizes
+
+
+def problem(op: Op, choose, dtype: str = "float64", sizes: Sizes | None = None) -> Problem:
     """A random call of op.  Floating inputs and dy are standard normal, never all ones: a norm's weight too."""
-    sizes = Sizes(choose)
+    sizes = Sizes(choose) if sizes is None else sizes
     options = {name: choose(values) for name, values in op.options.items()}
     rng = np.random.default_rng(choose(between(0, 2 ** 32)))
     given = [wanted for wanted in op.inputs if not wanted.optional or choose([True, False])]

@@ -20,6 +20,7 @@ from tests.mutate.hunt import NO_MUTANT, SURVIVED, Hunt
 from tests.mutate.judge import judge
 from tests.mutate.python_mutants import ROOT
 
+HEADERS = ["real", "rows"]                                  # those of csrc/cpu/ that hold mathematics
 ENOUGH = 95                                                 # percent of the forward mutants of all ops
 INTERRUPTED = 2                                             # pytest's status after Ctrl-C
 
@@ -27,14 +28,14 @@ INTERRUPTED = 2                                             # pytest's status af
 def main(words=None):
     parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ops", nargs="*", metavar="op", help="only these; real for the functions of csrc/cpu/real.h")
+    parser.add_argument("ops", nargs="*", metavar="op", help="only these; real and rows for the functions of csrc/cpu/NAME.h")
     parser.add_argument("--python", action="store_true", help="only the ops' Python functions")
     parser.add_argument("--c", action="store_true", help="only the C kernels")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every mutant and whether it survived")
     options = parser.parse_args(words)
-    if wrong := set(options.ops) - {*OPS, "real"}:
-        parser.error(f"{', '.join(wrong)}: not among {', '.join([*OPS, 'real'])}")
+    if wrong := set(options.ops) - {*OPS, *HEADERS}:
+        parser.error(f"{', '.join(wrong)}: not among {', '.join([*OPS, *HEADERS])}")
     mutants = chosen(options)
 
     verdicts = {}
@@ -69,7 +70,7 @@ def chosen(options):
         if (every or op.name in options.ops) and (both or options.python):
             mutants += python_mutants.mutants_of(op)
     for path in sorted((ROOT / "csrc/cpu").glob("*.[ch]")):
-        runs = path.stem in OPS or path.name == "real.h"                # the others are no mathematics
+        runs = path.stem in [*OPS, *HEADERS]                            # the others are no mathematics
         if runs and backend.cpu and (every or path.stem in options.ops) and (both or options.c):
             mutants += c_mutants.mutants_of(path)
     return mutants
