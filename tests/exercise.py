@@ -30,7 +30,7 @@ def large_problem(op, seed, dtype="float32"):
 def results(op, inputs, options, dy):
     """y and the gradients."""
     y, back = op(*inputs, **options)
-    return [np.asarray(a) for a in (y, *back(dy)) if a is not None]
+    return [np.asarray(a) for a in (*op.each(y), *back(dy)) if a is not None]
 
 
 def bits(op, *call):

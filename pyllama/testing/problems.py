@@ -73,7 +73,7 @@ class Large(Sizes):
 
 def large(op: Op, choose) -> Large:
     """Sizes at which each floating array of several axes has more than GRAIN numbers, but not many times as many."""
-    arrays = [axes for axes in (op.output, *(x.axes for x in op.inputs if not x.below)) if {*axes[:-1]}]
+    arrays = [x.axes for x in (*op.outputs, *op.inputs) if not x.below and {*x.axes[:-1]}]
     while True:
         sizes = Large(choose)
         numbers = [math.prod(sizes.shape(axes)) for axes in arrays]

@@ -28,7 +28,7 @@ INTERRUPTED = 2                                             # pytest's status af
 def main(words=None):
     parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ops", nargs="*", metavar="op", help="only these; real and rows for the functions of csrc/cpu/NAME.h")
+    parser.add_argument("ops", nargs="*", metavar="op", help="only these; real, rows: the functions of those headers")
     parser.add_argument("--python", action="store_true", help="only the ops' Python functions")
     parser.add_argument("--c", action="store_true", help="only the C kernels")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
