@@ -147,7 +147,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-# --- another library's product -------------------------------------------------------------------------------------------
+# --- another library's product ----------------------------------------------------------------------------------------
 
 def use_blas(str path):
     """Let products be made by the BLAS at this path from now on; "" for our own.  OSError if it cannot be loaded.
@@ -165,7 +165,10 @@ def use_blas(str path):
         blas_gemm[i] = <void *><size_t>ctypes.cast(getattr(library, prefix + name), ctypes.c_void_p).value
 
 
-use_blas(os.environ.get("PYLLAMA_BLAS", ""))
+try:
+    use_blas(os.environ.get("PYLLAMA_BLAS", ""))
+except OSError as error:
+    raise ImportError(f"PYLLAMA_BLAS={os.environ['PYLLAMA_BLAS']}: {error}; unset it to use our own product") from None
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -351,7 +351,7 @@ REPORT = "from pyllama import backend; print(backend.available(), backend.why_no
 
 @built
 @pytest.mark.parametrize(("variable", "value"), [
-    ("PYLLAMA_ISA", "avx1024"), ("PYLLAMA_NUM_THREADS", "many"), ("PYLLAMA_NUM_THREADS", "0"),
+    ("PYLLAMA_ISA", "avx1024"), ("PYLLAMA_BLAS", "/no/such/blas.so"), ("PYLLAMA_NUM_THREADS", "many"), ("PYLLAMA_NUM_THREADS", "0"),
     ("PYLLAMA_NUM_THREADS", "99999999999999999999"), ("PYLLAMA_NUM_THREADS", "2.5")])
 def test_a_wrong_variable_leaves_the_reference_and_says_why(variable, value):
     said = python("-c", REPORT, **{variable: value}).stdout

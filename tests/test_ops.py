@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import backend
+from pyllama import backend, params
 from pyllama.op import OPS
 from pyllama.testing import complex_step, problem
 from pyllama.testing.gradient import is_float, relative_error, vector
@@ -201,6 +201,24 @@ def test_the_same_call_gives_the_same_bits(op, on, data):
     inputs, options, dy = data.draw(problems(op, "float32"))
     for a, b in zip(results(op, on, inputs, options, dy), results(op, on, inputs, options, dy), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@each_run
+@given(data=st.data())
+def test_gradients_are_added_where_they_belong(op, on, data):
+    """Within params.adding: each place gets its gradient once, on top of what it held, and nothing is left to add."""
+    inputs, options, dy = data.draw(problems(op))
+    inputs = [np.array(x) for x in inputs]
+    floats = [i for i, x in enumerate(inputs) if is_float(x)]
+    _, grads = run(op, on, inputs, options, dy)
+    held = [np.random.default_rng(i).standard_normal(inputs[i].shape) for i in floats]
+    places = [h.copy() for h in held]
+    with params.adding([inputs[i] for i in floats], places):
+        _, left = run(op, on, inputs, options, dy)
+    for i, place, before in zip(floats, places, held, strict=True):
+        assert left[i] == 0.0
+        np.testing.assert_allclose(place, before + grads[i], rtol=1e-12,
+                                   atol=1e-12 * max(1, np.abs(grads[i]).max(initial=0)))
 
 
 @each_op
