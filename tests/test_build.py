@@ -341,7 +341,7 @@ def test_lower_instruction_sets_pass_the_tests_of_kernels_too(isa, file, which):
     if f"PYLLAMA_ISA={isa}" in asked.stderr:
         pytest.skip(f"this build or processor has no {isa}")
     assert asked.stdout.strip() == isa
-    run = python("-m", "pytest", "-p", "no:cacheprovider", "-k", which, f"tests/{file}", timeout=300,
+    run = python("-m", "pytest", "-p", "no:cacheprovider", "-k", which, f"tests/{file}", timeout=900,
                  PYLLAMA_ISA=isa, HYPOTHESIS_PROFILE="few")
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -351,7 +351,8 @@ REPORT = "from pyllama import backend; print(backend.available(), backend.why_no
 
 @built
 @pytest.mark.parametrize(("variable", "value"), [
-    ("PYLLAMA_ISA", "avx1024"), ("PYLLAMA_BLAS", "/no/such/blas.so"), ("PYLLAMA_NUM_THREADS", "many"), ("PYLLAMA_NUM_THREADS", "0"),
+    ("PYLLAMA_ISA", "avx1024"), ("PYLLAMA_BLAS", "/no/such/blas.so"),
+    ("PYLLAMA_NUM_THREADS", "many"), ("PYLLAMA_NUM_THREADS", "0"),
     ("PYLLAMA_NUM_THREADS", "99999999999999999999"), ("PYLLAMA_NUM_THREADS", "2.5")])
 def test_a_wrong_variable_leaves_the_reference_and_says_why(variable, value):
     said = python("-c", REPORT, **{variable: value}).stdout
