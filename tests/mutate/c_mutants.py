@@ -177,11 +177,12 @@ def plant(mutant: Mutant | None, folder: Path) -> bool:
     shutil.copytree(ROOT / "csrc", folder / "csrc")
     if mutant:
         (folder / "csrc/cpu" / mutant.unit).write_text(mutant.code)
+    (folder / "dispatch.c").write_text("void *blas_gemm[2];")                # all that a table needs of it
     tables = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(cpu.__file__), "kernels_of")
     for i, real in enumerate(("32", "64")):
         library = folder / f"kernels{real}.so"
         command = [*sysconfig.get_config_var("CC").split(), *FLAGS, f"-DREAL={real}", "-DISA=mutant",
-                   f"-I{folder}/csrc", f"{folder}/csrc/cpu/table.c", "-o", str(library), "-lm"]
+                   f"-I{folder}/csrc", f"{folder}/csrc/cpu/table.c", f"{folder}/dispatch.c", "-o", str(library), "-lm"]
         if subprocess.run(command, capture_output=True).returncode:
             return False
         tables[i] = ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(library)), f"kernels_{real}_mutant"))
