@@ -71,18 +71,19 @@ class Op:
         backward = getattr(kernels, self.name + "_backward", self.backward)
         y, saved = forward(*inputs, **options)
         places = params.places(inputs)
+        made, count = [(a.shape, a.dtype) for a in self.each(y)], len(inputs)       # back keeps no array but saved
 
         def back(dy):
-            for (name, *_), d, made in zip(self.outputs, self.each(dy), self.each(y), strict=True):
-                if np.shape(d) != made.shape:
-                    raise ValueError(f"{self.name}: d{name} has shape {np.shape(d)}, {name} has {made.shape}")
-                if made.shape and d.dtype != made.dtype and d.real.dtype != made.real.dtype:
-                    raise TypeError(f"{self.name}: d{name} is {d.dtype} but {name} is {made.dtype}; convert one")
+            for (name, *_), d, (shape, dtype) in zip(self.outputs, self.each(dy), made, strict=True):
+                if np.shape(d) != shape:
+                    raise ValueError(f"{self.name}: d{name} has shape {np.shape(d)}, {name} has {shape}")
+                if shape and d.dtype != dtype and d.real.dtype != dtype.type(0).real.dtype:
+                    raise TypeError(f"{self.name}: d{name} is {d.dtype} but {name} is {dtype}; convert one")
             if not places:
-                return backward(dy, *saved, **options)[:len(inputs)]
+                return backward(dy, *saved, **options)[:count]
             direct = getattr(kernels, "ADDS", {}).get(self.name)            # the input whose gradient the kernel adds
             into = {"into": places[direct]} if direct in places else {}
-            grads = list(backward(dy, *saved, **options, **into)[:len(inputs)])
+            grads = list(backward(dy, *saved, **options, **into)[:count])
             for i, place in places.items():
                 if i != direct:
                     place += grads[i]

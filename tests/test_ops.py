@@ -3,6 +3,7 @@ import ctypes
 import inspect
 import mmap
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -203,6 +204,24 @@ def test_nothing_handed_in_is_changed_and_nothing_handed_out_is_shared(op, on, d
     for i, a in enumerate(handed_out):
         assert a.flags.writeable
         assert not any(np.shares_memory(a, b) for b in [*handed_in, *handed_out[:i]])
+
+
+@each_run
+@given(data=st.data())
+def test_back_keeps_alive_what_forward_saved_and_nothing_else(op, on, data):
+    """A model's memory is what its backs keep: an output or an input too many in each would show in no value."""
+    inputs, options, _ = data.draw(problems(op))
+    with backend.use(on):
+        kernels = backend.of(inputs)
+        y, saved = getattr(kernels, op.name, op.forward)(*inputs, **options)
+        kept = [any(a is b for b in saved) for a in (*inputs, *op.each(y)) if isinstance(a, np.ndarray)]
+        del y, saved
+        mine = [x.copy() for x in inputs]
+        y, back = op(*mine, **options)
+        arrays = [weakref.ref(a) for a in (*mine, *op.each(y)) if isinstance(a, np.ndarray)]
+        del mine, y
+        assert [ref() is not None for ref in arrays] == kept
+        del back
 
 
 @each_run
