@@ -282,5 +282,9 @@ def _arena_uninstall(previous):
     arena_empty()
 
 
+def _arena_empty():
+    arena_empty()
+
+
 def _arena_count():
     return arena_count()

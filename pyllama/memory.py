@@ -49,6 +49,12 @@ def uninstall():
         _before.set(None)
 
 
+def release():
+    """Give the memory that is held free to the system, as after work of other sizes than what follows."""
+    if backend.cpu:
+        backend.cpu._arena_empty()
+
+
 def stats():
     """What the arena holds and has done, over all threads."""
     return Stats(**backend.cpu._arena_count()) if backend.cpu else Stats()

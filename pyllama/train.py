@@ -23,14 +23,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pyllama import backend, data, machine, params
+from pyllama import backend, data, machine, memory, params
 from pyllama.diagnose import first_not_finite
 from pyllama.errors import UserError
 from pyllama.ops import cross_entropy
 from pyllama.optim import SGD, AdamW, Optimiser, clip_scale, matrix_slices, sum_and_norm
 from pyllama.schedule import SCHEDULES
 
-TOKENS_AT_ONCE = 2048           # of a shard: enough to keep products efficient, few enough to stay in cache
+AT_ONCE = 2 ** 18               # numbers of a layer's input: enough to hide Python, few enough to keep memory small
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Settings:
     block_size: int = 128                       # tokens predicted in a window: the context length
     gradient_accumulation_steps: int = 1        # micro-batches in a step; the gradient is that of the whole
     shards: int = 0                             # parts of a step computed side by side; 0: one for each core
-    micro_batch_size: int = 0                   # windows a shard computes at once; 0: some thousand tokens
+    micro_batch_size: int = 0                   # windows a shard computes at once; 0: by the size of the model
     max_steps: int = 1000                       # steps in all
     learning_rate: float = 1e-3                 # highest learning rate
     min_lr: float | None = None                 # learning rate at the end; None: a tenth of learning_rate
@@ -77,11 +77,9 @@ class Settings:
         if self.min_lr is None:
             object.__setattr__(self, "min_lr", self.learning_rate / 10)
         self.rate(0)                            # raises UserError if the schedule's numbers do not fit together
-        if not self.shards:                     # settled now and saved: a resumed run adds in the same order elsewhere
-            cores = backend.cpu.threads() if backend.cpu else machine.cores()
+        if not self.shards:                     # settled now and saved: a resumed run adds in the same order elsewhere;
+            cores = machine.cores()             # not by the number of threads, which no bit depends on
             object.__setattr__(self, "shards", min(cores, self.batch_size))
-        if not self.micro_batch_size:
-            object.__setattr__(self, "micro_batch_size", max(1, TOKENS_AT_ONCE // self.block_size))
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -137,7 +135,9 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
     """
     flats = [np.zeros_like(state.flat) for _ in range(settings.shards)]
     grads = [params.over(flat, state.p) for flat in flats]
-    with ThreadPoolExecutor(settings.shards) as pool:
+    threads = backend.cpu.threads() if backend.cpu else machine.cores()
+    memory.release()                                    # what it took to set up
+    with ThreadPoolExecutor(min(threads, settings.shards)) as pool:
 
         def side_by_side(f, shards):
             contexts = [contextvars.copy_context() for _ in shards]         # NumPy's allocator and errstate live there
@@ -148,7 +148,7 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
             ids = data.windows(tokens, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
                                settings.seed, state.step)
             # What overflows is reported below, with its place.
-            with np.errstate(over="ignore", invalid="ignore"), kernel_threads(1 if settings.shards > 1 else None):
+            with np.errstate(over="ignore", invalid="ignore"), kernel_threads(max(1, threads // settings.shards)):
                 loss = gradient(state, ids, settings, grads, side_by_side if settings.shards > 1 else map)
             norm = sum_and_norm(flats)
             if not math.isfinite(loss) or not math.isfinite(norm):
@@ -164,15 +164,15 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
 
 
 @contextlib.contextmanager
-def kernel_threads(n: int | None):
+def kernel_threads(n: int):
     """Let the C kernels use n threads for a while: the shards have the cores already."""
     before = backend.cpu.threads() if backend.cpu else None
-    if before and n:
+    if before:
         backend.cpu.set_threads(n)
     try:
         yield
     finally:
-        if before and n:
+        if before:
             backend.cpu.set_threads(before)
 
 
@@ -182,22 +182,22 @@ def gradient(state: State, ids, settings: Settings, grads: list[dict], apply=map
     apply(f, shards) yields f of each; the shards may run side by side.
     """
     count = ids[:, 1:].size
+    window = (ids.shape[1] - 1) * state.config.hidden_size
+    at_once = settings.micro_batch_size or max(1, round(AT_ONCE / window))
+
+    def loss_of_piece(rows, tree):                  # a function, so that the activations are gone before the next piece
+        value, back = state.model.loss(ids[rows], ids[rows], state.p, state.config, count=count, row=int(rows[0]),
+                                       key=(settings.seed, "dropout", state.step), recompute=settings.recompute,
+                                       z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
+        params.add(tree, back())
+        return float(value)
 
     def loss_of(shard):
         rows, tree = shard
-        loss = 0.0
         for _, leaf in params.leaves(tree):
             leaf.fill(0)
         with params.adding(state.p, tree):
-            for start in range(0, len(rows), settings.micro_batch_size):
-                piece = rows[start:start + settings.micro_batch_size]
-                value, back = state.model.loss(ids[piece], ids[piece], state.p, state.config, count=count,
-                                               row=int(piece[0]), key=(settings.seed, "dropout", state.step),
-                                               recompute=settings.recompute, z_loss=settings.z_loss,
-                                               label_smoothing=settings.label_smoothing)
-                params.add(tree, back())
-                loss += float(value)
-        return loss
+            return sum(loss_of_piece(rows[start:start + at_once], tree) for start in range(0, len(rows), at_once))
 
     shards = np.array_split(np.arange(len(ids)), len(grads))
     return sum(apply(loss_of, list(zip(shards, grads, strict=True))))

@@ -37,12 +37,13 @@ def bits(op, *call):
     return [a.tobytes() for a in results(op, *call)]
 
 
-def training(steps, hidden, windows, length=64):
-    """The state of a small model, and the generator of records that trains it."""
+def training(steps, hidden, windows, length=64, shards=1):
+    """The state of a small model, and the generator of records that trains it.  shards=0: as many as by default."""
     config = llama.LlamaConfig(vocab_size=260, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=1,
                                num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=length,
                                resid_pdrop=0.1)
-    settings = train.Settings(batch_size=windows, block_size=length, shards=1, max_steps=steps, warmup_steps=1)
+    settings = train.Settings(batch_size=windows, block_size=length, shards=shards, max_steps=steps,
+                              warmup_steps=1)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, 2000).astype(np.uint16)
     state = train.start(llama, config, settings)
     return state, train.train(state, Tokens(ids, np.array([0]), np.array([ids.size])), settings)

@@ -115,6 +115,17 @@ def test_the_cap_is_never_exceeded(monkeypatch):
 
 
 @needs_arena
+@pytest.mark.usefixtures("arena")
+def test_release_gives_back_what_is_free_and_leaves_the_arrays():
+    kept, freed = filled(MIB, 1), filled(3 * MIB, 2)
+    del freed
+    assert memory.stats().held >= 3 * MIB
+    memory.release()
+    assert memory.stats().held == 0
+    assert np.all(kept == filled(MIB, 1))
+
+
+@needs_arena
 def test_uninstall_gives_the_memory_back_and_leaves_the_arrays():
     assert handler() == "default_allocator"
     assert memory.install()

@@ -36,12 +36,15 @@ def test_any_number_of_threads_gives_the_same_bits(op, dtype, on_threads):
             assert on_threads(n, lambda call=call: bits(op, *call)) == alone, (n, [x.shape for x in call.inputs])
 
 
-def test_any_number_of_threads_trains_the_same_model(on_threads):
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_any_number_of_threads_trains_the_same_model(on_threads, shards):
     def trained():
-        state, records = training(steps=3, hidden=64, windows=9)
+        state, records = training(steps=3, hidden=64, windows=9, shards=shards)
         return [record.loss for record in records], state.flat.tobytes()
 
-    assert on_threads(2, trained) == on_threads(1, trained)
+    alone = on_threads(1, trained)
+    for n in (2, 7):
+        assert on_threads(n, trained) == alone
 
 
 WAKE = """

@@ -1,7 +1,9 @@
 """The training loop and the run folder: exactness of accumulation and of resuming, stopping, logs, diagnosis."""
 import itertools
 import shutil
+import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +79,38 @@ def test_shards_side_by_side_give_the_bits_of_one_after_the_other():
         one_by_one.optimiser.step(one_by_one.flat, grad, settings.rate(step), settings.weight_decay, scale)
         one_by_one.step += 1
     np.testing.assert_array_equal(state.flat, one_by_one.flat)
+
+
+def test_a_piece_keeps_nothing_when_the_next_begins():
+    """Its activations are what takes memory: two pieces' at once would be twice as much."""
+    alive, most = [], []
+
+    def loss(*inputs, **options):
+        value, back = llama.loss(*inputs, **options)
+        most.append(sum(ref() is not None for ref in alive))
+        alive.append(weakref.ref(back))
+        return value, back
+
+    settings = replace(SHORT, shards=1, micro_batch_size=2)
+    state = train.start(llama, CONFIG, settings)
+    state.model = SimpleNamespace(loss=loss)
+    gradient(state, windows(TEXT, 6, settings.block_size, settings.seed, 0), settings)
+    assert most == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("hidden", "sizes"), [(2 ** 14, [3, 3]), (2 ** 15, [2, 2, 2]), (2 ** 20, [1] * 6), (8, [6])])
+def test_a_piece_holds_a_mebibyte_of_a_layer_s_input_and_at_least_a_window(hidden, sizes):
+    made = []
+
+    def loss(ids, labels, p, config, **options):
+        made.append(len(ids))
+        return 0.0, lambda: p
+
+    settings = replace(SHORT, shards=1)
+    state = train.start(llama, CONFIG, settings)
+    state.model, state.config = SimpleNamespace(loss=loss), SimpleNamespace(hidden_size=hidden)
+    gradient(state, windows(TEXT, 6, settings.block_size, settings.seed, 0), settings)
+    assert made == sizes
 
 
 def test_parts_with_different_numbers_of_valid_labels_add_up_to_the_whole():
