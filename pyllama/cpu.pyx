@@ -57,7 +57,8 @@ cdef extern from "kernels.h" nogil:
                                     const void *w, const void *r, idx N, idx D, int threads) noexcept nogil
         double (*linear_cross_entropy)(void *dx, void *dw, const void *x, const void *w, const idx *t, idx ignore_index,
                                        double smoothing, double z_loss, double scale, idx N, idx D, idx V, idx chunk,
-                                       int accumulate, void *z, void *loss, void *work, int threads) noexcept nogil
+                                       int accumulate, void *z, void *work, int threads) noexcept nogil
+        idx (*linear_cross_entropy_work)(idx chunk, idx V) noexcept nogil
         void (*relu)(void *y, const void *x, idx n, int threads) noexcept nogil
         void (*relu_backward)(void *dx, const void *dy, const void *x, idx n, int threads) noexcept nogil
         void (*rms_norm)(void *y, void *r, const void *x, const void *w, double eps, idx N, idx D,

@@ -1,6 +1,4 @@
-/* See pyllama/ops/cross_entropy.py for the derivation.
- *
- * A row's loss and its gradient are functions by themselves, for linear_cross_entropy.c. */
+/* See pyllama/ops/cross_entropy.py for the derivation. */
 #include "softmax.c"                               /* largest */
 
 /* The loss of the row of logits z with the target t, and its log-sum-exp.  Terms that cancel where the

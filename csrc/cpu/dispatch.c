@@ -1,9 +1,11 @@
 /* The table of kernels this processor runs fastest, or the one asked for. */
 #include <string.h>
+#include <unistd.h>
 #include "../kernels.h"
 
 const kernels *kernels_of[2];
 void *blas_gemm[2];
+idx second_cache = 1 << 20;
 
 #define TRY(name, runs)                                                                          \
     extern const kernels kernels_32_##name, kernels_64_##name;                                   \
@@ -13,6 +15,9 @@ void *blas_gemm[2];
     }
 
 const char *kernels_init(const char *isa) {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    if (sysconf(_SC_LEVEL2_CACHE_SIZE) > 0) second_cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
 #ifdef HAVE_avx2
     __builtin_cpu_init();
 #endif

@@ -1,6 +1,6 @@
 /* C = A B or C += A B, every large product: see tile.h for the inside.
  *
- * (a) A block of B, LONGEST x WIDE, is packed and stays in the second cache, a panel of A in the first.
+ * (a) A block of B, LONGEST x wide(), is packed and stays in the second cache, a panel of A in the first.
  * (b) K is cut into equal parts of at most LONGEST: a short rest would write C for few sums.
  * (c) Each thread computes a rectangle of C by itself, cut along the longer side.  It packs what it
  *     needs of A and B in its own part of `work`: there is nothing to wait for.
@@ -8,8 +8,8 @@
  */
 #include "tile.h"
 
-enum { WIDE = 576 * 4 / sizeof(real) / NR * NR, GROUP = 8,
-       WORK = LONGEST * WIDE + GROUP * PANEL, FEW = 8, FEW_ROWS = 4 };
+enum { WIDEST = 576 * 4 / sizeof(real) / NR * NR, GROUP = 8,
+       WORK = LONGEST * WIDEST + GROUP * PANEL, FEW = 8, FEW_ROWS = 4 };
 
 typedef void cblas(int order, int transpose_a, int transpose_b, int M, int N, int K, real alpha,
                    const real *a, int lda, const real *b, int ldb, real beta, real *c, int ldc);
@@ -44,13 +44,20 @@ static int reads_well(matrix a, idx n) {
     return a.right == 1 ? a.down * sizeof(real) % 2048 : n <= FEW * NR && a.right * sizeof(real) % 2048;
 }
 
+/* Columns of a block of B: three sevenths of the second cache, so that A and C have room. */
+static idx wide(void) {
+    idx columns = second_cache * 3 / 7 / (LONGEST * sizeof(real)) / NR * NR;
+    return columns < NR ? NR : least(columns, WIDEST);
+}
+
 static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int accumulate,
                     real *work) {
-    real *panels = work + LONGEST * WIDE;
+    real *panels = work + LONGEST * WIDEST;
+    const idx width = wide();
     idx parts = K ? (K + LONGEST - 1) / LONGEST : 1, part = (K + parts - 1) / parts;
-    for (idx j0 = 0; j0 < N; j0 += WIDE)
+    for (idx j0 = 0; j0 < N; j0 += width)
         for (idx p = 0; p < parts; p++) {
-            idx k0 = p * part, k = least(K - k0, part), n = least(N - j0, WIDE);
+            idx k0 = p * part, k = least(K - k0, part), n = least(N - j0, width);
             for (idx j = 0; j < n; j += NR)
                 pack_columns(work + j * k, from(b, k0, j0 + j), k, least(n - j, NR));
             for (idx i0 = 0; i0 < M; i0 += GROUP * MR) {

@@ -11,7 +11,7 @@
 #include "embedding.c"
 #include "gelu.c"
 #include "layer_norm.c"
-#include "linear_cross_entropy.c"                  /* calls gemm.c and cross_entropy.c */
+#include "linear_cross_entropy.c"                  /* calls gemm.c */
 #include "relu.c"
 #include "rope.c"
 #include "softmax.c"
@@ -43,7 +43,7 @@ const kernels NAME(REAL, ISA) = {
     SLOT(embedding), SLOT(embedding_backward),
     SLOT(gelu), SLOT(gelu_backward),
     SLOT(layer_norm), SLOT(layer_norm_backward),
-    SLOT(linear_cross_entropy),
+    SLOT(linear_cross_entropy), SLOT(linear_cross_entropy_work),
     SLOT(relu), SLOT(relu_backward),
     SLOT(rms_norm), SLOT(rms_norm_backward),
     SLOT(rope),
