@@ -134,9 +134,10 @@ def set_threads(int n):
     _threads = n
 
 
-def _after_fork():
+def _after_fork(bint had_threads=True):
+    """OpenMP's threads do not survive a fork; if there were none yet, this process may start its own."""
     global _threads, _forked
-    _threads, _forked = 1, True
+    _threads, _forked = 1, had_threads
 
 
 try:

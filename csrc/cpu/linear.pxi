@@ -16,7 +16,7 @@ cdef np.ndarray strided(a, np.ndarray like):
     return dense(m, like)
 
 
-cdef np.ndarray matmul(a, b, np.ndarray like, np.ndarray into=None):
+cpdef np.ndarray matmul(a, b, np.ndarray like, np.ndarray into=None):
     """a b as a new array, or into += a b."""
     cdef np.ndarray x = strided(a, like), y = strided(b, like), c = into
     cdef idx M = x.shape[0], N = y.shape[1], K = x.shape[1], size = like.itemsize

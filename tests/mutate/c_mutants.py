@@ -24,7 +24,8 @@ INSTEAD = {"+": ["-"], "-": ["+"], "*": ["/"], "/": ["*"], "<<": [">>"], ">>": [
            "+=": ["-=", "="], "-=": ["+=", "="], "*=": ["/=", "="], "/=": ["*=", "="]}
 NO_OPERAND = {"const", "static", "inline", "void", "int", "unsigned", "char", "float", "double", "real", "word", "idx",
               "size_t", "restrict", "typedef", "enum", "struct", "return", "case", "else", "for", "if", "while"}
-FLAGS = ["-O1", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC"]
+FLAGS = ["-O0", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-DGRAIN=1"]
+THREADS = 3                                             # and GRAIN = 1: small problems are cut among them, too
 
 
 class Token(NamedTuple):
@@ -177,7 +178,7 @@ def plant(mutant: Mutant | None, folder: Path) -> bool:
     shutil.copytree(ROOT / "csrc", folder / "csrc")
     if mutant:
         (folder / "csrc/cpu" / mutant.unit).write_text(mutant.code)
-    (folder / "dispatch.c").write_text("void *blas_gemm[2];")                # all that a table needs of it
+    (folder / "dispatch.c").write_text("void *blas_gemm[2]; long second_cache;")     # 0: blocks as small as can be
     tables = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(cpu.__file__), "kernels_of")
     for i, real in enumerate(("32", "64")):
         library = folder / f"kernels{real}.so"
@@ -186,4 +187,6 @@ def plant(mutant: Mutant | None, folder: Path) -> bool:
         if subprocess.run(command, capture_output=True).returncode:
             return False
         tables[i] = ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(library)), f"kernels_{real}_mutant"))
+    cpu._after_fork(had_threads=False)                  # the hunt's own process runs no kernel
+    cpu.set_threads(THREADS)
     return True

@@ -20,7 +20,8 @@ from tests.mutate.hunt import NO_MUTANT, SURVIVED, Hunt
 from tests.mutate.judge import judge
 from tests.mutate.python_mutants import ROOT
 
-HEADERS = ["real", "rows"]                                  # those of csrc/cpu/ that hold mathematics
+KERNELS = {path.stem: path for path in sorted((ROOT / "csrc/cpu").glob("*.[ch]"))
+           if path.stem not in ("arena", "dispatch", "table")}      # what holds mathematics
 ENOUGH = 95                                                 # percent of the forward mutants of all ops
 INTERRUPTED = 2                                             # pytest's status after Ctrl-C
 
@@ -28,14 +29,14 @@ INTERRUPTED = 2                                             # pytest's status af
 def main(words=None):
     parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ops", nargs="*", metavar="op", help="only these; real, rows: the functions of those headers")
+    parser.add_argument("ops", nargs="*", metavar="op", help="only these, or other files of csrc/cpu: gemm, real, ...")
     parser.add_argument("--python", action="store_true", help="only the ops' Python functions")
     parser.add_argument("--c", action="store_true", help="only the C kernels")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every mutant and whether it survived")
     options = parser.parse_args(words)
-    if wrong := set(options.ops) - {*OPS, *HEADERS}:
-        parser.error(f"{', '.join(wrong)}: not among {', '.join([*OPS, *HEADERS])}")
+    if wrong := set(options.ops) - {*OPS, *KERNELS}:
+        parser.error(f"{', '.join(wrong)}: not among {', '.join(sorted({*OPS, *KERNELS}))}")
     mutants = chosen(options)
 
     verdicts = {}
@@ -69,8 +70,7 @@ def chosen(options):
     for op in OPS.values():
         if (every or op.name in options.ops) and (both or options.python):
             mutants += python_mutants.mutants_of(op)
-    for path in sorted((ROOT / "csrc/cpu").glob("*.[ch]")):
-        runs = path.stem in [*OPS, *HEADERS]                            # the others are no mathematics
-        if runs and backend.cpu and (every or path.stem in options.ops) and (both or options.c):
+    for name, path in KERNELS.items():
+        if backend.cpu and (every or name in options.ops) and (both or options.c):
             mutants += c_mutants.mutants_of(path)
     return mutants
