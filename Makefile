@@ -16,7 +16,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --batch_size 8 --shards 2 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
            --eval_tokens 10000 --log_interval 50
 
-.PHONY: demo test check lint bench bench-train mutate sanitize race valgrind cross docs dist-check clean
+.PHONY: demo test check lint bench bench-gemm bench-train mutate sanitize race valgrind cross docs dist-check clean
 
 demo: $(BUILT)                                              # a second time: what is left of the first
 	if test -e $(DEMO)/latest; then $(BIN)/pyllama resume $(DEMO); \
@@ -37,6 +37,10 @@ lint: $(BUILT)
 bench: $(BUILT)
 	$(BIN)/python -m bench.ops $(ARGS)
 	$(BIN)/python -m bench.optim
+
+bench-gemm: $(BUILT) $(PEERS)/bin/torchrun
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check scipy-openblas32 mkl
+	$(BIN)/python -m bench.gemm --peers $(PEERS) $(ARGS)
 
 bench-train: $(BUILT) $(PEERS)/bin/torchrun
 	$(BIN)/python -m bench.train --peers --peers-python $(PEERS)/bin/python $(ARGS)

@@ -5,7 +5,8 @@
 All train the same model from the same weights on the same text by the same rule, and no figure is given unless their
 losses and gradient norms agree in the first steps.  Each is a process of its own; they take turns (rotation.py), and
 of an implementation's turns the median counts.  "+malloc" is PyTorch with a C library that keeps freed memory.
-Model FLOP utilisation (MFU) holds a step's operations (sizes.py) against a large matrix product in the same rotation.
+Model FLOP utilisation (MFU) holds a step's operations (sizes.py) against a large matrix product in the same rotation:
+PyTorch's or NumPy's, whichever is faster on this machine.
 """
 import argparse
 import contextlib
@@ -33,6 +34,7 @@ from pyllama import data, machine
 MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184:"
                             "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"}
 PEERS = {"torch-eager": {}, "torch-eager+malloc": MALLOC, "torch-compile": {}, "torch-compile+malloc": MALLOC}
+YARDSTICK = "yardstick"                         # what the names of its workers begin with
 FIRST = 3                                       # steps that are compared, and not timed
 AGREE = 1e-4                                    # relative difference of losses and gradient norms in these
 TURN = 1.0                                      # seconds that a turn takes at least
@@ -40,7 +42,7 @@ TURN = 1.0                                      # seconds that a turn takes at l
 SPEED = {"size": "{size}", "implementation": "{impl}", "tokens/s": "{tok_s:,.0f}", "step ms": "{step_ms:,.1f}",
          "best": "{step_ms_min:,.1f}", "x eager": "{ratio_eager:.2f}", "x fastest": "{ratio_fastest:.2f}",
          "MFU": "{mfu:.2f}", "GFLOP/s of sgemm": "{sgemm_gflops:.0f}", "peak MiB": "{peak_rss_mb:,.0f}",
-         "turns": "{n}", "disturbed": "{disturbed}"}
+         "x eager's": "{ratio_memory:.2f}", "turns": "{n}", "disturbed": "{disturbed}"}
 CHECK = {"size": "{size}", "implementation": "{impl}", "losses": "{losses}", "gradient norms": "{norms}",
          "largest relative difference": "{difference:.1e}"}
 PROFILE = {"size": "{size}", "implementation": "{impl}", "function": "{function}", "ms a step": "{ms:,.2f}",
@@ -77,7 +79,7 @@ def variant(text):
 
 
 def workers(options, size):
-    """The implementations, and last the yardstick."""
+    """The implementations, and last the yardsticks."""
     threads, theirs = str(options.threads), on_threads(options.threads)
     for name, flags, variables in [("pyllama", [], {}), *map(variant, options.ours)]:
         yield Worker(name, "bench.train_pyllama", size, *flags, **{"PYLLAMA_NUM_THREADS": threads} | variables)
@@ -85,8 +87,8 @@ def workers(options, size):
         compiled = ["compile"] if "compile" in name else []
         yield Worker(name, "bench.train_torch", size, threads, *compiled, python=options.peers_python,
                      **theirs | PEERS[name])
-    yield Worker("yardstick", "bench.yardstick", threads, **theirs,
-                 python=options.peers_python if options.peers else sys.executable)
+    for python in [sys.executable, options.peers_python] if options.peers else [sys.executable]:
+        yield Worker(f"{YARDSTICK} of {python}", "bench.yardstick", threads, **theirs, python=python)
 
 
 def first_steps(implementations, size):
@@ -109,17 +111,19 @@ def difference(a, b):
 
 def report(size, turns):
     """A row for each implementation, from {name: [(answer, disturbed), ...]}."""
-    sgemm = statistics.median(answer["rate"] for answer, _ in turns["yardstick"])
+    sgemm = max(statistics.median(answer["rate"] for answer, _ in taken)
+                for name, taken in turns.items() if name.startswith(YARDSTICK))
     steps = {name: [statistics.mean(answer["seconds"]) for answer, _ in taken]
-             for name, taken in turns.items() if name != "yardstick"}
+             for name, taken in turns.items() if not name.startswith(YARDSTICK)}
     medians = {name: statistics.median(seconds) for name, seconds in steps.items()}
     eager = medians.get("torch-eager")
+    peaks = {name: max(answer["peak_rss"] for answer, _ in turns[name]) for name in medians}
     fastest = min((median for name, median in medians.items() if name in PEERS), default=None)
     for name, median in medians.items():
         yield {"size": size, "impl": name, "tok_s": SIZES[size].tokens / median,
                "ratio_eager": eager and eager / median, "ratio_fastest": fastest and fastest / median,
                "mfu": SIZES[size].flops / median / 1e9 / sgemm, "sgemm_gflops": sgemm,
-               "peak_rss_mb": max(answer["peak_rss"] for answer, _ in turns[name]) / 2 ** 20,
+               "peak_rss_mb": peaks[name] / 2 ** 20, "ratio_memory": eager and peaks[name] / peaks["torch-eager"],
                "step_ms": 1e3 * median, "step_ms_min": 1e3 * min(steps[name]),
                "n": len(steps[name]), "disturbed": sum(disturbed for _, disturbed in turns[name])}
 
@@ -139,7 +143,8 @@ def run(options, size, bar):
     """Yield (columns, rows) of one size."""
     with contextlib.ExitStack() as stack:
         everyone = [stack.enter_context(worker) for worker in workers(options, size)]
-        *implementations, yardstick = everyone
+        yardsticks = [worker for worker in everyone if worker.name.startswith(YARDSTICK)]
+        implementations = everyone[:-len(yardsticks)]
         task = bar.add_task(f"{size}: first steps", total=options.rounds * len(everyone))
         first = first_steps(implementations, size)
         if options.check:
@@ -147,8 +152,9 @@ def run(options, size, bar):
                            "difference": difference(first["pyllama"], answer)} for name, answer in first.items()]
             return
         requests = {name: {"steps": math.ceil(TURN / min(answer["seconds"]))} for name, answer in first.items()}
-        requests["yardstick"] = {"of": "product"}
-        yardstick.ask(of="product")
+        for yardstick in yardsticks:
+            requests[yardstick.name] = {"of": "product"}
+            yardstick.ask(of="product")
         turns = {worker.name: [] for worker in everyone}
         for worker, answer, disturbed in rotate(everyone, requests, options.rounds, options.retries):
             turns[worker.name].append((answer, disturbed))

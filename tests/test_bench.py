@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import ops, rotation, train
+from bench import gemm, ops, products, rotation, train
+from bench.products import OPERANDS
 from bench.rotation import Worker, rotate
 from bench.sizes import SIZES
 from bench.timed import timed
-from pyllama import params
+from pyllama import backend, params
 from pyllama.models import llama
 from pyllama.op import OPS
 
@@ -84,7 +85,8 @@ def test_report_holds_each_against_eager_the_fastest_and_the_yardstick():
 
     rows = {row["impl"]: row for row in train.report("T", {
         "pyllama": turns(1.0, 2.0, 9.0, disturbed=True), "torch-eager": turns(3.0), "torch-compile": turns(2.5),
-        "yardstick": [({"rate": 100.0}, False), ({"rate": 50.0}, False), ({"rate": 90.0}, False)]})}
+        "yardstick of A": [({"rate": 100.0}, False), ({"rate": 50.0}, False), ({"rate": 90.0}, False)],
+        "yardstick of B": [({"rate": 80.0}, False), ({"rate": 200.0}, False), ({"rate": 70.0}, False)]})}
     ours = rows["pyllama"]
     assert (ours["tok_s"], ours["ratio_eager"], ours["ratio_fastest"]) == (4096, 1.5, 1.25)
     assert (ours["step_ms"], ours["step_ms_min"], ours["n"], ours["disturbed"]) == (2000, 1000, 3, 3)
@@ -148,3 +150,21 @@ def test_the_last_run_of_another_version_on_this_machine_is_compared(tmp_path, m
     for machine, version, ms in [("here", "a", 1.0), ("here", "b", 2.0), ("there", "c", 3.0), ("here", "d", 4.0)]:
         ops.keep(machine, version, [row | {"ms": ms}])
     assert ops.last("here", "d") == ("b", {"relu forward cpu": 2.0})
+
+
+def test_every_weight_s_products_and_their_report():
+    """The three products of y = x wᵀ, each of 2 M N K operations, and who is faster."""
+    every = list(gemm.products())
+    assert {shape for of, _, shape in every if of == "dw = dyᵀ x"} >= {(768, 288, 2048), (768, 288, 8192)}
+    for of, shapes, (M, N, K) in every:
+        a, b = OPERANDS[of](*(np.empty(shape, np.float32) for shape in shapes))
+        assert (a.shape, b.shape) == ((M, K), (K, N))
+    turns = {who: [({"seconds": [s, 9.0, s]}, False)] for who, s in {"ours": 1.0, "openblas": 4.0, "mkl": 2.0}.items()}
+    row = gemm.row("y = x wᵀ", (1000, 1000, 1000), turns)
+    assert (row["ours"], row["openblas"], row["mkl"], row["ratio"]) == (2.0, 0.5, 1.0, 2.0)
+    assert gemm.row("y = x wᵀ", (1, 1, 1), {"ours": turns["ours"]})["ratio"] is None
+
+
+@pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
+def test_a_product_is_timed():
+    assert len(products.answer("dw = dyᵀ x", [(30, 20), (30, 10)], seconds=0)["seconds"]) == 2

@@ -25,7 +25,7 @@ INSTEAD = {"+": ["-"], "-": ["+"], "*": ["/"], "/": ["*"], "<<": [">>"], ">>": [
 NO_OPERAND = {"const", "static", "inline", "void", "int", "unsigned", "char", "float", "double", "real", "word", "idx",
               "size_t", "restrict", "typedef", "enum", "struct", "return", "case", "else", "for", "if", "while"}
 FLAGS = ["-O0", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-DGRAIN=1"]
-THREADS = 3                                             # and GRAIN = 1: small problems are cut among them, too
+THREADS = 2                                             # and GRAIN = 1: small problems are cut among them, too
 
 
 class Token(NamedTuple):
