@@ -60,8 +60,8 @@ typedef struct {
                                 int threads);
     double (*linear_cross_entropy)(void *dx, void *dw, const void *x, const void *w, const idx *t,
                                    idx ignore_index, double smoothing, double z_loss, double scale,
-                                   idx N, idx D, idx V, idx chunk, int accumulate, void *z,
-                                   void *work, int threads);
+                                   idx N, idx D, idx V, idx chunk, void *z, void *work,
+                                   int threads);
     idx (*linear_cross_entropy_work)(idx chunk, idx V);             /* numbers of `z` */
     void (*relu)(void *y, const void *x, idx n, int threads);
     void (*relu_backward)(void *dx, const void *dy, const void *x, idx n, int threads);
@@ -89,7 +89,7 @@ typedef struct {
 
 extern void *blas_gemm[2];                         /* cblas_sgemm, cblas_dgemm; NULL: our own product */
 extern const kernels *kernels_of[2];               /* [0] float, [1] double: set by kernels_init */
-extern idx second_cache;                           /* bytes of a core's: so is this; no result depends on it */
+extern idx second_cache;                           /* bytes a core: set by kernels_init, too */
 
 /* Choose the instruction set: "baseline", "avx2", "avx512", or "" for the widest that runs here.
  * The name of the chosen one; NULL if it was not built or this processor lacks it. */

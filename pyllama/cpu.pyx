@@ -57,7 +57,7 @@ cdef extern from "kernels.h" nogil:
                                     const void *w, const void *r, idx N, idx D, int threads) noexcept nogil
         double (*linear_cross_entropy)(void *dx, void *dw, const void *x, const void *w, const idx *t, idx ignore_index,
                                        double smoothing, double z_loss, double scale, idx N, idx D, idx V, idx chunk,
-                                       int accumulate, void *z, void *work, int threads) noexcept nogil
+                                       void *z, void *work, int threads) noexcept nogil
         idx (*linear_cross_entropy_work)(idx chunk, idx V) noexcept nogil
         void (*relu)(void *y, const void *x, idx n, int threads) noexcept nogil
         void (*relu_backward)(void *dx, const void *dy, const void *x, idx n, int threads) noexcept nogil
@@ -135,7 +135,7 @@ def set_threads(int n):
 
 
 def _after_fork(bint had_threads=True):
-    """OpenMP's threads do not survive a fork; if there were none yet, this process may start its own."""
+    """OpenMP's threads do not survive a fork.  A parent that knows it had none may let the child start its own."""
     global _threads, _forked
     _threads, _forked = 1, had_threads
 

@@ -1,4 +1,5 @@
 """Laws of the ops that are linear in what they carry: dropout, embedding, linear."""
+import ctypes
 import math
 
 import numpy as np
@@ -155,3 +156,36 @@ def test_linear_maps_compose_as_matrices_do(rng, N, D, E, F):
     x, w, u = rng.standard_normal((N, D)), rng.standard_normal((E, D)), rng.standard_normal((F, E))
     twice, _ = linear(linear(x, w)[0], u)
     close(twice, linear(x, u @ w)[0], 2 * (D + E), np.abs(x) @ np.abs(w).T @ np.abs(u).T)
+
+
+@pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
+def test_a_product_is_added_to_what_can_be_added_to_and_to_nothing_else():
+    x, w, dy = np.ones((4, 3)), np.ones((5, 3)), np.ones((4, 5))
+    into = np.full((5, 3), 7.0)
+    assert np.array_equal(backend.cpu.linear_backward(dy, x, w, None, into=into)[1], np.full((5, 3), 11.0))
+    frozen = np.zeros((5, 3))
+    frozen.flags.writeable = False
+    for wrong in (np.zeros((3, 5)).T, frozen, np.zeros((5, 4)), np.zeros(15)):
+        with pytest.raises(ValueError, match=r"in place|shapes"):
+            backend.cpu.linear_backward(dy, x, w, None, into=wrong)
+        assert not wrong.any()
+    with pytest.raises(TypeError, match="mixed precision"):
+        backend.cpu.linear_backward(dy, x, w, None, into=np.zeros((5, 3), "float16"))
+    with pytest.raises(ValueError, match="matrices"):
+        backend.cpu.matmul(np.ones(3), w, w)
+
+
+@pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("M", "N", "K"), [(50, 700, 390), (2300, 50, 9), (20, 2000, 800)])
+def test_no_bit_of_a_product_depends_on_the_cache(dtype, M, N, K):
+    """It decides how many columns of B are packed at a time: here one panel, two, and as many as fit this processor."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((M, K)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
+    size = ctypes.c_ssize_t.in_dll(ctypes.CDLL(backend.cpu.__file__), "second_cache")
+    found, products = size.value, []
+    for size.value in (0, 57344, found):
+        products.append(backend.cpu.matmul(a, b, a))
+    np.testing.assert_allclose(products[0], a.astype("float64") @ b, rtol=0, atol=1e3 * np.finfo(dtype).eps * K ** 0.5)
+    same(products[0], products[2])
+    same(products[1], products[2])

@@ -70,7 +70,7 @@ def test_the_large_problems_do_use_several_threads():
 
 
 STORM = """
-import os, signal, threading
+import os, signal, threading, time
 from pyllama import cpu
 from tests.exercise import COMPILED, bits, large_problem
 
@@ -88,7 +88,13 @@ def go_on():
     while not over.is_set():
         check()
 
-threads = [threading.Thread(target=go_on) for _ in range(2)]
+def change_the_number():                        # as a training loop does, while others compute
+    while not over.is_set():
+        for n in (1, 3, 2):
+            cpu.set_threads(n)
+            time.sleep(1e-4)
+
+threads = [threading.Thread(target=run) for run in (go_on, go_on, change_the_number)]
 for thread in threads:
     thread.start()
 for _ in range(10):

@@ -1,7 +1,8 @@
 /* C = A B or C += A B, every large product: see tile.h for the inside.
  *
  * (a) A block of B, LONGEST x wide(), is packed and stays in the second cache, a panel of A in the first.
- * (b) K is cut into equal parts of at most LONGEST: a short rest would write C for few sums.
+ * (b) K is cut into equal parts of at most LONGEST: a short rest would write C for few sums.  C is
+ *     written once for each, TALL rows at a time, which stay in the third cache meanwhile.
  * (c) Each thread computes a rectangle of C by itself, cut along the longer side.  It packs what it
  *     needs of A and B in its own part of `work`: there is nothing to wait for.
  * (d) A BLAS may take the place of all this but (c), for comparison: use_blas() in pyllama/cpu.pyx.
@@ -9,7 +10,7 @@
 #include "tile.h"
 
 enum { WIDEST = 576 * 4 / sizeof(real) / NR * NR, GROUP = 8,
-       WORK = LONGEST * WIDEST + GROUP * PANEL, FEW = 8, FEW_ROWS = 4 };
+       TALL = 224 * MR, WORK = LONGEST * WIDEST + GROUP * PANEL, FEW = 8, FEW_ROWS = 4 };
 
 typedef void cblas(int order, int transpose_a, int transpose_b, int M, int N, int K, real alpha,
                    const real *a, int lda, const real *b, int ldb, real beta, real *c, int ldc);
@@ -77,12 +78,18 @@ static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, i
         }
 }
 
+/* A thread's part of n numbers: whole units. */
+static idx share_of(idx n, idx unit, int threads) {
+    idx units = (n + unit - 1) / unit;
+    return (units + threads - 1) / threads * unit;
+}
+
 /* C[M N] from A[M K] and B[K N]; work: WORK numbers for each thread, aligned to 64 bytes */
 static void gemm(real *c, idx ldc, const real *a, idx a_down, idx a_right, const real *b, idx b_down,
                  idx b_right, idx M, idx N, idx K, int accumulate, real *work, int threads) {
     matrix A = {a, a_down, a_right}, B = {b, b_down, b_right};
     int by_rows = M > N, few = M <= FEW_ROWS && a_right == 1 && b_down == 1;
-    idx share = ((by_rows ? M / MR : N / NR) / threads + 1) * (by_rows ? MR : NR);
+    idx share = by_rows ? share_of(M, MR, threads) : share_of(N, NR, threads);
     #pragma omp parallel for num_threads(threads) if (M * N * K > 32 * GRAIN)
     for (int t = 0; t < threads; t++) {
         idx i = by_rows ? t * share : 0, m = least(M - i, by_rows ? share : M);
@@ -92,6 +99,9 @@ static void gemm(real *c, idx ldc, const real *a, idx a_down, idx a_right, const
         if (few) dots(to, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate);
         else if (blas_gemm[REAL == 64])
             blas_product(to, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate);
-        else product(to, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate, work + t * WORK);
+        else
+            for (idx r = 0; r < m; r += TALL)
+                product(to + r * ldc, ldc, from(A, i + r, 0), from(B, 0, j), least(m - r, TALL), n, K, accumulate,
+                        work + t * WORK);
     }
 }

@@ -18,11 +18,15 @@ cdef np.ndarray strided(a, np.ndarray like):
 
 cpdef np.ndarray matmul(a, b, np.ndarray like, np.ndarray into=None):
     """a b as a new array, or into += a b."""
-    cdef np.ndarray x = strided(a, like), y = strided(b, like), c = into
+    if np.ndim(a) != 2 or np.ndim(b) != 2:
+        raise ValueError(f"a product of shapes {np.shape(a)} and {np.shape(b)}: both must be matrices")
+    cdef np.ndarray x = strided(a, like), y = strided(b, like), c = None if into is None else in_place(into, into)
     cdef idx M = x.shape[0], N = y.shape[1], K = x.shape[1], size = like.itemsize
     if c is None:
         c = np.empty((M, N), like.dtype)
-    if y.shape[0] != K or c.shape[0] != M or c.shape[1] != N:
+    if np.PyArray_TYPE(c) != np.PyArray_TYPE(like):
+        raise TypeError(f"mixed precision: a sum of {c.dtype} and a product of {like.dtype}; convert one")
+    if y.shape[0] != K or c.ndim != 2 or c.shape[0] != M or c.shape[1] != N:
         raise ValueError(f"a product of shapes {np.shape(x)} and {np.shape(y)} into {np.shape(c)}")
     cdef const kernels *k = kernels_for(like)
     cdef int threads = _threads

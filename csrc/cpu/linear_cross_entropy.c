@@ -1,111 +1,144 @@
 /* See pyllama/ops/linear_cross_entropy.py for the derivation.
  *
- * (a) Chunk by chunk of C rows of x: their logits, and in place the logits' gradient when the sums of
- *     the softmax are known.
+ * (a) Chunk by chunk of C rows of x: their logits, and in place the logits' gradient when the sums
+ *     of the softmax are known.
  * (b) Logits are held transposed, zᵀ[V C], and made a block of the vocabulary at a time: w is read
- *     where it lies, the softmax runs down columns while a block is in the second cache, and of z
- *     memory sees one write and one read.
- * (c) One exponential serves both: e^(z - high), high the column's highest of the block; the gradient
- *     multiplies it by e^(high - lse).
+ *     where it lies, and the softmax runs down columns while the block is in cache.
+ * (c) One exponential serves both passes: e^(z - high), high the column's highest of the block; the
+ *     gradient multiplies it by e^(high - lse).
  * (d) The second time the blocks come in reverse, for the last ones are still in cache.
  */
-enum { WORDS = 576 };                             /* rows of zᵀ */
+enum { TOKENS = 576 };                             /* of a block: half a megabyte at C = 240 */
 
-typedef struct {                                   /* numbers of the C columns */
-    real *high, *total;                            /* [blocks C]: highest logit, sum of the exponentials */
-    real *sum, *target, *lse;                      /* [C]: of all logits, the one of t, log-sum-exp */
+typedef struct {                                   /* of the columns */
+    real *high, *total, *sum;                      /* [blocks C]: highest z, sums of e^(z - high), z */
+    real *target, *lse;                            /* [C]: the target's logit, log-sum-exp */
 } columns;
 
-static idx blocks_of(idx V) { return (V + WORDS - 1) / WORDS; }
+static idx blocks_of(idx V) { return (V + TOKENS - 1) / TOKENS; }
 
 /* Numbers of `z` for chunks of C rows. */
-static idx linear_cross_entropy_work(idx C, idx V) { return C * (V + 2 * blocks_of(V) + 3); }
+static idx linear_cross_entropy_work(idx C, idx V) { return C * (V + 3 * blocks_of(V) + 2); }
 
-/* Logits to exponentials, of `rows` rows from v0 on and the columns first .. past - 1. */
-static void exponentials(real *restrict z, columns of, idx v0, idx rows, idx C, idx first, idx past, const idx *t) {
-    real *restrict high = of.high + v0 / WORDS * C, *restrict total = of.total + v0 / WORDS * C;
-    real *restrict sum = of.sum;
-    for (idx c = first; c < past; c++) {
-        high[c] = -INFINITY, total[c] = 0;
-        if (t[c] >= v0 && t[c] < v0 + rows) of.target[c] = z[(t[c] - v0) * C + c];
+static columns columns_of(real *work, idx C, idx V) {
+    const idx each = C * blocks_of(V);
+    return (columns){work, work + each, work + 2 * each, work + 3 * each, work + 3 * each + C};
+}
+
+/* What a block's pass needs: its first token and their number, some columns, and the whole. */
+typedef struct {
+    idx v0, tokens, first, past, C, V;
+    const idx *t;
+    idx ignore_index;
+    real smoothing, z_loss, scale;
+} pass;
+
+/* Logits to exponentials. */
+static void exponentials(real *restrict z, columns of, pass p) {
+    const idx C = p.C, block = p.v0 / TOKENS * C;
+    real *restrict high = of.high + block, *restrict total = of.total + block;
+    real *restrict sum = of.sum + block;
+    for (idx c = p.first; c < p.past; c++) {
+        const idx row = p.t[c] - p.v0;
+        high[c] = -INFINITY, total[c] = sum[c] = 0;
+        if (row >= 0 && row < p.tokens) of.target[c] = z[row * C + c];
     }
-    for (idx v = 0; v < rows; v++) {
-        const real *restrict row = z + v * C;
+    for (idx v = 0; v < p.tokens; v++) {
+        const real *restrict zv = z + v * C;
         #pragma omp simd
-        for (idx c = first; c < past; c++) {
-            high[c] = row[c] > high[c] ? row[c] : high[c];
-            sum[c] += row[c];
+        for (idx c = p.first; c < p.past; c++) {
+            high[c] = zv[c] > high[c] ? zv[c] : high[c];
+            sum[c] += zv[c];
         }
     }
-    for (idx v = 0; v < rows; v++) {
-        real *restrict row = z + v * C;
+    for (idx v = 0; v < p.tokens; v++) {
+        real *restrict zv = z + v * C;
         #pragma omp simd
-        for (idx c = first; c < past; c++) {
-            row[c] = DECAY(row[c] - (high[c] > -INFINITY ? high[c] : 0));
-            total[c] += row[c];
+        for (idx c = p.first; c < p.past; c++) {
+            zv[c] = DECAY(zv[c] - (high[c] > -INFINITY ? high[c] : 0));
+            total[c] += zv[c];
         }
     }
 }
 
-/* The log-sum-exp of column c, and its loss; terms that cancel where the model is sure are added in double. */
+/* The loss of column c, and its log-sum-exp.  Terms that cancel where the model is sure are added
+ * in double. */
 static double column_loss(columns of, idx c, idx C, idx V, double smoothing, double z_loss) {
-    real top = -INFINITY, total = 0;
-    for (idx b = 0; b < blocks_of(V); b++) top = of.high[b * C + c] > top ? of.high[b * C + c] : top;
-    for (idx b = 0; b < blocks_of(V); b++) total += of.total[b * C + c] * DECAY(of.high[b * C + c] - top);
-    double lse = of.lse[c] = top + LOG(total), loss = lse - (1 - smoothing) * of.target[c] + z_loss * lse * lse;
-    return smoothing == 0 ? loss : loss - smoothing * (of.sum[c] / V);     /* 0 times a logit of -inf would be NaN */
-}
-
-/* Exponentials to the gradient times scale, scaled last: where p is 1, what is subtracted leaves nothing. */
-static void gradients(real *restrict z, columns of, idx v0, idx rows, idx C, idx first, idx past, const idx *t,
-                      idx ignore_index, real smoothing, real z_loss, real scale, idx V) {
-    real *restrict high = of.high + v0 / WORDS * C;
-    const real even = smoothing / V;
-    for (idx c = first; c < past; c++) high[c] = (1 + 2 * z_loss * of.lse[c]) * EXP(high[c] - of.lse[c]);
-    for (idx v = 0; v < rows; v++) {
-        real *restrict row = z + v * C;
-        #pragma omp simd
-        for (idx c = first; c < past; c++) row[c] = t[c] == ignore_index ? 0 : (row[c] * high[c] - even) * scale;
+    real top = -INFINITY;
+    double total = 0, sum = 0;
+    for (idx i = c; i < C * blocks_of(V); i += C) top = of.high[i] > top ? of.high[i] : top;
+    const real base = top > -INFINITY ? top : 0;
+    for (idx i = c; i < C * blocks_of(V); i += C) {
+        total += of.total[i] * DECAY(of.high[i] - base);
+        sum += of.sum[i];
     }
-    for (idx c = first; c < past; c++)
-        if (t[c] != ignore_index && t[c] >= v0 && t[c] < v0 + rows) {
-            real p = (1 + 2 * z_loss * of.lse[c]) * EXP(of.target[c] - of.lse[c]);
-            z[(t[c] - v0) * C + c] = (p - even - (1 - smoothing)) * scale;
-        }
+    const double lse = of.lse[c] = base + LOG(total == 0 ? 1 : (real)total);
+    const double loss = lse - (1 - smoothing) * of.target[c] + z_loss * lse * lse;
+    return smoothing == 0 ? loss : loss - smoothing * (sum / V);   /* 0 times -inf would be NaN */
 }
 
-/* The sum of the losses.  dx[N D] and dw[V D] are the gradients for dloss = 1, dw is added to if
- * accumulate.  z: linear_cross_entropy_work(chunk, V) numbers; work as gemm.c says. */
+/* Exponentials to the gradient times scale, scaled last: where p is 1, what is subtracted from it
+ * leaves nothing. */
+static void gradients(real *restrict z, columns of, pass p) {
+    const idx C = p.C;
+    const real even = p.smoothing / p.V;
+    real *restrict factor = of.high + p.v0 / TOKENS * C;
+    for (idx c = p.first; c < p.past; c++)
+        factor[c] = (1 + 2 * p.z_loss * of.lse[c]) * EXP(factor[c] - of.lse[c]);
+    for (idx v = 0; v < p.tokens; v++) {
+        real *restrict zv = z + v * C;
+        #pragma omp simd
+        for (idx c = p.first; c < p.past; c++)
+            zv[c] = p.t[c] == p.ignore_index ? 0 : (zv[c] * factor[c] - even) * p.scale;
+    }
+    for (idx c = p.first; c < p.past; c++) {
+        const idx row = p.t[c] - p.v0;
+        if (p.t[c] == p.ignore_index || row < 0 || row >= p.tokens) continue;
+        real slope = (1 + 2 * p.z_loss * of.lse[c]) * EXP(of.target[c] - of.lse[c]);
+        z[row * C + c] = (slope - even - (1 - p.smoothing)) * p.scale;
+    }
+}
+
+/* The sum of the losses.  dx[N D] and dw[V D] are the gradients for dloss = 1.
+ * z: linear_cross_entropy_work(chunk, V) numbers; work as gemm.c says. */
 static double linear_cross_entropy(real *dx, real *dw, const real *x, const real *w, const idx *t,
                                    idx ignore_index, double smoothing, double z_loss, double scale,
-                                   idx N, idx D, idx V, idx chunk, int accumulate, real *z,
-                                   real *work, int threads) {
+                                   idx N, idx D, idx V, idx chunk, real *z, real *work,
+                                   int threads) {
     double loss = 0;
-    const idx last = (blocks_of(V) - 1) * WORDS;
-    for (idx n0 = 0; n0 < N; n0 += chunk, t += chunk) {
-        const idx C = N - n0 < chunk ? N - n0 : chunk, share = (C / LANES / threads + 1) * LANES;
-        const real *rows = x + n0 * D;
-        columns of = {z + C * V, z + C * (V + blocks_of(V))};
-        of.sum = of.total + C * blocks_of(V), of.target = of.sum + C, of.lse = of.target + C;
-        memset(of.sum, 0, 2 * C * sizeof(real));
-        for (idx v0 = 0; v0 < V; v0 += WORDS) {
-            idx wide = least(V - v0, WORDS);
-            gemm(z + v0 * C, C, w + v0 * D, D, 1, rows, 1, D, wide, C, D, 0, work, threads);
-            #pragma omp parallel for num_threads(threads) if (wide * C > GRAIN)
-            for (idx c = 0; c < C; c += share) exponentials(z + v0 * C, of, v0, wide, C, c, least(c + share, C), t);
+    const idx last = (blocks_of(V) - 1) * TOKENS;
+    for (idx n0 = 0; n0 < N; n0 += chunk) {
+        const real *xs = x + n0 * D;
+        const idx C = least(N - n0, chunk), share = share_of(C, LANES, threads);
+        const columns of = columns_of(z + C * V, C, V);
+        pass p = {.C = C, .V = V, .t = t + n0, .ignore_index = ignore_index,
+                  .smoothing = smoothing, .z_loss = z_loss, .scale = scale};
+        memset(of.target, 0, C * sizeof(real));
+        for (idx v0 = 0; v0 < V; v0 += TOKENS) {
+            real *block = z + v0 * C;
+            p.v0 = v0, p.tokens = least(V - v0, TOKENS);
+            gemm(block, C, w + v0 * D, D, 1, xs, 1, D, p.tokens, C, D, 0, work, threads);
+            #pragma omp parallel for firstprivate(p) num_threads(threads) if (p.tokens * C > GRAIN)
+            for (idx c = 0; c < C; c += share) {
+                p.first = c, p.past = least(c + share, C);
+                exponentials(block, of, p);
+            }
         }
         for (idx c = 0; c < C; c++) {
             double of_row = column_loss(of, c, C, V, smoothing, z_loss);
-            loss += t[c] == ignore_index ? 0 : of_row;
+            loss += p.t[c] == ignore_index ? 0 : of_row;
         }
-        for (idx v0 = last; v0 >= 0; v0 -= WORDS) {
-            idx wide = least(V - v0, WORDS);
-            #pragma omp parallel for num_threads(threads) if (wide * C > GRAIN)
-            for (idx c = 0; c < C; c += share)
-                gradients(z + v0 * C, of, v0, wide, C, c, least(c + share, C), t, ignore_index, smoothing, z_loss,
-                          scale, V);
-            gemm(dx + n0 * D, D, z + v0 * C, 1, C, w + v0 * D, D, 1, C, D, wide, v0 < last, work, threads);
-            gemm(dw + v0 * D, D, z + v0 * C, C, 1, rows, D, 1, wide, D, C, accumulate || n0, work, threads);
+        for (idx v0 = last; v0 >= 0; v0 -= TOKENS) {
+            real *block = z + v0 * C;
+            p.v0 = v0, p.tokens = least(V - v0, TOKENS);
+            #pragma omp parallel for firstprivate(p) num_threads(threads) if (p.tokens * C > GRAIN)
+            for (idx c = 0; c < C; c += share) {
+                p.first = c, p.past = least(c + share, C);
+                gradients(block, of, p);
+            }
+            gemm(dx + n0 * D, D, block, 1, C, w + v0 * D, D, 1, C, D, p.tokens, v0 < last, work,
+                 threads);
+            gemm(dw + v0 * D, D, block, C, 1, xs, D, 1, p.tokens, D, C, n0 > 0, work, threads);
         }
     }
     return loss;

@@ -1,4 +1,6 @@
 LOGITS = 2 ** 25                                        # bytes of logits at once, at most
+cdef enum:
+    LINE = 16                                           # float32 numbers of a cache line: chunks are whole ones
 
 
 def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, chunk=None, idx ignore_index=-100, double label_smoothing=0,
@@ -6,16 +8,18 @@ def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, chunk=None, idx ignor
     cdef const kernels *k = kernels_for(x)
     cdef np.ndarray target = indices(t)
     x, w = dense(x, x), dense(w, x)
-    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1] or target.ndim != 1 or target.size != x.shape[0]:
+    if (x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1] or target.ndim != 1 or target.size != x.shape[0]
+            or not w.shape[0]):
         raise ValueError(f"linear_cross_entropy: x has shape {np.shape(x)}, w {np.shape(w)}, t {np.shape(target)}")
     cdef idx N = x.shape[0], D = x.shape[1], V = w.shape[0]
     cdef double C = denominator(target, V, ignore_index, count), total
     cdef idx rows = max(1, min(N, chunk or rows_at_once(N, V * x.itemsize)))
     cdef np.ndarray dx = new(x), dw = (np.empty if N else np.zeros)(np.shape(w), x.dtype)
-    cdef np.ndarray z = scratch(k.linear_cross_entropy_work(rows, V), x), work = scratch(_threads * k.gemm_work, x)
+    cdef int threads = _threads
+    cdef np.ndarray z = scratch(k.linear_cross_entropy_work(rows, V), x), work = scratch(threads * k.gemm_work, x)
     with nogil:
         total = k.linear_cross_entropy(dx.data, dw.data, x.data, w.data, <idx *>target.data, ignore_index,
-                                       label_smoothing, z_loss, 1 / C, N, D, V, rows, 0, z.data, work.data, _threads)
+                                       label_smoothing, z_loss, 1 / C, N, D, V, rows, z.data, work.data, threads)
     return x.dtype.type(total / C), (dx, dw)
 
 
@@ -26,6 +30,8 @@ def linear_cross_entropy_backward(dloss, dx, dw, **options):
 cdef idx rows_at_once(idx N, idx bytes_of_a_row):
     """Of equal chunks: a megabyte of logits or 340 rows, enough to make w worth packing, but LOGITS at most."""
     cdef idx enough = max(2 ** 20 // bytes_of_a_row, 340), most = max(LOGITS // bytes_of_a_row, 1)
+    if most >= LINE:
+        most = most // LINE * LINE
     cdef idx chunks = max(-(-N // most), N // enough, 1)
-    cdef idx rows = max(-(-N // chunks), 1)
-    return min(-(-rows // 16) * 16, most)               # whole cache lines
+    cdef idx lines = -(-N // (chunks * LINE))
+    return min(lines * LINE, most)
