@@ -5,9 +5,9 @@
         print(record)
 
 The loss of a step is the mean over all its target tokens, however they are split.  The step is cut into shards, which
-are computed side by side, each piece by piece: what a piece of a few windows keeps for its backward pass is small and
-stays in cache.  Each shard has a gradient of its own to add to, and these are added in their order at the end: shards
-and pieces matter to the last bits, the number of cores does not.
+are computed side by side, each piece by piece: what a piece of a few windows keeps for its backward pass is small.
+Each shard has a gradient of its own to add to, and these are added in their order at the end: shards and pieces matter
+to the last bits, the number of threads does not.
 Everything random depends on (seed, step) and the place in the step, so a state that is saved and loaded goes on as if
 nothing had happened, bit for bit.
 """
@@ -131,7 +131,8 @@ def start(model, config, settings: Settings, tree: dict | None = None) -> State:
 def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Record]:
     """Advance the state to settings.max_steps, yielding a Record after each step.
 
-    Raises UserError, with the state as it was before the step, if the loss or the gradient is not finite.
+    Raises UserError, with the state as it was before the step, if the loss or the gradient is not finite.  One at a
+    time in a process: it says how many threads the kernels use.
     """
     flats = [np.zeros_like(state.flat) for _ in range(settings.shards)]
     grads = [params.over(flat, state.p) for flat in flats]
@@ -207,7 +208,8 @@ def evaluate(state: State, tokens: data.Tokens, settings: Settings, most: int | 
     """Loss, perplexity and next-token accuracy over the tokens, or over the first `most` of them."""
     tokens = tokens if most is None else tokens.between(0, min(most + 1, len(tokens)))
     logits = settings.block_size * state.config.vocab_size                  # of a row: at most 16 MiB of them at once
-    rows = max(1, min(settings.batch_size, 2 ** 22 // logits))
+    window = settings.block_size * state.config.hidden_size
+    rows = max(1, min(settings.batch_size, 2 ** 22 // logits, AT_ONCE // window))
     loss, right, count = 0.0, 0, 0
     for ids, labels in data.evaluation_windows(tokens, rows, settings.block_size):
         z, _ = state.model.logits(ids[:, :-1], state.p, state.config, recompute=True)       # nothing kept

@@ -2,6 +2,7 @@
 import itertools
 import shutil
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllama import checkpoint, params, train
+from pyllama import backend, checkpoint, params, train
 from pyllama.data import Tokens, evaluation_windows, windows
 from pyllama.errors import UserError
 from pyllama.models import llama
@@ -111,6 +112,35 @@ def test_a_piece_holds_a_mebibyte_of_a_layer_s_input_and_at_least_a_window(hidde
     state.model, state.config = SimpleNamespace(loss=loss), SimpleNamespace(hidden_size=hidden)
     gradient(state, windows(TEXT, 6, settings.block_size, settings.seed, 0), settings)
     assert made == sizes
+
+
+@pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
+@pytest.mark.parametrize(("threads", "shards", "workers", "each"),
+                         [(1, 4, 1, 1), (2, 3, 2, 1), (8, 3, 3, 2), (2, 1, 1, 2)])
+def test_shards_and_kernels_share_the_threads(threads, shards, workers, each, monkeypatch):
+    """No bit depends on it, but speed and the other users of the machine do."""
+    seen, pools = set(), []
+
+    def loss(ids, labels, p, config, **options):
+        seen.add(backend.cpu.threads())
+        return 0.0, lambda: p
+
+    def pool(n):
+        pools.append(n)
+        return ThreadPoolExecutor(n)
+
+    monkeypatch.setattr(train, "ThreadPoolExecutor", pool)
+    before = backend.cpu.threads()
+    backend.cpu.set_threads(threads)
+    try:
+        settings = replace(SHORT, batch_size=8, shards=shards)
+        state = train.start(llama, CONFIG, settings)
+        state.model = SimpleNamespace(loss=loss)
+        next(train.train(state, TEXT, settings))
+        assert backend.cpu.threads() == threads
+    finally:
+        backend.cpu.set_threads(before)
+    assert (pools, seen) == ([workers], {each})
 
 
 def test_parts_with_different_numbers_of_valid_labels_add_up_to_the_whole():
