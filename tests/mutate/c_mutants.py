@@ -26,6 +26,7 @@ NO_OPERAND = {"const", "static", "inline", "void", "int", "unsigned", "char", "f
               "size_t", "restrict", "typedef", "enum", "struct", "return", "case", "else", "for", "if", "while"}
 FLAGS = ["-O0", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-DGRAIN=1"]
 THREADS = 2                                             # and GRAIN = 1: small problems are cut among them, too
+SECOND_CACHE = 57344                                    # bytes: of B two panels are packed at a time, no more
 
 
 class Token(NamedTuple):
@@ -178,7 +179,7 @@ def plant(mutant: Mutant | None, folder: Path) -> bool:
     shutil.copytree(ROOT / "csrc", folder / "csrc")
     if mutant:
         (folder / "csrc/cpu" / mutant.unit).write_text(mutant.code)
-    (folder / "dispatch.c").write_text("void *blas_gemm[2]; long second_cache;")     # 0: blocks as small as can be
+    (folder / "dispatch.c").write_text(f"void *blas_gemm[2]; long second_cache = {SECOND_CACHE};")  # all a table needs
     tables = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(cpu.__file__), "kernels_of")
     for i, real in enumerate(("32", "64")):
         library = folder / f"kernels{real}.so"
