@@ -7,8 +7,9 @@ def add_rms_norm(np.ndarray x, np.ndarray a, np.ndarray w, *, double eps=1e-5):
         raise ValueError(f"add_rms_norm: x has shape {np.shape(x)}, w {np.shape(w)}")
     cdef np.ndarray s = new(x), y = new(x), r = np.empty((*np.shape(x)[:-1], 1), x.dtype)
     cdef idx N = r.size
+    cdef int threads = _threads
     with nogil:
-        k.add_rms_norm(s.data, y.data, r.data, x.data, a.data, w.data, eps, N, D, _threads)
+        k.add_rms_norm(s.data, y.data, r.data, x.data, a.data, w.data, eps, N, D, threads)
     return (s, y), (s, w, r)
 
 
@@ -20,6 +21,7 @@ def add_rms_norm_backward(dys, np.ndarray s, np.ndarray w, np.ndarray r, *, eps=
     if N * D != s.size:
         raise ValueError(f"add_rms_norm_backward: s has shape {np.shape(s)}, w {np.shape(w)}, r {np.shape(r)}")
     cdef np.ndarray parts = np.empty((BLOCKS, D), s.dtype)
+    cdef int threads = _threads
     with nogil:
-        k.add_rms_norm_backward(dx.data, dw.data, parts.data, ds.data, dy.data, s.data, w.data, r.data, N, D, _threads)
+        k.add_rms_norm_backward(dx.data, dw.data, parts.data, ds.data, dy.data, s.data, w.data, r.data, N, D, threads)
     return dx, dx, dw

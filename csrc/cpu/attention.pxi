@@ -48,8 +48,8 @@ def attention(np.ndarray q, np.ndarray k, np.ndarray v, mask=None, *, bint causa
     cdef np.ndarray seen = bytes_of(mask)
     cdef attending a = attending_of(q, k, v, seen, causal, window)
     cdef np.ndarray y = new_heads(q), lse = np.empty((a.B, a.G, a.R * a.T, 1), q.dtype)
-    cdef np.ndarray work = scratch(_threads * kernel.attention_work(a.K), q)
     cdef int threads = _threads
+    cdef np.ndarray work = scratch(threads * kernel.attention_work(a.K), q)
     a.y, a.lse = heads_of(y), lse.data
     with nogil:
         kernel.attention(&a, work.data, threads)
@@ -66,8 +66,8 @@ def attention_backward(dy, np.ndarray q, np.ndarray k, np.ndarray v, mask, np.nd
         raise ValueError(f"attention_backward: dy has shape {np.shape(d)}, q {np.shape(q)}, y {np.shape(y)}, "
                          f"lse {np.shape(lse)}")
     cdef np.ndarray dq = new_heads(q), dk = new_heads(k), dv = new_heads(v)
-    cdef np.ndarray work = scratch(_threads * kernel.attention_work(a.K), q)
     cdef int threads = _threads
+    cdef np.ndarray work = scratch(threads * kernel.attention_work(a.K), q)
     cdef heads to_q = heads_of(dq), to_k = heads_of(dk), to_v = heads_of(dv), given = heads_of(d)
     a.y, a.lse = heads_of(y), lse.data
     with nogil:

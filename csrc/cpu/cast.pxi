@@ -19,6 +19,7 @@ def cast(np.ndarray x, dtype):
     x = dense(x, x)
     cdef np.ndarray y = np.empty(np.shape(x), dtype)
     cdef idx n = x.size
+    cdef int threads = _threads
     with nogil:
-        convert(y.data, x.data, n, _threads)
+        convert(y.data, x.data, n, threads)
     return y

@@ -7,9 +7,10 @@ def cross_entropy(np.ndarray z, t, *, idx ignore_index=-100, double label_smooth
     cdef idx N = z.shape[0], V = z.shape[1]
     cdef double C = denominator(target, V, ignore_index, count), total
     cdef np.ndarray lse = np.empty((N, 1), z.dtype), loss = np.empty(N, z.dtype)
+    cdef int threads = _threads
     with nogil:
         total = k.cross_entropy(lse.data, loss.data, z.data, <idx *>target.data, ignore_index, label_smoothing, z_loss,
-                                N, V, _threads)
+                                N, V, threads)
     return z.dtype.type(total / C), (z, target, lse)
 
 
@@ -24,9 +25,10 @@ def cross_entropy_backward(dloss, np.ndarray z, t, np.ndarray lse, *, idx ignore
     cdef idx N = z.shape[0], V = z.shape[1]
     cdef double scale = dloss / denominator(target, V, ignore_index, count)
     dz = new(z)
+    cdef int threads = _threads
     with nogil:
         k.cross_entropy_backward(dz.data, z.data, <idx *>target.data, lse.data, ignore_index, label_smoothing, z_loss,
-                                 scale, N, V, _threads)
+                                 scale, N, V, threads)
     return dz, None
 
 

@@ -9,8 +9,9 @@ cdef np.ndarray dropped(given, rate, key, start):
     cdef double scale = 1 / (1 - rate), limit = np.ceil(np.float32(2 ** 24) * rate)
     cdef uint64_t first = start
     cdef idx n = x.size
+    cdef int threads = _threads
     with nogil:
-        k.dropout(y.data, x.data, scale, <uint32_t>limit, first, <uint64_t *>words.data, n, _threads)
+        k.dropout(y.data, x.data, scale, <uint32_t>limit, first, <uint64_t *>words.data, n, threads)
     return y
 
 

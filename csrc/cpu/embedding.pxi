@@ -6,8 +6,9 @@ def embedding(ids, np.ndarray w):
     count_below(row, w.shape[0], "token id")
     cdef np.ndarray y = np.empty((*np.shape(row), w.shape[1]), table.dtype)
     cdef idx N = row.size, D = w.shape[1]
+    cdef int threads = _threads
     with nogil:
-        k.embedding(y.data, <idx *>row.data, table.data, N, D, _threads)
+        k.embedding(y.data, <idx *>row.data, table.data, N, D, threads)
     return y, (row, w)
 
 
@@ -25,6 +26,7 @@ def embedding_backward(dy, ids, np.ndarray w, *, into=None):
         raise ValueError("embedding_backward: `into` must be writable and C-contiguous; hand in what np.zeros makes")
     count_below(row, w.shape[0], "token id")
     cdef idx N = row.size, D = w.shape[1]
+    cdef int threads = _threads
     with nogil:
-        k.embedding_backward(dw.data, d.data, <idx *>row.data, N, D, _threads)
+        k.embedding_backward(dw.data, d.data, <idx *>row.data, N, D, threads)
     return None, dw

@@ -3,8 +3,9 @@ def gelu(np.ndarray x, *, bint tanh=False):
     x = dense(x, x)
     cdef np.ndarray y = new(x)
     cdef idx n = x.size
+    cdef int threads = _threads
     with nogil:
-        k.gelu(y.data, x.data, tanh, n, _threads)
+        k.gelu(y.data, x.data, tanh, n, threads)
     return y, (x,)
 
 
@@ -13,6 +14,7 @@ def gelu_backward(dy, np.ndarray x, *, bint tanh=False):
     x = dense(x, x)
     cdef np.ndarray d = dense_as(dy, x), dx = new(x)
     cdef idx n = x.size
+    cdef int threads = _threads
     with nogil:
-        k.gelu_backward(dx.data, d.data, x.data, tanh, n, _threads)
+        k.gelu_backward(dx.data, d.data, x.data, tanh, n, threads)
     return dx,

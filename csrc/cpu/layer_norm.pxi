@@ -7,8 +7,9 @@ def layer_norm(np.ndarray x, np.ndarray w, np.ndarray b, *, double eps=1e-5):
         raise ValueError(f"layer_norm: x has shape {np.shape(x)}, w {np.shape(w)}")
     cdef np.ndarray y = new(x), n = new(x), r = np.empty((*np.shape(x)[:-1], 1), x.dtype)
     cdef idx N = r.size
+    cdef int threads = _threads
     with nogil:
-        k.layer_norm(y.data, n.data, r.data, x.data, w.data, b.data, eps, N, D, _threads)
+        k.layer_norm(y.data, n.data, r.data, x.data, w.data, b.data, eps, N, D, threads)
     return y, (n, w, r)
 
 
@@ -20,6 +21,7 @@ def layer_norm_backward(dy, np.ndarray n, np.ndarray w, np.ndarray r, *, eps=Non
     if N * D != n.size:
         raise ValueError(f"layer_norm_backward: n has shape {np.shape(n)}, w {np.shape(w)}, r {np.shape(r)}")
     cdef np.ndarray parts = np.empty((2 * BLOCKS, D), n.dtype)
+    cdef int threads = _threads
     with nogil:
-        k.layer_norm_backward(dx.data, dw.data, db.data, parts.data, d.data, n.data, w.data, r.data, N, D, _threads)
+        k.layer_norm_backward(dx.data, dw.data, db.data, parts.data, d.data, n.data, w.data, r.data, N, D, threads)
     return dx, dw, db

@@ -6,8 +6,9 @@ def rms_norm(np.ndarray x, np.ndarray w, *, double eps=1e-5):
         raise ValueError(f"rms_norm: x has shape {np.shape(x)}, w {np.shape(w)}")
     cdef np.ndarray y = new(x), r = np.empty((*np.shape(x)[:-1], 1), x.dtype)
     cdef idx N = r.size
+    cdef int threads = _threads
     with nogil:
-        k.rms_norm(y.data, r.data, x.data, w.data, eps, N, D, _threads)
+        k.rms_norm(y.data, r.data, x.data, w.data, eps, N, D, threads)
     return y, (x, w, r)
 
 
@@ -19,6 +20,7 @@ def rms_norm_backward(dy, np.ndarray x, np.ndarray w, np.ndarray r, *, eps=None)
     if N * D != x.size:
         raise ValueError(f"rms_norm_backward: x has shape {np.shape(x)}, w {np.shape(w)}, r {np.shape(r)}")
     cdef np.ndarray parts = np.empty((BLOCKS, D), x.dtype)
+    cdef int threads = _threads
     with nogil:
-        k.rms_norm_backward(dx.data, dw.data, parts.data, d.data, x.data, w.data, r.data, N, D, _threads)
+        k.rms_norm_backward(dx.data, dw.data, parts.data, d.data, x.data, w.data, r.data, N, D, threads)
     return dx, dw

@@ -15,8 +15,9 @@ cdef np.ndarray rotate(given, np.ndarray cos, np.ndarray sin, bint interleaved):
         x = dense(x, x)
         y = new(x)
         A = x.size // max(2 * P * T, 1)
+    cdef int threads = _threads
     with nogil:
-        k.rope(y.data, x.data, cos.data, sin.data, A, T, H, P, xa, xt, xh, interleaved, _threads)
+        k.rope(y.data, x.data, cos.data, sin.data, A, T, H, P, xa, xt, xh, interleaved, threads)
     return y
 
 

@@ -3,5 +3,6 @@ def sgd(p, g, v=None, *, double lr, double decay, double scale, double momentum,
     cdef const kernels *k = kernels_for(grad)
     cdef void *kept = NULL if v is None else memory.data
     cdef idx n = grad.size
+    cdef int threads = _threads
     with nogil:
-        k.sgd(old.data, grad.data, kept, n, lr, decay, scale, momentum, nesterov, _threads)
+        k.sgd(old.data, grad.data, kept, n, lr, decay, scale, momentum, nesterov, threads)

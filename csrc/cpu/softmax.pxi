@@ -5,8 +5,9 @@ def softmax(np.ndarray x):
         raise ValueError("softmax: x is a number, which has no last axis")
     cdef np.ndarray y = new(x)
     cdef idx D = x.shape[x.ndim - 1], N = x.size // max(D, 1)
+    cdef int threads = _threads
     with nogil:
-        k.softmax(y.data, x.data, N, D, _threads)
+        k.softmax(y.data, x.data, N, D, threads)
     return y, (y,)
 
 
@@ -17,6 +18,7 @@ def softmax_backward(dy, np.ndarray y):
         raise ValueError("softmax_backward: y is a number, which has no last axis")
     cdef np.ndarray d = dense_as(dy, y), dx = new(y)
     cdef idx D = y.shape[y.ndim - 1], N = y.size // max(D, 1)
+    cdef int threads = _threads
     with nogil:
-        k.softmax_backward(dx.data, d.data, y.data, N, D, _threads)
+        k.softmax_backward(dx.data, d.data, y.data, N, D, threads)
     return (dx,)

@@ -7,6 +7,7 @@ def sum_and_norm(gs):
     cdef np.ndarray addresses = np.array([lane.ctypes.data for lane in lanes], np.uintp)
     cdef idx n = total.size, count = addresses.size
     cdef double norm
+    cdef int threads = _threads
     with nogil:
-        norm = k.sum_and_norm(<void **>addresses.data, count, n, _threads)
+        norm = k.sum_and_norm(<void **>addresses.data, count, n, threads)
     return norm

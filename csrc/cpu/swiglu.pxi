@@ -3,8 +3,9 @@ def swiglu(np.ndarray g, np.ndarray u):
     g, u = dense(g, g), dense_as(u, g)
     cdef np.ndarray y = new(g)
     cdef idx n = g.size
+    cdef int threads = _threads
     with nogil:
-        k.swiglu(y.data, g.data, u.data, n, _threads)
+        k.swiglu(y.data, g.data, u.data, n, threads)
     return y, (g, u)
 
 
@@ -13,6 +14,7 @@ def swiglu_backward(dy, np.ndarray g, np.ndarray u):
     g, u = dense(g, g), dense_as(u, g)
     cdef np.ndarray d = dense_as(dy, g), dg = new(g), du = new(g)
     cdef idx n = g.size
+    cdef int threads = _threads
     with nogil:
-        k.swiglu_backward(dg.data, du.data, d.data, g.data, u.data, n, _threads)
+        k.swiglu_backward(dg.data, du.data, d.data, g.data, u.data, n, threads)
     return dg, du
