@@ -107,8 +107,8 @@ np.import_array()
 cdef bytes _wanted = os.environ.get("PYLLAMA_ISA", "").encode()
 cdef const char *_isa = kernels_init(_wanted)
 if _isa == NULL:
-    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2 and avx512, or this build or processor "
-                      "lacks it; unset it to get the best there is")
+    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2 and avx512, or this build or "
+                      "processor lacks it; unset it to get the best there is")
 isa = _isa.decode()                                     # the instruction set in use
 
 
