@@ -5,6 +5,7 @@ import pytest
 
 from pyllama import backend, params
 from pyllama.params import cast
+from tests.fence import can_fence, fence_results, fenced
 
 each_half = pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 EVERY = np.arange(1 << 16, dtype=np.uint16)
@@ -71,6 +72,17 @@ def test_any_length_layout_and_thread_count(half):
         np.testing.assert_array_equal(cast(a, half), a.astype(half))
     for a in narrow.T, narrow[:, ::2], np.asarray(narrow[0, 0]):
         np.testing.assert_array_equal(cast(a, np.float32), a.astype(np.float32))
+
+
+@can_fence
+@each_half
+@pytest.mark.parametrize("behind", [True, False])
+def test_casts_touch_nothing_beyond_their_arrays(half, behind, monkeypatch):
+    fence_results(monkeypatch, behind)
+    for n in (1, 8, 37):
+        for x, to in (np.ones(n, np.float32), half), (np.ones(n, half), np.float32):
+            y = cast(fenced(x, behind), to)
+            assert (y == 1).all()
 
 
 @pytest.mark.parametrize(("dtype", "to"), [

@@ -72,7 +72,9 @@ def test_lanes_are_added_in_their_order_and_the_norm_is_that_of_the_sum(dtype, d
 @each_dtype
 @pytest.mark.parametrize("n", [1000, 300_007])
 def test_no_bit_depends_on_the_thread_count_or_on_addresses(dtype, n):
+    """The larger n is more than a chunk of each part; the norm and the sum are right there as well."""
     rows = np.random.default_rng(0).standard_normal((3, n)).astype(dtype)
+    total = rows[0] + rows[1] + rows[2]
     before, results = backend.cpu.threads(), []
     for threads, offset in (1, 0), (2, 1), (3, 2), (7, 5):
         room = np.empty((3, n + 8), dtype)
@@ -83,6 +85,10 @@ def test_no_bit_depends_on_the_thread_count_or_on_addresses(dtype, n):
         results.append((sum_and_norm(gs), gs[0].tobytes()))
     backend.cpu.set_threads(before)
     assert len(set(results)) == 1
+    norm, summed = results[0]
+    assert summed == total.tobytes()
+    exact = np.sqrt(np.sum(total.astype(np.longdouble) ** 2))
+    assert abs(norm - exact) <= (n + 3) / 4 * 2.0 ** -52 * exact           # as above
 
 
 def test_lanes_that_differ_are_refused():

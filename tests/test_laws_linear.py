@@ -1,9 +1,11 @@
 """Laws of the ops that are linear in what they carry: dropout, embedding, linear."""
 import ctypes
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import strategies as st
 
 from pyllama import backend
@@ -143,6 +145,21 @@ def test_linear_is_the_naive_sum(rng, leading, D, E):
     close(with_bias, plain + b, D + 2, terms(x, w) + np.abs(b))
 
 
+@pytest.mark.parametrize("on", linear.backends())
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("N", "D", "E"), [(1, 769, 33), (4, 384, 5), (5, 385, 577), (49, 383, 100), (97, 769, 9),
+                                           (385, 17, 33), (770, 8, 50), (54, 768, 16), (130, 130, 1030)])
+def test_linear_of_small_integers_is_exact(on, dtype, N, D, E):
+    """All three products, of sizes about those of the kernels' tiles, panels and blocks."""
+    rng = np.random.default_rng(N)
+    x, w, dy = (rng.integers(-3, 4, shape) for shape in ((N, D), (E, D), (N, E)))
+    with backend.use(on):
+        y, back = linear(x.astype(dtype), w.astype(dtype))
+        dx, dw = back(dy.astype(dtype))
+    for got, want in ((y, x @ w.T), (dx, dy @ w), (dw, dy.T @ x)):
+        same(got, want.astype(dtype))
+
+
 @law(linear)
 def test_linear_with_the_identity_is_the_identity(rng, dtype, N, D):
     """Exactly: every other term is 0.  Without an input only the bias is left."""
@@ -189,3 +206,25 @@ def test_no_bit_of_a_product_depends_on_the_cache(dtype, M, N, K):
     np.testing.assert_allclose(products[0], a.astype("float64") @ b, rtol=0, atol=1e3 * np.finfo(dtype).eps * K ** 0.5)
     same(products[0], products[2])
     same(products[1], products[2])
+
+
+BLAS = sorted(Path(scipy.__file__).parents[1].glob("scipy.libs/libscipy_openblas-*"))
+
+
+@pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
+@pytest.mark.skipif(not BLAS, reason="SciPy has brought no BLAS with it")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("N", "D", "E"), [(70, 50, 30), (6, 1, 5), (1, 40, 9), (9, 40, 1), (0, 3, 4)])
+def test_a_blas_may_make_the_products(dtype, N, D, E):
+    """Of small integers, so exactly; of whole rows and of parts of rows."""
+    rng = np.random.default_rng(0)
+    x, w, dy = (rng.integers(-3, 4, shape).astype(dtype) for shape in ((N, 2 * D), (E, D), (N, E)))
+    x, into = x[:, :D], np.ones((E, D), dtype)
+    backend.cpu.use_blas(str(BLAS[0]))
+    try:
+        y = backend.cpu.matmul(x, w.T, w)
+        dx, dw = backend.cpu.linear_backward(dy, x, w, None, into=into)[:2]
+    finally:
+        backend.cpu.use_blas("")
+    for got, want in ((y, x @ w.T), (dx, dy @ w), (dw, 1 + dy.T @ x)):
+        same(got, want)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pyllama import backend
-from pyllama.ops import cross_entropy, linear, linear_cross_entropy
+from pyllama.ops import cross_entropy, linear, linear_cross_entropy, softmax
 from tests.laws import close, law, same
 
 BACKENDS = linear_cross_entropy.backends()
@@ -142,6 +142,19 @@ def test_cross_entropy_does_not_hide_nan(rng, dtype, N, V):
 
 
 @pytest.mark.parametrize("on", cross_entropy.backends())
+def test_cross_entropy_and_softmax_of_a_row_that_sees_nothing(on):
+    """Its lse is 0 and so are its p: if it counts its loss is infinite, but no gradient is NaN."""
+    z, t = np.full((2, 3), -np.inf), np.array([IGNORED, 1])
+    loss, (_, _, lse) = getattr(getattr(backend, on, None), "cross_entropy", cross_entropy.forward)(z, t)
+    assert loss == math.inf
+    assert not lse.any()
+    with backend.use(on):
+        _, back = cross_entropy(z, t)
+        same(back(1.0)[0], np.array([[0.0, 0, 0], [0, -1, 0]]))
+        assert not softmax(z)[0].any()
+
+
+@pytest.mark.parametrize("on", cross_entropy.backends())
 def test_cross_entropy_of_very_many_rows_is_as_accurate_as_that_of_one(on):
     """Each is log 3; were they added up one by one in float32, the mean of 2^18 of them would be off by 1 in 500."""
     with backend.use(on):
@@ -182,6 +195,25 @@ def test_linear_cross_entropy_is_linear_then_cross_entropy(rng, N, D, V, setting
             assert (gradient is None) == (want is None)
             if want is not None:
                 close(gradient, want, tolerance, max(N, V) * size)
+
+
+@pytest.mark.parametrize("on", BACKENDS)
+@pytest.mark.parametrize("impossible", [slice(0, 576), slice(576, 1152), slice(1152, 1200)])
+def test_linear_cross_entropy_allows_a_block_of_impossible_tokens(on, impossible):
+    """Logits of -∞: the loss is that of the other tokens, and they get no gradient."""
+    N, V = 5, 1200
+    rng = np.random.default_rng(0)
+    x, w = rng.uniform(1, 2, (N, 1)), rng.standard_normal((V, 1))
+    possible = np.delete(np.arange(V), impossible)
+    w[impossible] = -np.inf
+    t = rng.integers(len(possible), size=N)
+    with backend.use(on), np.errstate(invalid="ignore"):                # dx is made of 0 times -∞
+        want, back = linear_cross_entropy(x, w[possible], t)
+        loss, back_all = linear_cross_entropy(x, w, possible[t])
+        close(loss, want, 2 * (N + V + 16), N * loss_size(V))
+        dw = back_all(1.0)[1]
+        close(dw[possible], back(1.0)[1], 2 * (N + V + 16), 2)
+    assert not dw[impossible].any()
 
 
 @pytest.mark.parametrize("on", BACKENDS)
@@ -226,11 +258,11 @@ def test_linear_cross_entropy_left_to_itself_takes_few_mib_of_logits(on, logits,
 @pytest.mark.parametrize("chunk", [None, 1, 16])
 @pytest.mark.parametrize("V", [575, 576, 577, 1152, 1153, 1733])
 def test_linear_cross_entropy_agrees_with_the_whole_matrix_of_logits(on, chunk, V):
-    """At vocabularies of one to four of the kernel's blocks, of 576 tokens."""
+    """At vocabularies of one to four of the kernel's blocks, of 576 tokens; which holds the highest logit changes."""
     N, D = 37, 5
     rng = np.random.default_rng(V)
-    x, w, t = rng.standard_normal((N, D)), rng.standard_normal((V, D)), rng.integers(0, V, N)
-    t[:3] = 0, V - 1, -100
+    x, w, t = rng.standard_normal((N, D)), 4 * rng.standard_normal((V, D)), rng.integers(0, V, N)
+    t[:6] = 0, V - 1, IGNORED, 575 % V, 576 % V, 577 % V
     options = {"label_smoothing": 0.1, "z_loss": 0.01}
     z, project_back = linear(x, w)
     loss, loss_back = cross_entropy(z, t, **options)

@@ -1,8 +1,5 @@
 """Every registered op on every backend.  Nothing here names an op: to be registered is to be tested."""
-import ctypes
 import inspect
-import mmap
-import sys
 import weakref
 
 import numpy as np
@@ -16,6 +13,7 @@ from pyllama.op import OPS
 from pyllama.testing import complex_step, problem
 from pyllama.testing.gradient import is_float, relative_error, vector
 from pyllama.testing.problems import choose_by, packed
+from tests.fence import can_fence, fence_results, fenced
 from tests.strategies import problems
 from tests.strict import Strict
 
@@ -308,20 +306,7 @@ def test_an_option_left_out_is_the_reference_s_default(op, on):
                 np.testing.assert_array_equal(a, b)
 
 
-def fenced(x, behind):
-    """A copy of x at the very edge of memory that may not be touched: behind it, or before it."""
-    page = mmap.PAGESIZE
-    size = -(-x.nbytes // page) * page
-    room = mmap.mmap(-1, page + size + page)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
-    for fence in (address, address + page + size):
-        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
-    copy = np.frombuffer(room, x.dtype, x.size, page + (size - x.nbytes if behind else 0)).reshape(x.shape)
-    copy[...] = x
-    return copy
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="memory is protected by other means there")
+@can_fence
 @pytest.mark.parametrize(("op", "on"), [run for run in RUNS if run[1] != "numpy"], ids=lambda x: getattr(x, "name", x))
 @each_dtype
 @given(data=st.data(), behind=st.booleans())
@@ -331,3 +316,18 @@ def test_kernels_read_nothing_beyond_their_inputs(op, on, dtype, data, behind):
     with backend.use(on):
         _, back = op(*(fenced(x, behind) for x in inputs), **options)
         back(packed(fenced(d, behind) for d in op.each(dy)))
+
+
+@can_fence
+@pytest.mark.parametrize(("op", "on"), [run for run in RUNS if run[1] != "numpy"], ids=lambda x: getattr(x, "name", x))
+@each_dtype
+@given(data=st.data(), behind=st.booleans())
+def test_kernels_write_nothing_beyond_their_results_and_scratch_memory(op, on, dtype, data, behind):
+    """One that does ends here, as above."""
+    inputs, options, dy = data.draw(problems(op, dtype))
+    wanted = results(op, on, inputs, options, dy)
+    with pytest.MonkeyPatch.context() as patch:
+        fence_results(patch, behind)
+        got = results(op, on, inputs, options, dy)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
