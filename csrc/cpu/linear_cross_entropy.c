@@ -113,7 +113,6 @@ static double linear_cross_entropy(real *dx, real *dw, const real *x, const real
         const columns of = columns_of(z + C * V, C, V);
         pass p = {.C = C, .V = V, .t = t + n0, .ignore_index = ignore_index,
                   .smoothing = smoothing, .z_loss = z_loss, .scale = scale};
-        memset(of.target, 0, C * sizeof(real));
         for (idx v0 = 0; v0 < V; v0 += TOKENS) {
             real *block = z + v0 * C;
             p.v0 = v0, p.tokens = least(V - v0, TOKENS);
