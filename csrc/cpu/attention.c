@@ -160,7 +160,8 @@ static void pack_scaled(real *to, matrix q, idx K, idx queries) {
 }
 
 static idx attention_work(idx K) {
-    return 2 * STRIP + (4 * QUERIES + KEYS) * (K + NR) + 3 * QUERIES + MR * (K + NR) / LANES * LANES;
+    idx numbers = 2 * STRIP + 2 * QUERIES * (2 * K + NR + 1) + KEYS * (K + NR) + MR * K;
+    return (numbers + LANES - 1) / LANES * LANES;
 }
 
 /* y divided by the sum, and the log-sum-exp; both 0 for a query that sees no key. */
