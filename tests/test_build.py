@@ -174,7 +174,7 @@ def test_embedding_adds_its_gradient_to_an_array_that_it_is_given(dtype):
 
 @built
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (True, 1), (False, 74), (True, 150)])
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (True, 1), (False, 74), (True, 50)])
 @pytest.mark.parametrize(("T", "S", "K"), [(71, 73, 5), (145, 290, 50), (290, 145, 3), (290, 290, 3), (1, 20800, 3)])
 @pytest.mark.parametrize("steep", [1, 2e3])
 def test_attention_agrees_across_the_edges_of_its_blocks(T, S, K, causal, window, masked, steep):
