@@ -148,9 +148,9 @@ def test_linear_is_the_naive_sum(rng, leading, D, E):
 @pytest.mark.parametrize("on", linear.backends())
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("N", "D", "E"), [(1, 769, 33), (4, 384, 5), (5, 385, 577), (49, 383, 100), (97, 769, 9),
-                                           (385, 17, 33), (770, 8, 50), (54, 768, 16), (130, 130, 1030)])
+                                           (385, 17, 33), (770, 8, 50), (54, 768, 16), (130, 130, 1030), (5, 9, 512)])
 def test_linear_of_small_integers_is_exact(on, dtype, N, D, E):
-    """All three products, of sizes about those of the kernels' tiles, panels and blocks."""
+    """All three products, of sizes about those of the kernels' tiles, panels and blocks, and at strides they avoid."""
     rng = np.random.default_rng(N)
     x, w, dy = (rng.integers(-3, 4, shape) for shape in ((N, D), (E, D), (N, E)))
     with backend.use(on):
