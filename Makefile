@@ -56,7 +56,8 @@ sanitize: build/sanitize/.built
 	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	    PYTEST_ADDOPTS=--capture=sys PYLLAMA_NUM_THREADS=2; \
 	$(CURDIR)/$(BIN)/python -m tests.exercise && $(CURDIR)/$(BIN)/python -m pytest -n auto \
-	    -k "not numpy and not resident" tests/test_ops.py tests/test_build.py tests/test_memory.py tests/test_threads.py
+	    -k "not numpy and not resident" tests/test_ops.py tests/test_build.py tests/test_refusals.py \
+	    tests/test_memory.py tests/test_threads.py
 
 CC_race := clang -g -DGRAIN=1 -fsanitize=thread -Wno-pass-failed
 race: build/race/.built

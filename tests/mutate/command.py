@@ -59,7 +59,7 @@ def main(words=None):
     if options.json:
         options.json.write_text(json.dumps([{**m._asdict(), "survived": s} for m, s in verdicts.items()], indent=1))
     for test in sorted(hunt.left_out):
-        print("left out, for it fails without a bug:", test)
+        print("left out, for it fails or takes too long without a bug:", test)
     reasons = tomllib.loads((ROOT / "tests/survivors.toml").read_text())
     return 0 if judge(verdicts, reasons, enough=0 if options.ops else ENOUGH) else 1
 

@@ -6,7 +6,8 @@
     does a test that takes too long, or a crash: the mutant is killed.
 (c) Examples are drawn as in continuous integration, the same ones each time: the score is a property of the tests, not
     of the day.  A failing example is not made smaller; nobody reads it.
-(d) First the tests run without a bug, in the same way.  One that fails cannot tell anything, and is left out.
+(d) First the tests run without a bug, in the same way.  One that fails, or takes too long, cannot tell anything, and is
+    left out.
 """
 import os
 import resource
@@ -95,6 +96,7 @@ class Hunt:
 
     def rehearse(self, on):
         """Every test without a bug; the kernels compiled as the mutants are."""
+        signal.signal(signal.SIGALRM, too_slow)         # a failure of one test, not the end of all
         if on == "cpu":
             c_mutants.plant(None, self.folder / str(os.getpid()))
         ops = set().union(*(ops_of(mutant) for mutant in self.mutants if backend_of(mutant) == on))
@@ -139,6 +141,10 @@ class Hunt:
 
         distances = [(distance(test), i) for i, test in enumerate(self.tests)]
         return [self.tests[i] for _, i in sorted((d, i) for d, i in distances if d is not None)]
+
+
+def too_slow(*_):
+    raise TimeoutError(f"more than {PATIENCE} s without a bug")
 
 
 def backend_of(mutant):
