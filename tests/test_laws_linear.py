@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pyllama import backend
 from pyllama.ops import dropout, embedding, linear
 from pyllama.rng import generator
+from tests.fence import can_fence, fence_results, fenced
 from tests.laws import close, law, same
 
 # --- dropout ----------------------------------------------------------------------------------------------------------
@@ -145,17 +146,22 @@ def test_linear_is_the_naive_sum(rng, leading, D, E):
     close(with_bias, plain + b, D + 2, terms(x, w) + np.abs(b))
 
 
+@can_fence
 @pytest.mark.parametrize("on", linear.backends())
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("N", "D", "E"), [(1, 769, 33), (4, 384, 5), (5, 385, 577), (49, 383, 100), (97, 769, 9),
                                            (385, 17, 33), (770, 8, 50), (54, 768, 16), (130, 130, 1030), (5, 9, 512)])
 def test_linear_of_small_integers_is_exact(on, dtype, N, D, E):
-    """All three products, of sizes about those of the kernels' tiles, panels and blocks, and at strides they avoid."""
+    """All three products, of sizes about those of the kernels' tiles, panels and blocks, and at strides they avoid.
+
+    Nothing beyond an array or scratch memory is touched: it would end here, by a segmentation fault.
+    """
     rng = np.random.default_rng(N)
     x, w, dy = (rng.integers(-3, 4, shape) for shape in ((N, D), (E, D), (N, E)))
-    with backend.use(on):
-        y, back = linear(x.astype(dtype), w.astype(dtype))
-        dx, dw = back(dy.astype(dtype))
+    with backend.use(on), pytest.MonkeyPatch.context() as patch:
+        fence_results(patch)
+        y, back = linear(fenced(x.astype(dtype)), fenced(w.astype(dtype)))
+        dx, dw = back(fenced(dy.astype(dtype)))
     for got, want in ((y, x @ w.T), (dx, dy @ w), (dw, dy.T @ x)):
         same(got, want.astype(dtype))
 
