@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyllama.cache import new_cache
 from pyllama.errors import UserError
-from pyllama.models import llama
-from pyllama.models.llama import LlamaConfig
 from pyllama.ops import softmax
+from pyllama.params import leaves
 from pyllama.rng import generator
 from pyllama.tokenizer import Tokenizer
 
@@ -68,33 +68,6 @@ class Result:
     ids: list[int]                          # without the prompt, with the end token where there is one
     text: str | None                        # ends before the stop string; None without a tokenizer
     finish_reason: str                      # "length": max_new_tokens; "eos": the end token; "stop": a stop string
-
-
-# What the model remembers
-
-class Cache:
-    """One layer's keys and values of the places so far, in buffers that double when they are full."""
-
-    def __init__(self, batch: int, groups: int, width: int, dtype, room: int = 64):
-        self.length = 0                                         # S, the places held
-        self._k, self._v = (np.empty((batch, groups, room, width), dtype) for _ in "kv")
-
-    def extend(self, k, v):
-        """Append the keys and values [B G T K] of T places; returns those of all places [B G S K], as views."""
-        start, self.length = self.length, self.length + k.shape[2]
-        while self.length > self._k.shape[2]:
-            self._k, self._v = (np.concatenate([a, np.empty_like(a)], axis=2) for a in (self._k, self._v))
-        self._k[:, :, start:self.length], self._v[:, :, start:self.length] = k, v
-        return self._k[:, :, :self.length], self._v[:, :, :self.length]
-
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these rows of the batch."""
-        self._k, self._v = self._k[rows], self._v[rows]
-
-
-def new_cache(config: LlamaConfig, batch: int, dtype, room: int = 64) -> list[Cache]:
-    """An empty Cache for each layer, with room for so many places before a buffer has to grow."""
-    return [Cache(batch, config.groups, config.head_width, dtype, room) for _ in range(config.num_hidden_layers)]
 
 
 # The choice of a token: scores z[V] to scores
@@ -213,7 +186,7 @@ class Row:
         return Result(self.ids, self.text.text if self.text else None, self.finish_reason)
 
 
-def begin(config: LlamaConfig, prompts, tokenizer: Tokenizer | None, settings: GenerationConfig) -> list[Row]:
+def begin(config, prompts, tokenizer: Tokenizer | None, settings: GenerationConfig) -> list[Row]:
     """num_return_sequences rows for each prompt, each with random numbers of its own."""
     if settings.stop_strings and tokenizer is None:
         raise UserError("stop_strings need a tokenizer to be found in the text; give one, or leave them out")
@@ -242,13 +215,7 @@ def padded(sequences: list[list[int]]):
             np.array([[0] * (T - len(s)) + [1] * len(s) for s in sequences]))
 
 
-def next_scores(ids, p, c: LlamaConfig, caches: list[Cache], mask):
-    """z[B V] of the token after ids[B T], and of no earlier one.  recompute: nothing is kept for a backward pass."""
-    x, _ = llama.hidden(ids, p["model"], c, caches=caches, mask=None if mask.all() else mask, recompute=True)
-    return llama.project(x[:, -1], llama.head(p, c))[0]
-
-
-def write(p, c: LlamaConfig, rows: list[Row], tokenizer, settings: GenerationConfig) -> Iterator[tuple[Row, str]]:
+def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Iterator[tuple[Row, str]]:
     """Extend the rows until all are finished; yields (row, the text that add() returned) for every token."""
     # An embedding may be padded to a round number of rows: an id that no token has must not be chosen.
     size = min(c.vocab_size, tokenizer.vocab_size) if tokenizer else c.vocab_size
@@ -260,11 +227,11 @@ def write(p, c: LlamaConfig, rows: list[Row], tokenizer, settings: GenerationCon
             # Every layer's keys depend on all tokens seen before: when some leave the window, all are made anew.
             ids, mask = padded([row.known[row.start:] for row in live])
             room = min(context, ids.shape[1] + settings.max_new_tokens)
-            caches = new_cache(c, len(live), p["model"]["norm"]["weight"].dtype, room)
+            caches = new_cache(c, len(live), next(leaves(p))[1].dtype, room)
         else:
             ids = np.array([row.known[-1:] for row in live])
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
-        for row, z in zip(live, next_scores(ids, p, c, caches, mask), strict=True):
+        for row, z in zip(live, c.model.next_scores(ids, p, c, caches, None if mask.all() else mask), strict=True):
             yield row, row.add(choose(z[:size], row.known, settings, row.rng))
         going = [i for i, row in enumerate(live) if not row.finish_reason]
         if len(going) < len(live):
@@ -273,7 +240,7 @@ def write(p, c: LlamaConfig, rows: list[Row], tokenizer, settings: GenerationCon
                 cache.keep(going)
 
 
-def generate(params, config: LlamaConfig, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer | None = None,
+def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer | None = None,
              settings: GenerationConfig | None = None, on_token: Callable | None = None) -> list[Result]:
     """Continue each of the prompts, sequences of ids; num_return_sequences results for each, in the prompts' order.
 
@@ -291,7 +258,7 @@ def generate(params, config: LlamaConfig, prompts: Sequence[Sequence[int]], toke
     return [row.result() for row in rows]
 
 
-def stream(params, config: LlamaConfig, prompt: Sequence[int], tokenizer: Tokenizer,
+def stream(params, config, prompt: Sequence[int], tokenizer: Tokenizer,
            settings: GenerationConfig | None = None) -> Iterator[str]:
     """The text after one prompt, in pieces, as soon as each is certain: generate()'s first result, if joined."""
     settings = settings or GenerationConfig()

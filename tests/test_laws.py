@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pyllama import backend
-from pyllama.ops import add_rms_norm, gelu, layer_norm, relu, rms_norm, softmax, swiglu
+from pyllama.ops import add_rms_norm, gelu, layer_norm, lstm_cell, relu, rms_norm, softmax, swiglu
 from pyllama.ops.softmax import log_sum_exp
 from tests.laws import close, law, same
 
@@ -291,3 +291,38 @@ def test_relu_does_not_hide_nan(dtype):
     assert np.isnan(y[0])
     assert y[1] == 1
     assert np.isfinite(back(np.ones(2, dtype))[0][1])
+
+
+# --- lstm_cell --------------------------------------------------------------------------------------------------------
+
+@law(lstm_cell)
+def test_lstm_cell_is_its_formula(rng, N, D):
+    """In Python's math, a number at a time; a gate has 4 roundings and an exponential's 2, and c1 is below |c| + 1."""
+    a, c = 3 * rng.standard_normal((N, 4, D)), rng.standard_normal((N, D))
+    (h, c1), _ = lstm_cell(a.reshape(N, 4 * D), c)
+
+    def gate(x):
+        return 1 / (1 + math.exp(-x))
+
+    for n, d in np.ndindex(N, D):
+        i, f, g, o = a[n, :, d].tolist()
+        state = gate(f) * c[n, d] + gate(i) * math.tanh(g)
+        close(c1[n, d], state, 16, abs(c[n, d]) + 1)
+        close(h[n, d], gate(o) * math.tanh(state), 24, abs(c[n, d]) + 1)
+
+
+@law(lstm_cell)
+def test_lstm_cell_keeps_its_state_and_the_gradient_or_forgets_both(rng, dtype, N, D):
+    """Gates driven to 1e4 and -1e4: exactly 1 and 0, without overflow.  Closed, the cell shows nothing."""
+    g, c, dh, dc1 = rng.standard_normal((4, N, D)).astype(dtype)
+    on, off = np.full_like(c, 1e4), np.full_like(c, -1e4)
+    (h, c1), back = lstm_cell(np.concatenate([off, on, g, off], axis=-1), c)
+    same(c1, c)
+    assert not h.any()
+    da, dc = back((dh, dc1))
+    same(dc, dc1)
+    assert not da.any()
+    (h, c1), back = lstm_cell(np.concatenate([on, off, g, on], axis=-1), c)
+    same(c1, np.tanh(g))
+    same(h, np.tanh(c1))
+    assert not back((dh, dc1))[1].any()

@@ -7,21 +7,28 @@ Axes: B batch, T query time, S key time, D model, H query heads, G key/value hea
 V vocabulary.
 """
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.ops import attention, dropout, embedding, linear, linear_cross_entropy, rms_norm, rope, swiglu
+from pyllama.layers import drop, project
+from pyllama.models.config import Config
+from pyllama.ops import attention, embedding, linear_cross_entropy, rms_norm, rope, swiglu
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.rope import frequencies
 from pyllama.rng import generator
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
+class LlamaConfig(Config):
     """The shape of a LLaMA, under the names of Hugging Face's config.json."""
+
+    TYPE = "llama"
+    ONLY: ClassVar = {"hidden_act": "silu", "attention_dropout": 0.0, "model_type": "llama",
+                      "partial_rotary_factor": 1.0, "quantization_config": None}
 
     vocab_size: int = 32000                     # V
     hidden_size: int = 288                      # D
@@ -43,27 +50,19 @@ class LlamaConfig:
     resid_pdrop: float = 0.0                    # dropout on the embeddings and on what a block adds; in training
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
-    extra: dict = field(default_factory=dict)   # keys of a config.json that mean nothing here; written back unchanged
-
     def __post_init__(self):
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                     "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
+        self.check(positive=("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                             "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
+                             "sliding_window"), shares=("resid_pdrop",),
+                   multiples=[("hidden_size", "num_attention_heads")] if self.head_dim is None else [])
         for name in ("rms_norm_eps", "rope_theta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise UserError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                            f"{self.num_attention_heads}; change one")
         if self.num_attention_heads % self.groups:
             raise UserError(f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
                             f"{self.groups}; change one")
         if self.head_width % 2:
             raise UserError(f"the head width is {self.head_width}, but rotary positions turn pairs; make it even")
-        if not 0 <= self.resid_pdrop < 1:
-            raise UserError(f"resid_pdrop is {self.resid_pdrop}; it must lie in 0 <= p < 1")
         frequencies(self.head_width // 2, self.rope_theta, self.rope_scaling)       # refuses what it does not know
 
     @property
@@ -85,18 +84,11 @@ class LlamaConfig:
             stored["rope_theta"] = rope.get("rope_theta", 10000.0)
         if rope.get("rope_type", "default") != "default" and stored.get("rope_scaling") is None:
             stored["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-        for name, only in {"hidden_act": "silu", "attention_dropout": 0.0, "model_type": "llama",
-                           "partial_rotary_factor": 1.0, "quantization_config": None}.items():
-            if stored.get(name, only) != only:
-                raise UserError(f"config.json says {name} = {stored[name]!r}; LLaMA here knows only {only!r}")
-        known = {f.name for f in fields(cls)} - {"extra"}
-        return cls(**{k: v for k, v in stored.items() if k in known},
-                   extra={k: v for k, v in stored.items() if k not in known})
+        return super().from_dict(stored)
 
     def to_dict(self) -> dict:
         """For config.json: what Hugging Face's LlamaForCausalLM reads, and our own keys beside it."""
-        return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **self.extra,
-                **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"},
+        return {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", **super().to_dict(),
                 "num_key_value_heads": self.groups, "head_dim": self.head_width}
 
 
@@ -129,17 +121,6 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
     p = {"model": {"embed_tokens": matrix(c.vocab_size, D), "layers": [layer() for _ in range(c.num_hidden_layers)],
                    "norm": norm()}}
     return p if c.tie_word_embeddings else p | {"lm_head": matrix(c.vocab_size, D)}
-
-
-def project(x, p):
-    """linear, with or without bias as the parameters have it"""
-    y, linear_back = linear(x, *p.values())
-
-    def back(dy):
-        dx, *dp = linear_back(dy)
-        return dx, dict(zip(p, dp, strict=True))
-
-    return y, back
 
 
 def normalise(x, p, c):
@@ -213,29 +194,20 @@ def feed_forward(x, p):
     return y, back
 
 
-def drop(x, c, key, row):
-    """Dropout while training, that is where there is a key; else x.  x[0] is row number `row` of the whole batch."""
-    if not key or not c.resid_pdrop:
-        return x, lambda dy: (dy,)
-    return dropout(x, rate=c.resid_pdrop, key=key, start=row * x[0].size)
-
-
 def block(x, p, c, key=None, row=0, cache=None, mask=None):
     """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y)))"""
     n, norm1_back = normalise(x, p["input_layernorm"], c)
     a, attention_back = self_attention(n, p["self_attn"], c, cache, mask)
-    a, drop_a_back = drop(a, c, key and (*key, "attention"), row)
+    a, drop_a_back = drop(a, c.resid_pdrop, key and (*key, "attention"), row)
     (y, n), norm2_back = add_and_normalise(x, a, p["post_attention_layernorm"], c)
     f, feed_back = feed_forward(n, p["mlp"])
-    f, drop_f_back = drop(f, c, key and (*key, "mlp"), row)
+    f, drop_f_back = drop(f, c.resid_pdrop, key and (*key, "mlp"), row)
     z = y + f
 
     def back(dz):
-        df, = drop_f_back(dz)
-        dn, d_mlp = feed_back(df)
+        dn, d_mlp = feed_back(drop_f_back(dz))
         dx, da, d_norm2 = norm2_back(dz, dn)
-        da, = drop_a_back(da)
-        dn, d_attention = attention_back(da)
+        dn, d_attention = attention_back(drop_a_back(da))
         dx_n, d_norm1 = norm1_back(dn)
         return dx + dx_n, {"input_layernorm": d_norm1, "self_attn": d_attention,
                            "post_attention_layernorm": d_norm2, "mlp": d_mlp}
@@ -247,7 +219,7 @@ def hidden(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
     """The last layer's normalised output [B T D] for ids [B T].  back(dx) gives the gradients of p["model"]."""
     run = recomputed(block) if recompute else block
     x, embed_back = embedding(ids, p["embed_tokens"]["weight"])
-    x, drop_back = drop(x, c, key and (*key, "embedding"), row)
+    x, drop_back = drop(x, c.resid_pdrop, key and (*key, "embedding"), row)
     block_backs = []
     for i, layer in enumerate(p["layers"]):
         x, block_back = run(x, layer, c, key and (*key, i), row, caches and caches[i], mask)
@@ -260,10 +232,15 @@ def hidden(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
         for block_back in reversed(block_backs):
             dx, d_layer = block_back(dx)
             d_layers.append(d_layer)
-        _, d_embed = embed_back(*drop_back(dx))
+        _, d_embed = embed_back(drop_back(dx))
         return {"embed_tokens": {"weight": d_embed}, "layers": d_layers[::-1], "norm": d_norm}
 
     return x, back
+
+
+def tidy(tensors, c):
+    """A state dict as init() names it: without the copy of the embeddings that some writers store as a tied output."""
+    return {name: a for name, a in tensors.items() if not (c.tie_word_embeddings and name == "lm_head.weight")}
 
 
 def head(p, c):
@@ -294,6 +271,12 @@ def logits(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
         return with_head(hidden_back(dx), d_head, c)
 
     return z, back
+
+
+def next_scores(ids, p, c, caches, mask=None):
+    """z [B V] of the token after ids [B T], and of no earlier one; nothing is kept for a backward pass."""
+    x, _ = hidden(ids, p["model"], c, caches=caches, mask=mask, recompute=True)
+    return project(x[:, -1], head(p, c))[0]
 
 
 def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, **options):

@@ -8,11 +8,13 @@ from pyllama.ops.gelu import gelu
 from pyllama.ops.layer_norm import layer_norm
 from pyllama.ops.linear import linear
 from pyllama.ops.linear_cross_entropy import linear_cross_entropy
+from pyllama.ops.lstm_cell import lstm_cell
 from pyllama.ops.relu import relu
 from pyllama.ops.rms_norm import rms_norm
 from pyllama.ops.rope import rope
 from pyllama.ops.softmax import softmax
 from pyllama.ops.swiglu import swiglu
+from pyllama.ops.tanh import tanh
 
 __all__ = ["add_rms_norm", "attention", "cross_entropy", "dropout", "embedding", "gelu", "layer_norm", "linear",
-           "linear_cross_entropy", "relu", "rms_norm", "rope", "softmax", "swiglu"]
+           "linear_cross_entropy", "lstm_cell", "relu", "rms_norm", "rope", "softmax", "swiglu", "tanh"]

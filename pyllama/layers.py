@@ -1,0 +1,160 @@
+"""What the models are built of, each piece with its back.  LLaMA spells most of it out: see models/llama.py.
+
+A piece takes its parameters as a dict p under the names of a state dict, and its back returns the gradients as a dict
+of the same form, after those of the inputs.  Axes: B batch, T and S time, D model, H heads, K = D/H, F hidden.
+"""
+from functools import partial
+
+import numpy as np
+
+from pyllama.ops import (
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    layer_norm,
+    linear,
+    linear_cross_entropy,
+    relu,
+)
+
+ACTIVATIONS = {"relu": relu, "gelu": gelu, **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), partial(gelu, tanh=True))}
+
+
+def project(x, p):
+    """linear, with or without bias as the parameters have it"""
+    y, linear_back = linear(x, *p.values())
+
+    def back(dy):
+        dx, *dp = linear_back(dy)
+        return dx, dict(zip(p, dp, strict=True))
+
+    return y, back
+
+
+def normalise(x, p, eps):
+    """layer_norm"""
+    y, norm_back = layer_norm(x, p["weight"], p["bias"], eps=eps)
+
+    def back(dy):
+        dx, dw, db = norm_back(dy)
+        return dx, {"weight": dw, "bias": db}
+
+    return y, back
+
+
+def look_up(ids, p):
+    """embedding"""
+    y, embedding_back = embedding(ids, p["weight"])
+    return y, lambda dy: {"weight": embedding_back(dy)[1]}
+
+
+def drop(x, rate, key, row):
+    """Dropout while training, that is where there is a key; else x.  x[0] is row number `row` of the whole batch."""
+    if not key or not rate:
+        return x, lambda dy: dy
+    y, dropout_back = dropout(x, rate=rate, key=key, start=row * x[0].size)
+    return y, lambda dy: dropout_back(dy)[0]
+
+
+def pick(x, places):
+    """y [B D], the vector at places[b] of each row of x [B T D]"""
+    rows = np.arange(len(x))
+
+    def back(dy):
+        dx = np.zeros_like(x)
+        dx[rows, places] = dy
+        return dx
+
+    return x[rows, places], back
+
+
+def heads_of(y, H):
+    """[B T H*K] -> [B H T K]"""
+    return y.reshape(*y.shape[:2], H, -1).swapaxes(1, 2)
+
+
+def side_by_side(y):
+    """[B H T K] -> [B T H*K], the inverse and the transpose of heads_of"""
+    B, _, T, _ = y.shape
+    return y.swapaxes(1, 2).reshape(B, T, -1)
+
+
+def multi_head(q, k, v, H, mask=None, causal=False, cache=None):
+    """Attention of projected q [B T H*K] to k, v [B S H*K], each head to its own part of the width; y [B T H*K].
+
+    mask [B S]: 0 marks keys that nothing sees.    cache: k and v continue what it holds (see generate.py)
+    """
+    k, v = heads_of(k, H), heads_of(v, H)
+    if cache is not None:
+        k, v = cache.extend(k, v)
+    y, attention_back = attention(heads_of(q, H)[:, :, None], k, v, *([] if mask is None else [mask]), causal=causal)
+
+    def back(dy):
+        dq, dk, dv, *_ = attention_back(heads_of(dy, H)[:, :, None])
+        return side_by_side(dq[:, :, 0]), side_by_side(dk), side_by_side(dv)
+
+    return side_by_side(y[:, :, 0]), back
+
+
+def feed_forward(x, p_in, p_out, activation, project=project):
+    """y = p_out(activation(p_in(x)));  back gives dx, d_in, d_out"""
+    h, in_back = project(x, p_in)
+    h, activation_back = ACTIVATIONS[activation](h)
+    y, out_back = project(h, p_out)
+
+    def back(dy):
+        dh, d_out = out_back(dy)
+        dx, d_in = in_back(*activation_back(dh))
+        return dx, d_in, d_out
+
+    return y, back
+
+
+def residual(f, x, p, eps, first, rate, key, row):
+    """f between a sum and a norm with the parameters p; f's back gives dx and whatever else, and so does this one's,
+    with the norm's gradient between the two.
+
+    first    x + drop(f(norm(x)))    (Xiong et al., 2020)             else    norm(x + drop(f(x)))
+    """
+    n, norm_back = normalise(x, p, eps) if first else (x, None)
+    y, f_back = f(n)
+    y, drop_back = drop(y, rate, key, row)
+    z = x + y
+    if not first:
+        z, norm_back = normalise(z, p, eps)
+
+    def back(dz):
+        if not first:
+            dz, d_norm = norm_back(dz)
+        dn, *rest = f_back(drop_back(dz))
+        if first:
+            dn, d_norm = norm_back(dn)
+        return dz + dn, d_norm, *rest
+
+    return z, back
+
+
+def prediction_loss(x, w, b, labels, *, count=None, ignore_index=-100, **options):
+    """Mean cross-entropy of the scores x wᵀ + b, x [... D], w [V D], b [V] or None, against labels [...].
+
+    Only the rows whose label counts are scored: where few do, as in masked language modelling, that spares the rest.
+    count, label_smoothing, z_loss: see ops/cross_entropy.py.    back(dvalue) gives dx, dw, db
+    """
+    rows, t = x.reshape(-1, x.shape[-1]), labels.reshape(-1)
+    kept = np.flatnonzero(t != ignore_index)
+    count = len(kept) if count is None else count
+    if b is None:
+        value, loss_back = linear_cross_entropy(rows[kept], w, t[kept], count=count, **options)
+    else:
+        z, linear_back = linear(rows[kept], w, b)
+        value, z_back = cross_entropy(z, t[kept], count=count, **options)
+
+    def back(dvalue=1.0):
+        dkept, dw, db = (*loss_back(dvalue)[:2], None) if b is None else linear_back(z_back(dvalue)[0])
+        dx = np.zeros_like(rows)
+        dx[kept] = dkept
+        return dx.reshape(x.shape), dw, db
+
+    return value, back

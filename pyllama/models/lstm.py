@@ -1,0 +1,239 @@
+"""Stacked LSTMs in one direction or two, over whole sequences (a label each) or their tokens (a label each).
+
+Sources: Hochreiter & Schmidhuber, 1997; both directions, Schuster & Paliwal, 1997; backward through time, truncated or
+not, Williams & Peng, 1990.  Parameters have the names and layouts of PyTorch's nn.Embedding, nn.LSTM and nn.Linear.
+
+Padding lies on the right, and the state there is zero.  In forward direction nothing follows it; in reverse nothing but
+the zero state comes before it: no real token can tell how much there is.
+
+Axes: B batch, T time, E embedding, D hidden, of one direction; V vocabulary, C labels.
+"""
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from pyllama.compose import recompute as recomputed
+from pyllama.errors import UserError
+from pyllama.layers import drop, look_up, project
+from pyllama.models.config import Config
+from pyllama.ops import cross_entropy, linear, lstm_cell, relu
+from pyllama.rng import generator
+
+
+@dataclass(frozen=True)
+class LstmConfig(Config):
+    """The shape of the network, under PyTorch's names where it has one."""
+
+    TYPE = "lstm"
+    ONLY: ClassVar = {"model_type": "lstm"}
+    HEADS: ClassVar = {"classification": "LSTMForSequenceClassification", "tagging": "LSTMForTokenClassification"}
+
+    vocab_size: int = 10000                     # V
+    embedding_dim: int = 64                     # E
+    hidden_size: int = 64                       # D
+    num_layers: int = 1
+    bidirectional: bool = True
+    dropout: float = 0.0                        # between layers and before the classifier; in training
+    num_labels: int = 2                         # C
+    head: Literal["classification", "tagging"] = "classification"      # a label for a sequence, or for each token
+    classifier_size: int | None = None          # None: one linear map; a number: linear to that width, ReLU, linear
+
+    def __post_init__(self):
+        self.check(positive=("vocab_size", "embedding_dim", "hidden_size", "num_layers", "num_labels",
+                             "classifier_size"), shares=("dropout",), choices={"head": self.HEADS})
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """What the names of each direction's parameters end in."""
+        return ("", "_reverse") if self.bidirectional else ("",)
+
+
+def tidy(tensors, c):
+    """A state dict as init() names it: PyTorch's is."""
+    return tensors
+
+
+def names(layer, direction):
+    """Of the four parameters of one LSTM, in the order scan() takes them."""
+    return [f"{name}_l{layer}{direction}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+
+
+def init(c: LstmConfig, seed: int = 0, dtype: str = "float32") -> dict:
+    """As PyTorch draws them: embeddings from N(0, 1); an LSTM's weights and biases uniform in ±D^-½, those of a linear
+    map uniform in ±(its inputs)^-½."""
+    rng = generator(seed, "init")
+
+    def uniform(wide, *shape):
+        return rng.uniform(-wide ** -0.5, wide ** -0.5, shape).astype(dtype)
+
+    def affine(out, wide):
+        return {"weight": uniform(wide, out, wide), "bias": uniform(wide, out)}
+
+    D, Y = c.hidden_size, len(c.directions) * c.hidden_size
+    p = {"embedding": {"weight": rng.standard_normal((c.vocab_size, c.embedding_dim)).astype(dtype)}, "lstm": {}}
+    for layer in range(c.num_layers):
+        shapes = (4 * D, Y if layer else c.embedding_dim), (4 * D, D), (4 * D,), (4 * D,)
+        for direction in c.directions:
+            p["lstm"] |= {name: uniform(D, *shape) for name, shape in zip(names(layer, direction), shapes, strict=True)}
+    if (F := c.classifier_size) is None:
+        return p | {"classifier": affine(c.num_labels, Y)}
+    return p | {"classifier": {"0": affine(F, Y), "2": affine(c.num_labels, F)}}
+
+
+def scan(x, present, w_ih, w_hh, b_ih, b_hh, reverse=False, truncate=None):
+    """An LSTM over x[B T ...] in one direction: its output h[B T D] after each step.  present[B T 1]: 0. marks padding.
+
+    Backward through time: a state feeds its own step's output and the next step, so its gradient is the sum of dy and
+    what the next step sends back.  With `truncate` = n (Williams & Peng, 1990) the positions fall into windows of n,
+    counted from the sequence's start in reverse too, and nothing is sent back from one to another: the state carried
+    over counts as a constant.
+    """
+    toward = -1 if reverse else 1
+    order = range(x.shape[1])[::toward]
+    a, input_back = linear(x, w_ih, b_ih)                           # every step's at once
+    h = c = np.zeros_like(a, shape=(len(x), w_hh.shape[1]))
+    hs, backs = [], []
+    for t in order:
+        a_h, state_back = linear(h, w_hh, b_hh)
+        (h, c), cell_back = lstm_cell(a[:, t] + a_h, c)
+        h, c = h * present[:, t], c * present[:, t]
+        hs.append(h)
+        backs.append((t, state_back, cell_back))
+
+    def back(dy):
+        dh = dc = np.zeros_like(dy[:, 0])
+        das, d_hh, db_hh = [], 0.0, 0.0
+        for t, state_back, cell_back in reversed(backs):
+            da, dc = cell_back(((dh + dy[:, t]) * present[:, t], dc * present[:, t]))
+            dh, dw, db = state_back(da)
+            d_hh, db_hh = d_hh + dw, db_hh + db
+            if truncate and t // truncate != (t - toward) // truncate:
+                dh, dc = np.zeros_like(dh), np.zeros_like(dc)
+            das.append(da)
+        dx, d_ih, db_ih = input_back(np.stack(das[::-toward], axis=1))
+        return dx, d_ih, d_hh, db_ih, db_hh
+
+    return np.stack(hs[::toward], axis=1), back
+
+
+def layer(x, present, p, c, number, key=None, row=0, truncate=None):
+    """y = [forward, reverse] of x, which has passed dropout if it comes from a layer below"""
+    x, drop_back = drop(x, c.dropout, key and number and (*key, number), row)
+    ys, backs = [], []
+    for direction in c.directions:
+        own = names(number, direction)
+        y, scan_back = scan(x, present, *(p[name] for name in own), direction == "_reverse", truncate)
+        ys.append(y)
+        backs.append((own, scan_back))
+
+    def back(dy):
+        dx, dp = 0.0, {}
+        for (own, scan_back), d in zip(backs, np.split(dy, len(backs), axis=-1), strict=True):
+            dx_own, *dp_own = scan_back(d)
+            dx, dp = dx + dx_own, dp | dict(zip(own, dp_own, strict=True))
+        return drop_back(dx), dp
+
+    return np.concatenate(ys, axis=-1), back
+
+
+def hidden(ids, p, c, key=None, row=0, mask=None, recompute=False, truncate=None):
+    """The top layer's output [B T D or 2*D] for ids [B T], zero at padding.  back(dx) gives the gradients of
+    p["embedding"] and p["lstm"].  For the rest see logits."""
+    if truncate is not None and truncate < 1:
+        raise UserError(f"truncate is {truncate}; it must be at least 1, or None for the whole gradient")
+    run = recomputed(layer) if recompute else layer
+    x, embed_back = look_up(ids, p["embedding"])
+    present = tokens(ids, mask)[..., None].astype(x.real.dtype)
+    backs = []
+    for number in range(c.num_layers):
+        x, layer_back = run(x, present, p["lstm"], c, number, key, row, truncate)
+        backs.append(layer_back)
+
+    def back(dx):
+        d_lstm = {}
+        for layer_back in reversed(backs):
+            dx, d_layer = layer_back(dx)
+            d_lstm = d_layer | d_lstm
+        return {"embedding": embed_back(dx), "lstm": d_lstm}
+
+    return x, back
+
+
+def tokens(ids, mask):
+    """Where ids [B T] are tokens, as truth values.  Raises UserError if padding is not on the right."""
+    if not ids.shape[1]:
+        raise UserError("ids have no position at all; give sequences of at least one token, or padding")
+    present = np.ones_like(ids, dtype=bool) if mask is None else mask != 0
+    if present.shape != ids.shape:
+        raise UserError(f"the mask has shape {present.shape}, ids have {ids.shape}; give a number for each token")
+    if (present[:, 1:] & ~present[:, :-1]).any():
+        raise UserError("the mask has a token after padding; put the padding on the right")
+    return present
+
+
+def last_states(x, present, c):
+    """The state that each direction ends in: forward's at the last token, reverse's at the first.  Without a token it
+    is the one they begin with: zero, as at any padding, such as position -1."""
+    D, rows, last = c.hidden_size, np.arange(len(x), like=present), present.sum(axis=1) - 1
+
+    def back(dy):
+        dx = np.zeros_like(dy, shape=x.shape)
+        dx[rows, last, :D], dx[:, 0, D:] = dy[:, :D], dy[:, D:]
+        return dx
+
+    return np.concatenate([x[rows, last, :D], x[:, 0, D:]], axis=-1), back
+
+
+def classify(x, p, c):
+    """One linear map, or two with a ReLU between them."""
+    if c.classifier_size is None:
+        return project(x, p)
+    a, first_back = project(x, p["0"])
+    h, relu_back = relu(a)
+    z, second_back = project(h, p["2"])
+
+    def back(dz):
+        dh, d_second = second_back(dz)
+        dx, d_first = first_back(*relu_back(dh))
+        return dx, {"0": d_first, "2": d_second}
+
+    return z, back
+
+
+def logits(ids, p, c, key=None, row=0, mask=None, recompute=False, truncate=None):
+    """Scores of the labels for ids [B T]: [B C] of the sequences, or [B T C] of their tokens, as c.head has it.
+
+    mask        [B T]: 1 marks tokens, 0 padding, which lies on the right (else UserError) and changes no result
+    key         where given, dropout is on and drawn from it, ids[0] being row number `row` of the whole batch
+    recompute   see compose.py: a layer at a time
+    truncate    cut the gradient that flows back through the states between windows of so many positions; see scan
+    """
+    x, hidden_back = hidden(ids, p, c, key, row, mask, recompute, truncate)
+    x, pool_back = (x, lambda dx: dx) if c.head == "tagging" else last_states(x, tokens(ids, mask), c)
+    x, drop_back = drop(x, c.dropout, key and (*key, "classifier"), row)
+    z, classify_back = classify(x, p["classifier"], c)
+
+    def back(dz):
+        dx, d_classifier = classify_back(dz)
+        return hidden_back(pool_back(drop_back(dx))) | {"classifier": d_classifier}
+
+    return z, back
+
+
+def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, truncate=None, **options):
+    """Mean cross-entropy of the labels, integers below C: [B] for classification, [B T] for tagging.
+
+    A label of -100 does not count, nor does one at padding.  For the arguments up to recompute, and truncate, see
+    logits; for count, label_smoothing, z_loss, ops/cross_entropy.py.
+    """
+    z, logits_back = logits(ids, p, c, key, row, mask, recompute, truncate)
+    if c.head == "tagging":
+        labels = np.where(tokens(ids, mask), labels, options.get("ignore_index", -100))
+    value, loss_back = cross_entropy(z.reshape(-1, c.num_labels), labels.reshape(-1), count=count, **options)
+
+    def back(dvalue=1.0):
+        dz, _ = loss_back(dvalue)
+        return logits_back(dz.reshape(z.shape))
+
+    return value, back
