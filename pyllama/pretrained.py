@@ -1,4 +1,5 @@
 """A trained model from whatever holds one: a run, a checkpoint, a Hugging Face folder, a llama2.c file."""
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -6,10 +7,13 @@ from typing import Any, NamedTuple
 from pyllama import checkpoint, params
 from pyllama.errors import UserError
 from pyllama.formats import llama2c
-from pyllama.models import llama
+from pyllama.models import bart, bert, gpt2, llama, lstm, transformer
 from pyllama.tokenizer import Tokenizer
 
-MODELS = {"llama": (llama, llama.LlamaConfig)}              # model_type in config.json -> module, configuration
+MODELS: dict[str, tuple[ModuleType, Any]] = {               # model_type in config.json -> module, configuration
+    "llama": (llama, llama.LlamaConfig), "gpt2": (gpt2, gpt2.GPT2Config), "bert": (bert, bert.BertConfig),
+    "transformer": (transformer, transformer.TransformerConfig), "bart": (bart, bart.BartConfig),
+    "lstm": (lstm, lstm.LstmConfig)}
 
 
 class Pretrained(NamedTuple):
@@ -20,8 +24,11 @@ class Pretrained(NamedTuple):
     notes: tuple[str, ...]                                  # what the reader should know about how it was found
 
 
-def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32") -> Pretrained:
+def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32", **changes) -> Pretrained:
     """The model at `path`, its weights as `dtype`, with the tokenizer beside it unless another one is named.
+
+    `changes` are fields of the configuration to set, such as head="classification", num_labels=3: what the new head
+    needs and the file lacks is drawn as init() does, what it does not need is left out, and `notes` says so.
 
     Raises UserError if there is no model, if a file is damaged, or if the tokenizer has ids the model lacks.
     """
@@ -36,10 +43,13 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     else:
         saved = checkpoint.load(path)
         model, configuration = of_type(saved.config, saved.folder)
-        config = configuration.from_dict(saved.config)
-        tree = params.named(model.init(config, dtype=dtype), with_tied(saved.tensors, config))
+        config = replace(configuration.from_dict(saved.config), **changes)
+        fresh = model.init(config, dtype=dtype)
+        tensors, notes = model.tidy(saved.tensors, config), saved.notes
+        if changes:
+            tensors, notes = refitted(tensors, fresh, notes)
         own = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
-        found = Pretrained(model, config, tree, own, saved.notes)
+        found = Pretrained(model, config, params.named(fresh, tensors), own, notes)
     if tokenizer is not None:
         given = llama2c.read_tokenizer(tokenizer) if str(tokenizer).endswith(".bin") else Tokenizer.load(tokenizer)
         found = found._replace(tokenizer=given)
@@ -49,13 +59,18 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     return found
 
 
+def refitted(tensors: dict, fresh, notes):
+    """The tensors that a changed configuration asks for, and what was drawn or left out for it."""
+    wanted = dict(params.leaves(fresh))
+    drawn = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
+    unused = sorted(tensors.keys() - wanted.keys())
+    notes += tuple(f"{what}: {', '.join(names)}" for what, names in (("new, drawn at random", drawn),
+                                                                     ("left out", unused)) if names)
+    return {name: a if name in drawn else tensors[name] for name, a in wanted.items()}, notes
+
+
 def of_type(config: dict, folder):
     kind = config.get("model_type", "llama")
     if kind not in MODELS:
         raise UserError(f"{folder} holds a {kind!r} model; known are {', '.join(MODELS)}")
     return MODELS[kind]
-
-
-def with_tied(tensors: dict, config) -> dict:
-    """Without the copy of the embeddings that some writers store as the output of a tied model."""
-    return {k: v for k, v in tensors.items() if not (config.tie_word_embeddings and k == "lm_head.weight")}

@@ -1,0 +1,146 @@
+"""BART (Lewis et al., 2020): the Transformer with learned positions, normed embeddings and exact GELU, taught to undo
+the damage that corrupt() does to a text.
+
+    head       scores of the target's tokens, or of classes: there the decoder reads what the encoder reads, and its
+               output at the last end token passes through two linear maps with a tanh between
+
+Axes: B batch, S source time, T target time, D model, V vocabulary, C classes.
+"""
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from pyllama.errors import UserError
+from pyllama.layers import pick, project
+from pyllama.models import transformer
+from pyllama.models.transformer import TransformerConfig
+from pyllama.ops import cross_entropy, tanh
+from pyllama.rng import generator
+
+
+@dataclass(frozen=True)
+class BartConfig(TransformerConfig):
+    """The shape of a BART, under the names of Hugging Face's config.json."""
+
+    TYPE = "bart"
+    HEADS: ClassVar = {"lm": "BartForConditionalGeneration", "classification": "BartForSequenceClassification"}
+
+    vocab_size: int = 50265                     # V
+    d_model: int = 768                          # D
+    encoder_attention_heads: int = 12
+    decoder_attention_heads: int = 12
+    encoder_ffn_dim: int = 3072
+    decoder_ffn_dim: int = 3072
+    activation_function: str = "gelu"
+    max_position_embeddings: int = 1024
+    positions: Literal["sinusoidal", "learned"] = "learned"
+    position_offset: int = 2                    # rows 0 and 1 of the position vectors belong to no place
+    normalize_embedding: bool = True
+    scale_embedding: bool = False
+    final_bias: bool = True
+    init_std: float | None = 0.02
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int = 2
+    head: Literal["lm", "classification"] = "lm"
+    num_labels: int = 3                         # C
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(positive=("num_labels",), choices={"head": self.HEADS})
+        if self.head == "classification" and not isinstance(self.eos_token_id, int):
+            raise UserError("a BART that classifies reads its answer at the end token; set eos_token_id to its id")
+
+    @classmethod
+    def from_dict(cls, stored: dict) -> "BartConfig":
+        """From a config.json.  Unknown keys are kept in `extra`."""
+        return super().from_dict({"num_labels": len(stored.get("id2label") or range(3)), **stored})
+
+
+def init(c: BartConfig, seed: int = 0, dtype: str = "float32") -> dict:
+    """Weights from N(0, init_std²); norms one, biases zero."""
+    p = transformer.init(c, seed, dtype)
+    if c.head == "lm":
+        return p
+    rng, D, C, std = generator(seed, "init", "head"), c.d_model, c.num_labels, c.init_std or c.d_model ** -0.5
+
+    def affine(out, wide):
+        return {"weight": (std * rng.standard_normal((out, wide))).astype(dtype), "bias": np.zeros(out, dtype)}
+
+    return {"model": p["model"], "classification_head": {"dense": affine(D, D), "out_proj": affine(C, D)}}
+
+
+tidy = transformer.tidy
+
+
+def classify(x, p):
+    """Scores [B C] of x [B D]."""
+    y, dense_back = project(x, p["dense"])
+    y, tanh_back = tanh(y)
+    z, out_back = project(y, p["out_proj"])
+
+    def back(dz):
+        dy, d_out = out_back(dz)
+        dx, d_dense = dense_back(*tanh_back(dy))
+        return dx, {"dense": d_dense, "out_proj": d_out}
+
+    return z, back
+
+
+def answers(ids, c):
+    """Where the last end token of each row stands, [B]."""
+    ends = ids == c.eos_token_id
+    if not ends.any(axis=1).all():
+        raise UserError(f"row {int(np.argmin(ends.any(axis=1)))} has no end token (id {c.eos_token_id}), where a BART "
+                        f"that classifies reads its answer; end each text with it")
+    return ids.shape[1] - 1 - ends[:, ::-1].argmax(axis=1)
+
+
+def class_scores(ids, p, c, key=None, row=0, mask=None, recompute=False):
+    """Scores [B C] of the classes of ids [B S]."""
+    x, hidden_back = transformer.hidden(ids, transformer.shifted(ids, c), p["model"], c, mask, key, row, recompute)
+    x, pick_back = pick(x, answers(ids, c))
+    z, classify_back = classify(x, p["classification_head"])
+
+    def back(dz):
+        dx, d_head = classify_back(dz)
+        return {"model": hidden_back(pick_back(dx)), "classification_head": d_head}
+
+    return z, back
+
+
+def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, **options):
+    """transformer.loss; with a classification head the mean cross-entropy of the labels [B] of the rows."""
+    if c.head == "lm":
+        return transformer.loss(ids, labels, p, c, key, row, mask, recompute, count, **options)
+    z, scores_back = class_scores(ids, p, c, key, row, mask, recompute)
+    value, loss_back = cross_entropy(z, labels, count=count, **options)
+    return value, lambda dvalue=1.0: scores_back(loss_back(dvalue)[0])
+
+
+def corrupt(ids, rng: np.random.Generator, mask_token_id: int, sentence_ends=(), share: float = 0.3,
+            mean_span: float = 3.0) -> list[int]:
+    """What the encoder reads while the decoder learns to say `ids`: the sentences in another order, and at least
+    `share` of the tokens hidden, each span of them behind one mask (section 2.2).
+
+    A sentence ends after one of the ids in sentence_ends.  The spans' lengths are Poisson with mean mean_span; one of
+    length 0 puts a mask between two tokens.  Raises UserError unless 0 <= share <= 1 and mean_span > 0.
+    """
+    if not 0 <= share <= 1 or mean_span <= 0:
+        raise UserError(f"share is {share} and mean_span {mean_span}; give a share from 0 to 1 and a mean above 0")
+    cuts = [i + 1 for i, token in enumerate(ids) if token in sentence_ends]
+    sentences = np.split(np.asarray(ids, dtype=int), cuts)
+    text = np.concatenate([sentences[i] for i in rng.permutation(len(sentences))])
+    hidden, before = np.zeros(len(text), bool), np.zeros(len(text) + 1, bool)
+    while hidden.sum() < share * len(text):
+        length = min(rng.poisson(mean_span), len(text))
+        start = rng.integers(len(text) - length + 1)
+        hidden[start:start + length] = True
+        before[start] |= length == 0
+    begins = hidden & ~np.concatenate([[False], hidden[:-1]])
+    source: list[int] = []
+    for i, token in enumerate(text):
+        source += [mask_token_id] * (bool(before[i]) + bool(begins[i])) + ([] if hidden[i] else [int(token)])
+    return source + [mask_token_id] * bool(before[-1])

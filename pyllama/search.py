@@ -1,0 +1,128 @@
+"""Beam search: the likeliest target of an encoder-decoder, as far as K unfinished ones at a time can find it.
+
+    score = log p(target | source) / length^length_penalty
+
+Every step extends each of a source's beams by every token.  Of the K likeliest of them all, those that end are set
+aside; the K likeliest that do not end go on.  One beam is greedy decoding: it stops where it ends.  As many beams as
+there are targets are an exhaustive search.
+"""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pyllama.errors import UserError
+from pyllama.models import transformer
+from pyllama.ops.softmax import log_sum_exp
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One target that was found."""
+
+    ids: list[int]                          # without the start token, with the end token where there is one
+    score: float
+    finished: bool                          # it ended by itself, not by max_new_tokens
+
+
+class Beam(NamedTuple):
+    """A target under way."""
+    ids: list[int]                          # the start token first
+    log_p: float
+    row: int                                # of the last step that it goes on from
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How to search, under the names of Hugging Face's generate()."""
+
+    num_beams: int = 1                      # K
+    max_new_tokens: int = 100               # how long a target may grow
+    length_penalty: float = 1.0             # above 0 favours long targets, below 0 short ones
+    early_stopping: bool = False            # stop at K finished targets, though a better one may be under way
+
+    def __post_init__(self):
+        for name in ("num_beams", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def beam_search(step: Callable, start: int, ends: Sequence[int], count: int,
+                settings: SearchConfig) -> list[list[Hypothesis]]:
+    """For each of `count` sources up to num_beams targets, the best first.
+
+    step(tokens [N], rows [N]) -> log p [N V] of the next token: row i goes on from row rows[i] of the step before by
+    tokens[i]; the first call has a row for each source.
+    """
+    K, most = settings.num_beams, settings.max_new_tokens
+    live: dict[int, list[Beam]] = {source: [Beam([start], 0.0, source)] for source in range(count)}
+    done: dict[int, list[Hypothesis]] = {source: [] for source in range(count)}
+    for length in range(1, most + 1):
+        beams = [beam for going in live.values() for beam in going]
+        log_p = step(np.array([beam.ids[-1] for beam in beams]), np.array([beam.row for beam in beams]))
+        first = 0
+        for source, before in list(live.items()):
+            rows = slice(first, first + len(before))
+            total = np.array([beam.log_p for beam in before])[:, None] + log_p[rows]
+            live[source] = []
+            for rank, place in enumerate(best(total.ravel(), K * (1 + len(ends)))):     # K of them are no ends
+                row, token = divmod(int(place), total.shape[1])
+                ids, sum_p = [*before[row].ids, token], float(total[row, token])
+                if rank < K and (token in ends or length == most):
+                    done[source].append(Hypothesis(ids[1:], sum_p / length ** settings.length_penalty, token in ends))
+                elif token not in ends and len(live[source]) < K:
+                    live[source].append(Beam(ids, sum_p, first + row))
+            first = rows.stop
+            done[source] = sorted(done[source], key=lambda h: -h.score)[:K]
+            if not live[source] or satisfied(done[source], live[source], length, settings):
+                del live[source]
+        if not live:
+            break
+    return list(done.values())
+
+
+def best(total, n):
+    """The places of the n highest numbers above -∞, the highest first; of equal ones the earlier place first."""
+    order = np.argsort(-total, kind="stable")[:n]
+    return order[total[order] > -np.inf]
+
+
+def satisfied(done, going, length, settings):
+    """Can no beam under way still beat the K-th of those that are done?  log p only falls, the divisor may grow."""
+    if len(done) < settings.num_beams:
+        return False
+    longest = settings.max_new_tokens if settings.length_penalty > 0 else length + 1
+    hope = max(beam.log_p for beam in going) / longest ** settings.length_penalty
+    return settings.early_stopping or settings.num_beams == 1 or hope <= done[-1].score
+
+
+def translate(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | None = None) -> list[list[Hypothesis]]:
+    """For each of the sources, sequences of ids, up to num_beams targets of an encoder-decoder, the best first.
+
+    Raises UserError if the model has no end token, or no source is given a token.
+    """
+    settings = settings or SearchConfig()
+    ends = c.eos_token_id if isinstance(c.eos_token_id, list) else [c.eos_token_id]
+    if None in ends:
+        raise UserError("the model has no eos_token_id, so that no target would end; set it")
+    if not all(map(len, sources)):
+        raise UserError("a source is empty; give it some text")
+    if not sources:
+        return []
+    S = max(map(len, sources))
+    ids = np.array([[*source, *[c.pad_token_id or 0] * (S - len(source))] for source in sources])
+    mask = np.array([[1] * len(source) + [0] * (S - len(source)) for source in sources])
+    p_model, (w, b) = p["model"], transformer.head(p, c)
+    memory, _ = transformer.encode(ids, p_model, c, mask, recompute=True)
+    caches = transformer.remember(memory, p_model, c)
+
+    def step(tokens, rows):
+        nonlocal caches, mask, memory
+        mask, memory = mask[rows], memory[rows]
+        caches = [(own.keep(rows) or own, ((k[rows], v[rows]), back)) for own, ((k, v), back) in caches]
+        x, _ = transformer.decode(tokens[:, None], memory, p_model, c, mask, caches=caches, recompute=True)
+        z = x[:, -1] @ w.T if b is None else x[:, -1] @ w.T + b
+        return z - log_sum_exp(z)
+
+    return beam_search(step, c.decoder_start_token_id, ends, len(sources), settings)
