@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from pyllama import generate as g
 from pyllama import params
+from pyllama.cache import Cache, new_cache
 from pyllama.errors import UserError
 from pyllama.generate import GenerationConfig, generate, stream
-from pyllama.models import llama
+from pyllama.models import gpt2, llama
 from pyllama.tokenizer import Tokenizer
 
 SMALL = dict(vocab_size=19, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=6,
@@ -21,6 +22,7 @@ CASES = {
     "tied-meta": llama.LlamaConfig(**SMALL, num_key_value_heads=1, tie_word_embeddings=True, rope_interleaved=True),
     "window-bias": llama.LlamaConfig(**SMALL, sliding_window=3, attention_bias=True, mlp_bias=True),
     "scaled": llama.LlamaConfig(**SMALL, rope_scaling={"rope_type": "linear", "factor": 3.0}, rope_theta=100.0),
+    "gpt2": gpt2.GPT2Config(vocab_size=19, n_positions=16, n_embd=12, n_layer=2, n_head=3, bos_token_id=1),
 }
 CHARACTERS = Tokenizer.characters("abcdefghijklmnopqrs")                          # 19 of them, a token each
 SAMPLED = GenerationConfig(max_new_tokens=40, do_sample=True, temperature=0.8, top_k=12, top_p=0.95, min_p=0.01,
@@ -32,7 +34,7 @@ ids = st.integers(0, 18)
 @functools.cache
 def model(case):
     """(parameters, config) in float64, wide enough that the scores of two tokens differ."""
-    tree, rng = llama.init(CASES[case], 0, "float64"), np.random.default_rng(1)
+    tree, rng = CASES[case].model.init(CASES[case], 0, "float64"), np.random.default_rng(1)
     return params.rebuild(tree, (rng.standard_normal(a.shape) / a.ndim for _, a in params.leaves(tree))), CASES[case]
 
 
@@ -49,15 +51,15 @@ def test_a_text_cut_anywhere_has_the_scores_of_the_whole(case, data):
     p, c = model(case)
     text = np.array(data.draw(st.lists(st.tuples(ids, ids), min_size=1, max_size=12))).T                # [B=2 T]
     cuts = sorted(data.draw(st.sets(st.integers(1, text.shape[1]))))
-    caches = g.new_cache(c, 2, "float64", room=data.draw(st.integers(1, 16)))
-    pieces = [llama.logits(piece, p, c, caches=caches)[0] for piece in np.split(text, cuts, axis=1) if piece.size]
-    same(np.concatenate(pieces, axis=1), llama.logits(text, p, c)[0])
+    caches = new_cache(c, 2, "float64", room=data.draw(st.integers(1, 16)))
+    pieces = [c.model.logits(piece, p, c, caches=caches)[0] for piece in np.split(text, cuts, axis=1) if piece.size]
+    same(np.concatenate(pieces, axis=1), c.model.logits(text, p, c)[0])
     assert all(cache.length == text.shape[1] for cache in caches)
 
 
 def test_a_cache_grows_keeps_what_it_holds_and_drops_rows():
     k = np.arange(2 * 3 * 5 * 4.0).reshape(2, 3, 5, 4)
-    cache = g.Cache(2, 3, 4, "float64", room=1)
+    cache = Cache(2, 3, 4, "float64", room=1)
     for i in range(5):
         held = cache.extend(k[:, :, i:i + 1], -k[:, :, i:i + 1])
         np.testing.assert_array_equal(held, [k[:, :, :i + 1], -k[:, :, :i + 1]])
@@ -70,8 +72,8 @@ def test_a_cache_grows_keeps_what_it_holds_and_drops_rows():
 def test_padding_on_the_left_changes_no_score(case, prompts):
     p, c = model(case)
     batch, mask = g.padded(prompts)
-    together = g.next_scores(batch, p, c, g.new_cache(c, len(prompts), "float64"), mask)
-    same(together, np.stack([llama.logits(np.array([prompt]), p, c)[0][0, -1] for prompt in prompts]))
+    together = c.model.next_scores(batch, p, c, new_cache(c, len(prompts), "float64"), mask)
+    same(together, np.stack([c.model.logits(np.array([prompt]), p, c)[0][0, -1] for prompt in prompts]))
 
 
 # The loop
@@ -82,7 +84,7 @@ def naive(p, c, prompt, choose, count):
     for _ in range(count):
         if len(known) - start > c.max_position_embeddings:
             start = len(known) - c.max_position_embeddings // 2
-        known.append(choose(llama.logits(np.array([known[start:]]), p, c)[0][0, -1], known))
+        known.append(choose(c.model.logits(np.array([known[start:]]), p, c)[0][0, -1], known))
     return known[len(prompt):]
 
 
@@ -99,7 +101,7 @@ def test_greedy_is_the_chain_of_the_likeliest(case):
 def test_a_text_does_not_depend_on_the_rest_of_the_batch(case):
     """Rows slide at different steps, and end at different steps on an end token."""
     p, c = model(case)
-    c = replace(c, eos_token_id=[5, 7])
+    c = replace(c, eos_token_id=[5, 7, 10])
     prompts = [[3, 1, 4, 1], [2], [9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6], [0, 0, 0], []]
     together = generate(p, c, prompts, CHARACTERS, SAMPLED)
     assert together == [generate(p, c, [prompt], CHARACTERS, SAMPLED)[0] for prompt in prompts]
@@ -273,7 +275,7 @@ def test_the_pieces_joined_are_the_text(stops):
 def test_a_stream_computes_no_further_than_it_is_read(monkeypatch):
     p, c = model("gqa")
     runs = []
-    monkeypatch.setattr(g, "next_scores", lambda *a, f=g.next_scores: runs.append(a[0].shape) or f(*a))
+    monkeypatch.setattr(llama, "next_scores", lambda *a, f=llama.next_scores: runs.append(a[0].shape) or f(*a))
     text = stream(p, c, [3, 1], CHARACTERS, SAMPLED)
     next(text)
     next(text)

@@ -1,7 +1,6 @@
 """llama2.c's files: trained weights do what they are known to do, and every number survives the way there and back."""
 import struct
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +12,11 @@ from pyllama.errors import UserError
 from pyllama.formats import llama2c
 from pyllama.generate import GenerationConfig, generate, stream
 from pyllama.models import llama
+from tests.shared import SHARED, needs
 
-SHARED = Path(__file__).parents[2] / "shared"
 STORIES = SHARED / "fixtures/stories260K"
 TEXTS = SHARED / "data/quickstart/lm_en_tinystories.txt"
 SHAKESPEARE = SHARED / "data/tinyshakespeare/input.txt"
-
-
-def needs(*paths):
-    absent = [str(path) for path in paths if not path.exists()]
-    return pytest.mark.skipif(bool(absent), reason=f"not on this machine: {', '.join(absent)}")
 
 
 @pytest.fixture(scope="module")
