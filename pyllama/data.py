@@ -7,10 +7,10 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,12 @@ AT_ONCE = 2**20                                     # characters gathered to be 
 # llm.c's token files open with 256 int32: a magic number, a version, the count of tokens, and zeros.
 LLM_C: dict[tuple[int, ...], type] = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
 LLM_C_HEADER = 1024
+
+
+class Batch(NamedTuple):
+    """What a step learns from."""
+    inputs: dict[str, np.ndarray]                   # the arrays a model's loss takes by name, a row an example
+    targets: int                                    # how many count: the loss is the mean over them
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +69,19 @@ class Tokens:
     def where(self, chosen: np.ndarray) -> "Tokens":
         """The stretches (documents) where chosen[i] is true, as a view."""
         return Tokens(self.ids, self.starts[chosen], self.stops[chosen])
+
+    def batch(self, settings, step: int) -> Batch:
+        """The windows of a step of train.train: see windows()."""
+        ids = windows(self, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
+                      settings.seed, step)
+        return Batch({"ids": ids, "labels": ids}, ids[:, 1:].size)
+
+
+def joined(documents: Sequence[np.ndarray]) -> Tokens:
+    """Documents, integer arrays of any length, laid end to end."""
+    ends = np.cumsum([len(ids) for ids in documents], dtype=np.int64)
+    ids = np.concatenate([np.zeros(0, np.uint16), *documents])
+    return Tokens(ids, np.concatenate([[0], ends[:-1]]).astype(np.int64)[:len(ends)], ends)
 
 
 # Encode once

@@ -128,8 +128,10 @@ def start(model, config, settings: Settings, tree: dict | None = None) -> State:
     return State(model, config, flat, p, optimiser)
 
 
-def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Record]:
+def train(state: State, source: data.Tokens, settings: Settings) -> Iterator[Record]:
     """Advance the state to settings.max_steps, yielding a Record after each step.
+
+    source.batch(settings, step) gives the data.Batch of a step: tokens have windows, a task has examples.
 
     Raises UserError, with the state as it was before the step, if the loss or the gradient is not finite.  One at a
     time in a process: it says how many threads the kernels use.
@@ -146,14 +148,13 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
 
         while state.step < settings.max_steps:
             begin = time.perf_counter()
-            ids = data.windows(tokens, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
-                               settings.seed, state.step)
+            batch = source.batch(settings, state.step)
             # What overflows is reported below, with its place.
             with np.errstate(over="ignore", invalid="ignore"), kernel_threads(max(1, threads // settings.shards)):
-                loss = gradient(state, ids, settings, grads, side_by_side if settings.shards > 1 else map)
+                loss = gradient(state, batch, settings, grads, side_by_side if settings.shards > 1 else map)
             norm = sum_and_norm(flats)
             if not math.isfinite(loss) or not math.isfinite(norm):
-                culprit = first_not_finite(state.p, lambda: gradient(state, ids, settings, grads))    # noqa: B023
+                culprit = first_not_finite(state.p, lambda: gradient(state, batch, settings, grads))    # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
                                 f"{culprit}; lower learning_rate or lengthen warmup_steps, from the start or "
                                 f"with --init_from an earlier checkpoint")
@@ -161,7 +162,7 @@ def train(state: State, tokens: data.Tokens, settings: Settings) -> Iterator[Rec
             state.optimiser.step(state.flat, flats[0], lr, settings.weight_decay,
                                  clip_scale(norm, settings.max_grad_norm))
             state.step += 1
-            yield Record(state.step, loss, norm, lr, ids[:, 1:].size, time.perf_counter() - begin)
+            yield Record(state.step, loss, norm, lr, batch.targets, time.perf_counter() - begin)
 
 
 @contextlib.contextmanager
@@ -177,17 +178,18 @@ def kernel_threads(n: int):
             backend.cpu.set_threads(before)
 
 
-def gradient(state: State, ids, settings: Settings, grads: list[dict], apply=map) -> float:
-    """The mean loss over ids [B T+1].  Shard i writes its gradient into the tree grads[i]: the step's is their sum.
+def gradient(state: State, batch: data.Batch, settings: Settings, grads: list[dict], apply=map) -> float:
+    """The mean loss over the batch.  Shard i writes its gradient into the tree grads[i]: the step's is their sum.
 
     apply(f, shards) yields f of each; the shards may run side by side.
     """
-    count = ids[:, 1:].size
-    window = (ids.shape[1] - 1) * state.config.hidden_size
+    many, wide = batch.inputs["ids"].shape
+    window = max(1, wide - 1) * state.config.hidden_size        # a language model reads all tokens but the last
     at_once = settings.micro_batch_size or max(1, round(AT_ONCE / window))
 
     def loss_of_piece(rows, tree):                  # a function, so that the activations are gone before the next piece
-        value, back = state.model.loss(ids[rows], ids[rows], state.p, state.config, count=count, row=int(rows[0]),
+        value, back = state.model.loss(**{name: a[rows] for name, a in batch.inputs.items()}, p=state.p,
+                                       c=state.config, count=batch.targets, row=int(rows[0]),
                                        key=(settings.seed, "dropout", state.step), recompute=settings.recompute,
                                        z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
         params.add(tree, back())
@@ -200,7 +202,7 @@ def gradient(state: State, ids, settings: Settings, grads: list[dict], apply=map
         with params.adding(state.p, tree):
             return sum(loss_of_piece(rows[start:start + at_once], tree) for start in range(0, len(rows), at_once))
 
-    shards = np.array_split(np.arange(len(ids)), len(grads))
+    shards = np.array_split(np.arange(many), len(grads))
     return sum(apply(loss_of, list(zip(shards, grads, strict=True))))
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pyllama import backend, params
-from pyllama.models import bart, bert, gpt2, llama, lstm, transformer
+from pyllama.models import bart, bert, glove, gpt2, llama, lstm, skipgram, transformer
 
 STEP = 1e-30
 # They add one number to all scores of a softmax, which does not feel it: the biases of keys that no rope turns; and of
@@ -20,12 +20,14 @@ SEQ2SEQ = dict(vocab_size=19, d_model=12, encoder_layers=2, decoder_layers=2, en
 BERT = dict(vocab_size=19, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=3,
             max_position_embeddings=7)
 BART = SEQ2SEQ | {"max_position_embeddings": 7}
+WORDS = dict(vocab_size=19, hidden_size=5)
 NARROW = dict(vocab_size=19, embedding_dim=5, hidden_size=4, num_labels=3)
 IDS = np.random.default_rng(1).integers(0, SMALL["vocab_size"], (2, 6))
 LABELS = np.where(np.arange(12).reshape(2, 6) == 2, -100, IDS)
 PADDING = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 ON_THE_RIGHT = PADDING[:, ::-1]
 
+PAIRS = (IDS[0], IDS[1])                        # their words occur once, more often or not at all
 TEXT, PAIR = (IDS, LABELS), (IDS, LABELS[:, 1:])
 TAGS, CLASSES = (IDS, np.where(LABELS < 0, -100, IDS % 3)), (IDS, np.array([2, 0]))
 CASES = {                                       # model, configuration, what goes into its loss before p and c, options
@@ -39,6 +41,8 @@ CASES = {                                       # model, configuration, what goe
         "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8}), TEXT, {}),
     "llama-dropout": (llama, llama.LlamaConfig(**SMALL, resid_pdrop=0.3), TEXT, {"key": (0, 7)}),
+    "llama-classification": (llama, llama.LlamaConfig(**SMALL, head="classification", num_labels=3), CLASSES,
+                             {"mask": ON_THE_RIGHT}),
     "gpt2": (gpt2, gpt2.GPT2Config(**GPT2), TEXT, {"z_loss": 0.01}),
     "gpt2-untied-padding": (gpt2, gpt2.GPT2Config(**GPT2, tie_word_embeddings=False, activation_function="relu"), TEXT,
                             {"mask": PADDING, "label_smoothing": 0.1}),
@@ -53,6 +57,9 @@ CASES = {                                       # model, configuration, what goe
     "bart-classification": (bart, bart.BartConfig(**BART, head="classification"),
                             (np.where(np.arange(6) == [[3], [5]], 2, IDS), np.array([2, 0])),
                             {"mask": ON_THE_RIGHT, "key": (3,)}),
+    "skipgram": (skipgram, skipgram.SkipgramConfig(**WORDS, negatives=3),
+                 (*PAIRS, np.random.default_rng(3).integers(0, 19, (6, 3))), {}),
+    "glove": (glove, glove.GloveConfig(**WORDS, x_max=4.0), (*PAIRS, np.array([0.1, 0.5, 1.0, 3.0, 4.0, 90.0])), {}),
     "lstm": (lstm, lstm.LstmConfig(**NARROW), CLASSES, {}),
     "lstm-stacked-padding": (lstm, lstm.LstmConfig(**NARROW, num_layers=2), CLASSES, {"mask": ON_THE_RIGHT}),
     "lstm-forward": (lstm, lstm.LstmConfig(**NARROW, num_layers=2, bidirectional=False, classifier_size=6), CLASSES,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllama import backend, checkpoint, params, train
-from pyllama.data import Tokens, evaluation_windows, windows
+from pyllama.data import Batch, Tokens, evaluation_windows, windows
 from pyllama.errors import UserError
 from pyllama.models import llama
 from pyllama.optim import clip_scale, global_norm
@@ -35,7 +35,8 @@ TEXT, HELD_OUT = tokens(0), tokens(1, 60)
 def gradient(state, ids, settings):
     """(loss, gradient) of a step, shard after shard."""
     flats = [np.full_like(state.flat, np.nan) for _ in range(settings.shards)]
-    return train.gradient(state, ids, settings, [params.over(flat, state.p) for flat in flats]), sum(flats)
+    batch = Batch({"ids": ids, "labels": ids}, ids[:, 1:].size)
+    return train.gradient(state, batch, settings, [params.over(flat, state.p) for flat in flats]), sum(flats)
 
 
 def test_a_small_text_is_learnt_by_heart():
@@ -103,7 +104,7 @@ def test_a_piece_keeps_nothing_when_the_next_begins():
 def test_a_piece_holds_a_mebibyte_of_a_layer_s_input_and_at_least_a_window(hidden, sizes):
     made = []
 
-    def loss(ids, labels, p, config, **options):
+    def loss(ids, labels, p, c, **options):
         made.append(len(ids))
         return 0.0, lambda: p
 
@@ -121,7 +122,7 @@ def test_shards_and_kernels_share_the_threads(threads, shards, workers, each, mo
     """No bit depends on it, but speed and the other users of the machine do."""
     seen, pools = set(), []
 
-    def loss(ids, labels, p, config, **options):
+    def loss(ids, labels, p, c, **options):
         seen.add(backend.cpu.threads())
         return 0.0, lambda: p
 

@@ -284,7 +284,7 @@ def predicted(d, dw, db, d_transform):
 
 
 def loss(ids, labels, p, c, key=None, row=0, mask=None, types=None, recompute=False, count=None, **options):
-    """Mean cross-entropy of the labels, see the table above; of a span, the mean over first and last places.
+    """Mean cross-entropy of the labels, see the table above; those of a span are two, its first and its last place.
 
     Arguments as in hidden().    count, label_smoothing, z_loss: see ops/cross_entropy.py
     """
@@ -307,7 +307,7 @@ def loss(ids, labels, p, c, key=None, row=0, mask=None, types=None, recompute=Fa
     if c.head == "span":
         if options.get("label_smoothing"):
             raise UserError("label_smoothing would put a share of a span on padding; leave it out")
-        z, count = z.swapaxes(1, 2), count and 2 * count
+        z = z.swapaxes(1, 2)
     value, loss_back = cross_entropy(z.reshape(-1, z.shape[-1]), labels.reshape(-1), count=count, **options)
 
     def back(dvalue=1.0):

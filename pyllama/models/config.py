@@ -25,15 +25,16 @@ class Config:
     @classmethod
     def from_dict(cls, stored: dict):
         """From a config.json.  Unknown keys are kept in `extra`; those that change the mathematics refused."""
-        for name, only in cls.ONLY.items():
+        for name, only in {"model_type": cls.TYPE, **cls.ONLY}.items():
             if stored.get(name, only) != only:
                 raise UserError(f"config.json says {name} = {stored[name]!r}; {cls.TYPE} here knows only {only!r}")
         known = {f.name for f in fields(cls)} - {"extra"}
+        told = {*known, "model_type", *(("architectures",) if cls.HEADS else ())}         # to_dict() says it anew
         own = {k: v for k, v in stored.items() if k in known}
         named = [head for head, name in cls.HEADS.items() if name in (stored.get("architectures") or ())]
         if named and "head" not in stored:
             own["head"] = named[0]
-        return cls(**own, extra={k: v for k, v in stored.items() if k not in known})
+        return cls(**own, extra={k: v for k, v in stored.items() if k not in told})
 
     def to_dict(self) -> dict:
         """For config.json: what Hugging Face reads, and our own keys beside it."""

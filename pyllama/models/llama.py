@@ -8,15 +8,15 @@ V vocabulary.
 """
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.layers import drop, project
+from pyllama.layers import drop, pick, project
 from pyllama.models.config import Config
-from pyllama.ops import attention, embedding, linear_cross_entropy, rms_norm, rope, swiglu
+from pyllama.ops import attention, cross_entropy, embedding, linear_cross_entropy, rms_norm, rope, swiglu
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.rope import frequencies
 from pyllama.rng import generator
@@ -27,7 +27,8 @@ class LlamaConfig(Config):
     """The shape of a LLaMA, under the names of Hugging Face's config.json."""
 
     TYPE = "llama"
-    ONLY: ClassVar = {"hidden_act": "silu", "attention_dropout": 0.0, "model_type": "llama",
+    HEADS: ClassVar = {"lm": "LlamaForCausalLM", "classification": "LlamaForSequenceClassification"}
+    ONLY: ClassVar = {"hidden_act": "silu", "attention_dropout": 0.0,
                       "partial_rotary_factor": 1.0, "quantization_config": None}
 
     vocab_size: int = 32000                     # V
@@ -50,10 +51,13 @@ class LlamaConfig(Config):
     resid_pdrop: float = 0.0                    # dropout on the embeddings and on what a block adds; in training
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    head: Literal["lm", "classification"] = "lm"            # scores of the next token, or of classes of the whole text
+    num_labels: int = 2                         # C, classes
+
     def __post_init__(self):
         self.check(positive=("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
                              "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
-                             "sliding_window"), shares=("resid_pdrop",),
+                             "sliding_window", "num_labels"), shares=("resid_pdrop",), choices={"head": self.HEADS},
                    multiples=[("hidden_size", "num_attention_heads")] if self.head_dim is None else [])
         for name in ("rms_norm_eps", "rope_theta"):
             if not 0 < getattr(self, name) < math.inf:
@@ -84,11 +88,11 @@ class LlamaConfig(Config):
             stored["rope_theta"] = rope.get("rope_theta", 10000.0)
         if rope.get("rope_type", "default") != "default" and stored.get("rope_scaling") is None:
             stored["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-        return super().from_dict(stored)
+        return super().from_dict({"num_labels": len(stored.get("id2label") or range(2)), **stored})
 
     def to_dict(self) -> dict:
-        """For config.json: what Hugging Face's LlamaForCausalLM reads, and our own keys beside it."""
-        return {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", **super().to_dict(),
+        """For config.json: what Hugging Face's LLaMA reads, and our own keys beside it."""
+        return {"hidden_act": "silu", **super().to_dict(),
                 "num_key_value_heads": self.groups, "head_dim": self.head_width}
 
 
@@ -120,6 +124,8 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
     p = {"model": {"embed_tokens": matrix(c.vocab_size, D), "layers": [layer() for _ in range(c.num_hidden_layers)],
                    "norm": norm()}}
+    if c.head == "classification":
+        return p | {"score": matrix(c.num_labels, D)}
     return p if c.tie_word_embeddings else p | {"lm_head": matrix(c.vocab_size, D)}
 
 
@@ -240,7 +246,8 @@ def hidden(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
 
 def tidy(tensors, c):
     """A state dict as init() names it: without the copy of the embeddings that some writers store as a tied output."""
-    return {name: a for name, a in tensors.items() if not (c.tie_word_embeddings and name == "lm_head.weight")}
+    return {name: a for name, a in tensors.items()
+            if name != "lm_head.weight" or (c.head == "lm" and not c.tie_word_embeddings)}
 
 
 def head(p, c):
@@ -257,20 +264,35 @@ def with_head(d_model, d_head, c):
 
 
 def logits(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
-    """Scores of the next token [B T V] after each of ids [B T].
+    """Scores of the next token [B T V] after each of ids [B T], or of the classes [B C], from the last token's place.
 
     caches   one per layer (see generate.py): ids continue what they hold.    mask [B S]: 0 marks padding
     key      where given, dropout is on and drawn from it, ids[0] being row number `row` of the whole batch
     recompute    see compose.py
     """
     x, hidden_back = hidden(ids, p["model"], c, key, row, caches, mask, recompute)
-    z, head_back = project(x, head(p, c))
+    if c.head == "classification":
+        x, pick_back = pick(x, last(ids, mask))
+        z, score_back = project(x, p["score"])
 
-    def back(dz):
-        dx, d_head = head_back(dz)
-        return with_head(hidden_back(dx), d_head, c)
+        def back(dz):
+            dx, d_score = score_back(dz)
+            return {"model": hidden_back(pick_back(dx)), "score": d_score}
+    else:
+        z, head_back = project(x, head(p, c))
+
+        def back(dz):
+            dx, d_head = head_back(dz)
+            return with_head(hidden_back(dx), d_head, c)
 
     return z, back
+
+
+def last(ids, mask):
+    """The place of each text's last token [B], padding being on either side."""
+    if mask is None:
+        return np.full(len(ids), ids.shape[1] - 1)
+    return ids.shape[1] - 1 - (mask != 0)[:, ::-1].argmax(axis=1)
 
 
 def next_scores(ids, p, c, caches, mask=None):
@@ -281,9 +303,14 @@ def next_scores(ids, p, c, caches, mask=None):
 
 def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, **options):
     """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1], as Hugging Face shifts them; both [B T+1].
+    With a head of classes, of the labels [B] of the texts ids [B T].
 
     A label of -100 does not count.  key and row: see logits.  count, label_smoothing, z_loss: see ops/cross_entropy.py.
     """
+    if c.head == "classification":
+        z, logits_back = logits(ids, p, c, key, row, None, mask, recompute)
+        value, loss_back = cross_entropy(z, labels, count=count, **options)
+        return value, lambda dvalue=1.0: logits_back(loss_back(dvalue)[0])
     mask = None if mask is None else mask[:, :-1]
     x, hidden_back = hidden(ids[:, :-1], p["model"], c, key, row, None, mask, recompute)
     rows = x.reshape(-1, c.hidden_size)

@@ -26,7 +26,6 @@ class LstmConfig(Config):
     """The shape of the network, under PyTorch's names where it has one."""
 
     TYPE = "lstm"
-    ONLY: ClassVar = {"model_type": "lstm"}
     HEADS: ClassVar = {"classification": "LSTMForSequenceClassification", "tagging": "LSTMForTokenClassification"}
 
     vocab_size: int = 10000                     # V

@@ -1,0 +1,103 @@
+"""GloVe (Pennington, Socher & Manning, 2014): vectors whose products are the logarithms of how often words meet.
+
+The parameters are two tables [V D] with a bias [V] each: "input" for words as centres, "output" for words as contexts.
+
+Axes: D model, V vocabulary, N pairs of words.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyllama import ops
+from pyllama.compose import recompute as recomputed
+from pyllama.data import Tokens
+from pyllama.errors import UserError
+from pyllama.rng import generator
+from pyllama.words import WordsConfig, laid_out, visit
+
+
+@dataclass(frozen=True)
+class GloveConfig(WordsConfig):
+    """GloVe's settings, with the window of the paper."""
+
+    TYPE = "glove"
+
+    window: int = 10
+    x_max: float = 100.0                        # pairs that meet this often count in full
+    alpha: float = 0.75                         # rarer ones by (x / x_max) to this power
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.x_max > 0:
+            raise UserError(f"x_max is {self.x_max}; it must be above 0")
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"alpha is {self.alpha}; it must lie in 0 to 1")
+
+
+def init(c: GloveConfig, seed: int = 0, dtype: str = "float32") -> dict:
+    """As in the authors' program: all uniform within ±1/2D."""
+    rng = generator(seed, "init")
+
+    def table():
+        return {"weight": (rng.uniform(-0.5, 0.5, (c.vocab_size, c.hidden_size)) / c.hidden_size).astype(dtype),
+                "bias": (rng.uniform(-0.5, 0.5, c.vocab_size) / c.hidden_size).astype(dtype)}
+
+    return {"input": table(), "output": table()}
+
+
+def loss(centres, contexts, counts, p, c, recompute=False):
+    """Mean over the pairs of centres[N] and contexts[N], which meet counts[N] > 0 times; see ops/glove.py."""
+    w, v = p["input"]["weight"], p["output"]["weight"]
+    y, f = (a.astype(w.real.dtype)[:, None] for a in (np.log(counts), importance(counts, c)))
+    error = recomputed(ops.glove) if recompute else ops.glove
+    value, error_back = error(w, v, p["input"]["bias"], p["output"]["bias"], centres, contexts, y, f)
+
+    def back(dvalue=1.0):
+        dw, dv, da, db, *_ = error_back(dvalue)
+        return {"input": {"weight": dw, "bias": da}, "output": {"weight": dv, "bias": db}}
+
+    return value, back
+
+
+def importance(counts, c):
+    """f(x) = min(1, (x / x_max)^α)   (equation 9)"""
+    return np.minimum(1, counts / c.x_max) ** c.alpha
+
+
+def vectors(p) -> np.ndarray:
+    """The words' vectors [V D]: the sum of both tables, which differ by chance alone (section 4.2)."""
+    return p["input"]["weight"] + p["output"]["weight"]
+
+
+# What it learns from
+
+def meetings(tokens: Tokens, c: GloveConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(centres[N], contexts[N], counts[N]): the pairs of words that meet within a window, sorted, as int64 and float64.
+
+    Two words d places apart count 1/d, once for either as the centre, so that the counts are symmetric.  Windows end
+    where documents end.
+    """
+    ids, document = laid_out(tokens, c)
+    found, counted = [], []
+    for d in range(1, min(c.window, len(ids) - 1) + 1):
+        near = document[d:] == document[:-d]
+        a, b = ids[:-d][near], ids[d:][near]
+        pair, count = np.unique(np.concatenate([a * c.vocab_size + b, b * c.vocab_size + a]), return_counts=True)
+        found.append(pair)
+        counted.append(count / d)
+    pair, which = np.unique(np.concatenate(found), return_inverse=True)
+    if not pair.size:
+        raise UserError("no document has two tokens, so no words meet; give longer documents")
+    return *np.divmod(pair, c.vocab_size), np.bincount(which, np.concatenate(counted))
+
+
+def batches(tokens: Tokens, c: GloveConfig, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
+    """batch(step) -> (centres, contexts, counts), batch_size of the meetings; an epoch visits each once."""
+    found = meetings(tokens, c)
+
+    def batch(step):
+        _, places = visit(len(found[0]), batch_size, seed, step)
+        return tuple(a[places] for a in found)
+
+    return batch

@@ -1,0 +1,117 @@
+"""Skip-gram with negative sampling (Mikolov et al., 2013): a word's vector predicts the words around it.
+
+The parameters are two tables [V D]: "input" holds the vectors of words as centres, which are what one keeps, and
+"output" those of words as contexts.
+
+Axes: D model, V vocabulary, K negatives, N pairs of a centre and a context.
+"""
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyllama.compose import recompute as recomputed
+from pyllama.data import Tokens
+from pyllama.errors import UserError
+from pyllama.ops import embedding, negative_sampling
+from pyllama.rng import generator
+from pyllama.words import WordsConfig, laid_out, visit
+
+
+@dataclass(frozen=True)
+class SkipgramConfig(WordsConfig):
+    """word2vec's settings."""
+
+    TYPE = "skipgram"
+
+    negatives: int = 5                          # K, drawn for each pair
+    noise_exponent: float = 0.75                # negatives are drawn by count to this power
+    subsample: float = 1e-3                     # words of a larger share than this are thinned out; 0: none
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(positive=("negatives",))
+        for name in ("noise_exponent", "subsample"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must lie in 0 to 1")
+
+
+def init(c: SkipgramConfig, seed: int = 0, dtype: str = "float32") -> dict:
+    """As in word2vec: centres uniform within ±1/2D, contexts zero."""
+    centres = generator(seed, "init").uniform(-0.5, 0.5, (c.vocab_size, c.hidden_size)) / c.hidden_size
+    return {"input": {"weight": centres.astype(dtype)}, "output": {"weight": np.zeros(centres.shape, dtype)}}
+
+
+def loss(centres, contexts, negatives, p, c, recompute=False):
+    """Mean over the pairs of centres[N] and contexts[N], with negatives[N K]; see ops/negative_sampling.py."""
+    x, embed_back = embedding(centres[None], p["input"]["weight"])
+    score = recomputed(negative_sampling) if recompute else negative_sampling
+    value, score_back = score(x[0], p["output"]["weight"], contexts, negatives)
+
+    def back(dvalue=1.0):
+        dx, dw, *_ = score_back(dvalue)
+        _, d_embed = embed_back(dx[None])
+        return {"input": {"weight": d_embed}, "output": {"weight": dw}}
+
+    return value, back
+
+
+def vectors(p) -> np.ndarray:
+    """The words' vectors [V D]."""
+    return p["input"]["weight"]
+
+
+# What it learns from
+
+def keep_probability(counts: np.ndarray, subsample: float) -> np.ndarray:
+    """How likely an occurrence of each word stays [V]: min(1, √(t/f)) for a share f of the text (equation 5)."""
+    share = counts / counts.sum()
+    return np.minimum(1, np.sqrt(subsample / np.maximum(share, subsample))) if subsample else np.ones(len(counts))
+
+
+def noise(counts: np.ndarray, exponent: float) -> np.ndarray:
+    """The cumulative distribution [V] that negatives are drawn from; a word that never occurs is never drawn."""
+    cumulative = np.cumsum(np.where(counts > 0, counts.astype(float) ** exponent, 0))
+    return cumulative / cumulative[-1]
+
+
+def neighbours(document: np.ndarray, at: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(centres, contexts): all pairs of places that lie in one document[N] and at most reach[i] from the centre at[i].
+
+    at, reach    int64 [M]
+    """
+    most = int(reach.max(initial=0))
+    offset = np.delete(np.arange(-most, most + 1), most)
+    other = at[:, None] + offset
+    near = (np.abs(offset) <= reach[:, None]) & (other >= 0) & (other < len(document))
+    near &= document[np.where(near, other, 0)] == document[at][:, None]
+    centre, _ = np.nonzero(near)
+    return at[centre], other[near]
+
+
+def batches(tokens: Tokens, c: SkipgramConfig, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
+    """batch(step) -> (centres[N], contexts[N], negatives[N K]), int64: the pairs around batch_size places of the text.
+
+    An epoch visits each place once.  It thins out frequent words, which draws the others nearer, and gives each centre
+    a window of 1 to c.window words: N differs from step to step and may be 0.  Windows end where documents end.
+    """
+    ids, document = laid_out(tokens, c)
+    counts = np.bincount(ids, minlength=c.vocab_size)
+    stays, cumulative = keep_probability(counts, c.subsample)[ids], noise(counts, c.noise_exponent)
+
+    @functools.lru_cache(maxsize=1)
+    def drawn(epoch):
+        kept = generator(seed, "subsample", epoch).random(len(ids)) < stays
+        return kept, np.cumsum(kept) - 1, generator(seed, "window", epoch).integers(1, c.window + 1, len(ids))
+
+    def batch(step):
+        epoch, places = visit(len(ids), batch_size, seed, step)
+        kept, rank, reach = drawn(epoch)
+        places = places[kept[places]]
+        centres, contexts = neighbours(document[kept], rank[places], reach[places])
+        uniform = generator(seed, "negatives", step).random((len(centres), c.negatives))
+        left = ids[kept]
+        return left[centres], left[contexts], np.searchsorted(cumulative, uniform, "right")
+
+    return batch

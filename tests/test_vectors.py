@@ -1,0 +1,178 @@
+"""Files of word vectors: every number survives, only the rows wanted are kept, damage is named."""
+import gzip
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyllama import data, params, train
+from pyllama.errors import UserError
+from pyllama.formats import vectors
+from pyllama.models import llama, skipgram
+
+GLOVE = "the 0.5 -1.25\nword 3 4e-05\n"
+names = st.text(st.characters(exclude_characters=" \r\n", exclude_categories=["Cs"]), min_size=1)
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("vectors")
+
+
+def written(folder, content, name="some.txt"):
+    path = folder / name
+    raw = content if isinstance(content, bytes) else content.encode()
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    return path
+
+
+@pytest.mark.parametrize("name", ["some.txt", "some.vec", "some.txt.gz", "some.vec.gz"])
+@given(pairs=st.data())
+def test_words_and_numbers_come_back_bit_for_bit(folder, name, pairs):
+    """Every float32, of words that may be numbers or hold any character but a space or a line's end."""
+    width = pairs.draw(st.integers(1, 3))
+    rows = pairs.draw(st.dictionaries(names | st.sampled_from(["7", "12", "0.5"]), st.lists(floats, min_size=width,
+                                                                                          max_size=width), min_size=1))
+    array = np.array(list(rows.values()), np.float32)
+    vectors.write(folder / name, list(rows), array)
+    found, read = vectors.read(folder / name)
+    assert found == list(rows)
+    np.testing.assert_array_equal(read.view(np.uint32), array.view(np.uint32), strict=True)
+    kept = set(list(rows)[::2])
+    found, read = vectors.read(folder / name, kept)
+    assert found == list(rows)[::2]
+    np.testing.assert_array_equal(read, array[::2], strict=True)
+    assert [path.name for path in folder.iterdir() if "tmp" in path.name] == []
+
+
+def test_the_forms_of_other_programs_are_read(folder):
+    want = np.array([[0.5, -1.25], [3, 4e-5]], np.float32)
+    for content, name in ((GLOVE, "a.txt"), ("2 2\n" + GLOVE, "a.vec"), (GLOVE, "a.vec"), (GLOVE[:-1], "a.txt"),
+                          (GLOVE.replace("\n", " \n"), "a.txt"), (GLOVE.replace("\n", "\r\n"), "a.txt")):
+        found, read = vectors.read(written(folder, content, name))
+        assert found == ["the", "word"], content
+        np.testing.assert_array_equal(read, want, strict=True)
+    vectors.write(folder / "b.txt", ["the", "word"], want)
+    assert (folder / "b.txt").read_text() == "the 0.5 -1.25\nword 3 3.9999999e-05\n"
+    vectors.write(folder / "b.vec", ["the", "word"], want)
+    assert (folder / "b.vec").read_text().startswith("2 2\nthe 0.5 -1.25\n")
+
+
+def test_of_a_word_that_comes_twice_the_first_counts(folder):
+    found, read = vectors.read(written(folder, "a 1 2\nb 3 4\na 5 6\n"))
+    assert found == ["a", "b"]
+    assert read.tolist() == [[1, 2], [3, 4]]
+    assert vectors.read(written(folder, "3 2\na 1 2\nb 3 4\na 5 6\n"))[0] == ["a", "b"]     # lines are what it counts
+
+
+def test_a_word_may_hold_spaces_where_its_last_part_is_no_number(folder):
+    path = written(folder, "a 1 2\n. . . 3 4\nat name@domain.com 5 6\nnon\u00a0breaking\u2028 7 8\n")
+    found, read = vectors.read(path)
+    assert found == ["a", ". . .", "at name@domain.com", "non\u00a0breaking\u2028"]
+    assert read.tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert vectors.read(path, [". . ."])[1].tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("a 1 2\nb 3\n", "line 2 has 1 numbers where 2 should follow a word; mend or remove it"),
+    ("a 1 2\nb 3 4 5\n", "line 2 has 3 numbers where 2 should follow a word; mend or remove it"),
+    ("a 1 2\n\nb 3 4\n", "line 2 has 0 numbers where 2 should follow a word; mend or remove it"),
+    ("a\n", "line 1 has 0 numbers where some should follow a word; mend or remove it"),
+    ("3 0\na\n", "line 2 has 0 numbers where some should follow a word; mend or remove it"),
+    ("a 1 2\nb 3 nan\n", "line 2 holds 'nan', which is no finite number of float32; mend or remove it"),
+    ("a 1 2\nb -inf 3\n", "line 2 holds '-inf', which is no finite number of float32; mend or remove it"),
+    ("a 1 2\nb 1e39 3\n", "line 2 holds '1e39', which is no finite number of float32; mend or remove it"),
+    ("a 1 2\nb 1 x\n", "line 2 holds 'x', which is no finite number of float32; mend or remove it"),
+    (b"a 1 2\n\xff\xfe 3 4\n", "line 2 is not UTF-8: invalid start byte; save the file as UTF-8"),
+    ("a 1 2\n 3 4\n", "line 2 has no word before its numbers; remove it"),
+    ("3 2\na 1 2\nb 3 4\n", "promises 3 words in its first line but holds 2 in 3 lines; it is cut short or damaged, "
+                             "fetch it again"),
+    ("", "is empty; give a file of word vectors"),
+    ("0 5\n", "is empty; give a file of word vectors"),
+])
+def test_damage_is_named_with_its_line(folder, content, message):
+    path = written(folder, content)
+    with pytest.raises(UserError, match=f"^{re.escape(f'{path} {message}')}$"):
+        vectors.read(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(folder):
+    with pytest.raises(UserError, match=r"^cannot read .*absent.txt: No such file or directory; give a file of"):
+        vectors.read(folder / "absent.txt")
+    plain = written(folder, GLOVE).rename(folder / "plain.gz")
+    with pytest.raises(UserError, match=r"^.*plain.gz is no whole .gz file: Not a gzipped file"):
+        vectors.read(plain)
+    whole = written(folder, "".join(f"w{i} {i / 7} {i / 3}\n" for i in range(1000)), "cut.txt.gz")
+    whole.write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"^.*cut.txt.gz is no whole .gz file: Compressed file ended"):
+        vectors.read(whole)
+
+
+@pytest.mark.parametrize(("some", "rows", "message"), [
+    (["a", "a"], [[1], [2]], "a word comes twice, of which a reader would keep the first alone; remove one"),
+    (["a b"], [[1]], "'a b' cannot be written as a word: it is empty or holds a space or a line's end; leave it out"),
+    (["a", ""], [[1], [2]], "'' cannot be written as a word: it is empty or holds a space or a line's end; leave it "
+                            "out"),
+    (["a", "b"], [[1], [np.nan]], "the vector of 'b' is not finite; leave it out or train anew"),
+])
+def test_what_would_not_come_back_is_not_written(folder, some, rows, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        vectors.write(folder / "not.txt", some, np.array(rows, np.float32))
+    with pytest.raises(UserError, match=r"^cannot write .*: No such file or directory; make room or choose another"):
+        vectors.write(folder / "no/such.txt", ["a"], np.ones((1, 1)))
+    assert not (folder / "not.txt").exists()
+
+
+def test_only_what_is_wanted_is_kept_and_parsed(folder):
+    """2 MB of text, 800 kB as float32: 2 of 4000 rows need no tenth of it.  Past the last word nothing is read."""
+    rows = np.random.default_rng(0).standard_normal((4000, 50)).astype(np.float32)
+    vectors.write(folder / "large.vec", [f"w{i}" for i in range(4000)], rows)
+    with open(folder / "large.vec", "ab") as file:
+        file.write(b"broken\n")
+    tracemalloc.start()
+    found, read = vectors.read(folder / "large.vec", {"w3999", "w7"})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == ["w7", "w3999"]
+    np.testing.assert_array_equal(read, rows[[7, 3999]])
+    assert peak < rows.nbytes / 10
+    with pytest.raises(UserError, match=r"large.vec line 4002 has 0 numbers"):
+        vectors.read(folder / "large.vec", {"w3999", "absent"})
+
+
+def test_known_words_go_into_their_rows_and_the_others_stay():
+    c = llama.LlamaConfig(vocab_size=5, hidden_size=2, intermediate_size=2, num_hidden_layers=1, num_attention_heads=1)
+    flat, p = params.flatten(llama.init(c))
+    table = p["model"]["embed_tokens"]["weight"]
+    before = table.copy()
+    rows = np.array([[1, 2], [3, 4], [5, 6]], np.float64)
+    found = vectors.into(table, {"a": 4, "b": 1, "c": 0}, ["b", "x", "a"], rows)
+    assert found.tolist() == [False, True, False, False, True]
+    assert table[found].tolist() == [[1, 2], [5, 6]]
+    np.testing.assert_array_equal(table[~found], before[~found])
+    assert set(flat) >= {1, 2, 5, 6}, "the model's own parameters are meant"
+    assert not vectors.into(table, {"a": 4}, ["z"], rows[:1]).any()
+    with pytest.raises(UserError, match=r"^the vectors have 2 numbers, the table's rows 3; choose vectors"):
+        vectors.into(np.zeros((5, 3)), {}, ["a", "b", "c"], rows)
+
+
+def test_rows_without_a_gradient_stay_to_the_last_bit():
+    """What the docstring says of frozen rows: AdamW moves no number whose gradient was always zero."""
+    c = skipgram.SkipgramConfig(5, 2, window=2, subsample=0.0)
+    s = train.Settings(batch_size=8, max_steps=5, warmup_steps=0, learning_rate=0.1)
+    state = train.start(skipgram, c, s)
+    batch = skipgram.batches(data.joined([np.arange(40) % 5]), c, s.batch_size, s.seed)
+    found = vectors.into(state.p["input"]["weight"], {"a": 1, "b": 3}, ["b", "a"], np.array([[1, 2], [3, 4.0]]))
+    before = state.p["input"]["weight"].copy()
+    for step in range(5):
+        _, back = skipgram.loss(*batch(step), state.p, c)
+        grads = back()
+        grads["input"]["weight"][found] = 0
+        state.optimiser.step(state.flat, params.flatten(grads)[0], 0.1, 0.0)
+    after = state.p["input"]["weight"]
+    np.testing.assert_array_equal(after[found], before[found])
+    assert (after[~found] != before[~found]).all()
