@@ -16,10 +16,11 @@ import tyro  # noqa: E402
 from pyllama import backend, commands  # noqa: E402
 from pyllama.display import console  # noqa: E402
 from pyllama.errors import UserError  # noqa: E402
+from pyllama.tasks import commands as tasks  # noqa: E402
 
 COMMANDS: dict[str, Any] = {"train": commands.train, "resume": commands.resume, "eval": commands.evaluate,
             "generate": commands.generate, "ops": commands.ops, "check": commands.check, "env": commands.env,
-            "plot": commands.plot}
+            "plot": commands.plot, "finetune": tasks.finetune, "predict": tasks.predict, "evaluate": tasks.evaluate}
 
 # What nanoGPT and Hugging Face's trainer call our flags.
 SYNONYMS = {
@@ -31,7 +32,8 @@ SYNONYMS = {
     "start": "prompt", "num_samples": "num_return_sequences",
 }
 NEEDLESS = {"device", "compile", "eval_iters"}                  # one device; an evaluation reads all the text
-BOOLEAN = {field.name for settings in (commands.Shape, commands.Settings, commands.Keeping, commands.GenerationConfig)
+BOOLEAN = {field.name for settings in (commands.Shape, commands.Settings, commands.Keeping, commands.GenerationConfig,
+                                       tasks.SearchConfig)
            for field in dataclasses.fields(settings) if field.type is bool}
 
 

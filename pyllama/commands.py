@@ -28,6 +28,7 @@ from pyllama.models import llama
 from pyllama.op import OPS
 from pyllama.plot import draw
 from pyllama.run import Keeping, Standing, known, restore, run
+from pyllama.tasks import commands as tasks
 from pyllama.testing import check as check_gradient
 from pyllama.tokenizer import Tokenizer
 from pyllama.train import Settings, start
@@ -140,6 +141,9 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     if settings.max_steps < saved.step:
         raise UserError(f"{run} is at step {saved.step} already; give a max_steps above it")
     about, tokenizer = saved.trainer["about"], Tokenizer.load(saved.tokenizer_path)
+    standing = known(Standing, saved.trainer["standing"])
+    if "task" in about:
+        return tasks.resume(run, saved, settings, keeping, tokenizer, standing, log_steps)
     text = known(Text, about["text"] | {"data": tuple(about["text"]["data"])})
     tokens = token_file(text.ready or run / "data/tokens.bin")
     if fingerprint(tokens) != about["tokens"]:
@@ -149,7 +153,6 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     model, configuration = pretrained.of_type(saved.config, saved.folder)
     state = start(model, configuration.from_dict(saved.config), settings)
     restore(state, saved)
-    standing = known(Standing, saved.trainer["standing"])
     return follow_run(run, state, training, validation, settings, keeping, about, tokenizer, standing, log_steps)
 
 

@@ -29,8 +29,7 @@ def follow(happenings: Iterable[Happening], done: int, total: int, log_steps: in
             bar.update(task, completed=record.step, description=f"loss {loss:.3f}, step", speed=speed)
             if evaluation:
                 console.print(f"step {record.step:>6}   loss {loss:.4f}   validation {evaluation.loss:.4f}   "
-                              f"perplexity {evaluation.perplexity:.2f}   next token {evaluation.accuracy:.1%}   "
-                              f"{speed}")
+                              f"{evaluation}   {speed}")
             elif not console.is_terminal and record.step % log_steps == 0:
                 left = (total - record.step) * seconds
                 console.print(f"step {record.step:>6}   loss {loss:.4f}   lr {record.lr:.2e}   "

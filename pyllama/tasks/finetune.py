@@ -1,0 +1,163 @@
+"""Training on a task in a run's folder, and a trained model at work on new rows.
+
+    RUN/data/train.jsonl  dev.jsonl  test.jsonl      the rows, so that a resumed run needs no other file
+    RUN/metrics.json                                 what the best checkpoint does on the rows kept apart
+"""
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from pyllama import checkpoint, pretrained
+from pyllama.errors import UserError
+from pyllama.run import restore
+from pyllama.search import SearchConfig
+from pyllama.tasks import TASKS, scratch
+from pyllama.tasks.examples import Examples
+from pyllama.tasks.rows import Row, Source, read, split
+from pyllama.tasks.task import Task, Trained
+from pyllama.tokenizer import Tokenizer
+from pyllama.train import Settings, State, start
+
+PARTS = ("train", "dev", "test")
+DROPOUTS = ("dropout", "resid_pdrop", "hidden_dropout_prob", "embd_pdrop")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What to train, and on what."""
+
+    model: str                                  # a trained model's folder, or lstm, bert, bart, llama, transformer
+    dev: float = 0.1                            # share of the rows kept for validation
+    test: float = 0.0                           # share of the rows kept for the measures at the end; 0: those of dev
+    test_data: Path | None = None               # a file of rows for the measures at the end
+    tokenizer: Path | None = None               # a tokenizer.json; None: the model's own, or byte pairs learnt here
+    vocab_size: int = 4096                      # tokens these learn
+    max_length: int = 128                       # tokens of a text; what is longer is cut
+    resid_pdrop: float | None = None            # dropout; None: 0.1 from scratch, else as the model has it
+
+
+class Measured(NamedTuple):
+    """An evaluation while a task is trained."""
+    loss: float                                 # nats per target, mean
+    accuracy: float | None = None               # where it is cheap
+
+    @property
+    def rank(self) -> float:
+        """What the best checkpoint has the lowest of: wrong answers, or the loss where these are not counted."""
+        return self.loss if self.accuracy is None else 1 - self.accuracy
+
+    def __str__(self):
+        return "" if self.accuracy is None else f"accuracy {self.accuracy:.1%}"
+
+
+def task_of(name: str) -> Task:
+    if name not in TASKS:
+        raise UserError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
+    """(state, tokenizer, {part: rows}, notes) to begin with."""
+    rows = read(source, task.fields, task.usable)
+    parts = dict(zip(PARTS, split(rows, (setup.dev, setup.test), settings.seed), strict=True))
+    if setup.test_data:
+        parts["test"] = read(replace(source, data=setup.test_data), task.fields, task.usable)
+    names = task.labels(parts["train"]) if task.labels else []
+
+    def suited(config):
+        """The configuration for this task."""
+        changes = {"head": head(task, config.TYPE)} if hasattr(config, "head") else {}
+        changes |= {"num_labels": len(names)} if names else {}
+        changes |= {name: setup.resid_pdrop for name in DROPOUTS
+                    if hasattr(config, name) and setup.resid_pdrop is not None}
+        longest = min(setup.max_length, getattr(config, "max_position_embeddings", setup.max_length))
+        known = {"id2label": {str(i): name for i, name in enumerate(names)}} if names else {}
+        return replace(config, **changes, extra={**config.extra, **known,
+                                                 "task": {"name": task.name, "max_length": longest}})
+
+    if Path(setup.model).exists():
+        found = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
+        if found.tokenizer is None:
+            raise UserError(f"{setup.model} has no tokenizer; name one with --tokenizer")
+        return start(found.model, found.config, settings, found.params), found.tokenizer, parts, found.notes
+    texts = (row.values[name] for row in parts["train"] for name in task.fields)
+    tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else scratch.tokenizer(texts, setup.vocab_size)
+    config = suited(scratch.configuration(setup.model, tokenizer.vocab_size, setup.max_length,
+                                          head(task, setup.model), 0.1))
+    return start(config.model, config, settings), tokenizer, parts, ()
+
+
+def head(task: Task, kind: str) -> str:
+    """The head that a model of this type needs."""
+    if kind not in task.heads:
+        raise UserError(f"a {kind} model cannot {task.name}; take one of {', '.join(task.heads)}")
+    return task.heads[kind]
+
+
+def keep(rows: dict[str, Sequence[Row]], folder: Path) -> None:
+    """Write the rows into the run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, some in rows.items():
+        lines = (json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n" for row in some)
+        (folder / f"{part}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def kept(task: Task, folder: Path) -> dict[str, list[Row]]:
+    """What keep() wrote."""
+    parts = {}
+    for part in PARTS:
+        path = folder / f"{part}.jsonl"
+        try:
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is gone or damaged ({error}); restore it, or train anew") from None
+        parts[part] = [Row(line.pop("place"), line) for line in lines]
+    return parts
+
+
+def trained(config, p, tokenizer) -> Trained:
+    """A model and the task it was trained on.  Raises UserError if there is none."""
+    about = config.extra.get("task")
+    if about is None:
+        raise UserError("the model was not trained on a task; train it with `pyllama finetune` first")
+    return Trained(config, p, tokenizer, about["max_length"])
+
+
+def evaluation(task: Task, rows: Sequence[Row], tokenizer):
+    """evaluate(state, examples, settings, most) for run.run: the loss, and the accuracy where it is cheap."""
+    def evaluate(state: State, examples: Examples, settings: Settings, most: int | None = None) -> Measured:
+        total, count = 0.0, 0
+        for _, batch in examples.in_turn(settings.batch_size):
+            value, _ = state.model.loss(**batch.inputs, p=state.p, c=state.config, count=1)
+            total, count = total + float(value), count + batch.targets
+        if not task.quick:
+            return Measured(total / count)
+        work = trained(state.config, state.p, tokenizer)
+        return Measured(total / count, task.metrics(task.predict(rows, work, None), rows)["accuracy"])
+    return evaluate
+
+
+def measure(task: Task, rows: Sequence[Row], work: Trained, search: SearchConfig | None) -> tuple[list, dict]:
+    """(answers, metrics)"""
+    answers = task.predict(rows, work, search)
+    return answers, task.metrics(answers, rows)
+
+
+def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, ...]]:
+    """A model that was trained on a task: of a run the best checkpoint, or the latest where none was best."""
+    place = checkpoint.best(path) if (path / "best").exists() else path
+    found = pretrained.load(place, None, dtype)
+    if found.tokenizer is None:
+        raise UserError(f"{path} has no tokenizer, so that no text can be read; give a run of `pyllama finetune`")
+    work = trained(found.config, found.params, found.tokenizer)
+    return task_of(found.config.extra["task"]["name"]), work, found.notes
+
+
+def resumed(saved: checkpoint.Checkpoint, settings: Settings) -> State:
+    """The state of a saved run on a task."""
+    model, configuration = pretrained.of_type(saved.config, saved.folder)
+    state = start(model, configuration.from_dict(saved.config), settings)
+    restore(state, saved)
+    return state

@@ -1,0 +1,147 @@
+"""Rows of a task's data, from .jsonl, .json, .csv or .tsv, each with the place it came from."""
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pyllama import rng
+from pyllama.display import console
+from pyllama.errors import UserError
+
+SHOWN = 5                                           # bad rows that are told one by one
+
+
+class Row(NamedTuple):
+    """A row, and where it stands, for whoever has to mend it."""
+    place: str                                      # "reviews.jsonl line 7"
+    values: dict
+
+
+class BadRow(ValueError):
+    """What is wrong with a row, and how to mend it, without its place."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows come from."""
+
+    data: Path                                      # a .jsonl, .json, .csv or .tsv file
+    fields: tuple[str, ...] = ()                    # the fields to read, in the task's order; none: its usual names
+    bad_rows: Literal["fatal", "skip"] = "fatal"    # what to do about a row that cannot be used: stop, or leave it out
+
+
+def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict]) -> list[Row]:
+    """The file's rows, each a dict of the task's `names`.
+
+    `usable` gives a row as the task wants it, or raises BadRow.  A .csv names its columns in the first line; so may a
+    .tsv, else its columns are the names in their order.  Raises UserError naming file, line and reason of a bad row,
+    unless these are to be skipped: then it says how many were, and shows the first.
+    """
+    wanted = tuple(source.fields or names)
+    if len(wanted) != len(names):
+        raise UserError(f"--fields names {len(wanted)} fields, but this task reads {len(names)}: {', '.join(names)}")
+    rows, bad = [], []
+    for place, values in raw(source.data, wanted):
+        try:
+            if isinstance(values, Exception):
+                raise values
+            if missing := [name for name in wanted if values.get(name) is None]:
+                raise BadRow(f"it has no {missing[0]!r}, only {', '.join(map(str, values)) or 'nothing'}; name the "
+                             f"fields to read with --fields")
+            rows.append(Row(place, usable({**values, **dict(zip(names, map(values.get, wanted), strict=True))})))
+        except BadRow as error:
+            if source.bad_rows == "fatal":
+                raise UserError(f"{place}: {error}; mend it, or leave such rows out with --bad-rows skip") from None
+            bad.append(f"{place}: {error}")
+    if bad:
+        console.print(f"{len(bad)} of {len(rows) + len(bad)} rows left out:")
+        for line in bad[:SHOWN]:
+            console.print(f"  {line}", markup=False, highlight=False)
+        if len(bad) > SHOWN:
+            console.print(f"  and {len(bad) - SHOWN} more")
+    if not rows:
+        raise UserError(f"{source.data} has no row to use; give a file with {', '.join(wanted)}")
+    return rows
+
+
+def raw(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict | BadRow]]:
+    """(place, fields or what is wrong with them) of each row that is not empty."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a .jsonl, .json, .csv or .tsv file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 at byte {error.start}: {error.reason}; save it as UTF-8") from None
+    readers = {".jsonl": json_lines, ".json": json_array, ".csv": columns, ".tsv": columns, ".txt": columns}
+    if path.suffix not in readers:
+        raise UserError(f"{path} is no {', '.join(readers)}; convert it to one of these")
+    yield from readers[path.suffix](path, text, wanted)
+
+
+def json_lines(path, text, wanted):
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                values = BadRow(f"it is not JSON ({error})")
+            yield f"{path} line {number}", values if isinstance(values, dict | BadRow) else BadRow("it is no object")
+
+
+def json_array(path, text, wanted):
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); mend it") from None
+    found = found.get("data", found) if isinstance(found, dict) else found
+    if not isinstance(found, list):
+        raise UserError(f"{path} is no list of objects; give one, or one object a line in a .jsonl")
+    for number, values in enumerate(found, 1):
+        yield f"{path} item {number}", values if isinstance(values, dict) else BadRow("it is no object")
+
+
+def columns(path, text, wanted):
+    """Tabs separate a .tsv's columns and nothing is quoted; a .csv is as RFC 4180 has it."""
+    if path.suffix == ".csv":
+        reader = csv.reader(text.splitlines(keepends=True))
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    else:
+        lines = [(n, line.split("\t")) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    head = lines[0][1] if lines and set(wanted) <= {*lines[0][1]} else None
+    if path.suffix == ".csv" and not head and lines:
+        raise UserError(f"the first line of {path} does not name {', '.join(wanted)}, but {', '.join(lines[0][1])}; "
+                        f"name the columns to read with --fields")
+    names = head or list(wanted)
+    for number, cells in lines[1:] if head else lines:
+        problem = BadRow(f"it has {len(cells)} columns instead of {len(names)}")
+        yield f"{path} line {number}", dict(zip(names, cells, strict=True)) if len(cells) == len(names) else problem
+
+
+def text_of(values: dict, name: str) -> str:
+    """The text in a field, which must not be blank.  Raises BadRow."""
+    text = values[name]
+    if not isinstance(text, str) or not text.strip():
+        raise BadRow(f"{name!r} is {text!r}, not a text")
+    return text
+
+
+def split(rows: list[Row], shares: Sequence[float], seed: int) -> list[list[Row]]:
+    """Training rows and, for each share, rows kept apart from them, drawn by the seed.
+
+    Raises UserError unless every part has a row.
+    """
+    order = rng.generator(seed, "split").permutation(len(rows))
+    parts, first = [], 0
+    for share in shares:
+        if not 0 <= share < 1:
+            raise UserError(f"a share of {share} cannot be kept apart; give a number in 0 <= s < 1, such as 0.1")
+        many = round(share * len(rows)) if share else 0
+        parts.append([rows[i] for i in sorted(order[first:first + many])])
+        first += many
+    training = [rows[i] for i in sorted(order[first:])]
+    if not training or not all(part or not share for part, share in zip(parts, shares, strict=True)):
+        raise UserError(f"{len(rows)} rows are too few to keep {' and '.join(map(str, shares))} of them apart; "
+                        f"give more")
+    return [training, *parts]

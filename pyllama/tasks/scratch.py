@@ -1,0 +1,41 @@
+"""Small models to begin with, where none is trained yet: their shape, and a tokenizer learnt from the task's texts."""
+from collections.abc import Iterable
+from typing import Any
+
+from pyllama.errors import UserError
+from pyllama.models import bart, bert, llama, lstm, transformer
+from pyllama.tokenizer import Tokenizer
+
+PAD, BOS, EOS = 0, 1, 2
+SPECIAL = ("<pad>", "<s>", "</s>")                          # in the order of their ids
+WIDTH, LAYERS, HEADS = 128, 2, 4
+
+
+def tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte pairs, after the special tokens."""
+    return Tokenizer.byte_pairs(texts, vocab_size, SPECIAL)
+
+
+def configuration(arch: str, vocab_size: int, context: int, head: str, dropout: float):
+    """About a million parameters, most of them the table of tokens."""
+    ends = {"bos_token_id": BOS, "eos_token_id": EOS}
+    classes = {"vocab_size": vocab_size, "head": head}
+    one = {**classes, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+           "max_position_embeddings": context}
+    pair = {"vocab_size": vocab_size, "d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS,
+            "encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS, "encoder_ffn_dim": 4 * WIDTH,
+            "decoder_ffn_dim": 4 * WIDTH, "max_position_embeddings": context, "dropout": dropout, "pad_token_id": PAD,
+            "decoder_start_token_id": BOS, **ends}
+    shapes = {
+        "lstm": (lstm.LstmConfig, {**classes, "embedding_dim": WIDTH, "hidden_size": WIDTH, "dropout": dropout}),
+        "bert": (bert.BertConfig, {**one, "intermediate_size": 4 * WIDTH, "hidden_dropout_prob": dropout}),
+        "llama": (llama.LlamaConfig, {**one, "intermediate_size": 352, "resid_pdrop": dropout, **ends}),
+        "transformer": (transformer.TransformerConfig, {**pair, "norm_first": True}),
+        "bart": (bart.BartConfig, {**pair, **classes}),
+    }
+    if arch not in shapes:
+        raise UserError(f"there is no trained model at {arch}, nor is it one of {', '.join(shapes)}, which begin from "
+                        f"scratch; name one of these, or a folder")
+    made: Any
+    made, fields = shapes[arch]
+    return made.from_dict(fields)

@@ -1,0 +1,126 @@
+"""A text for a text: translation, spelling to sound, summaries, corrections.  They differ in how they are measured."""
+from difflib import SequenceMatcher
+
+import numpy as np
+
+from pyllama.errors import UserError
+from pyllama.search import translate as search_targets
+from pyllama.tasks.examples import Examples
+from pyllama.tasks.rows import text_of
+from pyllama.tasks.task import Task, encode
+
+AT_ONCE = 32
+HEADS = dict.fromkeys(("transformer", "bart"), "lm")
+
+
+def usable_as(source, target):
+    def usable(values):
+        return {source: text_of(values, source), target: text_of(values, target)}
+    return usable
+
+
+def examples_of(source, target):
+    """The decoder's start token is not part of a target; its end token is."""
+    def examples(rows, trained):
+        sources, targets = (encode(trained.tokenizer, [row.values[name] for row in rows], trained.max_length)
+                            for name in (source, target))
+        start = trained.tokenizer.bos_id
+        return Examples([{"ids": ids, "labels": labels[1:] if len(labels) and labels[0] == start else labels}
+                         for ids, labels in zip(sources, targets, strict=True)])
+    return examples
+
+
+def predict_from(source):
+    def predict(rows, trained, search=None):
+        ids = encode(trained.tokenizer, [row.values[source] for row in rows], trained.max_length)
+        order, found = sorted(range(len(rows)), key=lambda i: len(ids[i])), {}
+        for first in range(0, len(order), AT_ONCE):
+            some = order[first:first + AT_ONCE]
+            for i, best in zip(some, search_targets(trained.params, trained.config, [ids[i] for i in some], search),
+                               strict=True):
+                found[i] = trained.tokenizer.decode(best[0].ids, skip_special_tokens=True)
+        return [found[i] for i in range(len(rows))]
+    return predict
+
+
+# Measures
+
+def exact_and_edits(answers, truth) -> dict:
+    """The share of answers without a mistake, and edits (of a character: put in, left out, exchanged) a character."""
+    return {"exact_match": float(np.mean([a == b for a, b in zip(answers, truth, strict=True)])),
+            "edit_error_rate": sum(map(edits, answers, truth)) / max(1, sum(map(len, truth))), "rows": len(truth)}
+
+
+def edits(a, b) -> int:
+    """Levenshtein's distance."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        above, row = row, [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
+    return row[-1]
+
+
+def translation(answers, truth) -> dict:
+    """BLEU and chrF as sacrebleu takes them, with its signatures; Chinese is cut by its tokenizer "zh"."""
+    sacrebleu = need("sacrebleu")
+    chinese = any("\u4e00" <= character <= "\u9fff" for text in truth for character in text)
+    bleu, chrf = sacrebleu.BLEU(tokenize="zh" if chinese else "13a"), sacrebleu.CHRF()
+    return {"bleu": bleu.corpus_score(answers, [truth]).score, "bleu_signature": str(bleu.get_signature()),
+            "chrf": chrf.corpus_score(answers, [truth]).score, "chrf_signature": str(chrf.get_signature()),
+            **exact_and_edits(answers, truth)}
+
+
+def summary(answers, truth) -> dict:
+    """F of ROUGE-1, ROUGE-2 and ROUGE-L as the package rouge-score takes them, with Porter's stemmer; mean over rows.
+    """
+    scorer = need("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    scores = [scorer.score(b, a) for a, b in zip(answers, truth, strict=True)]
+    return {**{name: float(np.mean([score[name].fmeasure for score in scores])) for name in scores[0]},
+            "variant": "rouge-score, use_stemmer=True, F-measure, mean over rows", "rows": len(truth)}
+
+
+def correction(sources, answers, truth) -> dict:
+    """Of the words changed: precision, recall and F0.5, which counts precision twice (Ng et al., 2014).  An edit is
+    right if the reference has it at the same place."""
+    hit = told = due = 0
+    for source, a, b in zip(sources, answers, truth, strict=True):
+        ours, theirs = changes(source, a), changes(source, b)
+        hit, told, due = hit + len(ours & theirs), told + len(ours), due + len(theirs)
+    precision, recall = hit / told if told else 1.0, hit / due if due else 1.0
+    below = 0.25 * precision + recall
+    return {"edit_precision": precision, "edit_recall": recall,
+            "edit_f0.5": 1.25 * precision * recall / below if below else 0.0, **exact_and_edits(answers, truth)}
+
+
+def changes(source, text) -> set:
+    """{(first word, past the last, what stands there instead)}"""
+    a, b = source.split(), text.split()
+    return {(i, j, *b[k:end]) for kind, i, j, k, end in SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes()
+            if kind != "equal"}
+
+
+def need(module):
+    """A package of the extra `tasks`."""
+    import importlib
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(f"this task is measured by {module.partition('.')[0]}, which is not installed: "
+                        f"pip install 'pyllama[tasks]'") from None
+
+
+def task(name, about, source, target, measure):
+    return Task(name, about, (source, target), HEADS, usable_as(source, target), examples_of(source, target),
+                predict_from(source), measure)
+
+
+translate = task("translate", "a text in another language", "source", "target",
+                 lambda answers, rows: translation(answers, [row.values["target"] for row in rows]))
+g2p = task("g2p", "how a word is spoken, or any sequence for a sequence", "source", "target",
+           lambda answers, rows: exact_and_edits(answers, [row.values["target"] for row in rows]))
+summarise = task("summarise", "a short text for a long one", "document", "summary",
+                 lambda answers, rows: summary(answers, [row.values["summary"] for row in rows]))
+write = task("write", "a text without mistakes of grammar and style", "source", "corrected",
+             lambda answers, rows: correction([row.values["source"] for row in rows], answers,
+                                              [row.values["corrected"] for row in rows]))

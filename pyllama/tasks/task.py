@@ -1,0 +1,58 @@
+"""What a task is: which rows it reads, which head it puts on a model, what it predicts, how that is measured."""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyllama.errors import UserError
+from pyllama.tasks.examples import Examples
+from pyllama.tasks.rows import Row
+from pyllama.tokenizer import Tokenizer
+
+
+class Trained(NamedTuple):
+    """A model at work on a task."""
+    config: Any
+    params: dict
+    tokenizer: Tokenizer
+    max_length: int                             # tokens of a text, special ones included; what is longer is cut
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the jobs people use language models for."""
+    name: str
+    about: str                                  # one line, for lists
+    fields: tuple[str, ...]                     # what a row has, the answer last
+    heads: dict[str, str]                       # model type -> the head it needs; these models can do it
+    usable: Callable[[dict], dict]              # a row as wanted, or BadRow
+    examples: Callable[[Sequence[Row], Trained], Examples]
+    predict: Callable[[Sequence[Row], Trained, Any], list]      # an answer for each row; the last: a SearchConfig
+    metrics: Callable[[list, Sequence[Row]], dict]              # of the answers
+    labels: Callable[[Sequence[Row]], list[str]] | None = None  # the classes that occur, where there are some
+    quick: bool = False                         # are its metrics worth taking while it trains?
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+    """ids of each text, with the special tokens around it that the tokenizer is made for, at most max_length."""
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    if tokenizer.rust.num_special_tokens_to_add(False):
+        whole = tokenizer.encode_batch(texts, add_special_tokens=True)
+    else:
+        whole = [np.array([*start, *ids, *end], int) for ids in tokenizer.encode_batch(texts)]
+    return [ids if len(ids) <= max_length else np.append(ids[:max_length - 1], ids[-1]) for ids in whole]
+
+
+def number_of(label: str, config) -> int:
+    """The class's number in a configuration.  Raises UserError if the model does not know it."""
+    names = labels_of(config)
+    if label not in names:
+        raise UserError(f"the model knows the classes {', '.join(names)}, not {label!r}; train it on rows that have it")
+    return names.index(label)
+
+
+def labels_of(config) -> list[str]:
+    """The classes' names, from the configuration's id2label."""
+    return [name for _, name in sorted(config.extra.get("id2label", {}).items(), key=lambda pair: int(pair[0]))]
