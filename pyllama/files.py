@@ -57,6 +57,17 @@ def write(path, chunks) -> dict[str, int | str]:
     return {"size": size, "sha256": digest.hexdigest()}
 
 
+def rewrite(path, chunks) -> None:
+    """write() in place of what is there, by rename: whole, or not at all."""
+    hidden = path.with_name(f".{path.name}")
+    hidden.unlink(missing_ok=True)
+    try:
+        write(hidden, chunks)
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
 def sync(folder):
     """Force the names in the folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)

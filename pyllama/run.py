@@ -42,7 +42,8 @@ class Keeping:
 
 @dataclass
 class Standing:
-    """How the rank of the evaluations stands, the validation loss for a text: saved with a checkpoint, so that stopping early survives a resume."""
+    """How the evaluations' rank stands, of a text the loss: saved with a checkpoint, so that stopping early survives a
+    resume."""
     best: float = math.inf
     best_step: int = 0
     stale: int = 0                              # evaluations since the best one

@@ -98,7 +98,7 @@ def answers(ids, c):
     return ids.shape[1] - 1 - ends[:, ::-1].argmax(axis=1)
 
 
-def class_scores(ids, p, c, key=None, row=0, mask=None, recompute=False):
+def logits(ids, p, c, key=None, row=0, mask=None, recompute=False):
     """Scores [B C] of the classes of ids [B S]."""
     x, hidden_back = transformer.hidden(ids, transformer.shifted(ids, c), p["model"], c, mask, key, row, recompute)
     x, pick_back = pick(x, answers(ids, c))
@@ -115,9 +115,9 @@ def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=N
     """transformer.loss; with a classification head the mean cross-entropy of the labels [B] of the rows."""
     if c.head == "lm":
         return transformer.loss(ids, labels, p, c, key, row, mask, recompute, count, **options)
-    z, scores_back = class_scores(ids, p, c, key, row, mask, recompute)
+    z, logits_back = logits(ids, p, c, key, row, mask, recompute)
     value, loss_back = cross_entropy(z, labels, count=count, **options)
-    return value, lambda dvalue=1.0: scores_back(loss_back(dvalue)[0])
+    return value, lambda dvalue=1.0: logits_back(loss_back(dvalue)[0])
 
 
 def corrupt(ids, rng: np.random.Generator, mask_token_id: int, sentence_ends=(), share: float = 0.3,

@@ -61,6 +61,6 @@ def metrics(answers, rows):
             "confusion": confusion.tolist()}
 
 
-classify = Task("classify", "a class for each text: sentiment, or any labels", ("text", "label"),
-                dict.fromkeys(("lstm", "bert", "bart", "llama"), "classification"), usable, examples, predict, metrics,
-                labels, quick=True)
+task = Task("classify", "a class for each text: sentiment, or any labels", ("text", "label"),
+            dict.fromkeys(("lstm", "bert", "bart", "llama"), "classification"), usable, examples, predict, metrics,
+            labels, quick=True)

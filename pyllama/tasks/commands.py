@@ -11,12 +11,12 @@ from rich.table import Table
 from pyllama import memory
 from pyllama.display import console, follow, interruptible
 from pyllama.errors import UserError
-from pyllama.files import to_json, write
+from pyllama.files import rewrite, to_json
 from pyllama.run import Keeping, Standing, run
 from pyllama.search import SearchConfig
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
-from pyllama.tasks.rows import Source, read
+from pyllama.tasks.rows import Row, Source, read, text_of
 from pyllama.train import Settings
 
 SHOWN = 5                                                   # rows of the table of examples
@@ -75,10 +75,10 @@ def train(job, folder, state, tokenizer, parts, settings, keeping, about, standi
     _, work, _ = tuning.load(folder, settings.dtype)
     part = "test" if parts["test"] else "dev"
     answers, metrics = tuning.measure(job, parts[part], work, search)
-    write(folder / "metrics.json", [to_json({"task": job.name, "rows": part, "step": standing.best_step, **metrics})])
+    rewrite(folder / "metrics.json", [to_json({"task": job.name, "rows": part, "step": standing.best_step, **metrics})])
     show(job, parts[part], answers, metrics)
-    console.print(f"measured on the {part} rows at step {standing.best_step}, the best on the dev rows; peak memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; "
-                  f"try `pyllama predict --model {folder}`")
+    console.print(f"measured on the {part} rows at step {standing.best_step}, the best on the dev rows; peak "
+                  f"memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; try `pyllama predict --model {folder}`")
     return 0
 
 
@@ -100,14 +100,14 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         console.print(note)
     asked = job.fields[:-1]
     if data:
-        rows = read(Source(data), asked, lambda values: values)
+        rows = read(Source(data), job.fields, lambda values: {name: text_of(values, name) for name in asked}, False)
     else:
-        rows = [tuning.Row(f"text {i}", dict.fromkeys(asked, one)) for i, one in enumerate(text, 1)]
+        rows = [Row(f"text {i}", dict.fromkeys(asked, one)) for i, one in enumerate(text, 1)]
     answers = job.predict(rows, work, search)
     lines = answers if text else [json.dumps({**{name: row.values[name] for name in asked}, job.fields[-1]: answer},
                                              ensure_ascii=False) for row, answer in zip(rows, answers, strict=True)]
     if out:
-        write(out, ["".join(line + "\n" for line in lines).encode()])
+        rewrite(out, ["".join(line + "\n" for line in lines).encode()])
         console.print(f"wrote {len(lines):,} lines to {out}")
     else:
         sys.stdout.writelines(line + "\n" for line in lines)
@@ -129,7 +129,7 @@ def evaluate(model: Path, source: Source, search: SearchConfig, out: Path | None
     answers, metrics = tuning.measure(job, rows, work, search)
     show(job, rows, answers, metrics)
     if out:
-        write(out, [to_json({"task": job.name, **metrics})])
+        rewrite(out, [to_json({"task": job.name, **metrics})])
     return 0
 
 

@@ -64,7 +64,7 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
     parts = dict(zip(PARTS, split(rows, (setup.dev, setup.test), settings.seed), strict=True))
     if setup.test_data:
         parts["test"] = read(replace(source, data=setup.test_data), task.fields, task.usable)
-    names = task.labels(parts["train"]) if task.labels else []
+    names = task.labels(rows) if task.labels else []
 
     def suited(config):
         """The configuration for this task."""

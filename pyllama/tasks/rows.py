@@ -32,22 +32,24 @@ class Source:
     bad_rows: Literal["fatal", "skip"] = "fatal"    # what to do about a row that cannot be used: stop, or leave it out
 
 
-def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict]) -> list[Row]:
+def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict], answer: bool = True) -> list[Row]:
     """The file's rows, each a dict of the task's `names`.
 
     `usable` gives a row as the task wants it, or raises BadRow.  A .csv names its columns in the first line; so may a
-    .tsv, else its columns are the names in their order.  Raises UserError naming file, line and reason of a bad row,
-    unless these are to be skipped: then it says how many were, and shows the first.
+    .tsv, else its columns are the names in their order.  answer=False: the last of the names need not be there.
+
+    Raises UserError naming file, line and reason of a bad row, unless these are to be skipped: then it says how many
+    were, and shows the first.
     """
     wanted = tuple(source.fields or names)
     if len(wanted) != len(names):
         raise UserError(f"--fields names {len(wanted)} fields, but this task reads {len(names)}: {', '.join(names)}")
-    rows, bad = [], []
-    for place, values in raw(source.data, wanted):
+    rows, bad, spare = [], [], 0 if answer else 1
+    for place, values in raw(source.data, wanted, spare):
         try:
             if isinstance(values, Exception):
                 raise values
-            if missing := [name for name in wanted if values.get(name) is None]:
+            if missing := [name for name in wanted[:len(wanted) - spare] if values.get(name) is None]:
                 raise BadRow(f"it has no {missing[0]!r}, only {', '.join(map(str, values)) or 'nothing'}; name the "
                              f"fields to read with --fields")
             rows.append(Row(place, usable({**values, **dict(zip(names, map(values.get, wanted), strict=True))})))
@@ -66,8 +68,8 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict]) -
     return rows
 
 
-def raw(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict | BadRow]]:
-    """(place, fields or what is wrong with them) of each row that is not empty."""
+def raw(path: Path, wanted: Sequence[str], spare: int = 0) -> Iterator[tuple[str, dict | BadRow]]:
+    """(place, fields or what is wrong) of each row that is not empty; the last `spare` fields may be absent."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -77,10 +79,10 @@ def raw(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict | BadRow]
     readers = {".jsonl": json_lines, ".json": json_array, ".csv": columns, ".tsv": columns, ".txt": columns}
     if path.suffix not in readers:
         raise UserError(f"{path} is no {', '.join(readers)}; convert it to one of these")
-    yield from readers[path.suffix](path, text, wanted)
+    yield from readers[path.suffix](path, text, wanted, spare)
 
 
-def json_lines(path, text, wanted):
+def json_lines(path, text, wanted, spare):
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -90,7 +92,7 @@ def json_lines(path, text, wanted):
             yield f"{path} line {number}", values if isinstance(values, dict | BadRow) else BadRow("it is no object")
 
 
-def json_array(path, text, wanted):
+def json_array(path, text, wanted, spare):
     try:
         found = json.loads(text)
     except ValueError as error:
@@ -102,21 +104,22 @@ def json_array(path, text, wanted):
         yield f"{path} item {number}", values if isinstance(values, dict) else BadRow("it is no object")
 
 
-def columns(path, text, wanted):
+def columns(path, text, wanted, spare):
     """Tabs separate a .tsv's columns and nothing is quoted; a .csv is as RFC 4180 has it."""
     if path.suffix == ".csv":
         reader = csv.reader(text.splitlines(keepends=True))
         lines = [(reader.line_num, cells) for cells in reader if cells]
     else:
         lines = [(n, line.split("\t")) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    head = lines[0][1] if lines and set(wanted) <= {*lines[0][1]} else None
+    head = lines[0][1] if lines and set(wanted[:len(wanted) - spare]) <= {*lines[0][1]} else None
     if path.suffix == ".csv" and not head and lines:
         raise UserError(f"the first line of {path} does not name {', '.join(wanted)}, but {', '.join(lines[0][1])}; "
                         f"name the columns to read with --fields")
     names = head or list(wanted)
     for number, cells in lines[1:] if head else lines:
-        problem = BadRow(f"it has {len(cells)} columns instead of {len(names)}")
-        yield f"{path} line {number}", dict(zip(names, cells, strict=True)) if len(cells) == len(names) else problem
+        whole = len(names) - (0 if head else spare) <= len(cells) <= len(names)
+        yield f"{path} line {number}", dict(zip(names, cells, strict=False)) if whole else \
+            BadRow(f"it has {len(cells)} columns instead of {len(names)}")
 
 
 def text_of(values: dict, name: str) -> str:

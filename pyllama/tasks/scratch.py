@@ -31,7 +31,7 @@ def configuration(arch: str, vocab_size: int, context: int, head: str, dropout: 
         "bert": (bert.BertConfig, {**one, "intermediate_size": 4 * WIDTH, "hidden_dropout_prob": dropout}),
         "llama": (llama.LlamaConfig, {**one, "intermediate_size": 352, "resid_pdrop": dropout, **ends}),
         "transformer": (transformer.TransformerConfig, {**pair, "norm_first": True}),
-        "bart": (bart.BartConfig, {**pair, **classes}),
+        "bart": (bart.BartConfig, {**pair, **classes, "norm_first": True, "init_std": None, "scale_embedding": True}),
     }
     if arch not in shapes:
         raise UserError(f"there is no trained model at {arch}, nor is it one of {', '.join(shapes)}, which begin from "

@@ -49,7 +49,8 @@ def number_of(label: str, config) -> int:
     """The class's number in a configuration.  Raises UserError if the model does not know it."""
     names = labels_of(config)
     if label not in names:
-        raise UserError(f"the model knows the classes {', '.join(names)}, not {label!r}; train it on rows that have it")
+        raise UserError(f"the model knows the classes {', '.join(names[:9])}{', ...' * (len(names) > 9)}, but not "
+                        f"{label!r}; train it on rows that have it")
     return names.index(label)
 
 

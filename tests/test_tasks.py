@@ -1,0 +1,297 @@
+"""Rows, batches, measures, and the commands finetune, resume, predict and evaluate."""
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu import corpus_bleu
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+from pyllama import checkpoint
+from pyllama.cli import main
+from pyllama.errors import UserError
+from pyllama.tasks import TASKS, classify, rows, seq2seq
+from pyllama.tasks.examples import IGNORE, Examples, collate
+from pyllama.tasks.rows import Row, Source, read
+from pyllama.tasks.task import encode
+from pyllama.tokenizer import Tokenizer
+
+# Rows
+
+FIELDS, USABLE = classify.task.fields, classify.task.usable
+REVIEWS = [{"text": "a fine film", "label": "good"}, {"text": 'dull, "long"\tand loud', "label": 7}]
+
+
+def written(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("a.jsonl", "\n".join(map(json.dumps, REVIEWS)) + "\n\n"),
+    ("a.json", json.dumps(REVIEWS)),
+    ("a.json", json.dumps({"data": REVIEWS})),
+    ("a.csv", 'label,text\ngood,a fine film\n7,"dull, ""long""\tand loud"\n'),
+    ("a.csv", '\ufefftext,other,label\na fine film,x,good\n"dull, ""long""\tand loud",,7\n'),
+])
+def test_every_form_of_a_file_gives_the_same_rows(tmp_path, name, text):
+    found = read(Source(written(tmp_path / name, text)), FIELDS, USABLE)
+    assert [row.values for row in found] == [{**row, "label": str(row["label"])} for row in REVIEWS]
+
+
+@pytest.mark.parametrize("head", ["", "source\ttarget\n", "target\tsource\n"])
+def test_a_tsv_names_its_columns_or_has_them_in_order(tmp_path, head):
+    line = "b\ta" if head.startswith("target") else "a\tb"
+    row, = read(Source(written(tmp_path / "a.tsv", head + line)), ("source", "target"), TASKS["g2p"].usable)
+    assert row.values == {"source": "a", "target": "b"}
+
+
+def test_fields_of_other_names_are_read_in_the_tasks_order(tmp_path):
+    path = written(tmp_path / "a.jsonl", '{"zh": "门", "en": "door", "id": 3}')
+    row, = read(Source(path, ("en", "zh")), ("source", "target"), TASKS["translate"].usable)
+    assert row == (f"{path} line 1", {"source": "door", "target": "门"})
+
+
+BAD = """{"text": "fine", "label": "good"}
+{"text": "  ", "label": "bad"}
+{"text": "no label"}
+not json
+[1, 2]
+{"text": "fine too", "label": "bad"}
+"""
+
+
+def test_bad_rows_are_counted_and_located(tmp_path, capsys):
+    path = written(tmp_path / "a.jsonl", BAD)
+    found = read(Source(path, bad_rows="skip"), FIELDS, USABLE)
+    assert [row.place for row in found] == [f"{path} line 1", f"{path} line 6"]
+    said = capsys.readouterr().out
+    assert "4 of 6 rows left out:" in said
+    for place in ("line 2: 'text' is '  ', not a text", "line 3: it has no 'label', only text",
+                  "line 4: it is not JSON", "line 5: it is no object"):
+        assert place in said
+    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is '  ', not a text; mend it, or leave such rows"):
+        read(Source(path), FIELDS, USABLE)
+
+
+@pytest.mark.parametrize(("name", "text", "fields", "message"), [
+    ("a.jsonl", "", (), "has no row to use; give a file with text, label"),
+    ("a.xlsx", "x", (), r"is no \.jsonl, \.json, \.csv, \.tsv"),
+    ("a.json", "{", (), "is not JSON"),
+    ("a.json", "3", (), "is no list of objects"),
+    ("a.csv", "a,b\n1,2\n", (), "the first line of .* does not name text, label, but a, b; name the columns"),
+    ("a.tsv", "one\ttwo\tthree\n", (), "line 1: it has 3 columns instead of 2"),
+    ("a.jsonl", '{"text": "a", "label": "b"}', ("text",), "--fields names 1 fields, but this task reads 2"),
+    ("a.jsonl", '{"text": "a", "label": [1]}', (), r"'label' is \[1\], not a name or a number"),
+])
+def test_what_is_no_data_is_refused_in_one_sentence(tmp_path, name, text, fields, message):
+    with pytest.raises(UserError, match=message):
+        read(Source(written(tmp_path / name, text), fields), FIELDS, USABLE)
+
+
+def test_other_encodings_and_absent_files_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text,label\ncafé,1\n".encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8 at byte 14"):
+        read(Source(tmp_path / "a.csv"), FIELDS, USABLE)
+    with pytest.raises(UserError, match=r"cannot read .*b\.csv: No such file"):
+        read(Source(tmp_path / "b.csv"), FIELDS, USABLE)
+
+
+@given(count=st.integers(3, 40), dev=st.sampled_from([0.0, 0.2, 0.34]), test=st.sampled_from([0.0, 0.2]),
+       seed=st.integers(0, 9))
+def test_a_split_has_every_row_once(count, dev, test, seed):
+    every = [Row(str(i), {}) for i in range(count)]
+    parts = rows.split(every, (dev, test), seed)
+    assert sorted(int(row.place) for part in parts for row in part) == list(range(count))
+    assert [len(part) for part in parts[1:]] == [round(dev * count), round(test * count)]
+    assert parts == rows.split(every, (dev, test), seed)
+
+
+def test_too_few_rows_to_split_are_refused():
+    with pytest.raises(UserError, match=r"2 rows are too few to keep 0\.1 and 0\.0 of them apart; give more"):
+        rows.split([Row("a", {}), Row("b", {})], (0.1, 0.0), 0)
+    with pytest.raises(UserError, match=r"a share of 1\.5 cannot be kept apart"):
+        rows.split([Row("a", {})], (1.5,), 0)
+
+
+# Batches
+
+def test_padding_is_told_and_does_not_count():
+    batch = collate([{"ids": np.array([5, 6, 7]), "labels": np.array([1])},
+                     {"ids": np.array([8]), "labels": np.array([2, IGNORE, 3])}])
+    assert batch.inputs["ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch.inputs["mask"].tolist() == [[True] * 3, [True, False, False]]
+    assert batch.inputs["labels"].tolist() == [[1, IGNORE, IGNORE], [2, IGNORE, 3]]
+    assert batch.targets == 3
+    assert collate([{"ids": np.array([5]), "labels": 1}, {"ids": np.array([6, 7]), "labels": 0}]).targets == 2
+
+
+@given(count=st.integers(1, 9), size=st.integers(1, 5), accumulate=st.integers(1, 2), seed=st.integers(0, 3))
+def test_an_epoch_has_every_example_once(count, size, accumulate, seed):
+    """Steps laid end to end are epochs, in an order that depends on nothing but seed and epoch."""
+    examples = Examples([{"ids": np.array([i]), "labels": i} for i in range(count)])
+    settings = SimpleNamespace(batch_size=size, gradient_accumulation_steps=accumulate, seed=seed)
+    seen = np.concatenate([examples.batch(settings, step).inputs["labels"] for step in range(3 * count)])
+    epochs = seen[:len(seen) // count * count].reshape(-1, count)
+    assert (np.sort(epochs) == np.arange(count)).all()
+    if count > 5:
+        assert len({*map(tuple, epochs)}) > 1
+    again = examples.batch(settings, 2 * count).inputs["labels"]
+    assert (again == seen[2 * count * size * accumulate:][:len(again)]).all()
+
+
+def test_a_long_text_keeps_its_start_and_end_tokens():
+    tokenizer = Tokenizer.byte_pairs(["ab"], 259, ("<pad>", "<s>", "</s>"))
+    short, long = encode(tokenizer, ["a", "abcdefg"], 5)
+    assert short[[0, -1]].tolist() == long[[0, -1]].tolist() == [1, 2]
+    assert len(short) == 3
+    assert len(long) == 5
+
+
+# Measures
+
+labels = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
+
+
+@given(labels)
+def test_classification_is_measured_as_scikit_learn_does(pairs):
+    pairs = [*pairs, ("b", "b"), ("c", "c")]
+    truth, answers = map(list, zip(*pairs, strict=True))
+    got = classify.metrics(answers, [Row("", {"label": label}) for label in truth])
+    names = got["labels"]
+    precision, recall, f1, _ = precision_recall_fscore_support(truth, answers, average="macro", zero_division=0)
+    np.testing.assert_allclose([got["precision_macro"], got["recall_macro"], got["f1_macro"]], [precision, recall, f1])
+    assert got["accuracy"] == got["f1_micro"] == pytest.approx(accuracy_score(truth, answers))
+    assert got["confusion"] == confusion_matrix(truth, answers, labels=names).tolist()
+
+
+@given(st.text("abc", max_size=6), st.text("abc", max_size=6))
+def test_edits_are_the_shortest_way(a, b):
+    """Against the definition, by recursion."""
+    def shortest(a, b):
+        if not a or not b:
+            return len(a) + len(b)
+        return min(shortest(a[1:], b) + 1, shortest(a, b[1:]) + 1, shortest(a[1:], b[1:]) + (a[0] != b[0]))
+
+    assert seq2seq.edits(a, b) == shortest(a, b)
+
+
+def test_a_correction_is_measured_by_its_edits():
+    """Two edits are due; one is made as it should be, one elsewhere: precision and recall are a half, so is F."""
+    got = seq2seq.correction(["he go to school yesterday"], ["he went to a school yesterday"],
+                             ["he went to school yesterday ."])
+    assert (got["edit_precision"], got["edit_recall"], got["edit_f0.5"]) == (0.5, 0.5, 0.5)
+    same = seq2seq.correction(["fine"], ["fine"], ["fine"])
+    assert (same["edit_f0.5"], same["exact_match"], same["edit_error_rate"]) == (1.0, 1.0, 0.0)
+    assert seq2seq.correction(["a b"], ["a b"], ["a c"])["edit_f0.5"] == 0.0
+    assert seq2seq.correction(["a b c d"], ["x b c d"], ["x b y d"])["edit_f0.5"] == pytest.approx(1.25 * 0.5 / 0.75)
+
+
+def test_bleu_is_sacrebleus_and_cuts_chinese():
+    answers, truth = ["我不想听你的理论。"], ["我不想听他的理论。"]
+    got = seq2seq.translation(answers, truth)
+    assert got["bleu"] == corpus_bleu(answers, [truth], tokenize="zh").score
+    assert "tok:zh" in got["bleu_signature"]
+    assert "tok:13a" in seq2seq.translation(["a b"], ["a c"])["bleu_signature"]
+
+
+def test_rouge_is_of_stems():
+    """ROUGE-1: both of 2 words; ROUGE-2: the one pair; "cats" and "cat" are one stem."""
+    got = seq2seq.summary(["cats sleep"], ["the cat sleeps"])
+    assert (got["rouge1"], got["rouge2"], got["rougeL"]) == pytest.approx((0.8, 2 / 3, 0.8))
+
+
+# The commands
+
+WORDS = {"good": ["fine", "great", "lovely", "warm"], "bad": ["dull", "loud", "cold", "grim"]}
+SMALL = ["--vocab_size", "300", "--batch_size", "8", "--shards", "2", "--learning_rate", "0.005", "--warmup_steps", "5",
+         "--eval_steps", "10", "--save_steps", "10"]
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"text": f"a {rng.choice(WORDS[label])} film of {rng.integers(99)} minutes", "label": label,
+                         "same": 1}) for label in ("good", "bad") for _ in range(40)]
+    return str(written(tmp_path / "reviews.jsonl", "\n".join(lines)))
+
+
+@pytest.mark.parametrize("model", classify.task.heads)
+def test_every_model_learns_to_classify(model, reviews, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["finetune", "--task", "classify", "--model", model, "--data", reviews, "--out_dir", str(out),
+                 "--max_steps", "60", *SMALL]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["accuracy"] == 1
+    assert sum(map(sum, metrics["confusion"])) == metrics["rows"] == 8
+    capsys.readouterr()
+    assert main(["predict", "--model", str(out), "--text", "a great film", "a grim film of 12 minutes"]) == 0
+    assert capsys.readouterr().out.split() == ["good", "bad"]
+    assert main(["evaluate", "--model", str(out), "--data", reviews, "--out", str(tmp_path / "m.json")]) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["accuracy"] == 1
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(reviews, tmp_path):
+    """With dropout, from a checkpoint in the middle, the file of rows being gone."""
+    runs = [tmp_path / "whole", tmp_path / "parts"]
+    for out, steps in zip(runs, ("20", "10"), strict=True):
+        assert main(["finetune", "--task", "classify", "--model", "bert", "--data", reviews, "--out_dir", str(out),
+                     "--max_steps", steps, "--lr_decay_steps", "20", *SMALL]) == 0
+    (tmp_path / "reviews.jsonl").unlink()
+    assert main(["resume", str(runs[1]), "--max_steps", "20"]) == 0
+    one, other = (checkpoint.load(out) for out in runs)
+    assert one.step == other.step == 20
+    for name, a in one.tensors.items():
+        np.testing.assert_array_equal(a, other.tensors[name], err_msg=name)
+    for name, a in one.optimizer.items():
+        np.testing.assert_array_equal(a, other.optimizer[name], err_msg=name)
+
+
+@pytest.mark.parametrize("model", seq2seq.HEADS)
+def test_a_text_for_a_text_is_learnt_and_a_trained_model_learns_on(model, tmp_path, capsys):
+    """Words of one or two letters, spelt in capitals: the loss falls, and goes on where the trained model had it."""
+    rng = np.random.default_rng(1)
+    words = ["".join(rng.choice(list("abcd"), rng.integers(1, 3))) for _ in range(60)]
+    path = written(tmp_path / "pairs.tsv", "".join(f"{word}\t{word.upper()}\n" for word in words))
+    losses = []
+    for source, out in ((model, "one"), (str(tmp_path / "one"), "two")):
+        assert main(["finetune", "--task", "g2p", "--model", source, "--data", str(path), "--max_steps", "40", *SMALL,
+                     "--out_dir", str(tmp_path / out), "--max_length", "16", "--num_beams", "2",
+                     "--max_new_tokens", "8"]) == 0
+        log = [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()]
+        losses.append((log[0]["loss"], log[-1]["loss"]))
+    assert losses[0][0] > losses[1][0] > losses[1][1]
+    metrics = json.loads((tmp_path / "two/metrics.json").read_text())
+    assert metrics["rows"] == 6
+    capsys.readouterr()
+    assert main(["predict", "--model", str(tmp_path / "two"), "--data", str(path), "--max_new_tokens", "8"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["source"] for answer in answers] == words
+    assert np.mean([answer["target"] == word.upper() for answer, word in zip(answers, words, strict=True)]) > 0.8
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--task", "guess", "--model", "bert"], "there is no task 'guess'; there are classify, "),
+    (["--task", "classify", "--model", "transformer"], "a transformer model cannot classify; take one of lstm, bert"),
+    (["--task", "translate", "--model", "nowhere", "--fields", "text", "label"], "nowhere model cannot translate"),
+    (["--task", "classify", "--model", "bert", "--fields", "text", "same"], "every row has the label '1'; it takes 2"),
+])
+def test_what_cannot_be_trained_is_refused(flags, message, reviews, tmp_path, capsys):
+    assert main(["finetune", *flags, "--data", reviews, "--out_dir", str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said)
+    assert said.count("\n") == 1
+
+
+def test_a_model_of_text_predicts_no_task(tmp_path, capsys):
+    path = written(tmp_path / "a.txt", "to be or not to be, " * 20)
+    assert main(["train", "--data", str(path), "--out_dir", str(tmp_path / "lm"), "--max_steps", "1", "--n_embd", "8",
+                 "--n_head", "2", "--n_layer", "1", "--block_size", "8", "--batch_size", "2"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "--model", str(tmp_path / "lm"), "--text", "x"]) == 2
+    assert "was not trained on a task; train it with `pyllama finetune` first" in capsys.readouterr().err
+    assert main(["predict", "--model", str(tmp_path / "lm")]) == 2
+    assert "needs --data FILE or --text TEXT, one of them" in capsys.readouterr().err
