@@ -111,7 +111,7 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
         config = shape.config(tokenizer.vocab_size, settings.block_size, tokenizer)
     tokens = prepare(text, tokenizer, out_dir)
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
-    state = start(llama, config, settings, tree)
+    state = start(config.model, config, settings, tree)
     about = {"text": asdict(text), "tokens": fingerprint(tokens)}
     return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, Standing(), log_steps)
 
@@ -264,6 +264,8 @@ def load(model: Path, tokenizer: Path | None, dtype: str = "float32") -> tuple[p
         console.print(note)
     if found.tokenizer is None:
         raise UserError(f"{model} has no tokenizer; name one with --tokenizer")
+    if not hasattr(found.model, "next_scores") or getattr(found.config, "head", "lm") != "lm":
+        raise UserError(f"{model} holds a {found.config.TYPE} that does not continue texts; use `pyllama predict`")
     return found, found.tokenizer
 
 

@@ -1,0 +1,77 @@
+"""What small models from scratch reach on small data of every task, beside what is there without a neural network.
+
+    python -m bench.tasks --data FOLDER [--tasks classify translate ...]
+
+FOLDER holds cls_sentiment_{train,dev}.jsonl, mt_en_zh_{train,dev}.jsonl, seq2seq_g2p.tsv, sum_scitldr_train.jsonl.
+Each row is one `pyllama finetune`; the command stands in the table's last column.
+"""
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pyllama.cli import main as pyllama
+
+COMMON = ["--batch_size", "32", "--warmup_steps", "50", "--eval_steps", "50", "--save_steps", "1000"]
+PLAN = {                                                    # task: (train, test, metric, {model: flags})
+    "classify": ("cls_sentiment_train.jsonl", "cls_sentiment_dev.jsonl", "accuracy", {
+        "lstm": ["--max_steps", "300", "--resid_pdrop", "0.5", "--learning_rate", "2e-3", "--vocab_size", "2048"],
+        "bert": ["--max_steps", "300", "--resid_pdrop", "0.3", "--learning_rate", "1e-3", "--vocab_size", "2048"],
+        "llama": ["--max_steps", "300", "--resid_pdrop", "0.3", "--learning_rate", "1e-3", "--vocab_size", "2048"]}),
+    "translate": ("mt_en_zh_train.jsonl", "mt_en_zh_dev.jsonl", "chrf", {
+        "transformer": ["--fields", "en", "zh", "--max_steps", "1000", "--learning_rate", "1e-3"]}),
+    "g2p": ("seq2seq_g2p.tsv", None, "edit_error_rate", {
+        "transformer": ["--vocab_size", "400", "--max_steps", "1500", "--learning_rate", "2e-3", "--test", "0.1"]}),
+    "summarise": ("sum_scitldr_train.jsonl", None, "rougeL", {
+        "bart": ["--max_length", "256", "--max_steps", "200", "--num_beams", "4", "--max_new_tokens", "40",
+                 "--batch_size", "8"]}),
+}
+
+
+def bag_of_words(folder: Path) -> float:
+    """Accuracy of a logistic regression on the counts of words and pairs of them, with scikit-learn's defaults."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    parts = [[json.loads(line) for line in (folder / f"cls_sentiment_{part}.jsonl").read_text().splitlines()]
+             for part in ("train", "dev")]
+    model = make_pipeline(CountVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000))
+    (texts, labels), (unseen, truth) = (([row["text"] for row in part], [row["label"] for row in part])
+                                        for part in parts)
+    return model.fit(texts, labels).score(unseen, truth)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", default=list(PLAN), choices=list(PLAN))
+    options = parser.parse_args()
+    table = Table("task", "model", "measure", "value", "first loss", "last loss", "seconds", "command")
+    for task in options.tasks:
+        train, test, metric, models = PLAN[task]
+        if task == "classify":
+            table.add_row(task, "bag of words", metric, f"{bag_of_words(options.data):.4f}", "", "", "", "")
+        for model, flags in models.items():
+            with tempfile.TemporaryDirectory() as folder:
+                flags = ["--task", task, "--model", model, "--data", str(options.data / train), *COMMON, *flags,
+                         *(["--test_data", str(options.data / test)] if test else [])]
+                begin = time.perf_counter()
+                if status := pyllama(["finetune", *flags, "--out_dir", f"{folder}/run"]):
+                    return status
+                seconds = time.perf_counter() - begin
+                found = json.loads(Path(folder, "run/metrics.json").read_text())
+                losses = [json.loads(line)["loss"] for line in Path(folder, "run/log.jsonl").read_text().splitlines()]
+            table.add_row(task, model, metric, f"{found[metric]:.4f}", f"{losses[0]:.3f}", f"{losses[-1]:.3f}",
+                          f"{seconds:.0f}", "pyllama finetune " + " ".join(flags))
+    Console(soft_wrap=True).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
