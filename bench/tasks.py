@@ -3,7 +3,7 @@
     python -m bench.tasks --data FOLDER [--tasks classify translate ...]
 
 FOLDER holds cls_sentiment_{train,dev}.jsonl, mt_en_zh_{train,dev}.jsonl, seq2seq_g2p.tsv, sum_scitldr_train.jsonl.
-Each row is one `pyllama finetune`; the command stands in the table's last column.
+Each row is one `pyllama finetune`; the commands stand below the table.
 """
 import argparse
 import json
@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -52,11 +53,11 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=list(PLAN), choices=list(PLAN))
     options = parser.parse_args()
-    table = Table("task", "model", "measure", "value", "first loss", "last loss", "seconds", "command")
+    table, commands = Table("task", "model", "measure", "value", "first loss", "last loss", "seconds", box=SIMPLE), []
     for task in options.tasks:
         train, test, metric, models = PLAN[task]
         if task == "classify":
-            table.add_row(task, "bag of words", metric, f"{bag_of_words(options.data):.4f}", "", "", "", "")
+            table.add_row(task, "bag of words", metric, f"{bag_of_words(options.data):.4f}", "", "", "")
         for model, flags in models.items():
             with tempfile.TemporaryDirectory() as folder:
                 flags = ["--task", task, "--model", model, "--data", str(options.data / train), *COMMON, *flags,
@@ -68,8 +69,10 @@ def main():
                 found = json.loads(Path(folder, "run/metrics.json").read_text())
                 losses = [json.loads(line)["loss"] for line in Path(folder, "run/log.jsonl").read_text().splitlines()]
             table.add_row(task, model, metric, f"{found[metric]:.4f}", f"{losses[0]:.3f}", f"{losses[-1]:.3f}",
-                          f"{seconds:.0f}", "pyllama finetune " + " ".join(flags))
-    Console(soft_wrap=True).print(table)
+                          f"{seconds:.0f}")
+            commands.append(" ".join(["pyllama finetune", *flags]))
+    Console().print(table)
+    print(*commands, sep="\n")
     return 0
 
 

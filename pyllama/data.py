@@ -29,7 +29,7 @@ LLM_C_HEADER = 1024
 class Batch(NamedTuple):
     """What a step learns from."""
     inputs: dict[str, np.ndarray]                   # the arrays a model's loss takes by name, a row an example
-    targets: int                                    # how many count: the loss is the mean over them
+    targets: float                                  # how many count, or their weight: the loss is the mean over them
 
 
 @dataclass(frozen=True, eq=False)

@@ -136,6 +136,23 @@ def residual(f, x, p, eps, first, rate, key, row):
     return z, back
 
 
+def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options):
+    """cross_entropy of z [N C];  weights [N] let rows count for more or less: Σ w_n l_n / Σ w_n, or / count.
+
+    The loss is linear in the rows, so rows of one weight are a cross_entropy of their own.
+    """
+    if weights is None:
+        return cross_entropy(z, labels, count=count, ignore_index=ignore_index, **options)
+    count = weights[labels != ignore_index].sum() if count is None else count
+    parts = [cross_entropy(z, np.where(weights == w, labels, ignore_index), count=count / w, ignore_index=ignore_index,
+                           **options) for w in np.unique(weights) if w > 0]
+
+    def back(dvalue=1.0):
+        return sum(part_back(dvalue)[0] for _, part_back in parts), None
+
+    return sum(value for value, _ in parts), back
+
+
 def prediction_loss(x, w, b, labels, *, count=None, ignore_index=-100, **options):
     """Mean cross-entropy of the scores x wᵀ + b, x [... D], w [V D], b [V] or None, against labels [...].
 

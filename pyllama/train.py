@@ -105,7 +105,7 @@ class Record(NamedTuple):
     loss: float                                 # nats per token, mean over the step
     grad_norm: float                            # before clipping
     lr: float
-    tokens: int                                 # predicted in this step
+    tokens: int                                 # in this step, but for the first of each row
     seconds: float
 
 
@@ -170,7 +170,7 @@ def train(state: State, source: data.Tokens, settings: Settings) -> Iterator[Rec
             state.optimiser.step(state.flat, flats[0], lr, settings.weight_decay,
                                  clip_scale(norm, settings.max_grad_norm))
             state.step += 1
-            yield Record(state.step, loss, norm, lr, batch.targets, time.perf_counter() - begin)
+            yield Record(state.step, loss, norm, lr, batch.inputs["ids"][:, 1:].size, time.perf_counter() - begin)
 
 
 @contextlib.contextmanager

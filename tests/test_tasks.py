@@ -13,10 +13,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from pyllama import checkpoint
 from pyllama.cli import main
 from pyllama.errors import UserError
-from pyllama.tasks import TASKS, classify, rows, seq2seq
+from pyllama.tasks import TASKS, classify, finetune, rows, seq2seq
 from pyllama.tasks.examples import IGNORE, Examples, collate
 from pyllama.tasks.rows import Row, Source, read
-from pyllama.tasks.task import encode
+from pyllama.tasks.task import Trained, encode
 from pyllama.tokenizer import Tokenizer
 
 # Rows
@@ -234,12 +234,25 @@ def test_every_model_learns_to_classify(model, reviews, tmp_path, capsys):
     assert json.loads((tmp_path / "m.json").read_text())["accuracy"] == 1
 
 
+def test_balanced_classes_count_the_same(tmp_path):
+    """30 rows of one class and 10 of another weigh 40/60 and 40/20: 20 for either class together."""
+    labels = ["a"] * 30 + ["b"] * 10
+    weights = finetune.balanced(["a", "b"], [Row("", {"label": label}) for label in labels])
+    assert weights == [40 / 60, 2.0]
+    config = SimpleNamespace(extra={"task": {"class_weights": weights}, "id2label": {"0": "a", "1": "b"}})
+    work = Trained(config, {}, Tokenizer.bytes(), 8)
+    examples = classify.examples([Row("", {"text": "x", "label": label}) for label in labels], work)
+    batch = collate(examples.rows)
+    assert batch.targets == pytest.approx(40)
+    assert batch.inputs["weights"][batch.inputs["labels"] == 1].sum() == 20
+
+
 def test_a_stopped_run_goes_on_bit_for_bit(reviews, tmp_path):
     """With dropout, from a checkpoint in the middle, the file of rows being gone."""
     runs = [tmp_path / "whole", tmp_path / "parts"]
     for out, steps in zip(runs, ("20", "10"), strict=True):
         assert main(["finetune", "--task", "classify", "--model", "bert", "--data", reviews, "--out_dir", str(out),
-                     "--max_steps", steps, "--lr_decay_steps", "20", *SMALL]) == 0
+                     "--max_steps", steps, "--lr_decay_steps", "20", "--class_weights", "balanced", *SMALL]) == 0
     (tmp_path / "reviews.jsonl").unlink()
     assert main(["resume", str(runs[1]), "--max_steps", "20"]) == 0
     one, other = (checkpoint.load(out) for out in runs)

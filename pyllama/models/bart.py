@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.layers import pick, project
+from pyllama.layers import class_loss, pick, project
 from pyllama.models import transformer
 from pyllama.models.transformer import TransformerConfig
-from pyllama.ops import cross_entropy, tanh
+from pyllama.ops import tanh
 from pyllama.rng import generator
 
 
@@ -116,7 +116,7 @@ def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=N
     if c.head == "lm":
         return transformer.loss(ids, labels, p, c, key, row, mask, recompute, count, **options)
     z, logits_back = logits(ids, p, c, key, row, mask, recompute)
-    value, loss_back = cross_entropy(z, labels, count=count, **options)
+    value, loss_back = class_loss(z, labels, count=count, **options)
     return value, lambda dvalue=1.0: logits_back(loss_back(dvalue)[0])
 
 

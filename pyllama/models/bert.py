@@ -20,6 +20,7 @@ from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
 from pyllama.layers import (
     ACTIVATIONS,
+    class_loss,
     drop,
     feed_forward,
     look_up,
@@ -31,7 +32,7 @@ from pyllama.layers import (
     residual,
 )
 from pyllama.models.config import Config
-from pyllama.ops import cross_entropy, linear, tanh
+from pyllama.ops import linear, tanh
 from pyllama.rng import generator
 
 POOLED = ("classification", "none")                         # the heads that read the first token through bert.pooler
@@ -308,7 +309,7 @@ def loss(ids, labels, p, c, key=None, row=0, mask=None, types=None, recompute=Fa
         if options.get("label_smoothing"):
             raise UserError("label_smoothing would put a share of a span on padding; leave it out")
         z = z.swapaxes(1, 2)
-    value, loss_back = cross_entropy(z.reshape(-1, z.shape[-1]), labels.reshape(-1), count=count, **options)
+    value, loss_back = class_loss(z.reshape(-1, z.shape[-1]), labels.reshape(-1), count=count, **options)
 
     def back(dvalue=1.0):
         dz = loss_back(dvalue)[0].reshape(z.shape)

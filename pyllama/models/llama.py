@@ -14,9 +14,9 @@ import numpy as np
 
 from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.layers import drop, pick, project
+from pyllama.layers import class_loss, drop, pick, project
 from pyllama.models.config import Config
-from pyllama.ops import attention, cross_entropy, embedding, linear_cross_entropy, rms_norm, rope, swiglu
+from pyllama.ops import attention, embedding, linear_cross_entropy, rms_norm, rope, swiglu
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.rope import frequencies
 from pyllama.rng import generator
@@ -309,7 +309,7 @@ def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=N
     """
     if c.head == "classification":
         z, logits_back = logits(ids, p, c, key, row, None, mask, recompute)
-        value, loss_back = cross_entropy(z, labels, count=count, **options)
+        value, loss_back = class_loss(z, labels, count=count, **options)
         return value, lambda dvalue=1.0: logits_back(loss_back(dvalue)[0])
     mask = None if mask is None else mask[:, :-1]
     x, hidden_back = hidden(ids[:, :-1], p["model"], c, key, row, None, mask, recompute)

@@ -15,9 +15,9 @@ import numpy as np
 
 from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.layers import drop, look_up, project
+from pyllama.layers import class_loss, drop, look_up, project
 from pyllama.models.config import Config
-from pyllama.ops import cross_entropy, linear, lstm_cell, relu
+from pyllama.ops import linear, lstm_cell, relu
 from pyllama.rng import generator
 
 
@@ -229,7 +229,7 @@ def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=N
     z, logits_back = logits(ids, p, c, key, row, mask, recompute, truncate)
     if c.head == "tagging":
         labels = np.where(tokens(ids, mask), labels, options.get("ignore_index", -100))
-    value, loss_back = cross_entropy(z.reshape(-1, c.num_labels), labels.reshape(-1), count=count, **options)
+    value, loss_back = class_loss(z.reshape(-1, c.num_labels), labels.reshape(-1), count=count, **options)
 
     def back(dvalue=1.0):
         dz, _ = loss_back(dvalue)

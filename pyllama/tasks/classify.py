@@ -28,8 +28,10 @@ def labels(rows):
 
 def examples(rows, trained):
     ids = encode(trained.tokenizer, [row.values["text"] for row in rows], trained.max_length)
-    return Examples([{"ids": one, "labels": number_of(row.values["label"], trained.config)}
-                     for one, row in zip(ids, rows, strict=True)])
+    labels = [number_of(row.values["label"], trained.config) for row in rows]
+    weights = trained.config.extra["task"].get("class_weights")
+    return Examples([{"ids": one, "labels": label, **({"weights": weights[label]} if weights else {})}
+                     for one, label in zip(ids, labels, strict=True)])
 
 
 def predict(rows, trained, search=None):

@@ -17,6 +17,7 @@ class Examples:
     """Rows of arrays, a dict each: ids [T], and what else a model's loss takes by name.
 
     labels may be a number, places that count, or as long as the target; a batch pads them with what does not count.
+    weights, a number each, let rows count for more or less.
     """
     rows: Sequence[dict[str, np.ndarray]]
 
@@ -52,4 +53,7 @@ def collate(rows: Sequence[dict[str, np.ndarray]]) -> Batch:
             inputs[name] = np.stack([np.pad(a, (0, longest - len(a)), constant_values=FILL[name]) for a in arrays])
     inputs["mask"] = np.arange(inputs["ids"].shape[1]) < np.array([[len(row["ids"])] for row in rows])
     labels = inputs.get("labels")
+    weights = inputs.get("weights")
+    if weights is not None:
+        return Batch(inputs, float(weights.sum()))
     return Batch(inputs, len(rows) if labels is None or labels.ndim == 1 else int(np.sum(labels != IGNORE)))

@@ -4,10 +4,11 @@
     RUN/metrics.json                                 what the best checkpoint does on the rows kept apart
 """
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pyllama import checkpoint, pretrained
 from pyllama.errors import UserError
@@ -35,6 +36,7 @@ class Setup:
     tokenizer: Path | None = None               # a tokenizer.json; None: the model's own, or byte pairs learnt here
     vocab_size: int = 4096                      # tokens these learn
     max_length: int = 128                       # tokens of a text; what is longer is cut
+    class_weights: Literal["none", "balanced"] = "none"     # balanced: all classes count the same
     resid_pdrop: float | None = None            # dropout; None: 0.1 from scratch, else as the model has it
 
 
@@ -66,6 +68,8 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
         parts["test"] = read(replace(source, data=setup.test_data), task.fields, task.usable)
     names = task.labels(rows) if task.labels else []
 
+    weights = balanced(names, parts["train"]) if setup.class_weights == "balanced" else None
+
     def suited(config):
         """The configuration for this task."""
         changes = {"head": head(task, config.TYPE)} if hasattr(config, "head") else {}
@@ -74,8 +78,8 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
                     if hasattr(config, name) and setup.resid_pdrop is not None}
         longest = min(setup.max_length, getattr(config, "max_position_embeddings", setup.max_length))
         known = {"id2label": {str(i): name for i, name in enumerate(names)}} if names else {}
-        return replace(config, **changes, extra={**config.extra, **known,
-                                                 "task": {"name": task.name, "max_length": longest}})
+        about = {"name": task.name, "max_length": longest, "class_weights": weights}
+        return replace(config, **changes, extra={**config.extra, **known, "task": about})
 
     if Path(setup.model).exists():
         found = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
@@ -87,6 +91,14 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
     config = suited(scratch.configuration(setup.model, tokenizer.vocab_size, setup.max_length,
                                           head(task, setup.model), 0.1))
     return start(config.model, config, settings), tokenizer, parts, ()
+
+
+def balanced(names, rows) -> list[float]:
+    """A weight for each class, so that all count the same."""
+    if not names:
+        raise UserError("class_weights are for tasks that tell classes apart; leave them out")
+    counts = Counter(row.values["label"] for row in rows)
+    return [len(rows) / (len(names) * max(1, counts[name])) for name in names]
 
 
 def head(task: Task, kind: str) -> str:
