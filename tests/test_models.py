@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pyllama import backend, params
-from pyllama.models import bart, bert, glove, gpt2, llama, lstm, skipgram, transformer
+from pyllama.models import bart, bert, glove, gpt2, llama, lstm, skipgram, textbook, transformer
 
 STEP = 1e-30
 # They add one number to all scores of a softmax, which does not feel it: the biases of keys that no rope turns; and of
@@ -20,6 +20,7 @@ SEQ2SEQ = dict(vocab_size=19, d_model=12, encoder_layers=2, decoder_layers=2, en
 BERT = dict(vocab_size=19, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=3,
             max_position_embeddings=7)
 BART = SEQ2SEQ | {"max_position_embeddings": 7}
+BLOCK = dict(vocab_size=19, hidden_size=12, intermediate_size=20, max_position_embeddings=7)
 WORDS = dict(vocab_size=19, hidden_size=5)
 NARROW = dict(vocab_size=19, embedding_dim=5, hidden_size=4, num_labels=3)
 IDS = np.random.default_rng(1).integers(0, SMALL["vocab_size"], (2, 6))
@@ -57,6 +58,9 @@ CASES = {                                       # model, configuration, what goe
     "bart-classification": (bart, bart.BartConfig(**BART, head="classification"),
                             (np.where(np.arange(6) == [[3], [5]], 2, IDS), np.array([2, 0])),
                             {"mask": ON_THE_RIGHT, "key": (3,)}),
+    "textbook": (textbook, textbook.TextbookConfig(**BLOCK), TEXT, {"label_smoothing": 0.1}),
+    "textbook-all": (textbook, textbook.TextbookConfig(**BLOCK, residual=True, norm=True, positions=True), TEXT, {}),
+    "textbook-norm": (textbook, textbook.TextbookConfig(**BLOCK, norm=True), TEXT, {}),
     "skipgram": (skipgram, skipgram.SkipgramConfig(**WORDS, negatives=3),
                  (*PAIRS, np.random.default_rng(3).integers(0, 19, (6, 3))), {}),
     "glove": (glove, glove.GloveConfig(**WORDS, x_max=4.0), (*PAIRS, np.array([0.1, 0.5, 1.0, 3.0, 4.0, 90.0])), {}),

@@ -1,0 +1,145 @@
+"""A block of attention as the textbooks draw it: embedding, one head of attention, a ReLU feed-forward, the output.
+
+    x = embedding[ids] (+ place[t])
+    y = (x +) attention((norm) x)                   q, k, v are linear maps of it; a token sees itself and those before
+    z = (y +) feed_forward((norm) y)
+    scores = z wᵀ + b
+
+What stands in brackets is what the picture leaves out and a language model does not do without: each can be switched on
+by itself.  `python -m bench.textbook` shows what each is worth.
+
+Axes: B batch, T time, D model, F hidden, V vocabulary.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyllama.errors import UserError
+from pyllama.layers import feed_forward, look_up, multi_head, normalise, prediction_loss, project
+from pyllama.models.config import Config
+from pyllama.rng import generator
+
+
+@dataclass(frozen=True)
+class TextbookConfig(Config):
+    """The shape of the block, and what it has beyond the picture."""
+
+    TYPE = "textbook"
+
+    vocab_size: int = 65                        # V
+    hidden_size: int = 128                      # D
+    intermediate_size: int = 512                # F
+    max_position_embeddings: int = 128
+    residual: bool = False                      # what goes into a part is added to what comes out
+    norm: bool = False                          # layer norm before each part
+    positions: bool = False                     # a learned vector for each place
+
+    def __post_init__(self):
+        self.check(positive=("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"))
+
+
+def init(c: TextbookConfig, seed: int = 0, dtype: str = "float32") -> dict:
+    """Weights from N(0, 1/inputs), embeddings from N(0, 1); norms one, biases zero."""
+    rng, D, F = generator(seed, "init"), c.hidden_size, c.intermediate_size
+
+    def matrix(out, wide, std=None):
+        return {"weight": ((std or wide ** -0.5) * rng.standard_normal((out, wide))).astype(dtype)}
+
+    def affine(out, wide):
+        return matrix(out, wide) | {"bias": np.zeros(out, dtype)}
+
+    def norm():
+        return {"weight": np.ones(D, dtype), "bias": np.zeros(D, dtype)}
+
+    return {"embedding": matrix(c.vocab_size, D, 1.0),
+            **({"places": matrix(c.max_position_embeddings, D, 1.0)} if c.positions else {}),
+            "attention": {name: matrix(D, D) for name in ("q", "k", "v")},
+            "feed_forward": {"in": affine(F, D), "out": affine(D, F)},
+            **({"norm_attention": norm(), "norm_feed_forward": norm()} if c.norm else {}),
+            "output": affine(c.vocab_size, D)}
+
+
+def attend(x, p):
+    q, q_back = project(x, p["q"])
+    k, k_back = project(x, p["k"])
+    v, v_back = project(x, p["v"])
+    y, heads_back = multi_head(q, k, v, 1, causal=True)
+
+    def back(dy):
+        dq, dk, dv = heads_back(dy)
+        (dx_q, d_q), (dx_k, d_k), (dx_v, d_v) = q_back(dq), k_back(dk), v_back(dv)
+        return dx_q + dx_k + dx_v, {"q": d_q, "k": d_k, "v": d_v}
+
+    return y, back
+
+
+def part(f, x, p, name, c):
+    """f with what c has around it;  back gives dx, {name: df, ...}."""
+    n, norm_back = normalise(x, p[f"norm_{name}"], 1e-5) if c.norm else (x, None)
+    y, f_back = f(n, p[name])
+
+    def back(dy):
+        dx, df = f_back(dy)
+        grads = {name: df}
+        if c.norm:
+            dx, grads[f"norm_{name}"] = norm_back(dx)
+        return dx + dy if c.residual else dx, grads
+
+    return x + y if c.residual else y, back
+
+
+def relu_network(x, p):
+    y, network_back = feed_forward(x, p["in"], p["out"], "relu")
+
+    def back(dy):
+        dx, d_in, d_out = network_back(dy)
+        return dx, {"in": d_in, "out": d_out}
+
+    return y, back
+
+
+def hidden(ids, p, c):
+    """z [B T D] of ids [B T]"""
+    (B, T), place_back = ids.shape, None
+    x, token_back = look_up(ids, p["embedding"])
+    if c.positions:
+        if c.max_position_embeddings < T:
+            raise UserError(f"{T} tokens are more than the {c.max_position_embeddings} that there are places for "
+                            f"(max_position_embeddings); shorten the text")
+        places, place_back = look_up(np.broadcast_to(np.arange(T), (B, T)), p["places"])
+        x = x + places
+    y, attention_back = part(attend, x, p, "attention", c)
+    z, network_back = part(relu_network, y, p, "feed_forward", c)
+
+    def back(dz):
+        dy, d_network = network_back(dz)
+        dx, d_attention = attention_back(dy)
+        return {"embedding": token_back(dx), **({"places": place_back(dx)} if place_back else {}), **d_attention,
+                **d_network}
+
+    return z, back
+
+
+def logits(ids, p, c, recompute=False):
+    """Scores of the next token [B T V] after each of ids [B T]; recompute has no effect on one block."""
+    z, hidden_back = hidden(ids, p, c)
+    y, output_back = project(z, p["output"])
+
+    def back(dy):
+        dz, d_output = output_back(dy)
+        return hidden_back(dz) | {"output": d_output}
+
+    return y, back
+
+
+def loss(ids, labels, p, c, key=None, row=0, recompute=False, count=None, **options):
+    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1]; see llama.loss.  There is no dropout."""
+    z, hidden_back = hidden(ids[:, :-1], p, c)
+    value, loss_back = prediction_loss(z, p["output"]["weight"], p["output"]["bias"], labels[:, 1:], count=count,
+                                       **options)
+
+    def back(dvalue=1.0):
+        dz, dw, db = loss_back(dvalue)
+        return hidden_back(dz) | {"output": {"weight": dw, "bias": db}}
+
+    return value, back
