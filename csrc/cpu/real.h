@@ -58,7 +58,7 @@ static inline word to_bits(real x) {
     return bits;
 }
 
-/* e^(x - low) = 2^n e^f, n = round(x / ln 2), |f| <= ln 2 / 2 + |low|, e^f by Taylor's series.
+/* e^(x - low) = 2^n e^f, n = round((x - low) / ln 2), |f| <= ln 2 / 2, e^f by Taylor's series.
  * Unlike libm's it vectorises.  `low` holds the digits that x has no room for, and is 0 for most.
  * Within 1.1 ulp everywhere; results under the normal range are rounded, not flushed; NaN and the
  * infinities come out as they should.
