@@ -150,3 +150,15 @@ def test_back_may_be_called_again(model, c, inputs, options):
     _, back = model.loss(*inputs, randomised(model, c), c, **options)
     for (name, a), (_, b) in zip(params.leaves(back()), params.leaves(back(2.0)), strict=True):
         np.testing.assert_allclose(2 * a, b, rtol=1e-12, err_msg=name)
+
+
+@each_case
+def test_gradients_that_are_added_where_they_are_made_are_the_same(model, c, inputs, options):
+    """As training has it: a leaf's place is added to by each op that reads it, and back has 0.0 left for it."""
+    p = randomised(model, c)
+    want = dict(params.leaves(model.loss(*inputs, p, c, **options)[1]()))
+    grads = params.rebuild(p, (np.full_like(a, 3.0) for _, a in params.leaves(p)))
+    with params.adding(p, grads):
+        params.add(grads, model.loss(*inputs, p, c, **options)[1]())
+    for name, got in params.leaves(grads):
+        np.testing.assert_allclose(got - 3.0, want[name], rtol=1e-10, atol=1e-13, err_msg=name)

@@ -16,6 +16,7 @@ from pyllama.models import bert, gpt2
 from pyllama.ops.attention import scores
 from pyllama.ops.softmax import log_sum_exp
 from pyllama.search import SearchConfig, translate
+from pyllama.tasks.seq2seq import edits
 from tests.shared import SHARED, needs
 
 SORT = SHARED / "fixtures/gpt_nano_sort"
@@ -116,16 +117,6 @@ def test_bart_speaks_words_as_well_as_it_is_known_to(tmp_path):
     assert abs(wrong - 0.066) <= 0.01
     better = spoken(words[:200], SearchConfig(num_beams=4, max_new_tokens=60))
     assert sum(a == b for a, (_, b) in zip(better, words[:200], strict=True)) >= sum(right[:200])
-
-
-def edits(a, b):
-    """Levenshtein's distance."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        row, above = [i], row
-        for j, y in enumerate(b, 1):
-            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
-    return row[-1]
 
 
 # BERT that compares sentences
