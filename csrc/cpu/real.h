@@ -85,7 +85,6 @@ static inline real EXP(real x) {
  * beforehand, makes the low bits those of 2^n.  Within 1.3 ulp; e^NaN = NaN. */
 static inline real DECAY(real x) {
     const real ROUND = (real)3 / 2 * ((word)1 << MANTISSA) + BIAS, LOG2E = 1.44269504088896340736;
-    x = x > 0 ? 0 : x;
     real shifted = x * LOG2E + ROUND, n = shifted - ROUND, f = x - n * LN2_HIGH - n * LN2_LOW;
     real p = INVERSE_FACTORIAL[TERMS];
     for (int k = TERMS - 1; k >= 0; k--) p = p * f + INVERSE_FACTORIAL[k];
