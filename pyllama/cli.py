@@ -17,10 +17,12 @@ from pyllama import backend, commands  # noqa: E402
 from pyllama.display import console  # noqa: E402
 from pyllama.errors import UserError  # noqa: E402
 from pyllama.tasks import commands as tasks  # noqa: E402
+from pyllama.tasks import overview, readability  # noqa: E402
 
 COMMANDS: dict[str, Any] = {"train": commands.train, "resume": commands.resume, "eval": commands.evaluate,
             "generate": commands.generate, "ops": commands.ops, "check": commands.check, "env": commands.env,
-            "plot": commands.plot, "finetune": tasks.finetune, "predict": tasks.predict, "evaluate": tasks.evaluate}
+            "plot": commands.plot, "finetune": tasks.finetune, "predict": tasks.predict, "evaluate": tasks.evaluate,
+            "models": overview.models, "tasks": overview.tasks, "report": readability.report}
 
 # What nanoGPT and Hugging Face's trainer call our flags.
 SYNONYMS = {
@@ -29,7 +31,7 @@ SYNONYMS = {
     "eval_interval": "eval_steps", "log_interval": "log_steps", "warmup_iters": "warmup_steps",
     "lr_decay_iters": "lr_decay_steps", "grad_clip": "max_grad_norm", "lr_scheduler_type": "schedule",
     "per_device_train_batch_size": "batch_size", "output_dir": "out_dir", "adam_beta1": "beta1", "adam_beta2": "beta2",
-    "start": "prompt", "num_samples": "num_return_sequences",
+    "num_train_epochs": "epochs", "start": "prompt", "num_samples": "num_return_sequences",
 }
 NEEDLESS = {"device", "compile", "eval_iters"}                  # one device; an evaluation reads all the text
 BOOLEAN = {field.name for settings in (commands.Shape, commands.Settings, commands.Keeping, commands.GenerationConfig,

@@ -65,4 +65,5 @@ def metrics(answers, rows):
 
 task = Task("classify", "a class for each text: sentiment, or any labels", ("text", "label"),
             dict.fromkeys(("lstm", "bert", "bart", "llama"), "classification"), usable, examples, predict, metrics,
-            labels, quick=True)
+            labels, quick=True, measures=("accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro",
+                                          "confusion"))

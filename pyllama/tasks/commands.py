@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
 from pyllama import memory
@@ -16,7 +17,7 @@ from pyllama.run import Keeping, Standing, run
 from pyllama.search import SearchConfig
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
-from pyllama.tasks.rows import Row, Source, read, text_of
+from pyllama.tasks.rows import Row, Source, read, texts_of
 from pyllama.train import Settings
 
 SHOWN = 5                                                   # rows of the table of examples
@@ -27,7 +28,7 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
     """Train a model on a task, from a trained model or from scratch, and measure its best checkpoint.
 
     Args:
-        task: classify, translate, g2p, summarise or write; see `pyllama tasks`.
+        task: The name of a task; see `pyllama tasks`.
         out_dir: Folder of the run: checkpoints, log, rows, metrics.json.
         log_steps: Steps between lines where there is no terminal to draw on.
     """
@@ -45,21 +46,22 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
     about = {"task": task, "setup": asdict(setup) | {name: str(value) if (value := getattr(setup, name)) else None
                                                      for name in ("test_data", "tokenizer")},
              "search": asdict(search)}
-    return train(job, out_dir, state, tokenizer, parts, settings, keeping, about, Standing(), search, log_steps)
+    examples = tuning.examples(job, parts, state, tokenizer)
+    return train(job, out_dir, state, tokenizer, parts, examples, setup.planned(settings, len(examples["train"])),
+                 keeping, about, Standing(), search, log_steps)
 
 
 def resume(run_folder: Path, saved, settings: Settings, keeping: Keeping, tokenizer, standing, log_steps) -> int:
     """Go on with a run of finetune."""
     about = saved.trainer["about"]
     job = tuning.task_of(about["task"])
-    return train(job, run_folder, tuning.resumed(saved, settings), tokenizer, tuning.kept(job, run_folder / "data"),
-                 settings, keeping, about, standing, SearchConfig(**about["search"]), log_steps)
+    state, parts = tuning.resumed(saved, settings), tuning.kept(job, run_folder / "data")
+    return train(job, run_folder, state, tokenizer, parts, tuning.examples(job, parts, state, tokenizer), settings,
+                 keeping, about, standing, SearchConfig(**about["search"]), log_steps)
 
 
-def train(job, folder, state, tokenizer, parts, settings, keeping, about, standing, search, log_steps) -> int:
+def train(job, folder, state, tokenizer, parts, examples, settings, keeping, about, standing, search, log_steps) -> int:
     """Train while showing it, then measure; 0 when done, 130 when Ctrl-C stopped it."""
-    work = tuning.trained(state.config, state.p, tokenizer)
-    examples = {part: job.examples(rows, work) for part, rows in parts.items()}
     console.print(f"{state.flat.size:,} parameters; {len(parts['train']):,} rows to train on, {len(parts['dev']):,} to "
                   f"validate on, {len(parts['test']):,} to test on; steps {state.step} to {settings.max_steps} in "
                   f"{folder}")
@@ -100,12 +102,12 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         console.print(note)
     asked = job.fields[:-1]
     if data:
-        rows = read(Source(data), job.fields, lambda values: {name: text_of(values, name) for name in asked}, False)
+        rows = read(Source(data), job.fields, lambda values: texts_of(values, asked, job.also), False)
     else:
         rows = [Row(f"text {i}", dict.fromkeys(asked, one)) for i, one in enumerate(text, 1)]
     answers = job.predict(rows, work, search)
-    lines = answers if text else [json.dumps({**{name: row.values[name] for name in asked}, job.fields[-1]: answer},
-                                             ensure_ascii=False) for row, answer in zip(rows, answers, strict=True)]
+    lines = answers if text else [json.dumps({**row.values, job.fields[-1]: answer}, ensure_ascii=False)
+                                  for row, answer in zip(rows, answers, strict=True)]
     if out:
         rewrite(out, ["".join(line + "\n" for line in lines).encode()])
         console.print(f"wrote {len(lines):,} lines to {out}")
@@ -148,5 +150,5 @@ def show(job, rows, answers, metrics) -> None:
     else:
         table = Table(*job.fields, "answer", box=SIMPLE)
         for row, answer in zip(rows[:SHOWN], answers, strict=False):
-            table.add_row(*(str(row.values[name])[:60] for name in job.fields), answer[:60])
+            table.add_row(*(escape(text[:60]) for text in (*(str(row.values[name]) for name in job.fields), answer)))
     console.print(table)

@@ -29,7 +29,7 @@ DROPOUTS = ("dropout", "resid_pdrop", "hidden_dropout_prob", "embd_pdrop")
 class Setup:
     """What to train, and on what."""
 
-    model: str                                  # a trained model's folder, or lstm, bert, bart, llama, transformer
+    model: str                                  # a trained model's folder, or one of `pyllama models`, from scratch
     dev: float = 0.1                            # share of the rows kept for validation
     test: float = 0.0                           # share of the rows kept for the measures at the end; 0: those of dev
     test_data: Path | None = None               # a file of rows for the measures at the end
@@ -38,6 +38,16 @@ class Setup:
     max_length: int = 128                       # tokens of a text; what is longer is cut
     class_weights: Literal["none", "balanced"] = "none"     # balanced: all classes count the same
     resid_pdrop: float | None = None            # dropout; None: 0.1 from scratch, else as the model has it
+    epochs: int | None = None                   # how often to learn from each row, in place of max_steps
+
+    def __post_init__(self):
+        if self.epochs is not None and self.epochs < 1:
+            raise UserError(f"epochs is {self.epochs}; it must be at least 1")
+
+    def planned(self, settings: Settings, count: int) -> Settings:
+        """The settings, with as many steps as `epochs` of so many examples need."""
+        at_once = settings.batch_size * settings.gradient_accumulation_steps
+        return settings if self.epochs is None else replace(settings, max_steps=-(-self.epochs * count // at_once))
 
 
 class Measured(NamedTuple):
@@ -86,7 +96,8 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
         if found.tokenizer is None:
             raise UserError(f"{setup.model} has no tokenizer; name one with --tokenizer")
         return start(found.model, found.config, settings, found.params), found.tokenizer, parts, found.notes
-    texts = (row.values[name] for row in parts["train"] for name in task.fields)
+    told = task.texts or (lambda values: [values[name] for name in task.fields])
+    texts = (text for row in parts["train"] for text in told(row.values))
     tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else scratch.tokenizer(texts, setup.vocab_size)
     config = suited(scratch.configuration(setup.model, tokenizer.vocab_size, setup.max_length,
                                           head(task, setup.model), 0.1))
@@ -137,6 +148,12 @@ def trained(config, p, tokenizer) -> Trained:
     return Trained(config, p, tokenizer, about["max_length"])
 
 
+def examples(task: Task, parts: dict[str, list[Row]], state: State, tokenizer) -> dict[str, Examples]:
+    """What is learnt from and measured on."""
+    work = trained(state.config, state.p, tokenizer)
+    return {part: task.examples(rows, work) for part, rows in parts.items()}
+
+
 def evaluation(task: Task, rows: Sequence[Row], tokenizer):
     """evaluate(state, examples, settings, most) for run.run: the loss, and the accuracy where it is cheap."""
     def evaluate(state: State, examples: Examples, settings: Settings, most: int | None = None) -> Measured:
@@ -154,7 +171,7 @@ def evaluation(task: Task, rows: Sequence[Row], tokenizer):
 def measure(task: Task, rows: Sequence[Row], work: Trained, search: SearchConfig | None) -> tuple[list, dict]:
     """(answers, metrics)"""
     answers = task.predict(rows, work, search)
-    return answers, task.metrics(answers, rows)
+    return answers, {**(task.of_model(rows, work) if task.of_model else {}), **task.metrics(answers, rows)}
 
 
 def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, ...]]:

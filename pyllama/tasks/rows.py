@@ -130,6 +130,12 @@ def text_of(values: dict, name: str) -> str:
     return text
 
 
+def texts_of(values: dict, names: Sequence[str], also: Sequence[str] = ()) -> dict[str, str]:
+    """The texts in the fields, and in those of `also` that are not blank.  Raises BadRow."""
+    there = [name for name in also if str(values.get(name) or "").strip()]
+    return {name: text_of(values, name) for name in (*names, *there)}
+
+
 def split(rows: list[Row], shares: Sequence[float], seed: int) -> list[list[Row]]:
     """Training rows and, for each share, rows kept apart from them, drawn by the seed.
 

@@ -3,7 +3,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pyllama.errors import UserError
-from pyllama.models import bart, bert, llama, lstm, transformer
+from pyllama.models import bart, bert, gpt2, llama, lstm, transformer
 from pyllama.tokenizer import Tokenizer
 
 PAD, BOS, EOS = 0, 1, 2
@@ -30,6 +30,8 @@ def configuration(arch: str, vocab_size: int, context: int, head: str, dropout: 
         "lstm": (lstm.LstmConfig, {**classes, "embedding_dim": WIDTH, "hidden_size": WIDTH, "dropout": dropout}),
         "bert": (bert.BertConfig, {**one, "intermediate_size": 4 * WIDTH, "hidden_dropout_prob": dropout}),
         "llama": (llama.LlamaConfig, {**one, "intermediate_size": 352, "resid_pdrop": dropout, **ends}),
+        "gpt2": (gpt2.GPT2Config, {"vocab_size": vocab_size, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS,
+                                   "n_positions": context, "resid_pdrop": dropout, "embd_pdrop": dropout, **ends}),
         "transformer": (transformer.TransformerConfig, {**pair, "norm_first": True}),
         "bart": (bart.BartConfig, {**pair, **classes, "norm_first": True, "init_std": None, "scale_embedding": True}),
     }

@@ -11,6 +11,7 @@ from pyllama.tasks.task import Task, encode
 
 AT_ONCE = 32
 HEADS = dict.fromkeys(("transformer", "bart"), "lm")
+EXACT = ("exact_match", "edit_error_rate")
 
 
 def usable_as(source, target):
@@ -110,17 +111,20 @@ def need(module):
                         f"pip install 'pyllama[tasks]'") from None
 
 
-def task(name, about, source, target, measure):
+def task(name, about, source, target, measure, measures):
     return Task(name, about, (source, target), HEADS, usable_as(source, target), examples_of(source, target),
-                predict_from(source), measure)
+                predict_from(source), measure, measures=measures)
 
 
 translate = task("translate", "a text in another language", "source", "target",
-                 lambda answers, rows: translation(answers, [row.values["target"] for row in rows]))
+                 lambda answers, rows: translation(answers, [row.values["target"] for row in rows]),
+                 ("bleu", "chrf", *EXACT))
 g2p = task("g2p", "how a word is spoken, or any sequence for a sequence", "source", "target",
-           lambda answers, rows: exact_and_edits(answers, [row.values["target"] for row in rows]))
+           lambda answers, rows: exact_and_edits(answers, [row.values["target"] for row in rows]), EXACT)
 summarise = task("summarise", "a short text for a long one", "document", "summary",
-                 lambda answers, rows: summary(answers, [row.values["summary"] for row in rows]))
+                 lambda answers, rows: summary(answers, [row.values["summary"] for row in rows]),
+                 ("rouge1", "rouge2", "rougeL"))
 write = task("write", "a text without mistakes of grammar and style", "source", "corrected",
              lambda answers, rows: correction([row.values["source"] for row in rows], answers,
-                                              [row.values["corrected"] for row in rows]))
+                                              [row.values["corrected"] for row in rows]),
+             ("edit_precision", "edit_recall", "edit_f0.5", *EXACT))

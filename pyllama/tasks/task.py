@@ -32,6 +32,10 @@ class Task:
     metrics: Callable[[list, Sequence[Row]], dict]              # of the answers
     labels: Callable[[Sequence[Row]], list[str]] | None = None  # the classes that occur, where there are some
     quick: bool = False                         # are its metrics worth taking while it trains?
+    also: tuple[str, ...] = ()                  # texts that a row may have besides
+    of_model: Callable[[Sequence[Row], Trained], dict] | None = None    # measures beside those of the answers
+    texts: Callable[[dict], Sequence[str]] | None = None        # of a row, what a tokenizer learns from; None: fields
+    measures: tuple[str, ...] = ()              # the names of what is measured, for lists
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[np.ndarray]:

@@ -1,0 +1,120 @@
+"""An answer to an instruction: a decoder goes on with a prompt, and learns from the response alone.
+
+    ### Instruction:            the form of Alpaca (Taori et al., 2023) without its opening sentence
+    Say it in the plural.
+
+    ### Input:                  this part only where the row has an input
+    mouse
+
+    ### Response:
+    mice</s>                    these tokens are learnt, the last with the others; the label of those above is -100
+"""
+import importlib.util
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+
+from pyllama.errors import UserError
+from pyllama.generate import GenerationConfig, generate
+from pyllama.search import SearchConfig
+from pyllama.tasks.examples import IGNORE, Examples
+from pyllama.tasks.readability import words
+from pyllama.tasks.rows import texts_of
+from pyllama.tasks.seq2seq import need
+from pyllama.tasks.task import Task
+
+AT_ONCE = 32
+FIELDS, ALSO = ("instruction", "output"), ("input",)
+
+
+def usable(values):
+    return texts_of(values, FIELDS, ALSO)
+
+
+def prompt(values: dict) -> str:
+    """What the model reads before it answers."""
+    given = f"### Input:\n{values['input']}\n\n" if "input" in values else ""
+    return f"### Instruction:\n{values['instruction']}\n\n{given}### Response:\n"
+
+
+def prompts(rows, trained):
+    """ids of each row's prompt, a list, with the token that starts a text, if there is one."""
+    start = trained.tokenizer.bos_id if trained.config.bos_token_id is None else trained.config.bos_token_id
+    return [[*([] if start is None else [start]), *ids.tolist()]
+            for ids in trained.tokenizer.encode_batch([prompt(row.values) for row in rows])]
+
+
+def end(trained) -> int:
+    """The token that generate() stops at."""
+    found = trained.tokenizer.eos_id if trained.config.eos_token_id is None else trained.config.eos_token_id
+    if found is None:
+        raise UserError("the model has no token that ends a text, so that no response would end; take a model with an "
+                        "eos_token_id, such as one trained with --tokenizer bpe")
+    return found[0] if isinstance(found, list) else found
+
+
+def examples(rows, trained):
+    """Prompt and response, cut on the right at max_length; what has no room for a token of the response is left out.
+
+    Both are encoded for themselves, so that the prompt has the tokens that it has in predict().
+    """
+    last, made = end(trained), []
+    responses = trained.tokenizer.encode_batch([row.values["output"] for row in rows])
+    for before, response in zip(prompts(rows, trained), responses, strict=True):
+        ids = np.array([*before, *response, last])[:trained.max_length]
+        if len(before) < len(ids):
+            made.append({"ids": ids, "labels": np.where(np.arange(len(ids)) < len(before), IGNORE, ids)})
+    if rows and not made:
+        raise UserError(f"no prompt leaves room for a response in max_length, {trained.max_length} tokens; raise it")
+    tell(len(rows) - len(made), len(rows), trained, "left out")
+    return Examples(made)
+
+
+def tell(few, many, trained, what):
+    if few:                                                 # not where the answers go
+        print(f"{few} of {many} prompts leave no room for a response in max_length, {trained.max_length} tokens: "
+              f"{what}", file=sys.stderr)
+
+
+def predict(rows, trained, search=None):
+    """The likeliest token after the likeliest, up to the end token or max_new_tokens; "" for a prompt without room."""
+    search = search or SearchConfig()
+    if search.num_beams > 1:
+        print("num_beams has no effect: a response is written token by token, the likeliest each time", file=sys.stderr)
+    settings, asked, answers = GenerationConfig(max_new_tokens=search.max_new_tokens), prompts(rows, trained), {}
+    order = sorted((i for i, ids in enumerate(asked) if len(ids) < trained.max_length), key=lambda i: len(asked[i]))
+    for first in range(0, len(order), AT_ONCE):
+        some = order[first:first + AT_ONCE]
+        results = generate(trained.params, trained.config, [asked[i] for i in some], trained.tokenizer, settings)
+        answers |= {i: result.text for i, result in zip(some, results, strict=True)}
+    tell(len(rows) - len(order), len(rows), trained, "not answered")
+    return [answers.get(i, "") for i in range(len(rows))]
+
+
+def metrics(answers, rows):
+    """The share of answers that are the response; ROUGE-L, the F-measure, mean over rows, where rouge-score is
+    installed: of words and Chinese characters as they are, for its own tokenizer knows no Chinese."""
+    truth, rouge = [row.values["output"] for row in rows], {}
+    if importlib.util.find_spec("rouge_score"):
+        scorer = need("rouge_score.rouge_scorer").RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=words))
+        rouge = {"rougeL": float(np.mean([scorer.score(b, a)["rougeL"].fmeasure
+                                          for a, b in zip(answers, truth, strict=True)]))}
+    return {"exact_match": float(np.mean([a == b for a, b in zip(answers, truth, strict=True)])), **rouge,
+            "rows": len(rows)}
+
+
+def perplexity(rows, trained):
+    """exp of the mean loss of a token of the responses, their end included."""
+    loss, count = 0.0, 0
+    for _, batch in examples(rows, trained).in_turn(AT_ONCE):
+        value, _ = trained.config.model.loss(**batch.inputs, p=trained.params, c=trained.config, count=1,
+                                             recompute=True)
+        loss, count = loss + float(value), count + batch.targets
+    return {"perplexity": math.exp(min(loss / count, 700.0))}
+
+
+task = Task("instruct", "an answer to an instruction", FIELDS, dict.fromkeys(("llama", "gpt2"), "lm"), usable, examples,
+            predict, metrics, also=ALSO, of_model=perplexity, texts=lambda values: [prompt(values), values["output"]],
+            measures=("perplexity", "rougeL", "exact_match"))
