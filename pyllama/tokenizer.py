@@ -46,18 +46,21 @@ class Tokenizer:
 
     @classmethod
     def byte_pairs(cls, texts: Iterable[str], vocab_size: int,
-                   special: Sequence[str] = ("<|endoftext|>",)) -> "Tokenizer":
+                   special: Sequence[str] = ("<|endoftext|>",), alone: str = "") -> "Tokenizer":
         """Byte-level BPE as in GPT-2, learnt from the texts (Sennrich et al. 2016; Radford et al. 2019).
 
         The special tokens come first (ids 0, 1, ...), then the 256 bytes, then the merges: any text can be encoded.
-        The vocabulary is smaller than asked where the texts hold no more pairs.
+        The vocabulary is smaller than asked where the texts hold no more pairs.  What the pattern `alone` matches is in
+        no token with what stands around it.
         """
         least = 256 + len(special)
         if vocab_size < least:
             raise UserError(f"vocab_size {vocab_size} is too small: 256 bytes and {len(special)} special tokens "
                             f"need {least}; ask for more, or use a character or byte tokenizer")
         rust = tokenizers.Tokenizer(models.BPE())
-        rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        rust.pre_tokenizer = words if not alone else pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(tokenizers.Regex(alone), "isolated"), words])
         rust.decoder = decoders.ByteLevel()
         rust.train_from_iterator(texts, trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=list(special), show_progress=False,
@@ -133,15 +136,25 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = False) -> list[np.ndarray]:
         """encode() of each text, in parallel."""
-        for text in texts:
-            if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
-                raise UserError(f"U+{ord(lone[0]):04X}{_place(text, lone.start())} is half of a surrogate pair, "
-                                f"which no text may hold; remove it")
+        _refuse_surrogates(texts)
         if self._lookup:
             return [self._look_up(text) for text in texts]
         pieces = [[text] if add_special_tokens else self._pieces(text) for text in texts]
-        encoded = self._encode([piece for some in pieces for piece in some], add_special_tokens)
+        encoded = (np.array(encoding.ids, self.dtype) for encoding in self._encode(
+            self.rust.encode_batch_fast, [piece for some in pieces for piece in some], add_special_tokens))
         return [np.concatenate([next(encoded) for _ in some]) for some in pieces]
+
+    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(ids[N], places[N 2]) of each text, without special tokens: a token stands for text[first:past], its places.
+
+        These leave out white space at either end, so that a token of nothing else has first == past; a token that is a
+        part of a character has all of it.  Raises UserError as encode() does.
+        """
+        _refuse_surrogates(texts)
+        encoded = self._encode(self.rust.encode_batch, texts, False)
+        return [(np.array(one.ids, self.dtype),
+                 np.array([_trimmed(text, *place) for place in one.offsets], int).reshape(-1, 2))
+                for text, one in zip(texts, encoded, strict=True)]
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = False) -> str:
         """The text of ids[N].  Bytes that are not UTF-8, such as half a character, show as U+FFFD.
@@ -203,15 +216,14 @@ class Tokenizer:
         return (parts["normalizer"] is None and before.get("type") == "ByteLevel"
                 and before["use_regex"] and not before["add_prefix_space"])
 
-    def _encode(self, texts: list[str], add_special_tokens: bool) -> Iterator[np.ndarray]:
+    def _encode(self, encode, texts: Sequence[str], add_special_tokens: bool) -> Iterator[tokenizers.Encoding]:
         for start in range(0, len(texts), AT_ONCE):
             try:
-                encodings = self.rust.encode_batch_fast(texts[start:start + AT_ONCE],
-                                                        add_special_tokens=add_special_tokens)
+                encodings = encode(texts[start:start + AT_ONCE], add_special_tokens=add_special_tokens)
             except Exception as error:              # the library raises nothing narrower
                 raise UserError(f"the tokenizer cannot encode this text: {error}; use one with an unknown token, "
                                 f"or a byte-level one") from None
-            yield from (np.array(encoding.ids, self.dtype) for encoding in encodings)
+            yield from encodings
 
 
 class Stream:
@@ -259,6 +271,18 @@ def _bytes() -> tokenizers.Tokenizer:
 
 def _same(one: tokenizers.Tokenizer, other: tokenizers.Tokenizer) -> bool:
     return one.to_str() == other.to_str()
+
+
+def _refuse_surrogates(texts: Sequence[str]) -> None:
+    for text in texts:
+        if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
+            raise UserError(f"U+{ord(lone[0]):04X}{_place(text, lone.start())} is half of a surrogate pair, "
+                            f"which no text may hold; remove it")
+
+
+def _trimmed(text: str, first: int, past: int) -> tuple[int, int]:
+    past = first + len(text[first:past].rstrip())
+    return past - len(text[first:past].lstrip()), past
 
 
 def _place(text: str, at: int) -> str:

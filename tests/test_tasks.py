@@ -237,7 +237,7 @@ def test_every_model_learns_to_classify(model, reviews, tmp_path, capsys):
 def test_balanced_classes_count_the_same(tmp_path):
     """30 rows of one class and 10 of another weigh 40/60 and 40/20: 20 for either class together."""
     labels = ["a"] * 30 + ["b"] * 10
-    weights = finetune.balanced(["a", "b"], [Row("", {"label": label}) for label in labels])
+    weights = finetune.balanced(["a", "b"], labels)
     assert weights == [40 / 60, 2.0]
     config = SimpleNamespace(extra={"task": {"class_weights": weights}, "id2label": {"0": "a", "1": "b"}})
     work = Trained(config, {}, Tokenizer.bytes(), 8)

@@ -17,7 +17,7 @@ from pyllama.run import Keeping, Standing, run
 from pyllama.search import SearchConfig
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
-from pyllama.tasks.rows import Row, Source, read, texts_of
+from pyllama.tasks.rows import BadRow, Row, Source, read, texts_of
 from pyllama.train import Settings
 
 SHOWN = 5                                                   # rows of the table of examples
@@ -85,7 +85,7 @@ def train(job, folder, state, tokenizer, parts, examples, settings, keeping, abo
 
 
 def predict(model: Path, search: SearchConfig, data: Path | None = None, text: tuple[str, ...] = (),
-            out: Path | None = None) -> int:
+            out: Path | None = None, export: Path | None = None) -> int:
     """Answers of a model that was trained on a task, a line each: as JSON for a file of rows, as text for texts.
 
     Args:
@@ -93,6 +93,8 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         data: A .jsonl, .json, .csv or .tsv file; only what the answer depends on need be there.
         text: Texts instead of a file.
         out: The file to write; None: standard output.
+        export: A file for what the answers tell together: the triples of relations, as .csv, .graphml or .ttl, or
+            drawn as .png.
     """
     if bool(data) == bool(text):
         raise UserError("predict needs --data FILE or --text TEXT, one of them")
@@ -100,20 +102,41 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     job, work, notes = tuning.load(model)
     for note in notes:
         console.print(note)
+    exported = job.export(export) if export else None
     asked = job.fields[:-1]
-    if data:
-        rows = read(Source(data), job.fields, lambda values: texts_of(values, asked, job.also), False)
-    else:
-        rows = [Row(f"text {i}", dict.fromkeys(asked, one)) for i, one in enumerate(text, 1)]
+    usable = job.askable or (lambda values: texts_of(values, asked, job.also))
+    rows = read(Source(data), job.fields, usable, job.readers, False) if data else given(job, asked, usable, text)
     answers = job.predict(rows, work, search)
     lines = answers if text else [json.dumps({**row.values, job.fields[-1]: answer}, ensure_ascii=False)
                                   for row, answer in zip(rows, answers, strict=True)]
     if out:
-        rewrite(out, ["".join(line + "\n" for line in lines).encode()])
+        put(out, ["".join(line + "\n" for line in lines).encode()])
         console.print(f"wrote {len(lines):,} lines to {out}")
     else:
         sys.stdout.writelines(line + "\n" for line in lines)
+    if exported:
+        put(export, [exported(rows, answers)])
+        console.print(f"wrote {export}")
     return 0
+
+
+def put(path, chunks) -> None:
+    """Write a file that the user named."""
+    try:
+        rewrite(path, chunks)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name a file in a folder that exists") from None
+
+
+def given(job, asked, usable, texts) -> list[Row]:
+    """Rows of the texts on the command line."""
+    if len(asked) > 1:
+        raise UserError(f"{job.name} reads {' and '.join(asked)} of each row, which --text cannot tell apart; give "
+                        f"rows with --data")
+    try:
+        return [Row(f"text {i}", usable({asked[0]: one})) for i, one in enumerate(texts, 1)]
+    except BadRow as error:
+        raise UserError(f"a --text cannot be used: {error}; mend it") from None
 
 
 def evaluate(model: Path, source: Source, search: SearchConfig, out: Path | None = None) -> int:
@@ -127,11 +150,11 @@ def evaluate(model: Path, source: Source, search: SearchConfig, out: Path | None
     job, work, notes = tuning.load(model)
     for note in notes:
         console.print(note)
-    rows = read(source, job.fields, job.usable)
+    rows = read(source, job.fields, job.usable, job.readers)
     answers, metrics = tuning.measure(job, rows, work, search)
     show(job, rows, answers, metrics)
     if out:
-        rewrite(out, [to_json({"task": job.name, **metrics})])
+        put(out, [to_json({"task": job.name, **metrics})])
     return 0
 
 

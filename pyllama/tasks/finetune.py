@@ -72,13 +72,13 @@ def task_of(name: str) -> Task:
 
 def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
     """(state, tokenizer, {part: rows}, notes) to begin with."""
-    rows = read(source, task.fields, task.usable)
+    rows = read(source, task.fields, task.usable, task.readers)
     parts = dict(zip(PARTS, split(rows, (setup.dev, setup.test), settings.seed), strict=True))
     if setup.test_data:
-        parts["test"] = read(replace(source, data=setup.test_data), task.fields, task.usable)
+        parts["test"] = read(replace(source, data=setup.test_data), task.fields, task.usable, task.readers)
     names = task.labels(rows) if task.labels else []
-
-    weights = balanced(names, parts["train"]) if setup.class_weights == "balanced" else None
+    learnt = [row.values[task.fields[-1]] for row in parts["train"]]
+    weights = balanced(names, learnt) if setup.class_weights == "balanced" else None
 
     def suited(config):
         """The configuration for this task."""
@@ -98,18 +98,18 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
         return start(found.model, found.config, settings, found.params), found.tokenizer, parts, found.notes
     told = task.texts or (lambda values: [values[name] for name in task.fields])
     texts = (text for row in parts["train"] for text in told(row.values))
-    tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else scratch.tokenizer(texts, setup.vocab_size)
+    tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else task.tokenizer(texts, setup.vocab_size)
     config = suited(scratch.configuration(setup.model, tokenizer.vocab_size, setup.max_length,
                                           head(task, setup.model), 0.1))
     return start(config.model, config, settings), tokenizer, parts, ()
 
 
-def balanced(names, rows) -> list[float]:
+def balanced(names, labels) -> list[float]:
     """A weight for each class, so that all count the same."""
     if not names:
         raise UserError("class_weights are for tasks that tell classes apart; leave them out")
-    counts = Counter(row.values["label"] for row in rows)
-    return [len(rows) / (len(names) * max(1, counts[name])) for name in names]
+    counts = Counter(labels)
+    return [len(labels) / (len(names) * max(1, counts[name])) for name in names]
 
 
 def head(task: Task, kind: str) -> str:

@@ -32,11 +32,18 @@ class Source:
     bad_rows: Literal["fatal", "skip"] = "fatal"    # what to do about a row that cannot be used: stop, or leave it out
 
 
-def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict], answer: bool = True) -> list[Row]:
+# (path, its text, the fields wanted, how many of the last ones may be absent) -> the place of each row, and its fields
+# or what is wrong with them
+Reader = Callable[[Path, str, Sequence[str], int], Iterator[tuple[str, dict | BadRow]]]
+
+
+def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
+         readers: dict[str, Reader] | None = None, answer: bool = True) -> list[Row]:
     """The file's rows, each a dict of the task's `names`.
 
-    `usable` gives a row as the task wants it, or raises BadRow.  A .csv names its columns in the first line; so may a
-    .tsv, else its columns are the names in their order.  answer=False: the last of the names need not be there.
+    `usable` gives a row as the task wants it, or raises BadRow; `readers` are the task's own, by suffix.  A .csv names
+    its columns in the first line; so may a .tsv, else its columns are the names in their order.  answer=False: the last
+    of the names need not be there.
 
     Raises UserError naming file, line and reason of a bad row, unless these are to be skipped: then it says how many
     were, and shows the first.
@@ -45,7 +52,7 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict], a
     if len(wanted) != len(names):
         raise UserError(f"--fields names {len(wanted)} fields, but this task reads {len(names)}: {', '.join(names)}")
     rows, bad, spare = [], [], 0 if answer else 1
-    for place, values in raw(source.data, wanted, spare):
+    for place, values in raw(source.data, wanted, spare, readers or {}):
         try:
             if isinstance(values, Exception):
                 raise values
@@ -68,7 +75,7 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict], a
     return rows
 
 
-def raw(path: Path, wanted: Sequence[str], spare: int = 0) -> Iterator[tuple[str, dict | BadRow]]:
+def raw(path: Path, wanted: Sequence[str], spare: int, own: dict[str, Reader]) -> Iterator[tuple[str, dict | BadRow]]:
     """(place, fields or what is wrong) of each row that is not empty; the last `spare` fields may be absent."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -76,7 +83,8 @@ def raw(path: Path, wanted: Sequence[str], spare: int = 0) -> Iterator[tuple[str
         raise UserError(f"cannot read {path}: {error.strerror}; give a .jsonl, .json, .csv or .tsv file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 at byte {error.start}: {error.reason}; save it as UTF-8") from None
-    readers = {".jsonl": json_lines, ".json": json_array, ".csv": columns, ".tsv": columns, ".txt": columns}
+    readers: dict[str, Reader] = {".jsonl": json_lines, ".json": json_array, ".csv": columns, ".tsv": columns,
+                                  ".txt": columns, **own}
     if path.suffix not in readers:
         raise UserError(f"{path} is no {', '.join(readers)}; convert it to one of these")
     yield from readers[path.suffix](path, text, wanted, spare)

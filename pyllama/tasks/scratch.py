@@ -1,5 +1,5 @@
 """Small models to begin with, where none is trained yet: their shape, and a tokenizer learnt from the task's texts."""
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyllama.errors import UserError
@@ -11,9 +11,9 @@ SPECIAL = ("<pad>", "<s>", "</s>")                          # in the order of th
 WIDTH, LAYERS, HEADS = 128, 2, 4
 
 
-def tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte pairs, after the special tokens."""
-    return Tokenizer.byte_pairs(texts, vocab_size, SPECIAL)
+def tokenizer(texts: Iterable[str], vocab_size: int, own: Sequence[str] = (), alone: str = "") -> Tokenizer:
+    """Byte pairs, after the special tokens and the task's own; `alone` as Tokenizer.byte_pairs() has it."""
+    return Tokenizer.byte_pairs(texts, vocab_size, (*SPECIAL, *own), alone)
 
 
 def configuration(arch: str, vocab_size: int, context: int, head: str, dropout: float):

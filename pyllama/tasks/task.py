@@ -1,13 +1,15 @@
 """What a task is: which rows it reads, which head it puts on a model, what it predicts, how that is measured."""
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.tasks import scratch
 from pyllama.tasks.examples import Examples
-from pyllama.tasks.rows import Row
+from pyllama.tasks.rows import Reader, Row
 from pyllama.tokenizer import Tokenizer
 
 
@@ -17,6 +19,10 @@ class Trained(NamedTuple):
     params: dict
     tokenizer: Tokenizer
     max_length: int                             # tokens of a text, special ones included; what is longer is cut
+
+
+def no_export(path):
+    raise UserError(f"this task has nothing to write into {path} but its answers; leave --export out and use --out")
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,11 @@ class Task:
     of_model: Callable[[Sequence[Row], Trained], dict] | None = None    # measures beside those of the answers
     texts: Callable[[dict], Sequence[str]] | None = None        # of a row, what a tokenizer learns from; None: fields
     measures: tuple[str, ...] = ()              # the names of what is measured, for lists
+    askable: Callable[[dict], dict] | None = None       # a row without its answer, or BadRow; None: its texts
+    readers: dict[str, Reader] = field(default_factory=dict)    # for files of its own form, by suffix
+    tokenizer: Callable[[Iterable[str], int], Tokenizer] = scratch.tokenizer    # learnt from texts, with so many tokens
+    # a file's name -> (rows, answers) -> the file's bytes: what the answers tell together; UserError if there is none
+    export: Callable[[Path], Callable[[Sequence[Row], list], bytes]] = no_export
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[np.ndarray]:

@@ -1,0 +1,109 @@
+"""The relation between two things that a text marks, <e1>so</e1> and <e2>so</e2>, as in SemEval-2010's task 8.
+
+A relation that has a direction says it behind its name: Cause-Effect(e1,e2), or Cause-Effect(e2,e1).  Other is none.
+"""
+import re
+from collections import Counter
+from functools import partial
+from itertools import pairwise
+
+from pyllama.tasks import classify, graph, scratch
+from pyllama.tasks.rows import BadRow, Row, text_of
+from pyllama.tasks.task import Task
+
+MARKS = ("<e1>", "</e1>", "<e2>", "</e2>")
+OTHER = "Other"
+BACKWARDS = "(e2,e1)"
+VARIANT = "SemEval-2010 task 8, official: (9+1)-way with direction, macro over the true relations but Other"
+
+
+def semeval(path, text, wanted, spare):
+    """Rows of the original files: a number and a sentence in quotes, below it its relation, then a comment."""
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [(number, line) for number, line in lines if not line.startswith("Comment:")]
+    taken = False                                           # is the line the relation of the one before?
+    for (number, line), (_, below) in pairwise([*lines, (0, "")]):
+        sentence = re.fullmatch(r'\d+\s+"(.*)"', line)
+        if taken:
+            taken = False
+        elif sentence:
+            taken = bool(below) and not re.match(r"\d+\s", below)
+            told = (sentence[1], below) if taken else (sentence[1],)
+            yield f"{path} line {number}", dict(zip(wanted, told, strict=False))
+        else:
+            yield f"{path} line {number}", BadRow('it is neither a number and a sentence in "quotes", nor the relation '
+                                                  'below one')
+
+
+def marked(text):
+    """What is marked as e1 and as e2.  Raises BadRow unless each is there, once."""
+    found = []
+    for name in ("e1", "e2"):
+        between = re.findall(f"<{name}>(.*?)</{name}>", text, re.DOTALL)
+        inner = re.sub("</?e[12]>", "", between[0]) if between else ""
+        if not inner.strip() or text.count(f"<{name}>") != 1 or text.count(f"</{name}>") != 1:
+            raise BadRow(f"{text!r} does not mark one {name} as <{name}>so</{name}>")
+        found.append(inner)
+    return found
+
+
+def askable(values):
+    text = text_of(values, "text")
+    marked(text)
+    return {"text": text}
+
+
+def usable(values):
+    return {**askable(values), "relation": text_of(values, "relation").strip()}
+
+
+def labelled(rows):
+    """The rows as classify has them."""
+    return [Row(row.place, {"text": row.values["text"], "label": row.values["relation"]}) for row in rows]
+
+
+def undirected(relation):
+    return re.sub(r"\((e1,e2|e2,e1)\)$", "", relation)
+
+
+def metrics(answers, rows):
+    """F1 as the official scorer takes it; accuracy and confusion matrix with Other and both directions.
+
+    A relation is right with its direction alone, but both directions are one class: told in the wrong one, it is
+    neither told rightly nor found.  The mean over classes has those that are true of some row, not Other.
+    """
+    truth = [row.values["relation"] for row in rows]
+    right = Counter(undirected(a) for a, b in zip(answers, truth, strict=True) if a == b)
+    told, true = Counter(map(undirected, answers)), Counter(map(undirected, truth))
+    scores = [2 * right[name] / (told[name] + true[name]) for name in true if name != OTHER]
+    known = classify.metrics(answers, labelled(rows))
+    return {"f1_macro": sum(scores) / max(1, len(scores)), "variant": VARIANT,
+            **{name: known[name] for name in ("accuracy", "rows", "labels", "confusion")}}
+
+
+def triples(rows, answers):
+    """(head, relation, tail) of each row whose answer is not Other: what is marked, in the relation's direction.
+
+    White space, and what is no character to see, is one space, for a file of XML holds not all of it.
+    """
+    found = []
+    for row, answer in zip(rows, answers, strict=True):
+        if answer != OTHER:
+            one, two = (" ".join("".join(c if c.isprintable() else " " for c in text).split())
+                        for text in marked(row.values["text"]))
+            head, tail = (two, one) if answer.endswith(BACKWARDS) else (one, two)
+            found.append((head, undirected(answer), tail))
+    return found
+
+
+def export(path):
+    """(rows, answers) -> the triples as the bytes of such a file.  Raises UserError if there is no such file."""
+    made = graph.writer(path)
+    return lambda rows, answers: made(triples(rows, answers))
+
+
+task = Task("relations", "how two things that a text marks are related", ("text", "relation"), classify.task.heads,
+            usable, lambda rows, trained: classify.examples(labelled(rows), trained), classify.predict, metrics,
+            lambda rows: classify.labels(labelled(rows)), quick=True, askable=askable, readers={".txt": semeval},
+            tokenizer=partial(scratch.tokenizer, own=MARKS), export=export,
+            measures=("f1_macro", "accuracy", "confusion"))
