@@ -216,3 +216,5 @@ def test_train_measure_and_export_from_the_command_line(tmp_path, capsys):
     assert export.read_text().splitlines() == ["head,relation,tail", *due]
     assert main([*ask[:-1], str(tmp_path / "nowhere/g.csv")]) == 2
     assert "cannot write" in capsys.readouterr().err
+    assert main(["predict", "--model", run, "--text", "no marks"]) == 2
+    assert "a --text cannot be used: 'no marks' does not mark one e1" in capsys.readouterr().err
