@@ -49,7 +49,8 @@ def test_a_word_that_is_none_is_named(place, wrong):
     ids = {name: np.zeros(shape, int) for name, shape in (("t", 2), ("negatives", (2, 2)), ("i", 2), ("j", 2))}
     ids[place].flat[-1] = wrong
     table, bias, number = np.ones((3, 4)), np.ones(3), np.ones((2, 1))
-    op, inputs = (negative_sampling, (table[:2], table, ids["t"], ids["negatives"])) if place in ("t", "negatives") else \
-                 (glove, (table, table, bias, bias, ids["i"], ids["j"], number, number))
+    op, inputs = ((negative_sampling, (table[:2], table, ids["t"], ids["negatives"]))
+                  if place in ("t", "negatives") else
+                  (glove, (table, table, bias, bias, ids["i"], ids["j"], number, number)))
     with pytest.raises(IndexError, match=f"{wrong} is outside the vocabulary of 3"):
         op(*inputs)
