@@ -7,7 +7,7 @@ With η = learning_rate, η₀ = min_lr, W = warmup_steps and N = max_steps, and
     warm-up    rate = η (step + 1)/W                 step < W: η/W at first, never zero, and η at its last step
     after it   rate = (1 - w) η + w η₀               where the schedule says how far w is on its way from 0 to 1
 
-All but "constant" reach η₀ at step N, just past the last step of the run, and stay there.
+All but "constant" and "inverse_sqrt" reach η₀ at step N, just past the last step of the run, and stay there.
 """
 import math
 from collections.abc import Callable
@@ -76,3 +76,13 @@ def wsd(step, warmup_steps, max_steps, decay_steps):
     Source: Hu et al., "MiniCPM", 2024, section 4, with a linear decay.
     """
     return progress(step, max(warmup_steps, max_steps - decay_steps), max_steps)
+
+
+@schedule
+def inverse_sqrt(step, warmup_steps, max_steps, decay_steps):
+    """w = 1 - √(W/step), whatever the run's length: the rate falls as 1/√step towards min_lr, which is 0 in the paper.
+
+    Source: Vaswani et al., "Attention is all you need", 2017, section 5.3.
+    """
+    first = max(warmup_steps, 1)
+    return 1 - math.sqrt(first / max(step, first))

@@ -45,7 +45,7 @@ class Settings:
     max_steps: int = 1000                       # steps in all
     learning_rate: float = 1e-3                 # highest learning rate
     min_lr: float | None = None                 # learning rate at the end; None: a tenth of learning_rate
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"     # how it goes from one to the other
+    schedule: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"     # how it gets there
     warmup_steps: int = 100                     # steps in which the learning rate rises
     decay_steps: int = 0                        # last steps in which "wsd" falls
     lr_decay_steps: int | None = None           # step at which min_lr is reached; None: max_steps

@@ -29,7 +29,7 @@ def rates(name, chosen):
 
 
 def test_the_table_is_complete():
-    assert set(SCHEDULES) == {"constant", *FALLING}
+    assert set(SCHEDULES) == {"constant", "inverse_sqrt", *FALLING}
     assert all(function.__name__ == name for name, function in SCHEDULES.items())
 
 
@@ -101,6 +101,15 @@ def test_linear_and_wsd_fall_in_equal_steps(chosen):
         for step in range(warmup, end):
             fallen = (lr - low) * max(0, step - start) / (end - start) if end > start else 0
             assert SCHEDULES[name](step, **chosen) == pytest.approx(lr - fallen, rel=0, abs=6 * EPS * lr)
+
+
+@given(chosen=options())
+def test_inverse_sqrt_halves_the_way_whenever_the_steps_are_four_times_as_many(chosen):
+    """rate - min_lr is as 1/√step from the warm-up's end on, past the run's end too; some 6 roundings up to lr."""
+    lr, low, first = chosen["learning_rate"], chosen["min_lr"], max(chosen["warmup_steps"], 1)
+    for times in range(5):
+        rate = SCHEDULES["inverse_sqrt"](first * 4 ** times, **chosen)
+        assert rate - low == pytest.approx((lr - low) / 2 ** times, rel=0, abs=6 * EPS * lr)
 
 
 @each
