@@ -1,4 +1,4 @@
-"""What small models from scratch reach on small data of every task, beside what is there without a neural network.
+"""What small models from scratch reach on small data, beside what is there without a neural network.
 
     python -m bench.tasks --data FOLDER [--tasks classify translate ...]
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pyllama.run import Happening
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)         # what a user named may look like markup
 SMOOTH = 0.05                                               # weight of the newest step in the loss and speed shown
 
 

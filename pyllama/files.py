@@ -59,8 +59,7 @@ def write(path, chunks) -> dict[str, int | str]:
 
 def rewrite(path, chunks) -> None:
     """write() in place of what is there, by rename: whole, or not at all."""
-    hidden = path.with_name(f".{path.name}")
-    hidden.unlink(missing_ok=True)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(hidden, chunks)
         os.replace(hidden, path)

@@ -84,7 +84,7 @@ def side_by_side(y):
 def multi_head(q, k, v, H, mask=None, causal=False, cache=None):
     """Attention of projected q [B T H*K] to k, v [B S H*K], each head to its own part of the width; y [B T H*K].
 
-    mask [B S]: 0 marks keys that nothing sees.    cache: k and v continue what it holds (see generate.py)
+    mask [B S]: 0 marks keys that nothing sees.    cache: k and v continue what it holds (see cache.py)
     """
     k, v = heads_of(k, H), heads_of(v, H)
     if cache is not None:
@@ -144,13 +144,13 @@ def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options
     if weights is None:
         return cross_entropy(z, labels, count=count, ignore_index=ignore_index, **options)
     count = weights[labels != ignore_index].sum() if count is None else count
-    parts = [cross_entropy(z, np.where(weights == w, labels, ignore_index), count=count / w, ignore_index=ignore_index,
-                           **options) for w in np.unique(weights) if w > 0]
+    parts = [(w / count, *cross_entropy(z, np.where(weights == w, labels, ignore_index), count=1,
+                                        ignore_index=ignore_index, **options)) for w in np.unique(weights) if w > 0]
 
     def back(dvalue=1.0):
-        return sum(part_back(dvalue)[0] for _, part_back in parts), None
+        return sum(part_back(dvalue * share)[0] for share, _, part_back in parts), None
 
-    return sum(value for value, _ in parts), back
+    return sum(share * value for share, value, _ in parts), back
 
 
 def prediction_loss(x, w, b, labels, *, count=None, ignore_index=-100, **options):

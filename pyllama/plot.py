@@ -12,7 +12,7 @@ def draw(runs: list[Path], out: Path) -> None:
     try:
         from matplotlib.figure import Figure  # no pyplot: no display, no global state
     except ImportError:
-        raise UserError("plot needs a package: pip install 'pyllama[plot]'") from None
+        raise UserError("plot needs a package: pip install matplotlib") from None
     figure = Figure(figsize=(8, 9), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(len(PANELS), sharex=True), PANELS, strict=True):
         for number, folder in enumerate(runs):

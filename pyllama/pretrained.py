@@ -16,6 +16,9 @@ MODELS: dict[str, tuple[ModuleType, Any]] = {               # model_type in conf
     "lstm": (lstm, lstm.LstmConfig)}
 
 
+BODIES = ("model.", "transformer.", "bert.", "embedding.", "lstm.")     # what a model is without its head
+
+
 class Pretrained(NamedTuple):
     model: ModuleType
     config: Any
@@ -65,6 +68,9 @@ def refitted(tensors: dict, fresh, notes):
     """The tensors that a changed configuration asks for, and what was drawn or left out for it."""
     wanted = dict(params.leaves(fresh))
     drawn = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
+    if body := [name for name in drawn if name.startswith(BODIES) and "pooler" not in name]:
+        raise UserError(f"{body[0]} is missing, or has another shape by the configuration ({len(body)} such names); "
+                        f"give the config.json that belongs to the weights")
     unused = sorted(tensors.keys() - wanted.keys())
     notes += tuple(f"{what}: {', '.join(names)}" for what, names in (("new, drawn at random", drawn),
                                                                      ("left out", unused)) if names)

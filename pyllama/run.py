@@ -29,7 +29,7 @@ class Keeping:
     eval_tokens: int | None = None              # tokens in an evaluation, the first ones; None: all
     save_steps: int = 250                       # steps between checkpoints
     save_total_limit: int = 3                   # checkpoints kept, besides the best
-    patience: int = 0                           # stop after so many evaluations without a better loss; 0: never
+    patience: int = 0                           # stop after so many evaluations that are no better; 0: never
     tensorboard: bool = False                   # write TensorBoard event files too
 
     def __post_init__(self):
@@ -127,7 +127,7 @@ class Log:
             try:
                 from tensorboardX import SummaryWriter
             except ImportError:
-                raise UserError("tensorboard needs a package: pip install 'pyllama[tensorboard]'") from None
+                raise UserError("tensorboard needs a package: pip install tensorboardX") from None
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, record: Record, evaluation):

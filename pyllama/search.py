@@ -7,7 +7,7 @@ aside; the K likeliest that do not end go on.  One beam is greedy decoding: it s
 there are targets are an exhaustive search.
 """
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +46,8 @@ class SearchConfig:
         for name in ("num_beams", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not -10 <= self.length_penalty <= 10:
+            raise UserError(f"length_penalty is {self.length_penalty}; give a small number, from -10 to 10")
 
 
 def beam_search(step: Callable, start: int, ends: Sequence[int], count: int,
@@ -97,12 +99,16 @@ def satisfied(done, going, length, settings):
     return settings.early_stopping or settings.num_beams == 1 or hope <= done[-1].score
 
 
-def translate(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | None = None) -> list[list[Hypothesis]]:
+def translate(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | None = None,
+              size: int | None = None) -> list[list[Hypothesis]]:
     """For each of the sources, sequences of ids, up to num_beams targets of an encoder-decoder, the best first.
 
+    A target has no more tokens than the model has places for.  size: how many tokens there are, if the table has more.
     Raises UserError if the model has no end token, or no source is given a token.
     """
     settings = settings or SearchConfig()
+    if c.positions == "learned":
+        settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, c.max_position_embeddings))
     ends = c.eos_token_id if isinstance(c.eos_token_id, list) else [c.eos_token_id]
     if None in ends:
         raise UserError("the model has no eos_token_id, so that no target would end; set it")
@@ -123,6 +129,7 @@ def translate(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | N
         caches = [(own.keep(rows) or own, ((k[rows], v[rows]), back)) for own, ((k, v), back) in caches]
         x, _ = transformer.decode(tokens[:, None], memory, p_model, c, mask, caches=caches, recompute=True)
         z = x[:, -1] @ w.T if b is None else x[:, -1] @ w.T + b
+        z = z[:, :size]
         return z - log_sum_exp(z)
 
     return beam_search(step, c.decoder_start_token_id, ends, len(sources), settings)

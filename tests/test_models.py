@@ -75,7 +75,7 @@ CASES = {                                       # model, configuration, what goe
     "bert-classification": (bert, bert.BertConfig(**BERT, head="classification", num_labels=4, hidden_act="gelu_new"),
                             (IDS, np.array([3, 0])), {"key": (0, 7), "types": PADDING}),
     "bert-weights": (bert, bert.BertConfig(**BERT, head="classification", num_labels=4), (IDS, np.array([3, 0])),
-                     {"weights": np.array([0.5, 2.0]), "count": 3.5}),
+                     {"weights": np.array([0.5, 2.0]), "count": 1.5}),
     "bert-tagging": (bert, bert.BertConfig(**BERT, head="tagging", num_labels=19), TEXT, {"key": (0, 7)}),
     "bert-span": (bert, bert.BertConfig(**BERT, head="span"), (IDS, np.array([[1, -100], [0, 3]])),
                   {"mask": ON_THE_RIGHT, "types": PADDING}),

@@ -54,6 +54,8 @@ WRITTEN = {                                     # case -> as other programs writ
     "bart": lambda t: t | {"lm_head.weight": t["model.shared.weight"],
                            "model.encoder.embed_tokens.weight": t["model.shared.weight"],
                            "model.decoder.embed_tokens.weight": t["model.shared.weight"]},
+    "transformer": lambda t: bare(t, "model."),
+    "bart-classification": lambda t: bare(t, "model."),
     "bert": lambda t: old_norms(t) | {
         "cls.predictions.decoder.weight": t["bert.embeddings.word_embeddings.weight"],
         "cls.predictions.decoder.bias": t["cls.predictions.bias"], "cls.seq_relationship.weight": np.ones((2, 12)),
@@ -69,6 +71,32 @@ def test_what_others_write_is_the_same_model(name, tmp_path):
     found = pretrained.load(folder(tmp_path, c.to_dict(), WRITTEN[name](tensors)), dtype="float64")
     for key, a in params.leaves(found.params):
         np.testing.assert_array_equal(a, tensors[key], err_msg=key)
+
+
+def test_a_bart_without_a_bias_has_one_of_zeros(tmp_path):
+    model, c, *_ = SAVED["bart"]
+    tensors = dict(params.leaves(randomised(model, c)))
+    del tensors["final_logits_bias"]
+    found = pretrained.load(folder(tmp_path, c.to_dict(), bare(tensors, "model.")))
+    assert not found.params["final_logits_bias"].any()
+
+
+def test_another_head_does_not_hide_that_the_body_is_missing(tmp_path):
+    model, c, *_ = SAVED["bert"]
+    tensors = dict(params.leaves(randomised(model, c)))
+    del tensors["bert.encoder.layer.1.output.dense.weight"]
+    with pytest.raises(UserError, match=r"layer\.1\.output\.dense\.weight is missing.* give the config\.json"):
+        pretrained.load(folder(tmp_path, c.to_dict(), tensors), change=lambda c: replace(c, head="tagging"))
+
+
+def test_padding_is_no_end_for_a_bart_that_classifies():
+    """Whatever stands there."""
+    model, c, (ids, _), _ = SAVED["bart-classification"]
+    p = randomised(model, c)
+    short, _ = bart.logits(ids[:1, :4], p, c)
+    longer = np.concatenate([ids[:1, :4], [[c.eos_token_id] * 2]], axis=1)
+    padded, _ = bart.logits(longer, p, c, mask=np.array([[1, 1, 1, 1, 0, 0]]))
+    np.testing.assert_allclose(padded, short, rtol=1e-10)
 
 
 def test_another_head_keeps_the_body_and_says_what_is_new(tmp_path):

@@ -327,7 +327,7 @@ def test_answers_may_be_told_in_several_ways(tmp_path, told):
     assert [row.values for row in rows] == [ROW, ROW]
     assert [row.place.removeprefix(str(source.data)) for row in rows] == [" line 1", " line 2, qa 1"]
     keep({"train": rows, "dev": [], "test": []}, tmp_path / "kept")
-    assert kept(task, tmp_path / "kept")["train"] == rows
+    assert kept(tmp_path / "kept")["train"] == rows
     assert read(Source(tmp_path / "kept/train.jsonl"), task.fields, task.usable, task.readers)[0].values == ROW
 
 

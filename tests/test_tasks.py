@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu import corpus_bleu
+from safetensors.numpy import save_file
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from tokenizers.processors import TemplateProcessing
 
-from pyllama import checkpoint
+from pyllama import checkpoint, params
 from pyllama.cli import main
 from pyllama.errors import UserError
-from pyllama.tasks import TASKS, classify, finetune, rows, seq2seq
+from pyllama.models import gpt2
+from pyllama.tasks import TASKS, classify, finetune, rows, scratch, seq2seq
 from pyllama.tasks.examples import IGNORE, Examples, collate
 from pyllama.tasks.rows import Row, Source, read
 from pyllama.tasks.task import Trained, encode
@@ -42,9 +45,9 @@ def test_every_form_of_a_file_gives_the_same_rows(tmp_path, name, text):
     assert [row.values for row in found] == [{**row, "label": str(row["label"])} for row in REVIEWS]
 
 
-@pytest.mark.parametrize("head", ["", "source\ttarget\n", "target\tsource\n"])
+@pytest.mark.parametrize("head", ["", "source\ttarget\n", "target\tsource\n", "source\ttarget\r\n"])
 def test_a_tsv_names_its_columns_or_has_them_in_order(tmp_path, head):
-    line = "b\ta" if head.startswith("target") else "a\tb"
+    line = "b\ta" if head.startswith("target") else "a\tb" + "\r\n" * head.endswith("\r\n")
     row, = read(Source(written(tmp_path / "a.tsv", head + line)), ("source", "target"), TASKS["g2p"].usable)
     assert row.values == {"source": "a", "target": "b"}
 
@@ -85,6 +88,8 @@ def test_bad_rows_are_counted_and_located(tmp_path, capsys):
     ("a.csv", "a,b\n1,2\n", (), "the first line of .* does not name text, label, but a, b; name the columns"),
     ("a.tsv", "one\ttwo\tthree\n", (), "line 1: it has 3 columns instead of 2"),
     ("a.jsonl", '{"text": "a", "label": "b"}', ("text",), "--fields names 1 fields, but this task reads 2"),
+    ("a.csv", 'text,label\n"open,1\n', (), "line 2: unexpected end of data; mend the quotes"),
+    ("a.jsonl", '{"text": "\\ud800", "label": "b"}', (), "'text' escapes half of a surrogate pair"),
     ("a.jsonl", '{"text": "a", "label": [1]}', (), r"'label' is \[1\], not a name or a number"),
 ])
 def test_what_is_no_data_is_refused_in_one_sentence(tmp_path, name, text, fields, message):
@@ -289,7 +294,9 @@ def test_a_text_for_a_text_is_learnt_and_a_trained_model_learns_on(model, tmp_pa
 @pytest.mark.parametrize(("flags", "message"), [
     (["--task", "guess", "--model", "bert"], "there is no task 'guess'; there are classify, "),
     (["--task", "classify", "--model", "transformer"], "a transformer model cannot classify; take one of lstm, bert"),
-    (["--task", "translate", "--model", "nowhere", "--fields", "text", "label"], "nowhere model cannot translate"),
+    (["--task", "g2p", "--model", "nowhere", "--fields", "text", "label"], "there is no trained model at nowhere"),
+    (["--task", "classify", "--model", "bert", "--dev", "0"], r"dev is 0\.0; give a share between 0 and 1"),
+    (["--task", "classify", "--model", "bert", "--max_length", "0"], "max_length is 0; it must be at least 3"),
     (["--task", "classify", "--model", "bert", "--fields", "text", "same"], "every row has the label '1'; it takes 2"),
 ])
 def test_what_cannot_be_trained_is_refused(flags, message, reviews, tmp_path, capsys):
@@ -297,6 +304,45 @@ def test_what_cannot_be_trained_is_refused(flags, message, reviews, tmp_path, ca
     said = capsys.readouterr().err
     assert re.search(message, said)
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("taken", ["data/dev.jsonl", "data"])
+def test_a_run_takes_nobodys_place(taken, reviews, tmp_path, capsys):
+    """Rows of the user's that lie where the run would keep its own, or a file where it needs a folder."""
+    written_by_me = tmp_path / "mine" / taken
+    written_by_me.parent.mkdir(parents=True)
+    written(written_by_me, "mine")
+    assert main(["finetune", "--task", "classify", "--model", "lstm", "--data", reviews, "--max_steps", "1",
+                 "--out_dir", str(tmp_path / "mine")]) == 2
+    assert "choose another --out_dir" in capsys.readouterr().err
+    assert written_by_me.read_text() == "mine"
+
+
+def test_a_trained_decoder_cannot_classify_unless_it_has_the_head(tmp_path, capsys):
+    c = gpt2.GPT2Config(vocab_size=259, n_positions=8, n_embd=4, n_layer=1, n_head=1)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/config.json").write_text(json.dumps(c.to_dict()))
+    save_file(dict(params.leaves(gpt2.init(c))), tmp_path / "m/model.safetensors")
+    Tokenizer.byte_pairs(["ab"], 259, ("<pad>", "<s>", "</s>")).save(tmp_path / "m")
+    data = written(tmp_path / "a.csv", "text,label\nx,1\ny,2\nz,1\n")
+    assert main(["finetune", "--task", "classify", "--model", str(tmp_path / "m"), "--data", str(data), "--dev", "0.3",
+                 "--out_dir", str(tmp_path / "x")]) == 2
+    assert "a gpt2 model cannot classify; take one of lstm" in capsys.readouterr().err
+
+
+def test_a_tokenizer_made_elsewhere_keeps_its_own_special_tokens():
+    """Ids of its own that are no place for padding, in arrays too small for what pads labels."""
+    tokenizer = Tokenizer.byte_pairs(["ab"], 258, ("x", "<|endoftext|>"))
+    config = scratch.configuration("transformer", 258, 8, "lm", 0.0, scratch.special(tokenizer))
+    assert (config.eos_token_id, config.decoder_start_token_id) == (1, 1)
+    tokenizer.rust.post_processor = TemplateProcessing("$A <|endoftext|>", special_tokens=[("<|endoftext|>", 1)])
+    work = Trained(config, {}, tokenizer, 8)
+    pairs = [Row("", {"source": "a", "target": text}) for text in ("b", "abc")]
+    batch = collate(TASKS["g2p"].examples(pairs, work).rows)
+    assert batch.inputs["labels"].min() == IGNORE
+    assert (batch.inputs["labels"][:, -1] == [IGNORE, 1]).all()
+    with pytest.raises(UserError, match="no token that ends a text, so that no bart would know where to stop"):
+        scratch.configuration("bart", 256, 8, "lm", 0.0, scratch.special(Tokenizer.bytes()))
 
 
 def test_a_model_of_text_predicts_no_task(tmp_path, capsys):

@@ -89,9 +89,9 @@ def classify(x, p):
     return z, back
 
 
-def answers(ids, c):
-    """Where the last end token of each row stands, [B]."""
-    ends = ids == c.eos_token_id
+def answers(ids, c, mask=None):
+    """Where the last end token of each row stands, [B]; one that is padding is none."""
+    ends = (ids == c.eos_token_id) & (True if mask is None else mask != 0)
     if not ends.any(axis=1).all():
         raise UserError(f"row {int(np.argmin(ends.any(axis=1)))} has no end token (id {c.eos_token_id}), where a BART "
                         f"that classifies reads its answer; end each text with it")
@@ -101,7 +101,7 @@ def answers(ids, c):
 def logits(ids, p, c, key=None, row=0, mask=None, recompute=False):
     """Scores [B C] of the classes of ids [B S]."""
     x, hidden_back = transformer.hidden(ids, transformer.shifted(ids, c), p["model"], c, mask, key, row, recompute)
-    x, pick_back = pick(x, answers(ids, c))
+    x, pick_back = pick(x, answers(ids, c, mask))
     z, classify_back = classify(x, p["classification_head"])
 
     def back(dz):

@@ -266,7 +266,7 @@ def with_head(d_model, d_head, c):
 def logits(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
     """Scores of the next token [B T V] after each of ids [B T], or of the classes [B C], from the last token's place.
 
-    caches   one per layer (see generate.py): ids continue what they hold.    mask [B S]: 0 marks padding
+    caches   one per layer (see cache.py): ids continue what they hold.    mask [B S]: 0 marks padding
     key      where given, dropout is on and drawn from it, ids[0] being row number `row` of the whole batch
     recompute    see compose.py
     """

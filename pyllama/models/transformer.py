@@ -126,7 +126,12 @@ def init(c: TransformerConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def tidy(tensors, c):
-    """A state dict as init() names it: without the copies that some writers store of tables that are shared."""
+    """A state dict as init() names it: some writers leave "model." out, or the scores' bias where it is zero, or store
+    copies of tables that are shared."""
+    tensors = {f"model.{name}" if name.startswith(("shared.", "encoder.", "decoder.")) else name: a
+               for name, a in tensors.items()}
+    if c.final_bias and getattr(c, "head", "lm") == "lm":
+        tensors = {"final_logits_bias": np.zeros((1, c.vocab_size), np.float32), **tensors}
     copies = {f"model.{side}.embed_tokens.weight" for side in ("encoder", "decoder") if c.share_embeddings}
     copies |= {"lm_head.weight"} if c.tie_word_embeddings else set()
     return {name: a for name, a in tensors.items() if name not in copies}

@@ -2,11 +2,10 @@
 import contextlib
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
 from pyllama import memory
@@ -18,9 +17,11 @@ from pyllama.search import SearchConfig
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import BadRow, Row, Source, read, texts_of
+from pyllama.tasks.seq2seq import need
 from pyllama.train import Settings
 
 SHOWN = 5                                                   # rows of the table of examples
+WIDE = 5                                                    # classes whose names fit side by side
 
 
 def finetune(task: str, source: Source, setup: Setup, settings: Settings, keeping: Keeping, search: SearchConfig,
@@ -39,6 +40,8 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
                         f"another --out_dir")
     memory.install()
     job = tuning.task_of(task)
+    for module in job.needs:
+        need(module)
     state, tokenizer, parts, notes = tuning.prepared(job, source, setup, settings)
     for note in notes:
         console.print(note)
@@ -55,7 +58,7 @@ def resume(run_folder: Path, saved, settings: Settings, keeping: Keeping, tokeni
     """Go on with a run of finetune."""
     about = saved.trainer["about"]
     job = tuning.task_of(about["task"])
-    state, parts = tuning.resumed(saved, settings), tuning.kept(job, run_folder / "data")
+    state, parts = tuning.resumed(saved, settings), tuning.kept(run_folder / "data")
     return train(job, run_folder, state, tokenizer, parts, tuning.examples(job, parts, state, tokenizer), settings,
                  keeping, about, standing, SearchConfig(**about["search"]), log_steps)
 
@@ -79,6 +82,8 @@ def train(job, folder, state, tokenizer, parts, examples, settings, keeping, abo
     answers, metrics = tuning.measure(job, parts[part], work, search)
     rewrite(folder / "metrics.json", [to_json({"task": job.name, "rows": part, "step": standing.best_step, **metrics})])
     show(job, parts[part], answers, metrics)
+    if state.step < settings.max_steps:
+        console.print(f"out of patience at step {state.step}")
     console.print(f"measured on the {part} rows at step {standing.best_step}, the best on the dev rows; peak "
                   f"memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; try `pyllama predict --model {folder}`")
     return 0
@@ -105,7 +110,8 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     exported = job.export(export) if export else None
     asked = job.fields[:-1]
     usable = job.askable or (lambda values: texts_of(values, asked, job.also))
-    rows = read(Source(data), job.fields, usable, job.readers, False) if data else given(job, asked, usable, text)
+    rows = given(job, asked, usable, text) if not data else \
+        read(Source(data, told(work)), job.fields, usable, job.readers, answer=False)
     answers = job.predict(rows, work, search)
     lines = answers if text else [json.dumps({**row.values, job.fields[-1]: answer}, ensure_ascii=False)
                                   for row, answer in zip(rows, answers, strict=True)]
@@ -116,8 +122,13 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         sys.stdout.writelines(line + "\n" for line in lines)
     if exported:
         put(export, [exported(rows, answers)])
-        console.print(f"wrote {export}")
+        print(f"wrote {export}", file=sys.stderr)               # the answers go to standard output
     return 0
+
+
+def told(work) -> tuple[str, ...]:
+    """The names that the fields had in the rows it was trained on."""
+    return tuple(work.config.extra["task"].get("fields", ()))
 
 
 def put(path, chunks) -> None:
@@ -150,7 +161,7 @@ def evaluate(model: Path, source: Source, search: SearchConfig, out: Path | None
     job, work, notes = tuning.load(model)
     for note in notes:
         console.print(note)
-    rows = read(source, job.fields, job.usable, job.readers)
+    rows = read(replace(source, fields=source.fields or told(work)), job.fields, job.usable, job.readers)
     answers, metrics = tuning.measure(job, rows, work, search)
     show(job, rows, answers, metrics)
     if out:
@@ -165,13 +176,14 @@ def show(job, rows, answers, metrics) -> None:
         if isinstance(value, float):
             console.print(f"{name:20}{value:.4f}")
         elif name not in ("labels", "confusion"):
-            console.print(f"{name:20}{value}", markup=False)
+            console.print(f"{name:20}{value}")
     if names:
-        table = Table("true \\ predicted", *names, box=SIMPLE)
-        for name, counts in zip(names, metrics["confusion"], strict=True):
-            table.add_row(name, *map(str, counts))
+        heads = names if len(names) <= WIDE else list(map(str, range(1, len(names) + 1)))
+        table = Table("true \\ predicted", *heads, box=SIMPLE)
+        for head, name, counts in zip(heads, names, metrics["confusion"], strict=True):
+            table.add_row(name if head is name else f"{head} {name}", *map(str, counts))
     else:
-        table = Table(*job.fields, "answer", box=SIMPLE)
+        table = Table(*job.fields, "predicted", box=SIMPLE)
         for row, answer in zip(rows[:SHOWN], answers, strict=False):
-            table.add_row(*(escape(text[:60]) for text in (*(str(row.values[name]) for name in job.fields), answer)))
+            table.add_row(*(str(row.values[name])[:60] for name in job.fields), answer[:60])
     console.print(table)

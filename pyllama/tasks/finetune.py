@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from pyllama import checkpoint, pretrained
 from pyllama.errors import UserError
+from pyllama.files import rewrite
 from pyllama.run import restore
 from pyllama.search import SearchConfig
 from pyllama.tasks import TASKS, scratch
@@ -43,6 +44,12 @@ class Setup:
     def __post_init__(self):
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"epochs is {self.epochs}; it must be at least 1")
+        if self.max_length < 3:
+            raise UserError(f"max_length is {self.max_length}; it must be at least 3, for what stands around a text")
+        if not 0 < self.dev < 1:
+            raise UserError(f"dev is {self.dev}; give a share between 0 and 1, for a run is judged on the dev rows")
+        if self.test and self.test_data:
+            raise UserError("test and test_data both say what to measure on; give one of them")
 
     def planned(self, settings: Settings, count: int) -> Settings:
         """The settings, with as many steps as `epochs` of so many examples need."""
@@ -82,25 +89,28 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
 
     def suited(config):
         """The configuration for this task."""
-        changes = {"head": head(task, config.TYPE)} if hasattr(config, "head") else {}
+        wanted = head(task, config.TYPE)
+        changes = {"head": wanted} if hasattr(config, "head") else {}
         changes |= {"num_labels": len(names)} if names else {}
         changes |= {name: setup.resid_pdrop for name in DROPOUTS
                     if hasattr(config, name) and setup.resid_pdrop is not None}
         longest = min(setup.max_length, getattr(config, "max_position_embeddings", setup.max_length))
-        known = {"id2label": {str(i): name for i, name in enumerate(names)}} if names else {}
-        about = {"name": task.name, "max_length": longest, "class_weights": weights}
+        known = {"id2label": {str(i): name for i, name in enumerate(names)},
+                 "label2id": {name: i for i, name in enumerate(names)}} if names else {}
+        about = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights}
         return replace(config, **changes, extra={**config.extra, **known, "task": about})
 
-    if Path(setup.model).exists():
+    if setup.model not in scratch.ARCHITECTURES and Path(setup.model).exists():
         found = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
         if found.tokenizer is None:
             raise UserError(f"{setup.model} has no tokenizer; name one with --tokenizer")
         return start(found.model, found.config, settings, found.params), found.tokenizer, parts, found.notes
+    kind = head(task, setup.model) if setup.model in scratch.ARCHITECTURES else "lm"
     told = task.texts or (lambda values: [values[name] for name in task.fields])
     texts = (text for row in parts["train"] for text in told(row.values))
     tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else task.tokenizer(texts, setup.vocab_size)
-    config = suited(scratch.configuration(setup.model, tokenizer.vocab_size, setup.max_length,
-                                          head(task, setup.model), 0.1))
+    config = suited(scratch.configuration(setup.model, tokenizer.vocab_size, setup.max_length, kind, 0.1,
+                                          scratch.special(tokenizer)))
     return start(config.model, config, settings), tokenizer, parts, ()
 
 
@@ -120,23 +130,28 @@ def head(task: Task, kind: str) -> str:
 
 
 def keep(rows: dict[str, Sequence[Row]], folder: Path) -> None:
-    """Write the rows into the run's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for part, some in rows.items():
-        lines = (json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n" for row in some)
-        (folder / f"{part}.jsonl").write_text("".join(lines), encoding="utf-8")
+    """Write the rows into the run's folder.  Raises UserError if such files are there already, or cannot be made."""
+    if there := [path for part in rows if (path := folder / f"{part}.jsonl").exists()]:
+        raise UserError(f"{there[0]} is there already and would be lost; choose another --out_dir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, some in rows.items():
+            lines = (json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n" for row in some)
+            rewrite(folder / f"{part}.jsonl", [line.encode() for line in lines])
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another --out_dir") from None
 
 
-def kept(task: Task, folder: Path) -> dict[str, list[Row]]:
+def kept(folder: Path) -> dict[str, list[Row]]:
     """What keep() wrote."""
     parts = {}
     for part in PARTS:
         path = folder / f"{part}.jsonl"
         try:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        except (OSError, ValueError) as error:
+            parts[part] = [Row(line.pop("place"), line) for line in lines]
+        except (OSError, ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is gone or damaged ({error}); restore it, or train anew") from None
-        parts[part] = [Row(line.pop("place"), line) for line in lines]
     return parts
 
 

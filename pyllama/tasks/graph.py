@@ -15,12 +15,12 @@ def writer(path):
     if path.suffix not in WRITERS:
         raise UserError(f"{path} is no {', '.join(WRITERS)}; give a name that ends in one of these")
     made, *packages = WRITERS[path.suffix]
-    for package, extra in packages:
+    for package in packages:
         try:
             importlib.import_module(package)
         except ImportError:
             raise UserError(f"a {path.suffix} file is made by {package}, which is not installed: "
-                            f"pip install 'pyllama[{extra}]'") from None
+                            f"pip install {package}") from None
     return made
 
 
@@ -84,6 +84,5 @@ def drawn(triples):
     return figure
 
 
-NETWORKX = ("networkx", "graph")
-WRITERS = {".csv": (to_csv,), ".graphml": (to_graphml, NETWORKX), ".ttl": (to_turtle, ("rdflib", "graph")),
-           ".png": (to_png, NETWORKX, ("matplotlib", "plot"))}
+WRITERS = {".csv": (to_csv,), ".graphml": (to_graphml, "networkx"), ".ttl": (to_turtle, "rdflib"),
+           ".png": (to_png, "networkx", "matplotlib")}

@@ -1,6 +1,7 @@
 """The commands models and tasks: what there is, as the tables of models and tasks have it."""
 from rich.box import SIMPLE
 from rich.table import Table
+from rich.text import Text
 
 from pyllama import params, rng
 from pyllama.display import console
@@ -36,7 +37,7 @@ def models() -> int:
     for kind, (model, configuration) in MODELS.items():
         config = small(kind)
         heads = "\n".join(configuration.HEADS or ["lm"])
-        table.add_row(f"[bold]{kind}[/]\n{first_sentence(model.__doc__ or '')}", heads,
+        table.add_row(Text.assemble((kind, "bold"), f"\n{first_sentence(model.__doc__ or '')}"), heads,
                       "\n".join(name for name, task in TASKS.items() if kind in task.heads) or "none",
                       f"{parameters(config):,}" if config else "", f"{parameters(configuration()):,}")
     console.print(table, soft_wrap=False)

@@ -63,6 +63,8 @@ def usable(values):
     """With all `answers` that count as right, as SQuAD has them; the first is learnt."""
     row = askable(values)
     told = values.get("answers", values["answer"])
+    if isinstance(told, dict) and not all(isinstance(told.get(name), list) for name in ("text", "answer_start")):
+        raise BadRow(f"the answers {told!r} are no two lists, 'text' and 'answer_start'")
     if isinstance(told, dict):                              # lists side by side, as Hugging Face's datasets have them
         told = [{"text": text, "answer_start": start} for text, start
                 in zip(told["text"], told["answer_start"], strict=False)]
@@ -81,7 +83,7 @@ def found(context, answer):
     text, start = text_of(answer, "text"), answer.get("answer_start")
     try:
         start = context.find(text) if start in (None, "") else int(start)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadRow(f"the answer {text!r} starts at {start!r}, which is no number") from None
     if start < 0 or context[start:start + len(text)] != text:
         there = f"at character {start} of its context, {context[max(start, 0):][:len(text)]!r} does"

@@ -1,5 +1,6 @@
 """Rows of a task's data, from .jsonl, .json, .csv or .tsv, each with the place it came from."""
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
     if bad:
         console.print(f"{len(bad)} of {len(rows) + len(bad)} rows left out:")
         for line in bad[:SHOWN]:
-            console.print(f"  {line}", markup=False, highlight=False)
+            console.print(f"  {line}")
         if len(bad) > SHOWN:
             console.print(f"  and {len(bad) - SHOWN} more")
     if not rows:
@@ -115,10 +116,14 @@ def json_array(path, text, wanted, spare):
 def columns(path, text, wanted, spare):
     """Tabs separate a .tsv's columns and nothing is quoted; a .csv is as RFC 4180 has it."""
     if path.suffix == ".csv":
-        reader = csv.reader(text.splitlines(keepends=True))
-        lines = [(reader.line_num, cells) for cells in reader if cells]
+        csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        try:
+            lines = [(reader.line_num, cells) for cells in reader if cells]
+        except csv.Error as error:
+            raise UserError(f"{path} line {reader.line_num}: {error}; mend the quotes") from None
     else:
-        lines = [(n, line.split("\t")) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        lines = [(n, line.rstrip("\r").split("\t")) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     head = lines[0][1] if lines and set(wanted[:len(wanted) - spare]) <= {*lines[0][1]} else None
     if path.suffix == ".csv" and not head and lines:
         raise UserError(f"the first line of {path} does not name {', '.join(wanted)}, but {', '.join(lines[0][1])}; "
@@ -135,6 +140,10 @@ def text_of(values: dict, name: str) -> str:
     text = values[name]
     if not isinstance(text, str) or not text.strip():
         raise BadRow(f"{name!r} is {text!r}, not a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{name!r} escapes half of a surrogate pair, which is no character") from None
     return text
 
 

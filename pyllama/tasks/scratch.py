@@ -9,6 +9,7 @@ from pyllama.tokenizer import Tokenizer
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<s>", "</s>")                          # in the order of their ids
 WIDTH, LAYERS, HEADS = 128, 2, 4
+ARCHITECTURES = ("lstm", "bert", "llama", "gpt2", "transformer", "bart")
 
 
 def tokenizer(texts: Iterable[str], vocab_size: int, own: Sequence[str] = (), alone: str = "") -> Tokenizer:
@@ -16,16 +17,33 @@ def tokenizer(texts: Iterable[str], vocab_size: int, own: Sequence[str] = (), al
     return Tokenizer.byte_pairs(texts, vocab_size, (*SPECIAL, *own), alone)
 
 
-def configuration(arch: str, vocab_size: int, context: int, head: str, dropout: float):
-    """About a million parameters, most of them the table of tokens."""
-    ends = {"bos_token_id": BOS, "eos_token_id": EOS}
+def special(tokenizer: Tokenizer) -> tuple[int, int | None, int | None]:
+    """(padding, start, end) of a tokenizer that was made elsewhere."""
+    pad = tokenizer.rust.token_to_id(SPECIAL[PAD])
+    return PAD if pad is None else pad, tokenizer.bos_id, tokenizer.eos_id
+
+
+def configuration(arch: str, vocab_size: int, context: int, head: str, dropout: float,
+                  special: tuple[int, int | None, int | None] = (PAD, BOS, EOS)):
+    """About a million parameters, most of them the table of tokens.
+
+    Raises UserError if there is no such model, or the tokenizer has no end of a text and the model needs one.
+    """
+    if arch not in ARCHITECTURES:
+        raise UserError(f"there is no trained model at {arch}, nor is it one of {', '.join(ARCHITECTURES)}, which "
+                        f"begin from scratch; name one of these, or a folder")
+    pad, start, end = special
+    if end is None and arch in ("transformer", "bart"):
+        raise UserError(f"the tokenizer has no token that ends a text, so that no {arch} would know where to stop; "
+                        f"give one that has, or leave --tokenizer out")
+    ends = {"bos_token_id": start, "eos_token_id": end}
     classes = {"vocab_size": vocab_size, "head": head}
     one = {**classes, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
            "max_position_embeddings": context}
     pair = {"vocab_size": vocab_size, "d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS,
             "encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS, "encoder_ffn_dim": 4 * WIDTH,
-            "decoder_ffn_dim": 4 * WIDTH, "max_position_embeddings": context, "dropout": dropout, "pad_token_id": PAD,
-            "decoder_start_token_id": BOS, **ends}
+            "decoder_ffn_dim": 4 * WIDTH, "max_position_embeddings": context, "dropout": dropout, "pad_token_id": pad,
+            "decoder_start_token_id": end if start is None else start, **ends}
     shapes = {
         "lstm": (lstm.LstmConfig, {**classes, "embedding_dim": WIDTH, "hidden_size": WIDTH, "dropout": dropout}),
         "bert": (bert.BertConfig, {**one, "intermediate_size": 4 * WIDTH, "hidden_dropout_prob": dropout}),
@@ -35,9 +53,6 @@ def configuration(arch: str, vocab_size: int, context: int, head: str, dropout: 
         "transformer": (transformer.TransformerConfig, {**pair, "norm_first": True}),
         "bart": (bart.BartConfig, {**pair, **classes, "norm_first": True, "init_std": None, "scale_embedding": True}),
     }
-    if arch not in shapes:
-        raise UserError(f"there is no trained model at {arch}, nor is it one of {', '.join(shapes)}, which begin from "
-                        f"scratch; name one of these, or a folder")
     made: Any
     made, fields = shapes[arch]
     return made.from_dict(fields)

@@ -37,8 +37,9 @@ def predict_from(source):
         order, found = sorted(range(len(rows)), key=lambda i: len(ids[i])), {}
         for first in range(0, len(order), AT_ONCE):
             some = order[first:first + AT_ONCE]
-            for i, best in zip(some, search_targets(trained.params, trained.config, [ids[i] for i in some], search),
-                               strict=True):
+            targets = search_targets(trained.params, trained.config, [ids[i] for i in some], search,
+                                     trained.tokenizer.vocab_size)
+            for i, best in zip(some, targets, strict=True):
                 found[i] = trained.tokenizer.decode(best[0].ids, skip_special_tokens=True)
         return [found[i] for i in range(len(rows))]
     return predict
@@ -107,23 +108,24 @@ def need(module):
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise UserError(f"this task is measured by {module.partition('.')[0]}, which is not installed: "
-                        f"pip install 'pyllama[tasks]'") from None
+        package = module.partition(".")[0]
+        raise UserError(f"this task is measured by {package}, which is not installed: pip install "
+                        f"{package.replace('_', '-')}") from None
 
 
-def task(name, about, source, target, measure, measures):
+def task(name, about, source, target, measure, measures, needs=()):
     return Task(name, about, (source, target), HEADS, usable_as(source, target), examples_of(source, target),
-                predict_from(source), measure, measures=measures)
+                predict_from(source), measure, measures=measures, needs=needs)
 
 
 translate = task("translate", "a text in another language", "source", "target",
                  lambda answers, rows: translation(answers, [row.values["target"] for row in rows]),
-                 ("bleu", "chrf", *EXACT))
+                 ("bleu", "chrf", *EXACT), ("sacrebleu",))
 g2p = task("g2p", "how a word is spoken, or any sequence for a sequence", "source", "target",
            lambda answers, rows: exact_and_edits(answers, [row.values["target"] for row in rows]), EXACT)
 summarise = task("summarise", "a short text for a long one", "document", "summary",
                  lambda answers, rows: summary(answers, [row.values["summary"] for row in rows]),
-                 ("rouge1", "rouge2", "rougeL"))
+                 ("rouge1", "rouge2", "rougeL"), ("rouge_score.rouge_scorer",))
 write = task("write", "a text without mistakes of grammar and style", "source", "corrected",
              lambda answers, rows: correction([row.values["source"] for row in rows], answers,
                                               [row.values["corrected"] for row in rows]),

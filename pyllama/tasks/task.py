@@ -42,6 +42,7 @@ class Task:
     of_model: Callable[[Sequence[Row], Trained], dict] | None = None    # measures beside those of the answers
     texts: Callable[[dict], Sequence[str]] | None = None        # of a row, what a tokenizer learns from; None: fields
     measures: tuple[str, ...] = ()              # the names of what is measured, for lists
+    needs: tuple[str, ...] = ()                 # packages that measure it
     askable: Callable[[dict], dict] | None = None       # a row without its answer, or BadRow; None: its texts
     readers: dict[str, Reader] = field(default_factory=dict)    # for files of its own form, by suffix
     tokenizer: Callable[[Iterable[str], int], Tokenizer] = scratch.tokenizer    # learnt from texts, with so many tokens
@@ -54,7 +55,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     if tokenizer.rust.num_special_tokens_to_add(False):
-        whole = tokenizer.encode_batch(texts, add_special_tokens=True)
+        whole = [ids.astype(int) for ids in tokenizer.encode_batch(texts, add_special_tokens=True)]
     else:
         whole = [np.array([*start, *ids, *end], int) for ids in tokenizer.encode_batch(texts)]
     return [ids if len(ids) <= max_length else np.append(ids[:max_length - 1], ids[-1]) for ids in whole]
