@@ -78,7 +78,9 @@ def refitted(tensors: dict, fresh, notes):
 
 
 def of_type(config: dict, folder):
-    kind = config.get("model_type", "llama")
+    if not isinstance(config, dict):
+        raise UserError(f"the config.json of {folder} is no object; give the one that belongs to the weights")
+    kind = str(config.get("model_type", "llama"))
     if kind not in MODELS:
         raise UserError(f"{folder} holds a {kind!r} model; known are {', '.join(MODELS)}")
     return MODELS[kind]

@@ -120,6 +120,8 @@ def test_another_head_keeps_the_body_and_says_what_is_new(tmp_path):
     ({"model_type": "mamba"}, "holds a 'mamba' model; known are llama, gpt2, bert"),
     ({"hidden_act": "mish"}, "hidden_act is 'mish'; it must be one of relu, gelu"),
     ({"is_decoder": True}, "is_decoder = True; bert here knows only False"),
+    ({"hidden_size": None}, "hidden_size = None, but it must be of type int; mend it"),
+    ({"layer_norm_eps": "small"}, "layer_norm_eps = 'small', but it must be of type float; mend it"),
     ({"num_attention_heads": 5}, "hidden_size 12 is not a multiple of num_attention_heads 5; change one"),
     ({"intermediate_size": 21}, r"has shape \(20, 12\) in the weights but \(21, 12\) by the configuration"),
 ])

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from pyllama.errors import UserError
 
+NUMBERS: dict[Any, Any] = {float: int | float}                              # JSON writes 1.0 as 1
+
 
 @dataclass(frozen=True)
 class Config:
@@ -31,6 +33,11 @@ class Config:
         known = {f.name for f in fields(cls)} - {"extra"}
         told = {*known, "model_type", *(("architectures",) if cls.HEADS else ())}         # to_dict() says it anew
         own = {k: v for k, v in stored.items() if k in known}
+        for f in fields(cls):
+            wanted = NUMBERS.get(f.type, f.type) if f.type in (int, float, bool, str) else object
+            if not isinstance(own.get(f.name, f.default), wanted):
+                raise UserError(f"config.json says {f.name} = {own[f.name]!r}, but it must be of type "
+                                f"{getattr(f.type, '__name__', f.type)}; mend it")
         named = [head for head, name in cls.HEADS.items() if name in (stored.get("architectures") or ())]
         if named and "head" not in stored:
             own["head"] = named[0]

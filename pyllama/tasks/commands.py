@@ -80,7 +80,7 @@ def train(job, folder, state, tokenizer, parts, examples, settings, keeping, abo
     _, work, _ = tuning.load(folder, settings.dtype)
     part = "test" if parts["test"] else "dev"
     answers, metrics = tuning.measure(job, parts[part], work, search)
-    rewrite(folder / "metrics.json", [to_json({"task": job.name, "rows": part, "step": standing.best_step, **metrics})])
+    put(folder / "metrics.json", [to_json({"task": job.name, "rows": part, "step": standing.best_step, **metrics})])
     show(job, parts[part], answers, metrics)
     if state.step < settings.max_steps:
         console.print(f"out of patience at step {state.step}")
@@ -135,8 +135,9 @@ def put(path, chunks) -> None:
     """Write a file that the user named."""
     try:
         rewrite(path, chunks)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name a file in a folder that exists") from None
+    except (OSError, ValueError) as error:                      # a path such as "." has no name
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path}: {why}; name a file in a folder that exists") from None
 
 
 def given(job, asked, usable, texts) -> list[Row]:
