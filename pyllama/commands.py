@@ -100,7 +100,8 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
     memory.install()
     if init_from:
         found, tokenizer = load(init_from, None if text.tokenizer in LEARNT else Path(text.tokenizer), settings.dtype)
-        config, tree = replace(found.config, resid_pdrop=shape.resid_pdrop), found.params
+        dropouts = {name: shape.resid_pdrop for name in ("resid_pdrop", "embd_pdrop") if hasattr(found.config, name)}
+        config, tree = replace(found.config, **dropouts), found.params
         if others := [f.name for f in fields(Shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
             raise UserError(f"{others[0]} has no effect with init_from, which has a shape already; leave it out")
         if settings.block_size > config.max_position_embeddings:

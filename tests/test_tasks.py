@@ -295,6 +295,7 @@ def test_a_text_for_a_text_is_learnt_and_a_trained_model_learns_on(model, tmp_pa
     (["--task", "guess", "--model", "bert"], "there is no task 'guess'; there are classify, "),
     (["--task", "classify", "--model", "transformer"], "a transformer model cannot classify; take one of lstm, bert"),
     (["--task", "g2p", "--model", "nowhere", "--fields", "text", "label"], "there is no trained model at nowhere"),
+    (["--task", "classify", "--model", "bert", "--block_size", "64"], "block_size is for texts and has no effect"),
     (["--task", "classify", "--model", "bert", "--dev", "0"], r"dev is 0\.0; give a share between 0 and 1"),
     (["--task", "classify", "--model", "bert", "--max_length", "0"], "max_length is 0; it must be at least 3"),
     (["--task", "classify", "--model", "bert", "--fields", "text", "same"], "every row has the label '1'; it takes 2"),

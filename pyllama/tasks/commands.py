@@ -35,6 +35,10 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
     """
     if log_steps < 1:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
+    for name, value, usual in (("block_size", settings.block_size, Settings.block_size),
+                               ("eval_tokens", keeping.eval_tokens, Keeping.eval_tokens)):
+        if value != usual:
+            raise UserError(f"{name} is for texts and has no effect on rows; leave it out (max_length cuts a long row)")
     if (out_dir / "latest").exists():
         raise UserError(f"{out_dir} holds a run already; go on with it by `pyllama resume {out_dir}`, or choose "
                         f"another --out_dir")
