@@ -339,7 +339,9 @@ def env() -> int:
     else:
         table.add_row("C kernels", f"none: {backend.why_no_cpu}")
     for package, purpose in {"scipy": "", "safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot",
-                             "tensorboardX": "train --tensorboard", "hypothesis": "the tests"}.items():
+                             "tensorboardX": "train --tensorboard", "sacrebleu": "the task translate",
+                             "rouge-score": "the task summarise", "networkx": "predict --export x.graphml or x.png",
+                             "rdflib": "predict --export x.ttl", "hypothesis": "the tests"}.items():
         try:
             table.add_row(package, metadata.version(package))
         except metadata.PackageNotFoundError:

@@ -130,14 +130,16 @@ def head(task: Task, kind: str) -> str:
 
 
 def keep(rows: dict[str, Sequence[Row]], folder: Path) -> None:
-    """Write the rows into the run's folder.  Raises UserError if such files are there already, or cannot be made."""
-    if there := [path for part in rows if (path := folder / f"{part}.jsonl").exists()]:
-        raise UserError(f"{there[0]} is there already and would be lost; choose another --out_dir")
+    """Write the rows into the run's folder.  Raises UserError if files with others are there, or none can be made."""
+    files = {folder / f"{part}.jsonl": "".join(json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n"
+                                               for row in some).encode() for part, some in rows.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for part, some in rows.items():
-            lines = (json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n" for row in some)
-            rewrite(folder / f"{part}.jsonl", [line.encode() for line in lines])
+        for path, content in files.items():
+            if path.exists() and path.read_bytes() != content:
+                raise UserError(f"{path} is there already and would be lost; choose another --out_dir")
+        for path, content in files.items():
+            rewrite(path, [content])
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}; choose another --out_dir") from None
 
