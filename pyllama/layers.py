@@ -17,9 +17,11 @@ from pyllama.ops import (
     linear,
     linear_cross_entropy,
     relu,
+    tanh,
 )
 
-ACTIVATIONS = {"relu": relu, "gelu": gelu, **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), partial(gelu, tanh=True))}
+ACTIVATIONS = {"relu": relu, "gelu": gelu, "tanh": tanh,
+               **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), partial(gelu, tanh=True))}
 
 
 def project(x, p):

@@ -12,10 +12,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.layers import class_loss, pick, project
+from pyllama.layers import class_loss, feed_forward, pick
 from pyllama.models import transformer
 from pyllama.models.transformer import TransformerConfig
-from pyllama.ops import tanh
 from pyllama.rng import generator
 
 
@@ -77,13 +76,10 @@ tidy = transformer.tidy
 
 def classify(x, p):
     """Scores [B C] of x [B D]."""
-    y, dense_back = project(x, p["dense"])
-    y, tanh_back = tanh(y)
-    z, out_back = project(y, p["out_proj"])
+    z, network_back = feed_forward(x, p["dense"], p["out_proj"], "tanh")
 
     def back(dz):
-        dy, d_out = out_back(dz)
-        dx, d_dense = dense_back(*tanh_back(dy))
+        dx, d_dense, d_out = network_back(dz)
         return dx, {"dense": d_dense, "out_proj": d_out}
 
     return z, back

@@ -15,9 +15,9 @@ import numpy as np
 
 from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.layers import class_loss, drop, look_up, project
+from pyllama.layers import class_loss, drop, feed_forward, look_up, project
 from pyllama.models.config import Config
-from pyllama.ops import linear, lstm_cell, relu
+from pyllama.ops import linear, lstm_cell
 from pyllama.rng import generator
 
 
@@ -188,13 +188,10 @@ def classify(x, p, c):
     """One linear map, or two with a ReLU between them."""
     if c.classifier_size is None:
         return project(x, p)
-    a, first_back = project(x, p["0"])
-    h, relu_back = relu(a)
-    z, second_back = project(h, p["2"])
+    z, network_back = feed_forward(x, p["0"], p["2"], "relu")
 
     def back(dz):
-        dh, d_second = second_back(dz)
-        dx, d_first = first_back(*relu_back(dh))
+        dx, d_first, d_second = network_back(dz)
         return dx, {"0": d_first, "2": d_second}
 
     return z, back

@@ -1,4 +1,4 @@
-"""Hyperbolic tangent.
+"""Hyperbolic tangent, a unit that is odd and bounded (LeCun et al., 1998).
 
 Forward     y = tanh x
 

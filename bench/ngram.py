@@ -1,0 +1,35 @@
+"""What counting alone makes of a text: Kneser-Ney models of its characters, for a neural model to beat.
+
+    python -m bench.ngram --data TEXT [--orders 8]
+
+The last tenth is held out, as `pyllama train` does.
+"""
+import argparse
+import time
+
+import numpy as np
+
+from pyllama import corpus, ngram
+from pyllama.data import joined, split
+from pyllama.tokenizer import Tokenizer
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a text, or python-docs")
+    parser.add_argument("--orders", type=int, default=8)
+    options = parser.parse_args()
+    texts = [text for _, text in corpus.documents(options.data)]
+    tokenizer = Tokenizer.characters("".join(texts))
+    training, held_out = split(joined(tokenizer.encode_batch(texts)), 0.1)
+    print(f"{'order':>5}  {'nats a character':>16}  {'perplexity':>10}  {'seconds to fit':>14}")
+    for order in range(1, options.orders + 1):
+        begin = time.perf_counter()
+        model = ngram.fit(training, order, tokenizer.vocab_size)
+        seconds = time.perf_counter() - begin
+        loss = -model.log_probability(held_out).mean()
+        print(f"{order:>5}  {loss:>16.4f}  {np.exp(loss):>10.3f}  {seconds:>14.2f}")
+
+
+if __name__ == "__main__":
+    main()
