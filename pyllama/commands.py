@@ -17,24 +17,26 @@ from rich.table import Table
 from tyro.conf import Positional
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import __version__, backend, checkpoint, corpus, memory, pretrained
+from pyllama import __version__, backend, checkpoint, corpus, memory, objectives, pretrained
 from pyllama.data import Tokens, split, token_file
 from pyllama.data import prepare as encode_once
 from pyllama.display import console, follow, interruptible
 from pyllama.errors import UserError
 from pyllama.generate import GenerationConfig, stream
 from pyllama.generate import generate as generate_batch
-from pyllama.models import llama
 from pyllama.op import OPS
 from pyllama.plot import draw
 from pyllama.run import Keeping, Standing, known, restore, run
 from pyllama.tasks import commands as tasks
+from pyllama.tasks import scratch
 from pyllama.testing import check as check_gradient
 from pyllama.tokenizer import Tokenizer
 from pyllama.train import Settings, start
 from pyllama.train import evaluate as evaluate_model
 
 LEARNT = ("char", "byte", "bpe")                            # tokenizers that are made, not read
+LLAMA_ALONE = ("num_key_value_heads", "bias", "tie_word_embeddings", "rope_theta", "sliding_window")
+HEADS = {"bert": "masked_lm"}                               # what a model learns text with, if not "lm"
 
 
 @dataclass(frozen=True)
@@ -58,30 +60,37 @@ class Text:
 class Shape:
     """The shape of the model."""
 
+    model: Literal["llama", "gpt2", "bert", "bart"] = "llama"       # its type
     num_hidden_layers: int = 6                  # blocks of attention and feed-forward
     hidden_size: int = 288                      # width between the blocks
     num_attention_heads: int = 6                # heads of queries
     num_key_value_heads: int | None = None      # heads of keys and values; None: as many as attention heads
-    intermediate_size: int | None = None        # width inside the feed-forward; None: 8/3 hidden_size, rounded up
+    intermediate_size: int | None = None        # width inside the feed-forward; None: 4 hidden_size, of a LLaMA 8/3
     resid_pdrop: float = 0.0                    # dropout
-    bias: bool = False                          # biases in the linear maps
-    tie_word_embeddings: bool = False           # one table for reading and predicting tokens
-    rope_theta: float = 10000.0                 # base of the rotary angles; higher for a longer context
-    sliding_window: int | None = None           # tokens an attention looks back on; None: all
+    bias: bool = False                          # LLaMA: biases in the linear maps
+    tie_word_embeddings: bool = False           # LLaMA: one table for reading and predicting tokens
+    rope_theta: float = 10000.0                 # LLaMA: base of the rotary angles; higher for a longer context
+    sliding_window: int | None = None           # LLaMA: tokens an attention looks back on; None: all
 
-    def config(self, vocab_size: int, context: int, tokenizer: Tokenizer | None) -> llama.LlamaConfig:
+    def config(self, context: int, tokenizer: Tokenizer):
         """The model's configuration for this vocabulary and context length."""
-        same = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("bias", "intermediate_size")}
-        wide = -(-self.hidden_size * 8 // 96) * 32 if self.intermediate_size is None else self.intermediate_size
-        return llama.LlamaConfig(vocab_size=vocab_size, max_position_embeddings=context, intermediate_size=wide,
-                                 attention_bias=self.bias, mlp_bias=self.bias,
-                                 bos_token_id=tokenizer.bos_id if tokenizer else None,
-                                 eos_token_id=tokenizer.eos_id if tokenizer else None, **same)
+        own = {name: getattr(self, name) for name in LLAMA_ALONE}
+        changed = [f.name for f in fields(self) if f.name in own and own[f.name] != f.default]
+        if changed and self.model != "llama":
+            raise UserError(f"{changed[0]} is for LLaMA alone; leave it out, or leave out --model {self.model}")
+        found = scratch.configuration(self.model, tokenizer.vocab_size, context, HEADS.get(self.model, "lm"),
+                                      self.resid_pdrop, scratch.special(tokenizer), width=self.hidden_size,
+                                      layers=self.num_hidden_layers, heads=self.num_attention_heads,
+                                      hidden=self.intermediate_size)
+        if self.model != "llama":
+            return found
+        bias = own.pop("bias")
+        return replace(found, attention_bias=bias, mlp_bias=bias, **own)
 
 
 def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_dir: Path = Path("out"),
           log_steps: int = 50, init_from: Path | None = None) -> int:
-    """Train a LLaMA on text.
+    """Train a model on text: LLaMA and GPT-2 to go on with it, BERT and BART to mend damaged text.
 
     nanoGPT's flag names work too (--n_layer, --n_embd, --max_iters, ...), and --config FILE.toml sets any flag.
 
@@ -108,8 +117,9 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
             raise UserError(f"block_size is {settings.block_size}, but {init_from} sees "
                             f"{config.max_position_embeddings} tokens (max_position_embeddings); make it smaller")
     else:
-        tokenizer, tree = make_tokenizer(text), None
-        config = shape.config(tokenizer.vocab_size, settings.block_size, tokenizer)
+        tokenizer, tree = make_tokenizer(text, shape.model), None
+        config = shape.config(settings.block_size, tokenizer)
+    objectives.of(config, tokenizer)                            # before the work: is there a mask, if it needs one?
     tokens = prepare(text, tokenizer, out_dir)
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     state = start(config.model, config, settings, tree)
@@ -157,7 +167,7 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     return follow_run(run, state, training, validation, settings, keeping, about, tokenizer, standing, log_steps)
 
 
-def make_tokenizer(text: Text) -> Tokenizer:
+def make_tokenizer(text: Text, model: str) -> Tokenizer:
     if text.tokenizer in ("char", "bpe") and text.ready:
         raise UserError("a .bin holds tokens, not text to learn a tokenizer from; give --tokenizer a tokenizer.json")
     if text.tokenizer == "byte":
@@ -165,7 +175,9 @@ def make_tokenizer(text: Text) -> Tokenizer:
     if text.tokenizer == "char":
         return Tokenizer.characters("".join(t for _, t in corpus.documents(text.data, text.field)))
     if text.tokenizer == "bpe":
-        return Tokenizer.byte_pairs((t for _, t in corpus.documents(text.data, text.field)), text.vocab_size)
+        texts = (t for _, t in corpus.documents(text.data, text.field))
+        return scratch.tokenizer(texts, text.vocab_size, own=["<mask>"]) if model in ("bert", "bart") else \
+            Tokenizer.byte_pairs(texts, text.vocab_size)
     return Tokenizer.load(text.tokenizer)
 
 
@@ -195,14 +207,16 @@ def follow_run(folder: Path, state, training, validation, settings, keeping, abo
     console.print(f"{state.flat.size:,} parameters, {len(training):,} tokens to train on and {len(validation):,} to "
                   f"validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
                   f"{settings.max_steps} in {folder}")
-    happenings = run(folder, state, training, validation, settings, keeping, about, tokenizer.rust.to_str(pretty=True),
-                     standing)
+    source, evaluate = objectives.of(state.config, tokenizer)
+    happenings = run(folder, state, source(training), source(validation), settings, keeping, about,
+                     tokenizer.rust.to_str(pretty=True), standing, evaluate)
     with interruptible() as asked, contextlib.closing(happenings):
         for _ in follow(happenings, state.step, settings.max_steps, log_steps):
             if asked.is_set():
                 break
     stopped = asked.is_set() and state.step < settings.max_steps
-    then = f"go on with `pyllama resume {folder}`" if stopped else f"try `pyllama generate --model {folder}`"
+    use = "generate" if objectives.continues(state.config) else "finetune"
+    then = f"go on with `pyllama resume {folder}`" if stopped else f"try `pyllama {use} --model {folder}`"
     best = f"best validation loss {standing.best:.4f} at step {standing.best_step}; " if standing.best_step else ""
     how = "stopped" if stopped else "done" if state.step == settings.max_steps else "out of patience"
     console.print(f"{how} at step {state.step}; {best}peak memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; {then}")
@@ -220,7 +234,7 @@ def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size
         block_size: Tokens in a window; None: the model's context length.
         tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
     """
-    found, tokens_of = load(model, tokenizer)
+    found, tokens_of = load_writer(model, tokenizer)
     context = found.config.max_position_embeddings
     settings = Settings(block_size=context if block_size is None else block_size)
     if settings.block_size > context:
@@ -241,7 +255,7 @@ def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenize
         prompt: The text to continue; FILE:path reads it from a file.
         tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
     """
-    found, tokens_of = load(model, tokenizer)
+    found, tokens_of = load_writer(model, tokenizer)
     if prompt.startswith("FILE:"):
         prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
     if not prompt and tokens_of.bos_id is None:
@@ -265,9 +279,15 @@ def load(model: Path, tokenizer: Path | None, dtype: str = "float32") -> tuple[p
         console.print(note)
     if found.tokenizer is None:
         raise UserError(f"{model} has no tokenizer; name one with --tokenizer")
-    if not hasattr(found.model, "next_scores") or getattr(found.config, "head", "lm") != "lm":
-        raise UserError(f"{model} holds a {found.config.TYPE} that does not continue texts; use `pyllama predict`")
     return found, found.tokenizer
+
+
+def load_writer(model: Path, tokenizer: Path | None) -> tuple[pretrained.Pretrained, Tokenizer]:
+    """load() of a model that continues texts."""
+    found, tokens_of = load(model, tokenizer)
+    if not objectives.continues(found.config):
+        raise UserError(f"{model} holds a {found.config.TYPE} that does not continue texts; use `pyllama predict`")
+    return found, tokens_of
 
 
 def ops(names: Positional[tuple[str, ...]] = ()) -> int:

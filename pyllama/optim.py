@@ -11,7 +11,7 @@ and pulls on matrices alone: gains and biases are left free.
 """
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from pyllama.errors import UserError
 BLOCK = 1 << 15                 # numbers: the arrays of an AdamW block in float32 stay in a core's second cache
 
 
-def matrix_slices(tree) -> list[slice]:
-    """Where the leaves of two or more axes lie in the tree's flat vector: slices in order, neighbours merged."""
+def matrix_slices(tree, but: Collection[str] = ()) -> list[slice]:
+    """Where the leaves of two or more axes, `but` those of these names, lie in the tree's flat vector: slices in order,
+    neighbours merged."""
     slices: list[slice] = []
     end = 0
-    for _, leaf in params.leaves(tree):
+    for name, leaf in params.leaves(tree):
         start, end = end, end + leaf.size
-        if leaf.ndim >= 2:
+        if leaf.ndim >= 2 and name not in but:
             touches = slices and slices[-1].stop == start
             slices.append(slice(slices.pop().start if touches else start, end))
     return slices

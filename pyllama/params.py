@@ -23,6 +23,16 @@ def leaves(tree, path=""):
         yield path, tree
 
 
+def chosen(tree, beginnings):
+    """The names of the leaves that begin like one of these, a set; UserError if one of these begins none."""
+    names = [name for name, _ in leaves(tree)]
+    for beginning in beginnings:
+        if not any(name.startswith(beginning) for name in names):
+            raise UserError(f"no parameter's name begins with {beginning!r}; they are such as {names[0]} and "
+                            f"{names[-1]}")
+    return {name for name in names if name.startswith(tuple(beginnings))}
+
+
 def rebuild(tree, arrays):
     """A tree of tree's form over the next of the iterator `arrays`, taken in the order of leaves()."""
     if isinstance(tree, dict):

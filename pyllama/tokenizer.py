@@ -16,6 +16,7 @@ from pyllama.errors import UserError
 # Names in use on the Hugging Face Hub; where a vocabulary has several, the earlier one marks the end in pretraining.
 EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<｜end▁of▁sentence｜>", "<|eot_id|>")
 BOS = ("<|begin_of_text|>", "<s>", "<bos>", "<|bos|>", "<｜begin▁of▁sentence｜>", "<|startoftext|>", "<|endoftext|>")
+MASK = ("<mask>", "[MASK]")
 
 PIECE = 2**16                                       # characters of a long text that are encoded in one go
 AT_ONCE = 64                                        # texts in the library's hands: it keeps about 100 bytes a token
@@ -65,6 +66,17 @@ class Tokenizer:
         rust.train_from_iterator(texts, trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=list(special), show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        return cls(rust)
+
+    @classmethod
+    def words(cls, texts: Iterable[str], vocab_size: int, special: Sequence[str] = (), unknown: str = "<unk>"
+              ) -> "Tokenizer":
+        """A token for each of the most frequent words and marks, and `unknown` for the others: what vectors of words
+        belong to.  Decoding puts a space between any two."""
+        rust = tokenizers.Tokenizer(models.WordLevel(unk_token=unknown))
+        rust.pre_tokenizer = pre_tokenizers.Whitespace()
+        rust.train_from_iterator(texts, trainers.WordLevelTrainer(
+            vocab_size=vocab_size, special_tokens=[*special, unknown], show_progress=False))
         return cls(rust)
 
     @classmethod
@@ -120,6 +132,16 @@ class Tokenizer:
     def bos_id(self) -> int | None:
         """The token that starts a text, by its usual names, or None.  GPT-2 starts with its end of text."""
         return self._special(BOS)
+
+    @property
+    def mask_id(self) -> int | None:
+        """The token that hides another one, by its usual names, or None."""
+        return self._special(MASK)
+
+    @property
+    def special_ids(self) -> list[int]:
+        """The tokens that stand for no text."""
+        return sorted(i for i, token in self.rust.get_added_tokens_decoder().items() if token.special)
 
     def _special(self, names):
         ids = {token.content: i for i, token in self.rust.get_added_tokens_decoder().items() if token.special}

@@ -59,6 +59,7 @@ class Settings:
     max_grad_norm: float = 1.0                  # clip the gradient to this norm; 0: off
     label_smoothing: float = 0.0                # share of the target spread over all tokens
     z_loss: float = 0.0                         # weight of the squared log-sum-exp in the loss
+    freeze: tuple[str, ...] = ()                # parameters that stay as they are: those whose names begin like this
     recompute: bool = False                     # forget activations and compute them again: less memory, more time
     dtype: Literal["float32", "float64"] = "float32"        # precision of weights and activations
     seed: int = 1337                            # of weights, batches and dropout
@@ -127,7 +128,7 @@ class Evaluation(NamedTuple):
 def start(model, config, settings: Settings, tree: dict | None = None) -> State:
     """A state at step 0, from the given parameters or from the model's init."""
     flat, p = params.flatten(tree or model.init(config, settings.seed, settings.dtype))
-    where = matrix_slices(p)
+    where = matrix_slices(p, params.chosen(p, settings.freeze))
     if settings.optimizer == "adamw":
         optimiser: Optimiser = AdamW(flat.size, flat.dtype, matrices=where, betas=(settings.beta1, settings.beta2),
                                      eps=settings.adam_epsilon)
@@ -146,6 +147,8 @@ def train(state: State, source: data.Tokens, settings: Settings) -> Iterator[Rec
     """
     flats = [np.zeros_like(state.flat) for _ in range(settings.shards)]
     grads = [params.over(flat, state.p) for flat in flats]
+    still = params.chosen(state.p, settings.freeze)
+    frozen = [leaf for tree in grads for name, leaf in params.leaves(tree) if name in still]
     threads = backend.cpu.threads() if backend.cpu else machine.cores()
     memory.release()                                    # what it took to set up
     with ThreadPoolExecutor(min(threads, settings.shards)) as pool:
@@ -160,6 +163,8 @@ def train(state: State, source: data.Tokens, settings: Settings) -> Iterator[Rec
             # What overflows is reported below, with its place.
             with np.errstate(over="ignore", invalid="ignore"), kernel_threads(max(1, threads // settings.shards)):
                 loss = gradient(state, batch, settings, grads, side_by_side if settings.shards > 1 else map)
+            for leaf in frozen:
+                leaf.fill(0)
             norm = sum_and_norm(flats)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 culprit = first_not_finite(state.p, lambda: gradient(state, batch, settings, grads))    # noqa: B023

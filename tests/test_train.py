@@ -54,6 +54,24 @@ def test_a_small_text_is_learnt_by_heart():
     assert result.loss < 0.05
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradient(optimizer):
+    settings = replace(SHORT, freeze=("model.layers.0", "model.embed"), optimizer=optimizer, weight_decay=0.5)
+    state, free = train.start(llama, CONFIG, settings), train.start(llama, CONFIG, replace(settings, freeze=()))
+    before = {name: a.copy() for name, a in params.leaves(state.p)}
+    record, whole = (next(train.train(s, TEXT, replace(settings, freeze=freeze)))
+                     for s, freeze in ((state, settings.freeze), (free, ())))
+    kept = {name for name, a in params.leaves(state.p) if np.array_equal(a, before[name])}
+    assert kept == {name for name in before if name.startswith(("model.layers.0.", "model.embed_tokens"))}
+    assert record.loss == whole.loss
+    assert record.grad_norm < whole.grad_norm
+
+
+def test_a_name_that_freezes_nothing_is_refused():
+    with pytest.raises(UserError, match=r"no parameter's name begins with 'modle'; they are such as model\.embed"):
+        train.start(llama, CONFIG, replace(SHORT, freeze=("model.norm", "modle")))
+
+
 @given(piece=st.integers(1, 6), shards=st.integers(1, 7), smoothing=st.sampled_from([0.0, 0.1]))
 @settings(max_examples=10)
 def test_pieces_and_shards_add_up_to_the_whole_batch(piece, shards, smoothing):

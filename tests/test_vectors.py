@@ -1,5 +1,6 @@
 """Files of word vectors: every number survives, only the rows wanted are kept, damage is named."""
 import gzip
+import json
 import re
 import tracemalloc
 
@@ -8,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import data, params, train
+from pyllama import data, params, pretrained, train
+from pyllama.cli import main
 from pyllama.errors import UserError
 from pyllama.formats import vectors
 from pyllama.models import llama, skipgram
+from pyllama.tasks import scratch
 
 GLOVE = "the 0.5 -1.25\nword 3 4e-05\n"
 names = st.text(st.characters(exclude_characters=" \r\n", exclude_categories=["Cs"]), min_size=1)
@@ -176,3 +179,46 @@ def test_rows_without_a_gradient_stay_to_the_last_bit():
     after = state.p["input"]["weight"]
     np.testing.assert_array_equal(after[found], before[found])
     assert (after[~found] != before[~found]).all()
+
+
+# A task that begins with vectors
+
+def reviews(folder):
+    lines = [{"text": f"A {word} film of {n} minutes", "label": label} for n in range(10)
+             for word, label in (("Fine", "good"), ("dull", "bad"))]
+    return written(folder, "".join(json.dumps(line) + "\n" for line in lines), "reviews.jsonl")
+
+
+@pytest.mark.parametrize("model", ["lstm", "bert", "llama"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_task_begins_with_the_vectors_of_its_words(model, frozen, tmp_path, capsys):
+    """Capitals aside; a word without a vector has a random one; frozen vectors are those of the file in the end."""
+    given = written(tmp_path, "fine 1 2 3 4 5 6\ndull 6 5 4 3 2 1\nminutes 0 0 0 0 0 9\nelse 1 1 1 1 1 1\n")
+    freeze = ["--freeze", {"lstm": "embedding", "bert": "bert.embeddings.word", "llama": "model.embed"}[model]]
+    out = tmp_path / "run"
+    assert main(["finetune", "--task", "classify", "--model", model, "--data", str(reviews(tmp_path)), "--vectors",
+                 str(given), "--max_steps", "3", "--warmup_steps", "0", "--out_dir", str(out), *freeze * frozen]) == 0
+    assert "3 of " in capsys.readouterr().out
+    found = pretrained.load(out)
+    table = next(a for _, a in params.leaves(found.params) if a.shape == (found.config.vocab_size, 6))
+    ids = [found.tokenizer.rust.token_to_id(word) for word in ("Fine", "dull", "minutes")]
+    wanted = np.array([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1], [0, 0, 0, 0, 0, 9]], np.float32)
+    assert np.array_equal(table[ids], wanted) == frozen
+    assert np.abs(table[ids] - wanted).max() < 0.1
+    assert np.abs(table[found.tokenizer.rust.token_to_id("film")]).max() > 0
+
+
+@pytest.mark.parametrize(("content", "flags", "message"), [
+    ("чужой 1 2\n", [], "has no vector for any token of the texts"),
+    ("fine 1 2\nfilm 1\n", [], "line 2 has 1 numbers where 2 should follow"),
+    ("fine 1 2\n", ["--freeze", "embed_tokens"], "no parameter's name begins with 'embed_tokens'"),
+])
+def test_vectors_that_do_not_fit_are_refused(content, flags, message, tmp_path, capsys):
+    assert main(["finetune", "--task", "classify", "--model", "lstm", "--data", str(reviews(tmp_path)), "--vectors",
+                 str(written(tmp_path, content)), "--out_dir", str(tmp_path / "run"), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("width", "heads"), [(300, 3), (100, 2), (50, 1), (128, 4), (7, 1)])
+def test_heads_have_an_even_width_where_they_can(width, heads):
+    assert scratch.heads_for(width) == heads

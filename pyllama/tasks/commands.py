@@ -51,7 +51,7 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
         console.print(note)
     tuning.keep(parts, out_dir / "data")
     about = {"task": task, "setup": asdict(setup) | {name: str(value) if (value := getattr(setup, name)) else None
-                                                     for name in ("test_data", "tokenizer")},
+                                                     for name in ("test_data", "tokenizer", "vectors")},
              "search": asdict(search)}
     examples = tuning.examples(job, parts, state, tokenizer)
     return train(job, out_dir, state, tokenizer, parts, examples, setup.planned(settings, len(examples["train"])),

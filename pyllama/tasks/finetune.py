@@ -36,6 +36,8 @@ class Setup:
     test_data: Path | None = None               # a file of rows for the measures at the end
     tokenizer: Path | None = None               # a tokenizer.json; None: the model's own, or byte pairs learnt here
     vocab_size: int = 4096                      # tokens these learn
+    vectors: Path | None = None                 # word vectors (.txt, .vec) to begin with, from scratch, with words as
+                                                # tokens; `freeze` says whether they are trained
     max_length: int = 128                       # tokens of a text; what is longer is cut
     class_weights: Literal["none", "balanced"] = "none"     # balanced: all classes count the same
     resid_pdrop: float | None = None            # dropout; None: 0.1 from scratch, else as the model has it
@@ -101,17 +103,36 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
         return replace(config, **changes, extra={**config.extra, **known, "task": about})
 
     if setup.model not in scratch.ARCHITECTURES and Path(setup.model).exists():
+        if setup.vectors:
+            raise UserError(f"{setup.model} has vectors of its own already; leave --vectors out, or begin from scratch")
         found = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
         if found.tokenizer is None:
             raise UserError(f"{setup.model} has no tokenizer; name one with --tokenizer")
         return start(found.model, found.config, settings, found.params), found.tokenizer, parts, found.notes
+    state, tokenizer, notes = from_scratch(task, setup, settings, suited, parts["train"])
+    return state, tokenizer, parts, notes
+
+
+def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Sequence[Row]):
+    """(state, tokenizer, notes): random numbers, or word vectors, to learn from these rows with."""
     kind = head(task, setup.model) if setup.model in scratch.ARCHITECTURES else "lm"
     told = task.texts or (lambda values: [values[name] for name in task.fields])
-    texts = (text for row in parts["train"] for text in told(row.values))
-    tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else task.tokenizer(texts, setup.vocab_size)
+    texts = (text for row in rows for text in told(row.values))
+    learn = scratch.word_tokenizer if setup.vectors else task.tokenizer
+    tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else learn(texts, setup.vocab_size)
+    found, shape, notes = None, {}, tuple[str, ...]()
+    if setup.vectors:
+        found = scratch.read_vectors(setup.vectors, tokenizer)
+        width = found.rows.shape[1]
+        shape = {"width": width, "heads": scratch.heads_for(width)}
+        notes = (f"{len(found.ids):,} of {tokenizer.vocab_size:,} tokens have a vector in {setup.vectors}; the others "
+                 f"are drawn at random",)
     config = suited(scratch.configuration(setup.model, tokenizer.vocab_size, setup.max_length, kind, 0.1,
-                                          scratch.special(tokenizer)))
-    return start(config.model, config, settings), tokenizer, parts, ()
+                                          scratch.special(tokenizer), **shape))
+    state = start(config.model, config, settings)
+    if found:
+        scratch.place_vectors(state.p, config, found)
+    return state, tokenizer, notes
 
 
 def balanced(names, labels) -> list[float]:

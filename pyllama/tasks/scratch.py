@@ -1,8 +1,13 @@
-"""Small models to begin with, where none is trained yet: their shape, and a tokenizer learnt from the task's texts."""
+"""Models to begin with, where none is trained yet: their shape, small if not told, and a tokenizer from texts."""
 from collections.abc import Iterable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from pyllama import params
 from pyllama.errors import UserError
+from pyllama.formats import vectors
 from pyllama.models import bart, bert, gpt2, llama, lstm, transformer
 from pyllama.tokenizer import Tokenizer
 
@@ -17,6 +22,10 @@ def tokenizer(texts: Iterable[str], vocab_size: int, own: Sequence[str] = (), al
     return Tokenizer.byte_pairs(texts, vocab_size, (*SPECIAL, *own), alone)
 
 
+def word_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    return Tokenizer.words(texts, vocab_size, SPECIAL)
+
+
 def special(tokenizer: Tokenizer) -> tuple[int, int | None, int | None]:
     """(padding, start, end) of a tokenizer that was made elsewhere."""
     pad = tokenizer.rust.token_to_id(SPECIAL[PAD])
@@ -24,9 +33,12 @@ def special(tokenizer: Tokenizer) -> tuple[int, int | None, int | None]:
 
 
 def configuration(arch: str, vocab_size: int, context: int, head: str, dropout: float,
-                  special: tuple[int, int | None, int | None] = (PAD, BOS, EOS)):
-    """About a million parameters, most of them the table of tokens.
+                  special: tuple[int, int | None, int | None] = (PAD, BOS, EOS), *, width: int = WIDTH,
+                  layers: int = LAYERS, heads: int = HEADS, hidden: int | None = None):
+    """About a million parameters unless told otherwise, most of them the table of tokens.
 
+    width      D          hidden     F, the width inside the feed-forward; None: 4 D, of a LLaMA 8/3 D
+    layers     L          heads      H
     Raises UserError if there is no such model, or the tokenizer has no end of a text and the model needs one.
     """
     if arch not in ARCHITECTURES:
@@ -38,21 +50,52 @@ def configuration(arch: str, vocab_size: int, context: int, head: str, dropout: 
                         f"give one that has, or leave --tokenizer out")
     ends = {"bos_token_id": start, "eos_token_id": end}
     classes = {"vocab_size": vocab_size, "head": head}
-    one = {**classes, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+    one = {**classes, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
            "max_position_embeddings": context}
-    pair = {"vocab_size": vocab_size, "d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS,
-            "encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS, "encoder_ffn_dim": 4 * WIDTH,
-            "decoder_ffn_dim": 4 * WIDTH, "max_position_embeddings": context, "dropout": dropout, "pad_token_id": pad,
+    wide, gated = (4 * width, -(-width * 8 // 96) * 32) if hidden is None else (hidden, hidden)
+    pair = {"vocab_size": vocab_size, "d_model": width, "encoder_layers": layers, "decoder_layers": layers,
+            "encoder_attention_heads": heads, "decoder_attention_heads": heads, "encoder_ffn_dim": wide,
+            "decoder_ffn_dim": wide, "max_position_embeddings": context, "dropout": dropout, "pad_token_id": pad,
             "decoder_start_token_id": end if start is None else start, **ends}
     shapes = {
-        "lstm": (lstm.LstmConfig, {**classes, "embedding_dim": WIDTH, "hidden_size": WIDTH, "dropout": dropout}),
-        "bert": (bert.BertConfig, {**one, "intermediate_size": 4 * WIDTH, "hidden_dropout_prob": dropout}),
-        "llama": (llama.LlamaConfig, {**one, "intermediate_size": 352, "resid_pdrop": dropout, **ends}),
-        "gpt2": (gpt2.GPT2Config, {"vocab_size": vocab_size, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS,
-                                   "n_positions": context, "resid_pdrop": dropout, "embd_pdrop": dropout, **ends}),
+        "lstm": (lstm.LstmConfig, {**classes, "embedding_dim": width, "hidden_size": width, "dropout": dropout}),
+        "bert": (bert.BertConfig, {**one, "intermediate_size": wide, "hidden_dropout_prob": dropout}),
+        "llama": (llama.LlamaConfig, {**one, "intermediate_size": gated, "resid_pdrop": dropout, **ends}),
+        "gpt2": (gpt2.GPT2Config, {"vocab_size": vocab_size, "n_embd": width, "n_layer": layers, "n_head": heads,
+                                   "n_inner": hidden, "n_positions": context, "resid_pdrop": dropout,
+                                   "embd_pdrop": dropout, **ends}),
         "transformer": (transformer.TransformerConfig, {**pair, "norm_first": True}),
         "bart": (bart.BartConfig, {**pair, **classes, "norm_first": True, "init_std": None, "scale_embedding": True}),
     }
     made: Any
     made, fields = shapes[arch]
     return made.from_dict(fields)
+
+
+class Vectors(NamedTuple):
+    """Word vectors of a tokenizer's tokens."""
+    ids: list[int]
+    rows: np.ndarray                                        # [N D], one for each of the ids
+
+
+def read_vectors(path: Path, tokenizer: Tokenizer) -> Vectors:
+    """Of the tokens that stand for a word of the file, or for one but for its capitals.  UserError if there is none."""
+    texts = [tokenizer.decode([i]).strip() for i in range(tokenizer.vocab_size)]
+    words, rows = vectors.read(path, {form for text in texts for form in (text, text.lower())} - {""})
+    place = {word: i for i, word in enumerate(words)}
+    found = {i: place.get(text, place.get(text.lower())) for i, text in enumerate(texts) if text}
+    known = {i: row for i, row in found.items() if row is not None}
+    if not known:
+        raise UserError(f"{path} has no vector for any token of the texts; give vectors of their language")
+    return Vectors(list(known), rows[list(known.values())])
+
+
+def heads_for(width: int) -> int:
+    """The most heads, at most HEADS, of an even width."""
+    return next((heads for heads in range(HEADS, 0, -1) if width % (2 * heads) == 0), 1)
+
+
+def place_vectors(p, config, found: Vectors) -> None:
+    """Write them into the model's table of tokens, the first of its leaves with a row for each."""
+    table = next(leaf for _, leaf in params.leaves(p) if leaf.shape == (config.vocab_size, found.rows.shape[1]))
+    table[found.ids] = found.rows

@@ -1,0 +1,119 @@
+"""What a model learns from plain text: the next token, the tokens behind a mask, or a text from its damaged self.
+
+    objective = of(config, tokenizer)
+    for record in train(state, objective.source(tokens), settings): ...
+
+LLaMA and GPT-2 read windows of tokens as they are.  BERT and BART read damaged ones and tell what was there.  All that
+is drawn depends on (seed, step) alone, and in an evaluation on the window's number: every evaluation asks the same.
+"""
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyllama import train
+from pyllama.data import Batch, Tokens, evaluation_windows, windows
+from pyllama.errors import UserError
+from pyllama.models import bart, bert
+from pyllama.rng import generator
+from pyllama.tasks.examples import collate
+from pyllama.tokenizer import Tokenizer
+
+Damage = Callable[[np.ndarray, np.random.Generator], Batch]             # of ids [B T]
+SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
+
+
+class Objective(NamedTuple):
+    source: Callable[[Tokens], Any]             # tokens -> what train.train() draws its batches from
+    evaluate: Callable                          # evaluate(state, source, settings, most), for run.run()
+
+
+class Recovered(NamedTuple):
+    """How well damaged text is told from what is left."""
+    loss: float                                 # nats per token to be told
+    perplexity: float
+
+    @property
+    def rank(self) -> float:
+        return self.loss
+
+    def __str__(self):
+        return f"perplexity {self.perplexity:.2f}"
+
+
+def of(config, tokenizer: Tokenizer) -> Objective:
+    """Raises UserError if the model learns nothing from text, or needs a mask and the tokenizer has none."""
+    if continues(config):
+        return Objective(lambda tokens: tokens, train.evaluate)
+    damages: dict[tuple[str, str], Callable[..., Damage]] = {("bert", "masked_lm"): masked, ("bart", "lm"): noised}
+    damage = damages.get((config.TYPE, getattr(config, "head", "")))
+    if damage is None:
+        raise UserError(f"a {config.TYPE} with this head does not learn from plain text; train it on a task with "
+                        f"`pyllama finetune`")
+    if tokenizer.mask_id is None:
+        raise UserError(f"a {config.TYPE} learns from text with tokens behind a mask, and this tokenizer has no <mask> "
+                        f"or [MASK]; learn one that has by --tokenizer bpe, or give such a tokenizer.json")
+    return Objective(partial(Damaged, damage=damage(config, tokenizer)), evaluate)
+
+
+def continues(config) -> bool:
+    """Does the model go on with a text?"""
+    return hasattr(config.model, "next_scores") and getattr(config, "head", "lm") == "lm"
+
+
+def masked(config, tokenizer: Tokenizer) -> Damage:
+    """BERT's: some tokens are hidden, or others stand in their place."""
+    special = tokenizer.special_ids
+
+    def damage(ids, rng):
+        read, labels = bert.mask_tokens(ids, rng, tokenizer.mask_id, config.vocab_size, special)
+        return Batch({"ids": read, "labels": labels}, max(1, int(np.sum(labels != -100))))
+
+    return damage
+
+
+def noised(config, tokenizer: Tokenizer) -> Damage:
+    """BART's: sentences in another order, spans of tokens behind one mask."""
+    ends = [i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).rstrip().endswith(SENTENCE_ENDS)]
+    most = config.max_position_embeddings
+
+    def damage(ids, rng):
+        return collate([{"ids": np.array(bart.corrupt(row, rng, tokenizer.mask_id, ends)[:most]), "labels": row}
+                        for row in ids])
+
+    return damage
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """Windows of tokens, and what a model reads in their place."""
+    tokens: Tokens
+    damage: Damage
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, settings, step: int) -> Batch:
+        """A step of train.train."""
+        ids = windows(self.tokens, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
+                      settings.seed, step)
+        return self.damage(ids[:, :-1], generator(settings.seed, "damage", step))
+
+
+def evaluate(state, source: Damaged, settings, most: int | None = None) -> Recovered:
+    """Over all whole windows, or those that begin in the first `most` tokens."""
+    tokens = source.tokens if most is None else source.tokens.between(0, min(most + 1, len(source.tokens)))
+    loss, count = 0.0, 0.0
+    for number, (ids, labels) in enumerate(evaluation_windows(tokens, settings.batch_size, settings.block_size)):
+        whole = ids[(labels[:, 1:] != -100).all(axis=1), :-1]
+        if len(whole):
+            batch = source.damage(whole, generator(settings.seed, "evaluation", number))
+            value, _ = state.model.loss(**batch.inputs, p=state.p, c=state.config, count=1)
+            loss, count = loss + float(value), count + batch.targets
+    if not count:
+        raise UserError(f"{len(tokens)} tokens to evaluate on do not fill a window of block_size "
+                        f"{settings.block_size}; give more text, or a larger eval_tokens")
+    return Recovered(loss / count, math.exp(min(loss / count, 700.0)))

@@ -1,0 +1,134 @@
+"""What BERT and BART learn from plain text, and the commands that train every model on it."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pyllama import objectives
+from pyllama.cli import main
+from pyllama.data import joined
+from pyllama.models import transformer
+from pyllama.tasks import scratch
+from pyllama.tokenizer import Tokenizer
+from pyllama.train import Settings, start
+
+TOKENS = scratch.tokenizer([], 260, own=["<mask>"])         # the special tokens and the bytes
+MASK = TOKENS.mask_id
+TEXT = joined([np.array([*TOKENS.encode("A cat sat. A dog ran! Who saw it? " * 9), scratch.EOS]) for _ in range(9)])
+SETTINGS = Settings(batch_size=4, block_size=24, max_steps=2, warmup_steps=0, shards=1)
+HEADS = {"bert": "masked_lm", "bart": "lm"}
+
+
+def configuration(model):
+    return scratch.configuration(model, TOKENS.vocab_size, 24, HEADS[model], 0.0, width=16, layers=1, heads=2)
+
+
+def source(model):
+    return objectives.of(configuration(model), TOKENS).source(TEXT)
+
+
+def test_a_bert_is_asked_for_what_was_hidden_and_sees_the_rest():
+    ids, labels = source("bert").batch(replace(SETTINGS, batch_size=40), 0).inputs.values()
+    asked = labels != -100
+    assert 0.1 < asked.mean() < 0.2
+    assert 0.7 < np.mean(ids[asked] == MASK) < 0.9
+    assert (labels[asked] > MASK).all()                     # no special token is asked for
+
+
+def test_a_bart_tells_the_whole_text_from_what_is_left_of_it():
+    batch = source("bart").batch(SETTINGS, 0)
+    windows = source("bart").tokens[:].tolist()
+    for read, mask, told in zip(batch.inputs["ids"], batch.inputs["mask"], batch.inputs["labels"], strict=True):
+        assert told.tolist() in [windows[i:i + 24] for i in range(len(windows))]
+        assert mask.sum() < 24
+        assert set(read[mask]) - set(told) == {MASK}
+    assert batch.targets == 4 * 24
+
+
+def test_sentences_of_a_bart_change_their_places():
+    """Between two ends of sentences, and nowhere else, is what is not hidden cut and moved."""
+    row = np.array(TOKENS.encode("ab. cd. ef. gh. ij."))
+    damage = objectives.noised(configuration("bart"), TOKENS)
+    read = [damage(row[None], np.random.default_rng(seed)).inputs["ids"][0] for seed in range(40)]
+    orders = {"".join(c for c in TOKENS.decode(ids, skip_special_tokens=True) if c in "ace") for ids in read}
+    assert {"ace", "cea", "eca"} <= orders
+
+
+@pytest.mark.parametrize("model", HEADS)
+def test_the_damage_depends_on_seed_and_step_alone_and_not_on_the_evaluation(model):
+    def ids(settings, step):
+        return source(model).batch(settings, step).inputs["ids"]
+
+    assert np.array_equal(ids(SETTINGS, 3), ids(SETTINGS, 3))
+    for other in (ids(SETTINGS, 4), ids(replace(SETTINGS, seed=1), 3)):
+        assert not np.array_equal(ids(SETTINGS, 3), other)
+    c = configuration(model)
+    state = start(c.model, c, SETTINGS)
+    first, again = (objectives.evaluate(state, source(model), SETTINGS) for _ in range(2))
+    assert first == again
+    assert abs(first.loss - np.log(TOKENS.vocab_size)) < 1          # untrained: as good as any guess
+    assert objectives.evaluate(state, source(model), SETTINGS, most=24).loss != first.loss
+
+
+@pytest.mark.parametrize(("config", "tokenizer", "message"), [
+    (configuration("bert"), Tokenizer.bytes(), "tokens behind a mask, and this tokenizer has no <mask>"),
+    (replace(configuration("bert"), head="span"), TOKENS, "a bert with this head does not learn from plain text"),
+    (replace(configuration("bart"), head="classification"), TOKENS, "a bart with this head does not learn"),
+    (transformer.TransformerConfig(vocab_size=9), TOKENS, "a transformer with this head does not learn"),
+])
+def test_what_learns_nothing_from_text_is_refused(config, tokenizer, message):
+    with pytest.raises(objectives.UserError, match=message):
+        objectives.of(config, tokenizer)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("The cat sat on the mat. The dog ran to the cat! Who saw the dog run? " * 40)
+    return path
+
+
+FLAGS = ["--tokenizer", "bpe", "--vocab_size", "300", "--n_layer", "1", "--n_head", "2", "--n_embd", "16",
+         "--block_size", "64", "--batch_size", "4", "--warmup_steps", "1", "--learning_rate", "1e-2", "--eval_interval",
+         "20"]
+
+
+@pytest.mark.parametrize("model", ["bert", "bart", "gpt2", "llama"])
+def test_every_model_is_trained_on_text_and_learns_a_task_from_there(model, text, tmp_path, capsys):
+    run, rows = tmp_path / "run", tmp_path / "rows.jsonl"
+    assert main(["train", "--model", model, "--data", str(text), "--out_dir", str(run), "--max_steps", "40",
+                 *FLAGS]) == 0
+    said = capsys.readouterr().out
+    assert f"try `pyllama {'finetune' if model in HEADS else 'generate'} --model" in said
+    losses = [json.loads(line).get("val_loss") for line in (run / "log.jsonl").read_text().splitlines()]
+    assert losses[39] < losses[19] < np.log(300)
+    task = {"bert": "classify", "bart": "write", "gpt2": "instruct", "llama": "classify"}[model]
+    fields = {"classify": ("text", "label"), "write": ("source", "corrected"), "instruct": ("instruction", "output")}
+    rows.write_text("".join(json.dumps(dict(zip(fields[task], pair, strict=True))) + "\n"
+                            for pair in [("the cat", "a"), ("the dog", "b")] * 5))
+    assert main(["finetune", "--task", task, "--model", str(run), "--data", str(rows), "--max_steps", "2",
+                 "--max_new_tokens", "4", "--out_dir", str(tmp_path / "task")]) == 0
+    assert (tmp_path / "task/metrics.json").exists()
+
+
+@pytest.mark.parametrize("model", HEADS)
+def test_a_stopped_run_on_damaged_text_goes_on_bit_for_bit(model, text, tmp_path):
+    flags = ["train", "--model", model, "--data", str(text), *FLAGS, "--lr_decay_iters", "6"]
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert main([*flags, "--max_steps", "6", "--out_dir", str(whole)]) == 0
+    assert main([*flags, "--max_steps", "3", "--out_dir", str(halves)]) == 0
+    assert main(["resume", str(halves), "--max_steps", "6"]) == 0
+    files = [next(run.glob("checkpoints/*6/model.safetensors")).read_bytes() for run in (whole, halves)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--model", "bert", "--tokenizer", "char"], "this tokenizer has no <mask>"),
+    (["--model", "gpt2", "--sliding_window", "4"], "sliding_window is for LLaMA alone"),
+    (["--model", "bart", "--bias"], "bias is for LLaMA alone"),
+])
+def test_flags_that_do_not_fit_the_model_are_refused(flags, message, text, tmp_path, capsys):
+    assert main(["train", "--data", str(text), "--out_dir", str(tmp_path / "run"), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run/latest").exists()
