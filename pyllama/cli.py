@@ -13,14 +13,14 @@ for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THRE
 
 import tyro  # noqa: E402
 
-from pyllama import backend, commands  # noqa: E402
+from pyllama import backend, commands, inspection  # noqa: E402
 from pyllama.display import console  # noqa: E402
 from pyllama.errors import UserError  # noqa: E402
 from pyllama.tasks import commands as tasks  # noqa: E402
 from pyllama.tasks import overview, readability  # noqa: E402
 
 COMMANDS: dict[str, Any] = {"train": commands.train, "resume": commands.resume, "eval": commands.evaluate,
-            "generate": commands.generate, "ops": commands.ops, "check": commands.check, "env": commands.env,
+            "generate": commands.generate, "ops": inspection.ops, "check": inspection.check, "env": inspection.env,
             "plot": commands.plot, "finetune": tasks.finetune, "predict": tasks.predict, "evaluate": tasks.evaluate,
             "models": overview.models, "tasks": overview.tasks, "report": readability.report}
 
@@ -33,7 +33,7 @@ SYNONYMS = {
     "per_device_train_batch_size": "batch_size", "output_dir": "out_dir", "adam_beta1": "beta1", "adam_beta2": "beta2",
     "num_train_epochs": "epochs", "start": "prompt", "num_samples": "num_return_sequences",
 }
-NEEDLESS = {"device", "compile", "eval_iters"}                  # one device; an evaluation reads all the text
+NEEDLESS = {"compile", "eval_iters"}                            # an evaluation reads all the text
 BOOLEAN = {field.name for settings in (commands.Shape, commands.Settings, commands.Keeping, commands.GenerationConfig,
                                        tasks.SearchConfig)
            for field in dataclasses.fields(settings) if field.type is bool}
@@ -83,9 +83,7 @@ def normalise(argv: list[str]) -> list[str]:
             name = name.replace("-", "_")
             name = SYNONYMS.get(name, name)
             if name in NEEDLESS:
-                value = value if equals else next(rest, "")
-                if name == "device" and value != "cpu":
-                    raise UserError(f"--device {value} is not supported; leave it out to train on the CPU")
+                _ = value if equals else next(rest, "")
             elif name in BOOLEAN and value.lower() in ("true", "false"):
                 out.append(f"--{name}" if value.lower() == "true" else f"--no_{name}")
             else:

@@ -1,41 +1,36 @@
-"""The commands, one function each; a command's flags are its parameters and the fields of its dataclasses (cli.py)."""
+"""The commands on texts, one function each; a command's flags are its parameters and its dataclasses' fields."""
 import contextlib
 import hashlib
 import itertools
-import os
-import platform
 import signal
 import tempfile
 from dataclasses import asdict, dataclass, fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from rich.progress import Progress
-from rich.table import Table
 from tyro.conf import Positional
 
-import pyllama.ops  # noqa: F401 -- registers
-from pyllama import __version__, backend, checkpoint, corpus, memory, objectives, pretrained
+from pyllama import checkpoint, corpus, memory, objectives, params, pretrained
 from pyllama.data import Tokens, split, token_file
 from pyllama.data import prepare as encode_once
+from pyllama.device import like as on
 from pyllama.display import console, follow, interruptible
 from pyllama.errors import UserError
 from pyllama.generate import GenerationConfig, stream
 from pyllama.generate import generate as generate_batch
-from pyllama.op import OPS
 from pyllama.plot import draw
 from pyllama.run import Keeping, Standing, known, restore, run
 from pyllama.tasks import commands as tasks
 from pyllama.tasks import scratch
-from pyllama.testing import check as check_gradient
 from pyllama.tokenizer import Tokenizer
 from pyllama.train import Settings, start
 from pyllama.train import evaluate as evaluate_model
 
 LEARNT = ("char", "byte", "bpe")                            # tokenizers that are made, not read
 LLAMA_ALONE = ("num_key_value_heads", "bias", "tie_word_embeddings", "rope_theta", "sliding_window")
+Device = Literal["cpu", "cuda"]
 HEADS = {"bert": "masked_lm"}                               # what a model learns text with, if not "lm"
 
 
@@ -89,7 +84,7 @@ class Shape:
 
 
 def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_dir: Path = Path("out"),
-          log_steps: int = 50, init_from: Path | None = None) -> int:
+          log_steps: int = 50, init_from: Path | None = None, device: Device = "cpu") -> int:
     """Train a model on text: LLaMA and GPT-2 to go on with it, BERT and BART to mend damaged text.
 
     nanoGPT's flag names work too (--n_layer, --n_embd, --max_iters, ...), and --config FILE.toml sets any flag.
@@ -98,7 +93,9 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
         out_dir: Folder of the run: checkpoints, log, tokens.
         log_steps: Steps between lines where there is no terminal to draw on.
         init_from: Start from the weights, shape and tokenizer of this model instead of from random numbers.
+        device: Where to compute: the CPU, or a GPU through CuPy.
     """
+    like = on(device)
     if log_steps < 1:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
     if text.ready:
@@ -122,12 +119,12 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
     objectives.of(config, tokenizer)                            # before the work: is there a mask, if it needs one?
     tokens = prepare(text, tokenizer, out_dir)
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
-    state = start(config.model, config, settings, tree)
+    state = start(config.model, config, settings, tree, like)
     about = {"text": asdict(text), "tokens": fingerprint(tokens)}
     return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, Standing(), log_steps)
 
 
-def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int = 50) -> int:
+def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int = 50, device: Device = "cpu") -> int:
     """Go on with a run where its latest checkpoint is, bit for bit as if it had never stopped.
 
     The run keeps its text as tokens; what happens to the files it came from does not matter.
@@ -136,7 +133,9 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
         run: Folder of the run.
         max_steps: A new last step, to train longer; a schedule that ends there is stretched. None: as planned.
         log_steps: Steps between lines where there is no terminal to draw on.
+        device: Where to compute; on the device of before it goes on bit for bit.
     """
+    like = on(device)
     if log_steps < 1:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
     if run.resolve().parent.name == "checkpoints":
@@ -154,6 +153,8 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     about, tokenizer = saved.trainer["about"], Tokenizer.load(saved.tokenizer_path)
     standing = known(Standing, saved.trainer["standing"])
     if "task" in about:
+        if device != "cpu":
+            raise UserError("a run of finetune is computed on the CPU; leave out --device")
         return tasks.resume(run, saved, settings, keeping, tokenizer, standing, log_steps)
     text = known(Text, about["text"] | {"data": tuple(about["text"]["data"])})
     tokens = token_file(text.ready or run / "data/tokens.bin")
@@ -162,7 +163,7 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
                         f"start anew with --init_from {run}")
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     model, configuration = pretrained.of_type(saved.config, saved.folder)
-    state = start(model, configuration.from_dict(saved.config), settings)
+    state = start(model, configuration.from_dict(saved.config), settings, like=like)
     restore(state, saved)
     return follow_run(run, state, training, validation, settings, keeping, about, tokenizer, standing, log_steps)
 
@@ -224,7 +225,7 @@ def follow_run(folder: Path, state, training, validation, settings, keeping, abo
 
 
 def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size: int | None = None,
-             tokenizer: Path | None = None) -> int:
+             tokenizer: Path | None = None, device: Device = "cpu") -> int:
     """Loss, perplexity and next-token accuracy of a model on a text.
 
     Args:
@@ -233,13 +234,15 @@ def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size
         field: The field of a .jsonl file that holds the text.
         block_size: Tokens in a window; None: the model's context length.
         tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
+        device: Where to compute.
     """
+    like = on(device)
     found, tokens_of = load_writer(model, tokenizer)
     context = found.config.max_position_embeddings
     settings = Settings(block_size=context if block_size is None else block_size)
     if settings.block_size > context:
         raise UserError(f"block_size is {block_size}, but {model} sees {context} tokens; make it smaller")
-    state = start(found.model, found.config, settings, found.params)
+    state = start(found.model, found.config, settings, found.params, like)
     with tempfile.TemporaryDirectory() as folder:
         result = evaluate_model(state, encode(data, tokens_of, Path(folder), field), settings)
     console.print(f"loss {result.loss:.4f} nats per token   perplexity {result.perplexity:.3f}   "
@@ -247,26 +250,30 @@ def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size
     return 0
 
 
-def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenizer: Path | None = None) -> int:
+def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenizer: Path | None = None,
+             device: Device = "cpu") -> int:
     """Continue a text.
 
     Args:
         model: A run, a checkpoint, a Hugging Face folder or a llama2.c file.
         prompt: The text to continue; FILE:path reads it from a file.
         tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
+        device: Where to compute.
     """
+    like = on(device)
     found, tokens_of = load_writer(model, tokenizer)
+    tree = params.rebuild(found.params, (np.asarray(a, like=like) for _, a in params.leaves(found.params)))
     if prompt.startswith("FILE:"):
         prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
     if not prompt and tokens_of.bos_id is None:
         prompt = "\n"                                       # a character model has no other way to begin
     ids = tokens_of.encode(prompt, add_special_tokens=True).tolist()
     if settings.num_return_sequences == 1:
-        for piece in itertools.chain([prompt], stream(found.params, found.config, ids, tokens_of, settings)):
+        for piece in itertools.chain([prompt], stream(tree, found.config, ids, tokens_of, settings)):
             print(piece, end="", flush=True)
         print()
     else:
-        for result in generate_batch(found.params, found.config, [ids], tokens_of, settings):
+        for result in generate_batch(tree, found.config, [ids], tokens_of, settings):
             print(f"{prompt}{result.text}\n{'-' * 15}")
     return 0
 
@@ -288,88 +295,6 @@ def load_writer(model: Path, tokenizer: Path | None) -> tuple[pretrained.Pretrai
     if not objectives.continues(found.config):
         raise UserError(f"{model} holds a {found.config.TYPE} that does not continue texts; use `pyllama predict`")
     return found, tokens_of
-
-
-def ops(names: Positional[tuple[str, ...]] = ()) -> int:
-    """List the ops, or print the derivation, the shapes and the backends of those named."""
-    for op in chosen(names):
-        if names:
-            options = "\n            ".join(f"{name} from {values}" for name, values in op.options.items())
-            print(f"{op.name}\n\n{op.__doc__}\n\nShapes      {op.shapes}\nOptions     {options or 'none'}\n"
-                  f"Backends    {', '.join(op.backends())}")
-        else:
-            print(f"{op.name:22}{' '.join(op.backends()):11}{op.shapes}")
-    return 0
-
-
-def chosen(names):
-    unknown = [name for name in names if name not in OPS]
-    if unknown:
-        raise UserError(f"there is no op {unknown[0]!r}; there are {', '.join(sorted(OPS))}")
-    return [OPS[name] for name in names or sorted(OPS)]
-
-
-def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: int = 50, seed: int = 0,
-          on: Literal["numpy", "cpu"] | None = None) -> int:
-    """Check backward passes against the exact derivative of the forward pass; print the largest error and where.
-
-    Exit code 1 if an error exceeds 1e-11.
-
-    Args:
-        names: The ops to check.
-        all: Check all ops, as without names.
-        problems: Random problems for each op.
-        seed: Of the problems.
-        on: Check only this backend; None: each that an op has.
-    """
-    if on and on not in backend.available():
-        raise UserError(f"there is no backend {on!r} here: {backend.why_no_cpu}")
-    if problems < 1:
-        raise UserError(f"problems is {problems}; it takes at least 1 to check something")
-    if on and names and (lacking := [op.name for op in chosen(names) if on not in op.backends()]):
-        raise UserError(f"{lacking[0]} has no {on} kernel, so there is nothing to check; leave out --on {on}")
-    worst = 0.0
-    print(f"{'op':22}{'backend':9}{'error':9}largest for")
-    for op in chosen(() if all else names):
-        for name in {on} & {*op.backends()} if on else op.backends():
-            with backend.use(name):
-                found = check_gradient(op, seed, problems)
-            worst = max(worst, found.error) if found.error == found.error else np.inf
-            options = "".join(f", {k}={v:.3g}" if isinstance(v, float) else f", {k}={v}"
-                              for k, v in found.options.items())
-            shapes = " ".join(map(str, found.shapes))
-            print(f"{op.name:22}{name:9}{found.error:<9.1e}{found.input} of {shapes}{options}")
-    right = worst <= 1e-11
-    print(f"largest error {worst:.1e}, {'at most' if right else 'more than'} the 1e-11 that rounding explains")
-    return 0 if right else 1
-
-
-def env() -> int:
-    """Versions, kernels, instruction set, threads; what is missing and why."""
-    table = Table(box=None, show_header=False)
-    blas = np.show_config("dicts")["Build Dependencies"]["blas"]            # type: ignore[index, call-overload]
-    table.add_row("pyllama", __version__)
-    table.add_row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    table.add_row("NumPy", f"{np.__version__} with {blas['name']} {blas['version']}")
-    if backend.cpu:
-        kernels = [name for name, op in OPS.items() if hasattr(backend.cpu, name)]
-        table.add_row("C kernels", f"{backend.cpu.isa}, threads {backend.cpu.threads()}: {', '.join(kernels)}; NumPy "
-                                   f"does the rest")
-        table.add_row("memory", "arena" if memory.install() else "NumPy's own, since PYLLAMA_ARENA=0")
-    else:
-        table.add_row("C kernels", f"none: {backend.why_no_cpu}")
-    for package, purpose in {"scipy": "", "safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot",
-                             "tensorboardX": "train --tensorboard", "sacrebleu": "the task translate",
-                             "rouge-score": "the task summarise", "networkx": "predict --export x.graphml or x.png",
-                             "rdflib": "predict --export x.ttl", "hypothesis": "the tests"}.items():
-        try:
-            table.add_row(package, metadata.version(package))
-        except metadata.PackageNotFoundError:
-            table.add_row(package, f"not installed; needed for {purpose}: pip install {package}")
-    for name in sorted(name for name in os.environ if name.startswith(("PYLLAMA_", "OMP_", "OPENBLAS_"))):
-        table.add_row(name, os.environ[name])
-    console.print(table)
-    return 0
 
 
 def plot(runs: Positional[tuple[Path, ...]], out: Path | None = None) -> int:

@@ -31,6 +31,10 @@ class Batch(NamedTuple):
     inputs: dict[str, np.ndarray]                   # the arrays a model's loss takes by name, a row an example
     targets: float                                  # how many count, or their weight: the loss is the mean over them
 
+    def beside(self, x) -> "Batch":
+        """On the device that x is on."""
+        return self._replace(inputs={name: np.asarray(a, like=x) for name, a in self.inputs.items()})
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:

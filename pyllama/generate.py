@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyllama.cache import new_cache
+from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.ops import softmax
 from pyllama.params import leaves
@@ -220,6 +221,7 @@ def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Itera
     # An embedding may be padded to a round number of rows: an id that no token has must not be chosen.
     size = min(c.vocab_size, tokenizer.vocab_size) if tokenizer else c.vocab_size
     caches, context = None, c.max_position_embeddings
+    table = next(leaves(p))[1]
     live = [row for row in rows if not row.finish_reason]
     while live:
         slid = [row.slide(context) for row in live]
@@ -227,11 +229,13 @@ def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Itera
             # Every layer's keys depend on all tokens seen before: when some leave the window, all are made anew.
             ids, mask = padded([row.known[row.start:] for row in live])
             room = min(context, ids.shape[1] + settings.max_new_tokens)
-            caches = new_cache(c, len(live), next(leaves(p))[1].dtype, room)
+            caches = new_cache(c, len(live), table, room)
         else:
             ids = np.array([row.known[-1:] for row in live])
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
-        for row, z in zip(live, c.model.next_scores(ids, p, c, caches, None if mask.all() else mask), strict=True):
+        seen = None if mask.all() else np.asarray(mask, like=table)
+        scores = host(c.model.next_scores(np.asarray(ids, like=table), p, c, caches, seen))
+        for row, z in zip(live, scores, strict=True):
             yield row, row.add(choose(z[:size], row.known, settings, row.rng))
         going = [i for i, row in enumerate(live) if not row.finish_reason]
         if len(going) < len(live):

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from pyllama.device import on_host
 from pyllama.ops import (
     attention,
     cross_entropy,
@@ -62,7 +63,7 @@ def drop(x, rate, key, row):
 
 def pick(x, places):
     """y [B D], the vector at places[b] of each row of x [B T D]"""
-    rows = np.arange(len(x))
+    rows = np.arange(len(x), like=x)
 
     def back(dy):
         dx = np.zeros_like(x)
@@ -159,16 +160,17 @@ def prediction_loss(x, w, b, labels, *, count=None, ignore_index=-100, **options
     """Mean cross-entropy of the scores x wᵀ + b, x [... D], w [V D], b [V] or None, against labels [...].
 
     Only the rows whose label counts are scored: where few do, as in masked language modelling, that spares the rest.
+    On a GPU all are: to know how many count would be to wait.
     count, label_smoothing, z_loss: see ops/cross_entropy.py.    back(dvalue) gives dx, dw, db
     """
     rows, t = x.reshape(-1, x.shape[-1]), labels.reshape(-1)
-    kept = np.flatnonzero(t != ignore_index)
-    count = len(kept) if count is None else count
+    kept = np.flatnonzero(t != ignore_index) if on_host(t) else slice(None)
     if b is None:
-        value, loss_back = linear_cross_entropy(rows[kept], w, t[kept], count=count, **options)
+        value, loss_back = linear_cross_entropy(rows[kept], w, t[kept], count=count, ignore_index=ignore_index,
+                                                **options)
     else:
         z, linear_back = linear(rows[kept], w, b)
-        value, z_back = cross_entropy(z, t[kept], count=count, **options)
+        value, z_back = cross_entropy(z, t[kept], count=count, ignore_index=ignore_index, **options)
 
     def back(dvalue=1.0):
         dkept, dw, db = (*loss_back(dvalue)[:2], None) if b is None else linear_back(z_back(dvalue)[0])

@@ -110,7 +110,7 @@ def evaluate(state, source: Damaged, settings, most: int | None = None) -> Recov
     for number, (ids, labels) in enumerate(evaluation_windows(tokens, settings.batch_size, settings.block_size)):
         whole = ids[(labels[:, 1:] != -100).all(axis=1), :-1]
         if len(whole):
-            batch = source.damage(whole, generator(settings.seed, "evaluation", number))
+            batch = source.damage(whole, generator(settings.seed, "evaluation", number)).beside(state.flat)
             value, _ = state.model.loss(**batch.inputs, p=state.p, c=state.config, count=1)
             loss, count = loss + float(value), count + batch.targets
     if not count:

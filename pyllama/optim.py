@@ -54,15 +54,16 @@ class Optimiser:
 
     size, dtype   of the flat vector; the state has the same
     matrices      the slices of the vector that decay: matrix_slices(tree)
+    like          an array on the device that the vector is on; None: the host
     """
     rule: Callable[..., None]                           # updates in place; a kernel has the same name and arguments
     kept: tuple[str, ...] = ()                          # the state: attributes that are vectors like p
 
-    def __init__(self, size, dtype, matrices):
+    def __init__(self, size, dtype, matrices, like=None):
         self.size, self.dtype, self.t = size, np.dtype(dtype), 0
         self.ranges = ranges(size, matrices)
         for name in self.kept:
-            setattr(self, name, np.zeros(size, dtype))
+            setattr(self, name, np.zeros(size, dtype, like=like))
 
     def options(self) -> dict:
         """What the rule takes in this step besides the vectors, lr, decay and scale."""
@@ -100,7 +101,7 @@ class Optimiser:
                                 f"that saved it")
         self.t = int(state["step"])
         for key in self.kept:
-            mine[key][:] = state[key]
+            mine[key][:] = np.asarray(state[key], like=mine[key])
 
 
 def scaled(g, scale):
@@ -134,12 +135,12 @@ class AdamW(Optimiser):
     m: np.ndarray
     v: np.ndarray
 
-    def __init__(self, size, dtype, *, matrices, betas=(0.9, 0.95), eps=1e-8):
+    def __init__(self, size, dtype, *, matrices, betas=(0.9, 0.95), eps=1e-8, like=None):
         if not all(0 <= beta < 1 for beta in betas):
             raise UserError(f"betas are {betas}; each must be at least 0 and below 1")
         if not np.dtype(dtype).type(eps) > 0:
             raise UserError(f"eps is {eps}; it must be positive in {np.dtype(dtype)}")
-        super().__init__(size, dtype, matrices)
+        super().__init__(size, dtype, matrices, like)
         self.betas, self.eps = betas, float(eps)
 
     def options(self):
@@ -169,21 +170,22 @@ class SGD(Optimiser):
     rule = staticmethod(sgd)
     v: np.ndarray
 
-    def __init__(self, size, dtype, *, matrices, momentum=0.0, nesterov=False):
+    def __init__(self, size, dtype, *, matrices, momentum=0.0, nesterov=False, like=None):
         if not 0 <= momentum < 1:
             raise UserError(f"momentum is {momentum}; it must be at least 0 and below 1")
         if nesterov and not momentum:
             raise UserError("Nesterov's rule needs a momentum above 0; set one or leave nesterov out")
         self.kept = ("v",) if momentum else ()
-        super().__init__(size, dtype, matrices)
+        super().__init__(size, dtype, matrices, like)
         self.momentum, self.nesterov = float(momentum), nesterov
 
     def options(self):
         return {"momentum": self.momentum, "nesterov": self.nesterov}
 
 
-def sum_and_norm(gs) -> float:
-    """g ← g + g₁ + g₂ + ... in place for gs = [g, g₁, g₂, ...], added in this order; the Euclidean norm ‖g‖ of the sum.
+def sum_and_norm(gs):
+    """g ← g + g₁ + g₂ + ... in place for gs = [g, g₁, g₂, ...], added in this order; the Euclidean norm ‖g‖ of the sum,
+    a number, on a GPU an array of no axes: it is not waited for.
 
     Squares are made and summed in float64, where no float32 overflows and none is lost, in an order that depends on
     g.size alone.

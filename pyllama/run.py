@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama import __version__, checkpoint, data, params
+from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.train import Record, Settings, State, evaluate, train
 
@@ -72,8 +73,9 @@ def run(folder: Path, state: State, training: data.Tokens, validation: data.Toke
     def save(best=False):
         nonlocal saved
         saved = state.step                              # before it is done: what failed once is not tried again
-        checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=dict(params.leaves(state.p)),
-                        tokenizer_json=tokenizer_json, optimizer=state.optimiser.state(), best=best,
+        checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
+                        tokenizer_json=tokenizer_json, best=best,
+                        optimizer=on_the_host(state.optimiser.state().items()),
                         keep=keeping.save_total_limit,
                         trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(keeping),
                                  "standing": asdict(standing), "about": about, "versions": versions()})
@@ -162,9 +164,14 @@ def read_log(folder: Path) -> list[dict]:
     return lines
 
 
+def on_the_host(named) -> dict[str, np.ndarray]:
+    return {name: host(a) for name, a in named}
+
+
 def restore(state: State, saved: checkpoint.Checkpoint) -> None:
     """Put a checkpoint's parameters, optimiser and step into a state of the same shape."""
-    state.flat[:], _ = params.flatten(params.named(state.p, saved.tensors))
+    flat, _ = params.flatten(params.named(state.p, saved.tensors))
+    state.flat[:] = np.asarray(flat, like=state.flat)
     state.optimiser.load(saved.optimizer)
     state.step = saved.step
 

@@ -13,6 +13,7 @@ nothing had happened, bit for bit.
 """
 import contextlib
 import contextvars
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pyllama import backend, data, machine, memory, params
+from pyllama.device import on_host, read
 from pyllama.diagnose import first_not_finite
 from pyllama.errors import UserError
 from pyllama.ops import cross_entropy
@@ -125,15 +127,19 @@ class Evaluation(NamedTuple):
         return f"perplexity {self.perplexity:.2f}   next token {self.accuracy:.1%}"
 
 
-def start(model, config, settings: Settings, tree: dict | None = None) -> State:
-    """A state at step 0, from the given parameters or from the model's init."""
+def start(model, config, settings: Settings, tree: dict | None = None, like=None) -> State:
+    """A state at step 0, from the given parameters or from the model's init, on the device that `like` is on."""
     flat, p = params.flatten(tree or model.init(config, settings.seed, settings.dtype))
+    if like is not None:
+        flat = np.asarray(flat, like=like)
+        p = params.over(flat, p)
     where = matrix_slices(p, params.chosen(p, settings.freeze))
     if settings.optimizer == "adamw":
         optimiser: Optimiser = AdamW(flat.size, flat.dtype, matrices=where, betas=(settings.beta1, settings.beta2),
-                                     eps=settings.adam_epsilon)
+                                     eps=settings.adam_epsilon, like=like)
     else:
-        optimiser = SGD(flat.size, flat.dtype, matrices=where, momentum=settings.momentum, nesterov=settings.nesterov)
+        optimiser = SGD(flat.size, flat.dtype, matrices=where, momentum=settings.momentum, nesterov=settings.nesterov,
+                        like=like)
     return State(model, config, flat, p, optimiser)
 
 
@@ -145,13 +151,14 @@ def train(state: State, source: data.Tokens, settings: Settings) -> Iterator[Rec
     Raises UserError, with the state as it was before the step, if the loss or the gradient is not finite.  One at a
     time in a process: it says how many threads the kernels use.
     """
-    flats = [np.zeros_like(state.flat) for _ in range(settings.shards)]
+    shards = settings.shards if on_host(state.flat) else 1          # a GPU's cores share one gradient
+    flats = [np.zeros_like(state.flat) for _ in range(shards)]
     grads = [params.over(flat, state.p) for flat in flats]
     still = params.chosen(state.p, settings.freeze)
     frozen = [leaf for tree in grads for name, leaf in params.leaves(tree) if name in still]
     threads = backend.cpu.threads() if backend.cpu else machine.cores()
     memory.release()                                    # what it took to set up
-    with ThreadPoolExecutor(min(threads, settings.shards)) as pool:
+    with ThreadPoolExecutor(min(threads, shards)) as pool:
 
         def side_by_side(f, shards):
             contexts = [contextvars.copy_context() for _ in shards]         # NumPy's allocator and errstate live there
@@ -159,13 +166,13 @@ def train(state: State, source: data.Tokens, settings: Settings) -> Iterator[Rec
 
         while state.step < settings.max_steps:
             begin = time.perf_counter()
-            batch = source.batch(settings, state.step)
+            batch = source.batch(settings, state.step).beside(state.flat)
             # What overflows is reported below, with its place.
-            with np.errstate(over="ignore", invalid="ignore"), kernel_threads(max(1, threads // settings.shards)):
-                loss = gradient(state, batch, settings, grads, side_by_side if settings.shards > 1 else map)
+            with np.errstate(over="ignore", invalid="ignore"), kernel_threads(max(1, threads // shards)):
+                loss = gradient(state, batch, settings, grads, side_by_side if shards > 1 else map)
             for leaf in frozen:
                 leaf.fill(0)
-            norm = sum_and_norm(flats)
+            loss, norm = read(loss, sum_and_norm(flats))                # the one wait of a step on a GPU
             if not math.isfinite(loss) or not math.isfinite(norm):
                 culprit = first_not_finite(state.p, lambda: gradient(state, batch, settings, grads))    # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
@@ -191,31 +198,35 @@ def kernel_threads(n: int):
             backend.cpu.set_threads(before)
 
 
-def gradient(state: State, batch: data.Batch, settings: Settings, grads: list[dict], apply=map) -> float:
-    """The mean loss over the batch.  Shard i writes its gradient into the tree grads[i]: the step's is their sum.
+def gradient(state: State, batch: data.Batch, settings: Settings, grads: list[dict], apply=map):
+    """The mean loss over the batch, in float64, not waited for.  Shard i writes its gradient into the tree grads[i]:
+    the step's is their sum.
 
     apply(f, shards) yields f of each; the shards may run side by side.
     """
     many, wide = batch.inputs["ids"].shape
     window = max(1, wide - 1) * state.config.hidden_size        # a language model reads all tokens but the last
-    at_once = settings.micro_batch_size or max(1, round(AT_ONCE / window))
+    usual = max(1, round(AT_ONCE / window)) if on_host(state.flat) else settings.batch_size
+    at_once = settings.micro_batch_size or usual
 
     def loss_of_piece(rows, tree):                  # a function, so that the activations are gone before the next piece
         value, back = state.model.loss(**{name: a[rows] for name, a in batch.inputs.items()}, p=state.p,
-                                       c=state.config, count=batch.targets, row=int(rows[0]),
+                                       c=state.config, count=batch.targets, row=rows.start,
                                        key=(settings.seed, "dropout", state.step), recompute=settings.recompute,
                                        z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
         params.add(tree, back())
-        return float(value)
+        return np.asarray(value, np.float64, like=state.flat)
 
     def loss_of(shard):
         rows, tree = shard
         for _, leaf in params.leaves(tree):
             leaf.fill(0)
         with params.adding(state.p, tree):
-            return sum(loss_of_piece(rows[start:start + at_once], tree) for start in range(0, len(rows), at_once))
+            return sum(loss_of_piece(slice(start, min(start + at_once, rows.stop)), tree)
+                       for start in range(rows.start, rows.stop, at_once))
 
-    shards = np.array_split(np.arange(many), len(grads))
+    sizes = [len(part) for part in np.array_split(np.arange(many), len(grads))]
+    shards = [range(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
     return sum(apply(loss_of, list(zip(shards, grads, strict=True))))
 
 
@@ -227,6 +238,7 @@ def evaluate(state: State, tokens: data.Tokens, settings: Settings, most: int | 
     rows = max(1, min(settings.batch_size, 2 ** 22 // logits, AT_ONCE // window))
     loss, right, count = 0.0, 0, 0
     for ids, labels in data.evaluation_windows(tokens, rows, settings.block_size):
+        ids, labels = (np.asarray(a, like=state.flat) for a in (ids, labels))
         z, _ = state.model.logits(ids[:, :-1], state.p, state.config, recompute=True)       # nothing kept
         z, target = z.reshape(-1, z.shape[-1]), labels[:, 1:].reshape(-1)
         loss += float(cross_entropy(z, target, count=1)[0])

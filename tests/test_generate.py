@@ -51,7 +51,7 @@ def test_a_text_cut_anywhere_has_the_scores_of_the_whole(case, data):
     p, c = model(case)
     text = np.array(data.draw(st.lists(st.tuples(ids, ids), min_size=1, max_size=12))).T                # [B=2 T]
     cuts = sorted(data.draw(st.sets(st.integers(1, text.shape[1]))))
-    caches = new_cache(c, 2, "float64", room=data.draw(st.integers(1, 16)))
+    caches = new_cache(c, 2, np.empty(0), room=data.draw(st.integers(1, 16)))
     pieces = [c.model.logits(piece, p, c, caches=caches)[0] for piece in np.split(text, cuts, axis=1) if piece.size]
     same(np.concatenate(pieces, axis=1), c.model.logits(text, p, c)[0])
     assert all(cache.length == text.shape[1] for cache in caches)
@@ -59,7 +59,7 @@ def test_a_text_cut_anywhere_has_the_scores_of_the_whole(case, data):
 
 def test_a_cache_grows_keeps_what_it_holds_and_drops_rows():
     k = np.arange(2 * 3 * 5 * 4.0).reshape(2, 3, 5, 4)
-    cache = Cache(2, 3, 4, "float64", room=1)
+    cache = Cache(2, 3, 4, np.empty(0), room=1)
     for i in range(5):
         held = cache.extend(k[:, :, i:i + 1], -k[:, :, i:i + 1])
         np.testing.assert_array_equal(held, [k[:, :, :i + 1], -k[:, :, :i + 1]])
@@ -72,7 +72,7 @@ def test_a_cache_grows_keeps_what_it_holds_and_drops_rows():
 def test_padding_on_the_left_changes_no_score(case, prompts):
     p, c = model(case)
     batch, mask = g.padded(prompts)
-    together = c.model.next_scores(batch, p, c, new_cache(c, len(prompts), "float64"), mask)
+    together = c.model.next_scores(batch, p, c, new_cache(c, len(prompts), np.empty(0)), mask)
     same(together, np.stack([c.model.logits(np.array([prompt]), p, c)[0][0, -1] for prompt in prompts]))
 
 

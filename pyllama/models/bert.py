@@ -162,7 +162,7 @@ def embed(ids, types, p, c, key=None, row=0):
         raise UserError(f"{T} tokens are more than the {c.max_position_embeddings} that the model has positions for "
                         f"(max_position_embeddings); shorten the text")
     tokens, token_back = look_up(ids, p["word_embeddings"])
-    places, place_back = look_up(np.broadcast_to(np.arange(T), (B, T)), p["position_embeddings"])
+    places, place_back = look_up(np.broadcast_to(np.arange(T, like=ids), (B, T)), p["position_embeddings"])
     kinds, kind_back = look_up(np.zeros_like(ids) if types is None else types, p["token_type_embeddings"])
     x, norm_back = normalise(tokens + places + kinds, p["LayerNorm"], c.layer_norm_eps)
     x, drop_back = drop(x, c.hidden_dropout_prob, key and (*key, "embedding"), row)
@@ -202,7 +202,7 @@ def hidden(ids, p, c, key=None, row=0, mask=None, types=None, recompute=False):
 
 def pool(x, p):
     """tanh of an affine map of the first token's vector, [B D]"""
-    x, pick_back = pick(x, np.zeros(len(x), int))
+    x, pick_back = pick(x, np.zeros(len(x), int, like=x))
     x, dense_back = project(x, p["dense"])
     y, tanh_back = tanh(x)
 

@@ -162,11 +162,12 @@ def positions(ids, c, caches, mask):
     start = caches[0].length if caches else 0
     B, T = ids.shape
     if mask is None:
-        places = np.broadcast_to(np.arange(start, start + T), (B, T))
+        places, most = np.broadcast_to(np.arange(start, start + T, like=ids), (B, T)), start + T
     else:
         places = np.maximum(np.cumsum(mask, axis=1)[:, start:] - 1, 0)
-    if places.size and places.max() >= c.n_positions:
-        raise UserError(f"{places.max() + 1} tokens are more than the {c.n_positions} that the model has positions for "
+        most = int(places.max()) + 1 if places.size else 0
+    if most > c.n_positions:
+        raise UserError(f"{most} tokens are more than the {c.n_positions} that the model has positions for "
                         f"(n_positions); shorten the text")
     return places
 

@@ -106,7 +106,7 @@ def hidden(ids, p, c):
         if c.max_position_embeddings < T:
             raise UserError(f"{T} tokens are more than the {c.max_position_embeddings} that there are places for "
                             f"(max_position_embeddings); shorten the text")
-        places, place_back = look_up(np.broadcast_to(np.arange(T), (B, T)), p["places"])
+        places, place_back = look_up(np.broadcast_to(np.arange(T, like=ids), (B, T)), p["places"])
         x = x + places
     y, attention_back = part(attend, x, p, "attention", c)
     z, network_back = part(relu_network, y, p, "feed_forward", c)

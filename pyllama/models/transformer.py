@@ -248,10 +248,10 @@ def embed(ids, table, p, c, key=None, row=0, start=0):
         if start + T > c.max_position_embeddings:
             raise UserError(f"{start + T} tokens are more than the {c.max_position_embeddings} that the model has "
                             f"positions for (max_position_embeddings); shorten the text")
-        first = start + c.position_offset
-        places, place_back = look_up(np.broadcast_to(np.arange(first, first + T), (B, T)), p["embed_positions"])
+        rows = np.arange(T, like=ids) + start + c.position_offset
+        places, place_back = look_up(np.broadcast_to(rows, (B, T)), p["embed_positions"])
     else:
-        places, place_back = sinusoids((start, start + T), D).astype(tokens.real.dtype), None
+        places, place_back = np.asarray(sinusoids((start, start + T), D), tokens.real.dtype, like=tokens), None
     x = tokens * scale + places
     if c.normalize_embedding:
         x, norm_back = normalise(x, p["layernorm_embedding"], c.layer_norm_eps)
@@ -331,7 +331,7 @@ def through(x, p, c, run):
 def remember(memory, p, c, room=64):
     """What decoding token by token keeps of each layer: a cache of its own keys and values, and those of the memory."""
     B, H = len(memory), c.decoder_attention_heads
-    return [(Cache(B, H, c.d_model // H, memory.dtype, room), keys_values(memory, layer["encoder_attn"]))
+    return [(Cache(B, H, c.d_model // H, memory, room), keys_values(memory, layer["encoder_attn"]))
             for layer in p["decoder"]["layers"]]
 
 

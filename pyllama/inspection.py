@@ -1,0 +1,110 @@
+"""The commands that show what is there: the ops, the proof of their gradients, the machine."""
+import os
+import platform
+from importlib import metadata
+from typing import Literal
+
+import numpy as np
+from rich.table import Table
+from tyro.conf import Positional
+
+import pyllama.ops  # noqa: F401 -- registers
+from pyllama import __version__, backend, device, memory
+from pyllama.display import console
+from pyllama.errors import UserError
+from pyllama.op import OPS
+from pyllama.testing import check as check_gradient
+
+
+def ops(names: Positional[tuple[str, ...]] = ()) -> int:
+    """List the ops, or print the derivation, the shapes and the backends of those named."""
+    for op in chosen(names):
+        if names:
+            options = "\n            ".join(f"{name} from {values}" for name, values in op.options.items())
+            print(f"{op.name}\n\n{op.__doc__}\n\nShapes      {op.shapes}\nOptions     {options or 'none'}\n"
+                  f"Backends    {', '.join(op.backends())}")
+        else:
+            print(f"{op.name:22}{' '.join(op.backends()):11}{op.shapes}")
+    return 0
+
+
+def chosen(names):
+    unknown = [name for name in names if name not in OPS]
+    if unknown:
+        raise UserError(f"there is no op {unknown[0]!r}; there are {', '.join(sorted(OPS))}")
+    return [OPS[name] for name in names or sorted(OPS)]
+
+
+def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: int = 50, seed: int = 0,
+          on: Literal["numpy", "cpu"] | None = None) -> int:
+    """Check backward passes against the exact derivative of the forward pass; print the largest error and where.
+
+    Exit code 1 if an error exceeds 1e-11.
+
+    Args:
+        names: The ops to check.
+        all: Check all ops, as without names.
+        problems: Random problems for each op.
+        seed: Of the problems.
+        on: Check only this backend; None: each that an op has.
+    """
+    if on and on not in backend.available():
+        raise UserError(f"there is no backend {on!r} here: {backend.why_no_cpu}")
+    if problems < 1:
+        raise UserError(f"problems is {problems}; it takes at least 1 to check something")
+    if on and names and (lacking := [op.name for op in chosen(names) if on not in op.backends()]):
+        raise UserError(f"{lacking[0]} has no {on} kernel, so there is nothing to check; leave out --on {on}")
+    worst = 0.0
+    print(f"{'op':22}{'backend':9}{'error':9}largest for")
+    for op in chosen(() if all else names):
+        for name in {on} & {*op.backends()} if on else op.backends():
+            with backend.use(name):
+                found = check_gradient(op, seed, problems)
+            worst = max(worst, found.error) if found.error == found.error else np.inf
+            options = "".join(f", {k}={v:.3g}" if isinstance(v, float) else f", {k}={v}"
+                              for k, v in found.options.items())
+            shapes = " ".join(map(str, found.shapes))
+            print(f"{op.name:22}{name:9}{found.error:<9.1e}{found.input} of {shapes}{options}")
+    right = worst <= 1e-11
+    print(f"largest error {worst:.1e}, {'at most' if right else 'more than'} the 1e-11 that rounding explains")
+    return 0 if right else 1
+
+
+def env() -> int:
+    """Versions, kernels, instruction set, threads; what is missing and why."""
+    table = Table(box=None, show_header=False)
+    blas = np.show_config("dicts")["Build Dependencies"]["blas"]            # type: ignore[index, call-overload]
+    table.add_row("pyllama", __version__)
+    table.add_row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    table.add_row("NumPy", f"{np.__version__} with {blas['name']} {blas['version']}")
+    if backend.cpu:
+        kernels = [name for name, op in OPS.items() if hasattr(backend.cpu, name)]
+        table.add_row("C kernels", f"{backend.cpu.isa}, threads {backend.cpu.threads()}: {', '.join(kernels)}; NumPy "
+                                   f"does the rest")
+        table.add_row("memory", "arena" if memory.install() else "NumPy's own, since PYLLAMA_ARENA=0")
+    else:
+        table.add_row("C kernels", f"none: {backend.why_no_cpu}")
+    table.add_row("GPU", gpu())
+    for package, purpose in {"scipy": "", "safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot",
+                             "tensorboardX": "train --tensorboard", "sacrebleu": "the task translate",
+                             "rouge-score": "the task summarise", "networkx": "predict --export x.graphml or x.png",
+                             "rdflib": "predict --export x.ttl", "hypothesis": "the tests"}.items():
+        try:
+            table.add_row(package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            table.add_row(package, f"not installed; needed for {purpose}: pip install {package}")
+    for name in sorted(name for name in os.environ if name.startswith(("PYLLAMA_", "OMP_", "OPENBLAS_"))):
+        table.add_row(name, os.environ[name])
+    console.print(table)
+    return 0
+
+
+def gpu() -> str:
+    """The GPU in words, or why there is none."""
+    try:
+        cupy = device.cupy()
+    except UserError as error:
+        return f"none: {error}"
+    properties = cupy.cuda.runtime.getDeviceProperties(0)
+    return (f"{properties['name'].decode()}, {properties['totalGlobalMem'] / 2 ** 30:.0f} GiB, of "
+            f"{cupy.cuda.runtime.getDeviceCount()}; CuPy {cupy.__version__}")
