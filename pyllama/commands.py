@@ -20,6 +20,7 @@ from pyllama.display import console, follow, interruptible
 from pyllama.errors import UserError
 from pyllama.generate import GenerationConfig, stream
 from pyllama.generate import generate as generate_batch
+from pyllama.parallel import of_environment
 from pyllama.plot import draw
 from pyllama.run import Keeping, Standing, known, restore, run
 from pyllama.tasks import commands as tasks
@@ -95,7 +96,7 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
         init_from: Start from the weights, shape and tokenizer of this model instead of from random numbers.
         device: Where to compute: the CPU, or a GPU through CuPy.
     """
-    like = on(device)
+    on(device)                                                  # first of all: is there one?
     if log_steps < 1:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
     if text.ready:
@@ -119,9 +120,11 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
     objectives.of(config, tokenizer)                            # before the work: is there a mask, if it needs one?
     tokens = prepare(text, tokenizer, out_dir)
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
-    state = start(config.model, config, settings, tree, like)
+    comm = of_environment(out_dir, device)
+    state = start(config.model, config, settings, tree, on(device))
     about = {"text": asdict(text), "tokens": fingerprint(tokens)}
-    return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, Standing(), log_steps)
+    return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, Standing(), log_steps,
+                      comm)
 
 
 def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int = 50, device: Device = "cpu") -> int:
@@ -135,7 +138,7 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
         log_steps: Steps between lines where there is no terminal to draw on.
         device: Where to compute; on the device of before it goes on bit for bit.
     """
-    like = on(device)
+    on(device)
     if log_steps < 1:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
     if run.resolve().parent.name == "checkpoints":
@@ -163,9 +166,10 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
                         f"start anew with --init_from {run}")
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     model, configuration = pretrained.of_type(saved.config, saved.folder)
-    state = start(model, configuration.from_dict(saved.config), settings, like=like)
+    comm = of_environment(run, device)
+    state = start(model, configuration.from_dict(saved.config), settings, like=on(device))
     restore(state, saved)
-    return follow_run(run, state, training, validation, settings, keeping, about, tokenizer, standing, log_steps)
+    return follow_run(run, state, training, validation, settings, keeping, about, tokenizer, standing, log_steps, comm)
 
 
 def make_tokenizer(text: Text, model: str) -> Tokenizer:
@@ -203,14 +207,14 @@ def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
 
 
 def follow_run(folder: Path, state, training, validation, settings, keeping, about, tokenizer, standing,
-               log_steps) -> int:
+               log_steps, comm) -> int:
     """Train while showing it; 0 when done, 130 when Ctrl-C stopped it."""
     console.print(f"{state.flat.size:,} parameters, {len(training):,} tokens to train on and {len(validation):,} to "
                   f"validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
                   f"{settings.max_steps} in {folder}")
     source, evaluate = objectives.of(state.config, tokenizer)
     happenings = run(folder, state, source(training), source(validation), settings, keeping, about,
-                     tokenizer.rust.to_str(pretty=True), standing, evaluate)
+                     tokenizer.rust.to_str(pretty=True), standing, evaluate, comm)
     with interruptible() as asked, contextlib.closing(happenings):
         for _ in follow(happenings, state.step, settings.max_steps, log_steps):
             if asked.is_set():

@@ -19,7 +19,8 @@ import numpy as np
 from pyllama import __version__, checkpoint, data, params
 from pyllama.device import host
 from pyllama.errors import UserError
-from pyllama.train import Record, Settings, State, evaluate, train
+from pyllama.parallel import Communicator
+from pyllama.train import SOLO, Record, Settings, State, evaluate, train
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,23 @@ class Happening(NamedTuple):
 
 def run(folder: Path, state: State, training: data.Tokens, validation: data.Tokens, settings: Settings,
         keeping: Keeping, about: dict, tokenizer_json: str | None = None, standing: Standing | None = None,
-        evaluate: Callable = evaluate) -> Generator[Happening]:
+        evaluate: Callable = evaluate, comm: Communicator = SOLO) -> Generator[Happening]:
     """Train to settings.max_steps, yielding what happens; close the generator to stop after a step.
 
     A checkpoint is written every save_steps, after an evaluation with a new best loss, and at the end, whether that is
     the last step, patience or close().  `about` is saved with it, for resuming.  An error saves nothing: a loss that is
     not finite tells that the parameters were bad a step ago, and KeyboardInterrupt may leave them half updated.
     evaluate(state, validation, settings, most) gives a NamedTuple of numbers, one of them the loss, with a rank: the
-    lower the better.
+    lower the better.  Of several processes that share the steps the first writes.
     """
     standing, saved = standing or Standing(), state.step
-    log = Log(folder, state.step, keeping.tensorboard)
+    log = Log(folder, state.step, keeping.tensorboard) if comm.rank == 0 else NoLog()
 
     def save(best=False):
         nonlocal saved
         saved = state.step                              # before it is done: what failed once is not tried again
+        if comm.rank:
+            return
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
                         tokenizer_json=tokenizer_json, best=best,
                         optimizer=on_the_host(state.optimiser.state().items()),
@@ -84,7 +87,7 @@ def run(folder: Path, state: State, training: data.Tokens, validation: data.Toke
         return keeping.patience and standing.stale >= keeping.patience
 
     try:
-        for record in () if tired() else train(state, training, settings):
+        for record in () if tired() else train(state, training, settings, comm):
             last = record.step == settings.max_steps
             evaluation, better = None, False
             if last or record.step % keeping.eval_steps == 0:
@@ -150,6 +153,16 @@ class Log:
             self.file.close()
         if self.board:
             self.board.close()
+
+
+class NoLog:
+    """What a process that does not write has in place of a Log."""
+
+    def write(self, record: Record, evaluation):
+        pass
+
+    def close(self):
+        pass
 
 
 def read_log(folder: Path) -> list[dict]:

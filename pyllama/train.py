@@ -29,9 +29,11 @@ from pyllama.device import on_host, read
 from pyllama.diagnose import first_not_finite
 from pyllama.errors import UserError
 from pyllama.ops import cross_entropy
-from pyllama.optim import SGD, AdamW, Optimiser, clip_scale, matrix_slices, sum_and_norm
+from pyllama.optim import SGD, AdamW, Optimiser, clip_scale, global_norm, matrix_slices, sum_and_norm
+from pyllama.parallel import Communicator, Solo, share
 from pyllama.schedule import SCHEDULES
 
+SOLO = Solo()
 AT_ONCE = 2 ** 18               # numbers of a layer's input: enough to hide Python, few enough to keep memory small
 
 
@@ -143,10 +145,11 @@ def start(model, config, settings: Settings, tree: dict | None = None, like=None
     return State(model, config, flat, p, optimiser)
 
 
-def train(state: State, source: data.Tokens, settings: Settings) -> Iterator[Record]:
+def train(state: State, source: data.Tokens, settings: Settings, comm: Communicator = SOLO) -> Iterator[Record]:
     """Advance the state to settings.max_steps, yielding a Record after each step.
 
     source.batch(settings, step) gives the data.Batch of a step: tokens have windows, a task has examples.
+    comm     those who share the steps: see parallel.py
 
     Raises UserError, with the state as it was before the step, if the loss or the gradient is not finite.  One at a
     time in a process: it says how many threads the kernels use.
@@ -169,10 +172,15 @@ def train(state: State, source: data.Tokens, settings: Settings) -> Iterator[Rec
             batch = source.batch(settings, state.step).beside(state.flat)
             # What overflows is reported below, with its place.
             with np.errstate(over="ignore", invalid="ignore"), kernel_threads(max(1, threads // shards)):
-                loss = gradient(state, batch, settings, grads, side_by_side if shards > 1 else map)
+                loss = gradient(state, batch, settings, grads, side_by_side if shards > 1 else map, comm)
             for leaf in frozen:
                 leaf.fill(0)
-            loss, norm = read(loss, sum_and_norm(flats))                # the one wait of a step on a GPU
+            norm = sum_and_norm(flats)
+            if comm.size > 1:                                           # else this is the norm already
+                comm.add(loss)
+                comm.add(flats[0])
+                norm = global_norm(flats[0])
+            loss, norm = read(loss, norm)                               # the one wait of a step on a GPU
             if not math.isfinite(loss) or not math.isfinite(norm):
                 culprit = first_not_finite(state.p, lambda: gradient(state, batch, settings, grads))    # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
@@ -198,9 +206,9 @@ def kernel_threads(n: int):
             backend.cpu.set_threads(before)
 
 
-def gradient(state: State, batch: data.Batch, settings: Settings, grads: list[dict], apply=map):
-    """The mean loss over the batch, in float64, not waited for.  Shard i writes its gradient into the tree grads[i]:
-    the step's is their sum.
+def gradient(state: State, batch: data.Batch, settings: Settings, grads: list[dict], apply=map, comm=SOLO):
+    """What this process's rows add to the mean loss over the batch: a float64 of no axes, not waited for.  Shard i
+    writes its gradient into the tree grads[i]: the step's is their sum.
 
     apply(f, shards) yields f of each; the shards may run side by side.
     """
@@ -225,9 +233,11 @@ def gradient(state: State, batch: data.Batch, settings: Settings, grads: list[di
             return sum(loss_of_piece(slice(start, min(start + at_once, rows.stop)), tree)
                        for start in range(rows.start, rows.stop, at_once))
 
-    sizes = [len(part) for part in np.array_split(np.arange(many), len(grads))]
-    shards = [range(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
-    return sum(apply(loss_of, list(zip(shards, grads, strict=True))))
+    mine = share(many, comm)
+    sizes = [len(part) for part in np.array_split(mine, len(grads))]
+    shards = [mine[end - size:end] for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
+    losses = sum(apply(loss_of, list(zip(shards, grads, strict=True))))
+    return np.asarray(losses, np.float64, like=state.flat)
 
 
 def evaluate(state: State, tokens: data.Tokens, settings: Settings, most: int | None = None) -> Evaluation:
