@@ -13,7 +13,7 @@ for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THRE
 
 import tyro  # noqa: E402
 
-from pyllama import backend, commands, inspection  # noqa: E402
+from pyllama import __version__, backend, commands, inspection  # noqa: E402
 from pyllama.display import console  # noqa: E402
 from pyllama.errors import UserError  # noqa: E402
 from pyllama.tasks import commands as tasks  # noqa: E402
@@ -43,12 +43,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; 0 done, 1 a check failed, 2 the user can mend it (one sentence on standard error), 130 Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
+    if argv[:1] == ["--version"]:
+        print(f"pyllama {__version__}")
+        return 0
     try:
         if backend.why_no_cpu and any(name in os.environ for name in ("PYLLAMA_ISA", "PYLLAMA_NUM_THREADS")):
             raise UserError(backend.why_no_cpu)
         flags = normalise([flag for flag in argv if flag != "--debug"])
         return tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, args=flags, prog="pyllama", description="The LLaMA you can read, check and train.",
+            COMMANDS, args=flags, prog="pyllama",
+            description=f"pyllama {__version__}: the LLaMA you can read, check and train.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
     except UserError as error:
         if debug:

@@ -4,7 +4,8 @@ from pathlib import Path
 from pyllama.errors import UserError
 from pyllama.run import read_log
 
-PANELS = [("loss", "loss (nats per token)"), ("lr", "learning rate"), ("grad_norm", "gradient norm before clipping")]
+PANELS = [("loss", "loss (nats per prediction)"),            # of a token, a class, a place: what the run learns
+          ("lr", "learning rate"), ("grad_norm", "gradient norm before clipping")]
 
 
 def draw(runs: list[Path], out: Path) -> None:

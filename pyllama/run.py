@@ -133,7 +133,8 @@ class Log:
                 from tensorboardX import SummaryWriter
             except ImportError:
                 raise UserError("tensorboard needs a package: pip install tensorboardX") from None
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            # The suffix, for the name has the time in seconds alone: a run resumed at once would overwrite its file.
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}")
 
     def write(self, record: Record, evaluation):
         line = record._asdict() | ({f"val_{k}": v for k, v in evaluation._asdict().items()} if evaluation else {})
@@ -145,7 +146,7 @@ class Log:
                             f"are intact") from None
         if self.board:
             for name, value in line.items():
-                if name != "step":
+                if name != "step" and value is not None:        # an accuracy that was not taken
                     self.board.add_scalar(name, value, record.step)
 
     def close(self):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import gemm, ops, products, rotation, train
+from bench import gemm, mistakes, ops, products, rotation, tasks, train
 from bench.products import OPERANDS
 from bench.rotation import Worker, rotate
 from bench.sizes import SIZES
@@ -15,6 +15,7 @@ from bench.timed import timed
 from pyllama import backend, params
 from pyllama.models import llama
 from pyllama.op import OPS
+from pyllama.tasks import TASKS
 
 
 def test_a_worker_trains_answers_and_ends():
@@ -168,3 +169,28 @@ def test_every_weight_s_products_and_their_report():
 @pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
 def test_a_product_is_timed():
     assert len(products.answer("dw = dyᵀ x", [(30, 20), (30, 10)], seconds=0)["seconds"]) == 2
+
+
+def test_a_sentence_gets_one_mistake_or_none():
+    def after(rule, sentence):
+        return [" ".join(words) for words in rule(sentence.split())]
+
+    assert after(mistakes.dropped, "He saw a dog and the cat.") == ["He saw dog and the cat.", "He saw a dog and cat."]
+    assert after(mistakes.exchanged, "He sat on on mats.") == ["He on sat on mats."]
+    assert after(mistakes.disagreeing, "They were glad she was.") == ["They was glad she was."]
+    text = "".join(f"The {of} one was seen by {who} again. \n" for of in ("red", "old", "big") for who in "ABCDEFGH")
+    rows = list(mistakes.rows(f"{text}{text}<|endoftext|>Too short. He said: “No”."))
+    assert [row["corrected"] for row in rows] == [line.strip() for line in text.splitlines()]
+    assert rows == list(mistakes.rows(text))
+    assert 0 < sum(row["source"] == row["corrected"] for row in rows) < 12
+    assert {len(row["source"].split()) - len(row["corrected"].split()) for row in rows} == {0}  # "The" begins them
+
+
+def test_the_flags_of_every_task_of_the_bench_are_flags(capsys, tmp_path):
+    """They are read as far as to the file of rows, which is not there."""
+    for task, (rows, _, metrics, models) in tasks.PLAN.items():
+        assert {*metrics} <= {*TASKS[task].measures}
+        for model, flags in models.items():
+            assert tasks.pyllama(["finetune", "--task", task, "--model", model, "--data", str(tmp_path / rows),
+                                  *tasks.COMMON, *flags, "--out_dir", str(tmp_path / "run")]) == 2
+            assert f"cannot read {tmp_path / rows}" in capsys.readouterr().err

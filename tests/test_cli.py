@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,12 @@ def test_help_names_every_command_and_field(capsys):
     for settings in (commands.Text, commands.Shape, commands.Settings, commands.Keeping):
         for name in settings.__dataclass_fields__:
             assert re.match(r"[^(]{3}", helps[name]), name          # more than "(default: 6)"
+
+
+def test_the_version_is_told(capsys):
+    version = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    assert call(capsys, "--version") == (0, f"pyllama {version}\n", "")
+    assert f"pyllama {version}:" in call(capsys, "--help")[1]
 
 
 def test_ops_lists_all_and_prints_a_derivation(capsys):

@@ -59,22 +59,22 @@ def test_the_response_and_its_end_are_learnt_and_nothing_else():
         assert made["labels"].tolist() == [IGNORE] * len(before) + response
 
 
-def test_what_is_too_long_loses_its_end_and_what_has_no_room_is_counted(capsys):
+def test_what_is_too_long_loses_its_end_and_what_has_no_room_is_left_out(capsys):
     lengths = [len(instruct.prompt(row.values).encode()) + 1 for row in rows_of(ROWS)]
     assert lengths == [58, 46, 54]
     work = at_work(max_length=56)
+    assert instruct.fits(rows_of(ROWS), work) == [False, True, True]
     made = instruct.examples(rows_of(ROWS), work).rows
-    said = "1 of 3 prompts leave no room for a response in max_length, 56 tokens: "
-    assert f"{said}left out" in capsys.readouterr().err
+    assert capsys.readouterr() == ("", "")
     assert [row["labels"][row["labels"] != IGNORE].tolist() for row in made] == [
         [*TOKENS.encode("你好"), scratch.EOS], TOKENS.encode("a ").tolist()]
     answers = instruct.predict(rows_of(ROWS), work)
-    assert f"{said}not answered" in capsys.readouterr().err
+    assert "1 of 3 prompts leave no room for a response in the 56 tokens that" in capsys.readouterr().err
     assert answers[0] == ""
     assert all(answers[1:])
-    with pytest.raises(UserError, match="no prompt leaves room for a response in max_length, 46 tokens; raise it"):
-        instruct.examples(rows_of(ROWS), at_work(max_length=46))
-    assert len(instruct.examples([], work)) == 0
+    for most, fit in ((46, False), (47, True)):                     # one token more is room for one token
+        assert instruct.fits(rows_of(ROWS[1:2]), at_work(max_length=most)) == [fit]
+        assert len(instruct.examples(rows_of(ROWS[1:2]), at_work(max_length=most))) == fit
 
 
 def test_without_an_end_token_no_response_would_end():

@@ -156,7 +156,7 @@ def test_each_kind_of_file_reads_back(given_rows):
     rows = [row(text=f"<e1>x{a}</e1> <e2>{b}y</e2>") for a, b, _ in given_rows]
     answers = [answer for _, _, answer in given_rows]
     due = triples(rows, answers)
-    made = {suffix: task.export(Path("g" + suffix))(rows, answers) for suffix in (".csv", ".graphml", ".ttl")}
+    made = {suffix: task.export(Path("g" + suffix))(rows, answers)[0] for suffix in (".csv", ".graphml", ".ttl")}
 
     assert list(csv.reader(io.StringIO(made[".csv"].decode(), newline=""))) == [
         ["head", "relation", "tail"], *map(list, due)]
@@ -183,8 +183,46 @@ def test_a_drawing_has_an_arrow_from_each_head_to_its_tail():
     arrows = [(tuple(one.get_position()), tuple(one.xy)) for one in axes.texts if isinstance(one, arrow)]
     assert sorted(arrows) == sorted((place[head], place[tail]) for head, _, tail in due)
     assert {one.get_text() for one in axes.texts} == {"", r"$\no$", "S", "T", *place}
+    assert axes.get_title() == "3 triples"
     assert graph.to_png(due).startswith(b"\x89PNG")
     assert graph.to_png([]).startswith(b"\x89PNG")
+
+
+def test_of_many_triples_the_most_frequent_are_drawn():
+    """One of a thousand twice, and it comes last; of the others those told first."""
+    pytest.importorskip("networkx")
+    pytest.importorskip("matplotlib")
+    many = [(f"a{i}", "R", f"b{i}") for i in range(1000)]
+    figure = graph.drawn([*many, many[-1]])
+    names = {one.get_text() for one in figure.axes[0].texts}
+    assert {f"{of}{i}" for of in "ab" for i in (*range(graph.MOST - 1), 999)} == names - {"", "R"}
+    said = f"the {graph.MOST} most frequent of 1,000 triples"
+    assert figure.axes[0].get_title() == said
+    assert graph.writer(Path("g.png"))([*many, many[-1]])[1] == said
+    assert graph.writer(Path("g.csv"))([*many, many[-1]])[1] == "1,001 triples"
+
+
+def test_a_drawing_grows_with_its_names_and_none_lie_on_each_other():
+    """Whether they hang together or not: they are further apart than the 8 points that a name is high."""
+    pytest.importorskip("networkx")
+    pytest.importorskip("matplotlib")
+    def joined(to, most=graph.MOST):
+        return [(f"a{i}", "R", to(i)) for i in range(1, most + 1)]
+
+    pairs = joined("b{}".format)
+    for some in (pairs, joined(lambda i: "b"), joined(lambda i: f"a{i // 3}"), joined(lambda i: f"a{i - 1}")):
+        places, wide, high = graph.laid_out(graph.graph_of(some))
+        spots = np.array([*places.values()])
+        assert ((spots >= 0) & (spots <= [wide, high])).all()
+        apart = np.linalg.norm(spots[:, None] - spots, axis=-1)
+        assert apart[~np.eye(len(spots), dtype=bool)].min() > 8 / 72
+    areas = [np.prod(graph.drawn(pairs[:count]).get_size_inches()) for count in (1, 10, graph.MOST)]
+    assert areas[0] < areas[1] < areas[2]
+
+
+def test_a_file_without_triples_is_written_and_called_so(tmp_path):
+    assert task.export(Path("g.csv"))([row()], [OTHER]) == (b"head,relation,tail\n",
+                                                            "no triple, for every answer is Other,")
 
 
 def test_another_suffix_and_an_absent_package_are_refused_at_once(monkeypatch):
@@ -196,7 +234,7 @@ def test_another_suffix_and_an_absent_package_are_refused_at_once(monkeypatch):
             with pytest.raises(UserError, match=re.escape(f"made by {package}, which is not installed: pip install "
                                                           f"{package}")):
                 task.export(Path("g" + suffix))
-            assert task.export(Path("g.csv"))([], []) == b"head,relation,tail\n"
+            assert task.export(Path("g.csv"))([], [])[0] == b"head,relation,tail\n"
 
 
 def test_train_measure_and_export_from_the_command_line(tmp_path, capsys):
@@ -209,7 +247,9 @@ def test_train_measure_and_export_from_the_command_line(tmp_path, capsys):
     text = "The <e1>fire</e1> came from a <e2>stove</e2>."
     ask = ["predict", "--model", run, "--text", text, "--export", str(export)]
     assert main(ask) == 0
-    answer = capsys.readouterr().out.splitlines()[0]
+    out, err = capsys.readouterr()
+    answer, = out.splitlines()
+    assert err == f"wrote {'no triple, for every answer is Other,' if answer == OTHER else '1 triple'} to {export}\n"
     assert answer in ("Cause-Effect(e2,e1)", "Component-Whole(e1,e2)", "Other")
     due = [",".join(one) for one in triples([row(text=text)], [answer])]
     assert export.read_text().splitlines() == ["head,relation,tail", *due]

@@ -1,5 +1,6 @@
 """Rows, batches, measures, and the commands finetune, resume, predict and evaluate."""
 import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -193,6 +194,28 @@ def test_a_correction_is_measured_by_its_edits():
     assert (same["edit_f0.5"], same["exact_match"], same["edit_error_rate"]) == (1.0, 1.0, 0.0)
     assert seq2seq.correction(["a b"], ["a b"], ["a c"])["edit_f0.5"] == 0.0
     assert seq2seq.correction(["a b c d"], ["x b c d"], ["x b y d"])["edit_f0.5"] == pytest.approx(1.25 * 0.5 / 0.75)
+
+
+LEFT, MENDED, RIGHT = "a b c d e f x", "a b c d e f y", "p q r s t u v"
+
+
+@pytest.mark.parametrize(("texts", "fourth_power"), [               # (source, answer, reference); the product of the 4
+    ([(LEFT, MENDED, MENDED)], 1),
+    ([(LEFT, LEFT, MENDED)], (6 - 1) / 7 * (5 - 1) / 6 * (4 - 1) / 5 * (3 - 1) / 4),        # what is left counts twice
+    ([(LEFT, "a b c d e f z", MENDED)], 6 / 7 * 5 / 6 * 4 / 5 * 3 / 4),
+    ([(LEFT, LEFT, MENDED), (RIGHT, RIGHT, RIGHT)], (5 + 7) / 14 * (4 + 6) / 12 * (3 + 5) / 10 * (2 + 4) / 8),
+    ([("p q r s", "p q r s", "a b c d"), ("a b c d", "a b c d", "a b c d")], (1 / 2) ** 4),     # none is below 0
+    ([("x x " + RIGHT, "x x " + RIGHT, "x " + RIGHT)], 8 / 9 * (7 - 1) / 8 * (6 - 1) / 7 * (5 - 1) / 6),
+    ([(MENDED, "a b c d", MENDED)], math.exp(4 * (1 - 7 / 4))),     # brevity alone
+    ([("a b c d", MENDED, "a b c d")], 4 / 7 * 3 / 6 * 2 / 5 * 1 / 4),
+    ([("a b c", "a b c", "a b d")], 0),                             # no pair is right but for one that is left
+    ([("a b", "a c", "a c")], 1),                                   # too short for three words
+    ([("a b", "", "a c")], 0),
+])
+def test_gleu_is_as_derived_by_hand(texts, fourth_power):
+    sources, answers, truth = zip(*texts, strict=True)
+    assert seq2seq.gleu(sources, answers, truth) == pytest.approx(fourth_power ** 0.25)
+    assert seq2seq.correction(sources, answers, truth)["gleu"] == seq2seq.gleu(sources, answers, truth)
 
 
 def test_bleu_is_sacrebleus_and_cuts_chinese():

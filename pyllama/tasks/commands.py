@@ -47,7 +47,9 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
     for module in job.needs:
         need(module)
     state, tokenizer, parts, notes = tuning.prepared(job, source, setup, settings)
-    for note in notes:
+    work = tuning.trained(state.config, state.p, tokenizer)
+    parts, more = tuning.with_room(job, parts, work, tuning.cut_by(setup, work))
+    for note in (*notes, *more):
         console.print(note)
     tuning.keep(parts, out_dir / "data")
     about = {"task": task, "setup": asdict(setup) | {name: str(value) if (value := getattr(setup, name)) else None
@@ -87,7 +89,8 @@ def train(job, folder, state, tokenizer, parts, examples, settings, keeping, abo
     put(folder / "metrics.json", [to_json({"task": job.name, "rows": part, "step": standing.best_step, **metrics})])
     show(job, parts[part], answers, metrics)
     if state.step < settings.max_steps:
-        console.print(f"out of patience at step {state.step}")
+        console.print(f"out of patience at step {state.step}: the last {standing.stale} evaluations on the dev rows "
+                      f"were no better than that of step {standing.best_step}")
     console.print(f"measured on the {part} rows at step {standing.best_step}, the best on the dev rows; peak "
                   f"memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; try `pyllama predict --model {folder}`")
     return 0
@@ -109,8 +112,8 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         raise UserError("predict needs --data FILE or --text TEXT, one of them")
     memory.install()
     job, work, notes = tuning.load(model)
-    for note in notes:
-        console.print(note)
+    for note in notes:                                          # the answers go to standard output
+        print(note, file=sys.stderr)
     exported = job.export(export) if export else None
     asked = job.fields[:-1]
     usable = job.askable or (lambda values: texts_of(values, asked, job.also))
@@ -125,8 +128,9 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     else:
         sys.stdout.writelines(line + "\n" for line in lines)
     if exported:
-        put(export, [exported(rows, answers)])
-        print(f"wrote {export}", file=sys.stderr)               # the answers go to standard output
+        content, what = exported(rows, answers)
+        put(export, [content])
+        print(f"wrote {what} to {export}", file=sys.stderr)
     return 0
 
 
@@ -167,6 +171,11 @@ def evaluate(model: Path, source: Source, search: SearchConfig, out: Path | None
     for note in notes:
         console.print(note)
     rows = read(replace(source, fields=source.fields or told(work)), job.fields, job.usable, job.readers)
+    limit = f"the {work.max_length} tokens that the model was trained to read"
+    parts, notes = tuning.with_room(job, {"given": rows}, work, limit)
+    for note in notes:
+        console.print(note)
+    rows = parts["given"]
     answers, metrics = tuning.measure(job, rows, work, search)
     show(job, rows, answers, metrics)
     if out:

@@ -4,6 +4,7 @@
     RUN/metrics.json                                 what the best checkpoint does on the rows kept apart
 """
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -111,6 +112,30 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
         return start(found.model, found.config, settings, found.params), found.tokenizer, parts, found.notes
     state, tokenizer, notes = from_scratch(task, setup, settings, suited, parts["train"])
     return state, tokenizer, parts, notes
+
+
+def with_room(task: Task, parts: dict[str, list[Row]], work: Trained, limit: str) -> tuple[dict, tuple[str, ...]]:
+    """(parts, notes): the parts without the rows that the model has no room to answer, and what to say of these.
+
+    limit: what leaves no room, for the note.  Raises UserError if a part has no other rows.
+    """
+    if not task.fits:
+        return parts, ()
+    fitting = {part: [row for row, fits in zip(rows, task.fits(rows, work), strict=True) if fits]
+               for part, rows in parts.items()}
+    for part, rows in parts.items():
+        if rows and not fitting[part]:
+            raise UserError(f"no {part} row leaves room for an answer in {limit}; give shorter rows, or more room")
+    many, left = (sum(map(len, some.values())) for some in (parts, fitting))
+    note = f"{many - left} of {many} rows left out: they leave no room for an answer in {limit}"
+    return fitting, (note,) if left < many else ()
+
+
+def cut_by(setup: Setup, work: Trained) -> str:
+    """What cuts a text: max_length, unless a trained model reads no more."""
+    context = getattr(work.config, "max_position_embeddings", math.inf)
+    capped = setup.model not in scratch.ARCHITECTURES and context <= setup.max_length
+    return f"the model's context, {context} tokens" if capped else f"max_length, {work.max_length} tokens"
 
 
 def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Sequence[Row]):

@@ -3,15 +3,20 @@ import csv
 import importlib
 import io
 import math
+from collections import Counter
 from urllib.parse import quote
 
 from pyllama.errors import UserError
 
+MOST = 50                                                   # triples in a drawing that the eye still tells apart
 SPACE = "http://example.org/"                               # RFC 2606 keeps it for those who have no name of their own
 
 
 def writer(path):
-    """triples -> the bytes of a file of this suffix.  Raises UserError if there is none, or its package is absent."""
+    """triples -> the bytes of a file of this suffix, and how many it holds, in words.
+
+    Raises UserError if there is no such file, or its package is absent.
+    """
     if path.suffix not in WRITERS:
         raise UserError(f"{path} is no {', '.join(WRITERS)}; give a name that ends in one of these")
     made, *packages = WRITERS[path.suffix]
@@ -21,7 +26,11 @@ def writer(path):
         except ImportError:
             raise UserError(f"a {path.suffix} file is made by {package}, which is not installed: "
                             f"pip install {package}") from None
-    return made
+    return lambda triples: (made(triples), shown(triples) if made is to_png else counted(len(triples)))
+
+
+def counted(many) -> str:
+    return f"{many:,} triple{'s' * (many != 1)}"
 
 
 def to_csv(triples) -> bytes:
@@ -64,24 +73,59 @@ def to_png(triples) -> bytes:
     return data.getvalue()
 
 
+def shown(triples) -> str:
+    """How many triples a drawing has, and of how many."""
+    many = len(set(triples))
+    return counted(many) if many <= MOST else f"the {MOST} most frequent of {counted(many)}"
+
+
 def drawn(triples):
-    """A figure of arrows from head to tail; not networkx's own, which takes pyplot and with it global state."""
-    import networkx
+    """A figure of arrows from head to tail, of the most frequent triples, those told first where they are equally so.
+
+    Not networkx's own, which takes pyplot and with it global state.
+    """
     from matplotlib.figure import Figure
-    graph = graph_of(triples)
-    side = min(60, max(5, 1.6 * math.sqrt(len(graph))))     # inches: 60 keep the picture below 8,000 dots a side
-    figure = Figure(figsize=(side, side))
-    axes = figure.subplots()
+    graph = graph_of(triple for triple, _ in Counter(triples).most_common(MOST))
+    places, wide, high = laid_out(graph)
+    figure = Figure(figsize=(wide, high))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, wide), ylim=(high, 0), title=shown(triples))
     axes.set_axis_off()
-    places = networkx.spring_layout(graph, k=2 / math.sqrt(max(1, len(graph))), seed=0)
+    labels = {}
     for head, tail, relation in graph.edges(data="relation"):
-        a, b = places[head], places[tail]
-        axes.annotate("", b, a, arrowprops={"arrowstyle": "->", "color": "C0", "shrinkA": 8, "shrinkB": 8})
-        axes.text((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, relation, color="C0", fontsize=6, ha="center", parse_math=False)
-    for name, place in places.items():
-        axes.plot(place[0], place[1], "o", color="black", markersize=3)
-        axes.text(place[0], place[1], name, fontsize=8, ha="center", va="bottom", parse_math=False)
+        labels.setdefault((head, tail), []).append(relation)
+    for (head, tail), relations in labels.items():
+        (x, y), (u, v) = places[head], places[tail]
+        axes.annotate("", (u, v), (x, y), arrowprops={"arrowstyle": "->", "color": "C0", "shrinkA": 8, "shrinkB": 8})
+        axes.text((x + u) / 2, (y + v) / 2, ", ".join(relations), color="C0", fontsize=6, ha="center",
+                  va="top" if head == tail else "center", parse_math=False,
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    for name, (x, y) in places.items():
+        axes.plot(x, y, "o", color="black", markersize=3)
+        axes.text(x, y, name, fontsize=8, ha="center", va="bottom", parse_math=False)
     return figure
+
+
+def laid_out(graph):
+    """({name: (x, y)}, width, height) in inches: parts that hang together, each on its own, side by side in rows."""
+    import networkx
+    boxes = []
+    for part in networkx.weakly_connected_components(graph):
+        own = networkx.Graph((head, tail) for head, tail in graph.edges() if head in part)      # in the triples' order
+        reach = min(8, max(networkx.diameter(own), len(own) / 8))       # to the outermost: a name is some 1 inch wide
+        spots = networkx.kamada_kawai_layout(own, scale=reach)
+        left, low = (min(spot[axis] for spot in spots.values()) for axis in (0, 1))
+        right, top = (max(spot[axis] for spot in spots.values()) for axis in (0, 1))
+        boxes.append((top - low + 0.6, right - left + 1.6, {name: (right - x + 0.8, y - low + 0.4)
+                                                            for name, (x, y) in spots.items()}))
+    boxes.sort(key=lambda box: -round(box[0], 1))           # a row has boxes of about one height
+    wide = max([math.sqrt(1.3 * sum(high * wide for high, wide, _ in boxes)), *(wide for _, wide, _ in boxes), 4])
+    places, x, y, row = {}, 0.0, 0.0, 0.0
+    for high, width, spots in boxes:
+        if x + width > wide:
+            x, y, row = 0.0, y + row, 0.0
+        places |= {name: (x + u, y + v) for name, (u, v) in spots.items()}
+        x, row = x + width, max(row, high)
+    return places, wide, max(1.0, y + row)
 
 
 WRITERS = {".csv": (to_csv,), ".graphml": (to_graphml, "networkx"), ".ttl": (to_turtle, "rdflib"),

@@ -55,6 +55,11 @@ def end(trained) -> int:
     return found[0] if isinstance(found, list) else found
 
 
+def fits(rows, trained):
+    """Is there room for a token of the response behind the prompt?"""
+    return [len(ids) < trained.max_length for ids in prompts(rows, trained)]
+
+
 def examples(rows, trained):
     """Prompt and response, cut on the right at max_length; what has no room for a token of the response is left out.
 
@@ -66,16 +71,7 @@ def examples(rows, trained):
         ids = np.array([*before, *response, last])[:trained.max_length]
         if len(before) < len(ids):
             made.append({"ids": ids, "labels": np.where(np.arange(len(ids)) < len(before), IGNORE, ids)})
-    if rows and not made:
-        raise UserError(f"no prompt leaves room for a response in max_length, {trained.max_length} tokens; raise it")
-    tell(len(rows) - len(made), len(rows), trained, "left out")
     return Examples(made)
-
-
-def tell(few, many, trained, what):
-    if few:                                                 # not where the answers go
-        print(f"{few} of {many} prompts leave no room for a response in max_length, {trained.max_length} tokens: "
-              f"{what}", file=sys.stderr)
 
 
 def predict(rows, trained, search=None):
@@ -89,7 +85,9 @@ def predict(rows, trained, search=None):
         some = order[first:first + AT_ONCE]
         results = generate(trained.params, trained.config, [asked[i] for i in some], trained.tokenizer, settings)
         answers |= {i: result.text for i, result in zip(some, results, strict=True)}
-    tell(len(rows) - len(order), len(rows), trained, "not answered")
+    if few := len(rows) - len(order):                       # told where the answers do not go
+        print(f"{few} of {len(rows)} prompts leave no room for a response in the {trained.max_length} tokens that the "
+              f"model was trained to read: not answered", file=sys.stderr)
     return [answers.get(i, "") for i in range(len(rows))]
 
 
@@ -116,5 +114,5 @@ def perplexity(rows, trained):
 
 
 task = Task("instruct", "an answer to an instruction", FIELDS, dict.fromkeys(("llama", "gpt2"), "lm"), usable, examples,
-            predict, metrics, also=ALSO, of_model=perplexity, texts=lambda values: [prompt(values), values["output"]],
-            measures=("perplexity", "rougeL", "exact_match"))
+            predict, metrics, also=ALSO, of_model=perplexity, fits=fits,
+            texts=lambda values: [prompt(values), values["output"]], measures=("perplexity", "rougeL", "exact_match"))

@@ -5,34 +5,13 @@ A relation that has a direction says it behind its name: Cause-Effect(e1,e2), or
 import re
 from collections import Counter
 from functools import partial
-from itertools import pairwise
 
 from pyllama.tasks import classify, graph, scratch
+from pyllama.tasks.relation_files import BACKWARDS, MARKS, OTHER, multi_head, semeval
 from pyllama.tasks.rows import BadRow, Row, text_of
 from pyllama.tasks.task import Task
 
-MARKS = ("<e1>", "</e1>", "<e2>", "</e2>")
-OTHER = "Other"
-BACKWARDS = "(e2,e1)"
 VARIANT = "SemEval-2010 task 8, official: (9+1)-way with direction, macro over the true relations but Other"
-
-
-def semeval(path, text, wanted, spare):
-    """Rows of the original files: a number and a sentence in quotes, below it its relation, then a comment."""
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    lines = [(number, line) for number, line in lines if not line.startswith("Comment:")]
-    taken = False                                           # is the line the relation of the one before?
-    for (number, line), (_, below) in pairwise([*lines, (0, "")]):
-        sentence = re.fullmatch(r'\d+\s+"(.*)"', line)
-        if taken:
-            taken = False
-        elif sentence:
-            taken = bool(below) and not re.match(r"\d+\s", below)
-            told = (sentence[1], below) if taken else (sentence[1],)
-            yield f"{path} line {number}", dict(zip(wanted, told, strict=False))
-        else:
-            yield f"{path} line {number}", BadRow('it is neither a number and a sentence in "quotes", nor the relation '
-                                                  'below one')
 
 
 def marked(text):
@@ -97,13 +76,21 @@ def triples(rows, answers):
 
 
 def export(path):
-    """(rows, answers) -> the triples as the bytes of such a file.  Raises UserError if there is no such file."""
+    """(rows, answers) -> the triples as the bytes of such a file, also if there are none, and how many it holds.
+
+    Raises UserError if there is no such file.
+    """
     made = graph.writer(path)
-    return lambda rows, answers: made(triples(rows, answers))
+
+    def written(rows, answers):
+        found = triples(rows, answers)
+        content, what = made(found)
+        return content, what if found else "no triple, for every answer is Other,"
+    return written
 
 
 task = Task("relations", "how two things that a text marks are related", ("text", "relation"), classify.task.heads,
             usable, lambda rows, trained: classify.examples(labelled(rows), trained), classify.predict, metrics,
-            lambda rows: classify.labels(labelled(rows)), quick=True, askable=askable, readers={".txt": semeval},
-            tokenizer=partial(scratch.tokenizer, own=MARKS), export=export,
-            measures=("f1_macro", "accuracy", "confusion"))
+            lambda rows: classify.labels(labelled(rows)), quick=True, askable=askable,
+            readers={".txt": semeval, ".conll": multi_head}, tokenizer=partial(scratch.tokenizer, own=MARKS),
+            export=export, measures=("f1_macro", "accuracy", "confusion"))

@@ -40,14 +40,16 @@ class Task:
     quick: bool = False                         # are its metrics worth taking while it trains?
     also: tuple[str, ...] = ()                  # texts that a row may have besides
     of_model: Callable[[Sequence[Row], Trained], dict] | None = None    # measures beside those of the answers
+    fits: Callable[[Sequence[Row], Trained], list[bool]] | None = None      # has it room for the rows?  None: for all
     texts: Callable[[dict], Sequence[str]] | None = None        # of a row, what a tokenizer learns from; None: fields
     measures: tuple[str, ...] = ()              # the names of what is measured, for lists
     needs: tuple[str, ...] = ()                 # packages that measure it
     askable: Callable[[dict], dict] | None = None       # a row without its answer, or BadRow; None: its texts
     readers: dict[str, Reader] = field(default_factory=dict)    # for files of its own form, by suffix
     tokenizer: Callable[[Iterable[str], int], Tokenizer] = scratch.tokenizer    # learnt from texts, with so many tokens
-    # a file's name -> (rows, answers) -> the file's bytes: what the answers tell together; UserError if there is none
-    export: Callable[[Path], Callable[[Sequence[Row], list], bytes]] = no_export
+    # a file's name -> (rows, answers) -> the file's bytes and what is in it: what the answers tell together; UserError
+    # if there is none
+    export: Callable[[Path], Callable[[Sequence[Row], list], tuple[bytes, str]]] = no_export
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[np.ndarray]:

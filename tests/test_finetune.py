@@ -1,0 +1,156 @@
+"""Runs of finetune that stop early, are watched, or have rows without room; what predict says beside its answers."""
+import json
+import re
+
+import pytest
+
+from pyllama import checkpoint
+from pyllama.cli import main
+from pyllama.run import read_log
+from pyllama.tasks import commands, finetune
+
+SMALL = ["--vocab_size", "300", "--batch_size", "8", "--shards", "1", "--learning_rate", "0.005", "--warmup_steps", "5"]
+
+
+@pytest.fixture
+def films(tmp_path):
+    path = tmp_path / "films.csv"
+    path.write_text("text,label\n" + "".join(f"a {word} film,{label}\n" for label, words in
+                                             (("good", "fine great lovely warm"), ("bad", "dull loud cold grim"))
+                                             for word in words.split() for _ in range(10)))
+    return path
+
+
+@pytest.fixture
+def words(tmp_path):
+    path = tmp_path / "words.tsv"
+    path.write_text("".join(f"{a}{b}\t{b}{a}\n" for a in "abcdef" for b in "abcdef"))
+    return path
+
+
+def trained(task, model, data, run, *flags):
+    assert main(["finetune", "--task", task, "--model", model, "--data", str(data), "--out_dir", str(run), *SMALL,
+                 *map(str, flags)]) == 0
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_a_run_out_of_patience_is_measured_at_its_best_and_stays_out_of_patience(films, tmp_path, capsys):
+    """The accuracy is soon as high as it gets, and then no evaluation is better."""
+    run = tmp_path / "run"
+    metrics = trained("classify", "lstm", films, run, "--max_steps", 200, "--eval_steps", 4, "--patience", 3)
+    out, log = capsys.readouterr().out, read_log(run)
+    accuracies = {line["step"]: line["val_accuracy"] for line in log if "val_accuracy" in line}
+    best = next(step for step, accuracy in accuracies.items() if accuracy == max(accuracies.values()))
+    assert [*accuracies] == [*range(4, best + 3 * 4 + 1, 4)]
+    said = f"out of patience at step {best + 12}: the last 3 evaluations on the dev rows were no better than that of " \
+           f"step {best}\n"
+    assert said in out
+    assert (metrics["step"], metrics["accuracy"]) == (best, accuracies[best])
+    assert checkpoint.best(run).name == f"step-{best:08d}"
+    assert f"at step {best}, the best on the dev rows" in out
+
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for flags in ([], ["--max_steps", "400"]):
+        assert main(["resume", str(run), *flags]) == 0
+        assert said in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_patience_without_accuracy_looks_at_the_loss(words, tmp_path, capsys):
+    """At a learning rate that only harms, the first evaluation stays the best."""
+    run = tmp_path / "run"
+    metrics = trained("g2p", "transformer", words, run, "--max_steps", 99, "--eval_steps", 1, "--patience", 2,
+                      "--learning_rate", 3, "--optimizer", "sgd", "--schedule", "constant", "--warmup_steps", 0,
+                      "--max_new_tokens", 4)
+    losses = [line["val_loss"] for line in read_log(run)]
+    best = losses.index(min(losses)) + 1
+    assert (len(losses), metrics["step"]) == (best + 2, best)
+    assert f"out of patience at step {best + 2}: the last 2 evaluations" in capsys.readouterr().out
+
+
+def events(folder):
+    """{name: {step: value}} of event files: records of length (8 bytes), checksum (4), protobuf, checksum (4)."""
+    from tensorboardX.proto.event_pb2 import Event
+    raw, found = b"".join(path.read_bytes() for path in sorted(folder.iterdir())), {}
+    while raw:
+        size = int.from_bytes(raw[:8], "little")
+        event = Event.FromString(raw[12:12 + size])
+        raw = raw[12 + size + 4:]
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+@pytest.mark.parametrize(("task", "model"), [("classify", "lstm"), ("g2p", "transformer")])
+def test_event_files_hold_what_the_log_does(task, model, request, tmp_path):
+    """The accuracy where it was taken; also what a resumed run adds."""
+    pytest.importorskip("tensorboardX", reason="the extra 'tensorboard' is not installed")
+    data = request.getfixturevalue({"classify": "films", "g2p": "words"}[task])
+    trained(task, model, data, tmp_path / "run", "--max_steps", 5, "--eval_steps", 2, "--tensorboard",
+            "--max_new_tokens", 4)
+    assert main(["resume", str(tmp_path / "run"), "--max_steps", "6"]) == 0
+    due = {}
+    for line in read_log(tmp_path / "run"):
+        for name, value in line.items():
+            if name != "step" and value is not None:
+                due.setdefault(name, {})[line["step"]] = pytest.approx(value, rel=1e-6)         # kept as float32
+    found = events(tmp_path / "run/tensorboard")
+    assert found == due
+    assert [*found["val_loss"]] == [2, 4, 5, 6]
+    assert ("val_accuracy" in found) == (task == "classify")
+
+
+# Rows without room
+
+def instructions(path, *asked):
+    path.write_text("".join(json.dumps({"instruction": one, "output": "yes"}) + "\n" for one in asked))
+    return path
+
+
+def test_rows_without_room_are_told_once_and_count_nowhere(tmp_path, capsys):
+    run, long = tmp_path / "run", " ".join(map(str, range(99)))
+    data = instructions(tmp_path / "a.jsonl", *["Go?"] * 20, *[long] * 4)
+    metrics = trained("instruct", "llama", data, run, "--max_steps", 1, "--test", 0.2, "--max_length", 80)
+    out, err = capsys.readouterr()
+    assert (out + err).count("no room") == 1
+    assert "4 of 24 rows left out: they leave no room for an answer in max_length, 80 tokens\n" in out
+    counted = re.search(r"(\d+) rows to train on, (\d+) to validate on, (\d+) to test on", out).groups()
+    assert sum(map(int, counted)) == 20
+    assert metrics["rows"] == int(counted[2])
+
+    trained("instruct", str(run), data, tmp_path / "more", "--max_steps", 1, "--max_length", 500)
+    assert "4 of 24 rows left out: they leave no room for an answer in the model's context, 80 tokens\n" in \
+        capsys.readouterr().out
+    assert main(["evaluate", "--model", str(run), "--data", str(data), "--max_new_tokens", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert (out + err).count("no room") == 1
+    assert "4 of 24 rows left out: they leave no room for an answer in the 80 tokens that the model was" in out
+    assert re.search(r"^rows +20$", out, re.MULTILINE)
+
+    assert main(["predict", "--model", str(run), "--text", "Go?", long, "--max_new_tokens", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == ""
+    assert err == ("1 of 2 prompts leave no room for a response in the 80 tokens that the model was trained to read: "
+                   "not answered\n")
+
+
+def test_a_part_without_a_row_that_fits_is_refused(tmp_path, capsys):
+    data = instructions(tmp_path / "a.jsonl", *["Go?"] * 20)
+    assert main(["finetune", "--task", "instruct", "--model", "gpt2", "--data", str(data), "--max_length", "5",
+                 "--out_dir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == ("pyllama: no train row leaves room for an answer in max_length, 5 tokens; give "
+                                       "shorter rows, or more room\n")
+    assert not (tmp_path / "run").exists()
+
+
+# Beside the answers
+
+def test_notes_do_not_stand_among_the_answers(films, tmp_path, capsys, monkeypatch):
+    trained("classify", "lstm", films, tmp_path / "run", "--max_steps", 1)
+    found = finetune.load(tmp_path / "run")
+    monkeypatch.setattr(commands.tuning, "load", lambda path: (*found[:2], ("a note",)))
+    capsys.readouterr()
+    assert main(["predict", "--model", str(tmp_path / "run"), "--text", "a fine film"]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() in ("good", "bad")
+    assert err == "a note\n"
