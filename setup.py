@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError
 
 # Value-safe flags only: -ffast-math would break exp (csrc/cpu/real.h) and NaN.  `omp simd reduction` says, loop by
@@ -56,9 +57,24 @@ class BuildKernels(build_ext):
             return True
 
 
+class BuildTexts(build_py):
+    """The text of the CUDA kernels goes with the package: CuPy compiles it where a GPU is."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for path in glob("csrc/cuda/*.cu*"):
+                self.copy_file(path, self.mkpath_of(path))
+
+    def mkpath_of(self, path):
+        target = Path(self.build_lib, "pyllama/cuda/csrc", Path(path).name)
+        self.mkpath(str(target.parent))
+        return str(target)
+
+
 cpu = Extension("pyllama.cpu", ["pyllama/cpu.pyx", "csrc/cpu/dispatch.c", "csrc/cpu/arena.c"], optional=True,
                 depends=["setup.py", *glob("csrc/**/*.*", recursive=True)],
                 include_dirs=["csrc", numpy.get_include()],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
                                ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")])
-setup(ext_modules=[cpu], cmdclass={"build_ext": BuildKernels})
+setup(ext_modules=[cpu], cmdclass={"build_ext": BuildKernels, "build_py": BuildTexts})

@@ -47,7 +47,7 @@ def cast(x, dtype):
     """
     kernels = backend.of([x if x.dtype == np.float32 else np.empty(0, dtype)])
     with np.errstate(over="ignore", invalid="ignore"):
-        return kernels.cast(x, dtype) if kernels else x.astype(dtype)
+        return kernels.cast(x, dtype) if hasattr(kernels, "cast") else x.astype(dtype)
 
 
 def named(tree, arrays):

@@ -1,4 +1,5 @@
 """Hypothesis profiles, and a poisoned np.empty."""
+import functools
 import os
 
 import numpy as np
@@ -13,11 +14,17 @@ settings.register_profile("deep", settings.get_profile("dev"), max_examples=600)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
+if os.environ.get("PYLLAMA_TEST_GPU"):
+    from tests import gpu
+    gpu.install()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def poison():
     """np.empty is full of NaN: a pass that leaves a part of an output unwritten shows.  Bytes are the kernels' scratch
     memory, which they read as floats: one that reads there what it has not written shows too."""
     def poisoned(create):
+        @functools.wraps(create)
         def create_poisoned(*args, **kwargs):
             a = create(*args, **kwargs)
             if a.dtype.kind in "fc":

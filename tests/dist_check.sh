@@ -20,8 +20,10 @@ fresh_copy() {
 
 passes_on() {   # passes_on BACKEND: and then it is taken out again
     (cd "$scratch" && "$python" - "$1") <<'PY'
+import pathlib
 import sys
 import numpy as np
+import pyllama
 from pyllama import backend
 from pyllama.ops import rms_norm
 
@@ -30,6 +32,8 @@ y, back = rms_norm(x, w, eps=1e-5)
 dx, dw = back(y)
 assert np.allclose((y**2).mean(-1), 1, rtol=1e-5) and np.abs(dx).max() < 1e-5 and np.allclose(dw, (y**2).sum(0))
 assert (backend.cpu is None) == (sys.argv[1] == "numpy"), backend.why_no_cpu
+texts = pathlib.Path(pyllama.__file__).parent
+assert (texts / "cuda/csrc/rms_norm.cu").exists() or (texts.parent / "csrc/cuda/rms_norm.cu").exists()
 print("   ", *backend.available(), backend.cpu.isa if backend.cpu else backend.why_no_cpu)
 PY
     pip uninstall --yes pyllama

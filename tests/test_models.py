@@ -4,6 +4,7 @@ import pytest
 
 from pyllama import backend, params
 from pyllama.models import bart, bert, glove, gpt2, llama, lstm, skipgram, textbook, transformer
+from tests.gpu import brought, moved
 
 STEP = 1e-30
 # They add one number to all scores of a softmax, which does not feel it: the biases of keys that no rope turns; and of
@@ -100,8 +101,8 @@ def test_every_gradient_is_the_complex_step(model, c, inputs, options, recompute
     rng, p = np.random.default_rng(0), randomised(model, c)
     idle = IDLE + IDLE_IN_SPAN if getattr(c, "head", "") == "span" else IDLE
     with backend.use(on):
-        _, back = model.loss(*inputs, p, c, recompute=recompute, **options)
-        grads = dict(params.leaves(back()))
+        _, back = model.loss(*moved(on, list(inputs)), moved(on, p), c, recompute=recompute, **moved(on, options))
+        grads = {name: brought(grad) for name, grad in params.leaves(back())}
     assert grads.keys() == dict(params.leaves(p)).keys()
     for name, leaf in params.leaves(p):
         v = rng.standard_normal(leaf.shape)

@@ -13,9 +13,11 @@ from pyllama.op import OPS
 from pyllama.testing import complex_step, problem
 from pyllama.testing.gradient import is_float, relative_error, vector
 from pyllama.testing.problems import choose_by, packed
+from tests import fakecupy
+from tests.fakecupy.rules import NoLoop
 from tests.fence import can_fence, fence_results, fenced
+from tests.gpu import brought, moved, share_memory
 from tests.strategies import problems
-from tests.strict import Strict
 
 RUNS = [(op, on) for op in OPS.values() for on in op.backends()]
 each_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
@@ -193,21 +195,22 @@ def test_nothing_handed_in_is_changed_and_nothing_handed_out_is_shared(op, on, d
     But two gradients that are equal may be one array: the tests of the values see to it that they are.
     """
     inputs, options, dy = data.draw(problems(op))
+    inputs, dys = moved(on, inputs), moved(on, list(op.each(dy)))
     kernels = getattr(backend, on, None)
     forward, backward = getattr(kernels, op.name, op.forward), getattr(kernels, op.name + "_backward", op.backward)
-    handed_in = [*inputs, *op.each(dy)]
+    handed_in = [*inputs, *dys]
     inputs_before = [a.copy() for a in handed_in]
     y, saved = forward(*inputs, **options)
-    kept = [a for a in saved if isinstance(a, np.ndarray)]
+    kept = [a for a in saved if isinstance(a, type(inputs[-1]))]
     kept_before = [a.copy() for a in kept]
-    grads = backward(dy, *saved, **options)
+    grads = backward(packed(dys), *saved, **options)
     for a, before in zip([*handed_in, *kept], [*inputs_before, *kept_before], strict=True):
-        np.testing.assert_array_equal(a, before)
+        np.testing.assert_array_equal(brought(a), brought(before))
     distinct = {id(a): a for a in grads}.values()
-    handed_out = [a for a in (*op.each(y), *distinct) if isinstance(a, np.ndarray)]
+    handed_out = [a for a in (*op.each(y), *distinct) if isinstance(a, type(inputs[-1]))]
     for i, a in enumerate(handed_out):
-        assert a.flags.writeable
-        assert not any(np.shares_memory(a, b) for b in [*handed_in, *handed_out[:i]])
+        assert on == "cuda" or a.flags.writeable
+        assert not any(share_memory(a, b) for b in [*handed_in, *handed_out[:i]])
 
 
 @each_run
@@ -215,14 +218,16 @@ def test_nothing_handed_in_is_changed_and_nothing_handed_out_is_shared(op, on, d
 def test_back_keeps_alive_what_forward_saved_and_nothing_else(op, on, data):
     """A model's memory is what its backs keep: an output or an input too many in each would show in no value."""
     inputs, options, _ = data.draw(problems(op))
+    inputs = moved(on, inputs)
+    kind = type(inputs[-1])
     with backend.use(on):
         kernels = backend.of(inputs)
         y, saved = getattr(kernels, op.name, op.forward)(*inputs, **options)
-        kept = [any(a is b for b in saved) for a in (*inputs, *op.each(y)) if isinstance(a, np.ndarray)]
+        kept = [any(a is b for b in saved) for a in (*inputs, *op.each(y)) if isinstance(a, kind)]
         del y, saved
         mine = [x.copy() for x in inputs]
         y, back = op(*mine, **options)
-        arrays = [weakref.ref(a) for a in (*mine, *op.each(y)) if isinstance(a, np.ndarray)]
+        arrays = [weakref.ref(a) for a in (*mine, *op.each(y)) if isinstance(a, kind)]
         del mine, y
         assert [ref() is not None for ref in arrays] == kept
         del back
@@ -245,25 +250,42 @@ def test_gradients_are_added_where_they_belong(op, on, data):
     floats = [i for i, x in enumerate(inputs) if is_float(x)]
     _, grads = run(op, on, inputs, options, dy)
     held = [np.random.default_rng(i).standard_normal(inputs[i].shape) for i in floats]
-    places = [h.copy() for h in held]
+    places, inputs = moved(on, [h.copy() for h in held]), moved(on, inputs)
     with params.adding([inputs[i] for i in floats], places):
-        _, left = run(op, on, inputs, options, dy)
+        _, left = run(op, on, inputs, options, packed(moved(on, list(op.each(dy)))))
     for i, place, before in zip(floats, places, held, strict=True):
         assert left[i] == 0.0
-        np.testing.assert_allclose(place, before + grads[i], rtol=1e-12,
+        np.testing.assert_allclose(brought(place), before + grads[i], rtol=1e-12,
                                    atol=1e-12 * max(1, np.abs(grads[i]).max(initial=0)))
 
 
 @each_op
 @given(data=st.data())
-def test_the_reference_speaks_the_dialect_of_device_arrays(op, data):
+def test_the_reference_runs_on_device_arrays(op, data):
+    """It is what a device falls back on.  Results lie in C order there, so that sums may be taken in another order."""
+    asarray = fakecupy.module().asarray
     inputs, options, dy = data.draw(problems(op))
-    y, grads = run(op, "numpy", [Strict(x) for x in inputs], options, packed(map(Strict, op.each(dy))))
-    want = results(op, "numpy", inputs, options, dy)
+    y, grads = run(op, "numpy", [*map(asarray, inputs)], options, packed(map(asarray, op.each(dy))))
     got = [a for a in (*op.each(y), *grads) if a is not None]
-    assert all(isinstance(a, Strict) for a in got)
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_array_equal(a.host, b)
+    for a, b in zip(got, results(op, "numpy", inputs, options, dy), strict=True):
+        assert type(a) is fakecupy.module().ndarray
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a.get(), b, rtol=1e-12, atol=1e-12 * max(1, np.abs(b).max(initial=0)))
+
+
+@each_op
+@given(data=st.data())
+def test_the_reference_takes_complex_device_arrays(op, data):
+    """So that a complex step differentiates it there too, but for the functions that CuPy has for real numbers alone.
+    """
+    inputs, options, _ = data.draw(problems(op))
+    inputs = [x.astype(complex) if is_float(x) else x for x in inputs]
+    expected = vector(op, op.forward(*inputs, **options)[0])
+    try:
+        y, _ = op.forward(*map(fakecupy.module().asarray, inputs), **options)
+    except NoLoop:
+        return
+    np.testing.assert_allclose(vector(op, y).get(), expected, rtol=1e-12, atol=1e-12)
 
 
 @each_op

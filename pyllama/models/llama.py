@@ -291,7 +291,7 @@ def logits(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
 def last(ids, mask):
     """The place of each text's last token [B], padding being on either side."""
     if mask is None:
-        return np.full(len(ids), ids.shape[1] - 1, like=ids)
+        return np.zeros(len(ids), int, like=ids) + ids.shape[1] - 1
     return ids.shape[1] - 1 - (mask != 0)[:, ::-1].argmax(axis=1)
 
 

@@ -1,0 +1,80 @@
+"""attention and its backward pass; see csrc/cuda/attention.cu."""
+import cupy
+
+from pyllama.cuda.launch import THREADS, aligned, dense, launch
+
+BUSY = 256                                              # blocks: enough for a device not to idle
+
+
+def attention(q, k, v, mask=None, *, causal=False, window=None):
+    (q, k, v), (B, G, R, T, K), S = with_rows(q, k, v), q.shape, k.shape[2]
+    y, lse = new_heads(q), cupy.empty((B, G, R * T, 1), q.dtype)
+    seen, tiles = seen_keys(T, S, mask, causal, window), tiled(q, k, v)
+    blocks, shift = query_tiles(q, **tiles)
+    splits = max(1, min(BUSY // max(1, blocks), min(S, T + seen[1] + seen[2]) // 128))      # 128 keys at least for each
+    parts = (y, lse) if splits == 1 else [cupy.empty((splits, a.size), q.dtype) for a in (y, lse)]
+    launch("attention", blocks * splits, *parts, q, k, v, *seen, B, G, R, T, S, K, shift, splits,
+           *steps(q), *steps(k), *steps(v), threads=128, **tiles)
+    if splits > 1:
+        launch("attention_join", warps(lse.size), y, lse, *parts, lse.size, G * R, T, K, splits, file="attention",
+               **tiles)
+    return y, (q, k, v, mask, y, lse)
+
+
+def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
+    (dy, q, k, v, y), (lse,), (B, G, R, T, K), S = with_rows(dy, q, k, v, y), dense(lse), q.shape, k.shape[2]
+    dq, dk, dv, delta = new_heads(q), new_heads(k), new_heads(v), cupy.empty_like(lse)
+    seen, tiles = seen_keys(T, S, mask, causal, window), tiled(q, k, v, dy)
+    common = {"file": "attention_backward", **tiles}
+    launch("attention_delta", warps(lse.size), delta, dy, y, lse.size, G, R, T, K, *steps(dy), *steps(y), **common)
+    given, sizes = (dy, q, k, v, lse, delta, *seen), (G, R, T, S, K)
+    strides = *steps(dy), *steps(q), *steps(k), *steps(v)
+    blocks, shift = query_tiles(q, **tiles)
+    launch("attention_backward_q", blocks, dq, *given, *sizes, shift, *strides, threads=128, **common)
+    blocks = B * G * -(-S // (16 * tiles["EACH"]))
+    launch("attention_backward_kv", blocks, dk, dv, *given, *sizes, *strides, threads=128, **common)
+    return dq, dk, dv, None
+
+
+def with_rows(*arrays):
+    """Each itself, whatever its strides, if its last axis is contiguous, else a dense copy."""
+    return [a if a.strides[-1] == a.itemsize else cupy.ascontiguousarray(a) for a in arrays]
+
+
+def new_heads(x):
+    """New memory for the shape of x, in the order [B T heads K]: the model merges its heads without a copy."""
+    B, *heads, T, K = x.shape
+    return cupy.moveaxis(cupy.empty((B, T, *heads, K), x.dtype), 1, -2)
+
+
+def steps(x):
+    """The strides of all axes but the last, in numbers."""
+    return [n // x.itemsize for n in x.strides[:-1]]
+
+
+def seen_keys(T, S, mask, causal, window):
+    """The mask, or a null pointer, and how far behind and ahead of its place a query sees."""
+    far = T + S if window is None else min(window - 1, T + S)
+    return 0 if mask is None else cupy.ascontiguousarray(mask != 0), far, 0 if causal else far
+
+
+def tiled(q, *others):
+    """What tile.cuh is compiled for; each thread has at most 64 registers' worth of a result."""
+    R, T, K = q.shape[2:]
+    width = -(-K // 32) * 32 if K <= 128 else -(-K // 64) * 64
+    each = 1 if R * T <= 16 else max(1, min(16 // q.itemsize, 2048 // (q.itemsize * width)))
+    flat = all(n % 16 == 0 for a in (q, *others) for n in a.strides[:-1])
+    return {"WIDTH": width, "EACH": each, "ALIGNED": int(flat and aligned(K, q, *others))}
+
+
+def query_tiles(q, *, EACH, **others):
+    """How many blocks, of 2^shift times each, and shift."""
+    B, G, R, T, _ = q.shape
+    shift = min(max(T - 1, 0).bit_length(), (16 * EACH).bit_length() - 1)
+    heads = 16 * EACH >> shift
+    return B * G * -(-R // heads) * -(-T >> shift), shift
+
+
+def warps(n):
+    """The blocks that have a warp for each of n rows."""
+    return -(-n // (THREADS // 32))
