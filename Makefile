@@ -16,7 +16,8 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --batch_size 8 --shards 2 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
            --eval_tokens 10000 --log_interval 50
 
-.PHONY: demo test check lint bench bench-gemm bench-train mutate sanitize race valgrind cross docs dist-check clean
+.PHONY: demo test check lint bench bench-gemm bench-train bench-gpu gpu-resources mutate \
+        sanitize race valgrind cross docs dist-check clean
 
 demo: $(BUILT)                                              # a second time: what is left of the first
 	if test -e $(DEMO)/latest; then $(BIN)/pyllama resume $(DEMO); \
@@ -44,6 +45,12 @@ bench-gemm: $(BUILT) $(PEERS)/bin/torchrun
 
 bench-train: $(BUILT) $(PEERS)/bin/torchrun
 	$(BIN)/python -m bench.train --peers --peers-python $(PEERS)/bin/python $(ARGS)
+
+bench-gpu: $(BUILT)
+	$(BIN)/python -m bench.gpu $(ARGS)
+
+gpu-resources: $(BUILT)                                     # what every kernel takes of a GPU; needs none
+	$(BIN)/python -m bench.gpu_resources $(ARGS)
 
 mutate: $(BUILT)
 	$(BIN)/python -m tests.mutate

@@ -47,22 +47,22 @@ COLUMNS = {"op": "{op}", "pass": "{of}", "backend": "{backend}", "ms": "{ms:.3f}
            "disturbed": "{disturbed}"}
 
 
-def shape(axes):
+def shape(axes, sizes):
     """Of an input or output; what leads is [B H] of [T K], else [B T]."""
     out = ()
     for axis in axes:
         if axis == "...":
-            out += (AXES["B"], AXES["H"]) if "T" in axes else (AXES["B"], AXES["T"])
+            out += (sizes["B"], sizes["H"]) if "T" in axes else (sizes["B"], sizes["T"])
         else:
-            out += (math.prod(int(f) if f.isdigit() else AXES[f] for f in axis.split("*")),)
+            out += (math.prod(int(f) if f.isdigit() else sizes[f] for f in axis.split("*")),)
     return out
 
 
-def request(op):
+def request(op, sizes=AXES):
     """What the workers are asked; without the optional inputs."""
-    inputs = [(shape(x.axes), int(x.below) if x.below.isdigit() else AXES.get(x.below, 0))
+    inputs = [(shape(x.axes, sizes), int(x.below) if x.below.isdigit() else sizes.get(x.below, 0))
               for x in op.inputs if not x.optional]
-    return {"name": op.name, "inputs": inputs, "dys": [shape(output.axes) for output in op.outputs],
+    return {"name": op.name, "inputs": inputs, "dys": [shape(output.axes, sizes) for output in op.outputs],
             "options": OPTIONS.get(op.name, {}), "seconds": SECONDS}
 
 

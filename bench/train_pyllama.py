@@ -32,17 +32,21 @@ def settings(size, flags=()):
     return tyro.cli(Settings, args=flags, default=default)
 
 
-def main(name, *flags):
-    size = SIZES[name]
-    memory.install()
+def training(size, flags=(), like=None):
+    """(the state, the records of its steps), on the device that `like` is on."""
     config = llama.LlamaConfig(vocab_size=size.V, hidden_size=size.D, intermediate_size=size.F,
                                num_hidden_layers=size.L, num_attention_heads=size.H, max_position_embeddings=size.T,
                                tie_word_embeddings=True)
     plan = settings(size, flags)
-    state = start(llama, config, plan)
+    state = start(llama, config, plan, like=like)
     for path, leaf in params.leaves(state.p):
-        leaf[...] = weight(path, leaf.shape)
-    records = train(state, tokens(size), plan)
+        leaf[...] = np.asarray(weight(path, leaf.shape), like=leaf)
+    return state, train(state, tokens(size), plan)
+
+
+def main(name, *flags):
+    memory.install()
+    _, records = training(SIZES[name], flags)
 
     def answer(steps, profile=False):
         """profile: time each kernel, too."""

@@ -19,8 +19,8 @@ def cupy():
         import cupy
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            raise UserError("CuPy, which reaches a GPU, is not installed: pip install cupy-cuda13x, or cupy-cuda12x "
-                            "for an older driver") from None
+            raise UserError("CuPy, which reaches a GPU, is not installed: pip install 'cupy-cuda13x[ctk]', or "
+                            "'cupy-cuda12x[ctk]' for an older driver") from None
         raise UserError(f"CuPy is installed but does not load: {error}; install it anew, one of cupy-cuda13x and "
                         f"cupy-cuda12x alone") from None
     try:

@@ -15,10 +15,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 3 : 4) attent
     y += ((my.split * B + my.b) * T * G + my.g) * R * K, lse += ((my.split * B + my.b) * G + my.g) * R * T;
     if (threadIdx.x < ROWS) spots[threadIdx.x] = my.place(threadIdx.x, q_r, q_t);
 
-    real sums[EACH][WIDTH / LANES] = {}, a[EACH][ACROSS], top[EACH], total[EACH] = {}, scale = 1 / sqrt((real)K);
+    real sums[EACH][WIDTH / LANES] = {}, top[EACH], total[EACH] = {}, scale = 1 / sqrt((real)K);
 #pragma unroll
     for (int i = 0; i < EACH; i++) top[i] = nothing();
     for (int s = my.first; s < my.past; s += COLS) {
+        real a[EACH][ACROSS] = {};
         multiply(a, left, {q, scale, spots}, s == my.first, right, {k + s * k_s, 1, 0, k_s, my.past - s}, K);
         bool open[ACROSS];
 #pragma unroll

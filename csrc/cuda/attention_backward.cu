@@ -31,16 +31,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 16 ? 3 : 4) attent
         q_spots[threadIdx.x] = my.place(threadIdx.x, q_r, q_t);
         dy_spots[threadIdx.x] = my.place(threadIdx.x, dy_r, dy_t);
     }
-    real sums[EACH][WIDTH / LANES] = {}, a[EACH][ACROSS], l[EACH], d[EACH], scale = 1 / sqrt((real)K);
+    real sums[EACH][WIDTH / LANES] = {}, l[EACH], d[EACH], scale = 1 / sqrt((real)K);
 #pragma unroll
     for (int i = 0; i < EACH; i++) l[i] = lse[my.place(row(i), T, 1)], d[i] = delta[my.place(row(i), T, 1)];
     for (int s = my.first; s < my.past; s += COLS) {
         rows keys = {k + s * k_s, 1, 0, k_s, my.past - s};
-        multiply(a, left, {dy, 1, dy_spots}, true, right, {v + s * v_s, 1, 0, v_s, my.past - s}, K);
+        real dp[EACH][ACROSS] = {}, a[EACH][ACROSS] = {};
+        multiply(dp, left, {dy, 1, dy_spots}, true, right, {v + s * v_s, 1, 0, v_s, my.past - s}, K);
 #pragma unroll
         for (int i = 0; i < EACH; i++)
 #pragma unroll
-            for (int j = 0; j < ACROSS; j++) weights[row(i) * LINE + col(j)] = a[i][j] - d[i];
+            for (int j = 0; j < ACROSS; j++) weights[row(i) * LINE + col(j)] = dp[i][j] - d[i];
         multiply(a, left, {q, scale, q_spots}, true, right, keys, K);
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
@@ -74,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 2 : 3) attent
     rows values = {v + b * v_b + g * v_g + s * v_s, 1, 0, v_s, rest};
 
     int first = most(T - rest - ahead, 0), past = least(T - rest + least(rest, ROWS) + behind, T);
-    real k_sums[EACH][WIDTH / LANES] = {}, v_sums[EACH][WIDTH / LANES] = {}, a[EACH][ACROSS];
+    real k_sums[EACH][WIDTH / LANES] = {}, v_sums[EACH][WIDTH / LANES] = {};
     bool open[EACH];
 #pragma unroll
     for (int i = 0; i < EACH; i++) open[i] = row(i) < rest && (!mask || mask[b * S + s + row(i)]);
@@ -82,6 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 2 : 3) attent
         for (int t = first; t < past; t += COLS) {
             rows queries = {q + r * q_r + t * q_t, 1 / sqrt((real)K), 0, q_t, past - t};
             rows gradients = {dy + r * dy_r + t * dy_t, 1, 0, dy_t, past - t};
+            real a[EACH][ACROSS] = {}, dp[EACH][ACROSS] = {};
             multiply(a, left, keys, true, right, queries, K);
 #pragma unroll
             for (int j = 0; j < ACROSS; j++) {
@@ -93,14 +95,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 2 : 3) attent
                     weights[row(i) * LINE + col(j)] = seen ? exp(a[i][j] - l) : 0;
                 }
             }
-            multiply(a, left, values, true, right, gradients, K);
+            multiply(dp, left, values, true, right, gradients, K);
             add(v_sums, weights, right, gradients, false, K);
             __syncwarp();
 #pragma unroll
             for (int j = 0; j < ACROSS; j++) {
                 real d = delta[r * T + least(t + col(j), past - 1)];
 #pragma unroll
-                for (int i = 0; i < EACH; i++) weights[row(i) * LINE + col(j)] *= a[i][j] - d;
+                for (int i = 0; i < EACH; i++) weights[row(i) * LINE + col(j)] *= dp[i][j] - d;
             }
             add(k_sums, weights, right, queries, true, K);
         }

@@ -57,30 +57,37 @@ struct block {
     }
 };
 
-__device__ __forceinline__ void fill(real *tile, int n, rows x, int c, idx K) {
-    int k = threadIdx.x % (PIECE / WIDE) * WIDE;
-#pragma unroll 4
-    for (int i = threadIdx.x / (PIECE / WIDE); i < n; i += THREADS / (PIECE / WIDE)) {
-        wide a = {};
-        if (c + k < K) a = load(x.from + (x.at ? x.at[i] : least(i, x.count - 1) * x.step), c + k, K, ALIGNED);
+// tile[N PIECE] = x from column c on.  A thread's loads fly four at a time, and no branch parts them: past K, column 0
+// is read.
+template <int N> __device__ __forceinline__ void fill(real *tile, rows x, int c, idx K) {
+    enum { STEP = THREADS / (PIECE / WIDE), MOST = ALIGNED ? 4 : 2, BATCH = N < MOST * STEP ? N / STEP : MOST };
+    int k = threadIdx.x % (PIECE / WIDE) * WIDE, first = threadIdx.x / (PIECE / WIDE);
+    bool inside = c + k < K;
+#pragma unroll 1
+    for (int n = 0; n < N; n += BATCH * STEP) {
+        wide a[BATCH];
 #pragma unroll
-        for (int e = 0; e < WIDE; e++) a.at[e] *= x.scale;
-        *(wide *)(tile + i * SPAN + k) = a;
+        for (int j = 0; j < BATCH; j++) {
+            int i = first + n + j * STEP;
+            a[j] = load(x.from + (x.at ? x.at[i] : least(i, x.count - 1) * x.step), inside ? c + k : 0, K, ALIGNED);
+        }
+#pragma unroll
+        for (int j = 0; j < BATCH; j++) {
+#pragma unroll
+            for (int e = 0; e < WIDE; e++) a[j].at[e] = inside ? a[j].at[e] * x.scale : 0;
+            *(wide *)(tile + (first + n + j * STEP) * SPAN + k) = a[j];
+        }
     }
 }
 
-// a[ROWS COLS] = x yᵀ; where x is but one piece it need not be filled again.
+// a[ROWS COLS] += x yᵀ; an x of one piece need not be filled again.
 __device__ __forceinline__ void multiply(real (&a)[EACH][ACROSS], real *left, rows x, bool again, real *right, rows y,
                                          idx K) {
-#pragma unroll
-    for (int i = 0; i < EACH; i++)
-#pragma unroll
-        for (int j = 0; j < ACROSS; j++) a[i][j] = 0;
 #pragma unroll 1
     for (int c = 0; c < WIDTH; c += PIECE) {
         __syncthreads();
-        if (WIDTH > PIECE || again) fill(left, ROWS, x, c, K);
-        fill(right, COLS, y, c, K);
+        if (WIDTH > PIECE || again) fill<ROWS>(left, x, c, K);
+        fill<COLS>(right, y, c, K);
         __syncthreads();
 #pragma unroll 1
         for (int k = 0; k < PIECE; k += WIDE) {
@@ -99,14 +106,14 @@ __device__ __forceinline__ void multiply(real (&a)[EACH][ACROSS], real *left, ro
     }
 }
 
-// sums[ROWS WIDTH] += weights[ROWS COLS] y; what a warp reads of the weights it wrote itself.
+// sums[ROWS WIDTH] += weights[ROWS COLS] y.  A warp reads the weights of its own rows, which it has written itself.
 __device__ __forceinline__ void add(real (&sums)[EACH][WIDTH / LANES], real *weights, real *right, rows y, bool again,
                                     idx K) {
 #pragma unroll
     for (int c = 0; c < WIDTH; c += PIECE) {
         __syncthreads();
         if (WIDTH > PIECE || again) {
-            fill(right, COLS, y, c, K);
+            fill<COLS>(right, y, c, K);
             __syncthreads();
         }
 #pragma unroll 1

@@ -1,18 +1,25 @@
 """attention and its backward pass; see csrc/cuda/attention.cu."""
 import cupy
 
-from pyllama.cuda.launch import THREADS, aligned, dense, launch
+from pyllama import kernels
+from pyllama.cuda.launching import THREADS, aligned, dense, launch
+from pyllama.op import OPS
 
+WIDEST = max(tiles["WIDTH"] for tiles in kernels.tiles("f"))
 BUSY = 256                                              # blocks: enough for a device not to idle
 
 
 def attention(q, k, v, mask=None, *, causal=False, window=None):
+    if q.shape[-1] > WIDEST:
+        return reference().forward(q, k, v, mask, causal=causal, window=window)
     (q, k, v), (B, G, R, T, K), S = with_rows(q, k, v), q.shape, k.shape[2]
     y, lse = new_heads(q), cupy.empty((B, G, R * T, 1), q.dtype)
     seen, tiles = seen_keys(T, S, mask, causal, window), tiled(q, k, v)
+    if R * T <= 16:                                     # decoding: the fewest rows that a tile may have
+        tiles["EACH"] = 1
     blocks, shift = query_tiles(q, **tiles)
     splits = max(1, min(BUSY // max(1, blocks), min(S, T + seen[1] + seen[2]) // 128))      # 128 keys at least for each
-    parts = (y, lse) if splits == 1 else [cupy.empty((splits, a.size), q.dtype) for a in (y, lse)]
+    parts = [a if splits == 1 else cupy.empty((splits, a.size), a.dtype) for a in (y, lse)]
     launch("attention", blocks * splits, *parts, q, k, v, *seen, B, G, R, T, S, K, shift, splits,
            *steps(q), *steps(k), *steps(v), threads=128, **tiles)
     if splits > 1:
@@ -22,6 +29,8 @@ def attention(q, k, v, mask=None, *, causal=False, window=None):
 
 
 def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
+    if q.shape[-1] > WIDEST:
+        return reference().backward(dy, q, k, v, mask, y, lse, causal=causal, window=window)
     (dy, q, k, v, y), (lse,), (B, G, R, T, K), S = with_rows(dy, q, k, v, y), dense(lse), q.shape, k.shape[2]
     dq, dk, dv, delta = new_heads(q), new_heads(k), new_heads(v), cupy.empty_like(lse)
     seen, tiles = seen_keys(T, S, mask, causal, window), tiled(q, k, v, dy)
@@ -34,6 +43,11 @@ def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
     blocks = B * G * -(-S // (16 * tiles["EACH"]))
     launch("attention_backward_kv", blocks, dk, dv, *given, *sizes, *strides, threads=128, **common)
     return dq, dk, dv, None
+
+
+def reference():
+    """For heads so wide that no thread has the registers."""
+    return OPS["attention"]
 
 
 def with_rows(*arrays):
@@ -60,9 +74,9 @@ def seen_keys(T, S, mask, causal, window):
 
 def tiled(q, *others):
     """What tile.cuh is compiled for; each thread has at most 64 registers' worth of a result."""
-    R, T, K = q.shape[2:]
+    K = q.shape[-1]
     width = -(-K // 32) * 32 if K <= 128 else -(-K // 64) * 64
-    each = 1 if R * T <= 16 else max(1, min(16 // q.itemsize, 2048 // (q.itemsize * width)))
+    each = max(1, min(16 // q.itemsize, 2048 // (q.itemsize * width)))
     flat = all(n % 16 == 0 for a in (q, *others) for n in a.strides[:-1])
     return {"WIDTH": width, "EACH": each, "ALIGNED": int(flat and aligned(K, q, *others))}
 

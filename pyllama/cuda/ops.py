@@ -4,7 +4,7 @@ from functools import lru_cache
 import cupy
 import numpy as np
 
-from pyllama.cuda.launch import THREADS, aligned, dense, elementwise, in_place, launch, number, threads_for
+from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, in_place, launch, number, threads_for
 from pyllama.rng import generator
 
 SHARES = 512                                            # of the rows, whose parts of a sum are added in order: four

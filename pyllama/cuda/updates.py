@@ -4,7 +4,7 @@ import math
 import cupy
 import numpy as np
 
-from pyllama.cuda.launch import THREADS, aligned, dense, elementwise, in_place, launch, number
+from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, in_place, launch, number
 
 PARTS = 1024                                            # of the sum of a vector's squares
 

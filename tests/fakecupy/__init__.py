@@ -17,6 +17,7 @@ What it cannot show: speed, memory use, the order of streams (all work is done a
 import contextlib
 import sys
 
+from pyllama import backend
 from tests.fakecupy import names
 from tests.fakecupy.counts import Counts, counting, stats
 
@@ -30,23 +31,32 @@ def module():
     return names.cupy()
 
 
+_kernels: dict = {}                 # the modules of pyllama.cuda, which keep the CuPy that they were imported with
+
+
 @contextlib.contextmanager
 def installed():
-    """Within this context `import cupy` and `import cupyx` give the stand-ins."""
+    """Within this context `import cupy` and `import cupyx` give the stand-ins, and pyllama.cuda runs on them."""
     cupy, cupyx = names.cupy(), names.cupyx()
     standing_in = {"cupy": cupy, "cupy.linalg": cupy.linalg, "cupy.cuda": cupy.cuda,
                    "cupy.cuda.runtime": cupy.cuda.runtime, "cupyx": cupyx, "cupyx.scipy": cupyx.scipy,
                    "cupyx.scipy.special": cupyx.scipy.special}
-    real = {name: there for name, there in sys.modules.items() if name.partition(".")[0] in ("cupy", "cupyx")}
-    for name in real:
-        del sys.modules[name]
-    sys.modules.update(standing_in)
+    real, before = taken_out(), backend.cuda
+    sys.modules.update(standing_in | _kernels)
+    backend.cuda = _kernels.get("pyllama.cuda")
     try:
         yield cupy
     finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx")]:
-            del sys.modules[name]
+        _kernels.update({name: there for name, there in taken_out().items() if name.startswith("pyllama.")})
         sys.modules.update(real)
+        backend.cuda = before
+
+
+def taken_out() -> dict:
+    """The modules of CuPy and those that hold on to it, no longer to be imported."""
+    names = [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx")
+             or name == "pyllama.cuda" or name.startswith("pyllama.cuda.")]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 __all__ = ["Counts", "counting", "installed", "module", "stats"]

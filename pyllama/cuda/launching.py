@@ -1,28 +1,18 @@
 """Compile a CUDA kernel and launch it; CuPy compiles a module on first use and keeps the result on disk."""
 from functools import cache
-from pathlib import Path
 
 import cupy
 
-THREADS = 256                                           # of a block, at most
-INSTALLED = Path(__file__).parent / "csrc"                # setup.py puts the text there
-FOLDER = INSTALLED if INSTALLED.exists() else Path(__file__).parents[2] / "csrc" / "cuda"
-AFTER = {"add_rms_norm": ["rms_norm.cu"], "cross_entropy": ["softmax.cu"],
-         "linear_cross_entropy": ["softmax.cu", "cross_entropy.cu"],
-         "attention": ["tile.cuh"], "attention_backward": ["tile.cuh"]}   # files whose functions a file uses
-
-
-def text(file):
-    """csrc/cuda/<file>.cu behind all that it needs: nothing is included, for CuPy knows a kernel by its text alone."""
-    names = ["real.cuh", *AFTER.get(file, []), f"{file}.cu"]
-    return "".join(f'#line 1 "{name}"\n{(FOLDER / name).read_text("utf-8")}' for name in names)
+from pyllama import kernels
+from pyllama.kernels import THREADS
 
 
 @cache
 def module(file, precision, defines, device):
     """What csrc/cuda/<file>.cu is for "f" or "d", with these (name, value) defined."""
-    given = [("real", {"f": "float", "d": "double"}[precision]), *defines]
-    return cupy.RawModule(code=text(file), options=("-std=c++17", *(f"-D{name}={value}" for name, value in given)))
+    if dict(defines) not in kernels.variants(file, precision):
+        raise ValueError(f"{file}.cu is not tested for {dict(defines)}; list it in pyllama/kernels.py")
+    return cupy.RawModule(code=kernels.text(file), options=kernels.options(precision, dict(defines)))
 
 
 @cache

@@ -1,0 +1,143 @@
+"""How fast can training on a GPU be at best?  Needs none.                     python -m bench.gpu_roofline [size ...]
+
+For each pass of pyllama/cuda and each product: the bytes it must move and the operations of its products, and the time
+that an A100 and an H100 take for the slower of the two by their datasheets, in float32.  What a kernel reads twice
+because two launches need it counts twice; what it reads again while it is in a cache does not.  Operations of other
+kinds are left out: on these cards 38 and 80 of them fit into the time that moving a number takes.  The last lines add
+up a training step: it cannot train more tokens a second than that, were nothing waited for between launches.
+"""
+import argparse
+import json
+import math
+from typing import NamedTuple
+
+from bench import sizes
+from bench.sizes import Size
+from bench.table import show
+
+SIZES = {"S": sizes.SIZES["S"], "M": sizes.SIZES["M"],
+         "1B": Size(D=2048, L=16, H=32, F=5632, V=32000, T=2048, B=4), "tiny": sizes.SIZES["tiny"]}
+LOGITS = 2 ** 28                                # bytes of logits at once, as in pyllama/cuda/ops.py
+GROUP = 64                                      # weights that share a scale, in quant_matvec
+COLUMNS = {"size": "{size}", "pass": "{of}", "calls a step": "{calls:,}", "MB": "{mb:,.1f}", "GFLOP": "{gflop:,.2f}",
+           "A100 µs": "{A100:,.1f}", "by its": "{A100_bound}", "H100 µs": "{H100:,.1f}", "by its ": "{H100_bound}",
+           "of an H100's step": "{share:.1%}"}
+STEPS = {"size": "{size}", "": "{of}", "on an": "{card}", "ms at least": "{ms:,.1f}",
+         "tokens/s at most": "{tokens_s:,.0f}"}
+
+
+class Card(NamedTuple):
+    bytes: float                                # a second, to and from its memory
+    operations: float                           # a second, float32 without tensor cores
+
+
+# "NVIDIA A100 Tensor Core GPU" and "NVIDIA H100 Tensor Core GPU", data sheets, 80 GB, SXM.
+CARDS = {"A100": Card(2039e9, 19.5e12), "H100": Card(3350e9, 67e12)}
+
+
+class Work(NamedTuple):
+    bytes: int
+    operations: int = 0                         # of products
+
+    def seconds(self, card):
+        return max(self.bytes / card.bytes, self.operations / card.operations)
+
+    def bound(self, card):
+        return "memory" if self.bytes / card.bytes >= self.operations / card.operations else "products"
+
+
+def parameters(size):
+    return size.V * size.D + size.L * (4 * size.D ** 2 + 3 * size.D * size.F + 2 * size.D) + size.D
+
+
+def passes(size, itemsize=4):
+    """{pass: Work}, each for the arrays of a model of this size; ops that LLaMA lacks for arrays like them."""
+    D, _, H, F, V, T, B = size
+    N, P = B * T, parameters(size)
+    x, h, z = N * D, N * F, N * V                                       # numbers of an activation, a hidden one, logits
+    pairs = B * T * (T + 1) // 2 * D                                    # query and key of a head, causal, and its width
+    lse, chunks = N * H, math.ceil(z * itemsize / LOGITS)
+    numbers = {                                                         # moved, and operations
+        "embedding": (2 * x, 0), "embedding_backward": (3 * x, 0),
+        "rms_norm": (2 * x + N, 0), "rms_norm_backward": (3 * x + N, 0),
+        "add_rms_norm": (4 * x + N, 0), "add_rms_norm_backward": (4 * x + N, 0),
+        "layer_norm": (3 * x + N, 0), "layer_norm_backward": (3 * x + N, 0),
+        **products("linear D D", N, D, D), **products("linear F D", N, F, D), **products("linear D F", N, D, F),
+        "rope": (2 * x, 0), "rope_backward": (2 * x, 0),
+        "attention": (4 * x + lse, 4 * pairs),                          # 2 products
+        "attention_backward": (13 * x + 4 * lse, 14 * pairs),           # 3 for dq, 4 for dk and dv, for no atomics
+        "swiglu": (3 * h, 0), "swiglu_backward": (5 * h, 0),
+        "gelu": (2 * h, 0), "gelu_backward": (3 * h, 0),
+        "relu": (2 * h, 0), "relu_backward": (3 * h, 0),
+        "dropout": (2 * x, 0), "dropout_backward": (2 * x, 0),
+        "softmax": (2 * x, 0), "softmax_backward": (3 * x, 0),
+        "cross_entropy": (z + 4 * N, 0), "cross_entropy_backward": (2 * z + 3 * N, 0),
+        "linear_cross_entropy": (5 * z + 3 * x + 6 * V * D * chunks, 6 * z * D),
+        "linear_cross_entropy_backward": (2 * x + 2 * V * D, 0),
+        "add": (3 * x, 0),                                              # of two paths of the model
+        "zeros": (P, 0), "sum_and_norm": (P, 0), "adamw": (7 * P, 0), "sgd": (5 * P, 0),
+        "quant_matvec 8 bits": (F * D // 4 + F * D // GROUP + F + D, 2 * F * D),        # one row of x
+        "quant_matvec 4 bits": (F * D // 8 + F * D // GROUP + F + D, 2 * F * D),
+    }
+    return {name: Work(itemsize * moved, operations) for name, (moved, operations) in numbers.items()}
+
+
+def products(name, N, E, D):
+    """y = x wᵀ;  dx = dy w and dw = dyᵀ x, which is added to the gradient."""
+    return {name: (N * D + E * D + N * E, 2 * N * D * E),
+            name.replace("linear", "linear_backward"): (2 * N * E + 2 * N * D + 5 * E * D, 4 * N * D * E)}
+
+
+def calls(size):
+    """{pass: how often a training step makes it}: pyllama/models/llama.py and pyllama/train.py, with a tied output."""
+    L = size.L
+    both = {"embedding": 1, "rms_norm": L + 1, "add_rms_norm": L, "linear D D": 4 * L, "linear F D": 2 * L,
+            "linear D F": L, "rope": 2 * L, "attention": L, "swiglu": L, "linear_cross_entropy": 1}
+    return both | {backward(name): times for name, times in both.items()} | {
+        "add": 5 * L, "zeros": 1, "sum_and_norm": 1, "adamw": 1}
+
+
+def backward(name):
+    first, *rest = name.split()
+    return " ".join([f"{first}_backward", *rest])
+
+
+def step(size):
+    """{card: seconds of a training step}"""
+    work = passes(size)
+    return {name: sum(times * work[of].seconds(card) for of, times in calls(size).items())
+            for name, card in CARDS.items()}
+
+
+def rows(name):
+    """The records of a size."""
+    times, whole = calls(SIZES[name]), step(SIZES[name])
+    for of, work in passes(SIZES[name]).items():
+        seconds = {card: work.seconds(CARDS[card]) for card in CARDS}
+        yield {"size": name, "of": of, "calls": times.get(of), "mb": work.bytes / 1e6, "gflop": work.operations / 1e9,
+               **{card: 1e6 * s for card, s in seconds.items()},
+               **{f"{card}_bound": work.bound(CARDS[card]) for card in CARDS},
+               "share": seconds["H100"] * times[of] / whole["H100"] if of in times else None}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", metavar="size", help="S, M and 1B, or those named")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    options = parser.parse_args()
+    if unknown := set(options.sizes) - SIZES.keys():
+        parser.error(f"there is no size {min(unknown)}; there are {', '.join(SIZES)}")
+    chosen = options.sizes or ["S", "M", "1B"]
+    found = [row for name in chosen for row in rows(name)]
+    steps = [{"size": name, "of": "training step", "card": card, "ms": 1e3 * seconds,
+              "tokens_s": SIZES[name].tokens / seconds} for name in chosen
+             for card, seconds in step(SIZES[name]).items()]
+    if options.json:
+        print(*map(json.dumps, found + steps), sep="\n")
+    else:
+        show(COLUMNS, found)
+        show(STEPS, steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The text of the CUDA kernels, and all that it is compiled for.  Nothing here needs CuPy or a GPU."""
+from functools import partial
+from pathlib import Path
+
+THREADS = 256                                           # of a block, at most, where a kernel's text does not say
+INSTALLED = Path(__file__).parent / "cuda" / "csrc"       # setup.py puts them there
+FOLDER = INSTALLED if INSTALLED.exists() else Path(__file__).parent.with_name("csrc") / "cuda"
+REAL = {"f": "float", "d": "double"}                    # NumPy's letter of a precision: C's name
+AFTER = {"add_rms_norm": ["rms_norm.cu"], "attention": ["tile.cuh"], "attention_backward": ["tile.cuh"],
+         "cross_entropy": ["softmax.cu"],
+         "linear_cross_entropy": ["softmax.cu", "cross_entropy.cu"]}       # what a file's text follows: it uses that
+
+
+def tiles(precision, decoding=False):
+    """Of attention: a head's width rounded up; as many rows for a thread as its registers hold sums of, or one for
+    decoding; may numbers be loaded 16 bytes at a time?"""
+    size = {"f": 4, "d": 8}[precision]
+    most = {width: max(1, min(16 // size, 2048 // (size * width))) for width in (32, 64, 96, 128, 192, 256)}
+    return [{"WIDTH": width, "EACH": each, "ALIGNED": aligned} for width in most
+            for each in sorted({most[width], 1 if decoding else most[width]}) for aligned in (0, 1)]
+
+
+def quantised(precision):
+    return [{"BITS": bits, "ROWS": rows} for bits in (4, 8) for rows in (1, 2, 4)]
+
+
+VARIANTS = {"attention": partial(tiles, decoding=True), "attention_backward": tiles, "quant_matvec": quantised}
+
+
+def files():
+    """Their names, without ".cu"."""
+    return sorted(path.stem for path in FOLDER.glob("*.cu"))
+
+
+def text(file):
+    """csrc/cuda/<file>.cu behind all that it needs: nothing is included, for CuPy knows a kernel by its text alone."""
+    names = ["real.cuh", *AFTER.get(file, []), f"{file}.cu"]
+    return "".join(f'#line 1 "{name}"\n{(FOLDER / name).read_text("utf-8")}' for name in names)
+
+
+def variants(file, precision):
+    """All that a file is compiled for in the precision "f" or "d": a list of {name: value}."""
+    return VARIANTS[file](precision) if file in VARIANTS else [{}]
+
+
+def options(precision, defines):
+    """The compiler's."""
+    return ("-std=c++17", f"-Dreal={REAL[precision]}", *(f"-D{name}={value}" for name, value in defines.items()))

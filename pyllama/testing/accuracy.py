@@ -1,0 +1,60 @@
+"""How far from the reference in float64 may an op's results be?"""
+import numpy as np
+
+from pyllama import backend
+from pyllama.testing.gradient import is_float
+from pyllama.testing.problems import packed
+
+F32 = np.finfo("float32")
+TIMES = 16                          # another order of summation and an exponential with 2 ulp stay within that
+
+
+def in_float64(arrays):
+    return [a.astype("float64") if is_float(a) else a for a in arrays]
+
+
+def results(op, inputs, options, dy):
+    """The outputs and the gradients that exist, in one list."""
+    y, back = op(*inputs, **options)
+    return [a for a in (*op.each(y), *back(dy)) if a is not None]
+
+
+def tolerances(op, inputs, options, dy):
+    """[(what a result is by the reference in float64, the largest error allowed), ...], for each of results()."""
+    if next(x.dtype for x in inputs if is_float(x)) == np.float32:
+        return in_float32(op, inputs, options, dy)
+    with backend.use("numpy"):
+        exact = [np.asarray(a) for a in results(op, inputs, options, dy)]
+    return [(a, 1e-10 * max(1, np.abs(a).max(initial=0))) for a in exact]
+
+
+def in_float32(op, inputs, options, dy):
+    """tolerances() of float32.
+
+    How much float32 loses on a problem depends on its condition, so it is measured: the reference's own float32 error
+    at four neighbours of the inputs, at least one unit in the last place of the largest result (of eps, where numbers
+    near 1 cancel).  Nor can backward undo what forward lost when it rounded the results it saved.
+    """
+    with backend.use("numpy"):
+        exactly, wide = in_float64(inputs), packed(in_float64(op.each(dy)))
+        exact = [np.asarray(a) for a in results(op, exactly, options, wide)]
+        loss = [F32.eps * max(np.abs(a).max(initial=0), F32.eps) for a in exact]
+        rng = np.random.default_rng(0)
+        outputs, saved = len(op.outputs), op.forward(*exactly, **options)[1]
+        for _ in range(4):
+            near = [x * (1 + F32.eps * rng.integers(-4, 5, x.shape)).astype("float32") if is_float(x) else x
+                    for x in inputs]
+            truth = results(op, in_float64(near), options, wide)
+            loss = [max(most, np.abs(a - b).max(initial=0))
+                    for most, a, b in zip(loss, results(op, near, options, dy), truth, strict=True)]
+            rounded = [a * (1 + F32.eps * rng.choice([-1, 1], a.shape)) if is_computed(a, exactly) else a
+                       for a in saved]
+            grads = [g for g in op.backward(wide, *rounded, **options)[:len(inputs)] if g is not None]
+            loss[outputs:] = [max(most, np.abs(a - b).max(initial=0))
+                              for most, a, b in zip(loss[outputs:], grads, exact[outputs:], strict=True)]
+    return [(a, TIMES * most) for a, most in zip(exact, loss, strict=True)]
+
+
+def is_computed(a, inputs):
+    """Is a, which forward saved, a floating array that it made, and none of its inputs?"""
+    return isinstance(a, np.ndarray) and is_float(a) and not any(a is x for x in inputs)
