@@ -14,10 +14,10 @@ from typing import NamedTuple
 from bench import sizes
 from bench.sizes import Size
 from bench.table import show
+from pyllama import kernels
 
 SIZES = {"S": sizes.SIZES["S"], "M": sizes.SIZES["M"],
          "1B": Size(D=2048, L=16, H=32, F=5632, V=32000, T=2048, B=4), "tiny": sizes.SIZES["tiny"]}
-LOGITS = 2 ** 28                                # bytes of logits at once, as in pyllama/cuda/ops.py
 GROUP = 64                                      # weights that share a scale, in quant_matvec
 COLUMNS = {"size": "{size}", "pass": "{of}", "calls a step": "{calls:,}", "MB": "{mb:,.1f}", "GFLOP": "{gflop:,.2f}",
            "A100 µs": "{A100:,.1f}", "by its": "{A100_bound}", "H100 µs": "{H100:,.1f}", "by its ": "{H100_bound}",
@@ -56,7 +56,7 @@ def passes(size, itemsize=4):
     N, P = B * T, parameters(size)
     x, h, z = N * D, N * F, N * V                                       # numbers of an activation, a hidden one, logits
     pairs = B * T * (T + 1) // 2 * D                                    # query and key of a head, causal, and its width
-    lse, chunks = N * H, math.ceil(z * itemsize / LOGITS)
+    lse, chunks = N * H, math.ceil(z * itemsize / kernels.LOGITS)
     numbers = {                                                         # moved, and operations
         "embedding": (2 * x, 0), "embedding_backward": (3 * x, 0),
         "rms_norm": (2 * x + N, 0), "rms_norm_backward": (3 * x + N, 0),

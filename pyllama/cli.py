@@ -87,7 +87,8 @@ def normalise(argv: list[str]) -> list[str]:
             name = name.replace("-", "_")
             name = SYNONYMS.get(name, name)
             if name in NEEDLESS:
-                _ = value if equals else next(rest, "")
+                if not equals:
+                    next(rest, "")
             elif name in BOOLEAN and value.lower() in ("true", "false"):
                 out.append(f"--{name}" if value.lower() == "true" else f"--no_{name}")
             else:

@@ -20,14 +20,14 @@ from pyllama.display import console, follow, interruptible
 from pyllama.errors import UserError
 from pyllama.generate import GenerationConfig, stream
 from pyllama.generate import generate as generate_batch
-from pyllama.parallel import of_environment
+from pyllama.parallel import first_alone, of_environment
 from pyllama.plot import draw
 from pyllama.run import Keeping, Standing, known, restore, run
 from pyllama.tasks import commands as tasks
 from pyllama.tasks import scratch
+from pyllama.tasks.finetune import DROPOUTS
 from pyllama.tokenizer import Tokenizer
 from pyllama.train import Settings, start
-from pyllama.train import evaluate as evaluate_model
 
 LEARNT = ("char", "byte", "bpe")                            # tokenizers that are made, not read
 LLAMA_ALONE = ("num_key_value_heads", "bias", "tie_word_embeddings", "rope_theta", "sliding_window")
@@ -96,7 +96,8 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
         init_from: Start from the weights, shape and tokenizer of this model instead of from random numbers.
         device: Where to compute: the CPU, or a GPU through CuPy.
     """
-    on(device)                                                  # first of all: is there one?
+    like, comm = on(device), of_environment(out_dir, device)        # first: is there a GPU, are the others there?
+    console.quiet = comm.rank > 0
     if log_steps < 1:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
     if text.ready:
@@ -107,7 +108,7 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
     memory.install()
     if init_from:
         found, tokenizer = load(init_from, None if text.tokenizer in LEARNT else Path(text.tokenizer), settings.dtype)
-        dropouts = {name: shape.resid_pdrop for name in ("resid_pdrop", "embd_pdrop") if hasattr(found.config, name)}
+        dropouts = {name: shape.resid_pdrop for name in DROPOUTS if hasattr(found.config, name)}
         config, tree = replace(found.config, **dropouts), found.params
         if others := [f.name for f in fields(Shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
             raise UserError(f"{others[0]} has no effect with init_from, which has a shape already; leave it out")
@@ -118,10 +119,9 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
         tokenizer, tree = make_tokenizer(text, shape.model), None
         config = shape.config(settings.block_size, tokenizer)
     objectives.of(config, tokenizer)                            # before the work: is there a mask, if it needs one?
-    tokens = prepare(text, tokenizer, out_dir)
+    tokens = first_alone(comm, lambda: prepare(text, tokenizer, out_dir), like)
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
-    comm = of_environment(out_dir, device)
-    state = start(config.model, config, settings, tree, on(device))
+    state = start(config.model, config, settings, tree, like)
     about = {"text": asdict(text), "tokens": fingerprint(tokens)}
     return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, Standing(), log_steps,
                       comm)
@@ -138,7 +138,8 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
         log_steps: Steps between lines where there is no terminal to draw on.
         device: Where to compute; on the device of before it goes on bit for bit.
     """
-    on(device)
+    like, comm = on(device), of_environment(run, device)
+    console.quiet = comm.rank > 0
     if log_steps < 1:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
     if run.resolve().parent.name == "checkpoints":
@@ -166,8 +167,7 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
                         f"start anew with --init_from {run}")
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     model, configuration = pretrained.of_type(saved.config, saved.folder)
-    comm = of_environment(run, device)
-    state = start(model, configuration.from_dict(saved.config), settings, like=on(device))
+    state = start(model, configuration.from_dict(saved.config), settings, like=like)
     restore(state, saved)
     return follow_run(run, state, training, validation, settings, keeping, about, tokenizer, standing, log_steps, comm)
 
@@ -217,9 +217,10 @@ def follow_run(folder: Path, state, training, validation, settings, keeping, abo
                      tokenizer.rust.to_str(pretty=True), standing, evaluate, comm)
     with interruptible() as asked, contextlib.closing(happenings):
         for _ in follow(happenings, state.step, settings.max_steps, log_steps):
-            if asked.is_set():
+            comm.stop = asked.is_set()
+            if comm.stopped or (comm.stop and comm.size == 1):          # several must stop after the same step
                 break
-    stopped = asked.is_set() and state.step < settings.max_steps
+    stopped = (asked.is_set() or comm.stopped) and state.step < settings.max_steps
     use = "generate" if objectives.continues(state.config) else "finetune"
     then = f"go on with `pyllama resume {folder}`" if stopped else f"try `pyllama {use} --model {folder}`"
     best = f"best validation loss {standing.best:.4f} at step {standing.best_step}; " if standing.best_step else ""
@@ -230,7 +231,7 @@ def follow_run(folder: Path, state, training, validation, settings, keeping, abo
 
 def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size: int | None = None,
              tokenizer: Path | None = None, device: Device = "cpu") -> int:
-    """Loss, perplexity and next-token accuracy of a model on a text.
+    """Loss and perplexity of a model on a text, and how often its likeliest next token is right.
 
     Args:
         model: A run, a checkpoint, a Hugging Face folder or a llama2.c file.
@@ -241,16 +242,17 @@ def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size
         device: Where to compute.
     """
     like = on(device)
-    found, tokens_of = load_writer(model, tokenizer)
+    found, tokens_of = load(model, tokenizer)
+    objective = objectives.of(found.config, tokens_of)
     context = found.config.max_position_embeddings
     settings = Settings(block_size=context if block_size is None else block_size)
     if settings.block_size > context:
         raise UserError(f"block_size is {block_size}, but {model} sees {context} tokens; make it smaller")
     state = start(found.model, found.config, settings, found.params, like)
     with tempfile.TemporaryDirectory() as folder:
-        result = evaluate_model(state, encode(data, tokens_of, Path(folder), field), settings)
-    console.print(f"loss {result.loss:.4f} nats per token   perplexity {result.perplexity:.3f}   "
-                  f"next token {result.accuracy:.2%}   over {result.tokens:,} tokens")
+        text = encode(data, tokens_of, Path(folder), field)
+        result = objective.evaluate(state, objective.source(text), settings)
+    console.print(f"loss {result.loss:.4f} nats per token   {result}   over {result.tokens:,} tokens")
     return 0
 
 
@@ -297,7 +299,8 @@ def load_writer(model: Path, tokenizer: Path | None) -> tuple[pretrained.Pretrai
     """load() of a model that continues texts."""
     found, tokens_of = load(model, tokenizer)
     if not objectives.continues(found.config):
-        raise UserError(f"{model} holds a {found.config.TYPE} that does not continue texts; use `pyllama predict`")
+        use = "use `pyllama predict`" if "task" in found.config.extra else "train it on a task with `pyllama finetune`"
+        raise UserError(f"{model} holds a {found.config.TYPE} that does not continue texts; {use}")
     return found, tokens_of
 
 

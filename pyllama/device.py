@@ -26,11 +26,11 @@ def cupy():
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise UserError(f"CuPy is there but finds no GPU: {error}; install NVIDIA's driver, or leave out --device cuda"
+        raise UserError(f"CuPy is there but finds no GPU: {error}; install NVIDIA's driver, or compute on the CPU"
                         ) from None
     if not count:
-        raise UserError("CuPy is there but finds no GPU: the driver offers none; see CUDA_VISIBLE_DEVICES, or leave "
-                        "out --device cuda")
+        raise UserError("CuPy is there but finds no GPU: the driver offers none; see CUDA_VISIBLE_DEVICES, or "
+                        "compute on the CPU")
     return cupy
 
 

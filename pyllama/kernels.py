@@ -5,6 +5,7 @@ from pathlib import Path
 THREADS = 256                                           # of a block, at most, where a kernel's text does not say
 INSTALLED = Path(__file__).parent / "cuda" / "csrc"       # setup.py puts them there
 FOLDER = INSTALLED if INSTALLED.exists() else Path(__file__).parent.with_name("csrc") / "cuda"
+LOGITS = 2 ** 28                                        # bytes of them at once: 2,048 rows of 32,000 float32 numbers
 REAL = {"f": "float", "d": "double"}                    # NumPy's letter of a precision: C's name
 AFTER = {"add_rms_norm": ["rms_norm.cu"], "attention": ["tile.cuh"], "attention_backward": ["tile.cuh"],
          "cross_entropy": ["softmax.cu"],

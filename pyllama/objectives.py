@@ -4,7 +4,7 @@
     for record in train(state, objective.source(tokens), settings): ...
 
 LLaMA and GPT-2 read windows of tokens as they are.  BERT and BART read damaged ones and tell what was there.  All that
-is drawn depends on (seed, step) alone, and in an evaluation on the window's number: every evaluation asks the same.
+is drawn depends on (seed, step) alone, and in an evaluation on the batch's number: every evaluation asks the same.
 """
 import math
 from collections.abc import Callable
@@ -35,6 +35,7 @@ class Recovered(NamedTuple):
     """How well damaged text is told from what is left."""
     loss: float                                 # nats per token to be told
     perplexity: float
+    tokens: int                                 # that were to be told
 
     @property
     def rank(self) -> float:
@@ -70,14 +71,15 @@ def masked(config, tokenizer: Tokenizer) -> Damage:
 
     def damage(ids, rng):
         read, labels = bert.mask_tokens(ids, rng, tokenizer.mask_id, config.vocab_size, special)
-        return Batch({"ids": read, "labels": labels}, max(1, int(np.sum(labels != -100))))
+        return Batch({"ids": read, "labels": labels}, int(np.sum(labels != -100)))
 
     return damage
 
 
 def noised(config, tokenizer: Tokenizer) -> Damage:
     """BART's: sentences in another order, spans of tokens behind one mask."""
-    ends = [i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).rstrip().endswith(SENTENCE_ENDS)]
+    ends = frozenset(i for i in range(tokenizer.vocab_size)
+                     if tokenizer.decode([i]).rstrip().endswith(SENTENCE_ENDS))
     most = config.max_position_embeddings
 
     def damage(ids, rng):
@@ -104,8 +106,11 @@ class Damaged:
 
 
 def evaluate(state, source: Damaged, settings, most: int | None = None) -> Recovered:
-    """Over all whole windows, or those that begin in the first `most` tokens."""
-    tokens = source.tokens if most is None else source.tokens.between(0, min(most + 1, len(source.tokens)))
+    """Over all whole windows, or those in the first `most` tokens, but one at least.  Raises UserError if nothing is
+    asked for in them."""
+    tokens = source.tokens
+    if most is not None:
+        tokens = tokens.between(0, min(max(most, settings.block_size) + 1, len(tokens)))
     loss, count = 0.0, 0.0
     for number, (ids, labels) in enumerate(evaluation_windows(tokens, settings.batch_size, settings.block_size)):
         whole = ids[(labels[:, 1:] != -100).all(axis=1), :-1]
@@ -114,6 +119,5 @@ def evaluate(state, source: Damaged, settings, most: int | None = None) -> Recov
             value, _ = state.model.loss(**batch.inputs, p=state.p, c=state.config, count=1)
             loss, count = loss + float(value), count + batch.targets
     if not count:
-        raise UserError(f"{len(tokens)} tokens to evaluate on do not fill a window of block_size "
-                        f"{settings.block_size}; give more text, or a larger eval_tokens")
-    return Recovered(loss / count, math.exp(min(loss / count, 700.0)))
+        raise UserError(f"of {len(tokens)} tokens to evaluate on none was hidden; give more text or larger eval_tokens")
+    return Recovered(loss / count, math.exp(min(loss / count, 700.0)), int(count))

@@ -23,14 +23,14 @@ def leaves(tree, path=""):
         yield path, tree
 
 
-def chosen(tree, beginnings):
-    """The names of the leaves that begin like one of these, a set; UserError if one of these begins none."""
+def chosen(tree, paths):
+    """The names of the leaves at these dotted paths or below them, a set; UserError if there is none at one of them."""
     names = [name for name, _ in leaves(tree)]
-    for beginning in beginnings:
-        if not any(name.startswith(beginning) for name in names):
-            raise UserError(f"no parameter's name begins with {beginning!r}; they are such as {names[0]} and "
-                            f"{names[-1]}")
-    return {name for name in names if name.startswith(tuple(beginnings))}
+    below = {path: {name for name in names if f"{name}.".startswith(f"{path}.")} for path in paths}
+    for path, found in below.items():
+        if not found:
+            raise UserError(f"there is no parameter at {path!r}; they are such as {names[0]} and {names[-1]}")
+    return set().union(*below.values())
 
 
 def rebuild(tree, arrays):

@@ -63,7 +63,7 @@ class Settings:
     max_grad_norm: float = 1.0                  # clip the gradient to this norm; 0: off
     label_smoothing: float = 0.0                # share of the target spread over all tokens
     z_loss: float = 0.0                         # weight of the squared log-sum-exp in the loss
-    freeze: tuple[str, ...] = ()                # parameters that stay as they are: those whose names begin like this
+    freeze: tuple[str, ...] = ()                # parameters that stay as they are: those at or below these dotted names
     recompute: bool = False                     # forget activations and compute them again: less memory, more time
     dtype: Literal["float32", "float64"] = "float32"        # precision of weights and activations
     seed: int = 1337                            # of weights, batches and dropout
@@ -135,7 +135,10 @@ def start(model, config, settings: Settings, tree: dict | None = None, like=None
     if like is not None:
         flat = np.asarray(flat, like=like)
         p = params.over(flat, p)
-    where = matrix_slices(p, params.chosen(p, settings.freeze))
+    still = params.chosen(p, settings.freeze)
+    if len(still) == len(list(params.leaves(p))):
+        raise UserError("freeze leaves no parameter to train; name fewer")
+    where = matrix_slices(p, still)
     if settings.optimizer == "adamw":
         optimiser: Optimiser = AdamW(flat.size, flat.dtype, matrices=where, betas=(settings.beta1, settings.beta2),
                                      eps=settings.adam_epsilon, like=like)
@@ -177,10 +180,12 @@ def train(state: State, source: data.Tokens, settings: Settings, comm: Communica
                 leaf.fill(0)
             norm = sum_and_norm(flats)
             if comm.size > 1:                                           # else this is the norm already
-                comm.add(loss)
+                shared = np.stack([loss, loss * 0 + comm.stop])
+                comm.add(shared)
                 comm.add(flats[0])
-                norm = global_norm(flats[0])
-            loss, norm = read(loss, norm)                               # the one wait of a step on a GPU
+                (loss, asked), norm = shared, global_norm(flats[0])
+                comm.stopped = read(asked)[0] > 0
+            loss, norm = read(loss, norm)                               # the one wait of a step on one GPU
             if not math.isfinite(loss) or not math.isfinite(norm):
                 culprit = first_not_finite(state.p, lambda: gradient(state, batch, settings, grads))    # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "

@@ -53,6 +53,7 @@ def test_the_generic_tests_pass_with_the_kernels_of_the_gpu(file, which):
     done = python("-m", "pytest", "-p", "no:cacheprovider", "-rs", "-k", " and ".join(filter(None, ["cuda", which])),
                   f"tests/{file}", timeout=900, PYLLAMA_TEST_GPU="1", HYPOTHESIS_PROFILE="few")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 5, done.stdout
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ def test_texts_are_continued_as_on_the_cpu(config, cupy):
     with fakecupy.counting() as counts:
         got = generate(there, config, prompts, None, settings)
     assert [result.ids for result in got] == [result.ids for result in wanted]
-    assert config.model is gpt2 or counts.syncs <= 14          # GPT-2's places of padded prompts are looked at, too
+    assert counts.syncs <= (28 if config.model is gpt2 else 14)     # GPT-2 looks at the places of padded prompts, too
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -69,6 +69,17 @@ def test_the_damage_depends_on_seed_and_step_alone_and_not_on_the_evaluation(mod
     assert first == again
     assert abs(first.loss - np.log(TOKENS.vocab_size)) < 1          # untrained: as good as any guess
     assert objectives.evaluate(state, source(model), SETTINGS, most=24).loss != first.loss
+    one = objectives.evaluate(state, source(model), SETTINGS, most=1)
+    assert one == objectives.evaluate(state, source(model), SETTINGS, most=24)      # one window at least
+
+
+def test_a_batch_that_hides_nothing_does_not_lower_the_loss():
+    """Windows of four tokens, one at a time: of most nothing is asked.  An untrained model knows nothing about any."""
+    small = replace(SETTINGS, batch_size=1, block_size=4)
+    c = configuration("bert")
+    found = objectives.evaluate(start(c.model, c, small), source("bert"), small)
+    assert abs(found.loss - np.log(TOKENS.vocab_size)) < 0.5
+    assert found.tokens < len(TEXT) / 4
 
 
 @pytest.mark.parametrize(("config", "tokenizer", "message"), [

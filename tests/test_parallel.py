@@ -21,8 +21,8 @@ class Together:
 
     def __init__(self, size):
         self.barrier, self.given = threading.Barrier(size), [None] * size
-        self.all = [SimpleNamespace(rank=rank, size=size, add=lambda x, rank=rank: self.add(rank, x))
-                    for rank in range(size)]
+        self.all = [SimpleNamespace(rank=rank, size=size, stop=False, stopped=False,
+                                    add=lambda x, rank=rank: self.add(rank, x)) for rank in range(size)]
 
     def add(self, rank, x):
         self.given[rank] = x.copy()
@@ -77,6 +77,33 @@ def test_the_first_writes_and_all_stop_together(tmp_path):
     assert not (tmp_path / "1").exists()
 
 
+def test_who_is_asked_to_stop_takes_the_others_along():
+    """In the same step: one that went on alone would wait for the others for ever."""
+    chosen, steps = replace(SHORT, max_steps=40), [[], []]
+
+    def job(state, comm):
+        for record in train.train(state, TEXT, chosen, comm):
+            steps[comm.rank].append(record.step)
+            comm.stop = comm.rank == 1 and record.step == 3
+            if comm.stopped:
+                break
+
+    learn(2, chosen, job)
+    assert steps[0] == steps[1] == [1, 2, 3, 4]
+
+
+def test_the_first_makes_what_the_others_find():
+    group, made = Together(3), []
+    threads = [threading.Thread(target=parallel.first_alone, args=(comm, lambda rank=comm.rank: made.append(rank),
+                                                                   np.empty(0))) for comm in group.all]
+    for thread in threads[::-1]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made[0] == 0
+    assert sorted(made) == [0, 1, 2]
+
+
 def test_shares_are_all_rows_once_and_as_equal_as_can_be():
     for count in range(9):
         for size in range(1, 5):
@@ -86,8 +113,9 @@ def test_shares_are_all_rows_once_and_as_equal_as_can_be():
 
 
 @pytest.mark.parametrize(("variables", "device", "message"), [
-    ({"RANK": "x"}, "cuda", "must be whole numbers"),
-    ({"RANK": "2", "WORLD_SIZE": "2"}, "cuda", "RANK is 2 of WORLD_SIZE 2; it must be from 0 to 1"),
+    ({"WORLD_SIZE": "x"}, "cuda", "must be whole numbers"),
+    ({"RANK": "2", "WORLD_SIZE": "2"}, "cuda", "WORLD_SIZE is 2 and RANK 2, which must be from 0 to one less"),
+    ({"WORLD_SIZE": "0"}, "cuda", "WORLD_SIZE is 0 and RANK 0"),
     ({"WORLD_SIZE": "2"}, "cpu", "several processes can share GPUs only"),
 ])
 def test_an_environment_that_makes_no_sense_is_refused(variables, device, message, monkeypatch, tmp_path):
@@ -97,9 +125,12 @@ def test_an_environment_that_makes_no_sense_is_refused(variables, device, messag
         parallel.of_environment(tmp_path, device)
 
 
-def test_without_a_launcher_nothing_is_shared(monkeypatch, tmp_path):
+@pytest.mark.parametrize("rank", [None, "3"])
+def test_without_a_launcher_nothing_is_shared(rank, monkeypatch, tmp_path):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
     assert isinstance(parallel.of_environment(tmp_path, "cpu"), parallel.Solo)
 
 
@@ -121,9 +152,11 @@ def nccl(monkeypatch):
 def test_processes_meet_by_a_file_and_sum_in_place(nccl, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    (tmp_path / "nccl.29500.id").write_text("9,9,9")        # of a launch that failed
     comm = parallel.of_environment(tmp_path, "cuda")
     assert (comm.rank, comm.size, nccl.used, list(tmp_path.iterdir())) == (0, 2, [0], [])
-    (tmp_path / "nccl.id").write_text("3,-1,4")
+    (tmp_path / "nccl.29500.id").write_text("3,-1,4")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_RANK", "0")
     parallel.of_environment(tmp_path, "cuda")
@@ -138,6 +171,9 @@ def test_who_waits_in_vain_for_the_first_says_so(nccl, monkeypatch, tmp_path):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(parallel, "PATIENCE", 0.01)
     with pytest.raises(UserError, match=r"process 1 found no .* let all processes share --out_dir"):
+        parallel.of_environment(tmp_path, "cuda")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="LOCAL_RANK is 2, but here are 2 GPUs"):
         parallel.of_environment(tmp_path, "cuda")
     nccl.library.available = False
     with pytest.raises(UserError, match=r"CuPy finds no NCCL.*pip install nvidia-nccl-cu13"):

@@ -31,7 +31,7 @@ def test_every_command_task_and_flag_that_is_named_exists():
     assert {theirs: row[-1] for row in synonyms for theirs in row[:-1]} == cli.SYNONYMS
     known = {name for settings in (commands.Text, commands.Shape, commands.Settings, commands.Keeping,
                                    commands.GenerationConfig, Source, Setup) for name in settings.__dataclass_fields__}
-    known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help", "task", "text", "export"}
+    known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help", "task", "text", "export", "device"}
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", README)}
     assert {cli.SYNONYMS.get(flag, flag) for flag in flags} <= known
 

@@ -56,7 +56,7 @@ def test_a_small_text_is_learnt_by_heart():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradient(optimizer):
-    settings = replace(SHORT, freeze=("model.layers.0", "model.embed"), optimizer=optimizer, weight_decay=0.5)
+    settings = replace(SHORT, freeze=("model.layers.0", "model.embed_tokens"), optimizer=optimizer, weight_decay=0.5)
     state, free = train.start(llama, CONFIG, settings), train.start(llama, CONFIG, replace(settings, freeze=()))
     before = {name: a.copy() for name, a in params.leaves(state.p)}
     record, whole = (next(train.train(s, TEXT, replace(settings, freeze=freeze)))
@@ -68,8 +68,16 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradi
 
 
 def test_a_name_that_freezes_nothing_is_refused():
-    with pytest.raises(UserError, match=r"no parameter's name begins with 'modle'; they are such as model\.embed"):
-        train.start(llama, CONFIG, replace(SHORT, freeze=("model.norm", "modle")))
+    for wrong in ("modle", "", "model.layer", "model.layers.0.mlp.up"):
+        with pytest.raises(UserError, match=rf"no parameter at '{wrong}'; they are such as model\.embed"):
+            train.start(llama, CONFIG, replace(SHORT, freeze=("model.norm", wrong)))
+    with pytest.raises(UserError, match="freeze leaves no parameter to train"):
+        train.start(llama, CONFIG, replace(SHORT, freeze=("model", "lm_head")))
+
+
+def test_the_first_of_twelve_layers_is_not_the_eleventh():
+    p = {"layers": [np.zeros(1)] * 12}
+    assert params.chosen(p, ["layers.1"]) == {"layers.1"}
 
 
 @given(piece=st.integers(1, 6), shards=st.integers(1, 7), smoothing=st.sampled_from([0.0, 0.1]))

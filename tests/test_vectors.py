@@ -14,7 +14,7 @@ from pyllama.cli import main
 from pyllama.errors import UserError
 from pyllama.formats import vectors
 from pyllama.models import llama, skipgram
-from pyllama.tasks import scratch
+from pyllama.tasks import TASKS, scratch
 
 GLOVE = "the 0.5 -1.25\nword 3 4e-05\n"
 names = st.text(st.characters(exclude_characters=" \r\n", exclude_categories=["Cs"]), min_size=1)
@@ -194,7 +194,7 @@ def reviews(folder):
 def test_a_task_begins_with_the_vectors_of_its_words(model, frozen, tmp_path, capsys):
     """Capitals aside; a word without a vector has a random one; frozen vectors are those of the file in the end."""
     given = written(tmp_path, "fine 1 2 3 4 5 6\ndull 6 5 4 3 2 1\nminutes 0 0 0 0 0 9\nelse 1 1 1 1 1 1\n")
-    freeze = ["--freeze", {"lstm": "embedding", "bert": "bert.embeddings.word", "llama": "model.embed"}[model]]
+    freeze = ["--freeze", {"lstm": "embedding", "bert": "bert.embeddings", "llama": "model.embed_tokens"}[model]]
     out = tmp_path / "run"
     assert main(["finetune", "--task", "classify", "--model", model, "--data", str(reviews(tmp_path)), "--vectors",
                  str(given), "--max_steps", "3", "--warmup_steps", "0", "--out_dir", str(out), *freeze * frozen]) == 0
@@ -211,7 +211,8 @@ def test_a_task_begins_with_the_vectors_of_its_words(model, frozen, tmp_path, ca
 @pytest.mark.parametrize(("content", "flags", "message"), [
     ("чужой 1 2\n", [], "has no vector for any token of the texts"),
     ("fine 1 2\nfilm 1\n", [], "line 2 has 1 numbers where 2 should follow"),
-    ("fine 1 2\n", ["--freeze", "embed_tokens"], "no parameter's name begins with 'embed_tokens'"),
+    ("fine 1 2\n", ["--freeze", "embed_tokens"], "there is no parameter at 'embed_tokens'"),
+    ("fine 1 2 3\n", ["--model", "llama"], "vectors of 3 numbers cannot be cut into heads of even width"),
 ])
 def test_vectors_that_do_not_fit_are_refused(content, flags, message, tmp_path, capsys):
     assert main(["finetune", "--task", "classify", "--model", "lstm", "--data", str(reviews(tmp_path)), "--vectors",
@@ -219,6 +220,20 @@ def test_vectors_that_do_not_fit_are_refused(content, flags, message, tmp_path, 
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("width", "heads"), [(300, 3), (100, 2), (50, 1), (128, 4), (7, 1)])
+def test_a_task_that_writes_texts_takes_no_vectors(tmp_path, capsys):
+    """Tokens that are words are decoded with a space between any two, whatever stood there."""
+    rows = written(tmp_path, '{"source": "fine", "corrected": "fine"}\n' * 9, "rows.jsonl")
+    assert main(["finetune", "--task", "write", "--model", "transformer", "--data", str(rows), "--vectors",
+                 str(written(tmp_path, "fine 1 2\n")), "--out_dir", str(tmp_path / "run")]) == 2
+    assert "write writes texts, which take more than words to spell" in capsys.readouterr().err
+
+
+def test_marks_of_a_task_stay_whole_among_words():
+    tokenizer = scratch.word_tokenizer(["the <e1>film</e1> of <e2>war</e2>"], 99, own=TASKS["relations"].own)
+    ids = tokenizer.encode("<e1>film</e1>")
+    assert [tokenizer.rust.id_to_token(i) for i in ids] == ["<e1>", "film", "</e1>"]
+
+
+@pytest.mark.parametrize(("width", "heads"), [(300, 3), (100, 2), (50, 1), (128, 4), (6, 3)])
 def test_heads_have_an_even_width_where_they_can(width, heads):
     assert scratch.heads_for(width) == heads

@@ -10,10 +10,6 @@ enum { WARP = 32, WARPS = 32 };                             // threads of a warp
 enum { WIDE = 16 / sizeof(real) };                          // numbers that one instruction loads: 16 bytes
 const unsigned ALL = 0xffffffffu;                           // every lane of a warp
 
-#ifndef DYN_SHARED
-#define DYN_SHARED(type, name) extern __shared__ type name[]
-#endif
-
 struct __align__(16) wide {
     real at[WIDE];
 };

@@ -4,12 +4,12 @@ from functools import lru_cache
 import cupy
 import numpy as np
 
+from pyllama import kernels
 from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, in_place, launch, number, threads_for
 from pyllama.rng import generator
 
 SHARES = 512                                            # of the rows, whose parts of a sum are added in order: four
                                                         # blocks for each multiprocessor of a large device
-LOGITS = 2 ** 28                                        # bytes of logits at once: 2,048 rows of 32,000 float32 numbers
 ADDS = {"embedding": 1}                                 # op: the input whose gradient its backward can add to `into`
 
 
@@ -142,7 +142,7 @@ def linear_cross_entropy(x, w, t, *, chunk=None, ignore_index=-100, label_smooth
     (x, w), t, N, V = dense(x, w), indices(t), len(x), len(w)
     C, losses = denominator(t, ignore_index, count, x.dtype), cupy.empty(N, x.dtype)
     scale, dx, dw = 1 / C, cupy.empty_like(x), cupy.zeros_like(w)
-    chunk = chunk or max(1, LOGITS // (V * x.itemsize))
+    chunk = chunk or max(1, kernels.LOGITS // (V * x.itemsize))
     room = cupy.empty((min(chunk, N), V), x.dtype)
     for start in range(0, N, chunk):
         rows = slice(start, start + chunk)

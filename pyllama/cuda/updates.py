@@ -36,7 +36,7 @@ def sum_and_norm(gs):
     return cupy.sqrt(parts.sum())
 
 
-OUTPUTS = 32                                            # of a block: its 8 warps make 4 each
+OF_A_BLOCK = 32                                         # outputs: its 8 warps make 4 each
 
 
 def quant_matvec(x, w, scales, bits):
@@ -49,8 +49,10 @@ def quant_matvec(x, w, scales, bits):
     if bits not in (4, 8) or w.shape != (E, D * bits // 8) or D % (8 * groups):
         raise ValueError(f"quant_matvec: x has shape {x.shape}, w {w.shape}, scales {scales.shape}, for {bits} bits; "
                          f"w must be [E D] or [E D/2], scales [E D/G] with G a multiple of 8, bits 8 or 4")
+    if scales.dtype != x.dtype:
+        raise TypeError(f"quant_matvec: x is {x.dtype} but the scales are {scales.dtype}; convert one")
     w = w.copy() if w.data.ptr % 4 else w
     y, rows = cupy.empty((N, E), x.dtype), min(4, 1 << max(N - 1, 0).bit_length())
-    launch("quant_matvec", (-(-E // OUTPUTS), -(-N // rows)), y, x, w, scales, N, E, D, D // groups, aligned(D, x),
+    launch("quant_matvec", (-(-E // OF_A_BLOCK), -(-N // rows)), y, x, w, scales, N, E, D, D // groups, aligned(D, x),
            BITS=bits, ROWS=rows)
     return y

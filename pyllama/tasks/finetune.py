@@ -143,13 +143,16 @@ def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Seq
     kind = head(task, setup.model) if setup.model in scratch.ARCHITECTURES else "lm"
     told = task.texts or (lambda values: [values[name] for name in task.fields])
     texts = (text for row in rows for text in told(row.values))
+    if setup.vectors and kind == "lm":
+        raise UserError(f"vectors belong to words, and {task.name} writes texts, which take more than words to spell; "
+                        f"leave --vectors out")
     learn = scratch.word_tokenizer if setup.vectors else task.tokenizer
-    tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else learn(texts, setup.vocab_size)
+    tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else learn(texts, setup.vocab_size, own=task.own)
     found, shape, notes = None, {}, tuple[str, ...]()
     if setup.vectors:
         found = scratch.read_vectors(setup.vectors, tokenizer)
         width = found.rows.shape[1]
-        shape = {"width": width, "heads": scratch.heads_for(width)}
+        shape = {"width": width} if setup.model == "lstm" else {"width": width, "heads": scratch.heads_for(width)}
         notes = (f"{len(found.ids):,} of {tokenizer.vocab_size:,} tokens have a vector in {setup.vectors}; the others "
                  f"are drawn at random",)
     config = suited(scratch.configuration(setup.model, tokenizer.vocab_size, setup.max_length, kind, 0.1,

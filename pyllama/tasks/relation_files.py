@@ -79,7 +79,7 @@ def token(line, content, spare):
     if not (3 if spare else 5) <= len(cells) <= 5:
         raise BadLine(line, f"it has {len(cells)} columns instead of 5: number, word, tag, relations, heads")
     if not re.fullmatch("O|[BI]-.+", cells[2]):
-        raise BadLine(line, f"the tag {cells[2]!r} is neither O nor begins with B- or I-")
+        raise BadLine(line, f"the tag {cells[2]!r} is neither O nor B- or I- and a name")
     names, heads = ([], []) if spare else ([one.strip(" '\"") for one in cell.strip("[]").split(",")]
                                            for cell in cells[3:])
     if len(names) != len(heads):

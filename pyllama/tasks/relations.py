@@ -4,9 +4,8 @@ A relation that has a direction says it behind its name: Cause-Effect(e1,e2), or
 """
 import re
 from collections import Counter
-from functools import partial
 
-from pyllama.tasks import classify, graph, scratch
+from pyllama.tasks import classify, graph
 from pyllama.tasks.relation_files import BACKWARDS, MARKS, OTHER, multi_head, semeval
 from pyllama.tasks.rows import BadRow, Row, text_of
 from pyllama.tasks.task import Task
@@ -92,5 +91,5 @@ def export(path):
 task = Task("relations", "how two things that a text marks are related", ("text", "relation"), classify.task.heads,
             usable, lambda rows, trained: classify.examples(labelled(rows), trained), classify.predict, metrics,
             lambda rows: classify.labels(labelled(rows)), quick=True, askable=askable,
-            readers={".txt": semeval, ".conll": multi_head}, tokenizer=partial(scratch.tokenizer, own=MARKS),
+            readers={".txt": semeval, ".conll": multi_head}, own=MARKS,
             export=export, measures=("f1_macro", "accuracy", "confusion"))

@@ -22,8 +22,8 @@ def tokenizer(texts: Iterable[str], vocab_size: int, own: Sequence[str] = (), al
     return Tokenizer.byte_pairs(texts, vocab_size, (*SPECIAL, *own), alone)
 
 
-def word_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    return Tokenizer.words(texts, vocab_size, SPECIAL)
+def word_tokenizer(texts: Iterable[str], vocab_size: int, own: Sequence[str] = ()) -> Tokenizer:
+    return Tokenizer.words(texts, vocab_size, (*SPECIAL, *own))
 
 
 def special(tokenizer: Tokenizer) -> tuple[int, int | None, int | None]:
@@ -91,8 +91,11 @@ def read_vectors(path: Path, tokenizer: Tokenizer) -> Vectors:
 
 
 def heads_for(width: int) -> int:
-    """The most heads, at most HEADS, of an even width."""
-    return next((heads for heads in range(HEADS, 0, -1) if width % (2 * heads) == 0), 1)
+    """The most heads, at most HEADS, of an even width.  UserError if there is none."""
+    if width % 2:
+        raise UserError(f"vectors of {width} numbers cannot be cut into heads of even width; give others, or take "
+                        f"--model lstm, which has no heads")
+    return next(heads for heads in range(HEADS, 0, -1) if width % (2 * heads) == 0)
 
 
 def place_vectors(p, config, found: Vectors) -> None:

@@ -1,5 +1,5 @@
 """What a task is: which rows it reads, which head it puts on a model, what it predicts, how that is measured."""
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +46,8 @@ class Task:
     needs: tuple[str, ...] = ()                 # packages that measure it
     askable: Callable[[dict], dict] | None = None       # a row without its answer, or BadRow; None: its texts
     readers: dict[str, Reader] = field(default_factory=dict)    # for files of its own form, by suffix
-    tokenizer: Callable[[Iterable[str], int], Tokenizer] = scratch.tokenizer    # learnt from texts, with so many tokens
+    tokenizer: Callable[..., Tokenizer] = scratch.tokenizer     # learnt: (texts, how many tokens, own=own)
+    own: tuple[str, ...] = ()                   # tokens that texts of this task mark something by
     # a file's name -> (rows, answers) -> the file's bytes and what is in it: what the answers tell together; UserError
     # if there is none
     export: Callable[[Path], Callable[[Sequence[Row], list], tuple[bytes, str]]] = no_export
