@@ -54,6 +54,7 @@ gpu-resources: $(BUILT)                                     # what every kernel 
 
 mutate: $(BUILT)
 	$(BIN)/python -m tests.mutate
+	$(BIN)/python -m tests.mutate --cuda
 
 # Each on a copy of the tree, built with a compiler of its own (CC_...); -DGRAIN=1: small problems use threads too.
 CC_sanitize := gcc -g -DGRAIN=1 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all \

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pyllama.ops import attention
+from pyllama.ops.attention import rows, scores
 from tests import fakecupy
 from tests.cuda_on_cpu.build import missing
 from tests.laws import close, same
@@ -22,10 +23,10 @@ def cuda():
 
 def drawn(cuda, dtype, B, G, R, T, S, K, before=0, after=0):
     """q, k, v, dy on the host and on the device: there as a model hands them over, [B T heads K] seen as [B heads T K],
-    with other columns before and after."""
+    with other columns before and after, not as many for each."""
     rng, host, device = np.random.default_rng(K), [], []
-    for shape in (B, T, G, R), (B, S, G), (B, S, G), (B, T, G, R):
-        whole = rng.standard_normal((*shape, before + K + after)).astype(dtype)
+    for i, shape in enumerate([(B, T, G, R), (B, S, G), (B, S, G), (B, T, G, R)]):
+        whole = rng.standard_normal((*shape, before + K + after + 4 * i)).astype(dtype)
         host.append(np.moveaxis(whole[..., before:before + K], 1, -2))
         device.append(fakecupy.module().moveaxis(fakecupy.module().asarray(whole)[..., before:before + K], 1, -2))
     return host, device
@@ -39,16 +40,42 @@ def both_passes(cuda, device, mask, **options):
 
 
 def check(got, host, mask, **options):
-    """Equal to the reference in float64 but for rounding: see `alike` in test_laws_attention.py for the forward pass; a
-    gradient sums at most R T or S products p dy v k, p dy v q or p dy, each with the errors of p."""
+    """Equal to the reference in float64 but for rounding.
+
+    A score is off by K + 2 roundings of A, the largest Σ |q| |k| / √K, and the log-sum-exp by as many and S: that is p,
+    relatively.  dp and δ are off by K, and δ by p, too.  A result is a sum of S or R T products, and off by a rounding
+    for each, relatively to the sum of their sizes.
+    """
     q, k, v, dy = (a.astype(float) for a in host)
     (*_, R, T, K), S = q.shape, k.shape[-2]
     y, saved = attention.forward(q, k, v, mask, **options)
-    q_, k_, v_, dy_ = (max(1, np.linalg.norm(a, axis=-1).max(initial=0)) for a in (q, k, v, dy))
-    A = q_ * k_ / math.sqrt(K)
-    for a, b, size in zip(got, (y, saved[-1], *attention.backward(dy, *saved, **options)[:3]),
-                          [v_, 1 + A, *[v_ * dy_ * max(q_, k_) * max(R * T, S)] * 3], strict=True):
-        close(a, b, 4 * (K + S + 8), (1 + A) * size)
+    wanted = [y, saved[-1], *attention.backward(dy, *saved, **options)[:3]]
+    p = np.exp(scores(q, k, mask, options.get("causal", False), options.get("window")) - saved[-1])
+    q_, k_, v_, dy_ = (np.abs(a) for a in (rows(q), k, v, rows(dy)))
+    A = (q_ @ k_.swapaxes(-1, -2)).max() / math.sqrt(K)
+    dp = dy_ @ v_.swapaxes(-1, -2)
+    da = p * (dp + np.sum(p * dp, axis=-1, keepdims=True)) / math.sqrt(K)
+    sizes = [p @ v_, A + np.abs(saved[-1]), da @ k_, da.swapaxes(-1, -2) @ q_, p.swapaxes(-1, -2) @ dy_]
+    for a, b, size in zip(got, wanted, sizes, strict=True):
+        close(a, b, 4 * ((K + 2) * (1 + A) + S + R * T + 8), size.reshape(a.shape))
+
+
+PROBLEMS = {                                                # precision, B G R T S K, columns more, keys hidden, options
+    "two tiles of queries": ("float32", (2, 2, 2, 70, 75, 4), 0, 9, {"causal": True}),
+    "two pieces of a width": ("float64", (1, 2, 3, 20, 40, 33), 1, 0, {"window": 5}),
+    "a query and many keys": ("float32", (2, 2, 3, 1, 700, 70), 0, 500, {}),
+    "more queries than keys": ("float64", (1, 1, 2, 40, 9, 130), 0, 0, {"causal": True, "window": 3}),
+    "few queries and many keys": ("float32", (1, 1, 3, 20, 300, 128), 0, 100, {"causal": True}),
+}
+
+
+@pytest.mark.parametrize(("dtype", "sizes", "after", "hidden", "options"), PROBLEMS.values(), ids=PROBLEMS)
+def test_kernels_are_right_and_neither_race_nor_stray(cuda, monkeypatch, dtype, sizes, after, hidden, options):
+    monkeypatch.setattr(fakecupy, "checked", True)
+    host, device = drawn(cuda, dtype, *sizes, 0, after)
+    B, S = sizes[0], sizes[4]
+    mask = (np.arange(B * S).reshape(B, S) % 7 > 0) & (np.arange(S) >= hidden)
+    check(both_passes(cuda, device, fakecupy.module().asarray(mask), **options), host, mask, **options)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -104,12 +131,3 @@ def test_results_merge_their_heads_without_a_copy(cuda):
     for a in (y, *cuda.attention_backward(dy, *saved)[:3]):
         merged = fakecupy.module().moveaxis(a, -2, 1)
         assert merged.strides == np.empty(merged.shape, merged.dtype).strides
-
-
-@pytest.mark.parametrize(("T", "S", "K", "after"), [(37, 45, 40, 0), (1, 300, 33, 0), (20, 5, 128, 0), (3, 4, 4, 1)])
-def test_the_checked_build_finds_nothing(cuda, monkeypatch, T, S, K, after):
-    monkeypatch.setattr(fakecupy, "checked", True)
-    host, device = drawn(cuda, "float32", 1, 2, 2, T, S, K, 0, after)
-    mask = np.arange(S)[None] % 4
-    got = both_passes(cuda, device, fakecupy.module().asarray(mask), causal=True)
-    check(got, host, mask, causal=True)

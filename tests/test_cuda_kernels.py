@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import optim
@@ -17,7 +18,7 @@ from pyllama.ops.dropout import dropout
 from pyllama.ops.rope import rope
 from pyllama.rng import generator
 from pyllama.testing import problem
-from pyllama.testing.problems import choose_by
+from pyllama.testing.problems import Sizes, choose_by
 from tests import fakecupy
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="kernels are compiled by g++")
@@ -55,10 +56,12 @@ def of_several(xs):
 
 # --- every op with a kernel -------------------------------------------------------------------------------------------
 
-def both_passes(cuda, there, name, seed):
-    """The outputs and the gradients of a random problem, on the host."""
-    op = OPS[name]
-    inputs, options, dy = problem(op, choose_by(np.random.default_rng(seed)), "float32")
+def both_passes(cuda, there, name, seed, **axes):
+    """The outputs and the gradients of a random problem; some axes may be given."""
+    op, choose = OPS[name], choose_by(np.random.default_rng(seed))
+    sizes = Sizes(choose)
+    sizes.update({"G": 2} | axes)                           # groups of heads: thousands would show no more
+    inputs, options, dy = problem(op, choose, "float32", sizes)
     y, saved = getattr(cuda, name)(*there(*inputs), **options)
     grads = getattr(cuda, f"{name}_backward")(of_several(there(*op.each(dy))), *saved, **options)
     return [a for a in (*op.each(y), *grads) if a is not None]
@@ -81,6 +84,12 @@ def test_the_order_of_threads_and_blocks_does_not_show(cuda, there, monkeypatch,
 @pytest.mark.usefixtures("watched")
 def test_kernels_neither_race_nor_stray(cuda, there, name, seed):
     both_passes(cuda, there, name, seed)
+
+
+@each_kernel
+@pytest.mark.usefixtures("watched")
+def test_nor_do_they_in_rows_of_several_warps(cuda, there, name):
+    both_passes(cuda, there, name, 0, D=700, V=700)
 
 
 @pytest.mark.usefixtures("watched")
@@ -145,25 +154,39 @@ def test_an_id_outside_the_vocabulary_gives_nan_and_adds_nothing(cuda, there):
     assert sorted(np.flatnonzero(dw.any(axis=1))) == [0, 3, 6]
 
 
+@pytest.mark.parametrize("D", [256, 1030])
 @each_dtype
-def test_rows_of_equal_ids_are_added_in_their_order(cuda, there, dtype):
-    """The same bits as NumPy's, for rows of more than one block."""
-    ids, dy = np.random.default_rng(1).integers(3, size=(5, 20)), normal(5, 20, 1030, dtype=dtype)
-    into = normal(3, 1030, dtype=dtype, seed=1)
+def test_rows_of_equal_ids_are_added_in_their_order(cuda, there, dtype, D):
+    """The same bits as NumPy's, for rows that a block just fills and for those that take several."""
+    ids, dy = np.random.default_rng(1).integers(3, size=(5, 20)), normal(5, 20, D, dtype=dtype)
+    into = normal(3, D, dtype=dtype, seed=1)
     dw, = there(into)
     assert cuda.embedding_backward(*there(dy, ids), dw, into=dw)[1] is dw
     np.add.at(into, ids, dy)
     np.testing.assert_array_equal(dw.get(), into)
 
 
-@pytest.mark.parametrize(("n", "start"), [(5000, 0), (5000, 3), (1, 7), (4, 8), (7, 2**40 + 5), (0, 5)])
+@pytest.mark.parametrize(("n", "start"), [(5000, 0), (5000, 3), (12, 0), (1, 7), (4, 8), (7, 2**40 + 5), (0, 5)])
 @each_dtype
+@pytest.mark.usefixtures("watched")
 def test_dropout_draws_numpy_s_stream(cuda, there, dtype, n, start):
     """At a rate that is one of the draws: the number it belongs to is kept."""
     key = 1, "a"
     x, rate = normal(n, dtype=dtype), float(generator(*key).random(1, np.float32)[0])
     options = {"rate": rate, "key": key, "start": start}
     np.testing.assert_array_equal(cuda.dropout(*there(x), **options)[0].get(), dropout.forward(x, **options)[0])
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+@each_dtype
+def test_gelu_does_not_cancel_in_the_lower_tail(cuda, there, dtype, tanh):
+    """The exponents, at most 1 + x², are off by four roundings, and the rest by no more than eight."""
+    x = -np.linspace(0.1, 10, 100).astype(dtype)
+    wide = x.astype(np.float64)
+    u = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+    exact = wide * (1 / (1 + np.exp(-2 * u)) if tanh else ndtr(wide))
+    y = cuda.gelu(*there(x), tanh=tanh)[0].get()
+    assert (np.abs(y - exact) <= (4 * (1 + wide**2) + 8) * np.finfo(dtype).eps * np.abs(exact)).all()
 
 
 def test_rope_reads_heads_where_they_lie_and_keeps_their_order(cuda, there):
@@ -227,7 +250,7 @@ def test_sum_and_norm(cuda, there, dtype, n):
     assert abs(norm.get() - exact) <= (n + 2) * np.finfo(float).eps * exact
 
 
-def test_a_norm_whose_square_float32_lacks(cuda, there):
+def test_sum_and_norm_of_squares_that_float32_lacks(cuda, there):
     assert cuda.sum_and_norm(there(np.full(4, 1e30, np.float32))).get() == 2 * float(np.float32(1e30))
 
 

@@ -1,5 +1,6 @@
 """The mutator itself: it makes the bugs it should, where it should, and its verdicts are true."""
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -9,13 +10,17 @@ import numpy as np
 import pytest
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import backend
+from pyllama import backend, kernels
 from pyllama.op import OPS
-from tests.mutate import c_mutants, python_mutants
+from tests import fakecupy
+from tests.cuda_on_cpu import KernelError
+from tests.cuda_on_cpu.build import missing
+from tests.mutate import c_mutants, cuda_bugs, python_mutants
 from tests.mutate.c_mutants import squeeze
 from tests.mutate.hunt import BROKEN, fork
 from tests.mutate.judge import judge, percent
 from tests.mutate.python_mutants import ROOT, Mutant
+from tests.test_cuda_kernels import both_passes
 
 
 def python_changes(source):
@@ -213,3 +218,55 @@ print("ended with", int(hunt.run()))
 def test_a_hunt_kills_what_a_test_notices_and_nothing_else():
     run = subprocess.run([sys.executable, "-B", "-c", HUNT], cwd=ROOT, capture_output=True, text=True, check=True)
     assert sorted(run.stdout.splitlines()) == ["bug 1", "crash -6", "ended with 0", "no bug 0"]
+
+
+# --- CUDA kernels -----------------------------------------------------------------------------------------------------
+
+def test_every_bug_of_the_list_can_be_planted():
+    """A kernel that is changed may take its bugs along."""
+    planned = list(cuda_bugs.bugs())
+    assert all(bug.code != (kernels.FOLDER / bug.unit).read_text() for bug in planned)
+    assert {bug.unit for bug in planned} == {path.name for path in kernels.FOLDER.glob("*.cu*")}
+
+
+@pytest.mark.skipif(bool(missing), reason=f"the executor needs {missing}")
+@pytest.mark.parametrize(("file", "what", "name", "found"), [
+    ("real.cuh", "block_sum writes while the sum before is being read", "layer_norm", "racecheck"),
+    ("rms_norm.cu", "blocks add to one row of dw", "rms_norm", "racecheck"),
+    ("real.cuh", "store has lost its bounds check", "gelu", "memcheck"),
+    ("attention.cu", "too little shared memory for weights", "attention", "memcheck"),
+    ("real.cuh", "block_sum reads one warp more than there are", "rms_norm", "initcheck"),
+    ("real.cuh", "block_sum shuffles among the lanes that have a sum", "rms_norm", "synccheck"),
+    ("layer_norm.cu", "threads without a number leave a barrier out", "layer_norm", "synccheck"),
+])
+def test_what_the_executor_checks_is_found_in_a_kernel(monkeypatch, tmp_path, file, what, name, found):
+    bug = next(bug for bug in cuda_bugs.bugs() if (bug.unit, bug.change) == (file, what))
+    monkeypatch.setattr(kernels, "FOLDER", cuda_bugs.planted(bug, tmp_path / "cuda"))
+    monkeypatch.setattr(fakecupy, "checked", True)
+    with fakecupy.installed() as cupy:
+        cuda, launching = map(importlib.import_module, ("pyllama.cuda", "pyllama.cuda.launching"))
+        for kept in ("module", "kernel"):
+            monkeypatch.setattr(launching, kept, getattr(launching, kept).__wrapped__)      # as if nothing had run yet
+        with pytest.raises(KernelError, match=f"^{found}"):
+            both_passes(cuda, lambda *xs: [*map(cupy.asarray, xs)], name, 0,
+                        **{"...": (3,)}, D=701, F=701, B=1, R=3, T=5, S=40, K=20)
+
+
+@pytest.mark.parametrize(("said", "net"), {
+    "racecheck: read at byte 0": "checked build: race",
+    "initcheck: read before any write": "checked build: uninitialised",
+    "k.cu:1:1: error: expected ;": "does not compile",
+    "overflow of an integer sum": "checked build: arithmetic",
+}.items())
+def test_the_net_that_a_bug_was_caught_in(said, net):
+    assert cuda_bugs.net_of(f"def test_the_order_of_threads():\n    f()\nE   tests.KernelError: {said}") == net
+
+
+def test_a_bug_that_is_not_found_or_does_not_compile_is_told(capsys):
+    caught, missed, broken = (Mutant("relu.cu", "relu", "relu.cu:1", "", what, "") for what in ("one", "two", "three"))
+    assert cuda_bugs.judge({caught: ("comparison", "test_relu")})
+    assert not cuda_bugs.judge({caught: ("comparison", "test_relu"), missed: ("not found", "")})
+    assert not cuda_bugs.judge({broken: ("does not compile", "test_relu")})
+    said = capsys.readouterr().out
+    assert "1 of 1 bugs found" in said
+    assert "1 of 2 bugs found" in said

@@ -91,7 +91,7 @@ def test_all_relations_come_back_and_no_pair_is_missed(given_documents, apart):
 @pytest.mark.parametrize(("line", "by", "reason"), [
     (3, "1\tMaine\tB-Loc", "it has 3 columns instead of 5: number, word, tag, relations, heads"),
     (3, "1\tMaine\tB-Loc\t['N']\t[1]\tmore", "it has 6 columns instead of 5"),
-    (3, "1\tMaine\tLoc\t['N']\t[1]", "the tag 'Loc' is neither O nor begins with B- or I-"),
+    (3, "1\tMaine\tLoc\t['N']\t[1]", "the tag 'Loc' is neither O nor B- or I- and a name"),
     (5, "3\tSmith\tI-Peop\t['Live_In', 'Kill']\t[1]", r"it has 2 relations, \['Live_In', 'Kill'\], but 1 heads, \[1\]"),
     (5, "3\tSmith\tI-Peop\t['Live_In']\t[4]", "Live_In goes from token 3 to token 4; only what is tagged B- or I- has"),
     (5, "3\tSmith\tI-Peop\t['Live_In']\t[9]", "Live_In goes from token 3 to token 9; only"),

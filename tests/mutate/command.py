@@ -3,6 +3,8 @@
 Plants small bugs in the ops' Python functions and in the C kernels, one at a time, and runs the tests on each.  A bug
 that no test notices survives.  The exit status is 0 if the tests notice every bug but those that tests/survivors.toml
 lists with the reason why they are none, and at least 95 % of those in forward passes.
+
+With --cuda the bugs are those of tests/cuda_bugs.toml in the CUDA kernels, and every one must be noticed.
 """
 import argparse
 import json
@@ -13,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import backend
+from pyllama import backend, kernels
 from pyllama.op import OPS
-from tests.mutate import c_mutants, python_mutants
+from tests.mutate import c_mutants, cuda_bugs, python_mutants
 from tests.mutate.hunt import NO_MUTANT, SURVIVED, Hunt
 from tests.mutate.judge import judge
 from tests.mutate.python_mutants import ROOT
@@ -32,14 +34,16 @@ def main(words=None):
     parser.add_argument("ops", nargs="*", metavar="op", help="only these, or other files of csrc/cpu: gemm, real, ...")
     parser.add_argument("--python", action="store_true", help="only the ops' Python functions")
     parser.add_argument("--c", action="store_true", help="only the C kernels")
+    parser.add_argument("--cuda", action="store_true", help="the CUDA kernels, which no other option includes")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every mutant and whether it survived")
     options = parser.parse_args(words)
-    if wrong := set(options.ops) - {*OPS, *KERNELS}:
-        parser.error(f"{', '.join(wrong)}: not among {', '.join(sorted({*OPS, *KERNELS}))}")
+    known = {*OPS, *(kernels.files() if options.cuda else KERNELS)}
+    if wrong := set(options.ops) - known:
+        parser.error(f"{', '.join(wrong)}: not among {', '.join(sorted(known))}")
     mutants = chosen(options)
 
-    verdicts = {}
+    verdicts, found = {}, {}
     with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
                   console=Console(stderr=True), auto_refresh=False) as progress:   # its thread would not survive a fork
         bar = progress.add_task("the tests without a bug", total=len(mutants))
@@ -47,11 +51,13 @@ def main(words=None):
 
         def report(mutant, status):
             verdicts[mutant] = status
+            if options.cuda:
+                found[mutant] = hunt.found_by(mutant, status)
             if status == SURVIVED:
                 progress.console.print(mutant.where, mutant.function, mutant.change, markup=False, soft_wrap=True)
             progress.update(bar, advance=1, description=mutant.unit, refresh=True)
 
-        hunt = Hunt(mutants, options.jobs, report)
+        hunt = (cuda_bugs.CudaHunt if options.cuda else Hunt)(mutants, options.jobs, report)
         status = hunt.run()
     if status:
         return 130 if status == INTERRUPTED else f"no verdict: pytest ended with {status!r}"
@@ -60,12 +66,16 @@ def main(words=None):
         options.json.write_text(json.dumps([{**m._asdict(), "survived": s} for m, s in verdicts.items()], indent=1))
     for test in sorted(hunt.left_out):
         print("left out, for it fails or takes too long without a bug:", test)
+    if options.cuda:
+        return 0 if cuda_bugs.judge({bug: found[bug] for bug in mutants}) else 1
     reasons = tomllib.loads((ROOT / "tests/survivors.toml").read_text())
     return 0 if judge(verdicts, reasons, enough=0 if options.ops else ENOUGH) else 1
 
 
 def chosen(options):
     every, both = not options.ops, options.python == options.c
+    if options.cuda:
+        return [bug for bug in cuda_bugs.bugs() if every or {bug.function, Path(bug.unit).stem} & {*options.ops}]
     mutants = []
     for op in OPS.values():
         if (every or op.name in options.ops) and (both or options.python):

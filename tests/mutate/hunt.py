@@ -41,6 +41,7 @@ CALLERS = {"gemm": ["linear", "linear_cross_entropy"], "tile": ["linear", "atten
 
 class Hunt:
     """A pytest plugin: its loop over the tests is a loop over mutants."""
+    suite, profile = SUITE, "ci"
 
     def __init__(self, mutants: list[Mutant], jobs: int, report: Callable[[Mutant, int], None]):
         self.mutants, self.jobs, self.report = mutants, jobs, report
@@ -49,10 +50,10 @@ class Hunt:
 
     def run(self) -> int:
         """pytest's exit status, after report(mutant, status) for each mutant."""
-        settings.register_profile("mutate", settings.get_profile("ci"), database=None,
+        settings.register_profile("mutate", settings.get_profile(self.profile), database=None,
                                   phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False)
         settings.load_profile("mutate")
-        files = [str(path) for pattern in SUITE for path in sorted((ROOT / "tests").glob(pattern))]
+        files = [str(path) for pattern in self.suite for path in sorted((ROOT / "tests").glob(pattern))]
         plugins = [word for name in ("terminal", "faulthandler", "cacheprovider") for word in ("-p", f"no:{name}")]
         return pytest.main([*plugins, "-o", "addopts=", "--capture=no",
                             "-W", "ignore::pytest.PytestAssertRewriteWarning", *files], plugins=[self])
@@ -64,10 +65,11 @@ class Hunt:
         self.tests = session.items
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
             self.folder = Path(folder)
-            for on, status in self.pool((on, partial(self.rehearse, on)) for on in {*map(backend_of, self.mutants)}):
+            parts = sorted({*map(self.part, self.mutants)})
+            for part, status in self.pool((part, partial(self.rehearse, part)) for part in parts):
                 if status:
-                    raise RuntimeError(f"the rehearsal on {on} ended with {status}")
-                self.left_out |= set(Path(folder, on).read_text().split("\n")) - {""}
+                    raise RuntimeError(f"the rehearsal on {part} ended with {status}")
+                self.left_out |= set(Path(folder, part).read_text().split("\n")) - {""}
             self.tests = [test for test in self.tests if test.nodeid not in self.left_out]
             for mutant, status in self.pool((mutant, partial(self.verdict, mutant)) for mutant in self.mutants):
                 if status == BROKEN:
@@ -92,16 +94,22 @@ class Hunt:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
 
+    def part(self, mutant):
+        """What its tests are rehearsed with."""
+        return backend_of(mutant)
+
     # --- in the fork ---
 
     def rehearse(self, on):
         """Every test without a bug; the kernels compiled as the mutants are."""
-        signal.signal(signal.SIGALRM, too_slow)         # a failure of one test, not the end of all
         if on == "cpu":
             c_mutants.plant(None, self.folder / str(os.getpid()))
         ops = set().union(*(ops_of(mutant) for mutant in self.mutants if backend_of(mutant) == on))
-        failing = [test.nodeid for test in self.failures(self.nearest(ops, on))]
-        Path(self.folder, on).write_text("\n".join(failing))
+        return self.note_failing(on, self.nearest(ops, on))
+
+    def note_failing(self, part, tests):
+        signal.signal(signal.SIGALRM, too_slow)         # a failure of one test, not the end of all
+        Path(self.folder, part).write_text("\n".join(test.nodeid for test in self.failures(tests)))
         return SURVIVED
 
     def verdict(self, mutant):
@@ -148,7 +156,7 @@ def too_slow(*_):
 
 
 def backend_of(mutant):
-    return "numpy" if mutant.unit in OPS else "cpu"
+    return "numpy" if mutant.unit in OPS else "cuda" if mutant.unit.endswith((".cu", ".cuh")) else "cpu"
 
 
 def tries_kernels(test, on):

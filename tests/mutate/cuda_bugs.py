@@ -1,0 +1,113 @@
+"""Bugs in the CUDA kernels, planted by hand, for what goes wrong in such code is more than an operator; and their hunt.
+
+tests/cuda_bugs.toml lists them.  The tests that may find one have in their names that of an op or an update.
+"""
+import os
+import re
+import shutil
+import tomllib
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from pyllama import kernels
+from tests import gpu
+from tests.cuda_on_cpu import build
+from tests.mutate.hunt import KILLED, SURVIVED, Hunt
+from tests.mutate.python_mutants import ROOT, Mutant
+
+OWN = "test_cuda_kernels.py"
+NETS = {r"KernelError: racecheck": "checked build: race", r"KernelError: memcheck": "checked build: memory",
+        r"KernelError: initcheck": "checked build: uninitialised", r"KernelError: synccheck": "barrier",
+        r"KernelError: .*error:": "does not compile", r"KernelError: ": "checked build: arithmetic",
+        r"def test_the_order_of_threads": "order of threads", "": "comparison"}             # the first that is found
+
+
+def bugs():
+    """Each as a mutant: its function is what the tests are named after, its code the whole file."""
+    for file, of_file in tomllib.loads((ROOT / "tests/cuda_bugs.toml").read_text()).items():
+        text = (kernels.FOLDER / file).read_text()
+        for name, changes in of_file.items():
+            for what, change in changes.items():
+                before, after = change.split(" → ")
+                if text.count(before) != 1:
+                    raise ValueError(f"{file} has {before!r} {text.count(before)} times; {what!r} needs it once")
+                line = text.count("\n", 0, text.index(before)) + 1
+                yield Mutant(file, name, f"{file}:{line}", change, what, text.replace(before, after))
+
+
+def planted(bug, folder):
+    """The folder, made one of kernels with the bug."""
+    shutil.copytree(kernels.FOLDER, folder)
+    (folder / bug.unit).write_text(bug.code)
+    return folder
+
+
+class CudaHunt(Hunt):
+    suite, profile = ["test_cuda_attention.py", OWN, "test_ops.py", "test_laws*.py"], "few"
+
+    def run(self):
+        gpu.install()                                       # before the tests are collected, for they ask what there is
+        return super().run()
+
+    def found_by(self, bug, status):
+        """The net that the bug was caught in and the test, or why there is none."""
+        if status < 0:
+            return "crash", ""
+        if status == SURVIVED:
+            return "not found", ""
+        return self.note(bug).read_text().split("\n")
+
+    def part(self, bug):
+        return bug.function
+
+    def note(self, bug):
+        return self.folder / f"{self.mutants.index(bug)}.txt"
+
+    # --- in the fork ---
+
+    def rehearse(self, name):
+        return self.note_failing(name, self.concerning(name))
+
+    def verdict(self, bug):
+        folder = self.folder / str(os.getpid())
+        kernels.FOLDER = planted(bug, folder / "cuda")
+        shutil.copytree(build.CACHE, folder / "compiled", copy_function=os.symlink)    # what has no bug stays compiled
+        build.CACHE = folder / "compiled"
+        self.bug = bug
+        return KILLED if next(self.failures(self.concerning(bug.function)), None) else SURVIVED
+
+    def pytest_runtest_logreport(self, report):
+        super().pytest_runtest_logreport(report)
+        if report.failed and hasattr(self, "bug"):
+            self.note(self.bug).write_text(f"{net_of(report.longreprtext)}\n{report.location[2].partition('[')[0]}")
+
+    def concerning(self, name):
+        """The tests that have this name, then those of the kernels' own that have no kernel's."""
+        tests = [test for test in self.tests if runs_kernels(test) and "refuse" not in test.name]
+        named = {test for test in tests if any(kernel in test.nodeid for kernel in kernels.files())}
+        return [*(test for test in tests if name in test.nodeid),
+                *(test for test in tests if test.path.name == OWN and test not in named)]
+
+
+def runs_kernels(test):
+    parameters = test.callspec.params if hasattr(test, "callspec") else {}
+    return parameters.get("on") == "cuda" or test.path.name.startswith("test_cuda")
+
+
+def net_of(failure):
+    """A failure is a test's traceback as pytest writes it."""
+    return next(net for sign, net in NETS.items() if re.search(sign, failure, re.DOTALL))
+
+
+def judge(found):
+    """Print in which net each bug was caught; True if all were.  `found` is bug -> (net, test)."""
+    shown = Table("bug", "file", "found by", "test", box=SIMPLE, pad_edge=False)
+    for bug, (net, test) in found.items():
+        shown.add_row(bug.change, bug.where, net, test)
+    console = Console(width=190, markup=False, highlight=False)
+    console.print(shown)
+    missed = sum(net in ("not found", "does not compile") for net, _ in found.values())
+    console.print(f"{len(found) - missed} of {len(found)} bugs found")
+    return not missed
