@@ -132,7 +132,7 @@ def main():
                 if options.write:
                     path(arch).write_text(text)
             print(f"{compiler.version}, {arch}: {len(table)} lines", file=sys.stderr)
-    return "\n".join(bad)
+    return "\n".join(bad) or 0
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from pyllama.train import Settings, start
 
 LEARNT = ("char", "byte", "bpe")                            # tokenizers that are made, not read
 LLAMA_ALONE = ("num_key_value_heads", "bias", "tie_word_embeddings", "rope_theta", "sliding_window")
+MASKED = ("bert", "bart")                                   # models that learn from text with a mask
 Device = Literal["cpu", "cuda"]
 HEADS = {"bert": "masked_lm"}                               # what a model learns text with, if not "lm"
 
@@ -117,8 +118,10 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
                             f"{config.max_position_embeddings} tokens (max_position_embeddings); make it smaller")
     else:
         tokenizer, tree = make_tokenizer(text, shape.model), None
+        if shape.model in MASKED:
+            objectives.require_mask(shape.model, tokenizer)
         config = shape.config(settings.block_size, tokenizer)
-    objectives.of(config, tokenizer)                            # before the work: is there a mask, if it needs one?
+    objectives.of(config, tokenizer)                            # before the work: can it learn from text?
     tokens = first_alone(comm, lambda: prepare(text, tokenizer, out_dir), like)
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     state = start(config.model, config, settings, tree, like)
@@ -181,7 +184,7 @@ def make_tokenizer(text: Text, model: str) -> Tokenizer:
         return Tokenizer.characters("".join(t for _, t in corpus.documents(text.data, text.field)))
     if text.tokenizer == "bpe":
         texts = (t for _, t in corpus.documents(text.data, text.field))
-        return scratch.tokenizer(texts, text.vocab_size, own=["<mask>"]) if model in ("bert", "bart") else \
+        return scratch.tokenizer(texts, text.vocab_size, own=["<mask>"]) if model in MASKED else \
             Tokenizer.byte_pairs(texts, text.vocab_size)
     return Tokenizer.load(text.tokenizer)
 

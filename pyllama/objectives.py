@@ -54,10 +54,14 @@ def of(config, tokenizer: Tokenizer) -> Objective:
     if damage is None:
         raise UserError(f"a {config.TYPE} with this head does not learn from plain text; train it on a task with "
                         f"`pyllama finetune`")
-    if tokenizer.mask_id is None:
-        raise UserError(f"a {config.TYPE} learns from text with tokens behind a mask, and this tokenizer has no <mask> "
-                        f"or [MASK]; learn one that has by --tokenizer bpe, or give such a tokenizer.json")
+    require_mask(config.TYPE, tokenizer)
     return Objective(partial(Damaged, damage=damage(config, tokenizer)), evaluate)
+
+
+def require_mask(kind: str, tokenizer: Tokenizer) -> None:
+    if tokenizer.mask_id is None:
+        raise UserError(f"a {kind} learns from text with tokens behind a mask, and this tokenizer has no <mask> or "
+                        f"[MASK]; learn one that has by --tokenizer bpe, or give such a tokenizer.json")
 
 
 def continues(config) -> bool:

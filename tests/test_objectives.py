@@ -136,8 +136,9 @@ def test_a_stopped_run_on_damaged_text_goes_on_bit_for_bit(model, text, tmp_path
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--model", "bert", "--tokenizer", "char"], "this tokenizer has no <mask>"),
+    (["--model", "bart"], "a bart learns from text with tokens behind a mask, and this tokenizer has no <mask>"),
     (["--model", "gpt2", "--sliding_window", "4"], "sliding_window is for LLaMA alone"),
-    (["--model", "bart", "--bias"], "bias is for LLaMA alone"),
+    (["--model", "bart", "--tokenizer", "bpe", "--bias"], "bias is for LLaMA alone"),
 ])
 def test_flags_that_do_not_fit_the_model_are_refused(flags, message, text, tmp_path, capsys):
     assert main(["train", "--data", str(text), "--out_dir", str(tmp_path / "run"), *flags]) == 2

@@ -133,3 +133,11 @@ def test_train_and_predict_from_the_command_line(tmp_path, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in rows] == [row.values["text"] for row in loaded(tmp_path / "b.conll", MAINE)]
     assert {row["relation"] for row in rows} <= {"Live_In(e2,e1)", "Work_For(e1,e2)", "Other"}
+
+
+def test_the_case_of_a_files_ending_does_not_matter(tmp_path):
+    """SemEval's own is TRAIN_FILE.TXT."""
+    path = tmp_path / "TRAIN_FILE.TXT"
+    path.write_text('1\t"The <e1>cup</e1> holds <e2>tea</e2>."\nContent-Container(e2,e1)\nComment:\n\n')
+    row, = read(Source(path), task.fields, task.usable, task.readers)
+    assert row.values["relation"] == "Content-Container(e2,e1)"

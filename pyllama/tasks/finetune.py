@@ -37,8 +37,7 @@ class Setup:
     test_data: Path | None = None               # a file of rows for the measures at the end
     tokenizer: Path | None = None               # a tokenizer.json; None: the model's own, or byte pairs learnt here
     vocab_size: int = 4096                      # tokens these learn
-    vectors: Path | None = None                 # word vectors (.txt, .vec) to begin with, from scratch, with words as
-                                                # tokens; `freeze` says whether they are trained
+    vectors: Path | None = None                 # word vectors (.txt, .vec) to begin with; words are tokens then
     max_length: int = 128                       # tokens of a text; what is longer is cut
     class_weights: Literal["none", "balanced"] = "none"     # balanced: all classes count the same
     resid_pdrop: float | None = None            # dropout; None: 0.1 from scratch, else as the model has it

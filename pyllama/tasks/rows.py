@@ -86,9 +86,9 @@ def raw(path: Path, wanted: Sequence[str], spare: int, own: dict[str, Reader]) -
         raise UserError(f"{path} is not UTF-8 at byte {error.start}: {error.reason}; save it as UTF-8") from None
     readers: dict[str, Reader] = {".jsonl": json_lines, ".json": json_array, ".csv": columns, ".tsv": columns,
                                   ".txt": columns, **own}
-    if path.suffix not in readers:
+    if path.suffix.lower() not in readers:
         raise UserError(f"{path} is no {', '.join(readers)}; convert it to one of these")
-    yield from readers[path.suffix](path, text, wanted, spare)
+    yield from readers[path.suffix.lower()](path, text, wanted, spare)
 
 
 def json_lines(path, text, wanted, spare):
@@ -115,7 +115,7 @@ def json_array(path, text, wanted, spare):
 
 def columns(path, text, wanted, spare):
     """Tabs separate a .tsv's columns and nothing is quoted; a .csv is as RFC 4180 has it."""
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         csv.field_size_limit(max(csv.field_size_limit(), len(text)))
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -125,7 +125,7 @@ def columns(path, text, wanted, spare):
     else:
         lines = [(n, line.rstrip("\r").split("\t")) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     head = lines[0][1] if lines and set(wanted[:len(wanted) - spare]) <= {*lines[0][1]} else None
-    if path.suffix == ".csv" and not head and lines:
+    if path.suffix.lower() == ".csv" and not head and lines:
         raise UserError(f"the first line of {path} does not name {', '.join(wanted)}, but {', '.join(lines[0][1])}; "
                         f"name the columns to read with --fields")
     names = head or list(wanted)
