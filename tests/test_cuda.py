@@ -20,7 +20,7 @@ pytest.importorskip("cupy", reason="the stand-in for CuPy asks the real one what
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="kernels are compiled by g++")
 
 GENERIC = {                                     # file: tests that ask what no device can answer
-    "test_ops.py": "not fence",
+    "test_ops.py": "not beyond",
     "test_laws.py": "",
     "test_laws_linear.py": "not refuses_ids and not backends",         # IndexError on the CPU; here see below
     "test_laws_loss.py": "not outside_the_vocabulary",
