@@ -1,5 +1,6 @@
 """The command line: `pyllama COMMAND --flags`.  A table of functions; tyro makes the flags from their signatures."""
 import dataclasses
+import itertools
 import os
 import sys
 import tomllib
@@ -95,6 +96,8 @@ def normalise(argv: list[str]) -> list[str]:
                 out += [f"--{name}", value] if equals else [f"--{name}"]
         else:
             out.append(word)
+    if any(word == "--freeze" and after.startswith("--") for word, after in itertools.pairwise([*out, "--"])):
+        raise UserError("--freeze needs the name of a parameter after it, such as model.embed_tokens")
     return out
 
 

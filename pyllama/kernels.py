@@ -12,12 +12,18 @@ AFTER = {"add_rms_norm": ["rms_norm.cu"], "attention": ["tile.cuh"], "attention_
          "linear_cross_entropy": ["softmax.cu", "cross_entropy.cu"]}       # what a file's text follows: it uses that
 
 
+WIDTHS = (32, 64, 96, 128, 192, 256)                    # of attention's heads, each rounded up to one of these
+
+
+def rows_of_a_thread(width, size):
+    """In attention: a row's result takes `width` / 8 numbers of a thread, which has 64 registers."""
+    return max(1, min(16 // size, 2048 // (size * width)))
+
+
 def tiles(precision, decoding=False):
-    """Of attention: a head's width rounded up; as many rows for a thread as its registers hold sums of, or one for
-    decoding; may numbers be loaded 16 bytes at a time?"""
-    size = {"f": 4, "d": 8}[precision]
-    most = {width: max(1, min(16 // size, 2048 // (size * width))) for width in (32, 64, 96, 128, 192, 256)}
-    return [{"WIDTH": width, "EACH": each, "ALIGNED": aligned} for width in most
+    """Of attention: a head's width; the rows of a thread, or one for decoding; are loads of 16 bytes?"""
+    most = {width: rows_of_a_thread(width, {"f": 4, "d": 8}[precision]) for width in WIDTHS}
+    return [{"WIDTH": width, "EACH": each, "ALIGNED": aligned} for width in WIDTHS
             for each in sorted({most[width], 1 if decoding else most[width]}) for aligned in (0, 1)]
 
 

@@ -178,14 +178,14 @@ def train(state: State, source: data.Tokens, settings: Settings, comm: Communica
                 loss = gradient(state, batch, settings, grads, side_by_side if shards > 1 else map, comm)
             for leaf in frozen:
                 leaf.fill(0)
-            norm = sum_and_norm(flats)
-            if comm.size > 1:                                           # else this is the norm already
-                shared = np.stack([loss, loss * 0 + comm.stop])
+            sums = [loss, sum_and_norm(flats)]
+            if comm.size > 1:                                           # else these are the whole step's already
+                shared = np.stack([loss, np.zeros_like(loss) + comm.stop])
                 comm.add(shared)
                 comm.add(flats[0])
-                (loss, asked), norm = shared, global_norm(flats[0])
-                comm.stopped = read(asked)[0] > 0
-            loss, norm = read(loss, norm)                               # the one wait of a step on one GPU
+                sums = [shared[0], global_norm(flats[0]), shared[1]]
+            loss, norm, *stops = read(*sums)                            # the one wait of a step on a GPU
+            comm.stopped = any(stops)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 culprit = first_not_finite(state.p, lambda: gradient(state, batch, settings, grads))    # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "

@@ -198,6 +198,8 @@ def test_a_run_out_of_patience_says_so_and_stays_so(text, tmp_path, capsys):
     (["ops", "rmsnorm"], r"pyllama: there is no op 'rmsnorm'; there are add_rms_norm, attention"),
     (["check", "softmax", "--problems", "0"], r"pyllama: problems is 0; it takes at least 1"),
     (["train", "--config"], r"pyllama: --config needs the name"),
+    (["train", "--freeze", "--data", "{text}"], r"pyllama: --freeze needs the name of a parameter"),
+    (["train", "--data", "{text}", "--freeze"], r"pyllama: --freeze needs the name of a parameter"),
     (["train", "--data", "{text}", "--intermediate_size", "0"], r"pyllama: intermediate_size is 0"),
     (["check", "norm"], r"pyllama: there is no op 'norm'"),
     (["plot", "{tmp}"], r"pyllama: .* has no log\.jsonl"),

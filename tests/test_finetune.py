@@ -154,3 +154,20 @@ def test_notes_do_not_stand_among_the_answers(films, tmp_path, capsys, monkeypat
     out, err = capsys.readouterr()
     assert out.strip() in ("good", "bad")
     assert err == "a note\n"
+
+
+def test_predict_reads_other_columns_and_leaves_out_what_it_cannot_read(films, tmp_path, capsys):
+    """The answer's column may be named or not; what is left out is told beside the answers, not among them."""
+    run, others = tmp_path / "run", tmp_path / "others.csv"
+    trained("classify", "lstm", films, run, "--max_steps", 4, "--eval_steps", 4)
+    others.write_text("review,stars\na fine film,\n  ,5\na cold film,1\n")
+    flags = ["predict", "--model", str(run), "--data", str(others)]
+    capsys.readouterr()
+    assert main([*flags, "--fields", "review"]) == 2
+    assert "others.csv line 3: 'text' is '  ', not a text; mend it, or leave such rows out with --bad-rows skip" in \
+        capsys.readouterr().err
+    for fields in (["review"], ["review", "stars"]):
+        assert main([*flags, "--fields", *fields, "--bad-rows", "skip"]) == 0
+        said = capsys.readouterr()
+        assert [json.loads(line)["text"] for line in said.out.splitlines()] == ["a fine film", "a cold film"]
+        assert "1 of 3 rows left out:" in said.err

@@ -2,6 +2,7 @@
 import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 import types
@@ -13,6 +14,7 @@ import pyllama.ops  # noqa: F401 -- registers
 from pyllama import backend, kernels
 from pyllama.op import OPS
 from tests import fakecupy
+from tests.another import python
 from tests.cuda_on_cpu import KernelError
 from tests.cuda_on_cpu.build import missing
 from tests.mutate import c_mutants, cuda_bugs, python_mutants
@@ -250,6 +252,17 @@ def test_what_the_executor_checks_is_found_in_a_kernel(monkeypatch, tmp_path, fi
         with pytest.raises(KernelError, match=f"^{found}"):
             both_passes(cuda, lambda *xs: [*map(cupy.asarray, xs)], name, 0,
                         **{"...": (3,)}, D=701, F=701, B=1, R=3, T=5, S=40, K=20)
+
+
+@pytest.mark.skipif(bool(missing), reason=f"the executor needs {missing}")
+def test_bugs_planted_in_the_kernels_with_quick_tests_are_found():
+    """The whole list takes minutes: python -m tests.mutate --cuda."""
+    pytest.importorskip("cupy", reason="the stand-in for CuPy asks the real one what it takes")
+    done = python("-m", "tests.mutate", "--cuda", "adamw", "cross_entropy", "embedding", "gelu", "relu", "rope", "sgd",
+                  "softmax", "swiglu", timeout=900)
+    found, planted = map(int, re.search(r"(\d+) of (\d+) bugs found", done.stdout).groups())
+    assert (done.returncode, found) == (0, planted), done.stdout + done.stderr
+    assert planted >= 40
 
 
 @pytest.mark.parametrize(("said", "net"), {

@@ -5,12 +5,11 @@ from pyllama import kernels
 from pyllama.cuda.launching import THREADS, aligned, dense, launch
 from pyllama.op import OPS
 
-WIDEST = max(tiles["WIDTH"] for tiles in kernels.tiles("f"))
 BUSY = 256                                              # blocks: enough for a device not to idle
 
 
 def attention(q, k, v, mask=None, *, causal=False, window=None):
-    if q.shape[-1] > WIDEST:
+    if q.shape[-1] > kernels.WIDTHS[-1]:
         return reference().forward(q, k, v, mask, causal=causal, window=window)
     (q, k, v), (B, G, R, T, K), S = with_rows(q, k, v), q.shape, k.shape[2]
     y, lse = new_heads(q), cupy.empty((B, G, R * T, 1), q.dtype)
@@ -29,7 +28,7 @@ def attention(q, k, v, mask=None, *, causal=False, window=None):
 
 
 def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
-    if q.shape[-1] > WIDEST:
+    if q.shape[-1] > kernels.WIDTHS[-1]:
         return reference().backward(dy, q, k, v, mask, y, lse, causal=causal, window=window)
     (dy, q, k, v, y), (lse,), (B, G, R, T, K), S = with_rows(dy, q, k, v, y), dense(lse), q.shape, k.shape[2]
     dq, dk, dv, delta = new_heads(q), new_heads(k), new_heads(v), cupy.empty_like(lse)
@@ -73,12 +72,12 @@ def seen_keys(T, S, mask, causal, window):
 
 
 def tiled(q, *others):
-    """What tile.cuh is compiled for; each thread has at most 64 registers' worth of a result."""
+    """What tile.cuh is compiled for."""
     K = q.shape[-1]
-    width = -(-K // 32) * 32 if K <= 128 else -(-K // 64) * 64
-    each = max(1, min(16 // q.itemsize, 2048 // (q.itemsize * width)))
+    width = next(width for width in kernels.WIDTHS if width >= K)
     flat = all(n % 16 == 0 for a in (q, *others) for n in a.strides[:-1])
-    return {"WIDTH": width, "EACH": each, "ALIGNED": int(flat and aligned(K, q, *others))}
+    return {"WIDTH": width, "EACH": kernels.rows_of_a_thread(width, q.itemsize),
+            "ALIGNED": int(flat and aligned(K, q, *others))}
 
 
 def query_tiles(q, *, EACH, **others):

@@ -6,6 +6,7 @@ import numpy as np
 
 from pyllama import kernels
 from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, in_place, launch, number, threads_for
+from pyllama.ops.rope import items, tables
 from pyllama.rng import generator
 
 SHARES = 512                                            # of the rows, whose parts of a sum are added in order: four
@@ -193,9 +194,6 @@ def rms_norm_backward(dy, x, w, r, *, eps=None):
 @lru_cache(maxsize=8)
 def tables_from_zero(T, P, base, scaling, dtype, device):
     """cos, sin [T P] of the first positions, on the device."""
-    # Not above: that module needs this one.
-    from pyllama.ops.rope import tables
-
     return [cupy.asarray(table) for table in tables(T, P, base, 0, dict(scaling), dtype)]
 
 
@@ -217,8 +215,6 @@ def rotate(x, cos, sin, direction, interleaved):
 
 def rope(x, *, base=10000.0, start=0, interleaved=False, scaling=None):
     """Tables of a power of two are kept: a text that grows by a token needs no new ones."""
-    from pyllama.ops.rope import items
-
     T, K = x.shape[-2:]
     length = 1 << (start + T - 1).bit_length() if T else 0
     kept = tables_from_zero(length, K // 2, base, items(scaling), x.dtype, cupy.cuda.runtime.getDevice())

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -97,7 +98,8 @@ def train(job, folder, state, tokenizer, parts, examples, settings, keeping, abo
 
 
 def predict(model: Path, search: SearchConfig, data: Path | None = None, text: tuple[str, ...] = (),
-            out: Path | None = None, export: Path | None = None) -> int:
+            out: Path | None = None, export: Path | None = None, fields: tuple[str, ...] = (),
+            bad_rows: Literal["fatal", "skip"] = "fatal") -> int:
     """Answers of a model that was trained on a task, a line each: as JSON for a file of rows, as text for texts.
 
     Args:
@@ -107,6 +109,8 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         out: The file to write; None: standard output.
         export: A file for what the answers tell together: the triples of relations, as .csv, .graphml or .ttl, or
             drawn as .png.
+        fields: The fields to read, in the task's order, with or without the answer's; none: those it was trained on.
+        bad_rows: What to do about a row that cannot be used: stop, or leave it out.
     """
     if bool(data) == bool(text):
         raise UserError("predict needs --data FILE or --text TEXT, one of them")
@@ -118,7 +122,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     asked = job.fields[:-1]
     usable = job.askable or (lambda values: texts_of(values, asked, job.also))
     rows = given(job, asked, usable, text) if not data else \
-        read(Source(data, told(work)), job.fields, usable, job.readers, answer=False)
+        read(Source(data, fields or told(work), bad_rows), job.fields, usable, job.readers, answer=False)
     answers = job.predict(rows, work, search)
     lines = answers if text else [json.dumps({**row.values, job.fields[-1]: answer}, ensure_ascii=False)
                                   for row, answer in zip(rows, answers, strict=True)]

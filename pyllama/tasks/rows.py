@@ -2,8 +2,10 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -44,12 +46,14 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
 
     `usable` gives a row as the task wants it, or raises BadRow; `readers` are the task's own, by suffix.  A .csv names
     its columns in the first line; so may a .tsv, else its columns are the names in their order.  answer=False: the last
-    of the names need not be there.
+    of the names need not be there, nor in `fields`.
 
     Raises UserError naming file, line and reason of a bad row, unless these are to be skipped: then it says how many
     were, and shows the first.
     """
     wanted = tuple(source.fields or names)
+    if not answer and len(wanted) == len(names) - 1:
+        wanted += tuple(names[-1:])
     if len(wanted) != len(names):
         raise UserError(f"--fields names {len(wanted)} fields, but this task reads {len(names)}: {', '.join(names)}")
     rows, bad, spare = [], [], 0 if answer else 1
@@ -66,11 +70,12 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
                 raise UserError(f"{place}: {error}; mend it, or leave such rows out with --bad-rows skip") from None
             bad.append(f"{place}: {error}")
     if bad:
-        console.print(f"{len(bad)} of {len(rows) + len(bad)} rows left out:")
+        tell = console.print if answer else partial(print, file=sys.stderr)     # answers go to standard output
+        tell(f"{len(bad)} of {len(rows) + len(bad)} rows left out:")
         for line in bad[:SHOWN]:
-            console.print(f"  {line}")
+            tell(f"  {line}")
         if len(bad) > SHOWN:
-            console.print(f"  and {len(bad) - SHOWN} more")
+            tell(f"  and {len(bad) - SHOWN} more")
     if not rows:
         raise UserError(f"{source.data} has no row to use; give a file with {', '.join(wanted)}")
     return rows
