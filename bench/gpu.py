@@ -33,8 +33,8 @@ from bench.passes import small
 from bench.table import show
 from bench.train_pyllama import training
 from pyllama import backend, device
+from pyllama.cli.inspect import gpu as name_of_gpu
 from pyllama.errors import UserError
-from pyllama.inspection import gpu as name_of_gpu
 from pyllama.op import OPS
 from pyllama.testing import problem
 from pyllama.testing.accuracy import results, tolerances

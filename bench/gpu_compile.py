@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from pyllama import kernels
+from pyllama import cuda_text
 
 REGISTERS = 65_536                              # of a multiprocessor, and the most that a block may have
 STATIC = 48 * 1024                              # bytes that a block may share without asking the driver for more
@@ -126,7 +126,7 @@ def compiled(compiler, text, options, arch):
         stack, spilled, loaded = (max(map(int, bytes)) for bytes in zip(*re.findall(
             r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said), strict=True))
         shared = re.search(r"(\d+) bytes smem", said)
-        used[name] = Used(bounds.get(name, kernels.THREADS), int(re.search(r"Used (\d+) registers", said)[1]),
+        used[name] = Used(bounds.get(name, cuda_text.THREADS), int(re.search(r"Used (\d+) registers", said)[1]),
                           int(shared[1]) if shared else 0, stack, spilled + loaded)
     return used
 

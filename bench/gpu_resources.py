@@ -2,7 +2,7 @@
 
     python -m bench.gpu_resources [file ...] [--write]
 
-Each file of csrc/cuda, in both precisions, with all that pyllama/kernels.py defines for it, for an A100 (sm_80), an
+Each file of csrc/cuda, in both precisions, with all that pyllama/cuda_text.py defines for it, for an A100 (sm_80), an
 H100 (sm_90) and what the compiler knows of newer ones; by NVRTC, which CuPy uses, and by nvcc, where they are there.
 A warning is an error, and so is what would make a kernel slow or fail at its launch: see gpu_compile.faults.  --write
 keeps the tables in tests/golden, which the tests compare where the compiler is of that version: of another, registers
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench import gpu_compile
 from bench.gpu_compile import MULTIPROCESSORS, CompileError, Used, at_once, compiled, compilers, faults
-from pyllama import kernels, machine
+from pyllama import cuda_text, machine
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden"
@@ -38,12 +38,12 @@ HEAD = LINE.format("kernel", "for", "real", "threads", "registers", "shared", "s
 def own(file):
     """The kernels that csrc/cuda/<file>.cu has, without those of the files before it."""
     return re.findall(r'^extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(',
-                      (kernels.FOLDER / f"{file}.cu").read_text("utf-8"), re.MULTILINE)
+                      (cuda_text.FOLDER / f"{file}.cu").read_text("utf-8"), re.MULTILINE)
 
 
 def once(compiler, file, precision, defines, arch):
     """{kernel: Used} of the file's own.  CompileError if the compiler complains."""
-    text, options = kernels.text(file), kernels.options(precision, defines)
+    text, options = cuda_text.text(file), cuda_text.options(precision, defines)
     reading = Path(gpu_compile.__file__).read_text("utf-8")             # what is read from what a compiler says
     key = hashlib.sha256(repr((text, options, arch, compiler.version, reading)).encode()).hexdigest()
     kept = KEPT / f"{key[:32]}.json"
@@ -62,10 +62,10 @@ def measure(compiler, file, precision, arch, apply=map):
         try:
             return once(compiler, file, precision, defines, arch)
         except CompileError as error:
-            raise CompileError(f"{file}.cu, {kernels.REAL[precision]}, {named(defines)} {arch}, {compiler.version}:\n"
+            raise CompileError(f"{file}.cu, {cuda_text.REAL[precision]}, {named(defines)} {arch}, {compiler.version}:\n"
                                f"{error}") from None
 
-    variants = kernels.variants(file, precision)
+    variants = cuda_text.variants(file, precision)
     return {(name, named(defines)): used for defines, found in zip(variants, apply(one, variants), strict=True)
             for name, used in found.items()}
 
@@ -89,7 +89,7 @@ def lines(found, precision, arch):
         for defines, used in rows.items():
             blocks = at_once(used, arch)
             full = blocks * -(-used.threads // 32) / MULTIPROCESSORS[arch].warps
-            yield LINE.format(name, defines, kernels.REAL[precision], *used, blocks, f"{full:.0%}")
+            yield LINE.format(name, defines, cuda_text.REAL[precision], *used, blocks, f"{full:.0%}")
 
 
 def golden(arch):
@@ -109,8 +109,8 @@ def main():
     parser.add_argument("--compiler", choices=["NVRTC", "nvcc"], help="both, if they are there, or one")
     parser.add_argument("--write", action="store_true", help=f"keep the tables in {GOLDEN.relative_to(ROOT)}")
     options = parser.parse_args()
-    if unknown := set(options.files) - set(kernels.files()):
-        parser.error(f"there is no {min(unknown)}.cu; there are {', '.join(kernels.files())}")
+    if unknown := set(options.files) - set(cuda_text.files()):
+        parser.error(f"there is no {min(unknown)}.cu; there are {', '.join(cuda_text.files())}")
     if options.write and options.files:
         parser.error("the tables that are kept are those of all files; name none")
     found, bad = [of for of in compilers() if of.version.startswith(options.compiler or "")], []
@@ -122,9 +122,9 @@ def main():
                 print(f"{compiler.version} does not know {arch}", file=sys.stderr)
                 continue
             table = []
-            for file, precision in itertools.product(options.files or kernels.files(), kernels.REAL):
+            for file, precision in itertools.product(options.files or cuda_text.files(), cuda_text.REAL):
                 measured = measure(compiler, file, precision, arch, pool.map)
-                bad += [f"{compiler.version}: {kernels.REAL[precision]} {fault}" for fault in wrong(measured, arch)]
+                bad += [f"{compiler.version}: {cuda_text.REAL[precision]} {fault}" for fault in wrong(measured, arch)]
                 table += lines(measured, precision, arch)
             text = ABOUT.format(CARDS.get(arch, arch), compiler.version) + "\n".join([HEAD, *table, ""])
             if compiler is found[0] and arch in CARDS:

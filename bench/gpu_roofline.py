@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bench import sizes
 from bench.sizes import Size
 from bench.table import show
-from pyllama import kernels
+from pyllama import cuda_text
 
 SIZES = {"S": sizes.SIZES["S"], "M": sizes.SIZES["M"],
          "1B": Size(D=2048, L=16, H=32, F=5632, V=32000, T=2048, B=4), "tiny": sizes.SIZES["tiny"]}
@@ -56,7 +56,7 @@ def passes(size, itemsize=4):
     N, P = B * T, parameters(size)
     x, h, z = N * D, N * F, N * V                                       # numbers of an activation, a hidden one, logits
     pairs = B * T * (T + 1) // 2 * D                                    # query and key of a head, causal, and its width
-    lse, chunks = N * H, math.ceil(z * itemsize / kernels.LOGITS)
+    lse, chunks = N * H, math.ceil(z * itemsize / cuda_text.LOGITS)
     numbers = {                                                         # moved, and operations
         "embedding": (2 * x, 0), "embedding_backward": (3 * x, 0),
         "rms_norm": (2 * x + N, 0), "rms_norm_backward": (3 * x + N, 0),
@@ -89,7 +89,7 @@ def products(name, N, E, D):
 
 
 def calls(size):
-    """{pass: how often a training step makes it}: pyllama/models/llama.py and pyllama/train.py, with a tied output."""
+    """{pass: how often a training step makes it}, with a tied output: models/llama.py and training/loop.py."""
     L = size.L
     both = {"embedding": 1, "rms_norm": L + 1, "add_rms_norm": L, "linear D D": 4 * L, "linear F D": 2 * L,
             "linear D F": L, "rope": 2 * L, "attention": L, "swiglu": L, "linear_cross_entropy": 1}

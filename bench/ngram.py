@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 
-from pyllama import corpus, ngram
-from pyllama.data import joined, split
-from pyllama.tokenizer import Tokenizer
+from pyllama.text import corpus, ngram
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.text.tokens import joined, split
 
 
 def main():

@@ -1,5 +1,5 @@
 """A worker of bench/ops.py: the ops on one backend.            python -m bench.ops_pyllama numpy|cpu"""
-import pyllama.cli  # noqa: F401 -- before NumPy is: it settles the threads of a BLAS, as it does for the command
+import pyllama.cli.main  # noqa: F401 -- before NumPy is: it settles the threads of a BLAS, as it does for the command
 
 # isort: split
 import sys

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pyllama import backend, machine, memory
-from pyllama.optim import SGD, AdamW, global_norm, sum_and_norm
 from pyllama.params import cast
+from pyllama.training.optim import SGD, AdamW, global_norm, sum_and_norm
 
 PARAMETERS = [900_000, 15_000_000, 85_000_000]
 SECONDS = 2.0                                               # spent on each row, three rounds at least

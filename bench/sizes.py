@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 RULE = {"learning_rate": 5e-4, "beta1": 0.9, "beta2": 0.95, "adam_epsilon": 1e-8, "weight_decay": 0.1,
-        "max_grad_norm": 1.0}                                   # under the names of pyllama.train.Settings
+        "max_grad_norm": 1.0}                                   # under the names of pyllama.training.loop.Settings
 
 
 class Size(NamedTuple):

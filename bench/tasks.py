@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import mistakes
-from pyllama.cli import main as pyllama
+from pyllama.cli.main import main as pyllama
 from pyllama.tasks.seq2seq import correction
 
 COMMON = ["--batch_size", "32", "--warmup_steps", "50", "--eval_steps", "50", "--save_steps", "1000"]

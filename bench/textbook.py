@@ -13,11 +13,12 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from pyllama import corpus, train
-from pyllama.data import joined, split
 from pyllama.models.llama import LlamaConfig
 from pyllama.models.textbook import TextbookConfig
-from pyllama.tokenizer import Tokenizer
+from pyllama.text import corpus
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.text.tokens import joined, split
+from pyllama.training import loop
 
 D, F, T = 128, 512, 64
 
@@ -43,15 +44,15 @@ def main():
     texts = [text for _, text in corpus.documents(options.data)]
     tokenizer = Tokenizer.characters("".join(texts))
     training, held_out = split(joined(tokenizer.encode_batch(texts)), 0.1, block_size=T)
-    settings = train.Settings(batch_size=16, block_size=T, max_steps=options.steps, learning_rate=2e-3,
+    settings = loop.Settings(batch_size=16, block_size=T, max_steps=options.steps, learning_rate=2e-3,
                               warmup_steps=options.steps // 10)
     curves, table = {}, Table("model", "parameters", "validation loss", "worse than LLaMA by", "seconds", box=SIMPLE)
     results = {}
     for name, config in variants(tokenizer.vocab_size).items():
-        state = train.start(config.model, config, settings)
-        records = list(train.train(state, training, settings))
+        state = loop.start(config.model, config, settings)
+        records = list(loop.train(state, training, settings))
         curves[name] = [record.loss for record in records]
-        results[name] = (state.flat.size, train.evaluate(state, held_out, settings, most=20000).loss,
+        results[name] = (state.flat.size, loop.evaluate(state, held_out, settings, most=20000).loss,
                          sum(record.seconds for record in records))
         print(f"{name}: {results[name][1]:.4f}", file=sys.stderr)
     best = results["LLaMA, 1 layer"][1]

@@ -28,7 +28,8 @@ from bench.rotation import ROOT, Worker, on_threads, rotate
 from bench.sizes import SIZES
 from bench.table import show
 from bench.train_pyllama import settings, tokens
-from pyllama import data, machine
+from pyllama import machine
+from pyllama.text.tokens import windows
 
 # Nothing below 16 GiB goes back to the system, all threads share it, and it lies in huge pages.
 MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184:"
@@ -94,7 +95,7 @@ def workers(options, size):
 def first_steps(implementations, size):
     """{name: answer}.  ValueError if they do not agree."""
     plan, corpus = settings(SIZES[size]), tokens(SIZES[size])
-    ids = [data.windows(corpus, plan.batch_size, plan.block_size, plan.seed, step).tolist() for step in range(FIRST)]
+    ids = [windows(corpus, plan.batch_size, plan.block_size, plan.seed, step).tolist() for step in range(FIRST)]
     first = {worker.name: worker.ask(steps=FIRST, **({"ids": ids} if worker.name in PEERS else {}))
              for worker in implementations}
     for name, answer in first.items():

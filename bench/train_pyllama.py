@@ -2,7 +2,7 @@
 
     python -m bench.train_pyllama SIZE [flag of pyllama train ...]
 """
-import pyllama.cli  # noqa: F401 -- before NumPy is: it settles the threads of a BLAS, as it does for the command
+import pyllama.cli.main  # noqa: F401 -- before NumPy is: it settles the threads of a BLAS, as it does for the command
 
 # isort: split
 import contextlib
@@ -16,9 +16,9 @@ from bench.rotation import peak_rss, serve
 from bench.sizes import RULE, SIZES, text, weight
 from bench.timed import timed
 from pyllama import memory, params
-from pyllama.data import Tokens
 from pyllama.models import llama
-from pyllama.train import Settings, start, train
+from pyllama.text.tokens import Tokens
+from pyllama.training.loop import Settings, start, train
 
 
 def tokens(size):

@@ -1,6 +1,6 @@
 """`python -m pyllama` is `pyllama`."""
 import sys
 
-from pyllama.cli import main
+from pyllama.cli.main import main
 
 sys.exit(main())

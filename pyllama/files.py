@@ -16,7 +16,7 @@ DTYPES = {"bool": "BOOL", "float64": "F64", "float32": "F32", "float16": "F16", 
           **{f"{kind}{bits}": f"{kind[0].upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}}
 
 
-class Damaged(UserError):
+class DamagedFile(UserError):
     """A file is missing, unreadable or not what was written."""
 
 
@@ -80,13 +80,13 @@ def read_json(path):
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise Damaged(f"{path} is damaged: {error.strerror or error}") from error
+        raise DamagedFile(f"{path} is damaged: {error.strerror or error}") from error
     except ValueError as error:
-        raise Damaged(f"{path} is damaged: it is not JSON ({error})") from error
+        raise DamagedFile(f"{path} is damaged: it is not JSON ({error})") from error
 
 
 def read_tensors(path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (OSError, SafetensorError, AttributeError, TypeError) as error:      # the last two: a dtype unknown to NumPy
-        raise Damaged(f"{path} cannot be read: {error}") from error
+        raise DamagedFile(f"{path} cannot be read: {error}") from error

@@ -4,11 +4,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from pyllama import checkpoint, params
+from pyllama import params
 from pyllama.errors import UserError
 from pyllama.formats import llama2c
 from pyllama.models import bart, bert, gpt2, llama, lstm, transformer
-from pyllama.tokenizer import Tokenizer
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.training import checkpoint
 
 MODELS: dict[str, tuple[ModuleType, Any]] = {               # model_type in config.json -> module, configuration
     "llama": (llama, llama.LlamaConfig), "gpt2": (gpt2, gpt2.GPT2Config), "bert": (bert, bert.BertConfig),

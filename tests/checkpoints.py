@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyllama import checkpoint
+from pyllama.training import checkpoint
 
 FILES = ["checksums.json", "config.json", "model.safetensors", "optimizer.safetensors", "tokenizer.json",
          "trainer.json"]

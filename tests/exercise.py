@@ -8,12 +8,13 @@ import sys
 import numpy as np
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import backend, memory, train
-from pyllama.data import Tokens
+from pyllama import backend, memory
 from pyllama.models import llama
 from pyllama.op import OPS
 from pyllama.testing import problem
 from pyllama.testing.problems import choose_by, large
+from pyllama.text.tokens import Tokens
+from pyllama.training import loop
 
 COMPILED = [op for op in OPS.values() if "cpu" in op.backends()]
 
@@ -42,11 +43,11 @@ def training(steps, hidden, windows, length=64, shards=1):
     config = llama.LlamaConfig(vocab_size=260, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=1,
                                num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=length,
                                resid_pdrop=0.1)
-    settings = train.Settings(batch_size=windows, block_size=length, shards=shards, max_steps=steps,
+    settings = loop.Settings(batch_size=windows, block_size=length, shards=shards, max_steps=steps,
                               warmup_steps=1)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, 2000).astype(np.uint16)
-    state = train.start(llama, config, settings)
-    return state, train.train(state, Tokens(ids, np.array([0]), np.array([ids.size])), settings)
+    state = loop.start(llama, config, settings)
+    return state, loop.train(state, Tokens(ids, np.array([0]), np.array([ids.size])), settings)
 
 
 def main():

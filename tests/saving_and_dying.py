@@ -15,7 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from pyllama import checkpoint
+from pyllama.training import checkpoint
 from tests.checkpoints import save, step_of
 
 

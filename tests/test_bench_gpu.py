@@ -10,7 +10,7 @@ from bench import gpu_roofline
 from bench import ops as bench_ops
 from bench.gpu import axes
 from bench.gpu_roofline import SIZES, Card, Work, calls, passes, step
-from pyllama import kernels
+from pyllama import cuda_text
 from pyllama.op import OPS
 from pyllama.testing.accuracy import is_computed
 from pyllama.testing.gradient import is_float
@@ -21,7 +21,7 @@ MADE_OF = {"sgd": "sgd", "quant_matvec": "quant_matvec 8 bits"}         # files 
 
 
 def test_every_kernel_file_has_its_passes():
-    for file in kernels.files():
+    for file in cuda_text.files():
         assert MADE_OF.get(file, file) in passes(SIZES["M"])
         if file in OPS:
             assert f"{file}_backward" in passes(SIZES["M"])

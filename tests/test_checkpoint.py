@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from pyllama import checkpoint
 from pyllama.errors import UserError
+from pyllama.training import checkpoint
 from tests.checkpoints import FILES, contents, flip, save, save_three, scratch, step_of, steps
 
 ROOT = Path(__file__).parents[1]
@@ -248,5 +248,5 @@ def test_a_broken_hugging_face_folder_is_said(hugging_face):
 
 def test_reading_a_checkpoint_imports_little():
     heavy = "{'scipy', 'tokenizers', 'tyro', 'rich', 'torch'}"
-    code = f"import sys, pyllama.checkpoint; sys.exit(bool({heavy} & sys.modules.keys()))"
+    code = f"import sys, pyllama.training.checkpoint; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import checkpoint
 from pyllama.errors import UserError
 from pyllama.files import to_json
+from pyllama.training import checkpoint
 from tests.checkpoints import FILES, flip, save, save_three, scratch, step_of, steps
 
 ROOT = Path(__file__).parents[1]

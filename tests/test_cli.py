@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyllama import backend, checkpoint, cli, commands
+from pyllama import backend
+from pyllama.cli import main
+from pyllama.cli import text as commands
+from pyllama.cli.main import COMMANDS
 from pyllama.op import OPS
-from pyllama.run import read_log
-from pyllama.tokenizer import Tokenizer
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.training import checkpoint
+from pyllama.training.run import read_log
 
 TINY = ["--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2", "--block_size", "8",
         "--warmup_iters", "2", "--eval_tokens", "40"]
@@ -31,7 +35,7 @@ def text(tmp_path):
 def call(capsys, *argv):
     """(exit code, standard output, standard error)"""
     try:
-        code = cli.main([str(word) for word in argv])
+        code = main([str(word) for word in argv])
     except SystemExit as stop:                                  # tyro's own way out
         code = stop.code
     return code, *capsys.readouterr()
@@ -114,7 +118,7 @@ def test_init_from_starts_where_the_other_model_ended(trained, text, tmp_path, c
 def test_help_names_every_command_and_field(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    assert all(name in out for name in cli.COMMANDS)
+    assert all(name in out for name in COMMANDS)
     code, out, _ = call(capsys, "train", "--help")
     helps = {}
     for line in re.sub("[│╭╰─╮╯]", " ", out).splitlines():
@@ -124,7 +128,7 @@ def test_help_names_every_command_and_field(capsys):
             helps[name] += line.strip()
         if flag:
             helps[name] += flag[4]
-    for settings in (commands.Text, commands.Shape, commands.Settings, commands.Keeping):
+    for settings in (commands.Text, commands.ModelShape, commands.Settings, commands.RunPolicy):
         for name in settings.__dataclass_fields__:
             assert re.match(r"[^(]{3}", helps[name]), name          # more than "(default: 6)"
 
@@ -233,9 +237,9 @@ def test_a_run_keeps_its_text(trained, text, tmp_path, capsys):
 
 
 def test_a_text_from_standard_input_can_be_resumed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pyllama.corpus._standard_input", lambda: TEXT.encode())
+    monkeypatch.setattr("pyllama.text.corpus._standard_input", lambda: TEXT.encode())
     assert call(capsys, "train", "--data", "-", "--out_dir", tmp_path / "run", *TINY, "--max_iters", 2)[0] == 0
-    monkeypatch.setattr("pyllama.corpus._standard_input", lambda: b"")
+    monkeypatch.setattr("pyllama.text.corpus._standard_input", lambda: b"")
     assert call(capsys, "resume", tmp_path / "run", "--max_steps", 3)[0] == 0
 
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pyllama import backend, optim
+from pyllama import backend
 from pyllama.errors import UserError
-from pyllama.optim import SGD, clip_scale, global_norm, sum_and_norm
+from pyllama.training import optim
+from pyllama.training.optim import SGD, clip_scale, global_norm, sum_and_norm
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 

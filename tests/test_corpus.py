@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import corpus
-from pyllama.corpus import documents
 from pyllama.errors import UserError
+from pyllama.text import corpus
+from pyllama.text.corpus import documents
 
 
 def texts(*arguments, **options):

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyllama import checkpoint, device, params, train
-from pyllama.cli import main
-from pyllama.data import Tokens
-from pyllama.generate import GenerationConfig, generate
+from pyllama import device, params
+from pyllama.cli.main import main
+from pyllama.generation import GenerationConfig, generate
 from pyllama.models import gpt2, llama
-from pyllama.run import Keeping, restore, run
+from pyllama.text.tokens import Tokens
+from pyllama.training import checkpoint, loop
+from pyllama.training.run import RunPolicy, restore, run
 from tests import fakecupy
 from tests.another import python
 
@@ -27,7 +28,7 @@ GENERIC = {                                     # file: tests that ask what no d
     "test_laws_attention.py": "",
     "test_models.py": "",
 }
-SETTINGS = train.Settings(batch_size=3, block_size=12, gradient_accumulation_steps=2, max_steps=3, learning_rate=0.01,
+SETTINGS = loop.Settings(batch_size=3, block_size=12, gradient_accumulation_steps=2, max_steps=3, learning_rate=0.01,
                           warmup_steps=1, weight_decay=0.1, max_grad_norm=0.5)
 LLAMA = llama.LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                           num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16, resid_pdrop=0.1)
@@ -63,9 +64,9 @@ def test_the_generic_tests_pass_with_the_kernels_of_the_gpu(file, which):
 def test_three_steps_are_those_of_the_cpu(config, optimizer, dtype, off, cupy):
     """AdamW makes a whole step of a gradient however small, be it nothing but rounding: so in float64 alone."""
     settings = replace(SETTINGS, optimizer=optimizer, dtype=dtype)
-    host = train.start(config.model, config, settings)
-    there = train.start(config.model, config, settings, like=device.like("cuda"))
-    for ours, theirs in zip(train.train(there, tokens(), settings), train.train(host, tokens(), settings), strict=True):
+    host = loop.start(config.model, config, settings)
+    there = loop.start(config.model, config, settings, like=device.like("cuda"))
+    for ours, theirs in zip(loop.train(there, tokens(), settings), loop.train(host, tokens(), settings), strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=off)
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=off)
     assert isinstance(there.flat, cupy.ndarray)
@@ -77,7 +78,7 @@ def test_three_steps_are_those_of_the_cpu(config, optimizer, dtype, off, cupy):
 def test_a_step_waits_once_and_copies_nothing_but_its_batch(config, recompute, cupy):
     """The first step may bring tables to the device; the one that waits for the loss and the norm is the only one."""
     settings = replace(SETTINGS, max_steps=4, recompute=recompute)
-    steps = train.train(train.start(config.model, config, settings, like=device.like("cuda")), tokens(), settings)
+    steps = loop.train(loop.start(config.model, config, settings, like=device.like("cuda")), tokens(), settings)
     next(steps)
     batch = tokens().batch(settings, 1)
     with fakecupy.counting() as counts:
@@ -89,10 +90,10 @@ def test_a_step_waits_once_and_copies_nothing_but_its_batch(config, recompute, c
 
 
 def test_a_run_is_saved_from_the_gpu_and_resumed_on_either(tmp_path, cupy):
-    settings, keeping = replace(SETTINGS, dtype="float64"), Keeping(eval_steps=2)
+    settings, keeping = replace(SETTINGS, dtype="float64"), RunPolicy(eval_steps=2)
 
     def state(on):
-        return train.start(llama, LLAMA, settings, like=device.like(on))
+        return loop.start(llama, LLAMA, settings, like=device.like(on))
 
     whole, half = state("cuda"), state("cuda")
     list(run(tmp_path / "whole", whole, tokens(), tokens(60, 1), settings, keeping, {}))
@@ -103,15 +104,15 @@ def test_a_run_is_saved_from_the_gpu_and_resumed_on_either(tmp_path, cupy):
         resumed = state(on)
         restore(resumed, checkpoint.load(tmp_path / "half"))
         assert resumed.step == 1
-        list(train.train(resumed, tokens(), settings))
+        list(loop.train(resumed, tokens(), settings))
         np.testing.assert_allclose(device.host(resumed.flat), whole.flat.get(), rtol=0, atol=off)
 
 
 def test_what_is_not_finite_is_traced_on_the_gpu(cupy):
-    state = train.start(llama, LLAMA, SETTINGS, like=device.like("cuda"))
+    state = loop.start(llama, LLAMA, SETTINGS, like=device.like("cuda"))
     state.p["model"]["layers"][1]["mlp"]["up_proj"]["weight"][0, 0] = np.inf
-    with pytest.raises(train.UserError, match=r"the parameter model\.layers\.1\.mlp\.up_proj\.weight is not finite"):
-        next(train.train(state, tokens(), SETTINGS))
+    with pytest.raises(loop.UserError, match=r"the parameter model\.layers\.1\.mlp\.up_proj\.weight is not finite"):
+        next(loop.train(state, tokens(), SETTINGS))
 
 
 # --- generating -------------------------------------------------------------------------------------------------------

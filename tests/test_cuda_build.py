@@ -1,6 +1,6 @@
 """Every CUDA kernel is compiled for real GPUs, without one: no warning, no spill, nothing that a launch would refuse.
 
-No kernel is named: to be in csrc/cuda is to be compiled, for all that pyllama/kernels.py defines.  Here one compiler
+No kernel is named: to be in csrc/cuda is to be compiled, for all that pyllama/cuda_text.py defines.  Here one compiler
 does it for two kinds of GPU; `python -m bench.gpu_resources` asks every compiler, for newer GPUs too.
 """
 import importlib
@@ -10,7 +10,7 @@ import pytest
 
 from bench import gpu_compile, gpu_resources
 from bench.gpu_compile import CompileError, Used, at_once, compiled, faults
-from pyllama import kernels
+from pyllama import cuda_text
 from tests import fakecupy
 
 FEW = 10                                            # variants: files with more leave double on sm_80 to the command
@@ -19,13 +19,13 @@ needs_compiler = pytest.mark.skipif(not COMPILERS, reason="no NVRTC and no nvcc:
                                                           "nvidia-cuda-nvrtc")
 by_each_compiler = pytest.mark.parametrize("compiler", COMPILERS or [pytest.param(None, marks=needs_compiler)],
                                            ids=[compiler.version for compiler in COMPILERS] or ["none"])
-JOBS = [(file, precision, arch) for arch in gpu_resources.CARDS for file in kernels.files()
-        for precision in kernels.REAL
-        if len(kernels.variants(file, precision)) <= FEW or (precision, arch) != ("d", "sm_80")]
+JOBS = [(file, precision, arch) for arch in gpu_resources.CARDS for file in cuda_text.files()
+        for precision in cuda_text.REAL
+        if len(cuda_text.variants(file, precision)) <= FEW or (precision, arch) != ("d", "sm_80")]
 
 
 @needs_compiler
-@pytest.mark.parametrize(("file", "precision", "arch"), JOBS, ids=lambda of: kernels.REAL.get(of, of))
+@pytest.mark.parametrize(("file", "precision", "arch"), JOBS, ids=lambda of: cuda_text.REAL.get(of, of))
 def test_a_kernel_compiles_and_takes_what_it_took(file, precision, arch):
     """Register counts are compared where the compiler is of the version that the table was made by: each version has
     its own.  After a change that is meant: python -m bench.gpu_resources --write, and look at the difference."""
@@ -35,19 +35,20 @@ def test_a_kernel_compiles_and_takes_what_it_took(file, precision, arch):
     if version == COMPILERS[0].version:
         names = set(gpu_resources.own(file))
         assert list(gpu_resources.lines(found, precision, arch)) == [
-            line for line in lines if line.split()[0] in names and f" {kernels.REAL[precision]} " in line]
+            line for line in lines if line.split()[0] in names and f" {cuda_text.REAL[precision]} " in line]
 
 
 @pytest.mark.parametrize("arch", gpu_resources.CARDS)
 def test_the_table_has_every_kernel_and_no_other(arch):
     _, lines = gpu_resources.golden(arch)
-    assert {line.split()[0] for line in lines} == {name for file in kernels.files() for name in gpu_resources.own(file)}
+    kernels = {name for file in cuda_text.files() for name in gpu_resources.own(file)}
+    assert {line.split()[0] for line in lines} == kernels
 
 
 def test_every_kernel_of_a_file_is_found():
     """By its name in the text: the gate looks at no other."""
-    for file in kernels.files():
-        text = (kernels.FOLDER / f"{file}.cu").read_text()
+    for file in cuda_text.files():
+        text = (cuda_text.FOLDER / f"{file}.cu").read_text()
         assert len(gpu_resources.own(file)) == len(re.findall("__global__", text)) > 0
 
 
@@ -95,7 +96,7 @@ def test_what_is_used_is_read_from_what_the_compiler_says(compiler):
     used = compiled(compiler, text, (), "sm_80")
     assert used.keys() == {"sum", "unbound"}
     assert used["sum"]._replace(registers=0) == Used(96, 0, 400, 0, 0)
-    assert used["unbound"]._replace(registers=0) == Used(kernels.THREADS, 0, 0, 0, 0)
+    assert used["unbound"]._replace(registers=0) == Used(cuda_text.THREADS, 0, 0, 0, 0)
     assert all(2 <= u.registers <= 32 for u in used.values())
 
 

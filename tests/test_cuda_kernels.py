@@ -12,13 +12,13 @@ import pytest
 from scipy.special import ndtr
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import optim
 from pyllama.op import OPS
 from pyllama.ops.dropout import dropout
 from pyllama.ops.rope import rope
 from pyllama.rng import generator
 from pyllama.testing import problem
 from pyllama.testing.problems import Sizes, choose_by
+from pyllama.training import optim
 from tests import fakecupy
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="kernels are compiled by g++")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import corpus, data
-from pyllama.data import Tokens, prepare, token_file
 from pyllama.errors import UserError
-from pyllama.tokenizer import Tokenizer
+from pyllama.text import corpus
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.text.tokens import Tokens, prepare, token_file
 
 BYTES = Tokenizer.bytes()
 PAIRS = Tokenizer.byte_pairs(["the cat sat on the mat"], 270)
@@ -77,7 +77,7 @@ def test_prepared_tokens_are_the_documents_each_with_its_end(source, tmp_path):
 
 
 def test_without_an_end_token_documents_touch_and_many_batches_make_one_file(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "AT_ONCE", 3)
+    monkeypatch.setattr("pyllama.text.tokens.AT_ONCE", 3)
     seen = []
     tokens = prepare(source, BYTES, tmp_path / "tokens", progress=lambda *state: seen.append(state))
     assert BYTES.decode(tokens[:]) == "the catsat on the mat"
@@ -176,7 +176,7 @@ def test_a_process_killed_between_the_two_files_leaves_no_wrong_tokens(stop, tex
     (source / "b.txt").write_text("sat on the hat")
     program = f"""
 import os, pathlib
-from pyllama import data, tokenizer
+from pyllama.text import tokens, tokenizer
 renames, rename = [], pathlib.Path.replace
 def replace(path, target):
     renames.append(path)
@@ -184,7 +184,7 @@ def replace(path, target):
         os._exit(9)
     return rename(path, target)
 pathlib.Path.replace = replace
-data.prepare({str(source)!r}, tokenizer.Tokenizer.bytes(), {str(tmp_path / "tokens")!r})
+tokens.prepare({str(source)!r}, tokenizer.Tokenizer.bytes(), {str(tmp_path / "tokens")!r})
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
     (source / "b.txt").write_text(text)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pyllama import device, params
-from pyllama.cli import main
+from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import llama
-from pyllama.train import Settings, start
+from pyllama.training.loop import Settings, start
 
 
 class CUDARuntimeError(RuntimeError):

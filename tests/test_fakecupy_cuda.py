@@ -7,7 +7,7 @@ import pytest
 
 from pyllama import backend, params
 from pyllama.models import llama
-from pyllama.optim import AdamW, clip_scale, global_norm, matrix_slices
+from pyllama.training.optim import AdamW, clip_scale, global_norm, matrix_slices
 from tests import fakecupy
 from tests.cuda_on_cpu import KernelError
 from tests.cuda_on_cpu.build import missing

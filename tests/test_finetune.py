@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from pyllama import checkpoint
-from pyllama.cli import main
-from pyllama.run import read_log
-from pyllama.tasks import commands, finetune
+from pyllama.cli import tasks as commands
+from pyllama.cli.main import main
+from pyllama.tasks import finetune
+from pyllama.training import checkpoint
+from pyllama.training.run import read_log
 
 SMALL = ["--vocab_size", "300", "--batch_size", "8", "--shards", "1", "--learning_rate", "0.005", "--warmup_steps", "5"]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyllama import backend, params
 from pyllama import op as op_module
-from pyllama.compose import recompute
+from pyllama.models.recompute import recomputed
 from pyllama.op import Op, fits
 from pyllama.ops import dropout, linear, rms_norm, swiglu
 from pyllama.rng import generator
@@ -360,7 +360,7 @@ def test_recompute_gives_the_same_bits(on, seed, dtype):
     x, w, u, dy = (rng.standard_normal(shape).astype(dtype) for shape in ((5, 8), (6, 8), 8, (5, 6)))
     with backend.use(on):
         y, back = layer(x, w, u, key=(seed, "layer"))
-        z, back_again = recompute(layer)(x, w, u, key=(seed, "layer"))
+        z, back_again = recomputed(layer)(x, w, u, key=(seed, "layer"))
         np.testing.assert_array_equal(z, y, strict=True)
         for _ in range(2):                                                      # a back may be called twice
             for got, want in zip(back_again(dy), back(dy), strict=True):
@@ -376,7 +376,7 @@ def test_recompute_drops_the_activations():
         return h * h, lambda dy: (2 * dy * h * h,)
 
     _, back = square_of_exp(np.ones(3))
-    _, back_again = recompute(square_of_exp)(np.ones(3))
+    _, back_again = recomputed(square_of_exp)(np.ones(3))
     kept, dropped = activations
     assert kept() is not None
     assert dropped() is None

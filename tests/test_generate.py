@@ -7,13 +7,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyllama import generate as g
+from pyllama import generation as g
 from pyllama import params
-from pyllama.cache import Cache, new_cache
 from pyllama.errors import UserError
-from pyllama.generate import GenerationConfig, generate, stream
+from pyllama.generation import GenerationConfig, generate, stream
 from pyllama.models import gpt2, llama
-from pyllama.tokenizer import Tokenizer
+from pyllama.models.kv_cache import Cache, new_cache
+from pyllama.text.tokenizer import Tokenizer
 
 SMALL = dict(vocab_size=19, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=6,
              max_position_embeddings=16, bos_token_id=1)

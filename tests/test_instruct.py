@@ -6,19 +6,20 @@ import re
 import numpy as np
 import pytest
 
-from pyllama import checkpoint, params, rng
-from pyllama.cli import main
+from pyllama import params, rng
+from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import bart, bert, gpt2
 from pyllama.ops import cross_entropy
 from pyllama.pretrained import MODELS
 from pyllama.tasks import TASKS, instruct, overview, scratch
-from pyllama.tasks.examples import IGNORE
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import BadRow, Row
 from pyllama.tasks.task import Trained
-from pyllama.tokenizer import Tokenizer
-from pyllama.train import Settings
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.training import checkpoint
+from pyllama.training.examples import IGNORE
+from pyllama.training.loop import Settings
 
 ROWS = [{"instruction": "Add.", "input": "2 and 3", "output": "5"},
         {"instruction": "说你好。", "output": "你好"},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pyllama import params
 from pyllama.errors import UserError
 from pyllama.formats import llama2c
-from pyllama.generate import GenerationConfig, generate, stream
+from pyllama.generation import GenerationConfig, generate, stream
 from pyllama.models import llama
 from tests.shared import SHARED, needs
 

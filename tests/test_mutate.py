@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import backend, kernels
+from pyllama import backend, cuda_text
 from pyllama.op import OPS
 from tests import fakecupy
 from tests.another import python
@@ -227,8 +227,8 @@ def test_a_hunt_kills_what_a_test_notices_and_nothing_else():
 def test_every_bug_of_the_list_can_be_planted():
     """A kernel that is changed may take its bugs along."""
     planned = list(cuda_bugs.bugs())
-    assert all(bug.code != (kernels.FOLDER / bug.unit).read_text() for bug in planned)
-    assert {bug.unit for bug in planned} == {path.name for path in kernels.FOLDER.glob("*.cu*")}
+    assert all(bug.code != (cuda_text.FOLDER / bug.unit).read_text() for bug in planned)
+    assert {bug.unit for bug in planned} == {path.name for path in cuda_text.FOLDER.glob("*.cu*")}
 
 
 @pytest.mark.skipif(bool(missing), reason=f"the executor needs {missing}")
@@ -243,7 +243,7 @@ def test_every_bug_of_the_list_can_be_planted():
 ])
 def test_what_the_executor_checks_is_found_in_a_kernel(monkeypatch, tmp_path, file, what, name, found):
     bug = next(bug for bug in cuda_bugs.bugs() if (bug.unit, bug.change) == (file, what))
-    monkeypatch.setattr(kernels, "FOLDER", cuda_bugs.planted(bug, tmp_path / "cuda"))
+    monkeypatch.setattr(cuda_text, "FOLDER", cuda_bugs.planted(bug, tmp_path / "cuda"))
     monkeypatch.setattr(fakecupy, "checked", True)
     with fakecupy.installed() as cupy:
         cuda, launching = map(importlib.import_module, ("pyllama.cuda", "pyllama.cuda.launching"))

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import data, ngram
 from pyllama.errors import UserError
-from pyllama.tokenizer import Tokenizer
+from pyllama.text import ngram
+from pyllama.text import tokens as token_ids
+from pyllama.text.tokenizer import Tokenizer
 
 SHAKESPEARE = Path(__file__).parents[2] / "shared/data/tinyshakespeare/input.txt"
 V = 4
@@ -18,7 +19,7 @@ texts = st.lists(st.lists(st.integers(0, V - 1), max_size=30), min_size=1, max_s
 
 
 def joined(documents):
-    return data.joined([np.array(ids, np.uint16) for ids in documents])
+    return token_ids.joined([np.array(ids, np.uint16) for ids in documents])
 
 
 def zipfian(seed, size=3000, vocab_size=12):
@@ -145,6 +146,6 @@ def test_shakespeare_takes_1_56_nats_a_character():
     """
     text = SHAKESPEARE.read_text()
     tokenizer = Tokenizer.characters(text)
-    training, validation = data.split(data.joined([tokenizer.encode(text)]))
+    training, validation = token_ids.split(token_ids.joined([tokenizer.encode(text)]))
     got = [math.log(ngram.fit(training, order, tokenizer.vocab_size).perplexity(validation)) for order in (2, 5)]
     np.testing.assert_allclose(got, [2.4835, 1.5612], atol=1e-4)

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyllama import objectives
-from pyllama.cli import main
-from pyllama.data import joined
+from pyllama.cli.main import main
 from pyllama.models import transformer
 from pyllama.tasks import scratch
-from pyllama.tokenizer import Tokenizer
-from pyllama.train import Settings, start
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.text.tokens import joined
+from pyllama.training import objectives
+from pyllama.training.loop import Settings, start
 
 TOKENS = scratch.tokenizer([], 260, own=["<mask>"])         # the special tokens and the bytes
 MASK = TOKENS.mask_id

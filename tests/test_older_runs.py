@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyllama.cli import main
+from pyllama.cli.main import main
 
 RUNS = Path(__file__).parent / "golden" / "runs_0_1_0"
 RESUMED = json.loads((RUNS / "resumed.json").read_text())

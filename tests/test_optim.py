@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pyllama import backend, optim
+from pyllama import backend
 from pyllama.errors import UserError
-from pyllama.optim import SGD, AdamW, matrix_slices
+from pyllama.training import optim
+from pyllama.training.optim import SGD, AdamW, matrix_slices
 
 DTYPES = [np.float32, np.float64]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllama import backend, parallel, train
+from pyllama import backend
 from pyllama.errors import UserError
 from pyllama.models import llama
-from pyllama.run import Keeping, Standing, run
+from pyllama.training import loop, parallel
+from pyllama.training.run import BestSoFar, RunPolicy, run
 from tests.test_train import CONFIG, HELD_OUT, SHORT, TEXT
 
 
@@ -33,7 +34,7 @@ class Together:
 
 def learn(size, settings, job):
     """job(state, communicator) in `size` threads; their states."""
-    group, states = Together(size), [train.start(llama, CONFIG, settings) for _ in range(size)]
+    group, states = Together(size), [loop.start(llama, CONFIG, settings) for _ in range(size)]
     threads = [threading.Thread(target=job, args=pair) for pair in zip(states, group.all, strict=True)]
     before = backend.cpu.threads() if backend.cpu else None
     for thread in threads:
@@ -52,9 +53,9 @@ def test_those_who_share_learn_what_one_alone_would(size, rows, accumulate):
     chosen = replace(SHORT, batch_size=rows, gradient_accumulation_steps=accumulate, max_steps=3, shards=1,
                      max_grad_norm=0.1, dtype="float64")
     records = [[] for _ in range(size)]
-    states = learn(size, chosen, lambda state, comm: records[comm.rank].extend(train.train(state, TEXT, chosen, comm)))
-    alone = train.start(llama, CONFIG, chosen)
-    for i, record in enumerate(train.train(alone, TEXT, chosen)):
+    states = learn(size, chosen, lambda state, comm: records[comm.rank].extend(loop.train(state, TEXT, chosen, comm)))
+    alone = loop.start(llama, CONFIG, chosen)
+    for i, record in enumerate(loop.train(alone, TEXT, chosen)):
         for mine in records:
             np.testing.assert_allclose((mine[i].loss, mine[i].grad_norm), (record.loss, record.grad_norm), rtol=1e-12)
     for state in states:
@@ -66,8 +67,8 @@ def test_the_first_writes_and_all_stop_together(tmp_path):
     chosen, steps = replace(SHORT, max_steps=40, learning_rate=1e-30, min_lr=0.0), [[], []]
 
     def job(state, comm):
-        keeping = Keeping(eval_steps=2, save_steps=2, patience=2)
-        for happening in run(tmp_path / str(comm.rank), state, TEXT, HELD_OUT, chosen, keeping, {}, None, Standing(),
+        keeping = RunPolicy(eval_steps=2, save_steps=2, patience=2)
+        for happening in run(tmp_path / str(comm.rank), state, TEXT, HELD_OUT, chosen, keeping, {}, None, BestSoFar(),
                              comm=comm):
             steps[comm.rank].append(happening.record.step)
 
@@ -82,7 +83,7 @@ def test_who_is_asked_to_stop_takes_the_others_along():
     chosen, steps = replace(SHORT, max_steps=40), [[], []]
 
     def job(state, comm):
-        for record in train.train(state, TEXT, chosen, comm):
+        for record in loop.train(state, TEXT, chosen, comm):
             steps[comm.rank].append(record.step)
             comm.stop = comm.rank == 1 and record.step == 3
             if comm.stopped:

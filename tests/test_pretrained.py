@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from pyllama import params, pretrained
 from pyllama.errors import UserError
-from pyllama.models import bart, bert
+from pyllama.models import bart
+from pyllama.text.corruption import corrupt, mask_tokens
 from tests.test_models import CASES, randomised
 
 SAVED = {name: case for name, case in CASES.items() if case[1].TYPE in pretrained.MODELS}
@@ -140,18 +141,18 @@ texts = st.lists(st.integers(0, 9), min_size=1, max_size=40)
 
 @given(text=texts, share=st.floats(0, 1), seed=st.integers(0, 9))
 def test_what_a_corrupted_text_still_shows_is_there_in_the_order_of_its_sentences(text, share, seed):
-    source = bart.corrupt(text, np.random.default_rng(seed), MASK, share=share)
+    source = corrupt(text, np.random.default_rng(seed), MASK, share=share)
     shown = [token for token in source if token != MASK]
     rest = iter(text)
     assert all(token in rest for token in shown), "no sentence ends, so that their order is the text's"
     assert len(text) - len(shown) >= share * len(text) - 1e-9
     assert share or source == text
-    assert source == bart.corrupt(text, np.random.default_rng(seed), MASK, share=share)
+    assert source == corrupt(text, np.random.default_rng(seed), MASK, share=share)
 
 
 @given(text=texts, seed=st.integers(0, 9))
 def test_sentences_change_places_and_stay_whole(text, seed):
-    got = bart.corrupt(text, np.random.default_rng(seed), MASK, sentence_ends=[END], share=0.0)
+    got = corrupt(text, np.random.default_rng(seed), MASK, sentence_ends=[END], share=0.0)
 
     def sentences(ids):
         return sorted("".join(map(str, ids)).replace("9", "9 ").split())
@@ -165,18 +166,18 @@ def test_spans_are_as_long_as_told():
     """Of 20,000 tokens 30 % are hidden by spans of mean length 3, of which one in e³ has no length but a mask.  A span
     touches another, whose mask it shares, with a probability of at most 0.3 (1 + 1/3) = 0.4."""
     text = [1] * 20000
-    source = bart.corrupt(text, np.random.default_rng(0), MASK)
+    source = corrupt(text, np.random.default_rng(0), MASK)
     hidden, masks = len(text) - source.count(1), source.count(MASK)
     assert 6000 <= hidden < 6020
     assert 3 * (1 - np.exp(-3)) < hidden / masks < 3 / (1 - 0.4)
     with pytest.raises(UserError, match=r"share is 2.0 and mean_span 3.0; give a share from 0 to 1"):
-        bart.corrupt(text, np.random.default_rng(0), MASK, share=2.0)
+        corrupt(text, np.random.default_rng(0), MASK, share=2.0)
 
 
 def test_masks_fall_80_10_10():
     """Of 100,000 tokens, 15 % of those that are not special; each share within four of its standard deviations."""
     ids = np.random.default_rng(1).integers(0, 100, (100, 1000))
-    read, labels = bert.mask_tokens(ids, np.random.default_rng(2), MASK, 1000, special=[0, 1])
+    read, labels = mask_tokens(ids, np.random.default_rng(2), MASK, 1000, special=[0, 1])
     chosen, special = labels != -100, np.isin(ids, [0, 1])
     assert (labels[chosen] == ids[chosen]).all()
     assert (read[~chosen] == ids[~chosen]).all()

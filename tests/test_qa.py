@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Rust
 
-from pyllama.cli import main
+from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import bert
 from pyllama.tasks.finetune import keep, kept
 from pyllama.tasks.qa import LONGEST, around, label, likeliest, spans, stretches, task, windows
 from pyllama.tasks.rows import Row, Source, read
 from pyllama.tasks.task import Trained
-from pyllama.tokenizer import Tokenizer
-from pyllama.train import Settings, start, train
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.training.loop import Settings, start, train
 from tests.shared import SHARED, needs
 
 QUICKSTART = SHARED / "data/quickstart"

@@ -3,7 +3,8 @@ import re
 from itertools import takewhile
 from pathlib import Path
 
-from pyllama import cli, commands
+from pyllama.cli import text
+from pyllama.cli.main import COMMANDS, SYNONYMS
 from pyllama.tasks import TASKS
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source
@@ -25,15 +26,15 @@ def table(head):
 
 def test_every_command_task_and_flag_that_is_named_exists():
     assert [row[0] for row in table("command")] == [*dict.fromkeys(row[0] for row in table("command"))]
-    assert {row[0] for row in table("command")} == set(cli.COMMANDS)
+    assert {row[0] for row in table("command")} == set(COMMANDS)
     assert {row[0] for row in table("task")} == set(TASKS)
-    synonyms = [row for row in table("nanoGPT, Hugging Face") if row[-1] in cli.SYNONYMS.values()]
-    assert {theirs: row[-1] for row in synonyms for theirs in row[:-1]} == cli.SYNONYMS
-    known = {name for settings in (commands.Text, commands.Shape, commands.Settings, commands.Keeping,
-                                   commands.GenerationConfig, Source, Setup) for name in settings.__dataclass_fields__}
+    synonyms = [row for row in table("nanoGPT, Hugging Face") if row[-1] in SYNONYMS.values()]
+    assert {theirs: row[-1] for row in synonyms for theirs in row[:-1]} == SYNONYMS
+    known = {name for settings in (text.Text, text.ModelShape, text.Settings, text.RunPolicy,
+                                   text.GenerationConfig, Source, Setup) for name in settings.__dataclass_fields__}
     known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help", "task", "text", "export", "device"}
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", README)}
-    assert {cli.SYNONYMS.get(flag, flag) for flag in flags} <= known
+    assert {SYNONYMS.get(flag, flag) for flag in flags} <= known
 
 
 def test_every_target_that_is_named_is_in_the_makefile():

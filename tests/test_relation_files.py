@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama.cli import main
+from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.tasks.relation_files import OTHER, multi_head
 from pyllama.tasks.relations import task, triples

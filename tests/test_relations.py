@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama.cli import main
+from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.tasks import graph
 from pyllama.tasks.relations import OTHER, marked, metrics, task, triples

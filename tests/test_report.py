@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyllama.cli import main
-from pyllama.tasks.readability import longest_repeat, measures, sentences, syllables
+from pyllama.cli.main import main
+from pyllama.text.readability import longest_repeat, measures, sentences, syllables
 
 CAT = "The cat sat. The cat sat on the mat! Why?"
 
@@ -91,7 +91,7 @@ def test_report_reads_files_and_standard_input(tmp_path, capsys, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text(f"{CAT}\n<|endoftext|>\nAnother.")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("pyllama.corpus._standard_input", lambda: "你好。你好吗？[/x]".encode())
+    monkeypatch.setattr("pyllama.text.corpus._standard_input", lambda: "你好。你好吗？[/x]".encode())
     assert main(["report", str(path), "-", "--out", str(tmp_path / "r.json")]) == 0
     out = capsys.readouterr().out
     assert re.search(r"sentences +4 +3", out)

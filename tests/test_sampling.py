@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import generate as g
+from pyllama import generation as g
 from pyllama.errors import UserError
-from pyllama.generate import GenerationConfig
+from pyllama.generation import GenerationConfig
 
 scores = st.lists(st.integers(-12, 12), min_size=1, max_size=12).map(lambda n: np.array(n) / 4)      # ties are likely
 fraction = st.floats(0.01, 1)

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pyllama.errors import UserError
-from pyllama.schedule import SCHEDULES
+from pyllama.training.schedule import SCHEDULES
 
 EPS = 2.0 ** -52
 FALLING = ["cosine", "linear", "wsd"]

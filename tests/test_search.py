@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyllama.beam import SearchConfig, beam_search, translate
 from pyllama.errors import UserError
 from pyllama.models import bart, transformer
-from pyllama.search import SearchConfig, beam_search, translate
 from tests.test_models import BART, CASES, randomised
 
 END, V = 0, 3

@@ -13,15 +13,16 @@ from safetensors.numpy import save_file
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 from tokenizers.processors import TemplateProcessing
 
-from pyllama import checkpoint, params
-from pyllama.cli import main
+from pyllama import params
+from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import gpt2
 from pyllama.tasks import TASKS, classify, finetune, rows, scratch, seq2seq
-from pyllama.tasks.examples import IGNORE, Examples, collate
 from pyllama.tasks.rows import Row, Source, read
 from pyllama.tasks.task import Trained, encode
-from pyllama.tokenizer import Tokenizer
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.training import checkpoint
+from pyllama.training.examples import IGNORE, Examples, collate
 
 # Rows
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from pyllama import tokenizer as module
 from pyllama.errors import UserError
-from pyllama.tokenizer import Tokenizer
+from pyllama.text import tokenizer as module
+from pyllama.text.tokenizer import Tokenizer
 
 SAMPLE = "It's the cat's; the cat sat on the mat.\nThe rat ran at 12 o'clock\n\n  naïve 漢字 漢字 😀\r\n" * 3
 SPACES = " \n\n  \t\n\n'\n \r\n.\n" * 3                              # so that byte pairs hold runs of white space

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllama import backend, checkpoint, params, train
-from pyllama.data import Batch, Tokens, evaluation_windows, windows
+from pyllama import backend, params
 from pyllama.errors import UserError
 from pyllama.models import llama
-from pyllama.optim import clip_scale, global_norm
-from pyllama.run import Keeping, Standing, known, read_log, restore, run
+from pyllama.text.tokens import Batch, Tokens, evaluation_windows, windows
+from pyllama.training import checkpoint, loop
+from pyllama.training.optim import clip_scale, global_norm
+from pyllama.training.run import BestSoFar, RunPolicy, known, read_log, restore, run
 
 CONFIG = llama.LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
                            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=8, resid_pdrop=0.2)
-SHORT = train.Settings(batch_size=3, block_size=5, gradient_accumulation_steps=2, shards=2, max_steps=6,
+SHORT = loop.Settings(batch_size=3, block_size=5, gradient_accumulation_steps=2, shards=2, max_steps=6,
                        learning_rate=0.01, min_lr=0.001, warmup_steps=2)
 
 
@@ -36,20 +37,20 @@ def gradient(state, ids, settings):
     """(loss, gradient) of a step, shard after shard."""
     flats = [np.full_like(state.flat, np.nan) for _ in range(settings.shards)]
     batch = Batch({"ids": ids, "labels": ids}, ids[:, 1:].size)
-    return train.gradient(state, batch, settings, [params.over(flat, state.p) for flat in flats]), sum(flats)
+    return loop.gradient(state, batch, settings, [params.over(flat, state.p) for flat in flats]), sum(flats)
 
 
 def test_a_small_text_is_learnt_by_heart():
     """A repeating sequence of six tokens has an entropy of zero given the one before."""
     ids = np.tile(np.arange(6, dtype=np.uint16), 30)
-    settings = train.Settings(batch_size=4, block_size=8, max_steps=80, learning_rate=0.02, warmup_steps=5)
-    state = train.start(llama, replace(CONFIG, resid_pdrop=0.0, initializer_range=0.2), settings)
+    settings = loop.Settings(batch_size=4, block_size=8, max_steps=80, learning_rate=0.02, warmup_steps=5)
+    state = loop.start(llama, replace(CONFIG, resid_pdrop=0.0, initializer_range=0.2), settings)
     text = Tokens(ids, np.array([0]), np.array([ids.size]))
-    records = list(train.train(state, text, settings))
+    records = list(loop.train(state, text, settings))
     assert [r.step for r in records] == list(range(1, 81))
     assert records[0].loss > 1.5
     assert records[-1].loss < 0.05
-    result = train.evaluate(state, text, settings)
+    result = loop.evaluate(state, text, settings)
     assert result.accuracy == 1
     assert result.loss < 0.05
 
@@ -57,9 +58,9 @@ def test_a_small_text_is_learnt_by_heart():
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradient(optimizer):
     settings = replace(SHORT, freeze=("model.layers.0", "model.embed_tokens"), optimizer=optimizer, weight_decay=0.5)
-    state, free = train.start(llama, CONFIG, settings), train.start(llama, CONFIG, replace(settings, freeze=()))
+    state, free = loop.start(llama, CONFIG, settings), loop.start(llama, CONFIG, replace(settings, freeze=()))
     before = {name: a.copy() for name, a in params.leaves(state.p)}
-    record, whole = (next(train.train(s, TEXT, replace(settings, freeze=freeze)))
+    record, whole = (next(loop.train(s, TEXT, replace(settings, freeze=freeze)))
                      for s, freeze in ((state, settings.freeze), (free, ())))
     kept = {name for name, a in params.leaves(state.p) if np.array_equal(a, before[name])}
     assert kept == {name for name in before if name.startswith(("model.layers.0.", "model.embed_tokens"))}
@@ -70,9 +71,9 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradi
 def test_a_name_that_freezes_nothing_is_refused():
     for wrong in ("modle", "", "model.layer", "model.layers.0.mlp.up"):
         with pytest.raises(UserError, match=rf"no parameter at '{wrong}'; they are such as model\.embed"):
-            train.start(llama, CONFIG, replace(SHORT, freeze=("model.norm", wrong)))
+            loop.start(llama, CONFIG, replace(SHORT, freeze=("model.norm", wrong)))
     with pytest.raises(UserError, match="freeze leaves no parameter to train"):
-        train.start(llama, CONFIG, replace(SHORT, freeze=("model", "lm_head")))
+        loop.start(llama, CONFIG, replace(SHORT, freeze=("model", "lm_head")))
 
 
 def test_the_first_of_twelve_layers_is_not_the_eleventh():
@@ -89,7 +90,7 @@ def test_pieces_and_shards_add_up_to_the_whole_batch(piece, shards, smoothing):
     """
     ids = np.random.default_rng(piece).integers(0, CONFIG.vocab_size, (6, 6))
     whole = replace(SHORT, shards=1, micro_batch_size=6, dtype="float64", label_smoothing=smoothing)
-    state = train.start(llama, CONFIG, whole)
+    state = loop.start(llama, CONFIG, whole)
     loss, split = gradient(state, ids, replace(whole, shards=shards, micro_batch_size=piece))
     exact_loss, exact = gradient(state, ids, whole)
     assert loss == pytest.approx(exact_loss, rel=1e-13)
@@ -98,8 +99,8 @@ def test_pieces_and_shards_add_up_to_the_whole_batch(piece, shards, smoothing):
 
 def test_shards_side_by_side_give_the_bits_of_one_after_the_other():
     settings = replace(SHORT, batch_size=7, shards=3)
-    state, one_by_one = train.start(llama, CONFIG, settings), train.start(llama, CONFIG, settings)
-    list(train.train(state, TEXT, settings))
+    state, one_by_one = loop.start(llama, CONFIG, settings), loop.start(llama, CONFIG, settings)
+    list(loop.train(state, TEXT, settings))
     for step in range(settings.max_steps):
         ids = windows(TEXT, 14, settings.block_size, settings.seed, step)
         _, grad = gradient(one_by_one, ids, settings)
@@ -120,7 +121,7 @@ def test_a_piece_keeps_nothing_when_the_next_begins():
         return value, back
 
     settings = replace(SHORT, shards=1, micro_batch_size=2)
-    state = train.start(llama, CONFIG, settings)
+    state = loop.start(llama, CONFIG, settings)
     state.model = SimpleNamespace(loss=loss)
     gradient(state, windows(TEXT, 6, settings.block_size, settings.seed, 0), settings)
     assert most == [0, 0, 0]
@@ -135,7 +136,7 @@ def test_a_piece_holds_a_mebibyte_of_a_layer_s_input_and_at_least_a_window(hidde
         return 0.0, lambda: p
 
     settings = replace(SHORT, shards=1)
-    state = train.start(llama, CONFIG, settings)
+    state = loop.start(llama, CONFIG, settings)
     state.model, state.config = SimpleNamespace(loss=loss), SimpleNamespace(hidden_size=hidden)
     gradient(state, windows(TEXT, 6, settings.block_size, settings.seed, 0), settings)
     assert made == sizes
@@ -156,14 +157,14 @@ def test_shards_and_kernels_share_the_threads(threads, shards, workers, each, mo
         pools.append(n)
         return ThreadPoolExecutor(n)
 
-    monkeypatch.setattr(train, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(loop, "ThreadPoolExecutor", pool)
     before = backend.cpu.threads()
     backend.cpu.set_threads(threads)
     try:
         settings = replace(SHORT, batch_size=8, shards=shards)
-        state = train.start(llama, CONFIG, settings)
+        state = loop.start(llama, CONFIG, settings)
         state.model = SimpleNamespace(loss=loss)
-        next(train.train(state, TEXT, settings))
+        next(loop.train(state, TEXT, settings))
         assert backend.cpu.threads() == threads
     finally:
         backend.cpu.set_threads(before)
@@ -189,8 +190,8 @@ def test_parts_with_different_numbers_of_valid_labels_add_up_to_the_whole():
 
 
 def test_evaluation_is_the_mean_over_every_token_but_the_first():
-    state = train.start(llama, CONFIG, replace(SHORT, dtype="float64"))
-    result = train.evaluate(state, HELD_OUT, SHORT)
+    state = loop.start(llama, CONFIG, replace(SHORT, dtype="float64"))
+    result = loop.evaluate(state, HELD_OUT, SHORT)
     losses, right = [], []
     for ids, labels in evaluation_windows(HELD_OUT, 1, SHORT.block_size):
         z, _ = llama.logits(ids[:, :-1], state.p, CONFIG)
@@ -202,12 +203,12 @@ def test_evaluation_is_the_mean_over_every_token_but_the_first():
     assert result.loss == pytest.approx(np.mean(losses), rel=1e-12)
     assert result.perplexity == pytest.approx(np.exp(np.mean(losses)), rel=1e-12)
     assert result.accuracy == pytest.approx(np.mean(right))
-    assert train.evaluate(state, HELD_OUT, SHORT, most=10).tokens == 10
+    assert loop.evaluate(state, HELD_OUT, SHORT, most=10).tokens == 10
 
 
 def test_not_a_number_is_traced_to_the_parameter_and_leaves_the_state_alone():
-    state = train.start(llama, CONFIG, SHORT)
-    steps = train.train(state, TEXT, SHORT)
+    state = loop.start(llama, CONFIG, SHORT)
+    steps = loop.train(state, TEXT, SHORT)
     next(steps)
     state.p["model"]["layers"][1]["mlp"]["up_proj"]["weight"][2, 3] = np.inf
     before = state.flat.copy()
@@ -219,11 +220,11 @@ def test_not_a_number_is_traced_to_the_parameter_and_leaves_the_state_alone():
 
 
 def test_an_overflow_is_traced_to_the_op():
-    state = train.start(llama, CONFIG, SHORT)
+    state = loop.start(llama, CONFIG, SHORT)
     state.p["model"]["layers"][0]["mlp"]["up_proj"]["weight"][:] = 3e38
     state.p["model"]["layers"][0]["mlp"]["gate_proj"]["weight"][:] = 3e38
     with pytest.raises(UserError, match=r"the result of linear, its call number \d+ of the step, is the first tensor"):
-        list(train.train(state, TEXT, SHORT))
+        list(loop.train(state, TEXT, SHORT))
 
 
 @pytest.mark.parametrize(("wrong", "names"), [({"batch_size": 0}, "batch_size"), ({"min_lr": 1.0}, "min_lr"),
@@ -237,18 +238,18 @@ def test_settings_that_make_no_sense_are_refused(wrong, names):
 # The run folder
 
 def begin(folder, settings=SHORT, keeping=None, text=TEXT):
-    state = train.start(llama, CONFIG, settings)
-    keeping = keeping or Keeping(eval_steps=2, save_steps=1, save_total_limit=99)
+    state = loop.start(llama, CONFIG, settings)
+    keeping = keeping or RunPolicy(eval_steps=2, save_steps=1, save_total_limit=99)
     return state, run(folder, state, text, HELD_OUT, settings, keeping, {"text": {}})
 
 
 def go_on(folder, settings=SHORT):
     saved = checkpoint.load(folder)
     assert not saved.notes
-    state = train.start(llama, llama.LlamaConfig.from_dict(saved.config), settings)
+    state = loop.start(llama, llama.LlamaConfig.from_dict(saved.config), settings)
     restore(state, saved)
-    standing = known(Standing, saved.trainer["standing"])
-    return state, run(folder, state, TEXT, HELD_OUT, settings, known(Keeping, saved.trainer["keeping"]),
+    standing = known(BestSoFar, saved.trainer["standing"])
+    return state, run(folder, state, TEXT, HELD_OUT, settings, known(RunPolicy, saved.trainer["keeping"]),
                       saved.trainer["about"], standing=standing)
 
 
@@ -280,7 +281,7 @@ def test_resuming_at_every_step_boundary_changes_no_bit(tmp_path, optimizer):
 
 def test_steps_after_the_last_checkpoint_are_done_again_and_logged_once(tmp_path):
     """As after a kill: the log is ahead of the checkpoint, and its last line is unfinished."""
-    _, happenings = begin(tmp_path / "run", keeping=Keeping(eval_steps=99, save_steps=2))
+    _, happenings = begin(tmp_path / "run", keeping=RunPolicy(eval_steps=99, save_steps=2))
     list(happenings)
     shutil.rmtree(tmp_path / "run/checkpoints/step-00000006")
     (tmp_path / "run/latest").write_text("step-00000004\n")
@@ -292,14 +293,14 @@ def test_steps_after_the_last_checkpoint_are_done_again_and_logged_once(tmp_path
 
 
 def test_closing_saves_the_last_whole_step_and_a_diverged_one_is_not_saved(tmp_path):
-    state, happenings = begin(tmp_path / "closed", keeping=Keeping(eval_steps=99, save_steps=99))
+    state, happenings = begin(tmp_path / "closed", keeping=RunPolicy(eval_steps=99, save_steps=99))
     list(itertools.islice(happenings, 3))
     happenings.close()
     saved = checkpoint.load(tmp_path / "closed")
     assert saved.step == 3
     np.testing.assert_array_equal(params.flatten(params.named(state.p, saved.tensors))[0], state.flat)
 
-    state, happenings = begin(tmp_path / "broken", keeping=Keeping(eval_steps=99, save_steps=2, save_total_limit=1))
+    state, happenings = begin(tmp_path / "broken", keeping=RunPolicy(eval_steps=99, save_steps=2, save_total_limit=1))
     list(itertools.islice(happenings, 2))
     good = state.flat.copy()
     next(happenings)
@@ -315,7 +316,7 @@ def test_patience_stops_and_the_best_checkpoint_is_kept(tmp_path):
     """With a learning rate that only harms, the first evaluation stays the best."""
     settings = replace(SHORT, max_steps=50, learning_rate=3.0, min_lr=3.0, warmup_steps=0, schedule="constant",
                        optimizer="sgd", weight_decay=0.0)
-    _, happenings = begin(tmp_path, settings, Keeping(eval_steps=1, save_steps=1, save_total_limit=1, patience=3))
+    _, happenings = begin(tmp_path, settings, RunPolicy(eval_steps=1, save_steps=1, save_total_limit=1, patience=3))
     done = list(happenings)
     losses = [h.evaluation.loss for h in done]
     best = int(np.argmin(losses)) + 1
@@ -326,7 +327,7 @@ def test_patience_stops_and_the_best_checkpoint_is_kept(tmp_path):
 
 
 def test_every_step_is_logged_with_its_evaluation(tmp_path):
-    _, happenings = begin(tmp_path, keeping=Keeping(eval_steps=4, save_steps=99))
+    _, happenings = begin(tmp_path, keeping=RunPolicy(eval_steps=4, save_steps=99))
     done = list(happenings)
     lines = read_log(tmp_path)
     assert [line["loss"] for line in lines] == [h.record.loss for h in done]
@@ -340,7 +341,7 @@ def test_tensorboard_event_files_hold_the_losses(tmp_path):
     pytest.importorskip("tensorboardX", reason="the extra 'tensorboard' is not installed")
     from tensorboardX.proto.event_pb2 import Event
 
-    _, happenings = begin(tmp_path, keeping=Keeping(eval_steps=4, save_steps=99, tensorboard=True))
+    _, happenings = begin(tmp_path, keeping=RunPolicy(eval_steps=4, save_steps=99, tensorboard=True))
     want = [h.record.loss for h in happenings]
     raw, got = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir()), {}
     while raw:

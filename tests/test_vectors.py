@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import data, params, pretrained, train
-from pyllama.cli import main
+from pyllama import params, pretrained
+from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.formats import vectors
 from pyllama.models import llama, skipgram
 from pyllama.tasks import TASKS, scratch
+from pyllama.text.tokens import joined
+from pyllama.training import loop
 
 GLOVE = "the 0.5 -1.25\nword 3 4e-05\n"
 names = st.text(st.characters(exclude_characters=" \r\n", exclude_categories=["Cs"]), min_size=1)
@@ -166,9 +168,9 @@ def test_known_words_go_into_their_rows_and_the_others_stay():
 def test_rows_without_a_gradient_stay_to_the_last_bit():
     """What the docstring says of frozen rows: AdamW moves no number whose gradient was always zero."""
     c = skipgram.SkipgramConfig(5, 2, window=2, subsample=0.0)
-    s = train.Settings(batch_size=8, max_steps=5, warmup_steps=0, learning_rate=0.1)
-    state = train.start(skipgram, c, s)
-    batch = skipgram.batches(data.joined([np.arange(40) % 5]), c, s.batch_size, s.seed)
+    s = loop.Settings(batch_size=8, max_steps=5, warmup_steps=0, learning_rate=0.1)
+    state = loop.start(skipgram, c, s)
+    batch = skipgram.batches(joined([np.arange(40) % 5]), c, s.batch_size, s.seed)
     found = vectors.into(state.p["input"]["weight"], {"a": 1, "b": 3}, ["b", "a"], np.array([[1, 2], [3, 4.0]]))
     before = state.p["input"]["weight"].copy()
     for step in range(5):

@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pyllama import pretrained
-from pyllama.generate import GenerationConfig, generate
-from pyllama.layers import ACTIVATIONS, look_up, multi_head, normalise
+from pyllama.beam import SearchConfig, translate
+from pyllama.generation import GenerationConfig, generate
 from pyllama.models import bert, gpt2
+from pyllama.models.layers import ACTIVATIONS, look_up, multi_head, normalise
 from pyllama.ops.attention import scores
 from pyllama.ops.softmax import log_sum_exp
-from pyllama.search import SearchConfig, translate
 from pyllama.tasks.seq2seq import edits
 from tests.shared import SHARED, needs
 

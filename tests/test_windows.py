@@ -4,9 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyllama import data
-from pyllama.data import Tokens, evaluation_windows, split, windows, windows_per_epoch
 from pyllama.errors import UserError
+from pyllama.text.tokens import Tokens, _epoch, evaluation_windows, split, windows, windows_per_epoch
 
 
 def counting(size):
@@ -76,7 +75,7 @@ problems = st.tuples(st.integers(2, 120), st.integers(1, 12), st.integers(1, 7),
 def test_a_batch_depends_on_seed_and_step_alone(problem, steps):
     size, block_size, batch_size, seed = problem
     forth = {step: windows(counting(size), batch_size, block_size, seed, step) for step in steps}
-    data._epoch.cache_clear()
+    _epoch.cache_clear()
     for step in reversed(steps):
         assert (windows(counting(size), batch_size, block_size, seed, step) == forth[step]).all()
 

@@ -6,13 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import data, params, train, words
+from pyllama import params
 from pyllama.errors import UserError
 from pyllama.models import glove, skipgram
 from pyllama.models.glove import GloveConfig
 from pyllama.models.skipgram import SkipgramConfig
+from pyllama.models.words import visit
 from pyllama.ops import glove as glove_op
 from pyllama.ops import negative_sampling
+from pyllama.text.tokens import joined
+from pyllama.training import loop, words
 from tests.laws import close, law
 
 texts = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=9).map(np.array), min_size=1, max_size=4).filter(
@@ -22,7 +25,7 @@ both = pytest.mark.parametrize(("model", "c"), [(skipgram, SkipgramConfig(10, 8,
 
 
 def settings(**given):
-    return train.Settings(**dict(batch_size=32, max_steps=20, learning_rate=0.05, warmup_steps=5, weight_decay=0.0,
+    return loop.Settings(**dict(batch_size=32, max_steps=20, learning_rate=0.05, warmup_steps=5, weight_decay=0.0,
                                  seed=3) | given)
 
 
@@ -31,7 +34,7 @@ def two_kinds(size=600):
     rng = np.random.default_rng(0)
     word = rng.integers(4, size=size)
     kind = (word // 2 + (rng.random(size) < 0.1)) % 2
-    return data.joined(list(np.stack([word, 4 + 3 * kind + rng.integers(3, size=size)], axis=1)))
+    return joined(list(np.stack([word, 4 + 3 * kind + rng.integers(3, size=size)], axis=1)))
 
 
 def hoeffding(n, chance=1e-9):
@@ -81,16 +84,16 @@ def test_glove_is_the_naive_formula(rng, N, V, D):
 @given(size=st.integers(1, 50), batch_size=st.integers(1, 60), seed=st.integers(0, 9), epoch=st.integers(0, 3))
 def test_an_epoch_visits_everything_once(size, batch_size, seed, epoch):
     steps = -(-size // batch_size)
-    visits = [words.visit(size, batch_size, seed, step) for step in range(epoch * steps, (epoch + 1) * steps)]
+    visits = [visit(size, batch_size, seed, step) for step in range(epoch * steps, (epoch + 1) * steps)]
     assert {number for number, _ in visits} == {epoch}
     assert all(0 < len(places) <= batch_size for _, places in visits)
     assert sorted(np.concatenate([places for _, places in visits])) == list(range(size))
 
 
 def test_every_epoch_and_every_seed_has_an_order_of_its_own():
-    _, first = words.visit(50, 50, 0, 0)
+    _, first = visit(50, 50, 0, 0)
     for seed, step in ((0, 1), (1, 0)):
-        assert not np.array_equal(first, words.visit(50, 50, seed, step)[1])
+        assert not np.array_equal(first, visit(50, 50, seed, step)[1])
 
 
 @given(documents=texts, rng=st.builds(np.random.default_rng, st.integers(0, 99)))
@@ -107,7 +110,7 @@ def test_neighbours_are_the_places_within_reach_and_document(documents, rng):
 def test_every_place_has_a_window_of_1_to_c_window_in_an_epoch():
     """Each word occurs once, so that it names its place.  One window in 3 is of each size: of 300 within Hoeffding."""
     c = SkipgramConfig(300, 2, window=3, subsample=0.0)
-    tokens = data.joined([np.arange(100), np.arange(100, 300)])
+    tokens = joined([np.arange(100), np.arange(100, 300)])
     batch = skipgram.batches(tokens, c, 50, seed=0)
     centres, contexts = (np.concatenate(some) for some in zip(*(batch(step)[:2] for step in range(6)), strict=True))
     windows = []
@@ -129,7 +132,7 @@ def test_frequent_words_are_thinned_out_and_others_move_nearer():
     c = SkipgramConfig(51, 2, window=1, subsample=0.02)
     np.testing.assert_allclose(skipgram.keep_probability(np.array([50, 2, 1, 47, 0]), 0.02),
                                [0.2, 1, 1, math.sqrt(2 / 47), 1], rtol=1e-15)
-    centres, contexts, _ = skipgram.batches(data.joined([ids]), c, N, seed=0)(0)
+    centres, contexts, _ = skipgram.batches(joined([ids]), c, N, seed=0)(0)
     stayed, there = np.bincount(centres) / 2, np.bincount(ids)
     assert abs(stayed[0] / there[0] - 0.2) < hoeffding(there[0]) + 1 / there[0]
     assert np.abs(stayed - there * skipgram.keep_probability(there, 0.02))[1:].max() < 60       # shares close to 0.01
@@ -141,7 +144,7 @@ def test_negatives_follow_the_unigrams_to_the_power_of_three_quarters():
     counts = np.array([4000, 0, 250, 2000, 0])
     ids = np.random.default_rng(0).permutation(np.repeat(np.arange(5), counts))
     c = SkipgramConfig(5, 2, window=2, negatives=6, subsample=0.0)
-    *_, negatives = skipgram.batches(data.joined([ids]), c, len(ids), seed=0)(0)
+    *_, negatives = skipgram.batches(joined([ids]), c, len(ids), seed=0)(0)
     bound = hoeffding(negatives.size)
 
     def off(exponent):
@@ -161,7 +164,7 @@ def test_meetings_are_counted_by_one_over_distance(documents, window):
             for other in range(max(0, place - window), min(len(ids), place + window + 1)):
                 if other != place:
                     want[centre, ids[other]] += 1 / abs(other - place)
-    centres, contexts, counts = glove.meetings(data.joined(documents), GloveConfig(5, 2, window))
+    centres, contexts, counts = glove.meetings(joined(documents), GloveConfig(5, 2, window))
     got = np.zeros((5, 5))
     got[centres, contexts] = counts
     assert len(counts) == np.count_nonzero(want)
@@ -184,7 +187,7 @@ def test_a_batch_depends_on_seed_and_step_alone(model, c):
 def test_every_draw_hears_the_seed_and_the_step(name):
     """With all else fixed by the text: one word, or windows of 1, or one batch for the whole text."""
     c = SkipgramConfig(2, 2, window=4 if name == "window" else 1, subsample=0.1 if name == "subsample" else 0.0)
-    tokens = data.joined([np.arange(200) % 2])
+    tokens = joined([np.arange(200) % 2])
     draws = [skipgram.batches(tokens, c, 200, seed)(step) for seed, step in ((0, 0), (0, 1), (1, 0))]
     drawn = [negatives[:300] if name == "negatives" else len(centres) for centres, _, negatives in draws]
     assert not any(np.array_equal(drawn[0], other) for other in drawn[1:])
@@ -209,7 +212,7 @@ def loss_by_hand(model, c, p, inputs):
 def test_the_loss_of_a_record_is_the_mean_over_its_pairs(model, c):
     """float64: 1e-12 is 450 roundings of numbers ten times the loss.  Skip-gram begins at log 2 for each word."""
     s = settings(dtype="float64", max_steps=40, batch_size=7)
-    state, batch = train.start(model, c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
+    state, batch = loop.start(model, c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
     before = params.rebuild(state.p, (a.copy() for _, a in params.leaves(state.p)))
     for step, record in enumerate(words.train(state, batch, s)):
         assert record.step == step + 1
@@ -224,7 +227,7 @@ def test_the_loss_of_a_record_is_the_mean_over_its_pairs(model, c):
 def test_a_step_heeds_learning_rate_decay_and_clipping(model, c):
     """SGD by hand; 3 steps of 5 roundings or so on numbers below 1."""
     s = settings(dtype="float64", optimizer="sgd", momentum=0.0, max_steps=3, weight_decay=0.3, max_grad_norm=0.01)
-    state, batch = train.start(model, c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
+    state, batch = loop.start(model, c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
     flat, p = params.flatten(state.p)
     decays = params.flatten(params.rebuild(p, (np.full(a.shape, a.ndim > 1) for _, a in params.leaves(p))))[0]
     for step, record in enumerate(words.train(state, batch, s)):
@@ -250,7 +253,7 @@ def test_parameters_begin_within_half_of_one_over_D(model, c):
 def test_words_with_the_same_neighbours_come_closer_than_others(model, c):
     """0 and 1 never meet.  Six seeds gave 0.27 and more where 0.2 is asked; without training it is below 0."""
     s = settings(max_steps=200)
-    state, batch = train.start(model, c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
+    state, batch = loop.start(model, c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
 
     def cosines():
         x = model.vectors(state.p)[:4]
@@ -270,7 +273,7 @@ def test_words_with_the_same_neighbours_come_closer_than_others(model, c):
 def test_a_seed_gives_the_same_bits_also_in_two_parts(model, c):
     def trained(seed, *steps):
         s = settings(seed=seed, lr_decay_steps=20)
-        state = train.start(model, c, s)
+        state = loop.start(model, c, s)
         for most in steps:
             batch = model.batches(two_kinds(), c, s.batch_size, seed)
             for _ in words.train(state, batch, settings(seed=seed, max_steps=most, lr_decay_steps=20)):
@@ -285,15 +288,15 @@ def test_a_seed_gives_the_same_bits_also_in_two_parts(model, c):
 def test_a_step_without_a_pair_has_no_loss():
     """Word 0 is all of the text and keeps one place in 10^4 or so."""
     c, s = SkipgramConfig(2, 2, window=1, subsample=1e-8), settings(max_steps=2)
-    state = train.start(skipgram, c, s)
-    records = list(words.train(state, skipgram.batches(data.joined([np.zeros(100, int)]), c, 32, 0), s))
+    state = loop.start(skipgram, c, s)
+    records = list(words.train(state, skipgram.batches(joined([np.zeros(100, int)]), c, 32, 0), s))
     assert [(record.loss, record.pairs, record.grad_norm) for record in records] == [(0, 0, 0)] * 2
 
 
 @both
 def test_what_is_not_finite_stops_training_before_the_step(model, c):
     s = settings()
-    state = train.start(model, c, s)
+    state = loop.start(model, c, s)
     state.flat[:] = np.nan
     with pytest.raises(UserError, match=r"^the loss is nan and the gradient's norm nan in step 1; lower learning_rate"):
         next(words.train(state, model.batches(two_kinds(), c, 32, 0), s))
@@ -326,11 +329,11 @@ def test_a_configuration_that_makes_no_sense_is_refused(config, given, message):
 @both
 def test_a_text_that_makes_no_pair_is_refused(model, c):
     with pytest.raises(UserError, match=r"^there are 1 tokens, but it takes 2 to make a pair; give more text$"):
-        model.batches(data.joined([np.array([0])]), c, 1, 0)
+        model.batches(joined([np.array([0])]), c, 1, 0)
     with pytest.raises(IndexError, match="token id 10 is outside the vocabulary of 10"):
-        model.batches(data.joined([np.array([0, 10])]), c, 1, 0)
+        model.batches(joined([np.array([0, 10])]), c, 1, 0)
 
 
 def test_documents_of_a_word_each_have_no_meetings():
     with pytest.raises(UserError, match=r"^no document has two tokens, so no words meet; give longer documents$"):
-        glove.meetings(data.joined([np.array([0]), np.array([1])]), GloveConfig(2, 2))
+        glove.meetings(joined([np.array([0]), np.array([1])]), GloveConfig(2, 2))

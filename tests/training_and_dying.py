@@ -13,7 +13,8 @@ import time
 import traceback
 from pathlib import Path
 
-from pyllama import checkpoint, cli
+from pyllama import cli
+from pyllama.training import checkpoint
 
 NEVER = "1000000"
 FLAGS = ["--tokenizer", "byte", "--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2",

@@ -1,4 +1,4 @@
-/* See pyllama/optim.py for the rule.  Here it is one pass: each number is read and written once.
+/* See pyllama/training/optim.py for the rule.  Here it is one pass: each number is read and written once.
  *
  * g * scale is made in double, for a scale that tames a huge gradient may be too small for float. */
 

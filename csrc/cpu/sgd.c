@@ -1,4 +1,4 @@
-/* See pyllama/optim.py for the rule.  Here it is one pass: each number is read and written once.
+/* See pyllama/training/optim.py for the rule.  Here it is one pass: each number is read and written once.
  * Without momentum v is NULL.  g * scale is made in double, as in adamw.c. */
 
 static void sgd(real *restrict p, const real *restrict g, real *restrict v, idx n, double lr,

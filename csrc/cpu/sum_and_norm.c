@@ -1,4 +1,4 @@
-/* See pyllama/optim.py.  g[0] becomes the sum of the lanes, added in their order, and its norm is
+/* See pyllama/training/optim.py.  g[0] becomes the sum of the lanes, added in their order, and its norm is
  * returned: one pass over memory, for CHUNK sums are squared while they are in the first cache.
  *
  * The vector is cut into PARTS, however many threads there are.  A part's squares are summed by one

@@ -1,4 +1,4 @@
-// See pyllama/optim.py for the rule.  Here it is one pass: each number is read and written once.
+// See pyllama/training/optim.py for the rule.  Here it is one pass: each number is read and written once.
 //
 // A thread for every WIDE numbers.  g * scale is made in double, for a scale that tames a huge gradient may be too
 // small for float; it is a number on the device, for it depends on the gradient.  c1 = 1 - b1^t and c2 = √(1 - b2^t).

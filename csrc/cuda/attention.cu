@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 3 : 4) attent
 
     real sums[EACH][WIDTH / LANES] = {}, top[EACH], total[EACH] = {}, scale = 1 / sqrt((real)K);
 #pragma unroll
-    for (int i = 0; i < EACH; i++) top[i] = nothing();
+    for (int i = 0; i < EACH; i++) top[i] = minus_infinity();
     for (int s = my.first; s < my.past; s += COLS) {
         real a[EACH][ACROSS] = {};
         multiply(a, left, {q, scale, spots}, s == my.first, right, {k + s * k_s, 1, 0, k_s, my.past - s}, K);
@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 3 : 4) attent
             real peak = top[i];
 #pragma unroll
             for (int j = 0; j < ACROSS; j++) {
-                if (!open[j] || col(j) < low || col(j) > high) a[i][j] = nothing();
+                if (!open[j] || col(j) < low || col(j) > high) a[i][j] = minus_infinity();
                 peak = a[i][j] > peak ? a[i][j] : peak;
             }
 #pragma unroll
@@ -38,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 3 : 4) attent
                 real other = __shfl_xor_sync(ALL, peak, step);
                 peak = other > peak ? other : peak;
             }
-            real base = peak > nothing() ? peak : 0, shrink = exp(top[i] - base);           // no key yet: e^(-∞ - 0)
+            real base = peak > minus_infinity() ? peak : 0, shrink = exp(top[i] - base);  // no key yet: e^(-∞ - 0)
             top[i] = peak, total[i] *= shrink;
 #pragma unroll
             for (int c = 0; c < WIDTH / LANES; c++) sums[i][c] *= shrink;
@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 3 : 4) attent
         if (!my.has(row(i))) continue;
         idx r = my.head(row(i)), t = my.time(row(i));
         put(y + (t * G * R + r) * K, sums[i], total[i] ? 1 / total[i] : 0, K);
-        if (lane() == 0) lse[r * T + t] = total[i] ? top[i] + log(total[i]) : splits > 1 ? nothing() : 0;
+        if (lane() == 0) lse[r * T + t] = total[i] ? top[i] + log(total[i]) : splits > 1 ? minus_infinity() : 0;
     }
 }
 
@@ -67,9 +67,9 @@ extern "C" __global__ void attention_join(real *y, real *lse, const real *y_part
     idx n = blockIdx.x * (idx)(blockDim.x / WARP) + threadIdx.x / WARP;
     if (n >= N) return;
     idx at = ((n / T / H * T + n % T) * H + n / T % H) * K;
-    real peak = nothing(), total = 0;
+    real peak = minus_infinity(), total = 0;
     for (idx i = 0; i < splits; i++) peak = lse_parts[i * N + n] > peak ? lse_parts[i * N + n] : peak;
-    real base = peak > nothing() ? peak : 0;
+    real base = peak > minus_infinity() ? peak : 0;
     for (idx i = 0; i < splits; i++) total += exp(lse_parts[i * N + n] - base);
     for (idx k = threadIdx.x % WARP; k < K; k += WARP) {
         real sum = 0;

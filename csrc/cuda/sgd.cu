@@ -1,4 +1,4 @@
-// See pyllama/optim.py for the rule.  Here it is one pass: each number is read and written once.
+// See pyllama/training/optim.py for the rule.  Here it is one pass: each number is read and written once.
 //
 // A thread for every WIDE numbers.  g * scale is made in double, and scale is a number on the device, as in adamw.cu.
 

@@ -1,4 +1,4 @@
-// See pyllama/optim.py.
+// See pyllama/training/optim.py.
 //
 // Squares are made and added in double.  Each block adds up a share of them that depends on n and gridDim.x alone,
 // which the caller takes from n: the same norm in every run.  Neighbouring threads read neighbouring numbers.

@@ -32,7 +32,7 @@ __device__ __forceinline__ int row(int i) { return threadIdx.x / LANES + i * (TH
 __device__ __forceinline__ int col(int j) { return lane() + j * LANES; }
 __device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
 __device__ __forceinline__ int most(int a, int b) { return a > b ? a : b; }
-__device__ __forceinline__ real nothing() { return log((real)0); }             // -∞; NVRTC has no INFINITY
+__device__ __forceinline__ real minus_infinity() { return log((real)0); }             // -∞; NVRTC has no INFINITY
 
 // The queries of a block: 2^shift times from t on, of ROWS / 2^shift heads from r on, so that even a single time fills
 // a tile; and the keys that any of them sees, a share of them if `splits` blocks have the same queries.  If causal,

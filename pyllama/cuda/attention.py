@@ -1,7 +1,7 @@
 """attention and its backward pass; see csrc/cuda/attention.cu."""
 import cupy
 
-from pyllama import kernels
+from pyllama import cuda_text
 from pyllama.cuda.launching import THREADS, aligned, dense, launch
 from pyllama.op import OPS
 
@@ -9,7 +9,7 @@ BUSY = 256                                              # blocks: enough for a d
 
 
 def attention(q, k, v, mask=None, *, causal=False, window=None):
-    if q.shape[-1] > kernels.WIDTHS[-1]:
+    if q.shape[-1] > cuda_text.WIDTHS[-1]:
         return reference().forward(q, k, v, mask, causal=causal, window=window)
     (q, k, v), (B, G, R, T, K), S = with_rows(q, k, v), q.shape, k.shape[2]
     y, lse = new_heads(q), cupy.empty((B, G, R * T, 1), q.dtype)
@@ -28,7 +28,7 @@ def attention(q, k, v, mask=None, *, causal=False, window=None):
 
 
 def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
-    if q.shape[-1] > kernels.WIDTHS[-1]:
+    if q.shape[-1] > cuda_text.WIDTHS[-1]:
         return reference().backward(dy, q, k, v, mask, y, lse, causal=causal, window=window)
     (dy, q, k, v, y), (lse,), (B, G, R, T, K), S = with_rows(dy, q, k, v, y), dense(lse), q.shape, k.shape[2]
     dq, dk, dv, delta = new_heads(q), new_heads(k), new_heads(v), cupy.empty_like(lse)
@@ -74,9 +74,9 @@ def seen_keys(T, S, mask, causal, window):
 def tiled(q, *others):
     """What tile.cuh is compiled for."""
     K = q.shape[-1]
-    width = next(width for width in kernels.WIDTHS if width >= K)
+    width = next(width for width in cuda_text.WIDTHS if width >= K)
     flat = all(n % 16 == 0 for a in (q, *others) for n in a.strides[:-1])
-    return {"WIDTH": width, "EACH": kernels.rows_of_a_thread(width, q.itemsize),
+    return {"WIDTH": width, "EACH": cuda_text.rows_of_a_thread(width, q.itemsize),
             "ALIGNED": int(flat and aligned(K, q, *others))}
 
 

@@ -3,16 +3,16 @@ from functools import cache
 
 import cupy
 
-from pyllama import kernels
-from pyllama.kernels import THREADS
+from pyllama import cuda_text
+from pyllama.cuda_text import THREADS
 
 
 @cache
 def module(file, precision, defines, device):
     """What csrc/cuda/<file>.cu is for "f" or "d", with these (name, value) defined."""
-    if dict(defines) not in kernels.variants(file, precision):
-        raise ValueError(f"{file}.cu is not tested for {dict(defines)}; list it in pyllama/kernels.py")
-    return cupy.RawModule(code=kernels.text(file), options=kernels.options(precision, dict(defines)))
+    if dict(defines) not in cuda_text.variants(file, precision):
+        raise ValueError(f"{file}.cu is not tested for {dict(defines)}; list it in pyllama/cuda_text.py")
+    return cupy.RawModule(code=cuda_text.text(file), options=cuda_text.options(precision, dict(defines)))
 
 
 @cache

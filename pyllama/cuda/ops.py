@@ -4,7 +4,7 @@ from functools import lru_cache
 import cupy
 import numpy as np
 
-from pyllama import kernels
+from pyllama import cuda_text
 from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, in_place, launch, number, threads_for
 from pyllama.ops.rope import items, tables
 from pyllama.rng import generator
@@ -143,7 +143,7 @@ def linear_cross_entropy(x, w, t, *, chunk=None, ignore_index=-100, label_smooth
     (x, w), t, N, V = dense(x, w), indices(t), len(x), len(w)
     C, losses = denominator(t, ignore_index, count, x.dtype), cupy.empty(N, x.dtype)
     scale, dx, dw = 1 / C, cupy.empty_like(x), cupy.zeros_like(w)
-    chunk = chunk or max(1, kernels.LOGITS // (V * x.itemsize))
+    chunk = chunk or max(1, cuda_text.LOGITS // (V * x.itemsize))
     room = cupy.empty((min(chunk, N), V), x.dtype)
     for start in range(0, N, chunk):
         rows = slice(start, start + chunk)

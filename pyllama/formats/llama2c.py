@@ -26,7 +26,7 @@ from pyllama.errors import UserError
 from pyllama.models import llama
 from pyllama.models.llama import LlamaConfig
 from pyllama.ops.rope import frequencies
-from pyllama.tokenizer import Tokenizer
+from pyllama.text.tokenizer import Tokenizer
 
 MAGIC, START, START_V1 = 0x616b3432, 28, 256
 SPECIAL = ("<unk>", "<s>", "</s>")                  # ids 0, 1, 2; then come the 256 bytes, then the pieces

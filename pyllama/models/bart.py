@@ -1,5 +1,5 @@
-"""BART (Lewis et al., 2020): the Transformer with learned positions, normed embeddings and exact GELU, taught to undo
-the damage that corrupt() does to a text.
+"""BART (Lewis et al., 2020): the Transformer with learned positions, normed embeddings and exact GELU, trained to
+reconstruct corrupted text (see text/corruption.py).
 
     head       scores of the target's tokens, or of classes: there the decoder reads what the encoder reads, and its
                output at the last end token passes through two linear maps with a tanh between
@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.layers import class_loss, feed_forward, pick
 from pyllama.models import transformer
+from pyllama.models.layers import class_loss, feed_forward, pick
 from pyllama.models.transformer import TransformerConfig
 from pyllama.rng import generator
 
@@ -114,29 +114,3 @@ def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=N
     z, logits_back = logits(ids, p, c, key, row, mask, recompute)
     value, loss_back = class_loss(z, labels, count=count, **options)
     return value, lambda dvalue=1.0: logits_back(loss_back(dvalue)[0])
-
-
-def corrupt(ids, rng: np.random.Generator, mask_token_id: int, sentence_ends=(), share: float = 0.3,
-            mean_span: float = 3.0) -> list[int]:
-    """What the encoder reads while the decoder learns to say `ids`: the sentences in another order, and at least
-    `share` of the tokens hidden, each span of them behind one mask (section 2.2).
-
-    A sentence ends after one of the ids in sentence_ends.  The spans' lengths are Poisson with mean mean_span; one of
-    length 0 puts a mask between two tokens.  Raises UserError unless 0 <= share <= 1 and mean_span > 0.
-    """
-    if not 0 <= share <= 1 or mean_span <= 0:
-        raise UserError(f"share is {share} and mean_span {mean_span}; give a share from 0 to 1 and a mean above 0")
-    cuts = [i + 1 for i, token in enumerate(ids) if token in sentence_ends]
-    sentences = np.split(np.asarray(ids, dtype=int), cuts)
-    text = np.concatenate([sentences[i] for i in rng.permutation(len(sentences))])
-    hidden, before = np.zeros(len(text), bool), np.zeros(len(text) + 1, bool)
-    while hidden.sum() < share * len(text):
-        length = min(rng.poisson(mean_span), len(text))
-        start = rng.integers(len(text) - length + 1)
-        hidden[start:start + length] = True
-        before[start] |= length == 0
-    begins = hidden & ~np.concatenate([[False], hidden[:-1]])
-    source: list[int] = []
-    for i, token in enumerate(text):
-        source += [mask_token_id] * (bool(before[i]) + bool(begins[i])) + ([] if hidden[i] else [int(token)])
-    return source + [mask_token_id] * bool(before[-1])

@@ -1,7 +1,7 @@
 """BERT (Devlin et al., 2019), an encoder that sees both sides, forward and backward side by side.
 
     head                what it scores                              labels
-    masked_lm           each token that mask_tokens() hid           [B T], -100 where nothing was hidden
+    masked_lm           each masked token (see text/corruption.py)  [B T], -100 where nothing is masked
     classification      each text, from its first token             [B]
     tagging             each token                                  [B T], -100 where none is wanted
     span                each token as the first, and as the last    [B 2], the two places, -100 for none
@@ -16,9 +16,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.layers import (
+from pyllama.models.config import Config
+from pyllama.models.layers import (
     ACTIVATIONS,
     class_loss,
     drop,
@@ -31,7 +31,7 @@ from pyllama.layers import (
     project,
     residual,
 )
-from pyllama.models.config import Config
+from pyllama.models.recompute import recomputed
 from pyllama.ops import linear, tanh
 from pyllama.rng import generator
 
@@ -316,12 +316,3 @@ def loss(ids, labels, p, c, key=None, row=0, mask=None, types=None, recompute=Fa
         return logits_back(dz.swapaxes(1, 2) if c.head == "span" else dz)
 
     return value, back
-
-
-def mask_tokens(ids, rng: np.random.Generator, mask_token_id: int, vocab_size: int, special=(), share: float = 0.15):
-    """(what the model reads, the labels): of each token that is not special, `share` is to be predicted, and of these
-    80 % are replaced by the mask, 10 % by any token, and 10 % left as they are (section 3.1).  ids of any shape."""
-    chosen = (rng.random(ids.shape) < share) & ~np.isin(ids, list(special))
-    fate, other = rng.random(ids.shape), rng.integers(0, vocab_size, ids.shape)
-    read = np.where(chosen & (fate < 0.8), mask_token_id, np.where(chosen & (fate >= 0.9), other, ids))
-    return read, np.where(chosen, ids, -100)

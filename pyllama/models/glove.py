@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyllama import ops
-from pyllama.compose import recompute as recomputed
-from pyllama.data import Tokens
 from pyllama.errors import UserError
+from pyllama.models.recompute import recomputed
+from pyllama.models.words import WordsConfig, laid_out, visit
 from pyllama.rng import generator
-from pyllama.words import WordsConfig, laid_out, visit
+from pyllama.text.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.layers import (
+from pyllama.models.config import Config
+from pyllama.models.layers import (
     ACTIVATIONS,
     drop,
     feed_forward,
@@ -22,7 +22,7 @@ from pyllama.layers import (
     prediction_loss,
     residual,
 )
-from pyllama.models.config import Config
+from pyllama.models.recompute import recomputed
 from pyllama.ops import linear
 from pyllama.rng import generator
 

@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.layers import class_loss, drop, pick, project
 from pyllama.models.config import Config
+from pyllama.models.layers import class_loss, drop, pick, project
+from pyllama.models.recompute import recomputed
 from pyllama.ops import attention, embedding, linear_cross_entropy, rms_norm, rope, swiglu
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.rope import frequencies
@@ -266,9 +266,9 @@ def with_head(d_model, d_head, c):
 def logits(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
     """Scores of the next token [B T V] after each of ids [B T], or of the classes [B C], from the last token's place.
 
-    caches   one per layer (see cache.py): ids continue what they hold.    mask [B S]: 0 marks padding
+    caches   one per layer (see kv_cache.py): ids continue what they hold.    mask [B S]: 0 marks padding
     key      where given, dropout is on and drawn from it, ids[0] being row number `row` of the whole batch
-    recompute    see compose.py
+    recompute    see recompute.py
     """
     x, hidden_back = hidden(ids, p["model"], c, key, row, caches, mask, recompute)
     if c.head == "classification":

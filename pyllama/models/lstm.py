@@ -13,10 +13,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.layers import class_loss, drop, feed_forward, look_up, project
 from pyllama.models.config import Config
+from pyllama.models.layers import class_loss, drop, feed_forward, look_up, project
+from pyllama.models.recompute import recomputed
 from pyllama.ops import linear, lstm_cell
 from pyllama.rng import generator
 
@@ -202,7 +202,7 @@ def logits(ids, p, c, key=None, row=0, mask=None, recompute=False, truncate=None
 
     mask        [B T]: 1 marks tokens, 0 padding, which lies on the right (else UserError) and changes no result
     key         where given, dropout is on and drawn from it, ids[0] being row number `row` of the whole batch
-    recompute   see compose.py: a layer at a time
+    recompute   see recompute.py: a layer at a time
     truncate    cut the gradient that flows back through the states between windows of so many positions; see scan
     """
     x, hidden_back = hidden(ids, p, c, key, row, mask, recompute, truncate)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.layers import feed_forward, look_up, multi_head, normalise, prediction_loss, project
 from pyllama.models.config import Config
+from pyllama.models.layers import feed_forward, look_up, multi_head, normalise, prediction_loss, project
 from pyllama.rng import generator
 
 

@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from pyllama.cache import Cache
-from pyllama.compose import recompute as recomputed
 from pyllama.errors import UserError
-from pyllama.layers import (
+from pyllama.models.config import Config
+from pyllama.models.kv_cache import Cache
+from pyllama.models.layers import (
     ACTIVATIONS,
     drop,
     feed_forward,
@@ -28,7 +28,7 @@ from pyllama.layers import (
     project,
     residual,
 )
-from pyllama.models.config import Config
+from pyllama.models.recompute import recomputed
 from pyllama.rng import generator
 
 

@@ -4,9 +4,9 @@ from collections import Counter
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.tasks.examples import Examples
 from pyllama.tasks.rows import BadRow, text_of
 from pyllama.tasks.task import Task, encode, labels_of, number_of
+from pyllama.training.examples import Examples
 
 AT_ONCE = 32
 

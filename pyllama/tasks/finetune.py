@@ -11,17 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pyllama import checkpoint, pretrained
+from pyllama import pretrained
+from pyllama.beam import SearchConfig
 from pyllama.errors import UserError
 from pyllama.files import rewrite
-from pyllama.run import restore
-from pyllama.search import SearchConfig
 from pyllama.tasks import TASKS, scratch
-from pyllama.tasks.examples import Examples
 from pyllama.tasks.rows import Row, Source, read, split
 from pyllama.tasks.task import Task, Trained
-from pyllama.tokenizer import Tokenizer
-from pyllama.train import Settings, State, start
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.training import checkpoint
+from pyllama.training.examples import Examples
+from pyllama.training.loop import Settings, State, start
+from pyllama.training.run import restore
 
 PARTS = ("train", "dev", "test")
 DROPOUTS = ("dropout", "resid_pdrop", "hidden_dropout_prob", "embd_pdrop")

@@ -16,14 +16,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from pyllama.beam import SearchConfig
 from pyllama.errors import UserError
-from pyllama.generate import GenerationConfig, generate
-from pyllama.search import SearchConfig
-from pyllama.tasks.examples import IGNORE, Examples
-from pyllama.tasks.readability import words
+from pyllama.generation import GenerationConfig, generate
 from pyllama.tasks.rows import texts_of
 from pyllama.tasks.seq2seq import need
 from pyllama.tasks.task import Task
+from pyllama.text.readability import words
+from pyllama.training.examples import IGNORE, Examples
 
 AT_ONCE = 32
 FIELDS, ALSO = ("instruction", "output"), ("input",)

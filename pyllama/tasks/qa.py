@@ -20,9 +20,9 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.tasks import scratch
-from pyllama.tasks.examples import Examples
 from pyllama.tasks.rows import BadRow, json_array, json_lines, text_of
 from pyllama.tasks.task import Task
+from pyllama.training.examples import Examples
 
 AT_ONCE = 32
 LONGEST = 30                                                # tokens of an answer

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pyllama import rng
-from pyllama.display import console
+from pyllama.cli.display import console
 from pyllama.errors import UserError
 
 SHOWN = 5                                           # bad rows that are told one by one

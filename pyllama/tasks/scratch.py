@@ -9,7 +9,7 @@ from pyllama import params
 from pyllama.errors import UserError
 from pyllama.formats import vectors
 from pyllama.models import bart, bert, gpt2, llama, lstm, transformer
-from pyllama.tokenizer import Tokenizer
+from pyllama.text.tokenizer import Tokenizer
 
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<s>", "</s>")                          # in the order of their ids

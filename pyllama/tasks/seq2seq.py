@@ -5,11 +5,11 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
+from pyllama.beam import translate as search_targets
 from pyllama.errors import UserError
-from pyllama.search import translate as search_targets
-from pyllama.tasks.examples import Examples
 from pyllama.tasks.rows import text_of
 from pyllama.tasks.task import Task, encode
+from pyllama.training.examples import Examples
 
 AT_ONCE = 32
 HEADS = dict.fromkeys(("transformer", "bart"), "lm")

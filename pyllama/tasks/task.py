@@ -8,9 +8,9 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.tasks import scratch
-from pyllama.tasks.examples import Examples
 from pyllama.tasks.rows import Reader, Row
-from pyllama.tokenizer import Tokenizer
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.training.examples import Examples
 
 
 class Trained(NamedTuple):

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import backend, kernels
+from pyllama import backend, cuda_text
 from pyllama.op import OPS
 from tests.mutate import c_mutants, cuda_bugs, python_mutants
 from tests.mutate.hunt import NO_MUTANT, SURVIVED, Hunt
@@ -38,7 +38,7 @@ def main(words=None):
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every mutant and whether it survived")
     options = parser.parse_args(words)
-    known = {*OPS, *(kernels.files() if options.cuda else KERNELS)}
+    known = {*OPS, *(cuda_text.files() if options.cuda else KERNELS)}
     if wrong := set(options.ops) - known:
         parser.error(f"{', '.join(wrong)}: not among {', '.join(sorted(known))}")
     mutants = chosen(options)

@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from pyllama import kernels
+from pyllama import cuda_text
 from tests import gpu
 from tests.cuda_on_cpu import build
 from tests.mutate.hunt import KILLED, SURVIVED, Hunt
@@ -27,7 +27,7 @@ NETS = {r"KernelError: racecheck": "checked build: race", r"KernelError: memchec
 def bugs():
     """Each as a mutant: its function is what the tests are named after, its code the whole file."""
     for file, of_file in tomllib.loads((ROOT / "tests/cuda_bugs.toml").read_text()).items():
-        text = (kernels.FOLDER / file).read_text()
+        text = (cuda_text.FOLDER / file).read_text()
         for name, changes in of_file.items():
             for what, change in changes.items():
                 before, after = change.split(" → ")
@@ -39,7 +39,7 @@ def bugs():
 
 def planted(bug, folder):
     """The folder, made one of kernels with the bug."""
-    shutil.copytree(kernels.FOLDER, folder)
+    shutil.copytree(cuda_text.FOLDER, folder)
     (folder / bug.unit).write_text(bug.code)
     return folder
 
@@ -72,7 +72,7 @@ class CudaHunt(Hunt):
 
     def verdict(self, bug):
         folder = self.folder / str(os.getpid())
-        kernels.FOLDER = planted(bug, folder / "cuda")
+        cuda_text.FOLDER = planted(bug, folder / "cuda")
         shutil.copytree(build.CACHE, folder / "compiled", copy_function=os.symlink)    # what has no bug stays compiled
         build.CACHE = folder / "compiled"
         self.bug = bug
@@ -86,7 +86,7 @@ class CudaHunt(Hunt):
     def concerning(self, name):
         """The tests that have this name, then those of the kernels' own that have no kernel's."""
         tests = [test for test in self.tests if runs_kernels(test) and "refuse" not in test.name]
-        named = {test for test in tests if any(kernel in test.nodeid for kernel in kernels.files())}
+        named = {test for test in tests if any(kernel in test.nodeid for kernel in cuda_text.files())}
         return [*(test for test in tests if name in test.nodeid),
                 *(test for test in tests if test.path.name == OWN and test not in named)]
 

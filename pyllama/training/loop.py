@@ -24,14 +24,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pyllama import backend, data, machine, memory, params
+from pyllama import backend, machine, memory, params
 from pyllama.device import on_host, read
-from pyllama.diagnose import first_not_finite
 from pyllama.errors import UserError
 from pyllama.ops import cross_entropy
-from pyllama.optim import SGD, AdamW, Optimiser, clip_scale, global_norm, matrix_slices, sum_and_norm
-from pyllama.parallel import Communicator, Solo, share
-from pyllama.schedule import SCHEDULES
+from pyllama.text.tokens import Batch, Tokens, evaluation_windows
+from pyllama.training.diagnose import first_not_finite
+from pyllama.training.optim import SGD, AdamW, Optimiser, clip_scale, global_norm, matrix_slices, sum_and_norm
+from pyllama.training.parallel import Communicator, Solo, share
+from pyllama.training.schedule import SCHEDULES
 
 SOLO = Solo()
 AT_ONCE = 2 ** 18               # numbers of a layer's input: enough to hide Python, few enough to keep memory small
@@ -148,10 +149,10 @@ def start(model, config, settings: Settings, tree: dict | None = None, like=None
     return State(model, config, flat, p, optimiser)
 
 
-def train(state: State, source: data.Tokens, settings: Settings, comm: Communicator = SOLO) -> Iterator[Record]:
+def train(state: State, source: Tokens, settings: Settings, comm: Communicator = SOLO) -> Iterator[Record]:
     """Advance the state to settings.max_steps, yielding a Record after each step.
 
-    source.batch(settings, step) gives the data.Batch of a step: tokens have windows, a task has examples.
+    source.batch(settings, step) gives the Batch of a step: tokens have windows, a task has examples.
     comm     those who share the steps: see parallel.py
 
     Raises UserError, with the state as it was before the step, if the loss or the gradient is not finite.  One at a
@@ -211,7 +212,7 @@ def kernel_threads(n: int):
             backend.cpu.set_threads(before)
 
 
-def gradient(state: State, batch: data.Batch, settings: Settings, grads: list[dict], apply=map, comm=SOLO):
+def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], apply=map, comm=SOLO):
     """What this process's rows add to the mean loss over the batch: a float64 of no axes, not waited for.  Shard i
     writes its gradient into the tree grads[i]: the step's is their sum.
 
@@ -245,14 +246,14 @@ def gradient(state: State, batch: data.Batch, settings: Settings, grads: list[di
     return np.asarray(losses, np.float64, like=state.flat)
 
 
-def evaluate(state: State, tokens: data.Tokens, settings: Settings, most: int | None = None) -> Evaluation:
+def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None = None) -> Evaluation:
     """Loss, perplexity and next-token accuracy over the tokens, or over the first `most` of them."""
     tokens = tokens if most is None else tokens.between(0, min(most + 1, len(tokens)))
     logits = settings.block_size * state.config.vocab_size                  # of a row: at most 16 MiB of them at once
     window = settings.block_size * state.config.hidden_size
     rows = max(1, min(settings.batch_size, 2 ** 22 // logits, AT_ONCE // window))
     loss, right, count = 0.0, 0, 0
-    for ids, labels in data.evaluation_windows(tokens, rows, settings.block_size):
+    for ids, labels in evaluation_windows(tokens, rows, settings.block_size):
         ids, labels = (np.asarray(a, like=state.flat) for a in (ids, labels))
         z, _ = state.model.logits(ids[:, :-1], state.p, state.config, recompute=True)       # nothing kept
         z, target = z.reshape(-1, z.shape[-1]), labels[:, 1:].reshape(-1)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyllama.cache import new_cache
 from pyllama.device import host
 from pyllama.errors import UserError
+from pyllama.models.kv_cache import new_cache
 from pyllama.ops import softmax
 from pyllama.params import leaves
 from pyllama.rng import generator
-from pyllama.tokenizer import Tokenizer
+from pyllama.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.files import Damaged, read_json, read_tensors, sync, to_json, to_safetensors, write
+from pyllama.files import DamagedFile, read_json, read_tensors, sync, to_json, to_safetensors, write
 
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 OPTIMIZER, TRAINER, CHECKSUMS = "optimizer.safetensors", "trainer.json", "checksums.json"
@@ -100,7 +100,7 @@ def load(path: str | Path) -> Checkpoint:
     if any((path / name).exists() for name in (CHECKSUMS, TRAINER, OPTIMIZER)):
         try:
             return read(path)
-        except Damaged as error:
+        except DamagedFile as error:
             path = path.resolve()
             other = next((folder for folder in in_order(path.parent, path) if is_whole(folder)), None)
             raise UserError(f"{error}; " + (f"use {other}" if other else "no other checkpoint beside it is whole")
@@ -199,7 +199,7 @@ def load_run(run) -> Checkpoint:
     for folder in folders:
         try:
             found = read(folder)
-        except Damaged as error:
+        except DamagedFile as error:
             notes.append(str(error))
         else:
             return found._replace(notes=(*notes, f"{folder} is used instead") if notes else ())
@@ -216,13 +216,13 @@ def read(folder) -> Checkpoint:
 
 
 def verify(folder):
-    """Raise Damaged unless every file has the size and the SHA-256 that checksums.json tells."""
+    """Raise DamagedFile unless every file has the size and the SHA-256 that checksums.json tells."""
     path = folder / CHECKSUMS
     checksums = read_json(path)
     try:
         if not isinstance(checksums, dict) or not NEEDED <= checksums.keys() <= NEEDED | {TOKENIZER} or \
                 to_json(checksums) != path.read_bytes():
-            raise Damaged(f"{path} is damaged: it is not the list of files that was saved")
+            raise DamagedFile(f"{path} is damaged: it is not the list of files that was saved")
         for name, recorded in checksums.items():
             path = folder / name
             with open(path, "rb") as file:
@@ -230,16 +230,16 @@ def verify(folder):
                 found = {"size": file.tell(), "sha256": digest}
             if found != recorded:
                 sizes = [d["size"] if isinstance(d, dict) and "size" in d else "no" for d in (found, recorded)]
-                raise Damaged(f"{path} is damaged: " + (f"it has {sizes[0]} bytes, {sizes[1]} were written"
+                raise DamagedFile(f"{path} is damaged: " + (f"it has {sizes[0]} bytes, {sizes[1]} were written"
                               if sizes[0] != sizes[1] else f"its bytes are not those that {CHECKSUMS} was made of"))
     except OSError as error:
-        raise Damaged(f"{path} is damaged: {error.strerror or error}") from error
+        raise DamagedFile(f"{path} is damaged: {error.strerror or error}") from error
 
 
 def is_whole(folder) -> bool:
     try:
         verify(folder)
-    except Damaged:
+    except DamagedFile:
         return False
     return True
 
@@ -254,7 +254,7 @@ def read_model(folder) -> dict[str, np.ndarray]:
         places = read_json(folder / INDEX)["weight_map"]
         shards = sorted(set(places.values()))
     except (KeyError, TypeError, AttributeError):
-        raise Damaged(f"{folder / INDEX} is damaged: it has no weight_map") from None
+        raise DamagedFile(f"{folder / INDEX} is damaged: it has no weight_map") from None
     tensors: dict[str, np.ndarray] = {}
     for shard in shards:
         tensors |= read_tensors(folder / shard)

@@ -87,7 +87,7 @@ def side_by_side(y):
 def multi_head(q, k, v, H, mask=None, causal=False, cache=None):
     """Attention of projected q [B T H*K] to k, v [B S H*K], each head to its own part of the width; y [B T H*K].
 
-    mask [B S]: 0 marks keys that nothing sees.    cache: k and v continue what it holds (see cache.py)
+    mask [B S]: 0 marks keys that nothing sees.    cache: k and v continue what it holds (see kv_cache.py)
     """
     k, v = heads_of(k, H), heads_of(v, H)
     if cache is not None:

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import __version__, backend, device, memory
-from pyllama.display import console
+from pyllama.cli.display import console
 from pyllama.errors import UserError
 from pyllama.op import OPS
 from pyllama.testing import check as check_gradient

@@ -14,20 +14,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama import train
-from pyllama.data import Batch, Tokens, evaluation_windows, windows
 from pyllama.errors import UserError
-from pyllama.models import bart, bert
 from pyllama.rng import generator
-from pyllama.tasks.examples import collate
-from pyllama.tokenizer import Tokenizer
+from pyllama.text import corruption
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.text.tokens import Batch, Tokens, evaluation_windows, windows
+from pyllama.training import loop
+from pyllama.training.examples import collate
 
 Damage = Callable[[np.ndarray, np.random.Generator], Batch]             # of ids [B T]
 SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
 
 
 class Objective(NamedTuple):
-    source: Callable[[Tokens], Any]             # tokens -> what train.train() draws its batches from
+    source: Callable[[Tokens], Any]             # tokens -> what loop.train() draws its batches from
     evaluate: Callable                          # evaluate(state, source, settings, most), for run.run()
 
 
@@ -48,14 +48,14 @@ class Recovered(NamedTuple):
 def of(config, tokenizer: Tokenizer) -> Objective:
     """Raises UserError if the model learns nothing from text, or needs a mask and the tokenizer has none."""
     if continues(config):
-        return Objective(lambda tokens: tokens, train.evaluate)
+        return Objective(lambda tokens: tokens, loop.evaluate)
     damages: dict[tuple[str, str], Callable[..., Damage]] = {("bert", "masked_lm"): masked, ("bart", "lm"): noised}
     damage = damages.get((config.TYPE, getattr(config, "head", "")))
     if damage is None:
         raise UserError(f"a {config.TYPE} with this head does not learn from plain text; train it on a task with "
                         f"`pyllama finetune`")
     require_mask(config.TYPE, tokenizer)
-    return Objective(partial(Damaged, damage=damage(config, tokenizer)), evaluate)
+    return Objective(partial(CorruptedText, damage=damage(config, tokenizer)), evaluate)
 
 
 def require_mask(kind: str, tokenizer: Tokenizer) -> None:
@@ -74,7 +74,7 @@ def masked(config, tokenizer: Tokenizer) -> Damage:
     special = tokenizer.special_ids
 
     def damage(ids, rng):
-        read, labels = bert.mask_tokens(ids, rng, tokenizer.mask_id, config.vocab_size, special)
+        read, labels = corruption.mask_tokens(ids, rng, tokenizer.mask_id, config.vocab_size, special)
         return Batch({"ids": read, "labels": labels}, int(np.sum(labels != -100)))
 
     return damage
@@ -87,14 +87,14 @@ def noised(config, tokenizer: Tokenizer) -> Damage:
     most = config.max_position_embeddings
 
     def damage(ids, rng):
-        return collate([{"ids": np.array(bart.corrupt(row, rng, tokenizer.mask_id, ends)[:most]), "labels": row}
+        return collate([{"ids": np.array(corruption.corrupt(row, rng, tokenizer.mask_id, ends)[:most]), "labels": row}
                         for row in ids])
 
     return damage
 
 
 @dataclass(frozen=True)
-class Damaged:
+class CorruptedText:
     """Windows of tokens, and what a model reads in their place."""
     tokens: Tokens
     damage: Damage
@@ -103,13 +103,13 @@ class Damaged:
         return len(self.tokens)
 
     def batch(self, settings, step: int) -> Batch:
-        """A step of train.train."""
+        """A step of loop.train."""
         ids = windows(self.tokens, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
                       settings.seed, step)
         return self.damage(ids[:, :-1], generator(settings.seed, "damage", step))
 
 
-def evaluate(state, source: Damaged, settings, most: int | None = None) -> Recovered:
+def evaluate(state, source: CorruptedText, settings, most: int | None = None) -> Recovered:
     """Over all whole windows, or those in the first `most` tokens, but one at least.  Raises UserError if nothing is
     asked for in them."""
     tokens = source.tokens

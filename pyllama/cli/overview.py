@@ -4,7 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyllama import params, rng
-from pyllama.display import console
+from pyllama.cli.display import console
 from pyllama.errors import UserError
 from pyllama.pretrained import MODELS
 from pyllama.tasks import TASKS, scratch

@@ -1,7 +1,7 @@
 """Functions of functions with a back."""
 
 
-def recompute(f):
+def recomputed(f):
     """f with its activations dropped after forward and computed again for backward: memory for time.
 
     Exact, because f is pure: random draws depend on their key alone (pyllama/rng.py).  Source: Chen et al.,

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from pyllama.errors import UserError
-from pyllama.run import read_log
+from pyllama.training.run import read_log
 
 PANELS = [("loss", "loss (nats per prediction)"),            # of a token, a class, a place: what the run learns
           ("lr", "learning rate"), ("grad_norm", "gradient norm before clipping")]

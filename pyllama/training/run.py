@@ -16,15 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama import __version__, checkpoint, data, params
+from pyllama import __version__, params
 from pyllama.device import host
 from pyllama.errors import UserError
-from pyllama.parallel import Communicator
-from pyllama.train import SOLO, Record, Settings, State, evaluate, train
+from pyllama.text.tokens import Tokens
+from pyllama.training import checkpoint
+from pyllama.training.loop import SOLO, Record, Settings, State, evaluate, train
+from pyllama.training.parallel import Communicator
 
 
 @dataclass(frozen=True)
-class Keeping:
+class RunPolicy:
     """When a run is evaluated, saved and stopped."""
 
     eval_steps: int = 250                       # steps between evaluations on the validation text
@@ -43,7 +45,7 @@ class Keeping:
 
 
 @dataclass
-class Standing:
+class BestSoFar:
     """How the evaluations' rank stands, of a text the loss: saved with a checkpoint, so that stopping early survives a
     resume."""
     best: float = math.inf
@@ -51,15 +53,15 @@ class Standing:
     stale: int = 0                              # evaluations since the best one
 
 
-class Happening(NamedTuple):
+class StepEvent(NamedTuple):
     """A step, and the evaluation after it if one was due."""
     record: Record
     evaluation: Any
 
 
-def run(folder: Path, state: State, training: data.Tokens, validation: data.Tokens, settings: Settings,
-        keeping: Keeping, about: dict, tokenizer_json: str | None = None, standing: Standing | None = None,
-        evaluate: Callable = evaluate, comm: Communicator = SOLO) -> Generator[Happening]:
+def run(folder: Path, state: State, training: Tokens, validation: Tokens, settings: Settings,
+        keeping: RunPolicy, about: dict, tokenizer_json: str | None = None, standing: BestSoFar | None = None,
+        evaluate: Callable = evaluate, comm: Communicator = SOLO) -> Generator[StepEvent]:
     """Train to settings.max_steps, yielding what happens; close the generator to stop after a step.
 
     A checkpoint is written every save_steps, after an evaluation with a new best loss, and at the end, whether that is
@@ -68,7 +70,7 @@ def run(folder: Path, state: State, training: data.Tokens, validation: data.Toke
     evaluate(state, validation, settings, most) gives a NamedTuple of numbers, one of them the loss, with a rank: the
     lower the better.  Of several processes that share the steps the first writes.
     """
-    standing, saved = standing or Standing(), state.step
+    standing, saved = standing or BestSoFar(), state.step
     log = Log(folder, state.step, keeping.tensorboard) if comm.rank == 0 else NoLog()
 
     def save(best=False):
@@ -99,7 +101,7 @@ def run(folder: Path, state: State, training: data.Tokens, validation: data.Toke
             log.write(record, evaluation)
             if better or last or record.step % keeping.save_steps == 0:
                 save(better)
-            yield Happening(record, evaluation)
+            yield StepEvent(record, evaluation)
             if tired():
                 break
         if saved < state.step:

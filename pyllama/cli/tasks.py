@@ -10,22 +10,22 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pyllama import memory
-from pyllama.display import console, follow, interruptible
+from pyllama.beam import SearchConfig
+from pyllama.cli.display import console, follow, interruptible
 from pyllama.errors import UserError
 from pyllama.files import rewrite, to_json
-from pyllama.run import Keeping, Standing, run
-from pyllama.search import SearchConfig
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import BadRow, Row, Source, read, texts_of
 from pyllama.tasks.seq2seq import need
-from pyllama.train import Settings
+from pyllama.training.loop import Settings
+from pyllama.training.run import BestSoFar, RunPolicy, run
 
 SHOWN = 5                                                   # rows of the table of examples
 WIDE = 5                                                    # classes whose names fit side by side
 
 
-def finetune(task: str, source: Source, setup: Setup, settings: Settings, keeping: Keeping, search: SearchConfig,
+def finetune(task: str, source: Source, setup: Setup, settings: Settings, keeping: RunPolicy, search: SearchConfig,
              out_dir: Path = Path("out"), log_steps: int = 50) -> int:
     """Train a model on a task, from a trained model or from scratch, and measure its best checkpoint.
 
@@ -37,7 +37,7 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
     if log_steps < 1:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
     for name, value, usual in (("block_size", settings.block_size, Settings.block_size),
-                               ("eval_tokens", keeping.eval_tokens, Keeping.eval_tokens)):
+                               ("eval_tokens", keeping.eval_tokens, RunPolicy.eval_tokens)):
         if value != usual:
             raise UserError(f"{name} is for texts and has no effect on rows; leave it out (max_length cuts a long row)")
     if (out_dir / "latest").exists():
@@ -58,10 +58,10 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
              "search": asdict(search)}
     examples = tuning.examples(job, parts, state, tokenizer)
     return train(job, out_dir, state, tokenizer, parts, examples, setup.planned(settings, len(examples["train"])),
-                 keeping, about, Standing(), search, log_steps)
+                 keeping, about, BestSoFar(), search, log_steps)
 
 
-def resume(run_folder: Path, saved, settings: Settings, keeping: Keeping, tokenizer, standing, log_steps) -> int:
+def resume(run_folder: Path, saved, settings: Settings, keeping: RunPolicy, tokenizer, standing, log_steps) -> int:
     """Go on with a run of finetune."""
     about = saved.trainer["about"]
     job = tuning.task_of(about["task"])

@@ -15,9 +15,9 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from pyllama import rng
-from pyllama.corpus import Document, Sources, documents
 from pyllama.errors import UserError
-from pyllama.tokenizer import Tokenizer
+from pyllama.text.corpus import Document, Sources, documents
+from pyllama.text.tokenizer import Tokenizer
 
 AT_ONCE = 2**20                                     # characters gathered to be encoded in parallel
 

@@ -1,4 +1,4 @@
-"""How a text reads and how much it repeats itself, without a model: the command report.
+"""How a text reads and how much it repeats itself, measured without a model.
 
     word                a run of letters and digits, joined by hyphens and apostrophes; a Chinese character is one too
     sentence            ends at . ! ? … before white space, at 。！？ anywhere, and at an empty line, if there is a word
@@ -12,22 +12,11 @@
 
 Case does not matter.  Nothing is counted across the end of a document.
 """
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from rich.box import SIMPLE
-from rich.table import Table
-from rich.text import Text
-from tyro.conf import Positional
-
-from pyllama import corpus
-from pyllama.display import console
-from pyllama.errors import UserError
-from pyllama.files import rewrite
 
 HAN = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 LETTERS = rf"(?:(?!{HAN})\w)+"
@@ -112,33 +101,3 @@ def measures(texts: Sequence[str]) -> dict:
     return found | {"longest_repeat": phrase(joined[place:place + length]), "longest_repeat_words": length,
                     "repeated_trigrams": [[phrase(gram), count] for gram, count in grams.most_common(SHOWN)
                                           if count > 1]}
-
-
-def report(data: Positional[tuple[str, ...]] = ("-",), field: str = "text", out: Path | None = None) -> int:
-    """How texts read and how much they repeat themselves: sentences, reading ease, distinct n-grams, repeated phrases.
-
-    Args:
-        data: Files, folders, patterns, "-" or "python-docs", a column each; nothing: standard input.
-        field: The field of a .jsonl file that holds the text.
-        out: A file for the measures, as JSON.
-    """
-    found = {source: measures([text for _, text in corpus.documents(source, field)]) for source in data}
-    table = Table("", box=SIMPLE)
-    for source in found:
-        table.add_column(Text(source), overflow="fold")             # a Chinese phrase has no space to break at
-    for name in next(iter(found.values())):
-        table.add_row(name.replace("_", " "), *(shown(values[name]) for values in found.values()))
-    console.print(table, soft_wrap=False)
-    if out:
-        try:
-            rewrite(out, [(json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()])
-        except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror}; name another file with --out") from None
-    return 0
-
-
-def shown(value) -> str:
-    if isinstance(value, list):
-        return "\n".join(f"{count:,} × {text}" for text, count in value)
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else \
-        f"{value:,}" if isinstance(value, int) else value

@@ -7,23 +7,22 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-# Training splits a batch over the cores (train.py).  A BLAS's own threads would spin against these, several times
-# slower where another process wants a core too.  A BLAS reads this when NumPy is loaded, so it stands before that.
+# Training splits a batch over the cores (training/loop.py).  A BLAS's own threads would spin against these, several
+# times slower where another process wants a core too.  A BLAS reads this when NumPy is loaded: so it comes first.
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import tyro  # noqa: E402
 
-from pyllama import __version__, backend, commands, inspection  # noqa: E402
-from pyllama.display import console  # noqa: E402
+from pyllama import __version__, backend  # noqa: E402
+from pyllama.cli import inspect, overview, report, tasks, text  # noqa: E402
+from pyllama.cli.display import console  # noqa: E402
 from pyllama.errors import UserError  # noqa: E402
-from pyllama.tasks import commands as tasks  # noqa: E402
-from pyllama.tasks import overview, readability  # noqa: E402
 
-COMMANDS: dict[str, Any] = {"train": commands.train, "resume": commands.resume, "eval": commands.evaluate,
-            "generate": commands.generate, "ops": inspection.ops, "check": inspection.check, "env": inspection.env,
-            "plot": commands.plot, "finetune": tasks.finetune, "predict": tasks.predict, "evaluate": tasks.evaluate,
-            "models": overview.models, "tasks": overview.tasks, "report": readability.report}
+COMMANDS: dict[str, Any] = {"train": text.train, "resume": text.resume, "eval": text.evaluate,
+            "generate": text.generate, "ops": inspect.ops, "check": inspect.check, "env": inspect.env,
+            "plot": text.plot, "finetune": tasks.finetune, "predict": tasks.predict, "evaluate": tasks.evaluate,
+            "models": overview.models, "tasks": overview.tasks, "report": report.report}
 
 # What nanoGPT and Hugging Face's trainer call our flags.
 SYNONYMS = {
@@ -35,7 +34,7 @@ SYNONYMS = {
     "num_train_epochs": "epochs", "start": "prompt", "num_samples": "num_return_sequences",
 }
 NEEDLESS = {"compile", "eval_iters"}                            # an evaluation reads all the text
-BOOLEAN = {field.name for settings in (commands.Shape, commands.Settings, commands.Keeping, commands.GenerationConfig,
+BOOLEAN = {field.name for settings in (text.ModelShape, text.Settings, text.RunPolicy, text.GenerationConfig,
                                        tasks.SearchConfig)
            for field in dataclasses.fields(settings) if field.type is bool}
 

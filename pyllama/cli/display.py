@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pyllama.run import Happening
+from pyllama.training.run import StepEvent
 
 console = Console(highlight=False, soft_wrap=True, markup=False)         # what a user named may look like markup
 SMOOTH = 0.05                                               # weight of the newest step in the loss and speed shown
 
 
-def follow(happenings: Iterable[Happening], done: int, total: int, log_steps: int) -> Iterator[Happening]:
+def follow(happenings: Iterable[StepEvent], done: int, total: int, log_steps: int) -> Iterator[StepEvent]:
     """Pass the happenings on, showing them: a moving line on a terminal, a line every log_steps elsewhere."""
     loss = seconds = None
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),

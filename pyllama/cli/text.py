@@ -12,22 +12,24 @@ import numpy as np
 from rich.progress import Progress
 from tyro.conf import Positional
 
-from pyllama import checkpoint, corpus, memory, objectives, params, pretrained
-from pyllama.data import Tokens, split, token_file
-from pyllama.data import prepare as encode_once
+from pyllama import memory, params, pretrained
+from pyllama.cli import tasks
+from pyllama.cli.display import console, follow, interruptible
+from pyllama.cli.plot import draw
 from pyllama.device import like as on
-from pyllama.display import console, follow, interruptible
 from pyllama.errors import UserError
-from pyllama.generate import GenerationConfig, stream
-from pyllama.generate import generate as generate_batch
-from pyllama.parallel import first_alone, of_environment
-from pyllama.plot import draw
-from pyllama.run import Keeping, Standing, known, restore, run
-from pyllama.tasks import commands as tasks
+from pyllama.generation import GenerationConfig, stream
+from pyllama.generation import generate as generate_batch
 from pyllama.tasks import scratch
 from pyllama.tasks.finetune import DROPOUTS
-from pyllama.tokenizer import Tokenizer
-from pyllama.train import Settings, start
+from pyllama.text import corpus
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.text.tokens import Tokens, split, token_file
+from pyllama.text.tokens import prepare as encode_once
+from pyllama.training import checkpoint, objectives
+from pyllama.training.loop import Settings, start
+from pyllama.training.parallel import first_alone, of_environment
+from pyllama.training.run import BestSoFar, RunPolicy, known, restore, run
 
 LEARNT = ("char", "byte", "bpe")                            # tokenizers that are made, not read
 LLAMA_ALONE = ("num_key_value_heads", "bias", "tie_word_embeddings", "rope_theta", "sliding_window")
@@ -54,7 +56,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The shape of the model."""
 
     model: Literal["llama", "gpt2", "bert", "bart"] = "llama"       # its type
@@ -85,7 +87,7 @@ class Shape:
         return replace(found, attention_bias=bias, mlp_bias=bias, **own)
 
 
-def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_dir: Path = Path("out"),
+def train(text: Text, shape: ModelShape, settings: Settings, keeping: RunPolicy, out_dir: Path = Path("out"),
           log_steps: int = 50, init_from: Path | None = None, device: Device = "cpu") -> int:
     """Train a model on text: LLaMA and GPT-2 to go on with it, BERT and BART to mend damaged text.
 
@@ -111,7 +113,7 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
         found, tokenizer = load(init_from, None if text.tokenizer in LEARNT else Path(text.tokenizer), settings.dtype)
         dropouts = {name: shape.resid_pdrop for name in DROPOUTS if hasattr(found.config, name)}
         config, tree = replace(found.config, **dropouts), found.params
-        if others := [f.name for f in fields(Shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
+        if others := [f.name for f in fields(shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
             raise UserError(f"{others[0]} has no effect with init_from, which has a shape already; leave it out")
         if settings.block_size > config.max_position_embeddings:
             raise UserError(f"block_size is {settings.block_size}, but {init_from} sees "
@@ -126,7 +128,7 @@ def train(text: Text, shape: Shape, settings: Settings, keeping: Keeping, out_di
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     state = start(config.model, config, settings, tree, like)
     about = {"text": asdict(text), "tokens": fingerprint(tokens)}
-    return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, Standing(), log_steps,
+    return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, BestSoFar(), log_steps,
                       comm)
 
 
@@ -153,12 +155,12 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     if "settings" not in saved.trainer or saved.tokenizer_path is None:
         raise UserError(f"{run} holds a model but no training to go on with; start one with --init_from {run}")
     memory.install()
-    settings, keeping = known(Settings, saved.trainer["settings"]), known(Keeping, saved.trainer["keeping"])
+    settings, keeping = known(Settings, saved.trainer["settings"]), known(RunPolicy, saved.trainer["keeping"])
     settings = settings if max_steps is None else replace(settings, max_steps=max_steps)
     if settings.max_steps < saved.step:
         raise UserError(f"{run} is at step {saved.step} already; give a max_steps above it")
     about, tokenizer = saved.trainer["about"], Tokenizer.load(saved.tokenizer_path)
-    standing = known(Standing, saved.trainer["standing"])
+    standing = known(BestSoFar, saved.trainer["standing"])
     if "task" in about:
         if device != "cpu":
             raise UserError("a run of finetune is computed on the CPU; leave out --device")

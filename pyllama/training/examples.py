@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyllama import rng
-from pyllama.data import Batch
+from pyllama.text.tokens import Batch
 
 IGNORE = -100
 FILL = {"ids": 0, "labels": IGNORE, "types": 0}             # what stands at padding, on the right

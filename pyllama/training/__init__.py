@@ -1,0 +1,1 @@
+"""Training: the loop, optimizers, schedules, objectives, checkpoints and the run around them."""
