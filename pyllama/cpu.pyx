@@ -9,8 +9,10 @@ import os
 
 import numpy as np
 
+from pyllama.ids import require_below
 from pyllama.machine import cores
 from pyllama.rng import generator
+from pyllama.rotary import tables
 
 cimport numpy as np
 from cpython.pycapsule cimport PyCapsule_New
@@ -226,7 +228,6 @@ cdef idx count_below(np.ndarray ids, idx bound, what, ignore=None) except -1:
     for i in range(ids.size):
         if all_count or id[i] != ignored:
             if not 0 <= id[i] < bound:
-                from pyllama.ops.embedding import require_below     # not above: that module needs this one
                 require_below(np.array([id[i]]), bound, what)
             counted += 1
     return counted

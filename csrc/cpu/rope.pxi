@@ -22,7 +22,6 @@ cdef np.ndarray rotate(given, np.ndarray cos, np.ndarray sin, bint interleaved):
 
 
 def rope(np.ndarray x, *, base=10000.0, start=0, interleaved=False, scaling=None):
-    from pyllama.ops.rope import tables                 # not above: that module needs this one
     if x.ndim < 2:
         raise ValueError(f"rope: x has shape {np.shape(x)}, which does not fit x[... T 2*P]")
     cos, sin = tables(x.shape[x.ndim - 2], x.shape[x.ndim - 1] // 2, base, start, scaling, x.dtype)

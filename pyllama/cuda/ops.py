@@ -6,8 +6,8 @@ import numpy as np
 
 from pyllama import cuda_text
 from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, in_place, launch, number, threads_for
-from pyllama.ops.rope import items, tables
 from pyllama.rng import generator
+from pyllama.rotary import items, tables
 
 SHARES = 512                                            # of the rows, whose parts of a sum are added in order: four
                                                         # blocks for each multiprocessor of a large device

@@ -25,7 +25,7 @@ from pyllama import params
 from pyllama.errors import UserError
 from pyllama.models import llama
 from pyllama.models.llama import LlamaConfig
-from pyllama.ops.rope import frequencies
+from pyllama.rotary import frequencies
 from pyllama.text.tokenizer import Tokenizer
 
 MAGIC, START, START_V1 = 0x616b3432, 28, 256

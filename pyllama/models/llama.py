@@ -18,8 +18,8 @@ from pyllama.models.layers import class_loss, drop, pick, project
 from pyllama.models.recompute import recomputed
 from pyllama.ops import attention, embedding, linear_cross_entropy, rms_norm, rope, swiglu
 from pyllama.ops.add_rms_norm import add_rms_norm
-from pyllama.ops.rope import frequencies
 from pyllama.rng import generator
+from pyllama.rotary import frequencies
 
 
 @dataclass(frozen=True)

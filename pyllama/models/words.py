@@ -6,7 +6,7 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.models.config import Config
-from pyllama.ops.embedding import require_below
+from pyllama.ids import require_below
 from pyllama.rng import generator
 from pyllama.text.tokens import Tokens
 

@@ -17,8 +17,8 @@ Saved       z, t, lse.   p = exp(z - lse) is computed again.
 """
 import numpy as np
 
+from pyllama.ids import require_below
 from pyllama.op import between, op
-from pyllama.ops.embedding import require_below
 from pyllama.ops.softmax import log_sum_exp
 
 

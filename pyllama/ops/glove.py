@@ -12,8 +12,8 @@ Saved       w, v, i, j, f, e.
 """
 import numpy as np
 
+from pyllama.ids import require_below
 from pyllama.op import op
-from pyllama.ops.embedding import require_below
 
 
 def forward(w, v, a, b, i, j, y, f):

@@ -15,8 +15,9 @@ Saved       x, w, s, u.   The rows w_s are gathered again: they are D times as m
 """
 import numpy as np
 
+from pyllama.ids import require_below
 from pyllama.op import op
-from pyllama.ops.embedding import embedding, require_below
+from pyllama.ops.embedding import embedding
 from pyllama.ops.swiglu import sigmoid
 
 

@@ -1,13 +1,14 @@
 """Small plausible bugs in an op's Python functions, one at a time."""
 import ast
 import copy
-import inspect
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+
+from pyllama import ids, rotary
 
 ROOT = Path(__file__).parents[2]
 INSTEAD = {
@@ -19,6 +20,7 @@ INSTEAD = {
 }
 RENAME = {"sum": "mean", "mean": "sum", "max": "min", "min": "max", "maximum": "minimum", "minimum": "maximum",
           "cos": "sin", "sin": "cos", "zeros_like": "ones_like"}
+HELPERS = {"embedding": ids, "rope": rotary}            # op: a module below the ops that does a part of its work
 PLUMBING = {"range", "slice", "tuple", "len"}           # calls that the function cannot even run without
 
 
@@ -32,11 +34,16 @@ class Mutant(NamedTuple):
 
 
 def mutants_of(op) -> Iterator[Mutant]:
-    """Those of every function in the op's module."""
-    path = Path(inspect.getfile(op.forward))
-    for definition in ast.parse(path.read_text()).body:
-        if isinstance(definition, ast.FunctionDef):
-            yield from mutants_in(definition, op.name, str(path.relative_to(ROOT)))
+    """Those of every function in the op's module, and in its helper."""
+    for module in modules_of(op.name):
+        path = Path(module.__file__)
+        for definition in ast.parse(path.read_text()).body:
+            if isinstance(definition, ast.FunctionDef):
+                yield from mutants_in(definition, op.name, str(path.relative_to(ROOT)))
+
+
+def modules_of(name: str) -> list:
+    return [sys.modules[f"pyllama.ops.{name}"], *([HELPERS[name]] if name in HELPERS else [])]
 
 
 def mutants_in(definition: ast.FunctionDef, unit: str, file: str) -> Iterator[Mutant]:
@@ -57,7 +64,7 @@ def numbered(changes, unit: str, file: str, original: str) -> Iterator[Mutant]:
 
 def plant(mutant: Mutant) -> None:
     """Put the bug into the function object itself: every module that imported it has the bug too."""
-    module = sys.modules[f"pyllama.ops.{mutant.unit}"]
+    module = next(module for module in modules_of(mutant.unit) if hasattr(module, mutant.function))
     namespace = dict(vars(module))
     exec(compile(mutant.code, str(module.__file__), "exec"), namespace)
     function, bad = getattr(module, mutant.function), namespace[mutant.function]
