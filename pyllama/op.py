@@ -15,7 +15,8 @@ An op's module holds its derivation (the docstring), two plain functions and one
 
 The two functions are the reference: pure, holomorphic (so that a complex step differentiates them exactly), and
 written in NumPy's functions and methods alone, so that they run on CuPy's arrays too.  A backend may offer `name`
-and `name_backward` with the same arguments, results and `saved`; they run where the inputs allow it.
+and `name_backward` with the same arguments, results and `saved`; they run where the inputs allow it.  Such a `name`
+may decline inputs by `return NotImplemented`, as Python's operators do: then the reference runs, in both passes.
 
 Shapes     x[... D] is any leading axes and then D;  a[2*K] is two Ks side by side;  ids[B T]<V is integers below V;
            b[E]? may be left out (optional inputs come last);  -> s[... D], y[... D] are two outputs.
@@ -69,7 +70,10 @@ class Op:
         kernels = backend.of(inputs)
         forward = getattr(kernels, self.name, self.forward)
         backward = getattr(kernels, self.name + "_backward", self.backward)
-        y, saved = forward(*inputs, **options)
+        result = forward(*inputs, **options)
+        if result is NotImplemented:
+            backward, result = self.backward, self.forward(*inputs, **options)
+        y, saved = result
         places = params.places(inputs)
         made, count = [(a.shape, a.dtype) for a in self.each(y)], len(inputs)       # back keeps no array but saved
 

@@ -257,6 +257,22 @@ def test_kernels_run_on_real_arrays_of_one_precision(kernels):
         assert backend.of(inputs) is None
 
 
+@pytest.mark.usefixtures("unregistered")
+def test_a_kernel_may_decline(kernels):
+    """Then the reference runs in both passes; each call asks again."""
+    def thrice(x, **options):
+        return (3 * x, (3,)) if x.size < 3 else NotImplemented
+
+    kernels.test_framework = thrice
+    kernels.test_framework_backward = lambda dy, factor: (factor * dy,)
+    op = shaped("x[D] -> y[D]")
+    for size, factor in ((2, 3), (3, 2), (2, 3)):
+        x = np.arange(1.0, size + 1)
+        y, back = op(x)
+        np.testing.assert_array_equal(y, factor * x)
+        np.testing.assert_array_equal(back(x)[0], factor * x)
+
+
 def test_use_nests_and_ends_however_it_is_left(kernels):
     inputs = [np.zeros(3)]
     with backend.use("numpy"):

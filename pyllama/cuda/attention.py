@@ -3,14 +3,13 @@ import cupy
 
 from pyllama import cuda_text
 from pyllama.cuda.launching import THREADS, aligned, dense, launch
-from pyllama.op import OPS
 
 BUSY = 256                                              # blocks: enough for a device not to idle
 
 
 def attention(q, k, v, mask=None, *, causal=False, window=None):
-    if q.shape[-1] > cuda_text.WIDTHS[-1]:
-        return reference().forward(q, k, v, mask, causal=causal, window=window)
+    if q.shape[-1] > cuda_text.WIDTHS[-1]:                # heads so wide that no thread has the registers
+        return NotImplemented
     (q, k, v), (B, G, R, T, K), S = with_rows(q, k, v), q.shape, k.shape[2]
     y, lse = new_heads(q), cupy.empty((B, G, R * T, 1), q.dtype)
     seen, tiles = seen_keys(T, S, mask, causal, window), tiled(q, k, v)
@@ -28,8 +27,6 @@ def attention(q, k, v, mask=None, *, causal=False, window=None):
 
 
 def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
-    if q.shape[-1] > cuda_text.WIDTHS[-1]:
-        return reference().backward(dy, q, k, v, mask, y, lse, causal=causal, window=window)
     (dy, q, k, v, y), (lse,), (B, G, R, T, K), S = with_rows(dy, q, k, v, y), dense(lse), q.shape, k.shape[2]
     dq, dk, dv, delta = new_heads(q), new_heads(k), new_heads(v), cupy.empty_like(lse)
     seen, tiles = seen_keys(T, S, mask, causal, window), tiled(q, k, v, dy)
@@ -42,11 +39,6 @@ def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
     blocks = B * G * -(-S // (16 * tiles["EACH"]))
     launch("attention_backward_kv", blocks, dk, dv, *given, *sizes, *strides, threads=128, **common)
     return dq, dk, dv, None
-
-
-def reference():
-    """For heads so wide that no thread has the registers."""
-    return OPS["attention"]
 
 
 def with_rows(*arrays):

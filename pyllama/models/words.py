@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.models.config import Config
 from pyllama.ids import require_below
+from pyllama.models.config import Config
 from pyllama.rng import generator
 from pyllama.text.tokens import Tokens
 
