@@ -1,0 +1,71 @@
+"""The layers of docs/architecture.md: a module imports from its own layer or a lower one, and never in a circle."""
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pyllama"
+
+LAYERS = [layer.split() for layer in (                      # from the bottom to the top
+    "errors erf machine rng rotary shapes cuda_text",
+    "cpu cuda backend params memory files device",
+    "op ops testing",
+    "text",
+    "models",
+    "formats generation beam training",
+    "pretrained",
+    "tasks",
+    "api",
+    "cli")]
+HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(path):
+    """The modules of the package that a file imports, wherever in the file the import stands."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and str(node.module) in MODULES:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+
+
+GRAPH = {name: {*imported(path)} - {name} for name, path in MODULES.items()}
+
+
+def part(module):
+    """The flat module or the subpackage below pyllama that a module belongs to."""
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.count(".") and part(name) != "__main__"])
+def test_no_import_runs_upward(name):
+    upward = [other for other in GRAPH[name] if other != "pyllama" and HEIGHT[part(other)] > HEIGHT[part(name)]]
+    assert not upward
+
+
+def test_imports_have_no_circle():
+    assert [*graphlib.TopologicalSorter(GRAPH).static_order()]          # a CycleError names the circle
+
+
+def test_the_package_stays_flat_enough_to_be_read():
+    flat = [path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")]
+    assert len(flat) <= 18, flat
+
+
+@pytest.mark.parametrize("folder", ["pyllama", "csrc", "tests", "bench", "docs"])
+def test_no_file_is_longer_than_400_lines(folder):
+    code = (path for path in (ROOT / folder).rglob("*.*") if path.suffix in {".py", ".pyx", ".pxi", ".c", ".h", ".cu",
+                                                                             ".cuh", ".cpp"})
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in code if path.name != "cpu.c"}
+    assert not {name: lines for name, lines in lengths.items() if lines > 400}
