@@ -13,8 +13,8 @@ Saved       x.   The functions are computed again: a store and a load of y-sized
 import math
 
 import numpy as np
-from scipy.special import erf
 
+from pyllama.erf import erf
 from pyllama.op import op
 
 C, ROOT = 0.044715, math.sqrt(2 / math.pi)
