@@ -1,10 +1,12 @@
-# Each target works from nothing: it makes .venv, installs what is needed into it and compiles the kernels.
+# Each target works from nothing: it makes .venv, installs what it needs into it and compiles the kernels.
 # PYTHON chooses the Python of a new .venv (make clean removes the old one):  make PYTHON=python3.12 test
 # ARGS goes to a benchmark; PEERS is the environment that PyTorch lives in, for nothing else needs it.
 
 PYTHON  ?= python3
 BIN     := .venv/bin
+PIP     := $(BIN)/python -m pip --quiet --disable-pip-version-check
 BUILT   := .venv/.built
+DEV     := .venv/.dev
 
 PEERS   ?= .peers
 ARGS    ?=
@@ -20,6 +22,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
         sanitize race valgrind cross docs dist-check clean
 
 demo: $(BUILT)                                              # a second time: what is left of the first
+	@echo ".venv takes $$(du -sm .venv | cut -f 1) MB"
 	if test -e $(DEMO)/latest; then $(BIN)/pyllama resume $(DEMO); \
 	else $(BIN)/pyllama train --out_dir $(DEMO) $(RECIPE); fi
 	$(BIN)/pyllama generate --model $(DEMO) --prompt 'The "for" statement' --do_sample --temperature 0.7 \
@@ -31,7 +34,7 @@ test: lint
 
 check: test
 
-lint: $(BUILT)
+lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
@@ -46,13 +49,13 @@ bench-gemm: $(BUILT) $(PEERS)/bin/torchrun
 bench-train: $(BUILT) $(PEERS)/bin/torchrun
 	$(BIN)/python -m bench.train --peers --peers-python $(PEERS)/bin/python $(ARGS)
 
-bench-gpu: $(BUILT)
+bench-gpu: $(DEV)
 	$(BIN)/python -m bench.gpu $(ARGS)
 
-gpu-resources: $(BUILT)                                     # what every kernel takes of a GPU; needs none
+gpu-resources: $(DEV)                                       # what every kernel takes of a GPU; needs none
 	$(BIN)/python -m bench.gpu_resources $(ARGS)
 
-mutate: $(BUILT)
+mutate: $(DEV)
 	$(BIN)/python -m tests.mutate
 	$(BIN)/python -m tests.mutate --cuda
 
@@ -90,13 +93,13 @@ dist-check:
 	PYTHON=$(PYTHON) bash tests/dist_check.sh
 
 clean:
-	rm -rf .venv build dist *.egg-info pyllama/cpu.c pyllama/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info pyllama/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(PEERS)/bin/torchrun:                                      # it comes with PyTorch
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
 
-build/%/.built: $(BUILT) $(wildcard pyllama/*.py pyllama/*/*.py tests/*.py)
+build/%/.built: $(DEV) $(wildcard pyllama/*.py pyllama/*/*.py tests/*.py)
 	rm -rf $(@D)
 	mkdir -p $(@D)
 	cp -r csrc pyllama tests setup.py pyproject.toml README.md LICENSE $(@D)
@@ -105,6 +108,11 @@ build/%/.built: $(BUILT) $(wildcard pyllama/*.py pyllama/*/*.py tests/*.py)
 
 $(BUILT): setup.py pyproject.toml pyllama/cpu.pyx $(wildcard csrc/*.h csrc/cpu/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP) install --editable .
 	@$(BIN)/python -c "from pyllama import backend; print(backend.why_no_cpu or f'kernels: {backend.cpu.isa}')"
-	@touch $(BUILT)
+	@touch $@
+
+$(DEV): $(BUILT)                                            # asks for what is installed by its name: builds nothing
+	$(PIP) install "pyllama-reference[dev]"
+	$(PIP) install "pyllama-reference[test-cuda]" || echo "CuPy or NVRTC cannot be installed: tests of CUDA are skipped"
+	@touch $@

@@ -1,6 +1,7 @@
 """The compiled part: csrc/cpu/table.c once per precision and instruction set, linked under one Cython module.
 
 What this compiler or this kind of processor does not know is left out; without a compiler, NumPy does everything.
+A build leaves nothing in the tree that it builds from but an editable install's module.
 """
 from glob import glob
 from pathlib import Path
@@ -8,9 +9,11 @@ from tempfile import TemporaryDirectory
 
 import numpy
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError
+from setuptools.modified import newer_group
 
 # Value-safe flags only: -ffast-math would break exp (csrc/cpu/real.h) and NaN.  `omp simd reduction` says, loop by
 # loop, where a sum may be reassociated; -fno-trapping-math lets comparisons vectorise; with -fwrapv, which Python adds,
@@ -22,15 +25,35 @@ ISA = {"baseline": ("1", []),                           # name: (does the proces
                                                         "-mprefer-vector-width=512"])}
 
 
+class Build(build):
+    """In a folder of its own: what is left of another build, such as a module since moved, is not installed."""
+
+    def initialize_options(self):
+        super().initialize_options()
+        self.folder = TemporaryDirectory()              # removed with this command
+        self.build_base = self.folder.name
+
+
 class BuildKernels(build_ext):
+    def initialize_options(self):
+        super().initialize_options()
+        self.cython_c_in_temp = True
+
     def build_extension(self, ext):
         try:
             self.add_kernels(ext)
             super().build_extension(ext)
         except CCompilerError:
-            for folder in (self.build_lib, "."):        # an old module must not outlive the failure
-                Path(folder, self.get_ext_filename(self.get_ext_fullname(ext.name))).unlink(missing_ok=True)
             self.warn("the compiler failed (see above), so the NumPy reference will run everything")
+
+    def copy_extensions_to_source(self):
+        """For an editable install.  Where the compiler failed, the module of another environment that uses this tree
+        stays, unless it is older than its sources: then the two would disagree."""
+        super().copy_extensions_to_source()
+        for ext in self.extensions:
+            module = Path(self.get_ext_filename(self.get_ext_fullname(ext.name)))
+            if module.exists() and newer_group(ext.depends, str(module)):
+                module.unlink()
 
     def add_kernels(self, ext):
         openmp = [flag for flag in ("-fopenmp", "-fopenmp-simd") if self.builds("0", [flag])][:1]
@@ -73,8 +96,8 @@ class BuildTexts(build_py):
 
 
 cpu = Extension("pyllama.cpu", ["pyllama/cpu.pyx", "csrc/cpu/dispatch.c", "csrc/cpu/arena.c"], optional=True,
-                depends=["setup.py", *glob("csrc/**/*.*", recursive=True)],
+                depends=["setup.py", "pyllama/cpu.pyx", *glob("csrc/*.h"), *glob("csrc/cpu/*.*")],
                 include_dirs=["csrc", numpy.get_include()],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
                                ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")])
-setup(ext_modules=[cpu], cmdclass={"build_ext": BuildKernels, "build_py": BuildTexts})
+setup(ext_modules=[cpu], cmdclass={"build": Build, "build_ext": BuildKernels, "build_py": BuildTexts})

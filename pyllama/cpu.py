@@ -6,4 +6,4 @@ def __getattr__(name: str) -> Any: ...          # what type checkers see of the 
 
 
 raise ImportError("the C kernels are not built, so NumPy runs everything; install a C compiler and Python's headers, "
-                  "then install pyllama again (pip install -v shows what the compiler said)")
+                  "then install pyllama from its source again (pip install -v shows what the compiler said)")

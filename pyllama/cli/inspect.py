@@ -85,7 +85,7 @@ def env() -> int:
     else:
         table.add_row("C kernels", f"none: {backend.why_no_cpu}")
     table.add_row("GPU", gpu())
-    for package, purpose in {"scipy": "", "safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot",
+    for package, purpose in {"safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot",
                              "tensorboardX": "train --tensorboard", "sacrebleu": "the task translate",
                              "rouge-score": "the task summarise", "networkx": "predict --export x.graphml or x.png",
                              "rdflib": "predict --export x.ttl", "hypothesis": "the tests"}.items():
