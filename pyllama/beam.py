@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.machine import one_blas_thread
 from pyllama.models import transformer
 from pyllama.ops.softmax import log_sum_exp
 
@@ -99,6 +100,7 @@ def satisfied(done, going, length, settings):
     return settings.early_stopping or settings.num_beams == 1 or hope <= done[-1].score
 
 
+@one_blas_thread()
 def translate(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | None = None,
               size: int | None = None) -> list[list[Hypothesis]]:
     """For each of the sources, sequences of ids, up to num_beams targets of an encoder-decoder, the best first.

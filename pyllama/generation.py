@@ -15,6 +15,7 @@ import numpy as np
 
 from pyllama.device import host
 from pyllama.errors import UserError
+from pyllama.machine import one_blas_thread
 from pyllama.models.kv_cache import new_cache
 from pyllama.ops import softmax
 from pyllama.params import leaves
@@ -234,7 +235,8 @@ def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Itera
             ids = np.array([row.known[-1:] for row in live])
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
         seen = None if mask.all() else np.asarray(mask, like=table)
-        scores = host(c.model.next_scores(np.asarray(ids, like=table), p, c, caches, seen))
+        with one_blas_thread():
+            scores = host(c.model.next_scores(np.asarray(ids, like=table), p, c, caches, seen))
         for row, z in zip(live, scores, strict=True):
             yield row, row.add(choose(z[:size], row.known, settings, row.rng))
         going = [i for i, row in enumerate(live) if not row.finish_reason]

@@ -1,4 +1,6 @@
-"""What of this machine the process may use: cores and memory, within its affinity and its container's limits."""
+"""What this process may use of the machine: cores and memory, within its affinity and its container's limits."""
+import contextlib
+import functools
 import os
 from pathlib import Path
 
@@ -34,3 +36,22 @@ def read(path):
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+@functools.cache
+def _blas():
+    """The BLAS libraries that are loaded, NumPy's among them."""
+    from threadpoolctl import ThreadpoolController  # here, because most of pyllama runs without it
+    return ThreadpoolController().select(user_api="blas")
+
+
+@contextlib.contextmanager
+def one_blas_thread():
+    """Within this context NumPy's products run on one thread; afterwards on as many as before.
+
+    Training splits a batch over the cores itself: a BLAS's own threads would spin against these, several times slower
+    where another process wants a core too.  The number of threads belongs to the process: what other threads of it
+    compute meanwhile with NumPy runs on one thread, too.  10 µs a call.
+    """
+    with _blas().limit(limits=1):
+        yield

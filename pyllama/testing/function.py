@@ -1,8 +1,8 @@
 """Is the backward pass of any function `y, back = f(*inputs)` right?
 
 For a random dy and a random direction v of each input, <dy, J v> must equal <Jᵀ dy, v> (see gradient.py).  J v comes
-from one complex step where f is holomorphic, exact to rounding.  Where it is not (it takes an absolute value, or refuses
-complex numbers), J v comes from central differences: the two are compared first, so nobody has to say which it is.
+from one complex step where f is holomorphic, exact to rounding.  Where it is not (it takes an absolute value, or
+refuses complex numbers), J v comes from central differences: the two are compared first, so nobody has to say which.
 """
 from typing import NamedTuple
 
@@ -59,8 +59,8 @@ def check_gradient(f, inputs, *, seed: int = 0) -> float:
         jv = np.array([slope.value])
         error = relative_error(np.ones(1), jv, dx, v)
         if not error <= EXACT + slope.error:                            # NaN is wrong, too
-            raise WrongGradient(f"the gradient of {name} is wrong: along a random direction the output changes by "
-                                f"{slope.value:.9g}, the gradient says {np.vdot(dx, v):.9g} (relative error {error:.1e})")
+            raise WrongGradient(f"the gradient of {name} is wrong: along a random direction the output moves by "
+                                f"{slope.value:.9g}, the gradient says {np.vdot(dx, v):.9g} (error {error:.1e})")
         worst = max(worst, error)
     return worst
 

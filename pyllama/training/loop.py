@@ -175,7 +175,8 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
             begin = time.perf_counter()
             batch = source.batch(settings, state.step).beside(state.flat)
             # What overflows is reported below, with its place.
-            with np.errstate(over="ignore", invalid="ignore"), kernel_threads(max(1, threads // shards)):
+            with np.errstate(over="ignore", invalid="ignore"), machine.one_blas_thread(), \
+                    kernel_threads(max(1, threads // shards)):
                 loss = gradient(state, batch, settings, grads, side_by_side if shards > 1 else map, comm)
             for leaf in frozen:
                 leaf.fill(0)
@@ -246,6 +247,7 @@ def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], 
     return np.asarray(losses, np.float64, like=state.flat)
 
 
+@machine.one_blas_thread()
 def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None = None) -> Evaluation:
     """Loss, perplexity and next-token accuracy over the tokens, or over the first `most` of them."""
     tokens = tokens if most is None else tokens.between(0, min(most + 1, len(tokens)))
