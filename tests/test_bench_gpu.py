@@ -16,6 +16,7 @@ from pyllama.testing.accuracy import is_computed
 from pyllama.testing.gradient import is_float
 from pyllama.testing.problems import packed
 from tests.another import ROOT, python
+from tests.fakecupy import rules
 
 MADE_OF = {"sgd": "sgd", "quant_matvec": "quant_matvec 8 bits"}         # files and passes with other names
 
@@ -88,7 +89,7 @@ def on_the_stand_in(body):
 
 
 def test_the_bench_runs_to_its_end():
-    pytest.importorskip("cupy", reason="the stand-in asks the real CuPy for its rules")
+    rules.real()
     ran = on_the_stand_in("""
         flags = ["--sizes", "tiny", "--problems", "1", "--rounds", "2", "--json"]
         assert gpu.main(["rms_norm", "linear", *flags]) == 0
@@ -114,7 +115,7 @@ def test_the_bench_runs_to_its_end():
     "lambda x, w, *, eps=1e-5: ((made := right(x, w, eps=eps))[0] + next(count) * 1e-14, made[1])",
 ], ids=["wrong", "other bits"])
 def test_nothing_is_timed_where_something_is_wrong(patch):
-    pytest.importorskip("cupy", reason="the stand-in asks the real CuPy for its rules")
+    rules.real()
     ran = on_the_stand_in(f"""
         import itertools
         from pyllama import cuda

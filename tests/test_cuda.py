@@ -16,8 +16,9 @@ from pyllama.training import checkpoint, loop
 from pyllama.training.run import RunPolicy, restore, run
 from tests import fakecupy
 from tests.another import python
+from tests.fakecupy import rules
 
-pytest.importorskip("cupy", reason="the stand-in for CuPy asks the real one what it takes: pip install cupy-cuda13x")
+rules.real()
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="kernels are compiled by g++")
 
 GENERIC = {                                     # file: tests that ask what no device can answer

@@ -4,12 +4,12 @@ Other orders of the threads and blocks, races and stray accesses; that nothing w
 has; and the kernels that belong to no op.
 """
 import importlib
+import math
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import ndtr
 
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama.op import OPS
@@ -184,7 +184,7 @@ def test_gelu_does_not_cancel_in_the_lower_tail(cuda, there, dtype, tanh):
     x = -np.linspace(0.1, 10, 100).astype(dtype)
     wide = x.astype(np.float64)
     u = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
-    exact = wide * (1 / (1 + np.exp(-2 * u)) if tanh else ndtr(wide))
+    exact = wide * (1 / (1 + np.exp(-2 * u)) if tanh else np.vectorize(math.erfc)(-wide / np.sqrt(2)) / 2)
     y = cuda.gelu(*there(x), tanh=tanh)[0].get()
     assert (np.abs(y - exact) <= (4 * (1 + wide**2) + 8) * np.finfo(dtype).eps * np.abs(exact)).all()
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from scipy.special import erf
 
 from tests import fakecupy
 from tests.cuda_on_cpu import memory
@@ -88,7 +87,7 @@ REFUSED = {
     "add.at of a tuple": (TypeError, lambda x: np.add.at(x.a, (x.ids, x.ids), 1.0)),
     "a function CuPy lacks": (TypeError, lambda x: np.insert(x.a, 0, 1.0)),
     "a ufunc CuPy lacks": (TypeError, lambda x: np.spacing(x.ids, x.ids)),
-    "erf of complex": (TypeError, lambda x: erf(x.a.astype("F"))),
+    "hypot of complex": (TypeError, lambda x: np.hypot(x.a.astype("F"), x.a)),
     "int += float": (TypeError, lambda x: x.ids.__iadd__(0.5)),
     "object": (ValueError, lambda x: x.cp.zeros(3, object)),
     "longdouble": (ValueError, lambda x: x.cp.asarray(np.ones(3, np.longdouble))),
@@ -205,7 +204,6 @@ WORKS = {
     "promotion": lambda x: x.a * np.float64(2) + x.ids[0],
     "a 0-d host array": lambda x: x.a > np.array(0.5),
     "powers": lambda x: (x.a * x.a) ** 0.5,
-    "special": lambda x: erf(x.a),
     "of a transpose": lambda x: np.exp(x.a.T),
     "matmul": lambda x: x.a @ x.a.T,
     "matmul in place": matmul_in_place,

@@ -129,11 +129,9 @@ def test_installed_means_imported():
     with fakecupy.installed() as cupy:
         import cupy as imported
         import cupy.cuda.runtime
-        from cupyx.scipy.special import erf as device_erf
         assert imported is cupy is fakecupy.module()
         assert cupy.cuda.runtime.getDeviceCount() == 1
         assert cupy.cuda.is_available()
-        assert type(device_erf(cupy.zeros(2))) is cupy.ndarray
         with pytest.raises(ImportError):
             import cupy.cuda.nccl
         assert not hasattr(cupy.cuda, "nccl")

@@ -17,6 +17,7 @@ from tests import fakecupy
 from tests.another import python
 from tests.cuda_on_cpu import KernelError
 from tests.cuda_on_cpu.build import missing
+from tests.fakecupy import rules
 from tests.mutate import c_mutants, cuda_bugs, python_mutants
 from tests.mutate.c_mutants import squeeze
 from tests.mutate.hunt import BROKEN, fork
@@ -257,7 +258,7 @@ def test_what_the_executor_checks_is_found_in_a_kernel(monkeypatch, tmp_path, fi
 @pytest.mark.skipif(bool(missing), reason=f"the executor needs {missing}")
 def test_bugs_planted_in_the_kernels_with_quick_tests_are_found():
     """The whole list takes minutes: python -m tests.mutate --cuda."""
-    pytest.importorskip("cupy", reason="the stand-in for CuPy asks the real one what it takes")
+    rules.real()
     done = python("-m", "tests.mutate", "--cuda", "adamw", "cross_entropy", "embedding", "gelu", "relu", "rope", "sgd",
                   "softmax", "swiglu", timeout=900)
     found, planted = map(int, re.search(r"(\d+) of (\d+) bugs found", done.stdout).groups())

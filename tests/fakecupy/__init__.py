@@ -39,8 +39,7 @@ def installed():
     """Within this context `import cupy` and `import cupyx` give the stand-ins, and pyllama.cuda runs on them."""
     cupy, cupyx = names.cupy(), names.cupyx()
     standing_in = {"cupy": cupy, "cupy.linalg": cupy.linalg, "cupy.cuda": cupy.cuda,
-                   "cupy.cuda.runtime": cupy.cuda.runtime, "cupyx": cupyx, "cupyx.scipy": cupyx.scipy,
-                   "cupyx.scipy.special": cupyx.scipy.special}
+                   "cupy.cuda.runtime": cupy.cuda.runtime, "cupyx": cupyx}
     real, before = taken_out(), backend.cuda
     sys.modules.update(standing_in | _kernels)
     backend.cuda = _kernels.get("pyllama.cuda")

@@ -257,12 +257,12 @@ class ndarray(NDArrayOperatorsMixin):
     # NumPy's functions on device arrays are CuPy's.
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        """CuPy's ufunc of that name, or cupyx.scipy.special's."""
+        """CuPy's ufunc of that name."""
         if "out" in options:
             options["out"], = options["out"]
         name = ufunc.__name__
         try:
-            f = getattr(names.cupy(), name, None) or getattr(names.cupyx().scipy.special, name)
+            f = getattr(names.cupy(), name)
             f = f if method == "__call__" else getattr(f, method)
         except AttributeError:
             return NotImplemented

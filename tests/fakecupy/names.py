@@ -1,9 +1,8 @@
-"""The names of cupy and cupyx, over NumPy's and SciPy's functions."""
+"""The names of cupy and cupyx, over NumPy's functions."""
 import functools
 import types
 
 import numpy as np
-import scipy.special
 
 from tests.fakecupy import gpu, rules
 from tests.fakecupy.array import KEEP_ORDER, arrays_in, index, ndarray, new, sent, unwrap, wrap
@@ -142,7 +141,4 @@ def cupy():
 @functools.cache
 def cupyx():
     """The stand-in for the module cupyx."""
-    real = rules.real("cupyx")
-    special = Namespace(rules.real("cupyx.scipy.special"), scipy.special)
-    return Namespace(real, allow_synchronize=allow_synchronize, empty_pinned=pinned,
-                     scipy=Namespace(rules.real("cupyx.scipy"), special=special))
+    return Namespace(rules.real("cupyx"), allow_synchronize=allow_synchronize, empty_pinned=pinned)

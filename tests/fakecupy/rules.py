@@ -21,7 +21,8 @@ class NoLoop(TypeError):
 @functools.cache
 def real(name="cupy"):
     """A module of the CuPy that is installed.  A test that comes here without one is skipped."""
-    return pytest.importorskip(name, reason="CuPy's rules are asked of the real one: pip install cupy-cuda13x")
+    return pytest.importorskip(name, exc_type=ImportError,
+                               reason="needs CuPy, for its rules, but not a GPU: pip install cupy-cuda13x")
 
 
 @functools.cache
