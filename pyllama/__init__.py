@@ -1,2 +1,41 @@
-"""pyllama: the LLaMA you can read, check and train."""
+"""pyllama: read, check and train LLaMA.  Every forward and backward pass is written by hand in NumPy, next to its
+derivation.
+
+    load, create                 a model from files, or from scratch
+    train, resume, finetune      generators of records, one a step
+    generate, predict            what a model writes, what it answers
+    ops                          the differentiable functions, each `y, back = op(*inputs)`
+    check_gradient               is a backward pass right?
+    Settings, UserError          how to train; what goes wrong and can be fixed by the caller
+
+Importing pyllama imports nothing else: a name is looked up when it is first used.
+"""
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyllama import ops
+    from pyllama.api import create, finetune, generate, load, predict, resume, train
+    from pyllama.errors import UserError
+    from pyllama.testing import check_gradient
+    from pyllama.training.loop import Settings
+
 __version__ = "0.1.0"
+__all__ = ["Settings", "UserError", "check_gradient", "create", "finetune", "generate", "load", "ops", "predict",
+           "resume", "train"]
+
+_HOMES = {"Settings": "training.loop", "UserError": "errors", "check_gradient": "testing"}
+
+
+def __getattr__(name):
+    if name not in __all__:
+        raise AttributeError(f"module 'pyllama' has no attribute {name!r}")
+    if name == "ops":
+        return importlib.import_module("pyllama.ops")
+    value = getattr(importlib.import_module(f"pyllama.{_HOMES.get(name, 'api')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return [*__all__, "__version__"]
