@@ -235,8 +235,6 @@ cdef idx count_below(np.ndarray ids, idx bound, what, ignore=None) except -1:
 
 # --- the ops: each binding stands beside its kernel -------------------------------------------------------------------
 
-ADDS = {}                                               # op: the input whose gradient its backward can add to `into`
-
 include "../csrc/cpu/add_rms_norm.pxi"
 include "../csrc/cpu/attention.pxi"
 include "../csrc/cpu/cross_entropy.pxi"

@@ -25,6 +25,7 @@ Axes       B batch, T query time, S key time, D model, E output, H query heads, 
            R = H/G query heads per key/value head, K head width, P = K/2 rotary pairs, F hidden, V vocabulary,
            L layers, N rows.
 """
+import functools
 import inspect
 import math
 import re
@@ -68,14 +69,15 @@ class Op:
                 self._fitting.clear()
             self._fitting.add(signature)
         kernels = backend.of(inputs)
-        forward = getattr(kernels, self.name, self.forward)
-        backward = getattr(kernels, self.name + "_backward", self.backward)
-        result = forward(*inputs, **options)
+        result = getattr(kernels, self.name, self.forward)(*inputs, **options)
         if result is NotImplemented:
-            backward, result = self.backward, self.forward(*inputs, **options)
+            kernels, result = None, self.forward(*inputs, **options)
         y, saved = result
-        places = params.places(inputs)
         made, count = [(a.shape, a.dtype) for a in self.each(y)], len(inputs)       # back keeps no array but saved
+        backward = getattr(kernels, f"{self.name}_backward", self.backward)
+        if places := params.places(inputs):
+            into = getattr(kernels, f"{self.name}_backward_into", None)
+            backward = functools.partial(into, into=places) if into else backward
 
         def back(dy):
             for (name, *_), d, (shape, dtype) in zip(self.outputs, self.each(dy), made, strict=True):
@@ -83,16 +85,8 @@ class Op:
                     raise ValueError(f"{self.name}: d{name} has shape {np.shape(d)}, {name} has {shape}")
                 if shape and d.dtype != dtype and d.real.dtype != dtype.type(0).real.dtype:
                     raise TypeError(f"{self.name}: d{name} is {d.dtype} but {name} is {dtype}; convert one")
-            if not places:
-                return backward(dy, *saved, **options)[:count]
-            direct = getattr(kernels, "ADDS", {}).get(self.name)            # the input whose gradient the kernel adds
-            into = {"into": places[direct]} if direct in places else {}
-            grads = list(backward(dy, *saved, **options, **into)[:count])
-            for i, place in places.items():
-                if i != direct:
-                    place += grads[i]
-                grads[i] = 0.0
-            return tuple(grads)
+            grads = backward(dy, *saved, **options)[:count]
+            return params.gather(places, grads) if places else grads
 
         return y, back
 

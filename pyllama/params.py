@@ -86,26 +86,36 @@ def flatten(tree):
 def add(total, tree):
     """total += tree, leaf by leaf and by name; the order of tree's keys does not matter.
 
-    A leaf that is the number 0.0 has been added before: see adding().
+    One zero in the place of a larger leaf says that it has been added before: see adding().
     """
     sums, addends = dict(leaves(total)), dict(leaves(tree))
-    shapes = {name: sums[name].shape if isinstance(a, float) and name in sums else np.shape(a)
-              for name, a in addends.items()}
+    added = {name for name, a in addends.items() if name in sums and _is_left(a, sums[name])}
+    shapes = {name: sums[name].shape if name in added else np.shape(a) for name, a in addends.items()}
     if differing := {(name, a.shape) for name, a in sums.items()} ^ set(shapes.items()):
         raise ValueError(f"the trees differ in {sorted(differing)}")
     for name, a in sums.items():
-        if not isinstance(addends[name], float):
+        if name not in added:
             a += addends[name]
 
+
+# --- gradients that are added where they are made ---------------------------------------------------------------------
 
 @contextlib.contextmanager
 def adding(p, grads):
     """Within this context the gradients of p's leaves are added to those of `grads` where they are made.
 
-    A backward pass returns 0.0 in their place, what is left to add: so a step's gradient exists once, and a kernel adds
-    to it while it computes.  Only for gradients that go into the sum as they are.
+    A backward pass returns one zero in their place, what is left to add: so a step's gradient exists once, and a kernel
+    adds to it while it computes.  Only for gradients that go into the sum as they are.
+
+    An op that reads a leaf finds the place of its gradient, and one that reads a matrix's `.T` finds it transposed.
+    What it does not find, such as some rows of a table, is left to the tree's sum: add().
     """
-    token = _places.set({id(leaf): place for (_, leaf), (_, place) in zip(leaves(p), leaves(grads), strict=True)})
+    known = {}
+    for (_, leaf), (_, place) in zip(leaves(p), leaves(grads), strict=True):
+        known[id(leaf)] = place
+        if leaf.ndim == 2:
+            known[_layout(leaf.T)] = place.T
+    token = _places.set(known)
     try:
         yield
     finally:
@@ -115,4 +125,38 @@ def adding(p, grads):
 def places(inputs):
     """{number of the input: where its gradient is added}, of an op's inputs."""
     known = _places.get()
-    return {i: known[id(x)] for i, x in enumerate(inputs) if id(x) in known} if known else {}
+    if not known:
+        return {}
+    places = {}
+    for i, x in enumerate(inputs):
+        place = known.get(id(x))
+        if place is None and x.ndim == 2:
+            place = known.get(_layout(x))               # every .T is another object
+        if place is not None:
+            places[i] = place
+    return places
+
+
+def gather(places, grads):
+    """Add to each place the gradient of its input, unless a kernel has and so returns the place itself; the gradients,
+    with a zero instead of each that was added.
+
+    The zero is a NumPy number of the gradient's precision: a model may transpose it, give it an axis or add to it.
+    """
+    grads = list(grads)
+    for i, place in places.items():
+        if grads[i] is not place:
+            place += grads[i]
+        grads[i] = place.dtype.type(0)
+    return tuple(grads)
+
+
+def _layout(x):
+    """Where an array begins, its shape and strides: equal for two views of the same numbers in the same order."""
+    begin = x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
+    return begin, x.shape, x.strides
+
+
+def _is_left(a, place):
+    """Is this the zero of gather(), or a view of it?"""
+    return isinstance(a, np.generic | np.ndarray) and a.size == 1 and a.shape != place.shape and not a.any()

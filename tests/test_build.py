@@ -154,21 +154,24 @@ def test_swiglu_far_out_neither_overflows_nor_loses_its_gradient(dtype):
 @built
 @each_dtype
 def test_embedding_adds_its_gradient_to_an_array_that_it_is_given(dtype):
-    """Which may be nothing but a dense one of its own: it would be changed in vain, or beyond its end."""
+    """If that is dense and may be written to.  One of another shape or precision is refused."""
     ids, (w, into), dy = np.array([[1, 4, 1]]), normal((2, 5, 3), dtype), normal((1, 3, 3), dtype, 1)
     expected = into.copy()
     for n in range(3):
         expected[ids[0, n]] += dy[0, n]
-    _, dw = cpu.embedding_backward(dy, ids, w, into=into)
+    _, dw = cpu.embedding_backward_into(dy, ids, w, into={1: into})
     assert dw is into
     assert np.array_equal(into, expected)
     frozen = into.copy()
     frozen.flags.writeable = False
-    for wrong in (into[:4], np.asfortranarray(into), frozen):
-        with pytest.raises(ValueError, match=r"np\.zeros|shapes"):
-            cpu.embedding_backward(dy, ids, w, into=wrong)
+    for left in (np.asfortranarray(into), frozen):
+        _, dw = cpu.embedding_backward_into(dy, ids, w, into={1: left})
+        assert np.array_equal(dw, cpu.embedding_backward(dy, ids, w)[1])
+        assert np.array_equal(left, expected)
+    with pytest.raises(ValueError, match="shapes"):
+        cpu.embedding_backward_into(dy, ids, w, into={1: into[:4]})
     with pytest.raises(TypeError, match="mixed precision"):
-        cpu.embedding_backward(dy, ids, w, into=into.astype("float16"))
+        cpu.embedding_backward_into(dy, ids, w, into={1: into.astype("float16")})
     assert np.array_equal(into, expected)
 
 

@@ -239,6 +239,32 @@ def test_add_refuses_a_tree_of_another_form(tree, other):
         params.add(total, other)
 
 
+def test_a_gradient_that_was_added_leaves_one_zero_which_may_be_viewed():
+    """As a model may hand it on: transposed, with an axis more, or a sum of such."""
+    w, b = np.ones((2, 3)), np.ones(3)
+    total = {"w": np.zeros((3, 2)), "b": np.zeros((1, 3))}
+    left = params.gather({0: np.zeros((2, 3), "float32"), 1: np.zeros(3, "float32")}, [w, b])
+    params.add(total, {"w": (left[0] + left[0]).T, "b": left[1][None]})
+    assert not total["w"].any()
+    assert not total["b"].any()
+    for wrong in (np.float64(1), np.ones(1), np.zeros(2)):
+        with pytest.raises(ValueError, match="differ"):
+            params.add(total, {"w": left[0], "b": wrong})
+
+
+def test_only_the_layouts_of_a_leaf_have_its_place():
+    p = {"w": np.zeros((3, 3)), "b": np.zeros(3)}
+    grads = {"w": np.zeros((3, 3)), "b": np.zeros(3)}
+    assert params.places([p["w"]]) == {}
+    with params.adding(p, grads):
+        places = params.places([np.zeros((3, 3)), p["w"], p["b"], p["w"].T, p["w"][:2], p["w"][:2].T, p["w"] + 0])
+    assert places.keys() == {1, 2, 3}
+    assert places[1] is grads["w"]
+    assert places[2] is grads["b"]
+    places[3][0, 1] = 1
+    assert grads["w"][1, 0] == 1
+
+
 # --- the choice of a backend ------------------------------------------------------------------------------------------
 
 @pytest.fixture

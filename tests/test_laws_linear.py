@@ -184,16 +184,21 @@ def test_linear_maps_compose_as_matrices_do(rng, N, D, E, F):
 @pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
 def test_a_product_is_added_to_what_can_be_added_to_and_to_nothing_else():
     x, w, dy = np.ones((4, 3)), np.ones((5, 3)), np.ones((4, 5))
-    into = np.full((5, 3), 7.0)
-    assert np.array_equal(backend.cpu.linear_backward(dy, x, w, None, into=into)[1], np.full((5, 3), 11.0))
+    for into in (np.full((5, 3), 7.0), np.full((3, 5), 7.0).T):
+        assert backend.cpu.linear_backward_into(dy, x, w, None, into={1: into})[1] is into
+        assert np.array_equal(into, np.full((5, 3), 11.0))
     frozen = np.zeros((5, 3))
     frozen.flags.writeable = False
-    for wrong in (np.zeros((3, 5)).T, frozen, np.zeros((5, 4)), np.zeros(15)):
+    for left in (frozen, np.zeros((5, 6))[:, ::2]):
+        dw = backend.cpu.linear_backward_into(dy, x, w, None, into={1: left})[1]
+        assert np.array_equal(dw, np.full((5, 3), 4.0))
+        assert not left.any()
+    for wrong in (np.zeros((5, 4)), np.zeros(15)):
         with pytest.raises(ValueError, match=r"in place|shapes"):
-            backend.cpu.linear_backward(dy, x, w, None, into=wrong)
+            backend.cpu.linear_backward_into(dy, x, w, None, into={1: wrong})
         assert not wrong.any()
     with pytest.raises(TypeError, match="mixed precision"):
-        backend.cpu.linear_backward(dy, x, w, None, into=np.zeros((5, 3), "float16"))
+        backend.cpu.linear_backward_into(dy, x, w, None, into={1: np.zeros((5, 3), "float16")})
     with pytest.raises(ValueError, match="matrices"):
         backend.cpu.matmul(np.ones(3), w, w)
 
@@ -230,7 +235,7 @@ def test_a_blas_may_make_the_products(dtype, N, D, E):
     backend.cpu.use_blas(str(BLAS[0]))
     try:
         y = backend.cpu.matmul(x, w.T, w)
-        dx, dw = backend.cpu.linear_backward(dy, x, w, None, into=into)[:2]
+        dx, dw = backend.cpu.linear_backward_into(dy, x, w, None, into={1: into})[:2]
     finally:
         backend.cpu.use_blas("")
     for got, want in ((y, x @ w.T), (dx, dy @ w), (dw, 1 + dy.T @ x)):

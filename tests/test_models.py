@@ -155,7 +155,7 @@ def test_back_may_be_called_again(model, c, inputs, options):
 
 @each_case
 def test_gradients_that_are_added_where_they_are_made_are_the_same(model, c, inputs, options):
-    """As training has it: a leaf's place is added to by each op that reads it, and back has 0.0 left for it."""
+    """As in training: each op that reads a leaf adds to its place, and back returns a zero for it."""
     p = randomised(model, c)
     want = dict(params.leaves(model.loss(*inputs, p, c, **options)[1]()))
     grads = params.rebuild(p, (np.full_like(a, 3.0) for _, a in params.leaves(p)))
@@ -163,3 +163,18 @@ def test_gradients_that_are_added_where_they_are_made_are_the_same(model, c, inp
         params.add(grads, model.loss(*inputs, p, c, **options)[1]())
     for name, got in params.leaves(grads):
         np.testing.assert_allclose(got - 3.0, want[name], rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_of_gpt2_s_transposed_weights_are_added_where_they_are_made(dtype):
+    """The model reads its matrices as `.T`: their gradients must not exist twice, nor in another precision."""
+    c = gpt2.GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    p = gpt2.init(c, dtype=dtype)
+    ids = np.random.default_rng(0).integers(11, size=(2, 6))
+    places = params.rebuild(p, (np.zeros_like(a) for _, a in params.leaves(p)))
+    with params.adding(p, places):
+        left = dict(params.leaves(gpt2.loss(ids, ids, p, c)[1]()))
+    for name, place in params.leaves(places):
+        assert left[name].dtype == dtype
+        assert np.ndim(left[name]) == 0, name
+        assert place.any(), name

@@ -12,18 +12,19 @@ def embedding(ids, np.ndarray w):
     return y, (row, w)
 
 
-ADDS["embedding"] = 1
+def embedding_backward(dy, ids, np.ndarray w):
+    return embedding_backward_into(dy, ids, w, into={})
 
 
-def embedding_backward(dy, ids, np.ndarray w, *, into=None):
-    """dw is added to `into` where that is given: an array of the shape and precision of w, and the dw returned."""
+def embedding_backward_into(dy, ids, np.ndarray w, *, into):
+    """The rows of dw are added to into[1], if that is C-contiguous."""
     cdef const kernels *k = kernels_for(w)
-    cdef np.ndarray row = indices(ids), d = dense(dy, w), dw = np.zeros(np.shape(w), d.dtype) if into is None else into
+    cdef np.ndarray row = indices(ids), d = dense(dy, w), dw = into.get(1)
+    if dw is None or not np.PyArray_ISCARRAY(dw):
+        dw = np.zeros(np.shape(w), d.dtype)
     if w.ndim != 2 or np.shape(d) != (*np.shape(row), w.shape[1]):
         raise ValueError(f"embedding_backward: dy has shape {np.shape(d)}, ids {np.shape(row)}, w {np.shape(w)}")
     dense_as(dw, w)                                     # refuses another shape or precision
-    if not np.PyArray_ISCARRAY(dw):
-        raise ValueError("embedding_backward: `into` must be writable and C-contiguous; hand in what np.zeros makes")
     count_below(row, w.shape[0], "token id")
     cdef idx N = row.size, D = w.shape[1]
     cdef int threads = _threads

@@ -5,13 +5,12 @@ import cupy
 import numpy as np
 
 from pyllama import cuda_text
-from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, in_place, launch, number, threads_for
+from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, launch, number, threads_for
 from pyllama.rng import generator
 from pyllama.rotary import items, tables
 
 SHARES = 512                                            # of the rows, whose parts of a sum are added in order: four
                                                         # blocks for each multiprocessor of a large device
-ADDS = {"embedding": 1}                                 # op: the input whose gradient its backward can add to `into`
 
 
 def indices(a):
@@ -94,11 +93,16 @@ def embedding(ids, w):
     return y, (ids, w)
 
 
-def embedding_backward(dy, ids, w, *, into=None):
-    """dw is added to `into` where that is given: an array of the shape and precision of w, and the dw returned."""
+def embedding_backward(dy, ids, w):
+    return embedding_backward_into(dy, ids, w, into={})
+
+
+def embedding_backward_into(dy, ids, w, *, into):
+    """The rows of dw are added to into[1], if that is C-contiguous."""
     ids, (dy,), (V, D) = indices(ids).ravel(), dense(dy), w.shape
-    dw = cupy.zeros((V, D), w.dtype) if into is None else into
-    in_place(dw)
+    dw = into.get(1)
+    if dw is None or not dw.flags.c_contiguous:
+        dw = cupy.zeros((V, D), w.dtype)
     if ids.size:
         order, threads = cupy.argsort(ids, kind="stable"), threads_for(D, dw)
         ids = ids[order]
