@@ -12,7 +12,7 @@ RULE = {"learning_rate": 5e-4, "beta1": 0.9, "beta2": 0.95, "adam_epsilon": 1e-8
 
 
 class Size(NamedTuple):
-    """A LLaMA with tied embeddings and its batch; the letters are those of pyllama/op.py."""
+    """A LLaMA with tied embeddings and its batch; the letters are those of pyllama/shapes.py."""
     D: int
     L: int
     H: int

@@ -13,27 +13,24 @@ An op's module holds its derivation (the docstring), two plain functions and one
     forward(*inputs, **options) -> y, saved          backward(dy, *saved, **options) -> gradients
     rms_norm = op("x[... D], w[D] -> y[... D]", forward, backward, eps=between(1e-8, 0.1))
 
-The two functions are the reference: pure, holomorphic (so that a complex step differentiates them exactly), and
-written in NumPy's functions and methods alone, so that they run on CuPy's arrays too.  A backend may offer `name`
-and `name_backward` with the same arguments, results and `saved`; they run where the inputs allow it.  Such a `name`
-may decline inputs by `return NotImplemented`, as Python's operators do: then the reference runs, in both passes.
+The line says the shapes (see shapes.py) and the options: name=[...] lists the values that tests draw, and
+name=between(low, high) the interval.
 
-Shapes     x[... D] is any leading axes and then D;  a[2*K] is two Ks side by side;  ids[B T]<V is integers below V;
-           b[E]? may be left out (optional inputs come last);  -> s[... D], y[... D] are two outputs.
-Options    name=[...] lists the values that tests draw, name=between(low, high) the interval.
-Axes       B batch, T query time, S key time, D model, E output, H query heads, G key/value heads,
-           R = H/G query heads per key/value head, K head width, P = K/2 rotary pairs, F hidden, V vocabulary,
-           L layers, N rows.
+The two functions are the reference: pure, holomorphic (so that a complex step differentiates them exactly), and
+written in NumPy's functions and methods alone, so that they run on CuPy's arrays too.  Where the inputs allow it, the
+kernels of a backend run instead, found by name:
+
+    NAME(*inputs, **options) -> y, saved             or NotImplemented, to decline: then the reference runs both passes
+    NAME_backward(dy, *saved, **options) -> gradients
+    NAME_backward_into(dy, *saved, into={i: array}, **options)
+                                                     optional: may add the gradient of input i to into[i] (of its shape
+                                                     and precision, any strides), and then returns into[i] in its place
 """
 import functools
 import inspect
-import math
-import re
 from typing import NamedTuple
 
-import numpy as np
-
-from pyllama import backend, params
+from pyllama import backend, params, shapes
 
 OPS: dict[str, "Op"] = {}                           # name -> Op: all that is tested, benchmarked and documented
 
@@ -44,47 +41,31 @@ class between(NamedTuple):
     high: float
 
 
-class Array(NamedTuple):
-    """One input or output of a shape line."""
-    name: str
-    axes: tuple[str, ...]                           # ("...", "2*K")
-    below: str                                      # the bound of an integer input: an axis, a number, or ""
-    optional: bool
-
-
 class Op:
-    def __init__(self, shapes, forward, backward, **options):
+    def __init__(self, line, forward, backward, **options):
         self.name = forward.__module__.rpartition(".")[2]
-        self.shapes, self.forward, self.backward, self.options = shapes, forward, backward, options
+        self.shapes, self.forward, self.backward, self.options = line, forward, backward, options
         self.__doc__ = inspect.getdoc(inspect.getmodule(forward))
-        self.inputs, self.outputs = map(arrays, shapes.split("->"))
-        self._fitting = set()                       # the shapes and dtypes that passed check(): it runs once for each
+        self.inputs, self.outputs = map(shapes.arrays, line.split("->"))
+        self.check = functools.lru_cache(4096)(functools.partial(shapes.check, self))   # a signature once
         OPS[self.name] = self
 
     def __call__(self, *inputs, **options):
-        signature = tuple((x.shape, x.dtype) for x in inputs)
-        if signature not in self._fitting:
-            self.check(inputs)
-            if len(self._fitting) == 4096:          # a text that grows brings a new shape with every token
-                self._fitting.clear()
-            self._fitting.add(signature)
+        self.check(shapes.signature(inputs))
         kernels = backend.of(inputs)
         result = getattr(kernels, self.name, self.forward)(*inputs, **options)
         if result is NotImplemented:
             kernels, result = None, self.forward(*inputs, **options)
         y, saved = result
-        made, count = [(a.shape, a.dtype) for a in self.each(y)], len(inputs)       # back keeps no array but saved
         backward = getattr(kernels, f"{self.name}_backward", self.backward)
         if places := params.places(inputs):
             into = getattr(kernels, f"{self.name}_backward_into", None)
             backward = functools.partial(into, into=places) if into else backward
+        made, count = shapes.signature(self.each(y)), len(inputs)       # back keeps no array but those in saved
 
         def back(dy):
-            for (name, *_), d, (shape, dtype) in zip(self.outputs, self.each(dy), made, strict=True):
-                if np.shape(d) != shape:
-                    raise ValueError(f"{self.name}: d{name} has shape {np.shape(d)}, {name} has {shape}")
-                if shape and d.dtype != dtype and d.real.dtype != dtype.type(0).real.dtype:
-                    raise TypeError(f"{self.name}: d{name} is {d.dtype} but {name} is {dtype}; convert one")
+            for output, d, (shape, dtype) in zip(self.outputs, self.each(dy), made, strict=True):
+                shapes.check_gradient(self, output, d, shape, dtype)
             grads = backward(dy, *saved, **options)[:count]
             return params.gather(places, grads) if places else grads
 
@@ -101,51 +82,6 @@ class Op:
     def backends(self):
         """Where it runs: the reference, and the compiled modules that offer it."""
         return ["numpy", *(name for name in backend.available() if hasattr(getattr(backend, name, None), self.name))]
-
-    def check(self, inputs):
-        """Raise TypeError or ValueError in one sentence unless the inputs fit the shape line."""
-        required = sum(not wanted.optional for wanted in self.inputs)
-        if not required <= len(inputs) <= len(self.inputs):
-            raise TypeError(f"{self.name} takes {self.shapes.split('->')[0].strip()}; got {len(inputs)} inputs")
-        sizes = {}
-        precision = None
-        for wanted, x in zip(self.inputs, inputs, strict=False):
-            if (x.dtype.kind in "iub") != bool(wanted.below):
-                raise TypeError(f"{self.name}: {wanted.name} must be {'integer' if wanted.below else 'floating'}, "
-                                f"not {x.dtype}")
-            if not wanted.below:
-                precision = precision or (wanted.name, x.real.dtype)
-                if x.real.dtype != precision[1]:
-                    raise TypeError(f"{self.name}: {wanted.name} is {x.dtype} but {precision[0]} is {precision[1]}; "
-                                    f"convert one, mixed precision is not promoted")
-            if not fits(wanted.axes, x.shape, sizes):
-                raise ValueError(f"{self.name}: {wanted.name} has shape {x.shape}, which does not fit "
-                                 f"{wanted.name}[{' '.join(wanted.axes)}]" + (f" with {sizes}" if sizes else ""))
-
-
-def arrays(side):
-    """The inputs, or the outputs, of a shape line."""
-    return [Array(name, tuple(axes.split()), below, bool(optional))
-            for name, axes, below, optional in re.findall(r"(\w+)\[(.*?)\](?:<(\w+))?(\?)?", side)]
-
-
-def fits(axes, shape, sizes):
-    """Does the shape match these axes?  The sizes of axes met for the first time are added to `sizes`."""
-    if "..." in axes:
-        i, many = axes.index("..."), len(shape) - len(axes) + 1
-        if many < 0 or sizes.setdefault("...", shape[i:i + many]) != shape[i:i + many]:
-            return False
-        axes, shape = axes[:i] + axes[i + 1:], shape[:i] + shape[i + many:]
-    if len(axes) != len(shape):
-        return False
-    for axis, n in zip(axes, shape, strict=True):
-        factors = [int(f) if f.isdigit() else sizes.get(f, f) for f in axis.split("*")]
-        known, unknown = math.prod(f for f in factors if isinstance(f, int)), [f for f in factors if isinstance(f, str)]
-        if unknown and (n % known == 0 if known else n == 0):
-            sizes[unknown[0]] = n // known if known else 0
-        elif unknown or n != known:
-            return False
-    return True
 
 
 op = Op

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pyllama import backend, params
 from pyllama import op as op_module
 from pyllama.models.recompute import recomputed
-from pyllama.op import Op, fits
+from pyllama.op import Op
 from pyllama.ops import dropout, linear, rms_norm, swiglu
 from pyllama.rng import generator
+from pyllama.shapes import fits
 
 
 @pytest.fixture

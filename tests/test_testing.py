@@ -6,6 +6,7 @@ import pyllama.ops  # noqa: F401 -- registers
 from pyllama import op as op_module
 from pyllama.op import OPS, Op, between
 from pyllama.ops import add_rms_norm, rms_norm
+from pyllama.shapes import signature
 from pyllama.testing import check, complex_step, problem
 from pyllama.testing.problems import choose_by
 
@@ -22,7 +23,7 @@ def test_problems_fit_and_draw_every_option_and_every_optional_input(op):
     rng, counts, values = np.random.default_rng(0), set(), {name: [] for name in op.options}
     for _ in range(100):
         inputs, options, dy = problem(op, choose_by(rng))
-        op.check(inputs)
+        op.check(signature(inputs))
         y, _ = op(*inputs, **options)
         assert [np.shape(a) for a in op.each(y)] == [d.shape for d in op.each(dy)]
         counts.add(len(inputs))

@@ -1,0 +1,92 @@
+"""The language of shapes: what an op says of its inputs and outputs, and the check that arrays fit.
+
+    x[... D], w[D] -> y[... D]
+
+Shapes     x[... D] is any leading axes and then D;  a[2*K] is two Ks side by side;  ids[B T]<V is integers below V;
+           b[E]? may be left out (optional inputs come last);  -> s[... D], y[... D] are two outputs.
+Axes       B batch, T query time, S key time, D model, E output, H query heads, G key/value heads,
+           R = H/G query heads per key/value head, K head width, P = K/2 rotary pairs, F hidden, V vocabulary,
+           L layers, N rows.
+"""
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Array(NamedTuple):
+    """One input or output of a shape line."""
+    name: str
+    axes: tuple[str, ...]                           # ("...", "2*K")
+    below: str                                      # the bound of an integer input: an axis, a number, or ""
+    optional: bool
+
+    def __str__(self):
+        return f"{self.name}[{' '.join(self.axes)}]"
+
+
+def arrays(side):
+    """The inputs, or the outputs, of a shape line."""
+    return [Array(name, tuple(axes.split()), below, bool(optional))
+            for name, axes, below, optional in re.findall(r"(\w+)\[(.*?)\](?:<(\w+))?(\?)?", side)]
+
+
+def signature(inputs):
+    """The shape and dtype of each array, a tuple."""
+    return tuple((x.shape, x.dtype) for x in inputs)
+
+
+def check(op, given):
+    """Raise TypeError or ValueError in one sentence unless inputs of the signature `given` fit the op's shape line."""
+    name = op.name
+    required = sum(not wanted.optional for wanted in op.inputs)
+    if not required <= len(given) <= len(op.inputs):
+        raise TypeError(f"{name} takes {op.shapes.split('->')[0].strip()}; got {len(given)} inputs")
+    sizes = {}
+    precision = None
+    for wanted, (shape, dtype) in zip(op.inputs, given, strict=False):
+        if (dtype.kind in "iub") != bool(wanted.below):
+            kind = "integer" if wanted.below else "floating"
+            raise TypeError(f"{name}: {wanted.name} must be {kind}, not {dtype}")
+        if not wanted.below:
+            precision = precision or (wanted.name, real(dtype))
+            if real(dtype) != precision[1]:
+                raise TypeError(f"{name}: {wanted.name} is {dtype} but {precision[0]} is {precision[1]}; "
+                                f"convert one, mixed precision is not promoted")
+        if not fits(wanted.axes, shape, sizes):
+            raise ValueError(f"{name}: {wanted.name} has shape {shape}, which does not fit {wanted}"
+                             + (f" with {sizes}" if sizes else ""))
+
+
+def check_gradient(op, output, dy, shape, dtype):
+    """Raise ValueError or TypeError unless dy fits an output of this shape and dtype; for a 0-d one any number does."""
+    name, y = op.name, output.name
+    if np.shape(dy) != shape:
+        raise ValueError(f"{name}: d{y} has shape {np.shape(dy)}, {y} has {shape}")
+    if shape and dy.dtype != dtype and real(dy.dtype) != real(dtype):
+        raise TypeError(f"{name}: d{y} is {dy.dtype} but {y} is {dtype}; convert one")
+
+
+def real(dtype):
+    """The precision of a dtype's real part."""
+    return dtype.type(0).real.dtype
+
+
+def fits(axes, shape, sizes):
+    """Does the shape match these axes?  The sizes of axes met for the first time are added to `sizes`."""
+    if "..." in axes:
+        i, many = axes.index("..."), len(shape) - len(axes) + 1
+        if many < 0 or sizes.setdefault("...", shape[i:i + many]) != shape[i:i + many]:
+            return False
+        axes, shape = axes[:i] + axes[i + 1:], shape[:i] + shape[i + many:]
+    if len(axes) != len(shape):
+        return False
+    for axis, n in zip(axes, shape, strict=True):
+        factors = [int(f) if f.isdigit() else sizes.get(f, f) for f in axis.split("*")]
+        known, unknown = math.prod(f for f in factors if isinstance(f, int)), [f for f in factors if isinstance(f, str)]
+        if unknown and (n % known == 0 if known else n == 0):
+            sizes[unknown[0]] = n // known if known else 0
+        elif unknown or n != known:
+            return False
+    return True
