@@ -1,7 +1,6 @@
-"""Where a step's time goes: the compiled kernels and the ops' references, timed from outside.
+"""Where a step's time goes: the passes of the ops, and the optimizer.
 
-A kernel occupies as many cores as it has threads; so what is counted is the time of a core.  What an op's reference
-spends in another op or kernel counts there alone.
+A kernel occupies as many cores as it has threads; so what is counted is the time of a core.
 """
 import contextlib
 import threading
@@ -9,39 +8,43 @@ import time
 from collections import defaultdict
 
 from pyllama import backend
-from pyllama.op import OPS
+from pyllama.op import watching
 
 
 @contextlib.contextmanager
-def timed():
-    """Within this context: {function: [seconds of a core, calls]}.  Names of references end in " (NumPy)"."""
+def timed(optimiser):
+    """Within this context: {function: [seconds of a core, calls]}.
+
+    Names that end in " (NumPy)" are those of references; of the others, kernels.
+    """
     spent = defaultdict(lambda: [0.0, 0])
-    lock, thread = threading.Lock(), threading.local()
+    lock = threading.Lock()
 
-    def timing(f, name, threads):
-        def run(*args, **options):
-            outside, thread.within = getattr(thread, "within", 0.0), 0.0
-            begin = time.perf_counter()
-            try:
-                return f(*args, **options)
-            finally:
-                seconds = time.perf_counter() - begin
-                with lock:
-                    spent[name][0] += (seconds - thread.within) * threads()
-                    spent[name][1] += 1
-                thread.within = outside + seconds
-        return run
+    def clocked(kernels, name, f, *args, **options):
+        is_kernel = hasattr(kernels, name)
+        cores = backend.cpu.threads() if is_kernel and kernels is backend.cpu else 1
+        begin = time.perf_counter()
+        try:
+            return f(*args, **options)
+        finally:
+            seconds = time.perf_counter() - begin
+            with lock:
+                entry = spent[name if is_kernel else f"{name} (NumPy)"]
+                entry[0] += seconds * cores
+                entry[1] += 1
 
-    functions = [(op, of, f"{op.name}{'_backward' * (of == 'backward')} (NumPy)", lambda: 1)
-                 for op in OPS.values() for of in ("forward", "backward")]
-    if backend.cpu:
-        functions += [(backend.cpu, name, name, backend.cpu.threads) for name, f in vars(backend.cpu).items()
-                      if getattr(f, "__module__", "") == backend.cpu.__name__ and "threads" not in name]
-    before = [(owner, of, getattr(owner, of)) for owner, of, *_ in functions]
+    def watch(op, call, inputs, options):
+        kernels = backend.of(inputs)
+        y, back = clocked(kernels, op.name, call, *inputs, **options)
+        return y, lambda dy: clocked(kernels, f"{op.name}_backward", back, dy)
+
+    def step(p, *args, **options):
+        return clocked(backend.of([p]), optimiser.rule.__name__, plain_step, p, *args, **options)
+
+    plain_step = optimiser.step
+    optimiser.step = step                               # of this object, and no other
     try:
-        for owner, of, name, threads in functions:
-            setattr(owner, of, timing(getattr(owner, of), name, threads))
-        yield spent
+        with watching(watch):
+            yield spent
     finally:
-        for owner, of, f in before:
-            setattr(owner, of, f)
+        del optimiser.step

@@ -134,7 +134,7 @@ def profile(worker, steps, size, threads):
     answer = worker.ask(steps=steps, profile=True)
     wall = sum(answer["seconds"])
     spent = {name: (seconds / threads, calls) for name, (seconds, calls) in answer["spent"].items()}
-    spent["outside of ops and kernels"] = wall - sum(seconds for seconds, _ in spent.values()), 0
+    spent["outside of ops and optimizer"] = wall - sum(seconds for seconds, _ in spent.values()), 0
     for name, (seconds, calls) in sorted(spent.items(), key=lambda item: -item[1][0]):
         yield {"size": size, "impl": worker.name, "function": name, "ms": 1e3 * seconds / steps,
                "share": seconds / wall, "calls": calls // steps}

@@ -26,13 +26,17 @@ kernels of a backend run instead, found by name:
                                                      optional: may add the gradient of input i to into[i] (of its shape
                                                      and precision, any strides), and then returns into[i] in its place
 """
+import contextlib
 import functools
 import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from pyllama import backend, params, shapes
 
 OPS: dict[str, "Op"] = {}                           # name -> Op: all that is tested, benchmarked and documented
+_watcher: ContextVar[Callable | None] = ContextVar("what op calls go through", default=None)
 
 
 class between(NamedTuple):
@@ -51,6 +55,8 @@ class Op:
         OPS[self.name] = self
 
     def __call__(self, *inputs, **options):
+        if watcher := _watcher.get():
+            return watcher(self, inputs, options)
         self.check(shapes.signature(inputs))
         kernels = backend.of(inputs)
         result = getattr(kernels, self.name, self.forward)(*inputs, **options)
@@ -82,6 +88,37 @@ class Op:
     def backends(self):
         """Where it runs: the reference, and the compiled modules that offer it."""
         return ["numpy", *(name for name in backend.available() if hasattr(getattr(backend, name, None), self.name))]
+
+
+@contextlib.contextmanager
+def watching(watch):
+    """Within this context every op call is watch(op, call, inputs, options), which returns (y, back).
+
+    call(*inputs, **options) runs the op, through the watcher of the surrounding context if there is one.  For whoever
+    diagnoses, times, traces or tests: a watcher may change inputs and results and wrap back.  It holds for this thread,
+    and for those that run in a copy of its context, such as the shards of a training step.
+
+        def count(op, call, inputs, options):
+            calls[op.name] += 1
+            return call(*inputs, **options)
+    """
+    outer = _watcher.get()
+
+    def watcher(op, inputs, options):
+        def call(*inputs, **options):
+            token = _watcher.set(outer)
+            try:
+                return op(*inputs, **options)
+            finally:
+                _watcher.reset(token)
+
+        return watch(op, call, inputs, options)
+
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 op = Op

@@ -7,17 +7,15 @@ that know nothing of devices run the kernels.  What is on the device already sta
 """
 import contextlib
 import sys
-from contextvars import ContextVar
 
 import numpy as np
 
 from pyllama import backend, device, params
 from pyllama.errors import UserError
-from pyllama.op import Op
+from pyllama.op import watching
 from tests import fakecupy
 
 _standing_in = contextlib.ExitStack()                      # never closed
-_moving: ContextVar[bool] = ContextVar("take host arrays to the device?", default=False)
 
 
 def install():
@@ -27,24 +25,20 @@ def install():
     except UserError:
         _standing_in.enter_context(fakecupy.installed())
     assert backend.module(sys.modules["cupy"].ndarray) is not None
-    plain_call, plain_use = Op.__call__, backend.use
+    plain_use = backend.use
 
-    def call(op, *inputs, **options):
-        if not _moving.get() or not all(device.on_host(x) for x in inputs):
-            return plain_call(op, *inputs, **options)
-        y, back = plain_call(op, *map(put, inputs), **options)
+    def move(op, call, inputs, options):
+        if backend._forced.get() != "cuda" or not all(device.on_host(x) for x in inputs):
+            return call(*inputs, **options)
+        y, back = call(*map(put, inputs), **options)
         return brought(y), lambda dy: brought(back(tuple(map(put, dy)) if isinstance(dy, tuple) else put(dy)))
 
     @contextlib.contextmanager
     def use(name):
-        token = _moving.set(name == "cuda")
-        try:
-            with plain_use(name):
-                yield
-        finally:
-            _moving.reset(token)
+        with plain_use(name), watching(move) if name == "cuda" else contextlib.nullcontext():
+            yield
 
-    Op.__call__, backend.use = call, use
+    backend.use = use
 
 
 def put(x):

@@ -15,6 +15,8 @@ from bench.timed import timed
 from pyllama import backend, params
 from pyllama.models import llama
 from pyllama.op import OPS
+from pyllama.ops import relu
+from pyllama.optim import AdamW
 from pyllama.tasks import TASKS
 
 
@@ -122,17 +124,24 @@ def test_flops_are_six_a_token_and_weight_and_those_of_attention():
 
 
 def test_what_is_timed_is_counted_once_and_put_back(monkeypatch):
-    """On a clock that ticks when it is looked at: the outer pass takes 5 ticks, of which the two that it runs have one
-    each."""
-    inner = SimpleNamespace(name="inner", forward=lambda: 0, backward=lambda: 0)
-    outer = SimpleNamespace(name="outer", forward=lambda: inner.forward() + inner.backward(), backward=lambda: 0)
-    before = (inner.forward, inner.backward, outer.forward, outer.backward)
-    monkeypatch.setattr("bench.timed.OPS", {"inner": inner, "outer": outer})
+    """On a clock that ticks when it is looked at: each takes a tick of as many cores as the kernel has threads."""
     monkeypatch.setattr("bench.timed.time", SimpleNamespace(perf_counter=itertools.count().__next__))
-    with timed() as spent:
-        assert outer.forward() == inner.forward() == 0
-    assert spent == {"outer (NumPy)": [3, 1], "inner (NumPy)": [2, 2], "inner_backward (NumPy)": [1, 1]}
-    assert before == (inner.forward, inner.backward, outer.forward, outer.backward)
+    monkeypatch.setattr(backend, "cpu", SimpleNamespace(
+        threads=lambda: 3, relu=lambda x: (x, (x,)), adamw=lambda *vectors, **options: None))
+    optimiser = AdamW(2, "float64", matrices=[])
+    x = np.ones(2)
+    with timed(optimiser) as spent:
+        for _ in range(2):
+            y, back = relu(x)
+        back(y)
+        optimiser.step(x, x, lr=0.1, decay=0.0)
+        with backend.use("numpy"):
+            relu(x)
+    assert spent == {"relu": [6, 2], "relu_backward (NumPy)": [1, 1], "adamw": [3, 1], "relu (NumPy)": [1, 1]}
+    relu(x)
+    optimiser.step(x, x, lr=0.1, decay=0.0)
+    assert spent["relu"] == [6, 2]
+    assert spent["adamw"] == [3, 1]
 
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)

@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 
 from pyllama import params
-from pyllama.op import Op
+from pyllama.op import watching
 
 
 class NotFinite(Exception):
@@ -16,11 +16,10 @@ def first_not_finite(p, compute) -> str:
     for name, leaf in params.leaves(p):
         if not np.isfinite(leaf).all():
             return f"the parameter {name} is not finite"
-    plain = Op.__call__
     calls: Counter[str] = Counter()
 
-    def watched(op, *inputs, **options):
-        y, back = plain(op, *inputs, **options)
+    def watch(op, call, inputs, options):
+        y, back = call(*inputs, **options)
         calls[op.name] += 1
         number = calls[op.name]
         for result in op.each(y):
@@ -38,12 +37,9 @@ def first_not_finite(p, compute) -> str:
         if x is not None and not np.isfinite(x).all():
             raise NotFinite(f"{what} is the first tensor that is not finite")
 
-    Op.__call__ = watched                               # type: ignore  # for this replay only: ops carry no hooks
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), watching(watch):
             compute()
-    except NotFinite as found:
-        return str(found)
-    finally:
-        Op.__call__ = plain                             # type: ignore
+    except NotFinite as error:
+        return str(error)
     return "every tensor is finite, but a sum of them is not"
