@@ -1,4 +1,31 @@
-"""The ops.  One module each: derivation, forward, backward.  Listing one here registers it everywhere."""
+"""The ops.  Each has one module, with its derivation, forward and backward.
+
+Importing an op here registers it for the tests, the benchmarks, the command line and the documentation.
+
+Call        y, back = op(*inputs, **options), then the gradients = back(dy)
+            dy is ∂loss/∂y, with the shape and precision of y.  back returns a
+            tuple: one gradient for each input, None for an integer input.
+Dtypes      float32 or float64, the same for all floating inputs of a call.
+            Integer inputs may have any integer dtype.  The NumPy reference
+            takes complex inputs too, for derivatives by a complex step.
+Axes        B batch, T query time, S key time, D model, E output, H query
+            heads, G key/value heads, R = H/G query heads per key/value head,
+            K head width, P = K/2 rotary pairs, F hidden, V vocabulary, N rows
+Raises      TypeError for a wrong number of inputs, mixed precisions, or an
+            integer in place of a float; ValueError for shapes that do not
+            fit.  back raises the same for a wrong dy.
+
+Example     The slope of relu is 0 at -1 and 1 at 2.
+
+            >>> import numpy as np
+            >>> from pyllama import ops
+            >>> y, back = ops.relu(np.array([-1.0, 2.0]))
+            >>> y
+            array([0., 2.])
+            >>> dx, = back(np.array([3.0, 3.0]))
+            >>> dx
+            array([0., 3.])
+"""
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.attention import attention
 from pyllama.ops.cross_entropy import cross_entropy

@@ -1,14 +1,47 @@
-"""The residual sum and its root-mean-square normalisation in one pass: the two are read and written together.
+"""A residual sum and its RMS norm in one pass over memory.
 
-Forward     s = x + a,   y = rms_norm(s, w)                                    see rms_norm.py
+Arrays      x [... D], a [... D], w [D] in; s [... D], y [... D] out;
+            all float32 or all float64.  A row is one vector of length D.
+Options     eps=1e-5: ε, as in rms_norm.
 
-Backward    s leaves twice, as itself and through y, so its gradient is a sum; and it is a sum, so that gradient is
-            also the one of both its addends:
+Forward     s = x + a
+            r = (mean_j s_j² + ε)^-½                          one number per row
+            y_j = w_j s_j r
 
-            dx = da = ds + (rms_norm's dx for dy)              dw = rms_norm's dw for dy
+            This is rms_norm of s (see rms_norm.py).  Fused, each row of s is
+            normalized while it is still in cache.
 
-Saved       s, w, r, as rms_norm saves them for its input s.   dx and da are one array: a copy would cost as much
-            memory traffic as reading ds does, and only a caller who writes into one of them could tell.
+Backward    s reaches the loss twice: directly and through y.  Its gradient is
+            the sum of the two parts.  The sum x + a hands that gradient to
+            both terms unchanged.  As in rms_norm:
+
+            n_j = s_j r
+            g_j = w_j dy_j
+            dx_j = da_j = ds_j + r (g_j - n_j mean_i g_i n_i)
+            dw_j = Σ_rows dy_j n_j
+
+Saved       s, w, r, as rms_norm saves them for the input s.  dx and da are
+            the same array, which saves a copy: do not write into either.
+
+Raises      TypeError: precisions differ.  ValueError: shapes do not fit.
+
+Example     The mean square of s = (1, 7) is 25, so r is 1/5.
+
+            >>> import numpy as np
+            >>> from pyllama.ops import add_rms_norm
+            >>> x, a = np.array([0.0, 3.0]), np.array([1.0, 4.0])
+            >>> w = np.array([1.0, 2.0])
+            >>> (s, y), back = add_rms_norm(x, a, w)
+            >>> s
+            array([1., 7.])
+            >>> y.round(4)
+            array([0.2, 2.8])
+            >>> ds, dy = np.array([1.0, 0.0]), np.array([1.0, 0.0])
+            >>> dx, da, dw = back((ds, dy))
+            >>> dx.round(4)
+            array([ 1.196, -0.028])
+            >>> dw.round(4)
+            array([0.2, 0. ])
 """
 from pyllama.op import between, op
 from pyllama.ops.rms_norm import rms_norm

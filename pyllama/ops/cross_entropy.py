@@ -1,19 +1,67 @@
-"""Cross-entropy of softmax(z) against integer targets, with label smoothing and the z-loss.
+"""Cross-entropy of softmax(z) with integer targets.
 
-Forward     Let lse_n = log Σ_v exp z_nv and log p = z - lse.  The target distribution of row n is
-            q_nv = (1 - α) [v = t_n] + α/V  (Szegedy et al., 2016), and ζ weighs the z-loss (Chowdhery et al., 2022):
+Arrays      z [N V] in, the logits, float32 or float64; t [N] in, integers
+            from 0 to V-1; loss [] out, in nats, in the precision of z.
+Options     ignore_index=-100: rows with this target do not count.
+            label_smoothing=0.0: α, the part of the target distribution that
+            is uniform (Szegedy et al., 2016).
+            z_loss=0.0: ζ, the weight of lse², which keeps the logits from
+            drifting (Chowdhery et al., 2022).
+            count=None: C, the divisor.  None: the number of rows that count,
+            at least 1.  Give the number of the whole batch if these rows are
+            a part of it; then the losses and gradients of the parts add up.
 
-            l_n  = -Σ_v q_nv log p_nv + ζ lse_n²  =  lse_n - (1 - α) z_n,t(n) - α mean_v z_nv + ζ lse_n²
-            loss = Σ_n l_n / C,           the sum over rows whose target is not ignore_index
+Forward     A bracket is 1 where its condition holds and 0 elsewhere.
 
-            C is their number (at least 1), or `count` where the rows are a part of a larger batch: the parts' losses
-            and gradients then add up to those of the whole.
+            lse_n = log Σ_v exp z_nv
+            log p_nv = z_nv - lse_n
+            q_nv = (1 - α) [v = t_n] + α/V
+            l_n = -Σ_v q_nv log p_nv + ζ lse_n²
+                = lse_n - (1 - α) z_n,t(n) - α mean_v z_nv + ζ lse_n²
+            loss = Σ_n l_n / C                          over the rows that count
 
-Backward    ∂lse_n/∂z_nv = p_nv, so for a row that counts
+Backward    For a row that counts (dz_n is 0 for every other row):
 
-            dz_nv = ( (1 + 2 ζ lse_n) p_nv - (1 - α) [v = t_n] - α/V ) dloss / C
+            ∂lse_n/∂z_nv = p_nv
+            dz_nv = ((1 + 2 ζ lse_n) p_nv - (1 - α) [v = t_n] - α/V) dloss / C
 
-Saved       z, t, lse.   p = exp(z - lse) is computed again.
+Saved       z, t, lse.  p is recomputed as exp(z - lse).
+
+Raises      IndexError: a target outside 0 .. V-1 that is not ignore_index.
+            TypeError: z not floating, t not integer.
+            ValueError: shapes do not fit.
+
+Example     The logits (log 3, 0) give the probabilities (3/4, 1/4), so the
+            loss of target 0 is log 4/3.
+
+            >>> import numpy as np
+            >>> from pyllama.ops import cross_entropy
+            >>> z, t = np.log([[3.0, 1.0]]), np.array([0])
+            >>> loss, back = cross_entropy(z, t)
+            >>> round(float(loss), 4)
+            0.2877
+            >>> dz, dt = back(1.0)
+            >>> dz.round(4)
+            array([[-0.25,  0.25]])
+            >>> dt is None                                # t is an integer
+            True
+
+            The second of these rows does not count:
+
+            >>> loss, back = cross_entropy(np.log([[3.0, 1.0], [1.0, 1.0]]),
+            ...                            np.array([0, -100]))
+            >>> round(float(loss), 4)
+            0.2877
+            >>> back(1.0)[0].round(4) + 0.0
+            array([[-0.25,  0.25],
+                   [ 0.  ,  0.  ]])
+
+            With α = 1/2 the target distribution is (3/4, 1/4).  It equals p,
+            so the gradient vanishes:
+
+            >>> loss, back = cross_entropy(z, t, label_smoothing=0.5)
+            >>> back(1.0)[0].round(4) + 0.0
+            array([[0., 0.]])
 """
 import numpy as np
 

@@ -1,19 +1,55 @@
-"""Dropout (Srivastava et al., 2014), scaled in training so that evaluation leaves x alone.
+"""Dropout, scaled in training so that evaluation uses x as it is.
 
-Forward     m_i ∈ {0, 1},  P(m_i = 1) = 1 - rate           y = m x / (1 - rate),   E[y] = x
+Source      Srivastava et al., 2014
 
-Backward    y is linear in x and m does not depend on it:  dx = m dy / (1 - rate)
+Arrays      x [... D] in; y [... D] out; float32 or float64.
+Options     rate=0.1: the probability, in [0, 1), that a number is dropped.
+            key=(0,): integers and words that name the random stream, such as
+            (seed, "residual", step, layer).
+            start=0: the index of x's first number in the array that x is a
+            part of.
 
-Saved       nothing: m is drawn again.  Number i of the array that x is a part of, from number `start` on, has its own
-            place in the key's stream (pyllama/rng.py).  So m depends neither on precision, device and what was drawn
-            before nor on how a batch is cut into parts; recomputation and resuming repeat it.
+Forward     P(m_i = 1) = 1 - rate,   P(m_i = 0) = rate
+            y_i = m_i x_i / (1 - rate)
+
+            The scale makes the expected value of y equal to x.
+
+Backward    y is linear in x, and m does not depend on x:
+
+            dx_i = m_i dy_i / (1 - rate)
+
+Saved       Nothing: m is drawn again.  Each number has its own place in the
+            stream (see pyllama/rng.py), counted from `start`.  So m does not
+            depend on the precision, the device, earlier draws, or how a batch
+            is split.  Recomputation and resumed runs draw the same m.
+
+Raises      TypeError: x or dy not floating.
+
+Example     With rate 1/2 the numbers that are kept are doubled.
+
+            >>> import numpy as np
+            >>> from pyllama.ops import dropout
+            >>> x = np.array([1.0, 2.0, 3.0, 4.0])
+            >>> y, back = dropout(x, rate=0.5, key=(7, "residual"))
+            >>> y
+            array([0., 4., 0., 8.])
+            >>> dx, = back(np.ones(4))
+            >>> dx
+            array([0., 2., 0., 2.])
+
+            The second half, drawn by itself, gets the same m:
+
+            >>> half, _ = dropout(x[2:], rate=0.5, key=(7, "residual"),
+            ...                   start=2)
+            >>> half
+            array([0., 8.])
 """
 import numpy as np
 
 from pyllama.op import between, op
 from pyllama.rng import generator
 
-BLOCK = 8                                                   # float32 numbers that Philox makes of one counter value
+BLOCK = 8                                                   # float32 numbers for each value of Philox's counter
 
 
 def scale(x, rate, key, start):

@@ -1,15 +1,43 @@
-"""Table lookup (Bengio et al., 2003): a token's vector is its row of the table.
+"""Table lookup: the vector of a token is its row (Bengio et al., 2003).
 
-Forward     y_btd = w_{ids(b,t) d}
+Arrays      ids [B T] in, integers from 0 to V-1; w [V D] in, y [B T D] out,
+            float32 or float64.
 
-Backward    Written as a product with the one-hot matrix O_nv = [ids_n = v] over the N = B T positions, y = O w is
-            linear in w, so
+Forward     y_btd = w_vd,   v = ids_bt
 
-            dw = Oᵀ dy        dw_vd = Σ_{n : ids_n = v} dy_nd
+Backward    n runs over all B T positions.  O is the one-hot matrix of the ids:
+            row n has a 1 in column ids_n and zeros elsewhere.
 
-            a scatter-add: a token that occurs twice receives both rows.  ids is an integer and has no gradient.
+            O_nv = [ids_n = v]
+            y_nd = Σ_v O_nv w_vd
+            dw_vd = Σ_n O_nv dy_nd
+
+            This is a scatter-add: if a token occurs twice, its row of dw is
+            the sum of both rows of dy.  ids are integers: no gradient.
 
 Saved       ids, w (for its shape).
+
+Raises      IndexError: an id outside 0 .. V-1.  ValueError: shapes do not fit.
+            TypeError: ids not integer, w not floating.
+
+Example     Token 2 occurs twice, token 1 never.
+
+            >>> import numpy as np
+            >>> from pyllama.ops import embedding
+            >>> ids = np.array([[2, 0, 2]])
+            >>> w = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+            >>> y, back = embedding(ids, w)
+            >>> y
+            array([[[5., 6.],
+                    [1., 2.],
+                    [5., 6.]]])
+            >>> dids, dw = back(np.ones_like(y))
+            >>> dw
+            array([[1., 1.],
+                   [0., 0.],
+                   [2., 2.]])
+            >>> dids is None
+            True
 """
 import numpy as np
 

@@ -1,14 +1,51 @@
-"""GloVe's weighted squared error (Pennington, Socher & Manning, 2014, equation 8), as a mean over N word pairs.
+"""GloVe's weighted squared error (Pennington, Socher & Manning, 2014, eq. 8).
 
-Forward     e_n  = w_{i(n)} · v_{j(n)} + a_{i(n)} + b_{j(n)} - y_n        y = log of how often word j stands near i
-            loss = mean_n f_n e_n²                                        f = how much the pair counts
+Arrays      w [V D], v [V D] in: word and context vectors; a [V], b [V] in:
+            their biases; i [N], j [N] in: N pairs of words, integers from 0
+            to V-1; y [N 1] in: log of how often j occurs near i; f [N 1] in:
+            the weight of the pair; loss [] out.  All but i and j are float32,
+            or all float64.
 
-Backward    With h_n = 2 f_n e_n dloss / N  =  ∂loss/∂e_n:
+Forward     The paper's sum, divided by N:
 
-            dw_p = Σ_{n : i(n) = p} h_n v_{j(n)}      da_p = Σ_{n : i(n) = p} h_n      dy_n = -h_n
-            dv_q = Σ_{n : j(n) = q} h_n w_{i(n)}      db_q = Σ_{n : j(n) = q} h_n      df_n = e_n² dloss / N
+            e_n = w_{i(n)} · v_{j(n)} + a_{i(n)} + b_{j(n)} - y_n
+            loss = Σ_n f_n e_n² / N
+
+Backward    h_n = ∂loss/∂e_n dloss
+                = 2 f_n e_n dloss / N
+
+            dw_p = Σ_{n : i(n) = p} h_n v_{j(n)}
+            dv_q = Σ_{n : j(n) = q} h_n w_{i(n)}
+            da_p = Σ_{n : i(n) = p} h_n
+            db_q = Σ_{n : j(n) = q} h_n
+            dy_n = -h_n
+            df_n = e_n² dloss / N
 
 Saved       w, v, i, j, f, e.
+
+Raises      IndexError: an id outside 0 .. V-1.  ValueError: shapes do not fit.
+            TypeError: precisions differ, i or j not integer.
+
+Example     One pair, words 1 and 0: e = 2 · 3 + 0 + 0 - 5.
+
+            >>> import numpy as np
+            >>> from pyllama.ops import glove
+            >>> w, v = np.array([[1.0], [2.0]]), np.array([[3.0], [1.0]])
+            >>> a, b = np.zeros(2), np.zeros(2)
+            >>> i, j = np.array([1]), np.array([0])
+            >>> y, f = np.array([[5.0]]), np.array([[0.5]])
+            >>> loss, back = glove(w, v, a, b, i, j, y, f)
+            >>> float(loss)
+            0.5
+            >>> dw, dv, da, db, di, dj, dy, df = back(1.0)
+            >>> dw, dv
+            (array([[0.],
+                   [3.]]), array([[2.],
+                   [0.]]))
+            >>> da, db
+            (array([0., 1.]), array([1., 0.]))
+            >>> dy, df
+            (array([[-1.]]), array([[1.]]))
 """
 import numpy as np
 

@@ -1,19 +1,48 @@
-"""Layer normalisation (Ba, Kiros & Hinton, 2016).
+"""Layer normalization (Ba, Kiros & Hinton, 2016).
 
-Forward     c = x - mean(x)        r = (mean(c²) + ε)^-½       one number per row
-            n = c r                y = w n + b
+Arrays      x [... D], w [D], b [D] in; y [... D] out; all float32 or all
+            float64.  A row is one vector of length D.
+Options     eps=1e-5: ε, which keeps a constant row from dividing by zero.
 
-Backward    Let g = w dy, the gradient of n.  From n_i = c_i r and ∂r/∂c_j = -r³ c_j / D,
+Forward     c = x - mean(x)
+            r = (mean(c²) + ε)^-½                             one number per row
+            n = c r
+            y = w n + b
 
-            dc_j = g_j r - r³ c_j (Σ_i g_i c_i) / D  =  r (g_j - n_j mean(g n))
+Backward    g = w dy                                      the gradient of n
 
-            c = x - mean(x) subtracts the mean, a symmetric projection, and so does its transpose.  The mean of n is
-            zero, so only g has a mean to lose:
+            ∂r/∂c_j = -r³ c_j / D
+            dc_j = g_j r - r³ c_j (Σ_i g_i c_i) / D
+                 = r (g_j - n_j mean(g n))
 
-            dx = dc - mean(dc)  =  r (g - mean(g) - n mean(g n))
-            dw = Σ_rows dy n           db = Σ_rows dy
+            To subtract the mean is a symmetric linear map, so its transpose
+            subtracts the mean of dc.  mean(n) is zero; only g contributes:
+
+            dx = dc - mean(dc)
+               = r (g - mean(g) - n mean(g n))
+            dw = Σ_rows dy n
+            db = Σ_rows dy
 
 Saved       n, w, r.
+
+Raises      TypeError: precisions differ.  ValueError: shapes do not fit.
+
+Example     The mean of x is 2 and its variance 1, so r is 1 (up to ε).
+
+            >>> import numpy as np
+            >>> from pyllama.ops import layer_norm
+            >>> x = np.array([1.0, 1.0, 3.0, 3.0])
+            >>> w, b = np.ones(4), np.array([0.0, 0.0, 0.0, 5.0])
+            >>> y, back = layer_norm(x, w, b)
+            >>> y.round(4)
+            array([-1., -1.,  1.,  6.])
+            >>> dx, dw, db = back(np.array([1.0, 0.0, 0.0, 0.0]))
+            >>> dx.round(4) + 0.0
+            array([ 0.5, -0.5,  0. ,  0. ])
+            >>> dw.round(4) + 0.0
+            array([-1.,  0.,  0.,  0.])
+            >>> db
+            array([1., 0., 0., 0.])
 """
 import numpy as np
 

@@ -1,15 +1,56 @@
-"""The vocabulary projection and its cross-entropy in one pass over chunks of rows: never all N x V logits at once.
+"""The output projection and its cross-entropy, in chunks of rows.
 
-Forward     z = x wᵀ,   loss = cross_entropy(z, t)                             see cross_entropy.py for the options
+Arrays      x [N D], w [V D] in, both float32 or both float64; t [N] in,
+            integers from 0 to V-1; loss [] out, in nats, in the precision of x.
+Options     chunk=None: rows at a time.  None: as many as have 8 MiB of float32
+            logits.  The result does not depend on it, except for rounding.
+            ignore_index, label_smoothing, z_loss, count: see cross_entropy.py.
 
-Backward    dz = ∂loss/∂z,   dx = dz w,   dw = dzᵀ x                           see linear.py
+Forward     z_nv = Σ_d x_nd w_vd
+            loss = cross_entropy(z, t)
 
-            Row n of dz needs row n of z alone, and dw is a sum over rows.  So a chunk of rows gives its part of the
-            loss, its rows of dx and its addend of dw while its logits are in cache, and the logits are forgotten:
-            three products where a recomputing backward would need four.  The loss is one number, so the gradients
-            for any dloss are those for dloss = 1 times dloss.
+Backward    With dz as in cross_entropy.py, and as in linear.py:
+
+            dx_nd = Σ_v dz_nv w_vd
+            dw_vd = Σ_n dz_nv x_nd
+
+            Row n of dz needs only row n of z, and dw is a sum over rows.  So
+            forward computes, for one chunk at a time, its part of the loss,
+            its rows of dx and its term of dw, while the logits are in cache.
+            Then it discards the logits.  There are never N V of them in
+            memory.  This takes three matrix products; to recompute z in
+            backward would take four.  The loss is a single number, so the
+            gradients for a dloss of 1 are kept and multiplied by dloss.
 
 Saved       dx, dw for dloss = 1.
+
+Raises      IndexError: a target outside 0 .. V-1 that is not ignore_index.
+            TypeError: precisions differ, t not integer.
+            ValueError: shapes do not fit.
+
+Example     The logits (log 3, 0) give the probabilities (3/4, 1/4), and dz is
+            (-1/4, 1/4).
+
+            >>> import numpy as np
+            >>> from pyllama.ops import linear_cross_entropy
+            >>> x, w = np.array([[1.0]]), np.log([[3.0], [1.0]])
+            >>> t = np.array([0])
+            >>> loss, back = linear_cross_entropy(x, w, t)
+            >>> round(float(loss), 4)
+            0.2877
+            >>> dx, dw, dt = back(1.0)
+            >>> dx.round(4)
+            array([[-0.2747]])
+            >>> dw.round(4)
+            array([[-0.25],
+                   [ 0.25]])
+
+            Two rows in two chunks have the same mean loss:
+
+            >>> x, t = np.array([[1.0], [1.0]]), np.array([0, 0])
+            >>> loss, back = linear_cross_entropy(x, w, t, chunk=1)
+            >>> round(float(loss), 4)
+            0.2877
 """
 import numpy as np
 
@@ -18,7 +59,7 @@ from pyllama.ops.cross_entropy import cross_entropy, denominator
 
 
 def forward(x, w, t, *, chunk=None, ignore_index=-100, count=None, **options):
-    chunk = chunk or max(1, 2 ** 21 // len(w))               # 8 MiB of float32 logits, and a few such temporaries
+    chunk = chunk or max(1, 2 ** 21 // len(w))               # 8 MiB of float32 logits; temporaries of that size
     options |= dict(ignore_index=ignore_index, count=denominator(x, t, ignore_index, count))
     loss, dx, dw = np.zeros_like(x, shape=()), np.empty_like(x), np.zeros_like(w)
     for start in range(0, len(x), chunk):

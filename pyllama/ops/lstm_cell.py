@@ -1,20 +1,55 @@
-"""One step of an LSTM (Hochreiter & Schmidhuber, 1997) with a forget gate (Gers, Schmidhuber & Cummins, 2000).
+"""One step of an LSTM with a forget gate.
 
-Forward     a = [a_i a_f a_g a_o], in PyTorch's order, is the sum of what the input and the last output send the gates:
+Sources     Hochreiter & Schmidhuber, 1997; Gers, Schmidhuber & Cummins, 2000
 
-            i, f, o = σ(a_i), σ(a_f), σ(a_o)        g = tanh(a_g)
-            c1 = f c + i g                          h = o t,   t = tanh(c1)
+Arrays      a [N 4*D] in: what input and last output send to the gates, in
+            PyTorch's order a_i a_f a_g a_o, D numbers each; c [N D] in: the
+            last cell state; h [N D] out: the output; c1 [N D] out: the new
+            cell state.  All float32 or all float64.
 
-Backward    c1 leaves twice, as itself and through h, where ∂h/∂c1 = o (1 - t²).  Its whole gradient is
+Forward     i = σ(a_i),   f = σ(a_f),   o = σ(a_o)
+            g = tanh(a_g)
+            c1 = f c + i g
+            t = tanh(c1)
+            h = o t
 
-            δ = dc1 + dh o (1 - t²)                 and with σ' = σ (1 - σ), tanh' = 1 - tanh²
+Backward    c1 reaches the loss twice: directly and through h.  Its whole
+            gradient is δ.
 
-            da_i = δ g i (1 - i)        da_g = δ i (1 - g²)        dc = δ f
-            da_f = δ c f (1 - f)        da_o = dh t o (1 - o)
+            σ' = σ (1 - σ),   tanh' = 1 - tanh²
 
-            While f is near 1, dc is nearly δ: the error survives many steps.
+            ∂h/∂c1 = o (1 - t²)
+            δ = dc1 + dh o (1 - t²)
+            da_i = δ g i (1 - i)
+            da_f = δ c f (1 - f)
+            da_g = δ i (1 - g²)
+            da_o = dh t o (1 - o)
+            dc = δ f
 
-Saved       c, i, f, g, o, t.   a and c alone would be five numbers instead of six, for five exponentials more.
+            While f is near 1, dc is close to δ: the error signal survives
+            many steps.
+
+Saved       c, i, f, g, o, t.  To save only a and c would take five numbers
+            instead of six, and five more exponentials.
+
+Raises      TypeError: precisions differ.  ValueError: shapes do not fit.
+
+Example     With a = 0 the gates are half open: i = f = o = 1/2, and g = 0.
+
+            >>> import numpy as np
+            >>> from pyllama.ops import lstm_cell
+            >>> a, c = np.zeros((1, 4)), np.array([[1.0]])
+            >>> (h, c1), back = lstm_cell(a, c)
+            >>> c1
+            array([[0.5]])
+            >>> h.round(4)                                  # tanh(0.5) / 2
+            array([[0.2311]])
+            >>> dh, dc1 = np.array([[0.0]]), np.array([[1.0]])
+            >>> da, dc = back((dh, dc1))                    # δ = 1
+            >>> da + 0.0
+            array([[0.  , 0.25, 0.5 , 0.  ]])
+            >>> dc
+            array([[0.5]])
 """
 import numpy as np
 

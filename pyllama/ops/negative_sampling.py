@@ -1,17 +1,54 @@
-"""Negative sampling (Mikolov et al., 2013, equation 4): tell the true word from K drawn ones.
+"""Negative sampling: tell the word that was seen from K random ones.
 
-Forward     z_nk = x_n · w_{s(n,k)}                   s(n,0) = t_n is the word seen, s(n,1..K) the negatives drawn
-            u_n0 = -z_n0,   u_nk = z_nk               large where the model is wrong
-            loss = mean_n Σ_k softplus(u_nk)          since -log σ(z) = softplus(-z),  softplus(u) = log(1 + e^u)
+Source      Mikolov et al., 2013, equation 4
 
-            A negative that happens to be t_n counts all the same: the expectation is over the whole distribution.
+Arrays      x [N D], w [V D] in: the vectors of N contexts and of V words, both
+            float32 or both float64; t [N] in: the word seen in each context;
+            negatives [N K] in: K words drawn for it; integers from 0 to V-1.
+            loss [] out, in nats, in the precision of x.
 
-Backward    softplus' = σ, so with N pairs
+Forward     s_n0 = t_n                                         the word seen
+            s_nk = negatives_nk,   k = 1 .. K                  the words drawn
+            z_nk = x_n · w_{s(n,k)}
+            u_n0 = -z_n0
+            u_nk = z_nk,   k = 1 .. K
+            loss = Σ_n Σ_k softplus(u_nk) / N,   k = 0 .. K
 
-            dz_n0 = -σ(u_n0) dloss / N                dz_nk = σ(u_nk) dloss / N
-            dx_n  = Σ_k dz_nk w_{s(n,k)}              dw_v  = Σ_{n,k : s(n,k) = v} dz_nk x_n
+            softplus(u) = log(1 + e^u)
+            softplus(-z) = -log σ(z)
 
-Saved       x, w, s, u.   The rows w_s are gathered again: they are D times as many numbers as u.
+            u is large where the model is wrong.  A negative that happens to
+            equal t_n counts as well: the expectation is over all words.
+
+Backward    softplus'(u) = σ(u)
+
+            dz_n0 = -σ(u_n0) dloss / N
+            dz_nk = σ(u_nk) dloss / N,   k = 1 .. K
+            dx_n = Σ_k dz_nk w_{s(n,k)},   k = 0 .. K
+            dw_v = Σ_{n,k : s(n,k) = v} dz_nk x_n
+
+Saved       x, w, s, u.  The rows w_s are gathered again: they hold D times as
+            many numbers as u.
+
+Raises      IndexError: a word outside 0 .. V-1.  ValueError: shapes do not
+            fit.  TypeError: precisions differ, t or negatives not integer.
+
+Example     Word 0 is seen, word 1 is drawn.  z is (log 3, 0), so the loss is
+            log 4/3 + log 2, and dz is (-1/4, 1/2).
+
+            >>> import numpy as np
+            >>> from pyllama.ops import negative_sampling
+            >>> x, w = np.array([[1.0]]), np.log([[3.0], [1.0]])
+            >>> t, negatives = np.array([0]), np.array([[1]])
+            >>> loss, back = negative_sampling(x, w, t, negatives)
+            >>> round(float(loss), 4)
+            0.9808
+            >>> dx, dw, _, _ = back(1.0)
+            >>> dx.round(4)
+            array([[-0.2747]])
+            >>> dw.round(4)
+            array([[-0.25],
+                   [ 0.5 ]])
 """
 import numpy as np
 
@@ -27,7 +64,7 @@ def softplus(u):
 
 
 def turned(z):
-    """z with the sign of its first column, the true words', changed."""
+    """z with the sign of column 0, the words seen, flipped."""
     return np.where(np.arange(z.shape[1], like=z) == 0, -z, z)
 
 

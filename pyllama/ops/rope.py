@@ -1,20 +1,68 @@
-"""Rotary position embedding (Su et al., 2021, equation 34): position t turns pair k by the angle t θ_k.
+"""Rotary position embedding: turn pair k at position t by the angle t θ_k.
 
-            θ_k = base^(-k/P),   k = 0 .. P-1                    P = K/2 pairs in a head of width K
-   layout   the pairs are (x_k, x_{k+P}), Hugging Face's halves, or interleaved (x_2k, x_2k+1), Meta's
-   scaling  stretches the context; a dict with Hugging Face's keys, "rope_type" one of
-            linear   θ_k / factor                               (Chen et al., 2023)
-            ntk      base · factor^(P/(P-1)): fast pairs stay, the slowest is divided by factor  (bloc97, 2023)
-            llama3   by the wavelength λ = 2π/θ_k against the first context length O: λ < O/high_freq_factor stays,
-                     λ > O/low_freq_factor is divided by factor, linear in O/λ between         (Llama 3.1)
+Sources     Su et al., 2021, equation 34; Chen et al., 2023 (linear);
+            bloc97, 2023 (ntk); Llama 3.1 (llama3)
 
-Forward     (a', b') = (a cos - b sin,  a sin + b cos)           at the angle (start + t) θ_k
+Arrays      x [... T 2*P] in; y [... T 2*P] out; float32 or float64.
+            A head of width K has P = K/2 pairs.  Angles are in radians.
+Options     base=10000.0: sets how fast the frequencies θ_k fall.
+            start=0: the position of the first row, for a cache.
+            interleaved=False: the pairs are (x_k, x_{k+P}), Hugging Face's
+            layout.  True: (x_{2k}, x_{2k+1}), Meta's layout.
+            scaling=None: a dict with Hugging Face's keys that stretches the
+            context; its rope_type is default, linear, ntk or llama3.
 
-Backward    A rotation is orthogonal: its transpose is the rotation by the opposite angle,
+Angles      θ_k = base^(-k/P),   k = 0 .. P-1
+   linear   θ_k / factor instead of θ_k
+   ntk      base · factor^(P/(P-1)) instead of base: θ_0 does not change, the
+            slowest frequency is divided by factor
+   llama3   by the wavelength λ = 2π/θ_k, with O the original context length:
+            θ_k               if λ < O/high_freq_factor
+            θ_k / factor      if λ > O/low_freq_factor
+            between them, the weight of the first is linear in O/λ
 
-            (da, db) = (da' cos + db' sin,  -da' sin + db' cos)
+Forward     a, b is a pair of row t, and A its angle.
 
-Saved       cos, sin [T P], made in float64 whatever the precision of x: t θ_k grows large, its error must not.
+            A = (start + t) θ_k
+            a' = a cos A - b sin A
+            b' = a sin A + b cos A
+
+Backward    A rotation is orthogonal, so its transpose is the rotation by the
+            opposite angle:
+
+            da = da' cos A + db' sin A
+            db = -da' sin A + db' cos A
+
+Saved       cos, sin [T P].  They are computed in float64 for every precision
+            of x, because t θ_k grows large and its error must not.
+
+Raises      UserError: a scaling of unknown type, or one that lacks a key.
+            TypeError: x or dy not floating.  ValueError: an odd width.
+
+Example     One pair, so θ is 1.  Row 0 stays; row 1 turns by 1 radian, from
+            (1, 0) to (cos 1, sin 1).
+
+            >>> import numpy as np
+            >>> from pyllama.ops import rope
+            >>> x = np.array([[1.0, 0.0], [1.0, 0.0]])
+            >>> y, back = rope(x)
+            >>> y.round(4) + 0.0
+            array([[1.    , 0.    ],
+                   [0.5403, 0.8415]])
+            >>> dx, = back(np.array([[0.0, 1.0], [0.0, 1.0]]))
+            >>> dx.round(4) + 0.0
+            array([[0.    , 1.    ],
+                   [0.8415, 0.5403]])
+
+            Row 1 by itself, and the same with all angles halved:
+
+            >>> y, back = rope(x[1:], start=1)
+            >>> y.round(4)
+            array([[0.5403, 0.8415]])
+            >>> half = {"rope_type": "linear", "factor": 2.0}
+            >>> y, back = rope(x[1:], start=1, scaling=half)
+            >>> y.round(4)                                # cos 0.5, sin 0.5
+            array([[0.8776, 0.4794]])
 """
 import numpy as np
 
