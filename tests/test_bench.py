@@ -16,8 +16,8 @@ from pyllama import backend, params
 from pyllama.models import llama
 from pyllama.op import OPS
 from pyllama.ops import relu
-from pyllama.optim import AdamW
 from pyllama.tasks import TASKS
+from pyllama.training.optim import AdamW
 
 
 def test_a_worker_trains_answers_and_ends():

@@ -1,4 +1,10 @@
-"""Tools for testing gradients: problems drawn from shape lines, and exact derivatives to compare backward with."""
+"""Check backward passes: random problems drawn from an op's shape line, and exact derivatives by a complex step.
+
+    >>> from pyllama.ops import rms_norm
+    >>> from pyllama.testing import check
+    >>> check(rms_norm).error < 1e-11
+    True
+"""
 from pyllama.testing.function import WrongGradient, check_gradient
 from pyllama.testing.gradient import Finding, check, complex_step
 from pyllama.testing.problems import Problem, problem

@@ -1,4 +1,4 @@
-"""How far from the reference in float64 may an op's results be?"""
+"""Error bounds for an op's results: how far may they be from the reference in float64?"""
 import numpy as np
 
 from pyllama import backend
@@ -6,7 +6,7 @@ from pyllama.testing.gradient import is_float
 from pyllama.testing.problems import packed
 
 F32 = np.finfo("float32")
-TIMES = 16                          # another order of summation and an exponential with 2 ulp stay within that
+TIMES = 16                          # enough for another order of summation and an exponential with 2 ulp
 
 
 def in_float64(arrays):
@@ -14,13 +14,17 @@ def in_float64(arrays):
 
 
 def results(op, inputs, options, dy):
-    """The outputs and the gradients that exist, in one list."""
+    """The outputs and the gradients in one list, without the None of integer inputs."""
     y, back = op(*inputs, **options)
     return [a for a in (*op.each(y), *back(dy)) if a is not None]
 
 
 def tolerances(op, inputs, options, dy):
-    """[(what a result is by the reference in float64, the largest error allowed), ...], for each of results()."""
+    """[(value, bound), ...]: the float64 reference of each of results(), and the largest error allowed.
+
+    With float64 inputs the bound is 1e-10 times the largest number of the result, or 1e-10 if that is less than 1.
+    With float32 inputs it is measured: see in_float32().
+    """
     if next(x.dtype for x in inputs if is_float(x)) == np.float32:
         return in_float32(op, inputs, options, dy)
     with backend.use("numpy"):
@@ -29,11 +33,16 @@ def tolerances(op, inputs, options, dy):
 
 
 def in_float32(op, inputs, options, dy):
-    """tolerances() of float32.
+    """tolerances() for float32 inputs.
 
-    How much float32 loses on a problem depends on its condition, so it is measured: the reference's own float32 error
-    at four neighbours of the inputs, at least one unit in the last place of the largest result (of eps, where numbers
-    near 1 cancel).  Nor can backward undo what forward lost when it rounded the results it saved.
+    How much precision float32 loses depends on the condition of the problem, so the loss is measured.  It is the
+    largest of
+
+    - the float32 error of the reference itself, at four neighbors of the inputs;
+    - the change of the gradients when the arrays that forward saved are rounded, which backward cannot undo;
+    - one unit in the last place of the largest number of the result (of eps, where numbers near 1 cancel).
+
+    The bound is TIMES this loss.
     """
     with backend.use("numpy"):
         exactly, wide = in_float64(inputs), packed(in_float64(op.each(dy)))
@@ -56,5 +65,5 @@ def in_float32(op, inputs, options, dy):
 
 
 def is_computed(a, inputs):
-    """Is a, which forward saved, a floating array that it made, and none of its inputs?"""
+    """Is a, which forward saved, a floating array that forward computed, not one of its inputs?"""
     return isinstance(a, np.ndarray) and is_float(a) and not any(a is x for x in inputs)

@@ -1,7 +1,7 @@
-"""Draw a call of any op from its registration: sizes, inputs, options, an upstream gradient.
+"""Draw a random call of any op from its registration: sizes, inputs, options and the gradient of its output.
 
-Drawing takes one function, choose(values), that picks from a list or from between(low, high).  Hypothesis supplies one
-that it can shrink; choose_by(rng) makes one from a NumPy generator.
+Every random decision is made by one function, choose(values), which picks from a list or from between(low, high).
+Hypothesis supplies a choose() that it can shrink; choose_by(rng) makes one from a NumPy generator.
 """
 import math
 from typing import Any, NamedTuple
@@ -11,27 +11,39 @@ import numpy as np
 from pyllama.op import Op, between
 
 SMALL = [2, 3, 1, 4, 5]
-EDGES = [8, 15, 17, 31, 64, 65, 130, 1030]                   # across vector and block edges
-MAY_BE_EMPTY = {"...", "B", "T", "S", "N"}                   # counts of rows; a feature axis has at least one entry
-MOST = 2 ** 13                                               # numbers that the axes of one problem may span together
+EDGES = [8, 15, 17, 31, 64, 65, 130, 1030]                   # on both sides of vector and block edges
+MAY_BE_EMPTY = {"...", "B", "T", "S", "N"}                   # numbers of rows; a feature axis has at least one entry
+MOST = 2 ** 13                                               # the largest product of the axes of one problem
 MANY = [1, 2, 3, 5, 17, 65, 130, 190, 257, 515, 1030, 4100, 33000]
-GRAIN = 2 ** 15                                              # of csrc/cpu/real.h: fewer numbers stay on one thread
+GRAIN = 2 ** 15                                              # as in csrc/cpu/real.h: fewer numbers use one thread
 
 
 class Problem(NamedTuple):
+    """A call of an op, op(*inputs, **options), and the gradient dy to call back with.
+
+    >>> import numpy as np
+    >>> from pyllama.ops import tanh
+    >>> from pyllama.testing import Problem
+    >>> x = np.array([0.0, 1.0])
+    >>> inputs, options, dy = Problem(inputs=[x], options={}, dy=np.ones(2))
+    >>> y, back = tanh(*inputs, **options)
+    >>> dx, = back(dy)
+    >>> dx.round(4)
+    array([1.  , 0.42])
+    """
     inputs: list[np.ndarray]
     options: dict[str, Any]
-    dy: Any                                                  # an array, or a tuple of several
+    dy: Any                                                  # an array, or a tuple for several outputs
 
 
 def packed(dys):
-    """The gradients of an op's outputs as back takes them: an array, or several as a tuple."""
+    """The gradients of an op's outputs in the form that back takes: one array, or a tuple of several."""
     dys = tuple(dys)
     return dys if len(dys) > 1 else dys[0]
 
 
 def choose_by(rng):
-    """choose() for a NumPy generator."""
+    """A choose() that draws from a NumPy generator."""
     def choose(values):
         if isinstance(values, between):
             whole = isinstance(values.low, int)
@@ -41,7 +53,7 @@ def choose_by(rng):
 
 
 class Sizes(dict):
-    """One size for each axis letter, drawn when first met."""
+    """The size of each axis letter, drawn when it is first asked for."""
 
     def __init__(self, choose):
         self.choose, self.span = choose, 1
@@ -67,12 +79,14 @@ class Sizes(dict):
 
 
 class Large(Sizes):
+    """Sizes that make kernels use several threads."""
+
     def candidates(self, axis):
         return MANY
 
 
 def large(op: Op, choose) -> Large:
-    """Sizes at which each floating array of several axes has more than GRAIN numbers, but not many times as many."""
+    """Sizes for which each floating array of several axes has more than GRAIN numbers, and at most 8 times as many."""
     arrays = [x.axes for x in (*op.outputs, *op.inputs) if not x.below and {*x.axes[:-1]}]
     while True:
         sizes = Large(choose)
@@ -82,7 +96,23 @@ def large(op: Op, choose) -> Large:
 
 
 def problem(op: Op, choose, dtype: str = "float64", sizes: Sizes | None = None) -> Problem:
-    """A random call of op.  Floating inputs and dy are standard normal, never all ones: a norm's weight too."""
+    """Draw a random call of op.
+
+    choose   picks options, sizes and the seed of the numbers: see choose_by()
+    dtype    of the floating inputs and of dy, "float64" or "float32"
+    sizes    the sizes of the axes; None: small ones, drawn by choose
+    returns  Problem(inputs, options, dy)
+
+    Floating inputs and dy are standard normal.  That includes the weight of a norm: with ones, errors would be hidden.
+
+    >>> import numpy as np
+    >>> from pyllama.ops import linear
+    >>> from pyllama.testing import problem
+    >>> from pyllama.testing.problems import choose_by
+    >>> (x, w, *bias), options, dy = problem(linear, choose_by(np.random.default_rng(0)))
+    >>> x.shape[-1] == w.shape[1], dy.shape == (*x.shape[:-1], w.shape[0])
+    (True, True)
+    """
     sizes = Sizes(choose) if sizes is None else sizes
     options = {name: choose(values) for name, values in op.options.items()}
     rng = np.random.default_rng(choose(between(0, 2 ** 32)))

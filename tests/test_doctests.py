@@ -1,0 +1,84 @@
+"""The examples in the docstrings: they print what they say, on every backend, and every op has one."""
+import contextlib
+import doctest
+import importlib
+import inspect
+import io
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import pyllama
+import pyllama.testing
+from pyllama import backend
+from pyllama.cli.inspect import ops
+from pyllama.op import OPS
+
+PROMPT = ">>> "
+BACKWARD = re.compile(r"^ *>>> .*\bback\(", re.MULTILINE)
+PUBLIC = [pyllama, pyllama.testing]
+
+
+def modules_with_examples():
+    """Their names.  The sources are searched first, because some modules can be imported only where a GPU is."""
+    for module in pkgutil.walk_packages(pyllama.__path__, "pyllama."):
+        source = module.module_finder.find_spec(module.name).origin
+        if source.endswith(".py") and PROMPT in Path(source).read_text(encoding="utf-8"):
+            yield module.name
+
+
+MODULES = ["pyllama", *modules_with_examples()]
+
+
+def backends(module):
+    """An op's own; for other modules, those of the host."""
+    op = OPS.get(module.removeprefix("pyllama.ops."))
+    names = op.backends() if op else backend.available()
+    return [name for name in names if name != "cuda"]
+
+
+@pytest.mark.parametrize(("module", "on"), [(module, on) for module in MODULES for on in backends(module)])
+def test_examples_print_what_they_say(module, on):
+    """They use no name that they do not import or define: a reader can paste them."""
+    runner = doctest.DocTestRunner(verbose=False)
+    report = io.StringIO()
+    with backend.use(on):
+        for example in doctest.DocTestFinder().find(importlib.import_module(module), globs={}):
+            runner.run(example, out=report.write)
+    assert not runner.failures, report.getvalue()
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_every_op_has_an_example_of_both_passes(op):
+    assert f"pyllama.ops.{op.name}" in MODULES
+    assert re.search(rf"^ *>>> from pyllama.ops import {op.name}$", op.__doc__, re.MULTILINE)
+    assert BACKWARD.search(op.__doc__)
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module in PUBLIC
+                                              for name in getattr(module, "__all__", ())])
+def test_every_public_name_has_an_example(module, name):
+    """An object's example may also be in its methods' docstrings."""
+    public = getattr(module, name)
+    methods = vars(public).values() if inspect.isclass(public) else ()
+    assert any(PROMPT in (inspect.getdoc(each) or "") for each in (public, *methods))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_a_derivation_is_printed_unbroken_on_80_columns(name):
+    """Its source has three quotation marks before the first line, and fits as well."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        ops((name,))
+    text = inspect.getdoc(importlib.import_module(f"pyllama.ops.{name}"))
+    assert text in printed.getvalue()
+    assert max(map(len, f'"""{text}'.splitlines())) <= 80
+
+
+def test_a_wrong_example_fails(monkeypatch):
+    """The examples are run, not only found."""
+    monkeypatch.setattr(importlib.import_module("pyllama.ops.relu"), "__doc__", ">>> 1 + 1\n3\n")
+    with pytest.raises(AssertionError, match="Expected:"):
+        test_examples_print_what_they_say("pyllama.ops.relu", "numpy")
