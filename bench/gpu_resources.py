@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path
 from bench import gpu_compile
 from bench.gpu_compile import MULTIPROCESSORS, CompileError, Used, at_once, compiled, compilers, faults
 from pyllama import cuda_text, machine
+from pyllama.files import rewrite
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden"
@@ -50,9 +50,7 @@ def once(compiler, file, precision, defines, arch):
     if not kept.exists():
         used = compiled(compiler, text, options, arch)
         KEPT.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(f".{os.getpid()}.{id(used)}")     # another process or thread may be here, too
-        unfinished.write_text(json.dumps({name: used[name] for name in own(file)}))
-        os.replace(unfinished, kept)
+        rewrite(kept, [json.dumps({name: used[name] for name in own(file)}).encode()])
     return {name: Used(*values) for name, values in json.loads(kept.read_text()).items()}
 
 

@@ -1,9 +1,13 @@
 """Files that last: written with a checksum and forced to the disk; JSON and safetensors, as bytes and back."""
+import contextlib
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from typing import Any
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import ml_dtypes  # noqa: F401 -- teaches NumPy, and through it safetensors, the dtype bfloat16
 import numpy as np
@@ -57,14 +61,40 @@ def write(path, chunks) -> dict[str, int | str]:
     return {"size": size, "sha256": digest.hexdigest()}
 
 
-def rewrite(path, chunks) -> None:
-    """write() in place of what is there, by rename: whole, or not at all."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def replacing(path: str | Path, only_writer: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which gets the name `path` once it is whole and on the disk, and never if writing it fails.
+
+    only_writer     no other process writes to this path: delete the unfinished files that killed processes left
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    if only_writer:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            leftover.unlink()
     try:
-        write(hidden, chunks)
-        os.replace(hidden, path)
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
     finally:
-        hidden.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+
+
+def rewrite(path: str | Path, chunks: Iterable, only_writer: bool = False) -> None:
+    """Write the chunks in place of what is there: whole, or not at all.  See replacing()."""
+    with replacing(path, only_writer) as file:
+        file.writelines(chunks)
+
+
+def export(path: str | Path, chunks: Iterable) -> None:
+    """rewrite() for a file that the user named.  Raises UserError if it cannot be written."""
+    try:
+        rewrite(path, chunks)
+    except (OSError, ValueError) as error:                      # a path such as "." has no name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path}: {reason}; name a file in a folder that exists") from None
 
 
 def sync(folder):

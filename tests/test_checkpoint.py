@@ -177,11 +177,11 @@ def test_leftovers_of_a_killed_save_are_cleared_away(run):
     for name in ".step-00000009", ".step-00000004":
         (run / "checkpoints" / name).mkdir()
         (run / "checkpoints" / name / "config.json").write_text("{")
-    (run / ".latest").write_text("st")
+    (run / ".latest.7.7.tmp").write_text("st")
     assert step_of(checkpoint.load(run)) == 3
     save(run, 4)
     assert steps(run) == ["step-00000002", "step-00000003", "step-00000004"]
-    assert not (run / ".latest").exists()
+    assert not list(run.glob(".*"))
 
 
 # Hugging Face folders

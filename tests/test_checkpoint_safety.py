@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def test_everything_is_on_the_disk_before_it_is_named(tmp_path, monkeypatch):
     def path_of(handle):
         stat = os.fstat(handle)
         names.update({(p.stat().st_dev, p.stat().st_ino): p.name for p in [tmp_path, *tmp_path.rglob("*")]})
-        return names[stat.st_dev, stat.st_ino]
+        return re.sub(r"\.\d+\.\d+\.tmp$", "", names[stat.st_dev, stat.st_ino])     # of the process and the thread
 
     monkeypatch.setattr(os, "fsync", lambda handle: (log.append(path_of(handle)), fsync(handle)))
     monkeypatch.setattr(os, "rename", lambda a, b: (log.append(f"rename {b.name}"), rename(a, b)))

@@ -175,15 +175,15 @@ def test_a_process_killed_between_the_two_files_leaves_no_wrong_tokens(stop, tex
     prepare(source, BYTES, tmp_path / "tokens")
     (source / "b.txt").write_text("sat on the hat")
     program = f"""
-import os, pathlib
+import os
 from pyllama.text import tokens, tokenizer
-renames, rename = [], pathlib.Path.replace
+renames, rename = [], os.replace
 def replace(path, target):
     renames.append(path)
     if len(renames) == {stop}:
         os._exit(9)
     return rename(path, target)
-pathlib.Path.replace = replace
+os.replace = replace
 tokens.prepare({str(source)!r}, tokenizer.Tokenizer.bytes(), {str(tmp_path / "tokens")!r})
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from pyllama import params, rng
+from pyllama.cli import overview
 from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import bart, bert, gpt2
 from pyllama.ops import cross_entropy
 from pyllama.pretrained import MODELS
-from pyllama.tasks import TASKS, instruct, overview, scratch
+from pyllama.tasks import TASKS, instruct, scratch
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import BadRow, Row
 from pyllama.tasks.task import Trained

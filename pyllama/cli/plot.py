@@ -1,7 +1,9 @@
 """Curves of one or more runs as a PNG: loss, learning rate, gradient norm."""
+import io
 from pathlib import Path
 
 from pyllama.errors import UserError
+from pyllama.files import export
 from pyllama.training.run import read_log
 
 PANELS = [("loss", "loss (nats per prediction)"),            # of a token, a class, a place: what the run learns
@@ -30,7 +32,9 @@ def draw(runs: list[Path], out: Path) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     figure.axes[-1].set_xlabel("step")
+    drawing = io.BytesIO()
     try:
-        figure.savefig(out, dpi=120)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot write {out}: {error}; name a .png file in a folder that exists") from None
+        figure.savefig(drawing, format=out.suffix.removeprefix(".") or "png", dpi=120)
+    except ValueError as error:
+        raise UserError(f"cannot draw {out}: {error}; name a .png file") from None
+    export(out, [drawing.getvalue()])

@@ -8,8 +8,7 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from pyllama.cli.display import console
-from pyllama.errors import UserError
-from pyllama.files import rewrite
+from pyllama.files import export
 from pyllama.text import corpus
 from pyllama.text.readability import measures
 
@@ -30,10 +29,7 @@ def report(data: Positional[tuple[str, ...]] = ("-",), field: str = "text", out:
         table.add_row(name.replace("_", " "), *(shown(values[name]) for values in found.values()))
     console.print(table, soft_wrap=False)
     if out:
-        try:
-            rewrite(out, [(json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()])
-        except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror}; name another file with --out") from None
+        export(out, [(json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()])
     return 0
 
 

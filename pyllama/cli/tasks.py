@@ -9,11 +9,10 @@ from typing import Literal
 from rich.box import SIMPLE
 from rich.table import Table
 
-from pyllama import memory
+from pyllama import files, memory
 from pyllama.beam import SearchConfig
 from pyllama.cli.display import console, follow, interruptible
 from pyllama.errors import UserError
-from pyllama.files import rewrite, to_json
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import BadRow, Row, Source, read, texts_of
@@ -87,7 +86,8 @@ def train(job, folder, state, tokenizer, parts, examples, settings, keeping, abo
     _, work, _ = tuning.load(folder, settings.dtype)
     part = "test" if parts["test"] else "dev"
     answers, metrics = tuning.measure(job, parts[part], work, search)
-    put(folder / "metrics.json", [to_json({"task": job.name, "rows": part, "step": standing.best_step, **metrics})])
+    result = {"task": job.name, "rows": part, "step": standing.best_step, **metrics}
+    files.export(folder / "metrics.json", [files.to_json(result)])
     show(job, parts[part], answers, metrics)
     if state.step < settings.max_steps:
         console.print(f"out of patience at step {state.step}: the last {standing.stale} evaluations on the dev rows "
@@ -127,13 +127,13 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     lines = answers if text else [json.dumps({**row.values, job.fields[-1]: answer}, ensure_ascii=False)
                                   for row, answer in zip(rows, answers, strict=True)]
     if out:
-        put(out, ["".join(line + "\n" for line in lines).encode()])
+        files.export(out, ["".join(line + "\n" for line in lines).encode()])
         console.print(f"wrote {len(lines):,} lines to {out}")
     else:
         sys.stdout.writelines(line + "\n" for line in lines)
-    if exported:
+    if export and exported:
         content, what = exported(rows, answers)
-        put(export, [content])
+        files.export(export, [content])
         print(f"wrote {what} to {export}", file=sys.stderr)
     return 0
 
@@ -141,15 +141,6 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
 def told(work) -> tuple[str, ...]:
     """The names that the fields had in the rows it was trained on."""
     return tuple(work.config.extra["task"].get("fields", ()))
-
-
-def put(path, chunks) -> None:
-    """Write a file that the user named."""
-    try:
-        rewrite(path, chunks)
-    except (OSError, ValueError) as error:                      # a path such as "." has no name
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path}: {why}; name a file in a folder that exists") from None
 
 
 def given(job, asked, usable, texts) -> list[Row]:
@@ -183,7 +174,7 @@ def evaluate(model: Path, source: Source, search: SearchConfig, out: Path | None
     answers, metrics = tuning.measure(job, rows, work, search)
     show(job, rows, answers, metrics)
     if out:
-        put(out, [to_json({"task": job.name, **metrics})])
+        files.export(out, [files.to_json({"task": job.name, **metrics})])
     return 0
 
 

@@ -11,7 +11,6 @@ Rotary pairs are neighbours here (Meta's order): read() sets rope_interleaved an
 them Hugging Face's.  Source: github.com/karpathy/llama2.c, export.py, run.c and tokenizer.py.
 """
 import math
-import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from tokenizers import decoders, models, normalizers, processors
 
 from pyllama import params
 from pyllama.errors import UserError
+from pyllama.files import replacing
 from pyllama.models import llama
 from pyllama.models.llama import LlamaConfig
 from pyllama.rotary import frequencies
@@ -94,13 +94,11 @@ def write(path: str | Path, config: LlamaConfig, parameters: dict) -> None:
     stored = dict(params.leaves(parameters)) | {"cos.weight": np.cos(angle), "sin.weight": np.sin(angle)}
     h = Header(c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads, c.groups,
                c.vocab_size if c.tie_word_embeddings else -c.vocab_size, c.max_position_embeddings)
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         file.write(struct.pack("<7i", *h))
         for name, _ in _tensors(c):
             for leaf in _leaves(name, c):
-                stored[leaf].astype("<f4").tofile(file)
-    temporary.replace(path)
+                file.write(np.ascontiguousarray(stored[leaf], "<f4").data)
 
 
 def to_halves(parameters: dict, config: LlamaConfig) -> tuple[dict, LlamaConfig]:

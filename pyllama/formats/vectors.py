@@ -15,16 +15,18 @@ To keep the found rows as they are, set their gradient to zero before each step 
 
 Sources: nlp.stanford.edu/projects/glove; fasttext.cc/docs/en/english-vectors.html.
 """
+import contextlib
 import gzip
-import os
 import zlib
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.files import replacing
 
 
 def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[list[str], np.ndarray]:
@@ -112,18 +114,21 @@ def write(path: str | Path, words: Sequence[str], rows: np.ndarray) -> None:
         wrong = words[int(np.argmin(np.isfinite(rows).all(axis=1)))]
         raise UserError(f"the vector of {wrong!r} is not finite; leave it out or train anew")
     path = Path(path)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        with gzip.open(temporary, "wb") if path.suffix == ".gz" else temporary.open("wb") as out:
+        with replacing(path) as file, _packing(path, file) as out:
             # A first line of a word "7" and the number 3 would be read as a count.
             if ".txt" not in path.suffixes[-2:] or rows.shape[1] == 1:
                 out.write(f"{len(words)} {rows.shape[1]}\n".encode())
             out.writelines(_formatted(words, rows))
-        temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _packing(path: Path, file: BinaryIO) -> contextlib.AbstractContextManager:
+    """The file itself, or what compresses into it, by the name it will have."""
+    if path.suffix == ".gz":
+        return gzip.GzipFile(path.stem, "wb", fileobj=file)
+    return contextlib.nullcontext(file)
 
 
 def _formatted(words: Iterable[str], rows: np.ndarray) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pyllama.errors import UserError
+from pyllama.files import rewrite
 
 # Names in use on the Hugging Face Hub; where a vocabulary has several, the earlier one marks the end in pretraining.
 EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<｜end▁of▁sentence｜>", "<|eot_id|>")
@@ -102,9 +102,7 @@ class Tokenizer:
         """Write folder/tokenizer.json, whole or not at all."""
         file = Path(folder) / "tokenizer.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        temporary.write_text(self.rust.to_str(pretty=True), encoding="utf-8")
-        temporary.replace(file)
+        rewrite(file, [self.rust.to_str(pretty=True).encode()])
 
     # What it is
 

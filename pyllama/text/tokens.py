@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from pyllama import rng
 from pyllama.errors import UserError
+from pyllama.files import replacing, rewrite
 from pyllama.text.corpus import Document, Sources, documents
 from pyllama.text.tokenizer import Tokenizer
 
@@ -106,13 +106,12 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
         return _stored(file, made_of)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(file) as out:
+        with replacing(file) as out:
             starts, count = _encode(documents(sources, field), tokenizer, out, lambda done: progress(done, total))
             # From here to the end no sidecar may vouch for the file: the old one would for the new tokens.
             _sidecar(file).unlink(missing_ok=True)
         side = {**made_of, "dtype": tokenizer.dtype.name, "tokens": count, "documents": starts}
-        with _replacing(_sidecar(file)) as out:
-            out.write(json.dumps(side).encode())
+        rewrite(_sidecar(file), [json.dumps(side).encode()])
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}; make room or choose another folder") from None
     return _stored(file, made_of)
@@ -174,20 +173,6 @@ def _stored(file: Path, made_of: dict) -> Tokens:
     if not whole:
         raise UserError(f"{file} and {_sidecar(file).name} do not fit together; remove both and prepare them again")
     return Tokens(ids, starts, np.append(starts[1:], len(ids)))
-
-
-@contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[BinaryIO]:
-    """Write a file that takes its name when it is whole and on the disk, and never if writing fails."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")        # ranks may write at once
-    try:
-        with temporary.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _encode(texts: Iterable[Document], tokenizer: Tokenizer, out: BinaryIO,

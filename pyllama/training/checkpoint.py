@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.files import DamagedFile, read_json, read_tensors, sync, to_json, to_safetensors, write
+from pyllama.files import DamagedFile, read_json, read_tensors, rewrite, sync, to_json, to_safetensors, write
 
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 OPTIMIZER, TRAINER, CHECKSUMS = "optimizer.safetensors", "trainer.json", "checksums.json"
@@ -138,13 +138,7 @@ def publish(hidden, checksums) -> Path:
 
 def point(run, which, folder):
     """Make RUN/latest or RUN/best name this checkpoint."""
-    hidden = run / f".{which}"
-    hidden.unlink(missing_ok=True)
-    try:
-        write(hidden, [f"{folder.name}\n".encode()])
-        os.replace(hidden, run / which)
-    finally:
-        hidden.unlink(missing_ok=True)
+    rewrite(run / which, [f"{folder.name}\n".encode()], only_writer=True)
     sync(run)
 
 

@@ -8,7 +8,6 @@
 import contextlib
 import json
 import math
-import os
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from pyllama import __version__, params
 from pyllama.device import host
 from pyllama.errors import UserError
+from pyllama.files import rewrite
 from pyllama.text.tokens import Tokens
 from pyllama.training import checkpoint
 from pyllama.training.loop import SOLO, Record, Settings, State, evaluate, train
@@ -122,11 +122,11 @@ class Log:
     """log.jsonl, and TensorBoard's event files.  What an earlier run wrote after its last checkpoint is cut off."""
 
     def __init__(self, folder: Path, step: int, tensorboard: bool):
-        path, shorter = folder / "log.jsonl", folder / "log.jsonl.tmp"
+        path = folder / "log.jsonl"
+        kept = (json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            shorter.write_text("".join(json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step))
-            os.replace(shorter, path)
+            rewrite(path, map(str.encode, kept), only_writer=True)
             self.file, self.board = path.open("a"), None
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from None
