@@ -19,6 +19,7 @@ from pyllama.op import OPS
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.run import read_log
+from tests.extras import needs_matplotlib
 
 TINY = ["--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2", "--block_size", "8",
         "--warmup_iters", "2", "--eval_tokens", "40"]
@@ -206,7 +207,7 @@ def test_a_run_out_of_patience_says_so_and_stays_so(text, tmp_path, capsys):
     (["train", "--data", "{text}", "--freeze"], r"pyllama: --freeze needs the name of a parameter"),
     (["train", "--data", "{text}", "--intermediate_size", "0"], r"pyllama: intermediate_size is 0"),
     (["check", "norm"], r"pyllama: there is no op 'norm'"),
-    (["plot", "{tmp}"], r"pyllama: .* has no log\.jsonl"),
+    pytest.param(["plot", "{tmp}"], r"pyllama: .* has no log\.jsonl", marks=needs_matplotlib),
     (["trian"], r"trian"),
 ])
 def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(argv, sentence, text, tmp_path, capsys, monkeypatch):

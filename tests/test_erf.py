@@ -5,7 +5,7 @@ import pytest
 from pyllama.erf import erf
 from tests import fakecupy
 
-exact_erf = pytest.importorskip("scipy.special", reason="SciPy's erf is compared with: pip install scipy").erf
+exact_erf = pytest.importorskip("scipy.special", reason="needs SciPy to compare erf with: pip install scipy").erf
 EPS = np.finfo(float).eps
 
 

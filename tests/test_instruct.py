@@ -21,6 +21,7 @@ from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import IGNORE
 from pyllama.training.loop import Settings
+from tests.extras import needs_rouge, needs_sacrebleu
 
 ROWS = [{"instruction": "Add.", "input": "2 and 3", "output": "5"},
         {"instruction": "说你好。", "output": "你好"},
@@ -122,6 +123,7 @@ def test_what_a_row_learns_is_its_responses_alone_bit_for_bit(arch):
         np.testing.assert_array_equal(one, another)
 
 
+@needs_rouge
 def test_answers_are_measured_by_words_and_chinese_characters():
     rows = [Row("", {"output": "今天很好"}), Row("", {"output": "the old man"})]
     assert instruct.metrics(["今天好", "the old man"], rows) == {
@@ -151,6 +153,7 @@ def capitals(tmp_path):
     return tmp_path / "rows.jsonl"
 
 
+@needs_rouge
 @pytest.mark.parametrize("model", instruct.task.heads)
 def test_every_decoder_learns_to_answer(model, capitals, tmp_path, capsys):
     run = tmp_path / "run"
@@ -207,6 +210,8 @@ def test_models_and_tasks_name_all_there_is(capsys, monkeypatch):
     assert "124,439,808" in models
 
 
+@needs_rouge
+@needs_sacrebleu
 @pytest.mark.parametrize("name", ["classify", "translate", "g2p", "summarise", "write", "instruct"])
 def test_the_measures_that_are_listed_are_taken(name):
     task = TASKS[name]

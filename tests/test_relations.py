@@ -6,6 +6,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -228,9 +229,11 @@ def test_a_file_without_triples_is_written_and_called_so(tmp_path):
 def test_another_suffix_and_an_absent_package_are_refused_at_once(monkeypatch):
     with pytest.raises(UserError, match=r"g.dot is no .csv, .graphml, .ttl, .png; give"):
         task.export(Path("g.dot"))
-    for package, suffix in [("networkx", ".graphml"), ("rdflib", ".ttl"), ("matplotlib", ".png")]:
+    packages = {"networkx": ".graphml", "rdflib": ".ttl", "matplotlib": ".png"}
+    for package, suffix in packages.items():
         with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, package, None)
+            for other in packages:
+                patch.setitem(sys.modules, other, None if other == package else ModuleType(other))
             with pytest.raises(UserError, match=re.escape(f"made by {package}, which is not installed: pip install "
                                                           f"{package}")):
                 task.export(Path("g" + suffix))

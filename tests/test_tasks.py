@@ -21,6 +21,7 @@ from pyllama.tasks.task import Trained, encode
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import IGNORE, Examples, collate
+from tests.extras import needs_rouge, needs_sacrebleu, needs_scikit_learn
 
 # Rows
 
@@ -161,18 +162,18 @@ def test_a_long_text_keeps_its_start_and_end_tokens():
 labels = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
 
 
+@needs_scikit_learn
 @given(labels)
 def test_classification_is_measured_as_scikit_learn_does(pairs):
-    sklearn = pytest.importorskip("sklearn.metrics", reason="our metrics are compared with: pip install scikit-learn")
+    from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
     pairs = [*pairs, ("b", "b"), ("c", "c")]
     truth, answers = map(list, zip(*pairs, strict=True))
     got = classify.metrics(answers, [Row("", {"label": label}) for label in truth])
     names = got["labels"]
-    precision, recall, f1, _ = sklearn.precision_recall_fscore_support(truth, answers, average="macro",
-                                                                       zero_division=0)
+    precision, recall, f1, _ = precision_recall_fscore_support(truth, answers, average="macro", zero_division=0)
     np.testing.assert_allclose([got["precision_macro"], got["recall_macro"], got["f1_macro"]], [precision, recall, f1])
-    assert got["accuracy"] == got["f1_micro"] == pytest.approx(sklearn.accuracy_score(truth, answers))
-    assert got["confusion"] == sklearn.confusion_matrix(truth, answers, labels=names).tolist()
+    assert got["accuracy"] == got["f1_micro"] == pytest.approx(accuracy_score(truth, answers))
+    assert got["confusion"] == confusion_matrix(truth, answers, labels=names).tolist()
 
 
 @given(st.text("abc", max_size=6), st.text("abc", max_size=6))
@@ -219,18 +220,19 @@ def test_gleu_is_as_derived_by_hand(texts, fourth_power):
     assert seq2seq.correction(sources, answers, truth)["gleu"] == seq2seq.gleu(sources, answers, truth)
 
 
+@needs_sacrebleu
 def test_bleu_is_sacrebleus_and_cuts_chinese():
-    sacrebleu = pytest.importorskip("sacrebleu", reason="the extra 'tasks' is not installed")
+    from sacrebleu import corpus_bleu
     answers, truth = ["我不想听你的理论。"], ["我不想听他的理论。"]
     got = seq2seq.translation(answers, truth)
-    assert got["bleu"] == sacrebleu.corpus_bleu(answers, [truth], tokenize="zh").score
+    assert got["bleu"] == corpus_bleu(answers, [truth], tokenize="zh").score
     assert "tok:zh" in got["bleu_signature"]
     assert "tok:13a" in seq2seq.translation(["a b"], ["a c"])["bleu_signature"]
 
 
+@needs_rouge
 def test_rouge_is_of_stems():
     """ROUGE-1: both of 2 words; ROUGE-2: the one pair; "cats" and "cat" are one stem."""
-    pytest.importorskip("rouge_score", reason="the extra 'tasks' is not installed")
     got = seq2seq.summary(["cats sleep"], ["the cat sleeps"])
     assert (got["rouge1"], got["rouge2"], got["rougeL"]) == pytest.approx((0.8, 2 / 3, 0.8))
 
