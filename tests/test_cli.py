@@ -171,6 +171,14 @@ def test_env_says_what_is_there_and_why_something_is_not(capsys, monkeypatch):
     assert re.search("C kernels +none: for a reason", call(capsys, "env")[1])
 
 
+def test_the_first_line_of_train_says_why_there_are_no_kernels(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(backend, "cpu", None)
+    monkeypatch.setattr(backend, "why_no_cpu", "for a reason")
+    code, out, _ = call(capsys, "train", "--data", text, "--out_dir", tmp_path / "run", *TINY, "--max_iters", 1)
+    assert code == 0
+    assert out.startswith("no C kernels: for a reason\n")
+
+
 def test_a_run_out_of_patience_says_so_and_stays_so(text, tmp_path, capsys):
     flags = ["--data", text, "--out_dir", tmp_path / "run", *TINY, "--max_iters", 50, "--eval_interval", 1,
              "--patience", 2, "--learning_rate", 3, "--optimizer", "sgd", "--schedule", "constant"]

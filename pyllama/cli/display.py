@@ -7,10 +7,18 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pyllama import backend
 from pyllama.training.run import StepEvent
 
 console = Console(highlight=False, soft_wrap=True, markup=False)         # what a user named may look like markup
 SMOOTH = 0.05                                               # weight of the newest step in the loss and speed shown
+
+
+def announce(summary: str) -> None:
+    """The first line of a run; before it, why there are no C kernels if there are none."""
+    if backend.cpu is None:
+        console.print(f"no C kernels: {backend.why_no_cpu}")
+    console.print(summary)
 
 
 def follow(happenings: Iterable[StepEvent], done: int, total: int, log_steps: int) -> Iterator[StepEvent]:

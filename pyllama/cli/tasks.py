@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pyllama import files, memory
 from pyllama.beam import SearchConfig
-from pyllama.cli.display import console, follow, interruptible
+from pyllama.cli.display import announce, console, follow, interruptible
 from pyllama.errors import UserError
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
@@ -71,9 +71,8 @@ def resume(run_folder: Path, saved, settings: Settings, keeping: RunPolicy, toke
 
 def train(job, folder, state, tokenizer, parts, examples, settings, keeping, about, standing, search, log_steps) -> int:
     """Train while showing it, then measure; 0 when done, 130 when Ctrl-C stopped it."""
-    console.print(f"{state.flat.size:,} parameters; {len(parts['train']):,} rows to train on, {len(parts['dev']):,} to "
-                  f"validate on, {len(parts['test']):,} to test on; steps {state.step} to {settings.max_steps} in "
-                  f"{folder}")
+    announce(f"{state.flat.size:,} parameters; {len(parts['train']):,} rows to train on, {len(parts['dev']):,} to "
+             f"validate on, {len(parts['test']):,} to test on; steps {state.step} to {settings.max_steps} in {folder}")
     happenings = run(folder, state, examples["train"], examples["dev"], settings, keeping, about,
                      tokenizer.rust.to_str(pretty=True), standing, tuning.evaluation(job, parts["dev"], tokenizer))
     with interruptible() as asked, contextlib.closing(happenings):

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from pyllama import memory, params, pretrained
 from pyllama.cli import tasks
-from pyllama.cli.display import console, follow, interruptible
+from pyllama.cli.display import announce, console, follow, interruptible
 from pyllama.cli.plot import draw
 from pyllama.device import like as on
 from pyllama.errors import UserError
@@ -214,9 +214,9 @@ def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
 def follow_run(folder: Path, state, training, validation, settings, keeping, about, tokenizer, standing,
                log_steps, comm) -> int:
     """Train while showing it; 0 when done, 130 when Ctrl-C stopped it."""
-    console.print(f"{state.flat.size:,} parameters, {len(training):,} tokens to train on and {len(validation):,} to "
-                  f"validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
-                  f"{settings.max_steps} in {folder}")
+    announce(f"{state.flat.size:,} parameters, {len(training):,} tokens to train on and {len(validation):,} to "
+             f"validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
+             f"{settings.max_steps} in {folder}")
     source, evaluate = objectives.of(state.config, tokenizer)
     happenings = run(folder, state, source(training), source(validation), settings, keeping, about,
                      tokenizer.rust.to_str(pretty=True), standing, evaluate, comm)
