@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: it lists every module, and imports run within a layer or downward, never in a circle."""
+"""docs/architecture.md is true: it lists every module; imports run within a layer or downward, never in a circle."""
 import ast
 import graphlib
 import re
