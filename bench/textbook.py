@@ -49,7 +49,7 @@ def main():
     curves, table = {}, Table("model", "parameters", "validation loss", "worse than LLaMA by", "seconds", box=SIMPLE)
     results = {}
     for name, config in variants(tokenizer.vocab_size).items():
-        state = loop.start(config.model, config, settings)
+        state = loop.start(config, settings)
         records = list(loop.train(state, training, settings))
         curves[name] = [record.loss for record in records]
         results[name] = (state.flat.size, loop.evaluate(state, held_out, settings, most=20000).loss,

@@ -38,7 +38,7 @@ def training(size, flags=(), like=None):
                                num_hidden_layers=size.L, num_attention_heads=size.H, max_position_embeddings=size.T,
                                tie_word_embeddings=True)
     plan = settings(size, flags)
-    state = start(llama, config, plan, like=like)
+    state = start(config, plan, like=like)
     for path, leaf in params.leaves(state.p):
         leaf[...] = np.asarray(weight(path, leaf.shape), like=leaf)
     return state, train(state, tokens(size), plan)

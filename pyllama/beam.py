@@ -122,14 +122,14 @@ def translate(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | N
     ids = np.array([[*source, *[c.pad_token_id or 0] * (S - len(source))] for source in sources])
     mask = np.array([[1] * len(source) + [0] * (S - len(source)) for source in sources])
     p_model, (w, b) = p["model"], transformer.head(p, c)
-    memory, _ = transformer.encode(ids, p_model, c, mask, recompute=True)
+    memory, _ = transformer.encode(ids, p_model, c, mask=mask, recompute=True)
     caches = transformer.remember(memory, p_model, c)
 
     def step(tokens, rows):
         nonlocal caches, mask, memory
         mask, memory = mask[rows], memory[rows]
-        caches = [(own.keep(rows) or own, ((k[rows], v[rows]), back)) for own, ((k, v), back) in caches]
-        x, _ = transformer.decode(tokens[:, None], memory, p_model, c, mask, caches=caches, recompute=True)
+        caches = [(cache.keep(rows) or cache, ((k[rows], v[rows]), back)) for cache, ((k, v), back) in caches]
+        x, _ = transformer.decode(tokens[:, None], memory, p_model, c, mask=mask, recompute=True, caches=caches)
         z = x[:, -1] @ w.T if b is None else x[:, -1] @ w.T + b
         z = z[:, :size]
         return z - log_sum_exp(z)

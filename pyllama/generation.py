@@ -16,6 +16,7 @@ import numpy as np
 from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.machine import one_blas_thread
+from pyllama.models import Writer
 from pyllama.models.kv_cache import new_cache
 from pyllama.ops import softmax
 from pyllama.params import leaves
@@ -222,6 +223,7 @@ def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Itera
     # An embedding may be padded to a round number of rows: an id that no token has must not be chosen.
     size = min(c.vocab_size, tokenizer.vocab_size) if tokenizer else c.vocab_size
     caches, context = None, c.max_position_embeddings
+    model: Writer = c.model
     table = next(leaves(p))[1]
     live = [row for row in rows if not row.finish_reason]
     while live:
@@ -236,7 +238,7 @@ def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Itera
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
         seen = None if mask.all() else np.asarray(mask, like=table)
         with one_blas_thread():
-            scores = host(c.model.next_scores(np.asarray(ids, like=table), p, c, caches, seen))
+            scores = host(model.next_scores(np.asarray(ids, like=table), p, c, mask=seen, caches=caches))
         for row, z in zip(live, scores, strict=True):
             yield row, row.add(choose(z[:size], row.known, settings, row.rng))
         going = [i for i, row in enumerate(live) if not row.finish_reason]

@@ -1,31 +1,21 @@
 """A trained model from whatever holds one: a run, a checkpoint, a Hugging Face folder, a llama2.c file."""
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from pyllama import params
 from pyllama.errors import UserError
 from pyllama.formats import llama2c
-from pyllama.models import bart, bert, gpt2, llama, lstm, transformer
+from pyllama.models import MODELS
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 
-MODELS: dict[str, tuple[ModuleType, Any]] = {               # model_type in config.json -> module, configuration
-    "llama": (llama, llama.LlamaConfig), "gpt2": (gpt2, gpt2.GPT2Config), "bert": (bert, bert.BertConfig),
-    "transformer": (transformer, transformer.TransformerConfig), "bart": (bart, bart.BartConfig),
-    "lstm": (lstm, lstm.LstmConfig)}
-
-
-BODIES = ("model.", "transformer.", "bert.", "embedding.", "lstm.")     # what a model is without its head
-
 
 class Pretrained(NamedTuple):
-    model: ModuleType
-    config: Any
+    config: Any                                             # config.model is the module that belongs to it
     params: dict
     tokenizer: Tokenizer | None
-    notes: tuple[str, ...]                                  # what the reader should know about how it was found
+    notes: tuple[str, ...]                                  # what the user should know about how it was read
 
 
 def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32",
@@ -44,44 +34,48 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         config, tree = llama2c.read(path)
         tree, config = llama2c.to_halves(tree, config)          # what a config.json can say to other readers
         tree = params.rebuild(tree, (params.cast(a, dtype) for _, a in params.leaves(tree)))
-        found = Pretrained(llama, config, tree, None, ())
+        model = Pretrained(config, tree, None, ())
     else:
         saved = checkpoint.load(path)
-        model, configuration = of_type(saved.config, saved.folder)
-        config = configuration.from_dict(saved.config)
+        config = config_of(saved)
         config = change(config) if change else config
-        fresh = model.init(config, dtype=dtype)
-        tensors, notes = model.tidy(saved.tensors, config), saved.notes
+        fresh = config.model.init(config, dtype=dtype)
+        tensors, notes = config.model.tidy(saved.tensors, config), saved.notes
         if change:
-            tensors, notes = refitted(tensors, fresh, notes)
-        own = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
-        found = Pretrained(model, config, params.named(fresh, tensors), own, notes)
+            tensors, notes = refitted(tensors, fresh, config.BODY, notes)
+        beside = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
+        model = Pretrained(config, params.named(fresh, tensors), beside, notes)
     if tokenizer is not None:
-        given = llama2c.read_tokenizer(tokenizer) if str(tokenizer).endswith(".bin") else Tokenizer.load(tokenizer)
-        found = found._replace(tokenizer=given)
-    if found.tokenizer and found.tokenizer.vocab_size > found.config.vocab_size:
-        raise UserError(f"the tokenizer has {found.tokenizer.vocab_size} tokens but the model's vocabulary has "
-                        f"{found.config.vocab_size}; give the tokenizer that the model was trained with")
-    return found
+        llama2c_file = str(tokenizer).endswith(".bin")
+        model = model._replace(tokenizer=(llama2c.read_tokenizer if llama2c_file else Tokenizer.load)(tokenizer))
+    if model.tokenizer and model.tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(f"the tokenizer has {model.tokenizer.vocab_size} tokens but the model's vocabulary has "
+                        f"{model.config.vocab_size}; give the tokenizer that the model was trained with")
+    return model
 
 
-def refitted(tensors: dict, fresh, notes):
-    """The tensors that a changed configuration asks for, and what was drawn or left out for it."""
+def refitted(tensors: dict, fresh, body: tuple[str, ...], notes):
+    """The tensors that a changed configuration needs, and notes on what was drawn or left out for it.
+
+    body: prefixes of the names that must be there
+    """
     wanted = dict(params.leaves(fresh))
     drawn = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
-    if body := [name for name in drawn if name.startswith(BODIES) and "pooler" not in name]:
-        raise UserError(f"{body[0]} is missing, or has another shape by the configuration ({len(body)} such names); "
-                        f"give the config.json that belongs to the weights")
+    if missing := [name for name in drawn if name.startswith(body)]:
+        raise UserError(f"{missing[0]} is missing, or has another shape by the configuration ({len(missing)} such "
+                        f"names); give the config.json that belongs to the weights")
     unused = sorted(tensors.keys() - wanted.keys())
     notes += tuple(f"{what}: {', '.join(names)}" for what, names in (("new, drawn at random", drawn),
                                                                      ("left out", unused)) if names)
     return {name: a if name in drawn else tensors[name] for name, a in wanted.items()}, notes
 
 
-def of_type(config: dict, folder):
-    if not isinstance(config, dict):
-        raise UserError(f"the config.json of {folder} is no object; give the one that belongs to the weights")
-    kind = str(config.get("model_type", "llama"))
+def config_of(saved: checkpoint.Checkpoint):
+    """The configuration of what a folder holds.  Raises UserError if no family has its model_type."""
+    stored = saved.config
+    if not isinstance(stored, dict):
+        raise UserError(f"the config.json of {saved.folder} is not an object; give the one that belongs to the weights")
+    kind = str(stored.get("model_type", "llama"))
     if kind not in MODELS:
-        raise UserError(f"{folder} holds a {kind!r} model; known are {', '.join(MODELS)}")
-    return MODELS[kind]
+        raise UserError(f"{saved.folder} holds a {kind!r} model; known are {', '.join(MODELS)}")
+    return MODELS[kind].config.from_dict(stored)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import operator
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,19 @@ def generator(*key: int | str) -> np.random.Generator:
     # Not the parts themselves: SeedSequence fills up with zeros, so that (7,) and (7, 0) would be one key.
     text = repr([part if isinstance(part, str) else operator.index(part) for part in key])
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(int.from_bytes(text.encode(), "little"))))
+
+
+class Draw(NamedTuple):
+    """What the dropout of a forward pass is drawn from: the key of a stream, and the place of its rows in the batch."""
+    key: tuple[int | str, ...]                          # such as (seed, "dropout", step); (): nothing is drawn
+    row: int = 0                                        # row number of x[0] in the whole batch
+
+    def at(self, place: int | str) -> "Draw":
+        """The draw of one layer or one part of it: the key grows by its name."""
+        return self._replace(key=(*self.key, place)) if self.key else self
+
+
+NO_DRAW = Draw(())                                      # outside training: no dropout
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def training(steps, hidden, windows, length=64, shards=1):
     settings = loop.Settings(batch_size=windows, block_size=length, shards=shards, max_steps=steps,
                               warmup_steps=1)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, 2000).astype(np.uint16)
-    state = loop.start(llama, config, settings)
+    state = loop.start(config, settings)
     return state, loop.train(state, Tokens(ids, np.array([0]), np.array([ids.size])), settings)
 
 

@@ -65,8 +65,8 @@ def test_the_generic_tests_pass_with_the_kernels_of_the_gpu(file, which):
 def test_three_steps_are_those_of_the_cpu(config, optimizer, dtype, off, cupy):
     """AdamW makes a whole step of a gradient however small, be it nothing but rounding: so in float64 alone."""
     settings = replace(SETTINGS, optimizer=optimizer, dtype=dtype)
-    host = loop.start(config.model, config, settings)
-    there = loop.start(config.model, config, settings, like=device.like("cuda"))
+    host = loop.start(config, settings)
+    there = loop.start(config, settings, like=device.like("cuda"))
     for ours, theirs in zip(loop.train(there, tokens(), settings), loop.train(host, tokens(), settings), strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=off)
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=off)
@@ -79,7 +79,7 @@ def test_three_steps_are_those_of_the_cpu(config, optimizer, dtype, off, cupy):
 def test_a_step_waits_once_and_copies_nothing_but_its_batch(config, recompute, cupy):
     """The first step may bring tables to the device; the one that waits for the loss and the norm is the only one."""
     settings = replace(SETTINGS, max_steps=4, recompute=recompute)
-    steps = loop.train(loop.start(config.model, config, settings, like=device.like("cuda")), tokens(), settings)
+    steps = loop.train(loop.start(config, settings, like=device.like("cuda")), tokens(), settings)
     next(steps)
     batch = tokens().batch(settings, 1)
     with fakecupy.counting() as counts:
@@ -94,7 +94,7 @@ def test_a_run_is_saved_from_the_gpu_and_resumed_on_either(tmp_path, cupy):
     settings, keeping = replace(SETTINGS, dtype="float64"), RunPolicy(eval_steps=2)
 
     def state(on):
-        return loop.start(llama, LLAMA, settings, like=device.like(on))
+        return loop.start(LLAMA, settings, like=device.like(on))
 
     whole, half = state("cuda"), state("cuda")
     list(run(tmp_path / "whole", whole, tokens(), tokens(60, 1), settings, keeping, {}))
@@ -110,7 +110,7 @@ def test_a_run_is_saved_from_the_gpu_and_resumed_on_either(tmp_path, cupy):
 
 
 def test_what_is_not_finite_is_traced_on_the_gpu(cupy):
-    state = loop.start(llama, LLAMA, SETTINGS, like=device.like("cuda"))
+    state = loop.start(LLAMA, SETTINGS, like=device.like("cuda"))
     state.p["model"]["layers"][1]["mlp"]["up_proj"]["weight"][0, 0] = np.inf
     with pytest.raises(loop.UserError, match=r"the parameter model\.layers\.1\.mlp\.up_proj\.weight is not finite"):
         next(loop.train(state, tokens(), SETTINGS))

@@ -64,4 +64,4 @@ def test_on_the_host_nothing_is_copied_and_numbers_are_read_as_they_are():
     assert device.read(2, np.float32(0.1), np.float64(0.1)) == [2.0, float(np.float32(0.1)), 0.1]
     c = llama.LlamaConfig(vocab_size=5, hidden_size=4, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     flat, tree = params.flatten(llama.init(c))
-    assert np.array_equal(start(llama, c, Settings(), tree, device.like("cpu")).flat, flat)
+    assert np.array_equal(start(c, Settings(), tree, device.like("cpu")).flat, flat)

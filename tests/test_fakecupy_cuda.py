@@ -7,6 +7,7 @@ import pytest
 
 from pyllama import backend, params
 from pyllama.models import llama
+from pyllama.rng import Draw
 from pyllama.training.optim import AdamW, clip_scale, global_norm, matrix_slices
 from tests import fakecupy
 from tests.cuda_on_cpu import KernelError
@@ -182,7 +183,7 @@ def test_a_training_step_on_device_arrays_is_the_host_s():
         flat, p = params.flatten(params.rebuild(start, (move(a) for _, a in params.leaves(start))))
         gradient, optimiser = np.zeros_like(flat), AdamW(flat.size, flat.dtype, matrices=matrix_slices(p))
         optimiser.m, optimiser.v = move(optimiser.m), move(optimiser.v)
-        loss, back = llama.loss(move(ids), move(ids), p, c, key=(1,))
+        loss, back = llama.loss(move(ids), move(ids), p, c, draw=Draw((1,)))
         grads = params.over(gradient, p)
         with fakecupy.counting() as counts, params.adding(p, grads):
             params.add(grads, back())

@@ -72,7 +72,8 @@ def test_a_cache_grows_keeps_what_it_holds_and_drops_rows():
 def test_padding_on_the_left_changes_no_score(case, prompts):
     p, c = model(case)
     batch, mask = g.padded(prompts)
-    together = c.model.next_scores(batch, p, c, new_cache(c, len(prompts), np.empty(0)), mask)
+    together = c.model.next_scores(batch, p, c, mask=mask,
+                                     caches=new_cache(c, len(prompts), np.empty(0)))
     same(together, np.stack([c.model.logits(np.array([prompt]), p, c)[0][0, -1] for prompt in prompts]))
 
 
@@ -275,7 +276,8 @@ def test_the_pieces_joined_are_the_text(stops):
 def test_a_stream_computes_no_further_than_it_is_read(monkeypatch):
     p, c = model("gqa")
     runs = []
-    monkeypatch.setattr(llama, "next_scores", lambda *a, f=llama.next_scores: runs.append(a[0].shape) or f(*a))
+    monkeypatch.setattr(llama, "next_scores",
+                        lambda ids, *a, f=llama.next_scores, **k: runs.append(ids.shape) or f(ids, *a, **k))
     text = stream(p, c, [3, 1], CHARACTERS, SAMPLED)
     next(text)
     next(text)

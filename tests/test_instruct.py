@@ -10,13 +10,14 @@ from pyllama import params, rng
 from pyllama.cli import overview
 from pyllama.cli.main import main
 from pyllama.errors import UserError
-from pyllama.models import bart, bert, gpt2
+from pyllama.models import MODELS, bart, bert, gpt2
+from pyllama.models.config import Dimensions
 from pyllama.ops import cross_entropy
-from pyllama.pretrained import MODELS
-from pyllama.tasks import TASKS, instruct, scratch
+from pyllama.tasks import TASKS, instruct
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import BadRow, Row
 from pyllama.tasks.task import Trained
+from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import IGNORE
@@ -26,11 +27,12 @@ from tests.extras import needs_rouge, needs_sacrebleu
 ROWS = [{"instruction": "Add.", "input": "2 and 3", "output": "5"},
         {"instruction": "说你好。", "output": "你好"},
         {"instruction": "Say nothing of note.", "output": "a b c d e"}]
-TOKENS = scratch.tokenizer([], 259)                         # the special tokens and the bytes
+TOKENS = special.byte_pairs([], 259)                        # the special tokens and the bytes
 
 
 def at_work(arch="llama", max_length=128):
-    config = scratch.configuration(arch, TOKENS.vocab_size, max_length, "lm", 0.0)
+    config = MODELS[arch].config.small(Dimensions(vocab_size=TOKENS.vocab_size, context=max_length, head="lm",
+                                                  dropout=0.0))
     return Trained(config, config.model.init(config, seed=3, dtype="float64"), TOKENS, max_length)
 
 
@@ -56,8 +58,8 @@ def test_what_is_no_text_is_a_bad_row(change, message):
 
 def test_the_response_and_its_end_are_learnt_and_nothing_else():
     for made, row in zip(instruct.examples(rows_of(ROWS), at_work()).rows, rows_of(ROWS), strict=True):
-        before = [scratch.BOS, *TOKENS.encode(instruct.prompt(row.values))]
-        response = [*TOKENS.encode(row.values["output"]), scratch.EOS]
+        before = [special.BOS, *TOKENS.encode(instruct.prompt(row.values))]
+        response = [*TOKENS.encode(row.values["output"]), special.EOS]
         assert made["ids"].tolist() == before + response
         assert made["labels"].tolist() == [IGNORE] * len(before) + response
 
@@ -70,7 +72,7 @@ def test_what_is_too_long_loses_its_end_and_what_has_no_room_is_left_out(capsys)
     made = instruct.examples(rows_of(ROWS), work).rows
     assert capsys.readouterr() == ("", "")
     assert [row["labels"][row["labels"] != IGNORE].tolist() for row in made] == [
-        [*TOKENS.encode("你好"), scratch.EOS], TOKENS.encode("a ").tolist()]
+        [*TOKENS.encode("你好"), special.EOS], TOKENS.encode("a ").tolist()]
     answers = instruct.predict(rows_of(ROWS), work)
     assert "1 of 3 prompts leave no room for a response in the 56 tokens that" in capsys.readouterr().err
     assert answers[0] == ""
@@ -87,7 +89,7 @@ def test_without_an_end_token_no_response_would_end():
         instruct.examples(rows_of(ROWS), work)
 
 
-@pytest.mark.parametrize("arch", instruct.task.heads)
+@pytest.mark.parametrize("arch", instruct.task.models())
 def test_the_scores_of_a_prompt_have_exactly_no_gradient(arch):
     """The loss is the cross-entropy of the scores with these labels, and there the rows that do not count are 0."""
     _, p, _, _ = work = at_work(arch)
@@ -107,7 +109,7 @@ def test_the_scores_of_a_prompt_have_exactly_no_gradient(arch):
         np.testing.assert_allclose(grad, wanted[name], rtol=0, atol=1e-13, err_msg=name)
 
 
-@pytest.mark.parametrize("arch", instruct.task.heads)
+@pytest.mark.parametrize("arch", instruct.task.models())
 def test_what_a_row_learns_is_its_responses_alone_bit_for_bit(arch):
     """Where no label of a row counts, its tokens change no bit of the loss and of the gradient."""
     work = at_work(arch)
@@ -154,7 +156,7 @@ def capitals(tmp_path):
 
 
 @needs_rouge
-@pytest.mark.parametrize("model", instruct.task.heads)
+@pytest.mark.parametrize("model", instruct.task.models())
 def test_every_decoder_learns_to_answer(model, capitals, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["finetune", "--task", "instruct", "--model", model, "--data", str(capitals), "--out_dir", str(run),
@@ -204,7 +206,7 @@ def test_models_and_tasks_name_all_there_is(capsys, monkeypatch):
         assert all(head in models for head in configuration.HEADS)
     for name, task in TASKS.items():
         assert re.search(rf"^ +{name} ", tasks, re.MULTILINE)
-        assert all(word in tasks for word in (*task.fields, *task.heads, *task.measures)), name
+        assert all(word in tasks for word in (*task.fields, *task.models(), *task.measures)), name
         assert task.measures, name
     assert "(input)" in tasks
     assert "124,439,808" in models
@@ -223,13 +225,15 @@ def test_parameters_are_counted_without_being_made():
     for config, count in ((gpt2.GPT2Config(), 124439808), (bert.BertConfig(), 109514298),
                           (bart.BartConfig(), 139420416 + 50265)):
         assert overview.parameters(config) == count         # as published, but for BART's bias of the scores
-    for kind in MODELS:
-        config = overview.small(kind)
+    for kind, family in MODELS.items():
+        config = overview.small(family.config)
         assert overview.parameters(config) == sum(a.size for _, a in params.leaves(config.model.init(config))), kind
     assert isinstance(rng.generator(1).random(), float)
 
 
-def test_a_model_that_nothing_begins_with_has_no_small_size(monkeypatch, capsys):
+def test_a_family_is_offered_for_the_tasks_that_need_one_of_its_heads(monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "new", MODELS["gpt2"])
     assert main(["models"]) == 0
-    assert re.search(r"^ +new +lm +none +124,439,808", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^ +new +lm +instruct +[0-9,]+ +124,439,808", capsys.readouterr().out, re.MULTILINE)
+    assert main(["tasks"]) == 0
+    assert "new" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from pyllama.formats.keras import from_keras, to_keras
 from pyllama.models import lstm
 from pyllama.models.lstm import LstmConfig
 from pyllama.ops import linear, lstm_cell
+from pyllama.rng import NO_DRAW, Draw
 from tests.shared import SHARED, needs
 from tests.test_models import randomised
 
@@ -119,19 +120,19 @@ def test_dropout_lies_between_layers_and_before_the_classifier():
     for layers, changes in (1, False), (2, True):
         c = replace(c, num_layers=layers)
         p = randomised(lstm, c)
-        x, dropped = (lstm.hidden(IDS, p, c, key=key)[0] for key in (None, (5,)))
+        x, dropped = (lstm.hidden(IDS, p, c, draw=draw)[0] for draw in (NO_DRAW, Draw((5,))))
         assert np.array_equal(x, dropped) is not changes
         z, never = (lstm.logits(IDS, p, config)[0] for config in (c, replace(c, dropout=0.0)))
         np.testing.assert_array_equal(z, never)
-        assert not np.array_equal(z, lstm.logits(IDS, p, c, key=(5,))[0])
+        assert not np.array_equal(z, lstm.logits(IDS, p, c, draw=Draw((5,)))[0])
 
 
 @pytest.mark.parametrize("head", LstmConfig.HEADS)
 def test_dropout_does_not_know_how_a_batch_is_cut_into_parts(head):
     c = replace(C, dropout=0.5, head=head)
     p = randomised(lstm, c)
-    whole, _ = lstm.logits(IDS, p, c, mask=MASK, key=(5,))
-    part, _ = lstm.logits(IDS[1:3], p, c, mask=MASK[1:3], key=(5,), row=1)
+    whole, _ = lstm.logits(IDS, p, c, mask=MASK, draw=Draw((5,)))
+    part, _ = lstm.logits(IDS[1:3], p, c, mask=MASK[1:3], draw=Draw((5,), row=1))
     np.testing.assert_allclose(part, whole[1:3], rtol=1e-12, atol=1e-13)
 
 

@@ -1,9 +1,15 @@
 """A model is a function with a back, like an op: one test for all of them."""
+import inspect
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from pyllama import backend, params
-from pyllama.models import bart, bert, glove, gpt2, llama, lstm, skipgram, textbook, transformer
+from pyllama.models import APART, MODELS, bart, bert, glove, gpt2, llama, lstm, skipgram, textbook, transformer
+from pyllama.models.config import Dimensions
+from pyllama.models.kv_cache import new_cache
+from pyllama.rng import Draw
 from tests.gpu import brought, moved
 
 STEP = 1e-30
@@ -29,10 +35,25 @@ LABELS = np.where(np.arange(12).reshape(2, 6) == 2, -100, IDS)
 PADDING = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 ON_THE_RIGHT = PADDING[:, ::-1]
 
+DROPOUT = Draw((0, 7))
+
 PAIRS = (IDS[0], IDS[1])                        # their words occur once, more often or not at all
 TEXT, PAIR = (IDS, LABELS), (IDS, LABELS[:, 1:])
 TAGS, CLASSES = (IDS, np.where(LABELS < 0, -100, IDS % 3)), (IDS, np.array([2, 0]))
-CASES = {                                       # model, configuration, what goes into its loss before p and c, options
+ENDED = np.where(np.arange(6) == [[3], [5]], 2, IDS)                        # each text has its end token
+INPUTS = {"lm": TEXT, "masked_lm": TEXT, "seq2seq": PAIR, "classification": (ENDED, np.array([1, 0])),
+          "tagging": (IDS, np.where(LABELS < 0, -100, IDS % 2)), "span": (IDS, np.array([[1, -100], [0, 3]]))}
+
+
+def small(kind, head):
+    return MODELS[kind].config.small(Dimensions(vocab_size=19, context=7, head=head, width=12, layers=2, heads=3,
+                                                hidden=20, dropout=0.3))
+
+
+FAMILIES = {f"{kind} {head}": (family.model, small(kind, head), INPUTS[head],
+                               {"mask": ON_THE_RIGHT, "draw": DROPOUT, "label_smoothing": 0.1 * (head != "span")})
+            for kind, family in MODELS.items() for head in family.config.HEADS if head != "none"}
+VARIANTS = {                                    # model, configuration, what goes into its loss before p and c, options
     "llama": (llama, llama.LlamaConfig(**SMALL, num_key_value_heads=2), TEXT, {}),
     "llama-tied": (llama, llama.LlamaConfig(**SMALL, num_key_value_heads=1, tie_word_embeddings=True), TEXT,
                    {"z_loss": 0.01}),
@@ -42,23 +63,22 @@ CASES = {                                       # model, configuration, what goe
     "llama-stretched": (llama, llama.LlamaConfig(**SMALL, rope_theta=100.0, rope_scaling={
         "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8}), TEXT, {}),
-    "llama-dropout": (llama, llama.LlamaConfig(**SMALL, resid_pdrop=0.3), TEXT, {"key": (0, 7)}),
+    "llama-dropout": (llama, llama.LlamaConfig(**SMALL, resid_pdrop=0.3), TEXT, {"draw": DROPOUT}),
     "llama-classification": (llama, llama.LlamaConfig(**SMALL, head="classification", num_labels=3), CLASSES,
                              {"mask": ON_THE_RIGHT}),
     "gpt2": (gpt2, gpt2.GPT2Config(**GPT2), TEXT, {"z_loss": 0.01}),
     "gpt2-untied-padding": (gpt2, gpt2.GPT2Config(**GPT2, tie_word_embeddings=False, activation_function="relu"), TEXT,
                             {"mask": PADDING, "label_smoothing": 0.1}),
-    "gpt2-dropout": (gpt2, gpt2.GPT2Config(**GPT2), TEXT, {"key": (0, 7)}),
+    "gpt2-dropout": (gpt2, gpt2.GPT2Config(**GPT2), TEXT, {"draw": DROPOUT}),
     "transformer": (transformer, transformer.TransformerConfig(**SEQ2SEQ), PAIR, {"label_smoothing": 0.1}),
     "transformer-pre-norm-untied": (transformer, transformer.TransformerConfig(
         **SEQ2SEQ, norm_first=True, share_embeddings=False, tie_word_embeddings=False, activation_function="gelu"),
         PAIR, {"mask": ON_THE_RIGHT}),
     "transformer-two-tables-dropout": (transformer, transformer.TransformerConfig(
-        **SEQ2SEQ, share_embeddings=False, positions="learned", max_position_embeddings=7), PAIR, {"key": (0, 7)}),
+        **SEQ2SEQ, share_embeddings=False, positions="learned", max_position_embeddings=7), PAIR, {"draw": DROPOUT}),
     "bart": (bart, bart.BartConfig(**BART), PAIR, {"mask": ON_THE_RIGHT}),
     "bart-classification": (bart, bart.BartConfig(**BART, head="classification"),
-                            (np.where(np.arange(6) == [[3], [5]], 2, IDS), np.array([2, 0])),
-                            {"mask": ON_THE_RIGHT, "key": (3,)}),
+                            (ENDED, np.array([2, 0])), {"mask": ON_THE_RIGHT, "draw": Draw((3,))}),
     "textbook": (textbook, textbook.TextbookConfig(**BLOCK), TEXT, {"label_smoothing": 0.1}),
     "textbook-all": (textbook, textbook.TextbookConfig(**BLOCK, residual=True, norm=True, positions=True), TEXT, {}),
     "textbook-norm": (textbook, textbook.TextbookConfig(**BLOCK, norm=True), TEXT, {}),
@@ -71,17 +91,20 @@ CASES = {                                       # model, configuration, what goe
                      {"mask": ON_THE_RIGHT, "label_smoothing": 0.1}),
     "lstm-tagging": (lstm, lstm.LstmConfig(**NARROW, head="tagging", classifier_size=6), TAGS,
                      {"mask": ON_THE_RIGHT, "count": 20}),
-    "lstm-dropout": (lstm, lstm.LstmConfig(**NARROW, num_layers=2, head="tagging", dropout=0.3), TAGS, {"key": (0, 7)}),
+    "lstm-dropout": (lstm, lstm.LstmConfig(**NARROW, num_layers=2, head="tagging", dropout=0.3), TAGS,
+                     {"draw": DROPOUT}),
     "bert": (bert, bert.BertConfig(**BERT), TEXT, {"mask": PADDING, "label_smoothing": 0.1}),
     "bert-classification": (bert, bert.BertConfig(**BERT, head="classification", num_labels=4, hidden_act="gelu_new"),
-                            (IDS, np.array([3, 0])), {"key": (0, 7), "types": PADDING}),
+                            (IDS, np.array([3, 0])), {"draw": DROPOUT, "types": PADDING}),
     "bert-weights": (bert, bert.BertConfig(**BERT, head="classification", num_labels=4), (IDS, np.array([3, 0])),
                      {"weights": np.array([0.5, 2.0]), "count": 1.5}),
-    "bert-tagging": (bert, bert.BertConfig(**BERT, head="tagging", num_labels=19), TEXT, {"key": (0, 7)}),
+    "bert-tagging": (bert, bert.BertConfig(**BERT, head="tagging", num_labels=19), TEXT, {"draw": DROPOUT}),
     "bert-span": (bert, bert.BertConfig(**BERT, head="span"), (IDS, np.array([[1, -100], [0, 3]])),
                   {"mask": ON_THE_RIGHT, "types": PADDING}),
 }
+CASES = FAMILIES | VARIANTS
 each_case = pytest.mark.parametrize(("model", "c", "inputs", "options"), CASES.values(), ids=CASES)
+each_variant = pytest.mark.parametrize(("model", "c", "inputs", "options"), VARIANTS.values(), ids=VARIANTS)
 
 
 def randomised(model, c):
@@ -114,7 +137,7 @@ def test_every_gradient_is_the_complex_step(model, c, inputs, options, recompute
                                    err_msg=name)
 
 
-@each_case
+@each_variant
 def test_random_entries_agree_with_central_differences(model, c, inputs, options):
     """eps^(1/3) balances the h² of truncation and the 1/h of rounding: about 1e-10 of the third derivative's scale."""
     flat, p = params.flatten(randomised(model, c))
@@ -178,3 +201,62 @@ def test_gradients_of_gpt2_s_transposed_weights_are_added_where_they_are_made(dt
         assert left[name].dtype == dtype
         assert np.ndim(left[name]) == 0, name
         assert place.any(), name
+
+
+# What a family says about itself
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_family_says_what_the_commands_and_tasks_ask_for(kind):
+    model, family = MODELS[kind]
+    assert kind == family.TYPE
+    for head in family.HEADS:
+        c = small(kind, head)
+        assert c.model is model
+        assert (c.head, c.vocab_size, c.hidden_size) == (head, 19, 12)
+        assert family.from_dict(c.to_dict()).to_dict() == c.to_dict()
+        assert all(getattr(c, name) == 0.3 for name in family.DROPOUTS)
+        names = [name for name, _ in params.leaves(model.init(c))]
+        assert all(any(name.startswith(prefix) for name in names) for prefix in family.BODY)
+    assert {*family.LEARNS} <= {*family.HEADS}
+
+
+WRITERS = [kind for kind, family in MODELS.items() if "next token" in family.config.LEARNS.values()]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_family_that_learns_the_next_token_continues_texts(kind):
+    model, c = MODELS[kind].model, small(kind, "lm")
+    p = randomised(model, c)
+    caches = new_cache(c, len(IDS), np.empty(0))
+    for start, end in ((0, 3), (3, 4), (4, 6)):
+        mask = PADDING[:, :end]
+        got = model.next_scores(IDS[:, start:end], p, c, mask=mask, caches=caches)
+        want, _ = model.logits(IDS[:, :end], p, c, mask=mask)
+        np.testing.assert_allclose(got, want[:, -1], rtol=1e-9)
+
+
+def test_a_subclass_of_a_configuration_has_the_model_of_its_parent():
+    """As a reader of a notebook would write it: in a module that is not a model."""
+    @dataclass(frozen=True)
+    class Mine(llama.LlamaConfig):
+        hidden_size: int = 12
+
+    assert Mine().model is llama
+    assert textbook.TextbookConfig().model is textbook
+
+
+ORDER = ("mask", "types", "draw", "recompute", "cache", "caches", "labels", "count", "truncate", "start", "room",
+         "options")
+
+
+@pytest.mark.parametrize("module", [module for module, _ in (*MODELS.values(), *APART.values())],
+                         ids=lambda module: module.__name__)
+def test_what_follows_the_configuration_goes_by_keyword_in_one_order(module):
+    for name, f in inspect.getmembers(module, inspect.isfunction):
+        parameters = list(inspect.signature(f).parameters.values())
+        names = [parameter.name for parameter in parameters]
+        if f.__module__ == module.__name__ and name not in ("init", "batches") and "c" in names:
+            options = parameters[names.index("c") + 1:]
+            assert all(option.kind in (option.KEYWORD_ONLY, option.VAR_KEYWORD) for option in options), name
+            order = [ORDER.index(option.name) for option in options]
+            assert order == sorted(order), name

@@ -6,22 +6,25 @@ import numpy as np
 import pytest
 
 from pyllama.cli.main import main
-from pyllama.models import transformer
-from pyllama.tasks import scratch
+from pyllama.models import MODELS, transformer
+from pyllama.models.config import Dimensions
+from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import joined
 from pyllama.training import objectives
 from pyllama.training.loop import Settings, start
 
-TOKENS = scratch.tokenizer([], 260, own=["<mask>"])         # the special tokens and the bytes
+TOKENS = special.byte_pairs([], 260, ["<mask>"])            # the special tokens and the bytes
 MASK = TOKENS.mask_id
-TEXT = joined([np.array([*TOKENS.encode("A cat sat. A dog ran! Who saw it? " * 9), scratch.EOS]) for _ in range(9)])
+TEXT = joined([np.array([*TOKENS.encode("A cat sat. A dog ran! Who saw it? " * 9), special.EOS]) for _ in range(9)])
 SETTINGS = Settings(batch_size=4, block_size=24, max_steps=2, warmup_steps=0, shards=1)
-HEADS = {"bert": "masked_lm", "bart": "lm"}
+MASKED = ("bert", "bart")
 
 
 def configuration(model):
-    return scratch.configuration(model, TOKENS.vocab_size, 24, HEADS[model], 0.0, width=16, layers=1, heads=2)
+    family = MODELS[model].config
+    return family.small(Dimensions(vocab_size=TOKENS.vocab_size, context=24, head=next(iter(family.LEARNS)), width=16,
+                                   layers=1, heads=2, dropout=0.0))
 
 
 def source(model):
@@ -55,7 +58,7 @@ def test_sentences_of_a_bart_change_their_places():
     assert {"ace", "cea", "eca"} <= orders
 
 
-@pytest.mark.parametrize("model", HEADS)
+@pytest.mark.parametrize("model", MASKED)
 def test_the_damage_depends_on_seed_and_step_alone_and_not_on_the_evaluation(model):
     def ids(settings, step):
         return source(model).batch(settings, step).inputs["ids"]
@@ -64,7 +67,7 @@ def test_the_damage_depends_on_seed_and_step_alone_and_not_on_the_evaluation(mod
     for other in (ids(SETTINGS, 4), ids(replace(SETTINGS, seed=1), 3)):
         assert not np.array_equal(ids(SETTINGS, 3), other)
     c = configuration(model)
-    state = start(c.model, c, SETTINGS)
+    state = start(c, SETTINGS)
     first, again = (objectives.evaluate(state, source(model), SETTINGS) for _ in range(2))
     assert first == again
     assert abs(first.loss - np.log(TOKENS.vocab_size)) < 1          # untrained: as good as any guess
@@ -77,7 +80,7 @@ def test_a_batch_that_hides_nothing_does_not_lower_the_loss():
     """Windows of four tokens, one at a time: of most nothing is asked.  An untrained model knows nothing about any."""
     small = replace(SETTINGS, batch_size=1, block_size=4)
     c = configuration("bert")
-    found = objectives.evaluate(start(c.model, c, small), source("bert"), small)
+    found = objectives.evaluate(start(c, small), source("bert"), small)
     assert abs(found.loss - np.log(TOKENS.vocab_size)) < 0.5
     assert found.tokens < len(TEXT) / 4
 
@@ -111,7 +114,7 @@ def test_every_model_is_trained_on_text_and_learns_a_task_from_there(model, text
     assert main(["train", "--model", model, "--data", str(text), "--out_dir", str(run), "--max_steps", "40",
                  *FLAGS]) == 0
     said = capsys.readouterr().out
-    assert f"try `pyllama {'finetune' if model in HEADS else 'generate'} --model" in said
+    assert f"try `pyllama {'finetune' if model in MASKED else 'generate'} --model" in said
     losses = [json.loads(line).get("val_loss") for line in (run / "log.jsonl").read_text().splitlines()]
     assert losses[39] < losses[19] < np.log(300)
     task = {"bert": "classify", "bart": "write", "gpt2": "instruct", "llama": "classify"}[model]
@@ -123,7 +126,7 @@ def test_every_model_is_trained_on_text_and_learns_a_task_from_there(model, text
     assert (tmp_path / "task/metrics.json").exists()
 
 
-@pytest.mark.parametrize("model", HEADS)
+@pytest.mark.parametrize("model", MASKED)
 def test_a_stopped_run_on_damaged_text_goes_on_bit_for_bit(model, text, tmp_path):
     flags = ["train", "--model", model, "--data", str(text), *FLAGS, "--lr_decay_iters", "6"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
@@ -137,8 +140,10 @@ def test_a_stopped_run_on_damaged_text_goes_on_bit_for_bit(model, text, tmp_path
 @pytest.mark.parametrize(("flags", "message"), [
     (["--model", "bert", "--tokenizer", "char"], "this tokenizer has no <mask>"),
     (["--model", "bart"], "a bart learns from text with tokens behind a mask, and this tokenizer has no <mask>"),
-    (["--model", "gpt2", "--sliding_window", "4"], "sliding_window is for LLaMA alone"),
-    (["--model", "bart", "--tokenizer", "bpe", "--bias"], "bias is for LLaMA alone"),
+    (["--model", "gpt2", "--sliding_window", "4"], "sliding_window is for llama alone"),
+    (["--model", "bart", "--tokenizer", "bpe", "--bias"], "bias is for llama alone"),
+    (["--model", "bert", "--tokenizer", "bpe", "--tie_word_embeddings"], "for llama and gpt2 and bart alone"),
+    (["--model", "lstm"], "no model 'lstm' that learns from text; take one of llama, gpt2, bert, bart"),
 ])
 def test_flags_that_do_not_fit_the_model_are_refused(flags, message, text, tmp_path, capsys):
     assert main(["train", "--data", str(text), "--out_dir", str(tmp_path / "run"), *flags]) == 2

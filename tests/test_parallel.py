@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from pyllama import backend
 from pyllama.errors import UserError
-from pyllama.models import llama
 from pyllama.training import loop, parallel
 from pyllama.training.run import BestSoFar, RunPolicy, run
 from tests.test_train import CONFIG, HELD_OUT, SHORT, TEXT
@@ -34,7 +33,7 @@ class Together:
 
 def learn(size, settings, job):
     """job(state, communicator) in `size` threads; their states."""
-    group, states = Together(size), [loop.start(llama, CONFIG, settings) for _ in range(size)]
+    group, states = Together(size), [loop.start(CONFIG, settings) for _ in range(size)]
     threads = [threading.Thread(target=job, args=pair) for pair in zip(states, group.all, strict=True)]
     before = backend.cpu.threads() if backend.cpu else None
     for thread in threads:
@@ -54,7 +53,7 @@ def test_those_who_share_learn_what_one_alone_would(size, rows, accumulate):
                      max_grad_norm=0.1, dtype="float64")
     records = [[] for _ in range(size)]
     states = learn(size, chosen, lambda state, comm: records[comm.rank].extend(loop.train(state, TEXT, chosen, comm)))
-    alone = loop.start(llama, CONFIG, chosen)
+    alone = loop.start(CONFIG, chosen)
     for i, record in enumerate(loop.train(alone, TEXT, chosen)):
         for mine in records:
             np.testing.assert_allclose((mine[i].loss, mine[i].grad_norm), (record.loss, record.grad_norm), rtol=1e-12)

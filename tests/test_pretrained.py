@@ -11,11 +11,11 @@ from safetensors.numpy import save_file
 
 from pyllama import params, pretrained
 from pyllama.errors import UserError
-from pyllama.models import bart
+from pyllama.models import MODELS, bart
 from pyllama.text.corruption import corrupt, mask_tokens
 from tests.test_models import CASES, randomised
 
-SAVED = {name: case for name, case in CASES.items() if case[1].TYPE in pretrained.MODELS}
+SAVED = {name: case for name, case in CASES.items() if case[1].TYPE in MODELS}
 each_saved = pytest.mark.parametrize("name", SAVED)
 
 
@@ -32,7 +32,7 @@ def test_a_model_comes_back_as_it_was_saved(name, tmp_path):
     stored = c.to_dict() | {"id": "x"}
     found = pretrained.load(folder(tmp_path, stored, dict(params.leaves(tree))), dtype="float64")
     assert found.config.to_dict() == stored
-    assert found.model is model
+    assert found.config.model is model
     got = dict(params.leaves(found.params))
     for key, a in params.leaves(tree):
         np.testing.assert_array_equal(got[key], a, err_msg=key)
@@ -121,8 +121,8 @@ def test_another_head_keeps_the_body_and_says_what_is_new(tmp_path):
     ({"model_type": "mamba"}, "holds a 'mamba' model; known are llama, gpt2, bert"),
     ({"hidden_act": "mish"}, "hidden_act is 'mish'; it must be one of relu, gelu"),
     ({"is_decoder": True}, "is_decoder = True; bert here knows only False"),
-    ({"hidden_size": None}, "hidden_size = None, but it must be of type int; mend it"),
-    ({"layer_norm_eps": "small"}, "layer_norm_eps = 'small', but it must be of type float; mend it"),
+    ({"hidden_size": None}, "hidden_size = None, but it must be of type int; fix it"),
+    ({"layer_norm_eps": "small"}, "layer_norm_eps = 'small', but it must be of type float; fix it"),
     ({"num_attention_heads": 5}, "hidden_size 12 is not a multiple of num_attention_heads 5; change one"),
     ({"intermediate_size": 21}, r"has shape \(20, 12\) in the weights but \(21, 12\) by the configuration"),
 ])

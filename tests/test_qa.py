@@ -251,7 +251,7 @@ def test_rows_are_learnt_by_heart():
     c = bert.BertConfig(vocab_size=320, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, head="span",
                         intermediate_size=48, max_position_embeddings=40, hidden_dropout_prob=0.0)
     settings = Settings(max_steps=120, batch_size=4, learning_rate=1e-2, warmup_steps=5, weight_decay=0.0)
-    state = start(bert, c, settings)
+    state = start(c, settings)
     work = Trained(c, state.p, TOKENIZERS["learnt"], 20)
     losses = [record.loss for record in train(state, task.examples(rows, work), settings)]
     assert losses[-1] < 0.1 < 1 < losses[0]

@@ -80,13 +80,13 @@ def test_token_by_token_and_padded_it_scores_as_at_once(name):
     model, c, (source, target), _ = CASES[name]
     p, mask = randomised(model, c)["model"], np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
     read = transformer.shifted(target, c)
-    whole, _ = transformer.hidden(source, read, p, c, mask)
+    whole, _ = transformer.hidden(source, read, p, c, mask=mask)
     short, _ = transformer.hidden(source[:1, :4], read[:1], p, c)
     np.testing.assert_allclose(whole[:1], short, rtol=0, atol=1e-12)
-    memory, _ = transformer.encode(source, p, c, mask)
+    memory, _ = transformer.encode(source, p, c, mask=mask)
     caches, rows = transformer.remember(memory, p, c, room=1), np.array([0, 1])
     for t in range(read.shape[1]):
-        y, _ = transformer.decode(read[rows, t:t + 1], memory[rows], p, c, mask[rows], caches=caches)
+        y, _ = transformer.decode(read[rows, t:t + 1], memory[rows], p, c, mask=mask[rows], caches=caches)
         np.testing.assert_allclose(y[:, 0], whole[rows, t], rtol=0, atol=1e-12)
         rows = rows[::-1]
         caches = [(own.keep([1, 0]) or own, ((k[::-1], v[::-1]), back)) for own, ((k, v), back) in caches]

@@ -14,10 +14,12 @@ from tokenizers.processors import TemplateProcessing
 from pyllama import params
 from pyllama.cli.main import main
 from pyllama.errors import UserError
-from pyllama.models import gpt2
-from pyllama.tasks import TASKS, classify, finetune, rows, scratch, seq2seq
+from pyllama.models import MODELS, gpt2, with_head
+from pyllama.models.config import Dimensions
+from pyllama.tasks import TASKS, classify, finetune, rows, seq2seq
 from pyllama.tasks.rows import Row, Source, read
 from pyllama.tasks.task import Trained, encode
+from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import IGNORE, Examples, collate
@@ -252,7 +254,7 @@ def reviews(tmp_path):
     return str(written(tmp_path / "reviews.jsonl", "\n".join(lines)))
 
 
-@pytest.mark.parametrize("model", classify.task.heads)
+@pytest.mark.parametrize("model", classify.task.models())
 def test_every_model_learns_to_classify(model, reviews, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["finetune", "--task", "classify", "--model", model, "--data", reviews, "--out_dir", str(out),
@@ -296,7 +298,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(reviews, tmp_path):
         np.testing.assert_array_equal(a, other.optimizer[name], err_msg=name)
 
 
-@pytest.mark.parametrize("model", seq2seq.HEADS)
+@pytest.mark.parametrize("model", with_head("seq2seq"))
 def test_a_text_for_a_text_is_learnt_and_a_trained_model_learns_on(model, tmp_path, capsys):
     """Words of one or two letters, spelt in capitals: the loss falls, and goes on where the trained model had it."""
     rng = np.random.default_rng(1)
@@ -321,7 +323,7 @@ def test_a_text_for_a_text_is_learnt_and_a_trained_model_learns_on(model, tmp_pa
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--task", "guess", "--model", "bert"], "there is no task 'guess'; there are classify, "),
-    (["--task", "classify", "--model", "transformer"], "a transformer model cannot classify; take one of lstm, bert"),
+    (["--task", "classify", "--model", "transformer"], "a transformer model cannot classify; take one of llama, bert"),
     (["--task", "g2p", "--model", "nowhere", "--fields", "text", "label"], "there is no trained model at nowhere"),
     (["--task", "classify", "--model", "bert", "--block_size", "64"], "block_size is for texts and has no effect"),
     (["--task", "classify", "--model", "bert", "--dev", "0"], r"dev is 0\.0; give a share between 0 and 1"),
@@ -356,13 +358,18 @@ def test_a_trained_decoder_cannot_classify_unless_it_has_the_head(tmp_path, caps
     data = written(tmp_path / "a.csv", "text,label\nx,1\ny,2\nz,1\n")
     assert main(["finetune", "--task", "classify", "--model", str(tmp_path / "m"), "--data", str(data), "--dev", "0.3",
                  "--out_dir", str(tmp_path / "x")]) == 2
-    assert "a gpt2 model cannot classify; take one of lstm" in capsys.readouterr().err
+    assert "a gpt2 model cannot classify; take one of llama" in capsys.readouterr().err
 
 
 def test_a_tokenizer_made_elsewhere_keeps_its_own_special_tokens():
     """Ids of its own that are no place for padding, in arrays too small for what pads labels."""
     tokenizer = Tokenizer.byte_pairs(["ab"], 258, ("x", "<|endoftext|>"))
-    config = scratch.configuration("transformer", 258, 8, "lm", 0.0, scratch.special(tokenizer))
+
+    def small(kind, tokenizer):
+        return MODELS[kind].config.small(Dimensions(vocab_size=258, context=8, head="seq2seq",
+                                                    **special.ids_of(tokenizer)))
+
+    config = small("transformer", tokenizer)
     assert (config.eos_token_id, config.decoder_start_token_id) == (1, 1)
     tokenizer.rust.post_processor = TemplateProcessing("$A <|endoftext|>", special_tokens=[("<|endoftext|>", 1)])
     work = Trained(config, {}, tokenizer, 8)
@@ -371,7 +378,7 @@ def test_a_tokenizer_made_elsewhere_keeps_its_own_special_tokens():
     assert batch.inputs["labels"].min() == IGNORE
     assert (batch.inputs["labels"][:, -1] == [IGNORE, 1]).all()
     with pytest.raises(UserError, match="no token that ends a text, so that no bart would know where to stop"):
-        scratch.configuration("bart", 256, 8, "lm", 0.0, scratch.special(Tokenizer.bytes()))
+        small("bart", Tokenizer.bytes())
 
 
 def test_a_model_of_text_predicts_no_task(tmp_path, capsys):

@@ -44,7 +44,7 @@ def test_a_small_text_is_learnt_by_heart():
     """A repeating sequence of six tokens has an entropy of zero given the one before."""
     ids = np.tile(np.arange(6, dtype=np.uint16), 30)
     settings = loop.Settings(batch_size=4, block_size=8, max_steps=80, learning_rate=0.02, warmup_steps=5)
-    state = loop.start(llama, replace(CONFIG, resid_pdrop=0.0, initializer_range=0.2), settings)
+    state = loop.start(replace(CONFIG, resid_pdrop=0.0, initializer_range=0.2), settings)
     text = Tokens(ids, np.array([0]), np.array([ids.size]))
     records = list(loop.train(state, text, settings))
     assert [r.step for r in records] == list(range(1, 81))
@@ -58,7 +58,7 @@ def test_a_small_text_is_learnt_by_heart():
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradient(optimizer):
     settings = replace(SHORT, freeze=("model.layers.0", "model.embed_tokens"), optimizer=optimizer, weight_decay=0.5)
-    state, free = loop.start(llama, CONFIG, settings), loop.start(llama, CONFIG, replace(settings, freeze=()))
+    state, free = loop.start(CONFIG, settings), loop.start(CONFIG, replace(settings, freeze=()))
     before = {name: a.copy() for name, a in params.leaves(state.p)}
     record, whole = (next(loop.train(s, TEXT, replace(settings, freeze=freeze)))
                      for s, freeze in ((state, settings.freeze), (free, ())))
@@ -71,9 +71,9 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradi
 def test_a_name_that_freezes_nothing_is_refused():
     for wrong in ("modle", "", "model.layer", "model.layers.0.mlp.up"):
         with pytest.raises(UserError, match=rf"no parameter at '{wrong}'; they are such as model\.embed"):
-            loop.start(llama, CONFIG, replace(SHORT, freeze=("model.norm", wrong)))
+            loop.start(CONFIG, replace(SHORT, freeze=("model.norm", wrong)))
     with pytest.raises(UserError, match="freeze leaves no parameter to train"):
-        loop.start(llama, CONFIG, replace(SHORT, freeze=("model", "lm_head")))
+        loop.start(CONFIG, replace(SHORT, freeze=("model", "lm_head")))
 
 
 def test_the_first_of_twelve_layers_is_not_the_eleventh():
@@ -90,7 +90,7 @@ def test_pieces_and_shards_add_up_to_the_whole_batch(piece, shards, smoothing):
     """
     ids = np.random.default_rng(piece).integers(0, CONFIG.vocab_size, (6, 6))
     whole = replace(SHORT, shards=1, micro_batch_size=6, dtype="float64", label_smoothing=smoothing)
-    state = loop.start(llama, CONFIG, whole)
+    state = loop.start(CONFIG, whole)
     loss, split = gradient(state, ids, replace(whole, shards=shards, micro_batch_size=piece))
     exact_loss, exact = gradient(state, ids, whole)
     assert loss == pytest.approx(exact_loss, rel=1e-13)
@@ -99,7 +99,7 @@ def test_pieces_and_shards_add_up_to_the_whole_batch(piece, shards, smoothing):
 
 def test_shards_side_by_side_give_the_bits_of_one_after_the_other():
     settings = replace(SHORT, batch_size=7, shards=3)
-    state, one_by_one = loop.start(llama, CONFIG, settings), loop.start(llama, CONFIG, settings)
+    state, one_by_one = loop.start(CONFIG, settings), loop.start(CONFIG, settings)
     list(loop.train(state, TEXT, settings))
     for step in range(settings.max_steps):
         ids = windows(TEXT, 14, settings.block_size, settings.seed, step)
@@ -108,6 +108,11 @@ def test_shards_side_by_side_give_the_bits_of_one_after_the_other():
         one_by_one.optimiser.step(one_by_one.flat, grad, settings.rate(step), settings.weight_decay, scale)
         one_by_one.step += 1
     np.testing.assert_array_equal(state.flat, one_by_one.flat)
+
+
+def with_loss(loss):
+    """CONFIG, but of a model that has this loss."""
+    return type("Watched", (llama.LlamaConfig,), {"model": SimpleNamespace(loss=loss)})(**vars(CONFIG))
 
 
 def test_a_piece_keeps_nothing_when_the_next_begins():
@@ -121,8 +126,8 @@ def test_a_piece_keeps_nothing_when_the_next_begins():
         return value, back
 
     settings = replace(SHORT, shards=1, micro_batch_size=2)
-    state = loop.start(llama, CONFIG, settings)
-    state.model = SimpleNamespace(loss=loss)
+    state = loop.start(CONFIG, settings)
+    state.config = with_loss(loss)
     gradient(state, windows(TEXT, 6, settings.block_size, settings.seed, 0), settings)
     assert most == [0, 0, 0]
 
@@ -136,8 +141,8 @@ def test_a_piece_holds_a_mebibyte_of_a_layer_s_input_and_at_least_a_window(hidde
         return 0.0, lambda: p
 
     settings = replace(SHORT, shards=1)
-    state = loop.start(llama, CONFIG, settings)
-    state.model, state.config = SimpleNamespace(loss=loss), SimpleNamespace(hidden_size=hidden)
+    state = loop.start(CONFIG, settings)
+    state.config = SimpleNamespace(model=SimpleNamespace(loss=loss), hidden_size=hidden)
     gradient(state, windows(TEXT, 6, settings.block_size, settings.seed, 0), settings)
     assert made == sizes
 
@@ -162,8 +167,8 @@ def test_shards_and_kernels_share_the_threads(threads, shards, workers, each, mo
     backend.cpu.set_threads(threads)
     try:
         settings = replace(SHORT, batch_size=8, shards=shards)
-        state = loop.start(llama, CONFIG, settings)
-        state.model = SimpleNamespace(loss=loss)
+        state = loop.start(CONFIG, settings)
+        state.config = with_loss(loss)
         next(loop.train(state, TEXT, settings))
         assert backend.cpu.threads() == threads
     finally:
@@ -190,7 +195,7 @@ def test_parts_with_different_numbers_of_valid_labels_add_up_to_the_whole():
 
 
 def test_evaluation_is_the_mean_over_every_token_but_the_first():
-    state = loop.start(llama, CONFIG, replace(SHORT, dtype="float64"))
+    state = loop.start(CONFIG, replace(SHORT, dtype="float64"))
     result = loop.evaluate(state, HELD_OUT, SHORT)
     losses, right = [], []
     for ids, labels in evaluation_windows(HELD_OUT, 1, SHORT.block_size):
@@ -207,7 +212,7 @@ def test_evaluation_is_the_mean_over_every_token_but_the_first():
 
 
 def test_not_a_number_is_traced_to_the_parameter_and_leaves_the_state_alone():
-    state = loop.start(llama, CONFIG, SHORT)
+    state = loop.start(CONFIG, SHORT)
     steps = loop.train(state, TEXT, SHORT)
     next(steps)
     state.p["model"]["layers"][1]["mlp"]["up_proj"]["weight"][2, 3] = np.inf
@@ -220,7 +225,7 @@ def test_not_a_number_is_traced_to_the_parameter_and_leaves_the_state_alone():
 
 
 def test_an_overflow_is_traced_to_the_op():
-    state = loop.start(llama, CONFIG, SHORT)
+    state = loop.start(CONFIG, SHORT)
     state.p["model"]["layers"][0]["mlp"]["up_proj"]["weight"][:] = 3e38
     state.p["model"]["layers"][0]["mlp"]["gate_proj"]["weight"][:] = 3e38
     with pytest.raises(UserError, match=r"the result of linear, its call number \d+ of the step, is the first tensor"):
@@ -238,7 +243,7 @@ def test_settings_that_make_no_sense_are_refused(wrong, names):
 # The run folder
 
 def begin(folder, settings=SHORT, keeping=None, text=TEXT):
-    state = loop.start(llama, CONFIG, settings)
+    state = loop.start(CONFIG, settings)
     keeping = keeping or RunPolicy(eval_steps=2, save_steps=1, save_total_limit=99)
     return state, run(folder, state, text, HELD_OUT, settings, keeping, {"text": {}})
 
@@ -246,7 +251,7 @@ def begin(folder, settings=SHORT, keeping=None, text=TEXT):
 def go_on(folder, settings=SHORT):
     saved = checkpoint.load(folder)
     assert not saved.notes
-    state = loop.start(llama, llama.LlamaConfig.from_dict(saved.config), settings)
+    state = loop.start(llama.LlamaConfig.from_dict(saved.config), settings)
     restore(state, saved)
     standing = known(BestSoFar, saved.trainer["standing"])
     return state, run(folder, state, TEXT, HELD_OUT, settings, known(RunPolicy, saved.trainer["keeping"]),

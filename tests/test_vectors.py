@@ -14,7 +14,9 @@ from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.formats import vectors
 from pyllama.models import llama, skipgram
-from pyllama.tasks import TASKS, scratch
+from pyllama.tasks import TASKS
+from pyllama.tasks.vectors import heads_for
+from pyllama.text import special
 from pyllama.text.tokens import joined
 from pyllama.training import loop
 
@@ -169,7 +171,7 @@ def test_rows_without_a_gradient_stay_to_the_last_bit():
     """What the docstring says of frozen rows: AdamW moves no number whose gradient was always zero."""
     c = skipgram.SkipgramConfig(5, 2, window=2, subsample=0.0)
     s = loop.Settings(batch_size=8, max_steps=5, warmup_steps=0, learning_rate=0.1)
-    state = loop.start(skipgram, c, s)
+    state = loop.start(c, s)
     batch = skipgram.batches(joined([np.arange(40) % 5]), c, s.batch_size, s.seed)
     found = vectors.into(state.p["input"]["weight"], {"a": 1, "b": 3}, ["b", "a"], np.array([[1, 2], [3, 4.0]]))
     before = state.p["input"]["weight"].copy()
@@ -214,7 +216,7 @@ def test_a_task_begins_with_the_vectors_of_its_words(model, frozen, tmp_path, ca
     ("чужой 1 2\n", [], "has no vector for any token of the texts"),
     ("fine 1 2\nfilm 1\n", [], "line 2 has 1 numbers where 2 should follow"),
     ("fine 1 2\n", ["--freeze", "embed_tokens"], "there is no parameter at 'embed_tokens'"),
-    ("fine 1 2 3\n", ["--model", "llama"], "vectors of 3 numbers cannot be cut into heads of even width"),
+    ("fine 1 2 3\n", ["--model", "llama"], "vectors of 3 numbers do not fit a llama: the head width is 3"),
 ])
 def test_vectors_that_do_not_fit_are_refused(content, flags, message, tmp_path, capsys):
     assert main(["finetune", "--task", "classify", "--model", "lstm", "--data", str(reviews(tmp_path)), "--vectors",
@@ -231,11 +233,11 @@ def test_a_task_that_writes_texts_takes_no_vectors(tmp_path, capsys):
 
 
 def test_marks_of_a_task_stay_whole_among_words():
-    tokenizer = scratch.word_tokenizer(["the <e1>film</e1> of <e2>war</e2>"], 99, own=TASKS["relations"].own)
+    tokenizer = special.words(["the <e1>film</e1> of <e2>war</e2>"], 99, TASKS["relations"].marks)
     ids = tokenizer.encode("<e1>film</e1>")
     assert [tokenizer.rust.id_to_token(i) for i in ids] == ["<e1>", "film", "</e1>"]
 
 
-@pytest.mark.parametrize(("width", "heads"), [(300, 3), (100, 2), (50, 1), (128, 4), (6, 3)])
+@pytest.mark.parametrize(("width", "heads"), [(300, 3), (100, 2), (50, 1), (128, 4), (6, 3), (7, 1)])
 def test_heads_have_an_even_width_where_they_can(width, heads):
-    assert scratch.heads_for(width) == heads
+    assert heads_for(width) == heads

@@ -13,7 +13,7 @@ from pyllama import pretrained
 from pyllama.beam import SearchConfig, translate
 from pyllama.generation import GenerationConfig, generate
 from pyllama.models import bert, gpt2
-from pyllama.models.layers import ACTIVATIONS, look_up, multi_head, normalise
+from pyllama.models.layers import ACTIVATIONS, layer_normalize, look_up, multi_head
 from pyllama.ops.attention import scores
 from pyllama.ops.softmax import log_sum_exp
 from pyllama.tasks.seq2seq import edits
@@ -58,7 +58,7 @@ def test_every_stage_of_gpt2_is_as_recorded(sorter):
     ids, layer = want["idx"].astype(int), p["h"][0]
     got = {"tok_emb": look_up(ids, p["wte"])[0], "pos_emb": p["wpe"]["weight"][None]}
     got["x"] = got["tok_emb"] + got["pos_emb"]
-    got["ln1"], _ = normalise(got["x"], layer["ln_1"], c.layer_norm_epsilon)
+    got["ln1"], _ = layer_normalize(got["x"], layer["ln_1"], c.layer_norm_epsilon)
     got["qkv"], _ = gpt2.convolve(got["ln1"], layer["attn"]["c_attn"])
     parts = np.split(got["qkv"], 3, axis=-1)
     got |= {name: a.reshape(3, 11, 3, 16).swapaxes(1, 2) for name, a in zip("qkv", parts, strict=True)}
@@ -67,7 +67,7 @@ def test_every_stage_of_gpt2_is_as_recorded(sorter):
     got["y"], _ = multi_head(*parts, 3, causal=True)
     got["yProj"], _ = gpt2.convolve(got["y"], layer["attn"]["c_proj"])
     got["attnResid"] = got["x"] + got["yProj"]
-    got["ln2"], _ = normalise(got["attnResid"], layer["ln_2"], c.layer_norm_epsilon)
+    got["ln2"], _ = layer_normalize(got["attnResid"], layer["ln_2"], c.layer_norm_epsilon)
     got["fc"], _ = gpt2.convolve(got["ln2"], layer["mlp"]["c_fc"])
     got["gelu"], _ = ACTIVATIONS["gelu_new"](got["fc"])
     got["mlp"], _ = gpt2.convolve(got["gelu"], layer["mlp"]["c_proj"])
@@ -99,7 +99,7 @@ def test_bart_speaks_words_as_well_as_it_is_known_to(tmp_path):
     """Of 1,000 words of its lexicon 69 % without a mistake, with 6.6 % of the phonemes wrong, known from other words of
     the same lexicon; a beam does no worse."""
     config = json.loads((G2P / "us_bart_config.json").read_text(encoding="utf-8"))
-    _, c, p, *_ = pretrained.load(folder_of(tmp_path, config, load_file(G2P / "us_bart.safetensors")))
+    c, p, *_ = pretrained.load(folder_of(tmp_path, config, load_file(G2P / "us_bart.safetensors")))
     letters = {letter: i for i, letter in enumerate(config["grapheme_chars"])}
     words = [line.split("\t") for line in LEXICON.read_text(encoding="utf-8").splitlines()[:1000]]
 

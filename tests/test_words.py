@@ -212,7 +212,7 @@ def loss_by_hand(model, c, p, inputs):
 def test_the_loss_of_a_record_is_the_mean_over_its_pairs(model, c):
     """float64: 1e-12 is 450 roundings of numbers ten times the loss.  Skip-gram begins at log 2 for each word."""
     s = settings(dtype="float64", max_steps=40, batch_size=7)
-    state, batch = loop.start(model, c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
+    state, batch = loop.start(c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
     before = params.rebuild(state.p, (a.copy() for _, a in params.leaves(state.p)))
     for step, record in enumerate(words.train(state, batch, s)):
         assert record.step == step + 1
@@ -227,7 +227,7 @@ def test_the_loss_of_a_record_is_the_mean_over_its_pairs(model, c):
 def test_a_step_heeds_learning_rate_decay_and_clipping(model, c):
     """SGD by hand; 3 steps of 5 roundings or so on numbers below 1."""
     s = settings(dtype="float64", optimizer="sgd", momentum=0.0, max_steps=3, weight_decay=0.3, max_grad_norm=0.01)
-    state, batch = loop.start(model, c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
+    state, batch = loop.start(c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
     flat, p = params.flatten(state.p)
     decays = params.flatten(params.rebuild(p, (np.full(a.shape, a.ndim > 1) for _, a in params.leaves(p))))[0]
     for step, record in enumerate(words.train(state, batch, s)):
@@ -253,7 +253,7 @@ def test_parameters_begin_within_half_of_one_over_D(model, c):
 def test_words_with_the_same_neighbours_come_closer_than_others(model, c):
     """0 and 1 never meet.  Six seeds gave 0.27 and more where 0.2 is asked; without training it is below 0."""
     s = settings(max_steps=200)
-    state, batch = loop.start(model, c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
+    state, batch = loop.start(c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
 
     def cosines():
         x = model.vectors(state.p)[:4]
@@ -273,7 +273,7 @@ def test_words_with_the_same_neighbours_come_closer_than_others(model, c):
 def test_a_seed_gives_the_same_bits_also_in_two_parts(model, c):
     def trained(seed, *steps):
         s = settings(seed=seed, lr_decay_steps=20)
-        state = loop.start(model, c, s)
+        state = loop.start(c, s)
         for most in steps:
             batch = model.batches(two_kinds(), c, s.batch_size, seed)
             for _ in words.train(state, batch, settings(seed=seed, max_steps=most, lr_decay_steps=20)):
@@ -288,7 +288,7 @@ def test_a_seed_gives_the_same_bits_also_in_two_parts(model, c):
 def test_a_step_without_a_pair_has_no_loss():
     """Word 0 is all of the text and keeps one place in 10^4 or so."""
     c, s = SkipgramConfig(2, 2, window=1, subsample=1e-8), settings(max_steps=2)
-    state = loop.start(skipgram, c, s)
+    state = loop.start(c, s)
     records = list(words.train(state, skipgram.batches(joined([np.zeros(100, int)]), c, 32, 0), s))
     assert [(record.loss, record.pairs, record.grad_norm) for record in records] == [(0, 0, 0)] * 2
 
@@ -296,7 +296,7 @@ def test_a_step_without_a_pair_has_no_loss():
 @both
 def test_what_is_not_finite_stops_training_before_the_step(model, c):
     s = settings()
-    state = loop.start(model, c, s)
+    state = loop.start(c, s)
     state.flat[:] = np.nan
     with pytest.raises(UserError, match=r"^the loss is nan and the gradient's norm nan in step 1; lower learning_rate"):
         next(words.train(state, model.batches(two_kinds(), c, 32, 0), s))

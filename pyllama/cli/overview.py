@@ -1,13 +1,13 @@
-"""The commands models and tasks: what there is, as the tables of models and tasks have it."""
+"""The commands models and tasks, which list the tables of models and tasks."""
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
 from pyllama import params, rng
 from pyllama.cli.display import console
-from pyllama.errors import UserError
-from pyllama.pretrained import MODELS
-from pyllama.tasks import TASKS, scratch
+from pyllama.models import MODELS
+from pyllama.models.config import Config, Dimensions
+from pyllama.tasks import TASKS
 from pyllama.tasks.finetune import Setup
 
 
@@ -17,29 +17,26 @@ def parameters(config) -> int:
         return sum(a.size for _, a in params.leaves(config.model.init(config)))
 
 
-def small(kind: str):
-    """The configuration that `finetune --model KIND` begins with, or None."""
-    head = next((task.heads[kind] for task in TASKS.values() if kind in task.heads), "lm")
-    try:
-        return scratch.configuration(kind, Setup.vocab_size, Setup.max_length, head, 0.1)
-    except UserError:
-        return None
+def small(family: type[Config]):
+    """The configuration that `finetune --model` begins with, for the first task that the family can do."""
+    heads = [task.head for task in TASKS.values() if task.head in family.HEADS]
+    return family.small(Dimensions(vocab_size=Setup.vocab_size, context=Setup.max_length,
+                                   head=(heads or list(family.HEADS))[0]))
 
 
 def models() -> int:
     """The types of model: what they are, their heads, the tasks they can be trained on, their parameters."""
     table = Table("model", "heads", "tasks", box=SIMPLE, padding=(0, 1, 1, 1),
                   caption=f"parameters: small, as `finetune --model` begins from scratch with {Setup.vocab_size:,} "
-                          f"tokens; full, as the configuration is where a config.json says nothing")
+                          f"tokens; full, as a config.json without numbers says")
     for name in ("small", "full"):
         table.add_column(name, justify="right")
     keep_whole(table, 1, 2, 3, 4)
-    for kind, (model, configuration) in MODELS.items():
-        config = small(kind)
-        heads = "\n".join(configuration.HEADS or ["lm"])
-        table.add_row(Text.assemble((kind, "bold"), f"\n{first_sentence(model.__doc__ or '')}"), heads,
-                      "\n".join(name for name, task in TASKS.items() if kind in task.heads) or "none",
-                      f"{parameters(config):,}" if config else "", f"{parameters(configuration()):,}")
+    for kind, (model, family) in MODELS.items():
+        table.add_row(Text.assemble((kind, "bold"), f"\n{first_sentence(model.__doc__ or '')}"),
+                      "\n".join(family.HEADS),
+                      "\n".join(name for name, task in TASKS.items() if task.head in family.HEADS) or "none",
+                      f"{parameters(small(family)):,}", f"{parameters(family()):,}")
     console.print(table, soft_wrap=False)
     return 0
 
@@ -51,7 +48,7 @@ def tasks() -> int:
     keep_whole(table, 0, 2, 3, 4)
     for name, task in TASKS.items():
         fields = (*task.fields[:-1], *(f"({name})" for name in task.also), task.fields[-1])
-        table.add_row(name, task.about, "\n".join(fields), "\n".join(task.heads), "\n".join(task.measures))
+        table.add_row(name, task.about, "\n".join(fields), "\n".join(task.models()), "\n".join(task.measures))
     console.print(table, soft_wrap=False)
     return 0
 

@@ -6,11 +6,11 @@ import signal
 import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from rich.progress import Progress
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from pyllama import memory, params, pretrained
 from pyllama.cli import tasks
@@ -20,9 +20,9 @@ from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, stream
 from pyllama.generation import generate as generate_batch
-from pyllama.tasks import scratch
-from pyllama.tasks.finetune import DROPOUTS
-from pyllama.text import corpus
+from pyllama.models import MODELS
+from pyllama.models.config import Config, Dimensions, Learns
+from pyllama.text import corpus, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, split, token_file
 from pyllama.text.tokens import prepare as encode_once
@@ -32,10 +32,12 @@ from pyllama.training.parallel import first_alone, of_environment
 from pyllama.training.run import BestSoFar, RunPolicy, known, restore, run
 
 LEARNT = ("char", "byte", "bpe")                            # tokenizers that are made, not read
-LLAMA_ALONE = ("num_key_value_heads", "bias", "tie_word_embeddings", "rope_theta", "sliding_window")
-MASKED = ("bert", "bart")                                   # models that learn from text with a mask
+TEXT_MODELS = [kind for kind, family in MODELS.items() if family.config.LEARNS]     # models that learn from text
 Device = Literal["cpu", "cuda"]
-HEADS = {"bert": "masked_lm"}                               # what a model learns text with, if not "lm"
+# Flags that some families alone have, and the fields of a configuration that they set.
+FIELDS = {"num_key_value_heads": ("num_key_value_heads",), "bias": ("attention_bias", "mlp_bias"),
+          "tie_word_embeddings": ("tie_word_embeddings",), "rope_theta": ("rope_theta",),
+          "sliding_window": ("sliding_window",)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Text:
 class ModelShape:
     """The shape of the model."""
 
-    model: Literal["llama", "gpt2", "bert", "bart"] = "llama"       # its type
+    model: Annotated[str, arg(metavar=f"{{{','.join(TEXT_MODELS)}}}")] = "llama"        # its type
     num_hidden_layers: int = 6                  # blocks of attention and feed-forward
     hidden_size: int = 288                      # width between the blocks
     num_attention_heads: int = 6                # heads of queries
@@ -71,25 +73,43 @@ class ModelShape:
     rope_theta: float = 10000.0                 # LLaMA: base of the rotary angles; higher for a longer context
     sliding_window: int | None = None           # LLaMA: tokens an attention looks back on; None: all
 
+    def __post_init__(self):
+        if self.model not in TEXT_MODELS:
+            raise UserError(f"there is no model {self.model!r} that learns from text; take one of "
+                            f"{', '.join(TEXT_MODELS)}")
+
+    @property
+    def family(self) -> type[Config]:
+        """The class of the configuration."""
+        return MODELS[self.model].config
+
+    @property
+    def objective(self) -> tuple[str, Learns]:
+        """(head, what the model learns from text with it)"""
+        return next(iter(self.family.LEARNS.items()))
+
     def config(self, context: int, tokenizer: Tokenizer):
         """The model's configuration for this vocabulary and context length."""
-        own = {name: getattr(self, name) for name in LLAMA_ALONE}
-        changed = [f.name for f in fields(self) if f.name in own and own[f.name] != f.default]
-        if changed and self.model != "llama":
-            raise UserError(f"{changed[0]} is for LLaMA alone; leave it out, or leave out --model {self.model}")
-        found = scratch.configuration(self.model, tokenizer.vocab_size, context, HEADS.get(self.model, "lm"),
-                                      self.resid_pdrop, scratch.special(tokenizer), width=self.hidden_size,
-                                      layers=self.num_hidden_layers, heads=self.num_attention_heads,
-                                      hidden=self.intermediate_size)
-        if self.model != "llama":
-            return found
-        bias = own.pop("bias")
-        return replace(found, attention_bias=bias, mlp_bias=bias, **own)
+        shape = Dimensions(vocab_size=tokenizer.vocab_size, context=context, head=self.objective[0],
+                           width=self.hidden_size, layers=self.num_hidden_layers, heads=self.num_attention_heads,
+                           hidden=self.intermediate_size, dropout=self.resid_pdrop, **special.ids_of(tokenizer))
+        usual = {f.name: f.default for f in fields(self)}
+        changes: dict[str, Any] = {}
+        for flag, names in FIELDS.items():
+            value = getattr(self, flag)
+            if value == usual[flag]:
+                continue
+            if not self.family.names().issuperset(names):
+                owners = [kind for kind in TEXT_MODELS if MODELS[kind].config.names().issuperset(names)]
+                raise UserError(f"{flag} is for {' and '.join(owners)} alone; leave it out, or leave out --model "
+                                f"{self.model}")
+            changes |= dict.fromkeys(names, value)
+        return replace(self.family.small(shape), **changes)
 
 
 def train(text: Text, shape: ModelShape, settings: Settings, keeping: RunPolicy, out_dir: Path = Path("out"),
           log_steps: int = 50, init_from: Path | None = None, device: Device = "cpu") -> int:
-    """Train a model on text: LLaMA and GPT-2 to go on with it, BERT and BART to mend damaged text.
+    """Train a model on text: LLaMA and GPT-2 to continue it, BERT and BART to reconstruct what was masked or corrupted.
 
     nanoGPT's flag names work too (--n_layer, --n_embd, --max_iters, ...), and --config FILE.toml sets any flag.
 
@@ -110,23 +130,24 @@ def train(text: Text, shape: ModelShape, settings: Settings, keeping: RunPolicy,
                         f"another --out_dir")
     memory.install()
     if init_from:
-        found, tokenizer = load(init_from, None if text.tokenizer in LEARNT else Path(text.tokenizer), settings.dtype)
-        dropouts = {name: shape.resid_pdrop for name in DROPOUTS if hasattr(found.config, name)}
-        config, tree = replace(found.config, **dropouts), found.params
+        source, tokenizer = load(init_from, None if text.tokenizer in LEARNT else Path(text.tokenizer), settings.dtype)
+        config = replace(source.config, **dict.fromkeys(source.config.DROPOUTS, shape.resid_pdrop))
+        tree = source.params
         if others := [f.name for f in fields(shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
             raise UserError(f"{others[0]} has no effect with init_from, which has a shape already; leave it out")
         if settings.block_size > config.max_position_embeddings:
             raise UserError(f"block_size is {settings.block_size}, but {init_from} sees "
                             f"{config.max_position_embeddings} tokens (max_position_embeddings); make it smaller")
     else:
-        tokenizer, tree = make_tokenizer(text, shape.model), None
-        if shape.model in MASKED:
+        with_mask = objectives.needs_mask(shape.objective[1])
+        tokenizer, tree = make_tokenizer(text, with_mask), None
+        if with_mask:
             objectives.require_mask(shape.model, tokenizer)
         config = shape.config(settings.block_size, tokenizer)
     objectives.of(config, tokenizer)                            # before the work: can it learn from text?
     tokens = first_alone(comm, lambda: prepare(text, tokenizer, out_dir), like)
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
-    state = start(config.model, config, settings, tree, like)
+    state = start(config, settings, tree, like)
     about = {"text": asdict(text), "tokens": fingerprint(tokens)}
     return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, BestSoFar(), log_steps,
                       comm)
@@ -171,13 +192,13 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
         raise UserError(f"{text.ready or run / 'data/tokens.bin'} is not what {run} was started with; restore it, or "
                         f"start anew with --init_from {run}")
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
-    model, configuration = pretrained.of_type(saved.config, saved.folder)
-    state = start(model, configuration.from_dict(saved.config), settings, like=like)
+    state = start(pretrained.config_of(saved), settings, like=like)
     restore(state, saved)
     return follow_run(run, state, training, validation, settings, keeping, about, tokenizer, standing, log_steps, comm)
 
 
-def make_tokenizer(text: Text, model: str) -> Tokenizer:
+def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
+    """The tokenizer that --tokenizer names.  with_mask: one of byte pairs has a token for masks."""
     if text.tokenizer in ("char", "bpe") and text.ready:
         raise UserError("a .bin holds tokens, not text to learn a tokenizer from; give --tokenizer a tokenizer.json")
     if text.tokenizer == "byte":
@@ -186,7 +207,7 @@ def make_tokenizer(text: Text, model: str) -> Tokenizer:
         return Tokenizer.characters("".join(t for _, t in corpus.documents(text.data, text.field)))
     if text.tokenizer == "bpe":
         texts = (t for _, t in corpus.documents(text.data, text.field))
-        return scratch.tokenizer(texts, text.vocab_size, own=["<mask>"]) if model in MASKED else \
+        return special.byte_pairs(texts, text.vocab_size, [special.MASK]) if with_mask else \
             Tokenizer.byte_pairs(texts, text.vocab_size)
     return Tokenizer.load(text.tokenizer)
 
@@ -253,7 +274,7 @@ def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size
     settings = Settings(block_size=context if block_size is None else block_size)
     if settings.block_size > context:
         raise UserError(f"block_size is {block_size}, but {model} sees {context} tokens; make it smaller")
-    state = start(found.model, found.config, settings, found.params, like)
+    state = start(found.config, settings, found.params, like)
     with tempfile.TemporaryDirectory() as folder:
         text = encode(data, tokens_of, Path(folder), field)
         result = objective.evaluate(state, objective.source(text), settings)

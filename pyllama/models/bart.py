@@ -13,9 +13,11 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.models import transformer
+from pyllama.models.config import Dimensions
+from pyllama.models.init import Initializer
 from pyllama.models.layers import class_loss, feed_forward, pick
 from pyllama.models.transformer import TransformerConfig
-from pyllama.rng import generator
+from pyllama.rng import NO_DRAW, generator
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class BartConfig(TransformerConfig):
     """The shape of a BART, under the names of Hugging Face's config.json."""
 
     TYPE = "bart"
-    HEADS: ClassVar = {"lm": "BartForConditionalGeneration", "classification": "BartForSequenceClassification"}
+    HEADS: ClassVar = {"seq2seq": "BartForConditionalGeneration", "classification": "BartForSequenceClassification"}
+    LEARNS: ClassVar = {"seq2seq": "corrupted text"}
 
     vocab_size: int = 50265                     # V
     d_model: int = 768                          # D
@@ -43,7 +46,7 @@ class BartConfig(TransformerConfig):
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int = 2
-    head: Literal["lm", "classification"] = "lm"
+    head: Literal["seq2seq", "classification"] = "seq2seq"
     num_labels: int = 3                         # C
 
     def __post_init__(self):
@@ -55,27 +58,31 @@ class BartConfig(TransformerConfig):
     @classmethod
     def from_dict(cls, stored: dict) -> "BartConfig":
         """From a config.json.  Unknown keys are kept in `extra`."""
-        return super().from_dict({"num_labels": len(stored.get("id2label") or range(3)), **stored})
+        written_by_0_1_0 = stored.get("head") == "lm"
+        return super().from_dict({**stored, "head": "seq2seq"} if written_by_0_1_0 else stored)
+
+    @classmethod
+    def small(cls, shape: Dimensions, **fields):
+        """As TransformerConfig.small, from which it differs in positions, activation and the norm on embeddings."""
+        return super().small(shape, head=shape.head, init_std=None, scale_embedding=True, **fields)
 
 
 def init(c: BartConfig, seed: int = 0, dtype: str = "float32") -> dict:
     """Weights from N(0, init_std²); norms one, biases zero."""
     p = transformer.init(c, seed, dtype)
-    if c.head == "lm":
+    if c.head == "seq2seq":
         return p
-    rng, D, C, std = generator(seed, "init", "head"), c.d_model, c.num_labels, c.init_std or c.d_model ** -0.5
-
-    def affine(out, wide):
-        return {"weight": (std * rng.standard_normal((out, wide))).astype(dtype), "bias": np.zeros(out, dtype)}
-
-    return {"model": p["model"], "classification_head": {"dense": affine(D, D), "out_proj": affine(C, D)}}
+    D, C = c.d_model, c.num_labels
+    weights = Initializer(generator(seed, "init", "head"), c.init_std or D ** -0.5, dtype)
+    return {"model": p["model"], "classification_head": {"dense": weights.affine(D, D),
+                                                         "out_proj": weights.affine(C, D)}}
 
 
 tidy = transformer.tidy
 
 
 def classify(x, p):
-    """Scores [B C] of x [B D]."""
+    """Scores of the classes: x [B D] -> z [B C];  back gives dx, dp."""
     z, network_back = feed_forward(x, p["dense"], p["out_proj"], "tanh")
 
     def back(dz):
@@ -85,8 +92,8 @@ def classify(x, p):
     return z, back
 
 
-def answers(ids, c, mask=None):
-    """Where the last end token of each row stands, [B]; one that is padding is none."""
+def end_places(ids, c, *, mask=None):
+    """The place of each row's last end token [B], of ids and mask [B S]; padding does not count."""
     ends = (ids == c.eos_token_id) & (True if mask is None else mask != 0)
     if not ends.any(axis=1).all():
         raise UserError(f"row {int(np.argmin(ends.any(axis=1)))} has no end token (id {c.eos_token_id}), where a BART "
@@ -94,10 +101,13 @@ def answers(ids, c, mask=None):
     return ids.shape[1] - 1 - ends[:, ::-1].argmax(axis=1)
 
 
-def logits(ids, p, c, key=None, row=0, mask=None, recompute=False):
-    """Scores [B C] of the classes of ids [B S]."""
-    x, hidden_back = transformer.hidden(ids, transformer.shifted(ids, c), p["model"], c, mask, key, row, recompute)
-    x, pick_back = pick(x, answers(ids, c, mask))
+def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, labels=None):
+    """transformer.logits; with a classification head the scores of the classes: ids [B S] -> z [B C]."""
+    if c.head == "seq2seq":
+        return transformer.logits(ids, p, c, mask=mask, draw=draw, recompute=recompute, labels=labels)
+    x, hidden_back = transformer.hidden(ids, transformer.shifted(ids, c), p["model"], c, mask=mask, draw=draw,
+                                        recompute=recompute)
+    x, pick_back = pick(x, end_places(ids, c, mask=mask))
     z, classify_back = classify(x, p["classification_head"])
 
     def back(dz):
@@ -107,10 +117,10 @@ def logits(ids, p, c, key=None, row=0, mask=None, recompute=False):
     return z, back
 
 
-def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, **options):
-    """transformer.loss; with a classification head the mean cross-entropy of the labels [B] of the rows."""
-    if c.head == "lm":
-        return transformer.loss(ids, labels, p, c, key, row, mask, recompute, count, **options)
-    z, logits_back = logits(ids, p, c, key, row, mask, recompute)
+def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
+    """transformer.loss; with a classification head the mean cross-entropy of the labels [B] of the texts ids [B S]."""
+    if c.head == "seq2seq":
+        return transformer.loss(ids, labels, p, c, mask=mask, draw=draw, recompute=recompute, count=count, **options)
+    z, logits_back = logits(ids, p, c, mask=mask, draw=draw, recompute=recompute)
     value, loss_back = class_loss(z, labels, count=count, **options)
     return value, lambda dvalue=1.0: logits_back(loss_back(dvalue)[0])

@@ -17,23 +17,25 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.models.config import Config
+from pyllama.models.config import Config, Dimensions
+from pyllama.models.init import Initializer
 from pyllama.models.layers import (
     ACTIVATIONS,
     class_loss,
     drop,
     feed_forward,
+    layer_normalize,
     look_up,
     multi_head,
-    normalise,
     pick,
     prediction_loss,
     project,
     residual,
+    through,
+    with_head,
 )
-from pyllama.models.recompute import recomputed
 from pyllama.ops import linear, tanh
-from pyllama.rng import generator
+from pyllama.rng import NO_DRAW, generator
 
 POOLED = ("classification", "none")                         # the heads that read the first token through bert.pooler
 
@@ -47,6 +49,9 @@ class BertConfig(Config):
                        "tagging": "BertForTokenClassification", "span": "BertForQuestionAnswering", "none": "BertModel"}
     ONLY: ClassVar = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
                       "tie_word_embeddings": True, "quantization_config": None}
+    BODY = ("bert.embeddings.", "bert.encoder.")
+    DROPOUTS = ("hidden_dropout_prob",)
+    LEARNS: ClassVar = {"masked_lm": "masked tokens"}
 
     vocab_size: int = 30522                     # V
     hidden_size: int = 768                      # D
@@ -70,40 +75,38 @@ class BertConfig(Config):
                    choices={"head": self.HEADS, "hidden_act": ACTIVATIONS})
 
     @classmethod
-    def from_dict(cls, stored: dict) -> "BertConfig":
-        """From a config.json.  Unknown keys are kept in `extra`; those that change the mathematics refused."""
-        return super().from_dict({"num_labels": len(stored.get("id2label") or range(2)), **stored})
+    def small(cls, shape: Dimensions) -> "BertConfig":
+        return cls(vocab_size=shape.vocab_size, hidden_size=shape.width, num_hidden_layers=shape.layers,
+                   num_attention_heads=shape.heads, intermediate_size=shape.feed_forward,
+                   hidden_dropout_prob=shape.dropout, max_position_embeddings=shape.context, head=shape.head)
 
 
 def init(c: BertConfig, seed: int = 0, dtype: str = "float32") -> dict:
     """Weights from N(0, initializer_range²); norms one, biases zero."""
-    rng, D, F = generator(seed, "init"), c.hidden_size, c.intermediate_size
-
-    def matrix(rows, columns):
-        return {"weight": (c.initializer_range * rng.standard_normal((rows, columns))).astype(dtype)}
-
-    def affine(out, wide):
-        return matrix(out, wide) | {"bias": np.zeros(out, dtype)}
-
-    def norm():
-        return {"weight": np.ones(D, dtype), "bias": np.zeros(D, dtype)}
+    weights = Initializer(generator(seed, "init"), c.initializer_range, dtype)
+    D, F = c.hidden_size, c.intermediate_size
 
     def layer():
-        return {"attention": {"self": {name: affine(D, D) for name in ("query", "key", "value")},
-                              "output": {"dense": affine(D, D), "LayerNorm": norm()}},
-                "intermediate": {"dense": affine(F, D)}, "output": {"dense": affine(D, F), "LayerNorm": norm()}}
+        return {"attention": {"self": {name: weights.affine(D, D) for name in ("query", "key", "value")},
+                              "output": {"dense": weights.affine(D, D), "LayerNorm": weights.norm(D)}},
+                "intermediate": {"dense": weights.affine(F, D)},
+                "output": {"dense": weights.affine(D, F), "LayerNorm": weights.norm(D)}}
 
-    p = {"bert": {"embeddings": {"word_embeddings": matrix(c.vocab_size, D),
-                                 "position_embeddings": matrix(c.max_position_embeddings, D),
-                                 "token_type_embeddings": matrix(c.type_vocab_size, D), "LayerNorm": norm()},
-                  "encoder": {"layer": [layer() for _ in range(c.num_hidden_layers)]},
-                  **({"pooler": {"dense": affine(D, D)}} if c.head in POOLED else {})}}
-    heads = {"masked_lm": lambda: {"cls": {"predictions": {
-                 "bias": np.zeros(c.vocab_size, dtype), "transform": {"dense": affine(D, D), "LayerNorm": norm()}}}},
-             "classification": lambda: {"classifier": affine(c.num_labels, D)},
-             "tagging": lambda: {"classifier": affine(c.num_labels, D)},
-             "span": lambda: {"qa_outputs": affine(2, D)}, "none": dict}
-    return p | heads[c.head]()
+    p = {"bert": {"embeddings": {"word_embeddings": weights.matrix(c.vocab_size, D),
+                                 "position_embeddings": weights.matrix(c.max_position_embeddings, D),
+                                 "token_type_embeddings": weights.matrix(c.type_vocab_size, D),
+                                 "LayerNorm": weights.norm(D)},
+                  "encoder": {"layer": [layer() for _ in range(c.num_hidden_layers)]}}}
+    if c.head in POOLED:
+        p["bert"]["pooler"] = {"dense": weights.affine(D, D)}
+    if c.head == "masked_lm":
+        p["cls"] = {"predictions": {"bias": weights.zeros(c.vocab_size),
+                                    "transform": {"dense": weights.affine(D, D), "LayerNorm": weights.norm(D)}}}
+    elif c.head in ("classification", "tagging"):
+        p["classifier"] = weights.affine(c.num_labels, D)
+    elif c.head == "span":
+        p["qa_outputs"] = weights.affine(2, D)
+    return p
 
 
 def tidy(tensors, c):
@@ -120,11 +123,16 @@ def tidy(tensors, c):
 
 # The encoder
 
-def self_attention(x, p, c, mask):
+def self_attention(x, p, c, *, mask=None):
+    """x [B T D] -> y [B T D], each token attending to all;  back gives dx and the gradients of p["self"] and of
+    p["output"]["dense"].
+
+    mask [B T]: 0 marks padding
+    """
     q, q_back = project(x, p["self"]["query"])
     k, k_back = project(x, p["self"]["key"])
     v, v_back = project(x, p["self"]["value"])
-    y, heads_back = multi_head(q, k, v, c.num_attention_heads, mask)
+    y, heads_back = multi_head(q, k, v, c.num_attention_heads, mask=mask)
     y, out_back = project(y, p["output"]["dense"])
 
     def back(dy):
@@ -138,13 +146,13 @@ def self_attention(x, p, c, mask):
     return y, back
 
 
-def layer(x, p, c, mask=None, key=None, row=0):
-    """y = norm(x + drop(attention(x)));  z = norm(y + drop(feed_forward(y)))"""
-    around = (c.layer_norm_eps, False, c.hidden_dropout_prob)
-    y, attention_back = residual(lambda n: self_attention(n, p["attention"], c, mask), x,
-                                 p["attention"]["output"]["LayerNorm"], *around, key and (*key, "attention"), row)
+def block(x, p, c, *, mask=None, draw=NO_DRAW):
+    """y = norm(x + drop(attention(x)));  z = norm(y + drop(feed_forward(y))): x [B T D] -> z [B T D]"""
+    branch = {"eps": c.layer_norm_eps, "norm_first": False, "rate": c.hidden_dropout_prob}
+    y, attention_back = residual(lambda n: self_attention(n, p["attention"], c, mask=mask),
+                                 x, p["attention"]["output"]["LayerNorm"], **branch, draw=draw.at("attention"))
     z, feed_back = residual(lambda n: feed_forward(n, p["intermediate"]["dense"], p["output"]["dense"], c.hidden_act),
-                            y, p["output"]["LayerNorm"], *around, key and (*key, "mlp"), row)
+                            y, p["output"]["LayerNorm"], **branch, draw=draw.at("mlp"))
 
     def back(dz):
         dy, d_norm2, d_in, d_out = feed_back(dz)
@@ -155,8 +163,8 @@ def layer(x, p, c, mask=None, key=None, row=0):
     return z, back
 
 
-def embed(ids, types, p, c, key=None, row=0):
-    """norm(token + place + type) [B T D] of ids [B T] and types [B T], None for all of type 0"""
+def embed(ids, p, c, *, types=None, draw=NO_DRAW):
+    """norm(token + place + type): ids [B T] -> x [B T D];  back gives dp.    types [B T], None: all of type 0"""
     B, T = ids.shape
     if c.max_position_embeddings < T:
         raise UserError(f"{T} tokens are more than the {c.max_position_embeddings} that the model has positions for "
@@ -164,8 +172,8 @@ def embed(ids, types, p, c, key=None, row=0):
     tokens, token_back = look_up(ids, p["word_embeddings"])
     places, place_back = look_up(np.broadcast_to(np.arange(T, like=ids), (B, T)), p["position_embeddings"])
     kinds, kind_back = look_up(np.zeros_like(ids) if types is None else types, p["token_type_embeddings"])
-    x, norm_back = normalise(tokens + places + kinds, p["LayerNorm"], c.layer_norm_eps)
-    x, drop_back = drop(x, c.hidden_dropout_prob, key and (*key, "embedding"), row)
+    x, norm_back = layer_normalize(tokens + places + kinds, p["LayerNorm"], c.layer_norm_eps)
+    x, drop_back = drop(x, c.hidden_dropout_prob, draw.at("embedding"))
 
     def back(dx):
         dx, d_norm = norm_back(drop_back(dx))
@@ -175,25 +183,19 @@ def embed(ids, types, p, c, key=None, row=0):
     return x, back
 
 
-def hidden(ids, p, c, key=None, row=0, mask=None, types=None, recompute=False):
-    """The last layer's output [B T D] for ids [B T].  back(dx) gives the gradients of p["bert"], but the pooler's.
+def hidden(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
+    """The last layer's output: ids [B T] -> x [B T D].  back(dx) gives the gradients of p["bert"], but the pooler's.
 
     mask [B T]: 0 marks padding.    types [B T]: which text a token belongs to; None: all to the first
-    key, row, recompute: see llama.logits
+    draw, recompute: see llama.logits
     """
-    run = recomputed(layer) if recompute else layer
-    x, embed_back = embed(ids, types, p["embeddings"], c, key, row)
-    layer_backs = []
-    for i, one in enumerate(p["encoder"]["layer"]):
-        x, layer_back = run(x, one, c, mask, key and (*key, i), row)
-        layer_backs.append(layer_back)
+    x, embed_back = embed(ids, p["embeddings"], c, types=types, draw=draw)
+    x, layers_back = through(x, p["encoder"]["layer"],
+                             lambda x, layer, i: block(x, layer, c, mask=mask, draw=draw.at(i)), recompute)
 
     def back(dx):
-        d_layers = []
-        for layer_back in reversed(layer_backs):
-            dx, d_layer = layer_back(dx)
-            d_layers.append(d_layer)
-        return {"embeddings": embed_back(dx), "encoder": {"layer": d_layers[::-1]}}
+        dx, d_layers, _ = layers_back(dx)
+        return {"embeddings": embed_back(dx), "encoder": {"layer": d_layers}}
 
     return x, back
 
@@ -201,7 +203,7 @@ def hidden(ids, p, c, key=None, row=0, mask=None, types=None, recompute=False):
 # The heads
 
 def pool(x, p):
-    """tanh of an affine map of the first token's vector, [B D]"""
+    """tanh of an affine map of the first token's vector: x [B T D] -> y [B D];  back gives dx, dp"""
     x, pick_back = pick(x, np.zeros(len(x), int, like=x))
     x, dense_back = project(x, p["dense"])
     y, tanh_back = tanh(x)
@@ -214,10 +216,10 @@ def pool(x, p):
 
 
 def transform(x, p, c):
-    """norm(activation(affine(x))), before the tokens are scored"""
+    """norm(activation(affine(x))), before the tokens are scored: x [B T D] -> y [B T D];  back gives dx, dp"""
     y, dense_back = project(x, p["dense"])
     y, activation_back = ACTIVATIONS[c.hidden_act](y)
-    y, norm_back = normalise(y, p["LayerNorm"], c.layer_norm_eps)
+    y, norm_back = layer_normalize(y, p["LayerNorm"], c.layer_norm_eps)
 
     def back(dy):
         dy, d_norm = norm_back(dy)
@@ -227,17 +229,17 @@ def transform(x, p, c):
     return y, back
 
 
-def score(x, p, c, key=None, row=0):
-    """Scores of the head of texts or tokens for x [B T D]: [B C], [B T C], or [B T 2];  back gives dx, dp.
+def score(x, p, c, *, draw=NO_DRAW):
+    """Scores of texts or tokens: x [B T D] -> z [B C], [B T C] or [B T 2];  back gives dx, d_head, d_pooler.
 
-    dp: {"classifier": ...} or {"qa_outputs": ...}, and {"pooler": ...} with it where there is one.
+    d_head: {"classifier": ...} or {"qa_outputs": ...}.    d_pooler: {"pooler": ...}, or {} where there is none
     """
     name = "qa_outputs" if c.head == "span" else "classifier"
     pooled = c.head in POOLED
     if pooled:
         x, pool_back = pool(x, p["bert"]["pooler"])
     if c.head != "span":
-        x, drop_back = drop(x, c.hidden_dropout_prob, key and (*key, "head"), row)
+        x, drop_back = drop(x, c.hidden_dropout_prob, draw.at("head"))
     z, head_back = project(x, p[name])
 
     def back(dz):
@@ -250,23 +252,24 @@ def score(x, p, c, key=None, row=0):
     return z, back
 
 
-def logits(ids, p, c, key=None, row=0, mask=None, types=None, recompute=False):
-    """The head's scores: of tokens [B T V], texts [B C], tokens' classes [B T C], or first and last places [B T 2].
+def logits(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
+    """The head's scores: ids [B T] -> of tokens [B T V], texts [B C], tokens' classes [B T C], or first and last places
+    [B T 2];  back gives the gradients of p.
 
     Arguments as in hidden().  A place that is padding has the score -∞ in a span.
     """
-    x, hidden_back = hidden(ids, p["bert"], c, key, row, mask, types, recompute)
+    x, hidden_back = hidden(ids, p["bert"], c, mask=mask, types=types, draw=draw, recompute=recompute)
     if c.head == "masked_lm":
-        own = p["cls"]["predictions"]
-        x, transform_back = transform(x, own["transform"], c)
-        z, table_back = linear(x, p["bert"]["embeddings"]["word_embeddings"]["weight"], own["bias"])
+        p_head = p["cls"]["predictions"]
+        x, transform_back = transform(x, p_head["transform"], c)
+        z, table_back = linear(x, p["bert"]["embeddings"]["word_embeddings"]["weight"], p_head["bias"])
 
         def back(dz):
             dx, dw, db = table_back(dz)
             dx, d_transform = transform_back(dx)
-            return predicted(hidden_back(dx), dw, db, d_transform)
+            return masked_lm_grads(hidden_back(dx), dw, db, d_transform)
     else:
-        z, score_back = score(x, p, c, key, row)
+        z, score_back = score(x, p, c, draw=draw)
         if c.head == "span" and mask is not None:
             z = np.where(mask[..., None] != 0, z, -np.inf)
 
@@ -277,34 +280,35 @@ def logits(ids, p, c, key=None, row=0, mask=None, types=None, recompute=False):
     return z, back
 
 
-def predicted(d, dw, db, d_transform):
-    """The gradient tree of a masked language model; the tied table is used twice, so its gradients add."""
-    words = d["embeddings"]["word_embeddings"]
-    words["weight"] = words["weight"] + dw
-    return {"bert": d, "cls": {"predictions": {"bias": db, "transform": d_transform}}}
+def masked_lm_grads(d_bert, dw, db, d_transform):
+    """The gradient tree of a masked language model, dw [V D] being that of the tied table."""
+    grads = {"bert": d_bert, "cls": {"predictions": {"bias": db, "transform": d_transform}}}
+    return with_head(grads, d_bert["embeddings"]["word_embeddings"], dw, tied=True)
 
 
-def loss(ids, labels, p, c, key=None, row=0, mask=None, types=None, recompute=False, count=None, **options):
-    """Mean cross-entropy of the labels, see the table above; those of a span are two, its first and its last place.
+def loss(ids, labels, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False, count=None, **options):
+    """Mean cross-entropy of the labels, see the table above: ids [B T] -> a number.  A span has two labels, its first
+    and its last place.
 
     Arguments as in hidden().    count, label_smoothing, z_loss: see ops/cross_entropy.py
     """
     if c.head == "none":
-        raise UserError("a BERT without a head has no loss; choose a head: " + ", ".join(set(c.HEADS) - {"none"}))
+        others = [head for head in c.HEADS if head != "none"]
+        raise UserError(f"a BERT without a head has no loss; choose a head: {', '.join(others)}")
     if c.head == "masked_lm":
-        x, hidden_back = hidden(ids, p["bert"], c, key, row, mask, types, recompute)
-        own = p["cls"]["predictions"]
-        x, transform_back = transform(x, own["transform"], c)
-        value, loss_back = prediction_loss(x, p["bert"]["embeddings"]["word_embeddings"]["weight"], own["bias"], labels,
-                                           count=count, **options)
+        x, hidden_back = hidden(ids, p["bert"], c, mask=mask, types=types, draw=draw, recompute=recompute)
+        p_head = p["cls"]["predictions"]
+        x, transform_back = transform(x, p_head["transform"], c)
+        value, loss_back = prediction_loss(x, p["bert"]["embeddings"]["word_embeddings"]["weight"], p_head["bias"],
+                                           labels, count=count, **options)
 
         def back(dvalue=1.0):
             dx, dw, db = loss_back(dvalue)
             dx, d_transform = transform_back(dx)
-            return predicted(hidden_back(dx), dw, db, d_transform)
+            return masked_lm_grads(hidden_back(dx), dw, db, d_transform)
 
         return value, back
-    z, logits_back = logits(ids, p, c, key, row, mask, types, recompute)
+    z, logits_back = logits(ids, p, c, mask=mask, types=types, draw=draw, recompute=recompute)
     if c.head == "span":
         if options.get("label_smoothing"):
             raise UserError("label_smoothing would put a share of a span on padding; leave it out")

@@ -46,7 +46,7 @@ def init(c: GloveConfig, seed: int = 0, dtype: str = "float32") -> dict:
     return {"input": table(), "output": table()}
 
 
-def loss(centres, contexts, counts, p, c, recompute=False):
+def loss(centres, contexts, counts, p, c, *, recompute=False):
     """Mean over the pairs of centres[N] and contexts[N], which meet counts[N] > 0 times; see ops/glove.py."""
     w, v = p["input"]["weight"], p["output"]["weight"]
     y, f = (a.astype(w.real.dtype)[:, None] for a in (np.log(counts), importance(counts, c)))

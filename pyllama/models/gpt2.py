@@ -11,20 +11,22 @@ from typing import ClassVar
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.models.config import Config
+from pyllama.models.config import Config, Dimensions
+from pyllama.models.init import Initializer
 from pyllama.models.layers import (
     ACTIVATIONS,
     drop,
     feed_forward,
+    layer_normalize,
     look_up,
     multi_head,
-    normalise,
     prediction_loss,
     residual,
+    through,
+    with_head,
 )
-from pyllama.models.recompute import recomputed
 from pyllama.ops import linear
-from pyllama.rng import generator
+from pyllama.rng import NO_DRAW, generator
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,12 @@ class GPT2Config(Config):
     """The shape of a GPT-2, under the names of Hugging Face's config.json."""
 
     TYPE = "gpt2"
+    HEADS: ClassVar = {"lm": "GPT2LMHeadModel"}
     ONLY: ClassVar = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                       "add_cross_attention": False, "quantization_config": None}
+    BODY = ("transformer.",)
+    DROPOUTS = ("resid_pdrop", "embd_pdrop")
+    LEARNS: ClassVar = {"lm": "next token"}
 
     vocab_size: int = 50257                     # V
     n_positions: int = 1024                     # places there are position vectors for
@@ -79,35 +85,30 @@ class GPT2Config(Config):
     def max_position_embeddings(self) -> int:
         return self.n_positions
 
-    def to_dict(self) -> dict:
-        """For config.json: what Hugging Face's GPT2LMHeadModel reads, and our own keys beside it."""
-        return {"architectures": ["GPT2LMHeadModel"], **super().to_dict()}
+    @classmethod
+    def small(cls, shape: Dimensions) -> "GPT2Config":
+        return cls(vocab_size=shape.vocab_size, n_positions=shape.context, n_embd=shape.width, n_layer=shape.layers,
+                   n_head=shape.heads, n_inner=shape.hidden, resid_pdrop=shape.dropout, embd_pdrop=shape.dropout,
+                   bos_token_id=shape.bos_id, eos_token_id=shape.eos_id)
 
 
 def init(c: GPT2Config, seed: int = 0, dtype: str = "float32") -> dict:
     """Weights from N(0, initializer_range²), those of the projections that feed the residual stream divided by √(2L)
     (section 2.3); norms one, biases zero."""
-    rng = generator(seed, "init")
-
-    def matrix(rows, columns, std=c.initializer_range):
-        return (std * rng.standard_normal((rows, columns))).astype(dtype)
-
-    def conv(wide, out, std=c.initializer_range):
-        return {"weight": matrix(wide, out, std), "bias": np.zeros(out, dtype)}
-
-    def norm():
-        return {"weight": np.ones(c.n_embd, dtype), "bias": np.zeros(c.n_embd, dtype)}
-
+    weights = Initializer(generator(seed, "init"), c.initializer_range, dtype)
     D, F = c.n_embd, c.n_inner or 4 * c.n_embd
     out_std = c.initializer_range / np.sqrt(2 * c.n_layer)
 
-    def layer():
-        return {"ln_1": norm(), "attn": {"c_attn": conv(D, 3 * D), "c_proj": conv(D, D, out_std)},
-                "ln_2": norm(), "mlp": {"c_fc": conv(D, F), "c_proj": conv(F, D, out_std)}}
+    def conv(wide, out, std=None):
+        return weights.matrix(wide, out, std) | {"bias": weights.zeros(out)}
 
-    p = {"transformer": {"wte": {"weight": matrix(c.vocab_size, D)}, "wpe": {"weight": matrix(c.n_positions, D)},
-                         "h": [layer() for _ in range(c.n_layer)], "ln_f": norm()}}
-    return p if c.tie_word_embeddings else p | {"lm_head": {"weight": matrix(c.vocab_size, D)}}
+    def layer():
+        return {"ln_1": weights.norm(D), "attn": {"c_attn": conv(D, 3 * D), "c_proj": conv(D, D, out_std)},
+                "ln_2": weights.norm(D), "mlp": {"c_fc": conv(D, F), "c_proj": conv(F, D, out_std)}}
+
+    p = {"transformer": {"wte": weights.matrix(c.vocab_size, D), "wpe": weights.matrix(c.n_positions, D),
+                         "h": [layer() for _ in range(c.n_layer)], "ln_f": weights.norm(D)}}
+    return p if c.tie_word_embeddings else p | {"lm_head": weights.matrix(c.vocab_size, D)}
 
 
 def tidy(tensors, c):
@@ -118,7 +119,7 @@ def tidy(tensors, c):
 
 
 def convolve(x, p):
-    """x w + b: an affine map whose weight is stored as (in, out)"""
+    """x w + b, the weight stored as (in, out): x [... D], w [D F], b [F] -> y [... F];  back gives dx, dp"""
     y, linear_back = linear(x, p["weight"].T, p["bias"])
 
     def back(dy):
@@ -128,9 +129,13 @@ def convolve(x, p):
     return y, back
 
 
-def self_attention(x, p, c, cache=None, mask=None):
+def self_attention(x, p, c, *, mask=None, cache=None):
+    """x [B T D] -> y [B T D], each token attending to itself and those before it;  back gives dx, dp.
+
+    mask [B S]: 0 marks padding.    cache: x continues the S - T tokens that it holds (see kv_cache.py)
+    """
     qkv, in_back = convolve(x, p["c_attn"])
-    y, attention_back = multi_head(*np.split(qkv, 3, axis=-1), c.n_head, mask, causal=True, cache=cache)
+    y, attention_back = multi_head(*np.split(qkv, 3, axis=-1), c.n_head, mask=mask, causal=True, cache=cache)
     y, out_back = convolve(y, p["c_proj"])
 
     def back(dy):
@@ -141,12 +146,13 @@ def self_attention(x, p, c, cache=None, mask=None):
     return y, back
 
 
-def block(x, p, c, key=None, row=0, cache=None, mask=None):
-    """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y)))"""
-    y, attention_back = residual(lambda n: self_attention(n, p["attn"], c, cache, mask), x, p["ln_1"],
-                                 c.layer_norm_epsilon, True, c.resid_pdrop, key and (*key, "attention"), row)
-    z, feed_back = residual(lambda n: feed_forward(n, *p["mlp"].values(), c.activation_function, convolve), y,
-                            p["ln_2"], c.layer_norm_epsilon, True, c.resid_pdrop, key and (*key, "mlp"), row)
+def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None):
+    """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y))): x [B T D] -> z [B T D]"""
+    branch = {"eps": c.layer_norm_epsilon, "norm_first": True, "rate": c.resid_pdrop}
+    y, attention_back = residual(lambda n: self_attention(n, p["attn"], c, mask=mask, cache=cache),
+                                 x, p["ln_1"], **branch, draw=draw.at("attention"))
+    z, feed_back = residual(lambda n: feed_forward(n, *p["mlp"].values(), c.activation_function, convolve),
+                            y, p["ln_2"], **branch, draw=draw.at("mlp"))
 
     def back(dz):
         dy, d_norm2, *d_mlp = feed_back(dz)
@@ -157,8 +163,8 @@ def block(x, p, c, key=None, row=0, cache=None, mask=None):
     return z, back
 
 
-def positions(ids, c, caches, mask):
-    """The place of each token [B T], counted from the first that is not padding."""
+def positions(ids, c, *, mask=None, caches=None):
+    """The place of each token [B T] of ids [B T], counted from the first that is not padding."""
     start = caches[0].length if caches else 0
     B, T = ids.shape
     if mask is None:
@@ -172,69 +178,69 @@ def positions(ids, c, caches, mask):
     return places
 
 
-def hidden(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
-    """The last layer's normalised output [B T D] for ids [B T].  back(dx) gives the gradients of p["transformer"]."""
-    run = recomputed(block) if recompute else block
+def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
+    """The last layer's normalized output: ids [B T] -> x [B T D].  back(dx) gives the gradients of p["transformer"].
+
+    For the arguments see llama.logits.
+    """
     tokens, token_back = look_up(ids, p["wte"])
-    places, place_back = look_up(positions(ids, c, caches, mask), p["wpe"])
-    x, drop_back = drop(tokens + places, c.embd_pdrop, key and (*key, "embedding"), row)
-    block_backs = []
-    for i, layer in enumerate(p["h"]):
-        x, block_back = run(x, layer, c, key and (*key, i), row, caches and caches[i], mask)
-        block_backs.append(block_back)
-    x, norm_back = normalise(x, p["ln_f"], c.layer_norm_epsilon)
+    places, place_back = look_up(positions(ids, c, mask=mask, caches=caches), p["wpe"])
+    x, drop_back = drop(tokens + places, c.embd_pdrop, draw.at("embedding"))
+
+    def run(x, layer, i):
+        return block(x, layer, c, mask=mask, draw=draw.at(i), cache=caches and caches[i])
+
+    x, layers_back = through(x, p["h"], run, recompute)
+    x, norm_back = layer_normalize(x, p["ln_f"], c.layer_norm_epsilon)
 
     def back(dx):
         dx, d_norm = norm_back(dx)
-        d_layers = []
-        for block_back in reversed(block_backs):
-            dx, d_layer = block_back(dx)
-            d_layers.append(d_layer)
+        dx, d_layers, _ = layers_back(dx)
         dx = drop_back(dx)
-        return {"wte": token_back(dx), "wpe": place_back(dx), "h": d_layers[::-1], "ln_f": d_norm}
+        return {"wte": token_back(dx), "wpe": place_back(dx), "h": d_layers, "ln_f": d_norm}
 
     return x, back
 
 
 def head(p, c):
-    """The output projection: its own, or the embeddings."""
+    """The matrix of the scores {"weight": [V D]}: its own, or the table of tokens."""
     return p["transformer"]["wte"] if c.tie_word_embeddings else p["lm_head"]
 
 
-def with_head(d, dw, c):
-    """The gradient tree; a tied table is used twice, so its gradients add."""
-    if c.tie_word_embeddings:
-        return {"transformer": {**d, "wte": {"weight": d["wte"]["weight"] + dw}}}
-    return {"transformer": d, "lm_head": {"weight": dw}}
+def grads_of(d_body, dw, c):
+    """The gradient tree, dw [V D] being that of the scores' matrix."""
+    return with_head({"transformer": d_body}, d_body["wte"], dw, c.tie_word_embeddings)
 
 
-def logits(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
-    """Scores of the next token [B T V] after each of ids [B T].  Arguments as in llama.logits; padding on either side.
+def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
+    """Scores of the next token after each of the ids: ids [B T] -> z [B T V];  back gives the gradients of p.
+
+    Arguments as in llama.logits; padding on either side.
     """
-    x, hidden_back = hidden(ids, p["transformer"], c, key, row, caches, mask, recompute)
+    x, hidden_back = hidden(ids, p["transformer"], c, mask=mask, draw=draw, recompute=recompute, caches=caches)
     z, head_back = linear(x, head(p, c)["weight"])
 
     def back(dz):
         dx, dw = head_back(dz)
-        return with_head(hidden_back(dx), dw, c)
+        return grads_of(hidden_back(dx), dw, c)
 
     return z, back
 
 
-def next_scores(ids, p, c, caches, mask=None):
-    """z [B V] of the token after ids [B T], and of no earlier one; nothing is kept for a backward pass."""
-    x, _ = hidden(ids, p["transformer"], c, caches=caches, mask=mask, recompute=True)
+def next_scores(ids, p, c, *, mask=None, caches):
+    """Scores of the token after the last: ids [B T] -> z [B V];  nothing is kept for a backward pass."""
+    x, _ = hidden(ids, p["transformer"], c, mask=mask, recompute=True, caches=caches)
     return linear(x[:, -1], head(p, c)["weight"])[0]
 
 
-def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, **options):
-    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1]; see llama.loss."""
+def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
+    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1], both [B T+1] -> a number; see llama.loss."""
     mask = None if mask is None else mask[:, :-1]
-    x, hidden_back = hidden(ids[:, :-1], p["transformer"], c, key, row, None, mask, recompute)
+    x, hidden_back = hidden(ids[:, :-1], p["transformer"], c, mask=mask, draw=draw, recompute=recompute)
     value, loss_back = prediction_loss(x, head(p, c)["weight"], None, labels[:, 1:], count=count, **options)
 
     def back(dvalue=1.0):
         dx, dw, _ = loss_back(dvalue)
-        return with_head(hidden_back(dx), dw, c)
+        return grads_of(hidden_back(dx), dw, c)
 
     return value, back

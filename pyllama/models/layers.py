@@ -1,4 +1,4 @@
-"""What the models are built of, each piece with its back.  LLaMA spells most of it out: see models/llama.py.
+"""The pieces that models are built of, each with its back.  models/llama.py spells most of them out.
 
 A piece takes its parameters as a dict p under the names of a state dict, and its back returns the gradients as a dict
 of the same form, after those of the inputs.  Axes: B batch, T and S time, D model, H heads, K = D/H, F hidden.
@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from pyllama.device import on_host
+from pyllama.models.recompute import recomputed
 from pyllama.ops import (
     attention,
     cross_entropy,
@@ -26,7 +27,7 @@ ACTIVATIONS = {"relu": relu, "gelu": gelu, "tanh": tanh,
 
 
 def project(x, p):
-    """linear, with or without bias as the parameters have it"""
+    """linear: x [... D], weight [F D] and, if p has one, bias [F] -> y [... F];  back gives dx, dp"""
     y, linear_back = linear(x, *p.values())
 
     def back(dy):
@@ -36,8 +37,8 @@ def project(x, p):
     return y, back
 
 
-def normalise(x, p, eps):
-    """layer_norm"""
+def layer_normalize(x, p, eps):
+    """layer_norm: x [... D] -> y [... D];  back gives dx, dp"""
     y, norm_back = layer_norm(x, p["weight"], p["bias"], eps=eps)
 
     def back(dy):
@@ -48,21 +49,21 @@ def normalise(x, p, eps):
 
 
 def look_up(ids, p):
-    """embedding"""
+    """embedding: ids [B T] -> y [B T D];  back gives dp"""
     y, embedding_back = embedding(ids, p["weight"])
     return y, lambda dy: {"weight": embedding_back(dy)[1]}
 
 
-def drop(x, rate, key, row):
-    """Dropout while training, that is where there is a key; else x.  x[0] is row number `row` of the whole batch."""
-    if not key or not rate:
+def drop(x, rate, draw):
+    """Dropout: x [B ...] -> y [B ...];  x itself where nothing is drawn (see rng.Draw)."""
+    if not draw.key or not rate:
         return x, lambda dy: dy
-    y, dropout_back = dropout(x, rate=rate, key=key, start=row * x[0].size)
+    y, dropout_back = dropout(x, rate=rate, key=draw.key, start=draw.row * x[0].size)
     return y, lambda dy: dropout_back(dy)[0]
 
 
 def pick(x, places):
-    """y [B D], the vector at places[b] of each row of x [B T D]"""
+    """The vector at places[b] of each row: x [B T D], places [B] -> y [B D]"""
     rows = np.arange(len(x), like=x)
 
     def back(dy):
@@ -73,36 +74,36 @@ def pick(x, places):
     return x[rows, places], back
 
 
-def heads_of(y, H):
+def split_heads(y, H):
     """[B T H*K] -> [B H T K]"""
     return y.reshape(*y.shape[:2], H, -1).swapaxes(1, 2)
 
 
-def side_by_side(y):
-    """[B H T K] -> [B T H*K], the inverse and the transpose of heads_of"""
+def merge_heads(y):
+    """[B H T K] -> [B T H*K], the inverse and the transpose of split_heads"""
     B, _, T, _ = y.shape
     return y.swapaxes(1, 2).reshape(B, T, -1)
 
 
-def multi_head(q, k, v, H, mask=None, causal=False, cache=None):
-    """Attention of projected q [B T H*K] to k, v [B S H*K], each head to its own part of the width; y [B T H*K].
+def multi_head(q, k, v, H, *, mask=None, causal=False, cache=None):
+    """Attention, each head to its own part of the width: q [B T H*K], k and v [B S H*K] -> y [B T H*K].
 
     mask [B S]: 0 marks keys that nothing sees.    cache: k and v continue what it holds (see kv_cache.py)
     """
-    k, v = heads_of(k, H), heads_of(v, H)
+    k, v = split_heads(k, H), split_heads(v, H)
     if cache is not None:
         k, v = cache.extend(k, v)
-    y, attention_back = attention(heads_of(q, H)[:, :, None], k, v, *([] if mask is None else [mask]), causal=causal)
+    y, attention_back = attention(split_heads(q, H)[:, :, None], k, v, *([] if mask is None else [mask]), causal=causal)
 
     def back(dy):
-        dq, dk, dv, *_ = attention_back(heads_of(dy, H)[:, :, None])
-        return side_by_side(dq[:, :, 0]), side_by_side(dk), side_by_side(dv)
+        dq, dk, dv, *_ = attention_back(split_heads(dy, H)[:, :, None])
+        return merge_heads(dq[:, :, 0]), merge_heads(dk), merge_heads(dv)
 
-    return side_by_side(y[:, :, 0]), back
+    return merge_heads(y[:, :, 0]), back
 
 
 def feed_forward(x, p_in, p_out, activation, project=project):
-    """y = p_out(activation(p_in(x)));  back gives dx, d_in, d_out"""
+    """y = p_out(activation(p_in(x))): x [... D] -> y [... D], F inside;  back gives dx, d_in, d_out"""
     h, in_back = project(x, p_in)
     h, activation_back = ACTIVATIONS[activation](h)
     y, out_back = project(h, p_out)
@@ -115,32 +116,67 @@ def feed_forward(x, p_in, p_out, activation, project=project):
     return y, back
 
 
-def residual(f, x, p, eps, first, rate, key, row):
-    """f between a sum and a norm with the parameters p; f's back gives dx and whatever else, and so does this one's,
-    with the norm's gradient between the two.
+def residual(f, x, p, *, eps, norm_first, rate, draw):
+    """A residual branch around f with a layer norm of parameters p: x [B T D] -> z [B T D].
 
-    first    x + drop(f(norm(x)))    (Xiong et al., 2020)             else    norm(x + drop(f(x)))
+    norm_first      x + drop(f(norm(x)))    (Xiong et al., 2020)             else    norm(x + drop(f(x)))
+
+    back gives dx, the gradient of p, then what f's back gives after its dx.
     """
-    n, norm_back = normalise(x, p, eps) if first else (x, None)
+    n, norm_back = layer_normalize(x, p, eps) if norm_first else (x, None)
     y, f_back = f(n)
-    y, drop_back = drop(y, rate, key, row)
+    y, drop_back = drop(y, rate, draw)
     z = x + y
-    if not first:
-        z, norm_back = normalise(z, p, eps)
+    if not norm_first:
+        z, norm_back = layer_normalize(z, p, eps)
 
     def back(dz):
-        if not first:
+        if not norm_first:
             dz, d_norm = norm_back(dz)
-        dn, *rest = f_back(drop_back(dz))
-        if first:
+        dn, *d_f = f_back(drop_back(dz))
+        if norm_first:
             dn, d_norm = norm_back(dn)
-        return dz + dn, d_norm, *rest
+        return dz + dn, d_norm, *d_f
 
     return z, back
 
 
+def through(x, layers, run, recompute=False):
+    """Layer after layer: x, layer_back = run(x, layers[i], i), where layer_back(dx) gives dx, ..., d_layer.
+
+    back(dx) gives dx, [d_layer], and in one list all that the layers' backs gave between these two, last layer first.
+    recompute: see recompute.py
+    """
+    run = recomputed(run) if recompute else run
+    layer_backs = []
+    for i, layer in enumerate(layers):
+        x, layer_back = run(x, layer, i)
+        layer_backs.append(layer_back)
+
+    def back(dx):
+        d_layers, others = [], []
+        for layer_back in reversed(layer_backs):
+            dx, *other, d_layer = layer_back(dx)
+            d_layers.append(d_layer)
+            others += other
+        return dx, d_layers[::-1], others
+
+    return x, back
+
+
+def with_head(grads, d_table, dw, tied):
+    """grads with the gradient dw [V D] of the scores' matrix: as lm_head's own or, where the matrix is the table of
+    tokens, added to d_table: a tied table is used twice, so its gradients add."""
+    if not tied:
+        return grads | {"lm_head": {"weight": dw}}
+    d_table["weight"] = d_table["weight"] + dw
+    return grads
+
+
 def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options):
-    """cross_entropy of z [N C];  weights [N] let rows count for more or less: Σ w_n l_n / Σ w_n, or / count.
+    """cross_entropy of z [N C] and labels [N] -> a number.
+
+    weights [N] let rows count for more or less: Σ w_n l_n / Σ w_n, or / count.
 
     The loss is linear in the rows, so rows of one weight are a cross_entropy of their own.
     """

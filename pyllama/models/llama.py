@@ -13,12 +13,22 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.models.config import Config
-from pyllama.models.layers import class_loss, drop, pick, project
-from pyllama.models.recompute import recomputed
-from pyllama.ops import attention, embedding, linear_cross_entropy, rms_norm, rope, swiglu
+from pyllama.models.config import Config, Dimensions
+from pyllama.models.init import Initializer
+from pyllama.models.layers import (
+    class_loss,
+    drop,
+    look_up,
+    merge_heads,
+    pick,
+    project,
+    split_heads,
+    through,
+    with_head,
+)
+from pyllama.ops import attention, linear_cross_entropy, rms_norm, rope, swiglu
 from pyllama.ops.add_rms_norm import add_rms_norm
-from pyllama.rng import generator
+from pyllama.rng import NO_DRAW, generator
 from pyllama.rotary import frequencies
 
 
@@ -30,6 +40,9 @@ class LlamaConfig(Config):
     HEADS: ClassVar = {"lm": "LlamaForCausalLM", "classification": "LlamaForSequenceClassification"}
     ONLY: ClassVar = {"hidden_act": "silu", "attention_dropout": 0.0,
                       "partial_rotary_factor": 1.0, "quantization_config": None}
+    BODY = ("model.",)
+    DROPOUTS = ("resid_pdrop",)
+    LEARNS: ClassVar = {"lm": "next token"}
 
     vocab_size: int = 32000                     # V
     hidden_size: int = 288                      # D
@@ -88,7 +101,16 @@ class LlamaConfig(Config):
             stored["rope_theta"] = rope.get("rope_theta", 10000.0)
         if rope.get("rope_type", "default") != "default" and stored.get("rope_scaling") is None:
             stored["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-        return super().from_dict({"num_labels": len(stored.get("id2label") or range(2)), **stored})
+        return super().from_dict(stored)
+
+    @classmethod
+    def small(cls, shape: Dimensions) -> "LlamaConfig":
+        """F is 8/3 D, rounded up to a multiple of 32, unless it is given: a gated unit has three matrices, not two."""
+        return cls(vocab_size=shape.vocab_size, hidden_size=shape.width,
+                   intermediate_size=-(-shape.width * 8 // 96) * 32 if shape.hidden is None else shape.hidden,
+                   num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+                   max_position_embeddings=shape.context, resid_pdrop=shape.dropout, head=shape.head,
+                   bos_token_id=shape.bos_id, eos_token_id=shape.eos_id)
 
     def to_dict(self) -> dict:
         """For config.json: what Hugging Face's LLaMA reads, and our own keys beside it."""
@@ -99,37 +121,39 @@ class LlamaConfig(Config):
 def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
     """Weights from N(0, initializer_range²), those of the projections that feed the residual stream divided by √(2L)
     (Radford et al., 2019, section 2.3); norms one, biases zero."""
-    rng = generator(seed, "init")
-
-    def matrix(out, wide, bias=False, std=c.initializer_range):
-        p = {"weight": (std * rng.standard_normal((out, wide))).astype(dtype)}
-        return p | {"bias": np.zeros(out, dtype)} if bias else p
-
-    def norm():
-        return {"weight": np.ones(c.hidden_size, dtype)}
-
+    weights = Initializer(generator(seed, "init"), c.initializer_range, dtype)
     D, F, Q, KV = c.hidden_size, c.intermediate_size, c.num_attention_heads * c.head_width, c.groups * c.head_width
     out_std = c.initializer_range / np.sqrt(2 * c.num_hidden_layers)
 
     def layer():
         return {
-            "input_layernorm": norm(),
-            "self_attn": {"q_proj": matrix(Q, D, c.attention_bias), "k_proj": matrix(KV, D, c.attention_bias),
-                          "v_proj": matrix(KV, D, c.attention_bias),
-                          "o_proj": matrix(D, Q, c.attention_bias, out_std)},
-            "post_attention_layernorm": norm(),
-            "mlp": {"gate_proj": matrix(F, D, c.mlp_bias), "up_proj": matrix(F, D, c.mlp_bias),
-                    "down_proj": matrix(D, F, c.mlp_bias, out_std)},
+            "input_layernorm": weights.norm(D, bias=False),
+            "self_attn": {"q_proj": weights.affine(Q, D, bias=c.attention_bias),
+                          "k_proj": weights.affine(KV, D, bias=c.attention_bias),
+                          "v_proj": weights.affine(KV, D, bias=c.attention_bias),
+                          "o_proj": weights.affine(D, Q, out_std, c.attention_bias)},
+            "post_attention_layernorm": weights.norm(D, bias=False),
+            "mlp": {"gate_proj": weights.affine(F, D, bias=c.mlp_bias),
+                    "up_proj": weights.affine(F, D, bias=c.mlp_bias),
+                    "down_proj": weights.affine(D, F, out_std, c.mlp_bias)},
         }
 
-    p = {"model": {"embed_tokens": matrix(c.vocab_size, D), "layers": [layer() for _ in range(c.num_hidden_layers)],
-                   "norm": norm()}}
+    p = {"model": {"embed_tokens": weights.matrix(c.vocab_size, D),
+                   "layers": [layer() for _ in range(c.num_hidden_layers)],
+                   "norm": weights.norm(D, bias=False)}}
     if c.head == "classification":
-        return p | {"score": matrix(c.num_labels, D)}
-    return p if c.tie_word_embeddings else p | {"lm_head": matrix(c.vocab_size, D)}
+        return p | {"score": weights.matrix(c.num_labels, D)}
+    return p if c.tie_word_embeddings else p | {"lm_head": weights.matrix(c.vocab_size, D)}
 
 
-def normalise(x, p, c):
+def tidy(tensors, c):
+    """A state dict as init() names it: without the copy of the embeddings that some writers store as a tied output."""
+    return {name: a for name, a in tensors.items()
+            if name != "lm_head.weight" or (c.head == "lm" and not c.tie_word_embeddings)}
+
+
+def rms_normalize(x, p, c):
+    """rms_norm: x [B T D] -> y [B T D];  back gives dx, dp"""
     y, norm_back = rms_norm(x, p["weight"], eps=c.rms_norm_eps)
 
     def back(dy):
@@ -139,8 +163,8 @@ def normalise(x, p, c):
     return y, back
 
 
-def add_and_normalise(x, a, p, c):
-    """y = x + a;  n = norm(y)"""
+def add_and_normalize(x, a, p, c):
+    """y = x + a;  n = norm(y): x, a [B T D] -> (y, n) [B T D];  back(dy, dn) gives dx, da, dp"""
     yn, norm_back = add_rms_norm(x, a, p["weight"], eps=c.rms_norm_eps)
 
     def back(dy, dn):
@@ -150,41 +174,41 @@ def add_and_normalise(x, a, p, c):
     return yn, back
 
 
-def self_attention(x, p, c, cache=None, mask=None):
-    (B, T, _), K, G = x.shape, c.head_width, c.groups
+def self_attention(x, p, c, *, mask=None, cache=None):
+    """x [B T D] -> y [B T D], each token attending to itself and those before it;  back gives dx, dp.
+
+    mask [B S]: 0 marks padding.    cache: x continues the S - T tokens that it holds (see kv_cache.py)
+    """
+    (B, T, _), K, H, G = x.shape, c.head_width, c.num_attention_heads, c.groups
     turn = {"base": c.rope_theta, "start": 0 if cache is None else cache.length, "interleaved": c.rope_interleaved,
             "scaling": c.rope_scaling}
-
-    def split(y):                                           # [B T H*K] -> [B H T K]
-        return y.reshape(B, T, -1, K).swapaxes(1, 2)
-
-    def merge(y):                                           # [B ... T K] -> [B T H*K], its inverse and transpose
-        return y.reshape(B, -1, T, K).swapaxes(1, 2).reshape(B, T, -1)
-
     q, q_back = project(x, p["q_proj"])
     k, k_back = project(x, p["k_proj"])
     v, v_back = project(x, p["v_proj"])
-    q, turn_q_back = rope(split(q), **turn)
-    k, turn_k_back = rope(split(k), **turn)
-    k, v = (k, split(v)) if cache is None else cache.extend(k, split(v))
+    q, turn_q_back = rope(split_heads(q, H), **turn)
+    k, turn_k_back = rope(split_heads(k, G), **turn)
+    v = split_heads(v, G)
+    if cache is not None:
+        k, v = cache.extend(k, v)
     y, attention_back = attention(q.reshape(B, G, -1, T, K), k, v, *([] if mask is None else [mask]),
                                   causal=True, window=c.sliding_window)
-    y, o_back = project(merge(y), p["o_proj"])
+    y, o_back = project(merge_heads(y.reshape(B, H, T, K)), p["o_proj"])
 
     def back(dy):
         dy, do = o_back(dy)
-        dq, dk, dv, *_ = attention_back(split(dy).reshape(B, G, -1, T, K))
-        dq, = turn_q_back(dq.reshape(B, -1, T, K))
+        dq, dk, dv, *_ = attention_back(split_heads(dy, H).reshape(B, G, -1, T, K))
+        dq, = turn_q_back(dq.reshape(B, H, T, K))
         dk, = turn_k_back(dk)
-        dx_q, dwq = q_back(merge(dq))
-        dx_k, dwk = k_back(merge(dk))
-        dx_v, dwv = v_back(merge(dv))
+        dx_q, dwq = q_back(merge_heads(dq))
+        dx_k, dwk = k_back(merge_heads(dk))
+        dx_v, dwv = v_back(merge_heads(dv))
         return dx_q + dx_k + dx_v, {"q_proj": dwq, "k_proj": dwk, "v_proj": dwv, "o_proj": do}
 
     return y, back
 
 
 def feed_forward(x, p):
+    """y = down(silu(gate(x)) · up(x)): x [B T D] -> y [B T D], F inside;  back gives dx, dp"""
     g, gate_back = project(x, p["gate_proj"])
     u, up_back = project(x, p["up_proj"])
     h, swiglu_back = swiglu(g, u)
@@ -200,14 +224,14 @@ def feed_forward(x, p):
     return y, back
 
 
-def block(x, p, c, key=None, row=0, cache=None, mask=None):
-    """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y)))"""
-    n, norm1_back = normalise(x, p["input_layernorm"], c)
-    a, attention_back = self_attention(n, p["self_attn"], c, cache, mask)
-    a, drop_a_back = drop(a, c.resid_pdrop, key and (*key, "attention"), row)
-    (y, n), norm2_back = add_and_normalise(x, a, p["post_attention_layernorm"], c)
+def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None):
+    """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y))): x [B T D] -> z [B T D]"""
+    n, norm1_back = rms_normalize(x, p["input_layernorm"], c)
+    a, attention_back = self_attention(n, p["self_attn"], c, mask=mask, cache=cache)
+    a, drop_a_back = drop(a, c.resid_pdrop, draw.at("attention"))
+    (y, n), norm2_back = add_and_normalize(x, a, p["post_attention_layernorm"], c)
     f, feed_back = feed_forward(n, p["mlp"])
-    f, drop_f_back = drop(f, c.resid_pdrop, key and (*key, "mlp"), row)
+    f, drop_f_back = drop(f, c.resid_pdrop, draw.at("mlp"))
     z = y + f
 
     def back(dz):
@@ -221,58 +245,50 @@ def block(x, p, c, key=None, row=0, cache=None, mask=None):
     return z, back
 
 
-def hidden(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
-    """The last layer's normalised output [B T D] for ids [B T].  back(dx) gives the gradients of p["model"]."""
-    run = recomputed(block) if recompute else block
-    x, embed_back = embedding(ids, p["embed_tokens"]["weight"])
-    x, drop_back = drop(x, c.resid_pdrop, key and (*key, "embedding"), row)
-    block_backs = []
-    for i, layer in enumerate(p["layers"]):
-        x, block_back = run(x, layer, c, key and (*key, i), row, caches and caches[i], mask)
-        block_backs.append(block_back)
-    x, norm_back = normalise(x, p["norm"], c)
+def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
+    """The last layer's normalized output: ids [B T] -> x [B T D].  back(dx) gives the gradients of p["model"].
+
+    For the arguments see logits.
+    """
+    x, embed_back = look_up(ids, p["embed_tokens"])
+    x, drop_back = drop(x, c.resid_pdrop, draw.at("embedding"))
+
+    def run(x, layer, i):
+        return block(x, layer, c, mask=mask, draw=draw.at(i), cache=caches and caches[i])
+
+    x, layers_back = through(x, p["layers"], run, recompute)
+    x, norm_back = rms_normalize(x, p["norm"], c)
 
     def back(dx):
         dx, d_norm = norm_back(dx)
-        d_layers = []
-        for block_back in reversed(block_backs):
-            dx, d_layer = block_back(dx)
-            d_layers.append(d_layer)
-        _, d_embed = embed_back(drop_back(dx))
-        return {"embed_tokens": {"weight": d_embed}, "layers": d_layers[::-1], "norm": d_norm}
+        dx, d_layers, _ = layers_back(dx)
+        return {"embed_tokens": embed_back(drop_back(dx)), "layers": d_layers, "norm": d_norm}
 
     return x, back
 
 
-def tidy(tensors, c):
-    """A state dict as init() names it: without the copy of the embeddings that some writers store as a tied output."""
-    return {name: a for name, a in tensors.items()
-            if name != "lm_head.weight" or (c.head == "lm" and not c.tie_word_embeddings)}
-
-
 def head(p, c):
-    """The output projection: its own, or the embeddings."""
+    """The matrix of the scores {"weight": [V D]}: its own, or the table of tokens."""
     return p["model"]["embed_tokens"] if c.tie_word_embeddings else p["lm_head"]
 
 
-def with_head(d_model, d_head, c):
-    """The gradient tree; a tied table is used twice, so its gradients add."""
-    if c.tie_word_embeddings:
-        embed = d_model["embed_tokens"]["weight"] + d_head["weight"]
-        return {"model": {**d_model, "embed_tokens": {"weight": embed}}}
-    return {"model": d_model, "lm_head": d_head}
+def grads_of(d_model, dw, c):
+    """The gradient tree of a language model, dw [V D] being that of the scores' matrix."""
+    return with_head({"model": d_model}, d_model["embed_tokens"], dw, c.tie_word_embeddings)
 
 
-def logits(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
-    """Scores of the next token [B T V] after each of ids [B T], or of the classes [B C], from the last token's place.
+def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
+    """Scores of the next token after each of the ids: ids [B T] -> z [B T V];  back gives the gradients of p.
+    With a classification head, of the classes [B C], read at each text's last token.
 
-    caches   one per layer (see kv_cache.py): ids continue what they hold.    mask [B S]: 0 marks padding
-    key      where given, dropout is on and drawn from it, ids[0] being row number `row` of the whole batch
+    mask         [B S], 0 marks padding
+    draw         the random numbers of dropout (see rng.Draw); NO_DRAW: no dropout
     recompute    see recompute.py
+    caches       one a layer (see kv_cache.py): ids continue what they hold
     """
-    x, hidden_back = hidden(ids, p["model"], c, key, row, caches, mask, recompute)
+    x, hidden_back = hidden(ids, p["model"], c, mask=mask, draw=draw, recompute=recompute, caches=caches)
     if c.head == "classification":
-        x, pick_back = pick(x, last(ids, mask))
+        x, pick_back = pick(x, last_places(ids, mask))
         z, score_back = project(x, p["score"])
 
         def back(dz):
@@ -283,42 +299,43 @@ def logits(ids, p, c, key=None, row=0, caches=None, mask=None, recompute=False):
 
         def back(dz):
             dx, d_head = head_back(dz)
-            return with_head(hidden_back(dx), d_head, c)
+            return grads_of(hidden_back(dx), d_head["weight"], c)
 
     return z, back
 
 
-def last(ids, mask):
-    """The place of each text's last token [B], padding being on either side."""
+def last_places(ids, mask):
+    """The place of each text's last token [B], for ids and mask [B T], with padding on either side."""
     if mask is None:
         return np.zeros(len(ids), int, like=ids) + ids.shape[1] - 1
     return ids.shape[1] - 1 - (mask != 0)[:, ::-1].argmax(axis=1)
 
 
-def next_scores(ids, p, c, caches, mask=None):
-    """z [B V] of the token after ids [B T], and of no earlier one; nothing is kept for a backward pass."""
-    x, _ = hidden(ids, p["model"], c, caches=caches, mask=mask, recompute=True)
+def next_scores(ids, p, c, *, mask=None, caches):
+    """Scores of the token after the last: ids [B T] -> z [B V];  nothing is kept for a backward pass."""
+    x, _ = hidden(ids, p["model"], c, mask=mask, recompute=True, caches=caches)
     return project(x[:, -1], head(p, c))[0]
 
 
-def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, **options):
-    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1], as Hugging Face shifts them; both [B T+1].
-    With a head of classes, of the labels [B] of the texts ids [B T].
+def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
+    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1], as Hugging Face shifts them: ids and labels
+    [B T+1] -> a number.  With a classification head, of the labels [B] of the texts ids [B T].
 
-    A label of -100 does not count.  key and row: see logits.  count, label_smoothing, z_loss: see ops/cross_entropy.py.
+    A label of -100 does not count.  mask, draw, recompute: see logits.
+    count, label_smoothing, z_loss: see ops/cross_entropy.py.
     """
     if c.head == "classification":
-        z, logits_back = logits(ids, p, c, key, row, None, mask, recompute)
+        z, logits_back = logits(ids, p, c, mask=mask, draw=draw, recompute=recompute)
         value, loss_back = class_loss(z, labels, count=count, **options)
         return value, lambda dvalue=1.0: logits_back(loss_back(dvalue)[0])
     mask = None if mask is None else mask[:, :-1]
-    x, hidden_back = hidden(ids[:, :-1], p["model"], c, key, row, None, mask, recompute)
+    x, hidden_back = hidden(ids[:, :-1], p["model"], c, mask=mask, draw=draw, recompute=recompute)
     rows = x.reshape(-1, c.hidden_size)
     value, loss_back = linear_cross_entropy(rows, head(p, c)["weight"], labels[:, 1:].reshape(-1),
                                             count=count, **options)
 
     def back(dvalue=1.0):
         dx, dw, _ = loss_back(dvalue)
-        return with_head(hidden_back(dx.reshape(x.shape)), {"weight": dw}, c)
+        return grads_of(hidden_back(dx.reshape(x.shape)), dw, c)
 
     return value, back

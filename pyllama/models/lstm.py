@@ -14,11 +14,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.models.config import Config
-from pyllama.models.layers import class_loss, drop, feed_forward, look_up, project
-from pyllama.models.recompute import recomputed
+from pyllama.models.config import Config, Dimensions
+from pyllama.models.layers import class_loss, drop, feed_forward, look_up, project, through
 from pyllama.ops import linear, lstm_cell
-from pyllama.rng import generator
+from pyllama.rng import NO_DRAW, generator
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class LstmConfig(Config):
 
     TYPE = "lstm"
     HEADS: ClassVar = {"classification": "LSTMForSequenceClassification", "tagging": "LSTMForTokenClassification"}
+    BODY = ("embedding.", "lstm.")
+    DROPOUTS = ("dropout",)
 
     vocab_size: int = 10000                     # V
     embedding_dim: int = 64                     # E
@@ -42,6 +43,12 @@ class LstmConfig(Config):
         self.check(positive=("vocab_size", "embedding_dim", "hidden_size", "num_layers", "num_labels",
                              "classifier_size"), shares=("dropout",), choices={"head": self.HEADS})
 
+    @classmethod
+    def small(cls, shape: Dimensions) -> "LstmConfig":
+        """One layer in both directions: it has neither heads nor a context."""
+        return cls(vocab_size=shape.vocab_size, embedding_dim=shape.width, hidden_size=shape.width,
+                   dropout=shape.dropout, head=shape.head)
+
     @property
     def directions(self) -> tuple[str, ...]:
         """What the names of each direction's parameters end in."""
@@ -54,7 +61,7 @@ def tidy(tensors, c):
 
 
 def names(layer, direction):
-    """Of the four parameters of one LSTM, in the order scan() takes them."""
+    """The names of the four parameters of one LSTM, in the order scan() takes them."""
     return [f"{name}_l{layer}{direction}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
 
@@ -81,7 +88,7 @@ def init(c: LstmConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def scan(x, present, w_ih, w_hh, b_ih, b_hh, reverse=False, truncate=None):
-    """An LSTM over x[B T ...] in one direction: its output h[B T D] after each step.  present[B T 1]: 0. marks padding.
+    """An LSTM in one direction: x [B T E] -> its output after each step, h [B T D].  present [B T 1]: 0. marks padding.
 
     Backward through time: a state feeds its own step's output and the next step, so its gradient is the sum of dy and
     what the next step sends back.  With `truncate` = n (Williams & Peng, 1990) the positions fall into windows of n,
@@ -116,51 +123,51 @@ def scan(x, present, w_ih, w_hh, b_ih, b_hh, reverse=False, truncate=None):
     return np.stack(hs[::toward], axis=1), back
 
 
-def layer(x, present, p, c, number, key=None, row=0, truncate=None):
-    """y = [forward, reverse] of x, which has passed dropout if it comes from a layer below"""
-    x, drop_back = drop(x, c.dropout, key and number and (*key, number), row)
+def layer(number, x, present, p, c, *, draw=NO_DRAW, truncate=None):
+    """[forward, reverse]: x [B T E] -> y [B T D], or 2 D;  back gives dx, dp.
+
+    present [B T 1]: 0. marks padding.    number: 0 is the lowest layer, whose input passes no dropout
+    """
+    x, drop_back = drop(x, c.dropout, draw.at(number) if number else NO_DRAW)
     ys, backs = [], []
     for direction in c.directions:
-        own = names(number, direction)
-        y, scan_back = scan(x, present, *(p[name] for name in own), direction == "_reverse", truncate)
+        leaves = names(number, direction)
+        y, scan_back = scan(x, present, *(p[name] for name in leaves), direction == "_reverse", truncate)
         ys.append(y)
-        backs.append((own, scan_back))
+        backs.append((leaves, scan_back))
 
     def back(dy):
         dx, dp = 0.0, {}
-        for (own, scan_back), d in zip(backs, np.split(dy, len(backs), axis=-1), strict=True):
-            dx_own, *dp_own = scan_back(d)
-            dx, dp = dx + dx_own, dp | dict(zip(own, dp_own, strict=True))
+        for (leaves, scan_back), d in zip(backs, np.split(dy, len(backs), axis=-1), strict=True):
+            dx_scan, *d_leaves = scan_back(d)
+            dx, dp = dx + dx_scan, dp | dict(zip(leaves, d_leaves, strict=True))
         return drop_back(dx), dp
 
     return np.concatenate(ys, axis=-1), back
 
 
-def hidden(ids, p, c, key=None, row=0, mask=None, recompute=False, truncate=None):
-    """The top layer's output [B T D or 2*D] for ids [B T], zero at padding.  back(dx) gives the gradients of
-    p["embedding"] and p["lstm"].  For the rest see logits."""
+def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, truncate=None):
+    """The top layer's output, zero at padding: ids [B T] -> x [B T D], or 2 D.  back(dx) gives the gradients of
+    p["embedding"] and p["lstm"].  For the arguments see logits."""
     if truncate is not None and truncate < 1:
         raise UserError(f"truncate is {truncate}; it must be at least 1, or None for the whole gradient")
-    run = recomputed(layer) if recompute else layer
     x, embed_back = look_up(ids, p["embedding"])
     present = tokens(ids, mask)[..., None].astype(x.real.dtype)
-    backs = []
-    for number in range(c.num_layers):
-        x, layer_back = run(x, present, p["lstm"], c, number, key, row, truncate)
-        backs.append(layer_back)
+
+    def run(x, number, _):
+        return layer(number, x, present, p["lstm"], c, draw=draw, truncate=truncate)
+
+    x, layers_back = through(x, range(c.num_layers), run, recompute)
 
     def back(dx):
-        d_lstm = {}
-        for layer_back in reversed(backs):
-            dx, d_layer = layer_back(dx)
-            d_lstm = d_layer | d_lstm
-        return {"embedding": embed_back(dx), "lstm": d_lstm}
+        dx, d_layers, _ = layers_back(dx)
+        return {"embedding": embed_back(dx), "lstm": {name: d for dp in d_layers for name, d in dp.items()}}
 
     return x, back
 
 
 def tokens(ids, mask):
-    """Where ids [B T] are tokens, as truth values.  Raises UserError if padding is not on the right."""
+    """Where the ids are tokens: ids, mask [B T] -> bool [B T].  Raises UserError if padding is not on the right."""
     if not ids.shape[1]:
         raise UserError("ids have no position at all; give sequences of at least one token, or padding")
     present = np.ones_like(ids, dtype=bool) if mask is None else mask != 0
@@ -172,8 +179,8 @@ def tokens(ids, mask):
 
 
 def last_states(x, present, c):
-    """The state that each direction ends in: forward's at the last token, reverse's at the first.  Without a token it
-    is the one they begin with: zero, as at any padding, such as position -1."""
+    """The state that each direction ends in, forward's at the last token, reverse's at the first: x [B T D] -> y [B D],
+    or 2 D in both.  Without a token it is the one they begin with: zero, as at any padding, such as position -1."""
     D, rows, last = c.hidden_size, np.arange(len(x), like=present), present.sum(axis=1) - 1
 
     def back(dy):
@@ -185,7 +192,7 @@ def last_states(x, present, c):
 
 
 def classify(x, p, c):
-    """One linear map, or two with a ReLU between them."""
+    """One linear map, or two with a ReLU between them: x [... D] -> z [... C];  back gives dx, dp."""
     if c.classifier_size is None:
         return project(x, p)
     z, network_back = feed_forward(x, p["0"], p["2"], "relu")
@@ -197,17 +204,17 @@ def classify(x, p, c):
     return z, back
 
 
-def logits(ids, p, c, key=None, row=0, mask=None, recompute=False, truncate=None):
-    """Scores of the labels for ids [B T]: [B C] of the sequences, or [B T C] of their tokens, as c.head has it.
+def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, truncate=None):
+    """Scores of the labels: ids [B T] -> z [B C] of the sequences or, to tag them, [B T C] of their tokens.
 
     mask        [B T]: 1 marks tokens, 0 padding, which lies on the right (else UserError) and changes no result
-    key         where given, dropout is on and drawn from it, ids[0] being row number `row` of the whole batch
+    draw        the random numbers of dropout (see rng.Draw); NO_DRAW: no dropout
     recompute   see recompute.py: a layer at a time
     truncate    cut the gradient that flows back through the states between windows of so many positions; see scan
     """
-    x, hidden_back = hidden(ids, p, c, key, row, mask, recompute, truncate)
+    x, hidden_back = hidden(ids, p, c, mask=mask, draw=draw, recompute=recompute, truncate=truncate)
     x, pool_back = (x, lambda dx: dx) if c.head == "tagging" else last_states(x, tokens(ids, mask), c)
-    x, drop_back = drop(x, c.dropout, key and (*key, "classifier"), row)
+    x, drop_back = drop(x, c.dropout, draw.at("classifier"))
     z, classify_back = classify(x, p["classifier"], c)
 
     def back(dz):
@@ -217,13 +224,13 @@ def logits(ids, p, c, key=None, row=0, mask=None, recompute=False, truncate=None
     return z, back
 
 
-def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, truncate=None, **options):
-    """Mean cross-entropy of the labels, integers below C: [B] for classification, [B T] for tagging.
+def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, truncate=None, **options):
+    """Mean cross-entropy of the labels, integers below C: ids [B T] -> a number; labels [B], or [B T] to tag tokens.
 
-    A label of -100 does not count, nor does one at padding.  For the arguments up to recompute, and truncate, see
-    logits; for count, label_smoothing, z_loss, ops/cross_entropy.py.
+    A label of -100 does not count, nor does one at padding.  mask, draw, recompute, truncate: see logits.
+    count, label_smoothing, z_loss: see ops/cross_entropy.py.
     """
-    z, logits_back = logits(ids, p, c, key, row, mask, recompute, truncate)
+    z, logits_back = logits(ids, p, c, mask=mask, draw=draw, recompute=recompute, truncate=truncate)
     if c.head == "tagging":
         labels = np.where(tokens(ids, mask), labels, options.get("ignore_index", -100))
     value, loss_back = class_loss(z.reshape(-1, c.num_labels), labels.reshape(-1), count=count, **options)

@@ -43,7 +43,7 @@ def init(c: SkipgramConfig, seed: int = 0, dtype: str = "float32") -> dict:
     return {"input": {"weight": centres.astype(dtype)}, "output": {"weight": np.zeros(centres.shape, dtype)}}
 
 
-def loss(centres, contexts, negatives, p, c, recompute=False):
+def loss(centres, contexts, negatives, p, c, *, recompute=False):
     """Mean over the pairs of centres[N] and contexts[N], with negatives[N K]; see ops/negative_sampling.py."""
     x, embed_back = embedding(centres[None], p["input"]["weight"])
     score = recomputed(negative_sampling) if recompute else negative_sampling

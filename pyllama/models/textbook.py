@@ -16,8 +16,9 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.models.config import Config
-from pyllama.models.layers import feed_forward, look_up, multi_head, normalise, prediction_loss, project
-from pyllama.rng import generator
+from pyllama.models.init import Initializer
+from pyllama.models.layers import feed_forward, layer_normalize, look_up, multi_head, prediction_loss, project
+from pyllama.rng import NO_DRAW, generator
 
 
 @dataclass(frozen=True)
@@ -40,26 +41,20 @@ class TextbookConfig(Config):
 
 def init(c: TextbookConfig, seed: int = 0, dtype: str = "float32") -> dict:
     """Weights from N(0, 1/inputs), embeddings from N(0, 1); norms one, biases zero."""
-    rng, D, F = generator(seed, "init"), c.hidden_size, c.intermediate_size
-
-    def matrix(out, wide, std=None):
-        return {"weight": ((std or wide ** -0.5) * rng.standard_normal((out, wide))).astype(dtype)}
-
-    def affine(out, wide):
-        return matrix(out, wide) | {"bias": np.zeros(out, dtype)}
-
-    def norm():
-        return {"weight": np.ones(D, dtype), "bias": np.zeros(D, dtype)}
-
-    return {"embedding": matrix(c.vocab_size, D, 1.0),
-            **({"places": matrix(c.max_position_embeddings, D, 1.0)} if c.positions else {}),
-            "attention": {name: matrix(D, D) for name in ("q", "k", "v")},
-            "feed_forward": {"in": affine(F, D), "out": affine(D, F)},
-            **({"norm_attention": norm(), "norm_feed_forward": norm()} if c.norm else {}),
-            "output": affine(c.vocab_size, D)}
+    weights = Initializer(generator(seed, "init"), lambda out, wide: wide ** -0.5, dtype)
+    D, F = c.hidden_size, c.intermediate_size
+    p = {"embedding": weights.matrix(c.vocab_size, D, 1.0)}
+    if c.positions:
+        p["places"] = weights.matrix(c.max_position_embeddings, D, 1.0)
+    p["attention"] = {name: weights.matrix(D, D) for name in ("q", "k", "v")}
+    p["feed_forward"] = {"in": weights.affine(F, D), "out": weights.affine(D, F)}
+    if c.norm:
+        p |= {"norm_attention": weights.norm(D), "norm_feed_forward": weights.norm(D)}
+    return p | {"output": weights.affine(c.vocab_size, D)}
 
 
 def attend(x, p):
+    """x [B T D] -> y [B T D], each token attending to itself and those before it;  back gives dx, dp."""
     q, q_back = project(x, p["q"])
     k, k_back = project(x, p["k"])
     v, v_back = project(x, p["v"])
@@ -74,8 +69,8 @@ def attend(x, p):
 
 
 def part(f, x, p, name, c):
-    """f with what c has around it;  back gives dx, {name: df, ...}."""
-    n, norm_back = normalise(x, p[f"norm_{name}"], 1e-5) if c.norm else (x, None)
+    """f with the norm and the sum that c puts around it: x [B T D] -> y [B T D];  back gives dx, {name: df, ...}."""
+    n, norm_back = layer_normalize(x, p[f"norm_{name}"], 1e-5) if c.norm else (x, None)
     y, f_back = f(n, p[name])
 
     def back(dy):
@@ -89,6 +84,7 @@ def part(f, x, p, name, c):
 
 
 def relu_network(x, p):
+    """x [B T D] -> y [B T D], F inside;  back gives dx, dp."""
     y, network_back = feed_forward(x, p["in"], p["out"], "relu")
 
     def back(dy):
@@ -99,7 +95,7 @@ def relu_network(x, p):
 
 
 def hidden(ids, p, c):
-    """z [B T D] of ids [B T]"""
+    """ids [B T] -> z [B T D];  back gives the gradients of all but p["output"]."""
     (B, T), place_back = ids.shape, None
     x, token_back = look_up(ids, p["embedding"])
     if c.positions:
@@ -120,8 +116,11 @@ def hidden(ids, p, c):
     return z, back
 
 
-def logits(ids, p, c, recompute=False):
-    """Scores of the next token [B T V] after each of ids [B T]; recompute has no effect on one block."""
+def logits(ids, p, c, *, draw=NO_DRAW, recompute=False):
+    """Scores of the next token after each of the ids: ids [B T] -> y [B T V].
+
+    There is no dropout to draw, and recompute has no effect on one block.
+    """
     z, hidden_back = hidden(ids, p, c)
     y, output_back = project(z, p["output"])
 
@@ -132,8 +131,8 @@ def logits(ids, p, c, recompute=False):
     return y, back
 
 
-def loss(ids, labels, p, c, key=None, row=0, recompute=False, count=None, **options):
-    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1]; see llama.loss.  There is no dropout."""
+def loss(ids, labels, p, c, *, draw=NO_DRAW, recompute=False, count=None, **options):
+    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1], both [B T+1] -> a number; see llama.loss."""
     z, hidden_back = hidden(ids[:, :-1], p, c)
     value, loss_back = prediction_loss(z, p["output"]["weight"], p["output"]["bias"], labels[:, 1:], count=count,
                                        **options)

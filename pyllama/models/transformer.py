@@ -3,33 +3,34 @@
     memory = encode(source)                        each token sees all of the source
     scores = decode(target so far, memory)         each token sees those before it, and the memory
 
-A decoder layer attends twice, to itself and to the memory.  The memory serves all of them: its gradients add.
-models/bart.py is the same with other positions and norms.  Parameters have the names of Hugging Face's BART.
+A decoder layer attends twice, to itself and to the memory: see models/transformer_layers.py.  The memory serves all of
+them, so its gradients add.  models/bart.py is the same with other positions and norms.  Parameters have the names of
+Hugging Face's BART.
 
 Axes: B batch, S source time, T target time, D model, H heads, F hidden, V vocabulary.
 """
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.models.config import Config
+from pyllama.models.config import Config, Dimensions
+from pyllama.models.init import Initializer
 from pyllama.models.kv_cache import Cache
 from pyllama.models.layers import (
     ACTIVATIONS,
     drop,
-    feed_forward,
+    layer_normalize,
     look_up,
-    multi_head,
-    normalise,
     prediction_loss,
-    project,
-    residual,
+    through,
+    with_head,
 )
-from pyllama.models.recompute import recomputed
-from pyllama.rng import generator
+from pyllama.models.transformer_layers import decoder_layer, encoder_layer, keys_values
+from pyllama.ops import linear
+from pyllama.rng import NO_DRAW, generator
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class TransformerConfig(Config):
     """The shape of an encoder-decoder, under the names of Hugging Face's translation models."""
 
     TYPE = "transformer"
+    HEADS: ClassVar = {"seq2seq": "TransformerForConditionalGeneration"}
+    BODY = ("model.",)
+    DROPOUTS = ("dropout",)
 
     vocab_size: int = 32000                     # V
     d_model: int = 512                          # D
@@ -79,6 +83,20 @@ class TransformerConfig(Config):
         """D"""
         return self.d_model
 
+    @classmethod
+    def small(cls, shape: Dimensions, **fields):
+        """Of this shape, with pre-norm layers, which learn without a long warmup.  fields: others to set"""
+        if shape.eos_id is None:
+            raise UserError(f"the tokenizer has no token that ends a text, so that no {cls.TYPE} would know where to "
+                            f"stop; give one that has, or leave --tokenizer out")
+        return cls(**{"vocab_size": shape.vocab_size, "d_model": shape.width, "encoder_layers": shape.layers,
+                      "decoder_layers": shape.layers, "encoder_attention_heads": shape.heads,
+                      "decoder_attention_heads": shape.heads, "encoder_ffn_dim": shape.feed_forward,
+                      "decoder_ffn_dim": shape.feed_forward, "max_position_embeddings": shape.context,
+                      "norm_first": True, "dropout": shape.dropout, "pad_token_id": shape.pad_id,
+                      "bos_token_id": shape.bos_id, "eos_token_id": shape.eos_id,
+                      "decoder_start_token_id": shape.eos_id if shape.bos_id is None else shape.bos_id, **fields})
+
     def to_dict(self) -> dict:
         """For config.json."""
         return {"is_encoder_decoder": True, **super().to_dict()}
@@ -86,43 +104,40 @@ class TransformerConfig(Config):
 
 def init(c: TransformerConfig, seed: int = 0, dtype: str = "float32") -> dict:
     """Weights from a normal distribution (Glorot & Bengio, 2010, where init_std is None); norms one, biases zero."""
-    rng = generator(seed, "init")
-    D = c.d_model
+    def std(out, wide):
+        return c.init_std or math.sqrt(2 / (out + wide))
 
-    def matrix(out, wide, std=None):
-        std = c.init_std or std or math.sqrt(2 / (out + wide))
-        return (std * rng.standard_normal((out, wide))).astype(dtype)
-
-    def affine(out, wide):
-        return {"weight": matrix(out, wide), "bias": np.zeros(out, dtype)}
-
-    def norm():
-        return {"weight": np.ones(D, dtype), "bias": np.zeros(D, dtype)}
+    weights = Initializer(generator(seed, "init"), std, dtype)
+    D, token_std = c.d_model, c.init_std or c.d_model ** -0.5
 
     def attention():
-        return {name: affine(D, D) for name in ("k_proj", "v_proj", "q_proj", "out_proj")}
-
-    def tokens():
-        return {"weight": matrix(c.vocab_size, D, D ** -0.5)}
+        return {name: weights.affine(D, D) for name in ("k_proj", "v_proj", "q_proj", "out_proj")}
 
     def layer(F, cross):
-        return {"self_attn": attention(), "self_attn_layer_norm": norm(),
-                **({"encoder_attn": attention(), "encoder_attn_layer_norm": norm()} if cross else {}),
-                "fc1": affine(F, D), "fc2": affine(D, F), "final_layer_norm": norm()}
+        p = {"self_attn": attention(), "self_attn_layer_norm": weights.norm(D)}
+        if cross:
+            p |= {"encoder_attn": attention(), "encoder_attn_layer_norm": weights.norm(D)}
+        return p | {"fc1": weights.affine(F, D), "fc2": weights.affine(D, F), "final_layer_norm": weights.norm(D)}
 
     def stack(layers, F, cross):
-        rows = c.max_position_embeddings + c.position_offset
-        return {**({} if c.share_embeddings else {"embed_tokens": tokens()}),
-                **({"embed_positions": {"weight": matrix(rows, D, D ** -0.5)}} if c.positions == "learned" else {}),
-                "layers": [layer(F, cross) for _ in range(layers)],
-                **({"layernorm_embedding": norm()} if c.normalize_embedding else {}),
-                **({"layer_norm": norm()} if c.norm_first else {})}
+        p = {} if c.share_embeddings else {"embed_tokens": weights.matrix(c.vocab_size, D, token_std)}
+        if c.positions == "learned":
+            p["embed_positions"] = weights.matrix(c.max_position_embeddings + c.position_offset, D, token_std)
+        p["layers"] = [layer(F, cross) for _ in range(layers)]
+        if c.normalize_embedding:
+            p["layernorm_embedding"] = weights.norm(D)
+        if c.norm_first:
+            p["layer_norm"] = weights.norm(D)
+        return p
 
-    return {"model": {**({"shared": tokens()} if c.share_embeddings else {}),
-                      "encoder": stack(c.encoder_layers, c.encoder_ffn_dim, False),
-                      "decoder": stack(c.decoder_layers, c.decoder_ffn_dim, True)},
-            **({} if c.tie_word_embeddings else {"lm_head": {"weight": matrix(c.vocab_size, D)}}),
-            **({"final_logits_bias": np.zeros((1, c.vocab_size), dtype)} if c.final_bias else {})}
+    shared = {"shared": weights.matrix(c.vocab_size, D, token_std)} if c.share_embeddings else {}
+    p: dict = {"model": {**shared, "encoder": stack(c.encoder_layers, c.encoder_ffn_dim, False),
+                         "decoder": stack(c.decoder_layers, c.decoder_ffn_dim, True)}}
+    if not c.tie_word_embeddings:
+        p["lm_head"] = weights.matrix(c.vocab_size, D)
+    if c.final_bias:
+        p["final_logits_bias"] = weights.zeros(1, c.vocab_size)
+    return p
 
 
 def tidy(tensors, c):
@@ -130,117 +145,25 @@ def tidy(tensors, c):
     copies of tables that are shared."""
     tensors = {f"model.{name}" if name.startswith(("shared.", "encoder.", "decoder.")) else name: a
                for name, a in tensors.items()}
-    if c.final_bias and getattr(c, "head", "lm") == "lm":
+    if c.final_bias and c.head == "seq2seq":
         tensors = {"final_logits_bias": np.zeros((1, c.vocab_size), np.float32), **tensors}
     copies = {f"model.{side}.embed_tokens.weight" for side in ("encoder", "decoder") if c.share_embeddings}
     copies |= {"lm_head.weight"} if c.tie_word_embeddings else set()
     return {name: a for name, a in tensors.items() if name not in copies}
 
 
-# Layers
-
-def keys_values(memory, p):
-    """(k, v) [B S D] of memory [B S D];  back((dk, dv)) gives dmemory, dp."""
-    k, k_back = project(memory, p["k_proj"])
-    v, v_back = project(memory, p["v_proj"])
-
-    def back(dkv):
-        (dm_k, d_k), (dm_v, d_v) = k_back(dkv[0]), v_back(dkv[1])
-        return dm_k + dm_v, {"k_proj": d_k, "v_proj": d_v}
-
-    return (k, v), back
-
-
-def attend(x, kv, p, H, **options):
-    """Multi-head attention of x [B T D] to the keys and values;  back gives dx, dkv, dp."""
-    q, q_back = project(x, p["q_proj"])
-    y, heads_back = multi_head(q, *kv, H, **options)
-    y, out_back = project(y, p["out_proj"])
-
-    def back(dy):
-        dy, d_out = out_back(dy)
-        dq, *dkv = heads_back(dy)
-        dx, d_q = q_back(dq)
-        return dx, dkv, {"q_proj": d_q, "out_proj": d_out}
-
-    return y, back
-
-
-def attend_to_itself(x, p, H, **options):
-    kv, kv_back = keys_values(x, p)
-    y, attend_back = attend(x, kv, p, H, **options)
-
-    def back(dy):
-        dx, dkv, dp = attend_back(dy)
-        dx_kv, dp_kv = kv_back(dkv)
-        return dx + dx_kv, dp | dp_kv
-
-    return y, back
-
-
-def attend_to_memory(x, memory, p, H, known=None, **options):
-    """known: what keys_values gave for this memory before, if it did"""
-    kv, kv_back = known or keys_values(memory, p)
-    y, attend_back = attend(x, kv, p, H, **options)
-
-    def back(dy):
-        dx, dkv, dp = attend_back(dy)
-        dmemory, dp_kv = kv_back(dkv)
-        return dx, dmemory, dp | dp_kv
-
-    return y, back
-
-
-def encoder_layer(x, p, c, mask=None, key=None, row=0):
-    """Attention to the whole source, then feed-forward; each as residual() has it."""
-    around = (c.layer_norm_eps, c.norm_first, c.dropout)
-    y, attention_back = residual(lambda n: attend_to_itself(n, p["self_attn"], c.encoder_attention_heads, mask=mask),
-                                 x, p["self_attn_layer_norm"], *around, key and (*key, "attention"), row)
-    z, feed_back = residual(lambda n: feed_forward(n, p["fc1"], p["fc2"], c.activation_function), y,
-                            p["final_layer_norm"], *around, key and (*key, "mlp"), row)
-
-    def back(dz):
-        dy, d_norm2, d_fc1, d_fc2 = feed_back(dz)
-        dx, d_norm1, d_attention = attention_back(dy)
-        return dx, {"self_attn": d_attention, "self_attn_layer_norm": d_norm1, "fc1": d_fc1, "fc2": d_fc2,
-                    "final_layer_norm": d_norm2}
-
-    return z, back
-
-
-def decoder_layer(x, memory, p, c, mask=None, key=None, row=0, cache=None):
-    """Attention to the target so far, attention to the memory, feed-forward;  back gives dx, dmemory, dp."""
-    around, H = (c.layer_norm_eps, c.norm_first, c.dropout), c.decoder_attention_heads
-    own, known = cache or (None, None)
-    y, own_back = residual(lambda n: attend_to_itself(n, p["self_attn"], H, causal=True, cache=own), x,
-                           p["self_attn_layer_norm"], *around, key and (*key, "attention"), row)
-    z, cross_back = residual(lambda n: attend_to_memory(n, memory, p["encoder_attn"], H, known, mask=mask), y,
-                             p["encoder_attn_layer_norm"], *around, key and (*key, "memory"), row)
-    u, feed_back = residual(lambda n: feed_forward(n, p["fc1"], p["fc2"], c.activation_function), z,
-                            p["final_layer_norm"], *around, key and (*key, "mlp"), row)
-
-    def back(du):
-        dz, d_norm3, d_fc1, d_fc2 = feed_back(du)
-        dy, d_norm2, dmemory, d_cross = cross_back(dz)
-        dx, d_norm1, d_own = own_back(dy)
-        return dx, dmemory, {"self_attn": d_own, "self_attn_layer_norm": d_norm1, "encoder_attn": d_cross,
-                             "encoder_attn_layer_norm": d_norm2, "fc1": d_fc1, "fc2": d_fc2,
-                             "final_layer_norm": d_norm3}
-
-    return u, back
-
-
 # The two stacks
 
 def sinusoids(places, D):
-    """[T D]: sin(t / 10000^(2i/D)) at 2i, its cosine at 2i + 1 (section 3.5)."""
+    """[T D] for the places from places[0] to places[1] - 1: sin(t / 10000^(2i/D)) at 2i, its cosine at 2i + 1
+    (section 3.5)."""
     i = np.arange(D)
     angle = np.arange(*places)[:, None] / 10000 ** (i // 2 * 2 / D)
     return np.where(i % 2, np.cos(angle), np.sin(angle))
 
 
-def embed(ids, table, p, c, key=None, row=0, start=0):
-    """Token and place [B T D] of ids [B T], the first being number `start`;  back gives the tables' gradients."""
+def embed(ids, table, p, c, *, draw=NO_DRAW, start=0):
+    """Token and place: ids [B T], the first at place `start` -> x [B T D];  back gives d_table, dp."""
     (B, T), D = ids.shape, c.d_model
     scale = math.sqrt(D) if c.scale_embedding else 1.0
     tokens, token_back = look_up(ids, table)
@@ -254,8 +177,8 @@ def embed(ids, table, p, c, key=None, row=0, start=0):
         places, place_back = np.asarray(sinusoids((start, start + T), D), tokens.real.dtype, like=tokens), None
     x = tokens * scale + places
     if c.normalize_embedding:
-        x, norm_back = normalise(x, p["layernorm_embedding"], c.layer_norm_eps)
-    x, drop_back = drop(x, c.dropout, key and (*key, "embedding"), row)
+        x, norm_back = layer_normalize(x, p["layernorm_embedding"], c.layer_norm_eps)
+    x, drop_back = drop(x, c.dropout, draw.at("embedding"))
 
     def back(dx):
         dx, dp = drop_back(dx), {}
@@ -269,67 +192,66 @@ def embed(ids, table, p, c, key=None, row=0, start=0):
 
 
 def table_of(p, side, c):
+    """The table of tokens {"weight": [V D]} that the encoder or the decoder reads, of p["model"] or its gradient."""
     return p["shared"] if c.share_embeddings else p[side]["embed_tokens"]
 
 
-def encode(ids, p, c, mask=None, key=None, row=0, recompute=False):
-    """The memory [B S D] of source ids [B S], mask [B S] being 0 at padding;  back gives d_table, d_encoder."""
-    key, run = key and (*key, "encoder"), recomputed(encoder_layer) if recompute else encoder_layer
-    p, table = p["encoder"], table_of(p, "encoder", c)
-    x, embed_back = embed(ids, table, p, c, key, row)
-    x, stack_back = through(x, p, c, lambda x, layer, i: run(x, layer, c, mask, key and (*key, i), row))
+def encode(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False):
+    """The memory of a source: ids [B S] -> memory [B S D];  back gives d_table, d_encoder.
 
-    def back(dx):
-        dx, dp, _ = stack_back(dx)
-        d_table, d_embed = embed_back(dx)
-        return d_table, {**dp, **d_embed}
-
-    return x, back
-
-
-def decode(ids, memory, p, c, mask=None, key=None, row=0, caches=None, recompute=False):
-    """The decoder's output [B T D] for target ids [B T];  back gives dmemory, d_table, d_decoder.
-
-    mask [B S]: 0 at the source's padding.    caches: see remember()
+    mask [B S]: 0 at padding.    draw, recompute: see llama.logits
     """
-    key, run = key and (*key, "decoder"), recomputed(decoder_layer) if recompute else decoder_layer
-    p, table = p["decoder"], table_of(p, "decoder", c)
-    x, embed_back = embed(ids, table, p, c, key, row, caches[0][0].length if caches else 0)
-    x, stack_back = through(x, p, c, lambda x, layer, i: run(x, memory, layer, c, mask, key and (*key, i), row,
-                                                             caches and caches[i]))
+    draw = draw.at("encoder")
+
+    def run(x, layer, i):
+        return encoder_layer(x, layer, c, mask=mask, draw=draw.at(i))
+
+    return side_of("encoder", run, ids, p, c, draw=draw, recompute=recompute)
+
+
+def decode(ids, memory, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
+    """The decoder's output: target ids [B T], memory [B S D] -> x [B T D];  back gives dmemory, d_table, d_decoder.
+
+    mask [B S]: 0 at the source's padding.    draw, recompute: see llama.logits.    caches: see remember()
+    """
+    draw = draw.at("decoder")
+
+    def run(x, layer, i):
+        return decoder_layer(x, memory, layer, c, mask=mask, draw=draw.at(i), cache=caches and caches[i])
+
+    start = caches[0][0].length if caches else 0
+    x, side_back = side_of("decoder", run, ids, p, c, draw=draw, recompute=recompute, start=start)
 
     def back(dx):
-        dx, dp, dmemories = stack_back(dx)
-        d_table, d_embed = embed_back(dx)
-        return sum(dmemories), d_table, {**dp, **d_embed}
+        d_table, d_decoder, *dmemories = side_back(dx)
+        return sum(dmemories), d_table, d_decoder
 
     return x, back
 
 
-def through(x, p, c, run):
-    """Layer after layer, then the norm of norm_first;  back gives dx, dp, and what else the layers' backs gave."""
-    layer_backs = []
-    for i, layer in enumerate(p["layers"]):
-        x, layer_back = run(x, layer, i)
-        layer_backs.append(layer_back)
+def side_of(side, run, ids, p, c, *, draw, recompute, start=0):
+    """The encoder or the decoder: ids [B T] -> x [B T D], by the layers that run() makes (see layers.through);
+    back gives d_table, dp, and what else the layers' backs give."""
+    table, p = table_of(p, side, c), p[side]
+    x, embed_back = embed(ids, table, p, c, draw=draw, start=start)
+    x, layers_back = through(x, p["layers"], run, recompute)
     if c.norm_first:
-        x, norm_back = normalise(x, p["layer_norm"], c.layer_norm_eps)
+        x, norm_back = layer_normalize(x, p["layer_norm"], c.layer_norm_eps)
 
     def back(dx):
-        dp, d_layers, others = {}, [], []
+        dp = {}
         if c.norm_first:
             dx, dp["layer_norm"] = norm_back(dx)
-        for layer_back in reversed(layer_backs):
-            dx, *other, d_layer = layer_back(dx)
-            d_layers.append(d_layer)
-            others += other
-        return dx, {**dp, "layers": d_layers[::-1]}, others
+        dx, dp["layers"], others = layers_back(dx)
+        d_table, d_embed = embed_back(dx)
+        return d_table, dp | d_embed, *others
 
     return x, back
 
 
-def remember(memory, p, c, room=64):
-    """What decoding token by token keeps of each layer: a cache of its own keys and values, and those of the memory."""
+def remember(memory, p, c, *, room=64):
+    """What decoding token by token keeps, layer by layer: a cache of the target's keys and values, and those of the
+    memory [B S D]."""
     B, H = len(memory), c.decoder_attention_heads
     return [(Cache(B, H, c.d_model // H, memory, room), keys_values(memory, layer["encoder_attn"]))
             for layer in p["decoder"]["layers"]]
@@ -344,10 +266,10 @@ def shifted(labels, c):
     return np.where(read < 0, c.pad_token_id or 0, read)
 
 
-def hidden(ids, target, p, c, mask=None, key=None, row=0, recompute=False):
-    """The decoder's output [B T D] for source ids [B S] and what it reads, target [B T];  back gives d_model."""
-    memory, encode_back = encode(ids, p, c, mask, key, row, recompute)
-    x, decode_back = decode(target, memory, p, c, mask, key, row, None, recompute)
+def hidden(ids, target, p, c, *, mask=None, draw=NO_DRAW, recompute=False):
+    """The decoder's output: source ids [B S], target [B T], which it reads -> x [B T D];  back gives d_model."""
+    memory, encode_back = encode(ids, p, c, mask=mask, draw=draw, recompute=recompute)
+    x, decode_back = decode(target, memory, p, c, mask=mask, draw=draw, recompute=recompute)
 
     def back(dx):
         dmemory, d_target, d_decoder = decode_back(dx)
@@ -366,28 +288,41 @@ def head(p, c):
     return table["weight"], p["final_logits_bias"][0] if c.final_bias else None
 
 
-def with_head(d, dw, db, c):
-    """The gradient tree; a tied table is used again, so its gradients add."""
-    grads = {"model": d}
-    if c.tie_word_embeddings:
-        table = table_of(d, "decoder", c)
-        table["weight"] = table["weight"] + dw
-    else:
-        grads["lm_head"] = {"weight": dw}
+def grads_of(d_model, dw, db, c):
+    """The gradient tree, dw [V D] and db [V] being those of the scores."""
+    grads = with_head({"model": d_model}, table_of(d_model, "decoder", c), dw, c.tie_word_embeddings)
     return grads | ({"final_logits_bias": db[None]} if c.final_bias else {})
 
 
-def loss(ids, labels, p, c, key=None, row=0, mask=None, recompute=False, count=None, **options):
-    """Mean cross-entropy of predicting labels [B T] from the source ids [B S] and the labels before each.
+def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, labels=None):
+    """Scores of each token of the target, given the source ids [B S] and the labels [B T] before it -> z [B T V];
+    back gives the gradients of p.    labels None: of the first token alone, [B 1 V]
 
-    A label of -100 does not count.  mask [B S]: 0 at the source's padding.  key and row: see llama.logits.
+    Arguments as in loss().
+    """
+    target = shifted(np.zeros_like(ids[:, :1]) if labels is None else labels, c)
+    x, hidden_back = hidden(ids, target, p["model"], c, mask=mask, draw=draw, recompute=recompute)
+    w, b = head(p, c)
+    z, linear_back = linear(x, w, *([] if b is None else [b]))
+
+    def back(dz):
+        dx, dw, *db = linear_back(dz)
+        return grads_of(hidden_back(dx), dw, db[0] if db else None, c)
+
+    return z, back
+
+
+def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
+    """Mean cross-entropy of predicting labels [B T] from the source ids [B S] and the labels before each -> a number.
+
+    A label of -100 does not count.  mask [B S]: 0 at the source's padding.  draw, recompute: see llama.logits.
     count, label_smoothing, z_loss: see ops/cross_entropy.py.
     """
-    x, hidden_back = hidden(ids, shifted(labels, c), p["model"], c, mask, key, row, recompute)
+    x, hidden_back = hidden(ids, shifted(labels, c), p["model"], c, mask=mask, draw=draw, recompute=recompute)
     value, loss_back = prediction_loss(x, *head(p, c), labels, count=count, **options)
 
     def back(dvalue=1.0):
         dx, dw, db = loss_back(dvalue)
-        return with_head(hidden_back(dx), dw, db, c)
+        return grads_of(hidden_back(dx), dw, db, c)
 
     return value, back

@@ -30,19 +30,19 @@ def examples(rows, trained):
     ids = encode(trained.tokenizer, [row.values["text"] for row in rows], trained.max_length)
     labels = [number_of(row.values["label"], trained.config) for row in rows]
     weights = trained.config.extra["task"].get("class_weights")
-    return Examples([{"ids": one, "labels": label, **({"weights": weights[label]} if weights else {})}
-                     for one, label in zip(ids, labels, strict=True)])
+    return Examples([{"ids": text, "labels": label, **({"weights": weights[label]} if weights else {})}
+                     for text, label in zip(ids, labels, strict=True)])
 
 
 def predict(rows, trained, search=None):
     """The likeliest class of each."""
     texts = Examples([{"ids": ids} for ids in encode(trained.tokenizer, [row.values["text"] for row in rows],
                                                      trained.max_length)])
-    names, found = labels_of(trained.config), []
+    names, answers = labels_of(trained.config), []
     for _, batch in texts.in_turn(AT_ONCE):
         z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)
-        found += [names[i] for i in z.argmax(axis=-1)]
-    return found
+        answers += [names[i] for i in z.argmax(axis=-1)]
+    return answers
 
 
 def metrics(answers, rows):
@@ -63,7 +63,7 @@ def metrics(answers, rows):
             "confusion": confusion.tolist()}
 
 
-task = Task("classify", "a class for each text: sentiment, or any labels", ("text", "label"),
-            dict.fromkeys(("lstm", "bert", "bart", "llama"), "classification"), usable, examples, predict, metrics,
-            labels, quick=True, measures=("accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro",
-                                          "confusion"))
+task = Task(name="classify", about="a class for each text: sentiment, or any labels", fields=("text", "label"),
+            usable=usable, head="classification", labels=labels, examples=examples, predict=predict, metrics=metrics,
+            quick=True,
+            measures=("accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "confusion"))

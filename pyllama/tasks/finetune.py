@@ -15,9 +15,12 @@ from pyllama import pretrained
 from pyllama.beam import SearchConfig
 from pyllama.errors import UserError
 from pyllama.files import rewrite
-from pyllama.tasks import TASKS, scratch
+from pyllama.models import MODELS
+from pyllama.models.config import Dimensions
+from pyllama.tasks import TASKS, vectors
 from pyllama.tasks.rows import Row, Source, read, split
 from pyllama.tasks.task import Task, Trained
+from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import Examples
@@ -25,7 +28,6 @@ from pyllama.training.loop import Settings, State, start
 from pyllama.training.run import restore
 
 PARTS = ("train", "dev", "test")
-DROPOUTS = ("dropout", "resid_pdrop", "hidden_dropout_prob", "embd_pdrop")
 
 
 @dataclass(frozen=True)
@@ -92,24 +94,23 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
 
     def suited(config):
         """The configuration for this task."""
-        wanted = head(task, config.TYPE)
-        changes = {"head": wanted} if hasattr(config, "head") else {}
+        require_head(task, config.TYPE)
+        changes = {"head": task.head} if "head" in config.names() else {}
         changes |= {"num_labels": len(names)} if names else {}
-        changes |= {name: setup.resid_pdrop for name in DROPOUTS
-                    if hasattr(config, name) and setup.resid_pdrop is not None}
+        changes |= {name: setup.resid_pdrop for name in config.DROPOUTS if setup.resid_pdrop is not None}
         longest = min(setup.max_length, getattr(config, "max_position_embeddings", setup.max_length))
         known = {"id2label": {str(i): name for i, name in enumerate(names)},
                  "label2id": {name: i for i, name in enumerate(names)}} if names else {}
         about = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights}
         return replace(config, **changes, extra={**config.extra, **known, "task": about})
 
-    if setup.model not in scratch.ARCHITECTURES and Path(setup.model).exists():
+    if setup.model not in MODELS and Path(setup.model).exists():
         if setup.vectors:
             raise UserError(f"{setup.model} has vectors of its own already; leave --vectors out, or begin from scratch")
-        found = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
-        if found.tokenizer is None:
+        model = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
+        if model.tokenizer is None:
             raise UserError(f"{setup.model} has no tokenizer; name one with --tokenizer")
-        return start(found.model, found.config, settings, found.params), found.tokenizer, parts, found.notes
+        return start(model.config, settings, model.params), model.tokenizer, parts, model.notes
     state, tokenizer, notes = from_scratch(task, setup, settings, suited, parts["train"])
     return state, tokenizer, parts, notes
 
@@ -134,33 +135,42 @@ def with_room(task: Task, parts: dict[str, list[Row]], work: Trained, limit: str
 def cut_by(setup: Setup, work: Trained) -> str:
     """What cuts a text: max_length, unless a trained model reads no more."""
     context = getattr(work.config, "max_position_embeddings", math.inf)
-    capped = setup.model not in scratch.ARCHITECTURES and context <= setup.max_length
+    capped = setup.model not in MODELS and context <= setup.max_length
     return f"the model's context, {context} tokens" if capped else f"max_length, {work.max_length} tokens"
 
 
 def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Sequence[Row]):
     """(state, tokenizer, notes): random numbers, or word vectors, to learn from these rows with."""
-    kind = head(task, setup.model) if setup.model in scratch.ARCHITECTURES else "lm"
-    told = task.texts or (lambda values: [values[name] for name in task.fields])
-    texts = (text for row in rows for text in told(row.values))
-    if setup.vectors and kind == "lm":
+    if setup.model not in MODELS:
+        raise UserError(f"there is no trained model at {setup.model}, nor is it one of {', '.join(MODELS)}, which "
+                        f"begin from scratch; name one of these, or a folder")
+    require_head(task, setup.model)
+    if setup.vectors and task.writes:
         raise UserError(f"vectors belong to words, and {task.name} writes texts, which take more than words to spell; "
                         f"leave --vectors out")
-    learn = scratch.word_tokenizer if setup.vectors else task.tokenizer
-    tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else learn(texts, setup.vocab_size, own=task.own)
-    found, shape, notes = None, {}, tuple[str, ...]()
-    if setup.vectors:
-        found = scratch.read_vectors(setup.vectors, tokenizer)
-        width = found.rows.shape[1]
-        shape = {"width": width} if setup.model == "lstm" else {"width": width, "heads": scratch.heads_for(width)}
-        notes = (f"{len(found.ids):,} of {tokenizer.vocab_size:,} tokens have a vector in {setup.vectors}; the others "
-                 f"are drawn at random",)
-    config = suited(scratch.configuration(setup.model, tokenizer.vocab_size, setup.max_length, kind, 0.1,
-                                          scratch.special(tokenizer), **shape))
-    state = start(config.model, config, settings)
-    if found:
-        scratch.place_vectors(state.p, config, found)
-    return state, tokenizer, notes
+    texts_of = task.texts or (lambda values: [values[name] for name in task.fields])
+    texts = (text for row in rows for text in texts_of(row.values))
+    learn = special.words if setup.vectors else task.tokenizer
+    tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else \
+        learn(texts, setup.vocab_size, marks=task.marks)
+    known = vectors.read(setup.vectors, tokenizer) if setup.vectors else None
+    size = {"width": known.width, "heads": vectors.heads_for(known.width)} if known else {}
+    shape = Dimensions(vocab_size=tokenizer.vocab_size, context=setup.max_length, head=task.head,
+                       **special.ids_of(tokenizer), **size)
+    try:
+        config = MODELS[setup.model].config.small(shape)
+    except UserError as error:
+        if known is None:
+            raise
+        raise UserError(f"vectors of {known.width} numbers do not fit a {setup.model}: {error}; give others, or "
+                        f"another --model") from None
+    config = suited(config)
+    state = start(config, settings)
+    if known is None:
+        return state, tokenizer, ()
+    vectors.place(known, state.p, config)
+    return state, tokenizer, (f"{len(known.ids):,} of {tokenizer.vocab_size:,} tokens have a vector in "
+                              f"{setup.vectors}; the others are drawn at random",)
 
 
 def balanced(names, labels) -> list[float]:
@@ -171,11 +181,10 @@ def balanced(names, labels) -> list[float]:
     return [len(labels) / (len(names) * max(1, counts[name])) for name in names]
 
 
-def head(task: Task, kind: str) -> str:
-    """The head that a model of this type needs."""
-    if kind not in task.heads:
-        raise UserError(f"a {kind} model cannot {task.name}; take one of {', '.join(task.heads)}")
-    return task.heads[kind]
+def require_head(task: Task, kind: str) -> None:
+    """Raises UserError if no model of this family has the head that the task needs."""
+    if kind not in task.models():
+        raise UserError(f"a {kind} model cannot {task.name}; take one of {', '.join(task.models())}")
 
 
 def keep(rows: dict[str, Sequence[Row]], folder: Path) -> None:
@@ -243,16 +252,15 @@ def measure(task: Task, rows: Sequence[Row], work: Trained, search: SearchConfig
 def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, ...]]:
     """A model that was trained on a task: of a run the best checkpoint, or the latest where none was best."""
     place = checkpoint.best(path) if (path / "best").exists() else path
-    found = pretrained.load(place, None, dtype)
-    if found.tokenizer is None:
+    model = pretrained.load(place, None, dtype)
+    if model.tokenizer is None:
         raise UserError(f"{path} has no tokenizer, so that no text can be read; give a run of `pyllama finetune`")
-    work = trained(found.config, found.params, found.tokenizer)
-    return task_of(found.config.extra["task"]["name"]), work, found.notes
+    work = trained(model.config, model.params, model.tokenizer)
+    return task_of(model.config.extra["task"]["name"]), work, model.notes
 
 
 def resumed(saved: checkpoint.Checkpoint, settings: Settings) -> State:
     """The state of a saved run on a task."""
-    model, configuration = pretrained.of_type(saved.config, saved.folder)
-    state = start(model, configuration.from_dict(saved.config), settings)
+    state = start(pretrained.config_of(saved), settings)
     restore(state, saved)
     return state

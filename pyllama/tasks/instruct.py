@@ -113,6 +113,6 @@ def perplexity(rows, trained):
     return {"perplexity": math.exp(min(loss / count, 700.0))}
 
 
-task = Task("instruct", "an answer to an instruction", FIELDS, dict.fromkeys(("llama", "gpt2"), "lm"), usable, examples,
-            predict, metrics, also=ALSO, of_model=perplexity, fits=fits,
-            texts=lambda values: [prompt(values), values["output"]], measures=("perplexity", "rougeL", "exact_match"))
+task = Task(name="instruct", about="an answer to an instruction", fields=FIELDS, also=ALSO, usable=usable, head="lm",
+            texts=lambda values: [prompt(values), values["output"]], examples=examples, fits=fits, predict=predict,
+            metrics=metrics, of_model=perplexity, measures=("perplexity", "rougeL", "exact_match"))

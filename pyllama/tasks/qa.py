@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.tasks import scratch
 from pyllama.tasks.rows import BadRow, json_array, json_lines, text_of
 from pyllama.tasks.task import Task
+from pyllama.text import special
 from pyllama.training.examples import Examples
 
 AT_ONCE = 32
@@ -216,6 +216,8 @@ def f1(told, right):
     return 2 * both / (len(told) + len(right)) if told and right else float(told == right)
 
 
-task = Task("qa", "the stretch of a text that answers a question", ("context", "question", "answer"), {"bert": "span"},
-            usable, examples, predict, metrics, askable=askable, tokenizer=partial(scratch.tokenizer, alone=UNSPACED),
-            readers={".json": unfolding(json_array), ".jsonl": unfolding(json_lines)}, measures=("exact_match", "f1"))
+task = Task(name="qa", about="the stretch of a text that answers a question",
+            fields=("context", "question", "answer"), usable=usable, askable=askable,
+            readers={".json": unfolding(json_array), ".jsonl": unfolding(json_lines)}, head="span",
+            tokenizer=partial(special.byte_pairs, alone=UNSPACED), examples=examples, predict=predict,
+            metrics=metrics, measures=("exact_match", "f1"))

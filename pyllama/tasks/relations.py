@@ -88,8 +88,8 @@ def export(path):
     return written
 
 
-task = Task("relations", "how two things that a text marks are related", ("text", "relation"), classify.task.heads,
-            usable, lambda rows, trained: classify.examples(labelled(rows), trained), classify.predict, metrics,
-            lambda rows: classify.labels(labelled(rows)), quick=True, askable=askable,
-            readers={".txt": semeval, ".conll": multi_head}, own=MARKS,
-            export=export, measures=("f1_macro", "accuracy", "confusion"))
+task = Task(name="relations", about="how two things that a text marks are related", fields=("text", "relation"),
+            usable=usable, askable=askable, readers={".txt": semeval, ".conll": multi_head}, head="classification",
+            labels=lambda rows: classify.labels(labelled(rows)), marks=MARKS,
+            examples=lambda rows, trained: classify.examples(labelled(rows), trained), predict=classify.predict,
+            metrics=metrics, quick=True, measures=("f1_macro", "accuracy", "confusion"), export=export)

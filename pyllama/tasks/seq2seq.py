@@ -12,7 +12,6 @@ from pyllama.tasks.task import Task, encode
 from pyllama.training.examples import Examples
 
 AT_ONCE = 32
-HEADS = dict.fromkeys(("transformer", "bart"), "lm")
 EXACT = ("exact_match", "edit_error_rate")
 
 
@@ -140,8 +139,9 @@ def need(module):
 
 
 def task(name, about, source, target, measure, measures, needs=()):
-    return Task(name, about, (source, target), HEADS, usable_as(source, target), examples_of(source, target),
-                predict_from(source), measure, measures=measures, needs=needs)
+    return Task(name=name, about=about, fields=(source, target), usable=usable_as(source, target), head="seq2seq",
+                examples=examples_of(source, target), predict=predict_from(source), metrics=measure, measures=measures,
+                needs=needs)
 
 
 translate = task("translate", "a text in another language", "source", "target",

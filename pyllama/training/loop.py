@@ -1,6 +1,6 @@
 """The training loop, as a generator: one record a step.  Printing, saving and stopping belong to the caller.
 
-    state = start(llama, config, settings)
+    state = start(config, settings)
     for record in train(state, tokens, settings):
         print(record)
 
@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from pyllama import backend, machine, memory, params
 from pyllama.device import on_host, read
 from pyllama.errors import UserError
 from pyllama.ops import cross_entropy
+from pyllama.rng import Draw
 from pyllama.text.tokens import Batch, Tokens, evaluation_windows
 from pyllama.training.diagnose import first_not_finite
 from pyllama.training.optim import SGD, AdamW, Optimiser, clip_scale, global_norm, matrix_slices, sum_and_norm
@@ -97,12 +97,16 @@ class Settings:
 @dataclass
 class State:
     """All that the next step depends on, besides the tokens and the settings."""
-    model: ModuleType                           # models.llama, ...
-    config: Any                                 # its configuration
+    config: Any                                 # the model's configuration
     flat: np.ndarray                            # the parameters, one vector
     p: dict                                     # the tree of views into it
     optimiser: Optimiser
     step: int = 0                               # steps done
+
+    @property
+    def model(self) -> Any:
+        """The module of the configuration: see pyllama.models.Model."""
+        return self.config.model
 
 
 class Record(NamedTuple):
@@ -130,9 +134,9 @@ class Evaluation(NamedTuple):
         return f"perplexity {self.perplexity:.2f}   next token {self.accuracy:.1%}"
 
 
-def start(model, config, settings: Settings, tree: dict | None = None, like=None) -> State:
+def start(config, settings: Settings, tree: dict | None = None, like=None) -> State:
     """A state at step 0, from the given parameters or from the model's init, on the device that `like` is on."""
-    flat, p = params.flatten(tree or model.init(config, settings.seed, settings.dtype))
+    flat, p = params.flatten(tree or config.model.init(config, settings.seed, settings.dtype))
     if like is not None:
         flat = np.asarray(flat, like=like)
         p = params.over(flat, p)
@@ -146,7 +150,7 @@ def start(model, config, settings: Settings, tree: dict | None = None, like=None
     else:
         optimiser = SGD(flat.size, flat.dtype, matrices=where, momentum=settings.momentum, nesterov=settings.nesterov,
                         like=like)
-    return State(model, config, flat, p, optimiser)
+    return State(config, flat, p, optimiser)
 
 
 def train(state: State, source: Tokens, settings: Settings, comm: Communicator = SOLO) -> Iterator[Record]:
@@ -226,8 +230,8 @@ def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], 
 
     def loss_of_piece(rows, tree):                  # a function, so that the activations are gone before the next piece
         value, back = state.model.loss(**{name: a[rows] for name, a in batch.inputs.items()}, p=state.p,
-                                       c=state.config, count=batch.targets, row=rows.start,
-                                       key=(settings.seed, "dropout", state.step), recompute=settings.recompute,
+                                       c=state.config, count=batch.targets, recompute=settings.recompute,
+                                       draw=Draw((settings.seed, "dropout", state.step), rows.start),
                                        z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
         params.add(tree, back())
         return np.asarray(value, np.float64, like=state.flat)

@@ -1,10 +1,11 @@
-"""What a model learns from plain text: the next token, the tokens behind a mask, or a text from its damaged self.
+"""What a model learns from plain text: the next token, masked tokens, or a text from its corrupted copy.
 
     objective = of(config, tokenizer)
     for record in train(state, objective.source(tokens), settings): ...
 
-LLaMA and GPT-2 read windows of tokens as they are.  BERT and BART read damaged ones and tell what was there.  All that
-is drawn depends on (seed, step) alone, and in an evaluation on the batch's number: every evaluation asks the same.
+The model's configuration says which (Config.LEARNS).  LLaMA and GPT-2 read windows of tokens as they are.  BERT and
+BART read corrupted ones and predict what was there.  All random numbers depend on (seed, step) alone, in an evaluation
+on the batch's number: every evaluation is the same.
 """
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.models.config import Learns
 from pyllama.rng import generator
 from pyllama.text import corruption
 from pyllama.text.tokenizer import Tokenizer
@@ -32,10 +34,10 @@ class Objective(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """How well damaged text is told from what is left."""
-    loss: float                                 # nats per token to be told
+    """How well corrupted text is reconstructed."""
+    loss: float                                 # nats per predicted token
     perplexity: float
-    tokens: int                                 # that were to be told
+    tokens: int                                 # predicted
 
     @property
     def rank(self) -> float:
@@ -47,15 +49,23 @@ class Recovered(NamedTuple):
 
 def of(config, tokenizer: Tokenizer) -> Objective:
     """Raises UserError if the model learns nothing from text, or needs a mask and the tokenizer has none."""
-    if continues(config):
-        return Objective(lambda tokens: tokens, loop.evaluate)
-    damages: dict[tuple[str, str], Callable[..., Damage]] = {("bert", "masked_lm"): masked, ("bart", "lm"): noised}
-    damage = damages.get((config.TYPE, getattr(config, "head", "")))
-    if damage is None:
+    if config.learns is None:
         raise UserError(f"a {config.TYPE} with this head does not learn from plain text; train it on a task with "
                         f"`pyllama finetune`")
+    if continues(config):
+        return Objective(lambda tokens: tokens, loop.evaluate)
     require_mask(config.TYPE, tokenizer)
-    return Objective(partial(CorruptedText, damage=damage(config, tokenizer)), evaluate)
+    return Objective(partial(CorruptedText, damage=DAMAGES[config.learns](config, tokenizer)), evaluate)
+
+
+def continues(config) -> bool:
+    """Does the model continue texts?"""
+    return config.learns == "next token"
+
+
+def needs_mask(learns: Learns) -> bool:
+    """Does this objective put a mask in the place of tokens?"""
+    return learns in DAMAGES
 
 
 def require_mask(kind: str, tokenizer: Tokenizer) -> None:
@@ -64,13 +74,8 @@ def require_mask(kind: str, tokenizer: Tokenizer) -> None:
                         f"[MASK]; learn one that has by --tokenizer bpe, or give such a tokenizer.json")
 
 
-def continues(config) -> bool:
-    """Does the model go on with a text?"""
-    return hasattr(config.model, "next_scores") and getattr(config, "head", "lm") == "lm"
-
-
 def masked(config, tokenizer: Tokenizer) -> Damage:
-    """BERT's: some tokens are hidden, or others stand in their place."""
+    """BERT's: some tokens are masked, or others stand in their place."""
     special = tokenizer.special_ids
 
     def damage(ids, rng):
@@ -84,13 +89,16 @@ def noised(config, tokenizer: Tokenizer) -> Damage:
     """BART's: sentences in another order, spans of tokens behind one mask."""
     ends = frozenset(i for i in range(tokenizer.vocab_size)
                      if tokenizer.decode([i]).rstrip().endswith(SENTENCE_ENDS))
-    most = config.max_position_embeddings
+    longest = config.max_position_embeddings
 
     def damage(ids, rng):
-        return collate([{"ids": np.array(corruption.corrupt(row, rng, tokenizer.mask_id, ends)[:most]), "labels": row}
-                        for row in ids])
+        return collate([{"ids": np.array(corruption.corrupt(row, rng, tokenizer.mask_id, ends)[:longest]),
+                         "labels": row} for row in ids])
 
     return damage
+
+
+DAMAGES: dict[Learns, Callable[..., Damage]] = {"masked tokens": masked, "corrupted text": noised}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The training loop of word vectors, skip-gram's and GloVe's.
 
     batch = skipgram.batches(tokens, config, settings.batch_size, settings.seed)
-    state = loop.start(skipgram, config, settings)
+    state = loop.start(config, settings)
     for record in words.train(state, batch, settings):
         print(record)
 

@@ -1,0 +1,33 @@
+"""First weights, as dicts of one layer's parameters under the names of a state dict."""
+from collections.abc import Callable
+
+import numpy as np
+
+
+class Initializer:
+    """Draws matrices from N(0, std²), one after the other from one stream of random numbers.
+
+    std     a number, or a function of (rows, columns)
+    """
+
+    def __init__(self, rng: np.random.Generator, std: float | Callable[[int, int], float], dtype: str):
+        self.rng, self.std, self.dtype = rng, std, dtype
+
+    def matrix(self, rows: int, columns: int, std: float | None = None) -> dict:
+        """{"weight": [rows columns]}, with a std of its own where one is given"""
+        if std is None:
+            std = self.std(rows, columns) if callable(self.std) else self.std
+        return {"weight": (std * self.rng.standard_normal((rows, columns))).astype(self.dtype)}
+
+    def affine(self, out: int, wide: int, std: float | None = None, bias: bool = True) -> dict:
+        """{"weight": [out wide], "bias": [out]}, the bias zero, if there is one"""
+        p = self.matrix(out, wide, std)
+        return p | {"bias": self.zeros(out)} if bias else p
+
+    def norm(self, width: int, bias: bool = True) -> dict:
+        """{"weight": [width], "bias": [width]}, ones and, if there is a bias, zeros"""
+        p = {"weight": np.ones(width, self.dtype)}
+        return p | {"bias": self.zeros(width)} if bias else p
+
+    def zeros(self, *shape: int) -> np.ndarray:
+        return np.zeros(shape, self.dtype)
