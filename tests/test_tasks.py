@@ -23,6 +23,7 @@ from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import IGNORE, Examples, collate
+from pyllama.training.loop import Settings
 from tests.extras import needs_rouge, needs_sacrebleu, needs_scikit_learn
 
 # Rows
@@ -141,7 +142,7 @@ def test_padding_is_told_and_does_not_count():
 def test_an_epoch_has_every_example_once(count, size, accumulate, seed):
     """Steps laid end to end are epochs, in an order that depends on nothing but seed and epoch."""
     examples = Examples([{"ids": np.array([i]), "labels": i} for i in range(count)])
-    settings = SimpleNamespace(batch_size=size, gradient_accumulation_steps=accumulate, seed=seed)
+    settings = Settings(batch_size=size, gradient_accumulation_steps=accumulate, seed=seed)
     seen = np.concatenate([examples.batch(settings, step).inputs["labels"] for step in range(3 * count)])
     epochs = seen[:len(seen) // count * count].reshape(-1, count)
     assert (np.sort(epochs) == np.arange(count)).all()

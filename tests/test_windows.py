@@ -5,7 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyllama.errors import UserError
-from pyllama.text.tokens import Tokens, _epoch, evaluation_windows, split, windows, windows_per_epoch
+from pyllama.text.epochs import shuffled
+from pyllama.text.tokens import Tokens, evaluation_windows, split, windows, windows_per_epoch
 
 
 def counting(size):
@@ -75,7 +76,7 @@ problems = st.tuples(st.integers(2, 120), st.integers(1, 12), st.integers(1, 7),
 def test_a_batch_depends_on_seed_and_step_alone(problem, steps):
     size, block_size, batch_size, seed = problem
     forth = {step: windows(counting(size), batch_size, block_size, seed, step) for step in steps}
-    _epoch.cache_clear()
+    shuffled.cache_clear()
     for step in reversed(steps):
         assert (windows(counting(size), batch_size, block_size, seed, step) == forth[step]).all()
 

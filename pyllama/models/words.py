@@ -1,5 +1,4 @@
 """What skip-gram and GloVe share: the form of their configurations and the order of an epoch."""
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +6,7 @@ import numpy as np
 from pyllama.errors import UserError
 from pyllama.ids import require_below
 from pyllama.models.config import Config
-from pyllama.rng import generator
+from pyllama.text.epochs import shuffled
 from pyllama.text.tokens import Tokens
 
 
@@ -32,15 +31,11 @@ def laid_out(tokens: Tokens, c: WordsConfig) -> tuple[np.ndarray, np.ndarray]:
     return ids, np.repeat(np.arange(len(tokens.starts)), tokens.stops - tokens.starts)
 
 
-@functools.lru_cache(maxsize=2)
-def _order(size: int, seed: int, epoch: int) -> np.ndarray:
-    return generator(seed, "order", epoch).permutation(size)
-
-
 def visit(size: int, batch_size: int, seed: int, step: int) -> tuple[int, np.ndarray]:
     """(epoch, places): which of `size` things belong to this step (0, 1, ...).
 
     An epoch visits each once, in an order of its own.  Its last step has what is left.
     """
     epoch, turn = divmod(step, -(-size // batch_size))
-    return epoch, _order(size, seed, epoch)[turn * batch_size:(turn + 1) * batch_size]
+    _, order = shuffled(size, seed, "order", epoch)
+    return epoch, order[turn * batch_size:(turn + 1) * batch_size]

@@ -24,7 +24,7 @@ from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import Examples
-from pyllama.training.loop import Settings, State, start
+from pyllama.training.loop import Settings, State, mean_loss, start
 from pyllama.training.run import restore
 
 PARTS = ("train", "dev", "test")
@@ -58,8 +58,9 @@ class Setup:
 
     def planned(self, settings: Settings, count: int) -> Settings:
         """The settings, with as many steps as `epochs` of so many examples need."""
-        at_once = settings.batch_size * settings.gradient_accumulation_steps
-        return settings if self.epochs is None else replace(settings, max_steps=-(-self.epochs * count // at_once))
+        if self.epochs is None:
+            return settings
+        return replace(settings, max_steps=-(-self.epochs * count // settings.rows_per_step))
 
 
 class Measured(NamedTuple):
@@ -232,14 +233,12 @@ def examples(task: Task, parts: dict[str, list[Row]], state: State, tokenizer) -
 def evaluation(task: Task, rows: Sequence[Row], tokenizer):
     """evaluate(state, examples, settings, most) for run.run: the loss, and the accuracy where it is cheap."""
     def evaluate(state: State, examples: Examples, settings: Settings, most: int | None = None) -> Measured:
-        total, count = 0.0, 0
-        for _, batch in examples.in_turn(settings.batch_size):
-            value, _ = state.model.loss(**batch.inputs, p=state.p, c=state.config, count=1)
-            total, count = total + float(value), count + batch.targets
+        batches = (batch for _, batch in examples.in_turn(settings.batch_size))
+        loss, _ = mean_loss(state.p, state.config, batches)
         if not task.quick:
-            return Measured(total / count)
-        work = trained(state.config, state.p, tokenizer)
-        return Measured(total / count, task.metrics(task.predict(rows, work, None), rows)["accuracy"])
+            return Measured(loss)
+        model = trained(state.config, state.p, tokenizer)
+        return Measured(loss, task.metrics(task.predict(rows, model, None), rows)["accuracy"])
     return evaluate
 
 

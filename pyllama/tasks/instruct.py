@@ -10,7 +10,6 @@
     mice</s>                    these tokens are learnt, the last with the others; the label of those above is -100
 """
 import importlib.util
-import math
 import sys
 from types import SimpleNamespace
 
@@ -23,6 +22,7 @@ from pyllama.tasks.rows import texts_of
 from pyllama.tasks.seq2seq import need
 from pyllama.tasks.task import Task
 from pyllama.text.readability import words
+from pyllama.training import loop
 from pyllama.training.examples import IGNORE, Examples
 
 AT_ONCE = 32
@@ -105,12 +105,9 @@ def metrics(answers, rows):
 
 def perplexity(rows, trained):
     """exp of the mean loss of a token of the responses, their end included."""
-    loss, count = 0.0, 0
-    for _, batch in examples(rows, trained).in_turn(AT_ONCE):
-        value, _ = trained.config.model.loss(**batch.inputs, p=trained.params, c=trained.config, count=1,
-                                             recompute=True)
-        loss, count = loss + float(value), count + batch.targets
-    return {"perplexity": math.exp(min(loss / count, 700.0))}
+    batches = (batch for _, batch in examples(rows, trained).in_turn(AT_ONCE))
+    loss, _ = loop.mean_loss(trained.params, trained.config, batches)
+    return {"perplexity": loop.perplexity(loss)}
 
 
 task = Task(name="instruct", about="an answer to an instruction", fields=FIELDS, also=ALSO, usable=usable, head="lm",

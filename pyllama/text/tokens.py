@@ -17,6 +17,7 @@ from pyllama import rng
 from pyllama.errors import UserError
 from pyllama.files import replacing, rewrite
 from pyllama.text.corpus import Document, Sources, documents
+from pyllama.text.epochs import step_rows
 from pyllama.text.tokenizer import Tokenizer
 
 AT_ONCE = 2**20                                     # characters gathered to be encoded in parallel
@@ -76,8 +77,7 @@ class Tokens:
 
     def batch(self, settings, step: int) -> Batch:
         """The windows of a step of train.train: see windows()."""
-        ids = windows(self, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
-                      settings.seed, step)
+        ids = windows(self, settings.rows_per_step, settings.block_size, settings.seed, step)
         return Batch({"ids": ids, "labels": ids}, ids[:, 1:].size)
 
 
@@ -253,15 +253,6 @@ def windows_per_epoch(size: int, block_size: int) -> int:
     return max(1, size // block_size - 1)           # one fewer than fit, so that their borders have room to move
 
 
-@functools.lru_cache(maxsize=4)
-def _epoch(size: int, block_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Where the windows of an epoch start, in the order of their visit."""
-    draw = rng.generator(seed, "epoch", epoch)
-    count = windows_per_epoch(size, block_size)
-    phase = draw.integers(size - block_size * count)
-    return phase + block_size * draw.permutation(count)
-
-
 def windows(tokens: Tokens, batch_size: int, block_size: int, seed: int, step: int) -> np.ndarray:
     """ids[B T+1], int64: the windows of this step (0, 1, ...), inputs ids[:, :-1] and targets ids[:, 1:].
 
@@ -271,8 +262,8 @@ def windows(tokens: Tokens, batch_size: int, block_size: int, seed: int, step: i
     window is the first of the next, so no target is lost between them.
     """
     count = windows_per_epoch(len(tokens), block_size)
-    turns = (divmod(i, count) for i in range(step * batch_size, (step + 1) * batch_size))
-    starts = np.array([_epoch(len(tokens), block_size, seed, epoch)[turn] for epoch, turn in turns])
+    rows, phases = step_rows(count, batch_size, seed, step, phases=len(tokens) - block_size * count)
+    starts = phases + block_size * rows
     return tokens[starts[:, None] + np.arange(block_size + 1)]
 
 

@@ -1,11 +1,10 @@
 """Examples of different lengths as batches: what a step learns from, for train.train."""
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pyllama import rng
+from pyllama.text.epochs import step_rows
 from pyllama.text.tokens import Batch
 
 IGNORE = -100
@@ -26,19 +25,13 @@ class Examples:
 
     def batch(self, settings, step: int) -> Batch:
         """The examples of a step: each epoch has all of them once, in an order that depends on (seed, epoch) alone."""
-        many = settings.batch_size * settings.gradient_accumulation_steps
-        turns = (divmod(i, len(self.rows)) for i in range(step * many, (step + 1) * many))
-        return collate([self.rows[order(len(self.rows), settings.seed, epoch)[turn]] for epoch, turn in turns])
+        chosen, _ = step_rows(len(self.rows), settings.rows_per_step, settings.seed, step)
+        return collate([self.rows[i] for i in chosen])
 
     def in_turn(self, size: int):
         """(where they begin, Batch) of up to `size` examples, in order."""
         for first in range(0, len(self.rows), size):
             yield first, collate(self.rows[first:first + size])
-
-
-@functools.lru_cache(maxsize=4)
-def order(count: int, seed: int, epoch: int) -> np.ndarray:
-    return rng.generator(seed, "epoch", epoch).permutation(count)
 
 
 def collate(rows: Sequence[dict[str, np.ndarray]]) -> Batch:

@@ -16,7 +16,7 @@ import contextvars
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -86,6 +86,11 @@ class Settings:
         if not self.shards:                     # settled now and saved: a resumed run adds in the same order elsewhere;
             cores = machine.cores()             # not by the number of threads, which no bit depends on
             object.__setattr__(self, "shards", min(cores, self.batch_size))
+
+    @property
+    def rows_per_step(self) -> int:
+        """Windows of text, or examples of a task, that the gradient of a step is taken over."""
+        return self.batch_size * self.gradient_accumulation_steps
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -252,6 +257,25 @@ def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], 
 
 
 @machine.one_blas_thread()
+def mean_loss(p, c, batches: Iterable[Batch]) -> tuple[float, float]:
+    """(loss, targets): the mean loss in nats per target over all batches, and how many targets they have.
+
+    It is (nan, 0) if the batches have none.
+    """
+    total = targets = 0.0
+    for batch in batches:
+        value, _ = c.model.loss(**batch.inputs, p=p, c=c, count=1, recompute=True)            # nothing kept
+        total += float(value)
+        targets += batch.targets
+    return total / targets if targets else math.nan, targets
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), up to the largest number there is."""
+    return math.exp(min(loss, 700.0))
+
+
+@machine.one_blas_thread()
 def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None = None) -> Evaluation:
     """Loss, perplexity and next-token accuracy over the tokens, or over the first `most` of them."""
     tokens = tokens if most is None else tokens.between(0, min(most + 1, len(tokens)))
@@ -267,4 +291,4 @@ def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None 
         right += int(np.sum(z.argmax(axis=-1) == target))
         count += int(np.sum(target != -100))
     mean = loss / count
-    return Evaluation(mean, math.exp(min(mean, 700.0)), right / count, count)
+    return Evaluation(mean, perplexity(mean), right / count, count)

@@ -7,7 +7,6 @@ The model's configuration says which (Config.LEARNS).  LLaMA and GPT-2 read wind
 BART read corrupted ones and predict what was there.  All random numbers depend on (seed, step) alone, in an evaluation
 on the batch's number: every evaluation is the same.
 """
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -112,8 +111,7 @@ class CorruptedText:
 
     def batch(self, settings, step: int) -> Batch:
         """A step of loop.train."""
-        ids = windows(self.tokens, settings.batch_size * settings.gradient_accumulation_steps, settings.block_size,
-                      settings.seed, step)
+        ids = windows(self.tokens, settings.rows_per_step, settings.block_size, settings.seed, step)
         return self.damage(ids[:, :-1], generator(settings.seed, "damage", step))
 
 
@@ -123,13 +121,15 @@ def evaluate(state, source: CorruptedText, settings, most: int | None = None) ->
     tokens = source.tokens
     if most is not None:
         tokens = tokens.between(0, min(max(most, settings.block_size) + 1, len(tokens)))
-    loss, count = 0.0, 0.0
-    for number, (ids, labels) in enumerate(evaluation_windows(tokens, settings.batch_size, settings.block_size)):
-        whole = ids[(labels[:, 1:] != -100).all(axis=1), :-1]
-        if len(whole):
-            batch = source.damage(whole, generator(settings.seed, "evaluation", number)).beside(state.flat)
-            value, _ = state.model.loss(**batch.inputs, p=state.p, c=state.config, count=1)
-            loss, count = loss + float(value), count + batch.targets
-    if not count:
-        raise UserError(f"of {len(tokens)} tokens to evaluate on none was hidden; give more text or larger eval_tokens")
-    return Recovered(loss / count, math.exp(min(loss / count, 700.0)), int(count))
+
+    def damaged():
+        for number, (ids, labels) in enumerate(evaluation_windows(tokens, settings.batch_size, settings.block_size)):
+            whole = ids[(labels[:, 1:] != -100).all(axis=1), :-1]
+            if len(whole):
+                yield source.damage(whole, generator(settings.seed, "evaluation", number)).beside(state.flat)
+
+    loss, targets = loop.mean_loss(state.p, state.config, damaged())
+    if not targets:
+        raise UserError(f"none of the {len(tokens)} tokens to evaluate on was masked; give more text or larger "
+                        f"eval_tokens")
+    return Recovered(loss, loop.perplexity(loss), int(targets))
