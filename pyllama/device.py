@@ -5,7 +5,7 @@ computation names a device.  To read a number from a GPU is to wait for all that
 """
 import numpy as np
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, optional
 
 
 def like(name: str) -> np.ndarray:
@@ -15,14 +15,7 @@ def like(name: str) -> np.ndarray:
 
 def cupy():
     """The module CuPy.  UserError if it is missing, does not load, or finds no GPU: three different sentences."""
-    try:
-        import cupy
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            raise UserError("CuPy, which reaches a GPU, is not installed: pip install 'cupy-cuda13x[ctk]', or "
-                            "'cupy-cuda12x[ctk]' for an older driver") from None
-        raise UserError(f"CuPy is installed but does not load: {error}; install it anew, one of cupy-cuda13x and "
-                        f"cupy-cuda12x alone") from None
+    cupy = optional("cupy", "a GPU")
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

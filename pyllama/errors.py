@@ -1,5 +1,32 @@
-"""The one exception that is the user's to mend, and what the command line makes of it."""
+"""Errors that the user can fix, and what the command line makes of them; packages that need not be installed."""
+import importlib
+from types import ModuleType
+
+DISTRIBUTION = "pyllama-reference"                          # what pip calls this package
+EXTRAS = {                                                  # package -> the extra that installs it
+    "matplotlib": "plot", "tensorboardX": "tensorboard", "sacrebleu": "tasks", "rouge_score": "tasks",
+    "networkx": "graph", "rdflib": "graph", "cupy": "cuda13", "hypothesis": "test"}
 
 
 class UserError(Exception):
     """A sentence that names the cause and the cure.  The command line prints it and exits with code 2."""
+
+
+def pip_install(package: str) -> str:
+    """The command that installs a package of EXTRAS."""
+    return f"pip install '{DISTRIBUTION}[{EXTRAS[package]}]'"
+
+
+def optional(module: str, purpose: str) -> ModuleType:
+    """Import a module of a package in EXTRAS, for a purpose such as "plot".
+
+    Raises UserError if the package is not installed, or does not load: two different sentences.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except Exception as error:                              # a package that does not load may raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise UserError(f"{purpose} needs {package}, which is not installed: {pip_install(package)}") from None
+        raise UserError(f"{package} is installed but does not load: {error}; remove it, then {pip_install(package)}"
+                        ) from None

@@ -130,4 +130,4 @@ def test_nothing_is_timed_where_something_is_wrong(patch):
 def test_without_a_gpu_it_says_so():
     ran = python("-c", "import sys; sys.modules['cupy'] = None; from bench import gpu; sys.exit(gpu.main([]))")
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.startswith("bench/gpu.py: CuPy, which reaches a GPU, is not installed")
+    assert ran.stderr.startswith("bench/gpu.py: a GPU needs cupy, which is not installed")

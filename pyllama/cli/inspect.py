@@ -11,9 +11,15 @@ from tyro.conf import Positional
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import __version__, backend, device, memory
 from pyllama.cli.display import console
-from pyllama.errors import UserError
+from pyllama.errors import UserError, pip_install
 from pyllama.op import OPS
 from pyllama.testing import check as check_gradient
+
+# What env() looks for, and what needs those that may be absent.
+PACKAGES = {
+    "safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot", "tensorboardX": "train --tensorboard",
+    "sacrebleu": "the task translate", "rouge_score": "the task summarise",
+    "networkx": "predict --export x.graphml or x.png", "rdflib": "predict --export x.ttl", "hypothesis": "the tests"}
 
 
 def ops(names: Positional[tuple[str, ...]] = ()) -> int:
@@ -85,14 +91,11 @@ def env() -> int:
     else:
         table.add_row("C kernels", f"none: {backend.why_no_cpu}")
     table.add_row("GPU", gpu())
-    for package, purpose in {"safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot",
-                             "tensorboardX": "train --tensorboard", "sacrebleu": "the task translate",
-                             "rouge-score": "the task summarise", "networkx": "predict --export x.graphml or x.png",
-                             "rdflib": "predict --export x.ttl", "hypothesis": "the tests"}.items():
+    for package, purpose in PACKAGES.items():
         try:
             table.add_row(package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            table.add_row(package, f"not installed; needed for {purpose}: pip install {package}")
+            table.add_row(package, f"not installed; needed for {purpose}: {pip_install(package)}")
     for name in sorted(name for name in os.environ if name.startswith(("PYLLAMA_", "OMP_", "OPENBLAS_"))):
         table.add_row(name, os.environ[name])
     console.print(table)

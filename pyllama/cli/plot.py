@@ -2,7 +2,7 @@
 import io
 from pathlib import Path
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, optional
 from pyllama.files import export
 from pyllama.training.run import read_log
 
@@ -12,11 +12,8 @@ PANELS = [("loss", "loss (nats per prediction)"),            # of a token, a cla
 
 def draw(runs: list[Path], out: Path) -> None:
     """Draw log.jsonl of each run over the steps; validation losses as dots.  Raises UserError if there is nothing."""
-    try:
-        from matplotlib.figure import Figure  # no pyplot: no display, no global state
-    except ImportError:
-        raise UserError("plot needs a package: pip install matplotlib") from None
-    figure = Figure(figsize=(8, 9), layout="constrained")
+    matplotlib = optional("matplotlib.figure", "plot")      # no pyplot: no display, no global state
+    figure = matplotlib.Figure(figsize=(8, 9), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(len(PANELS), sharex=True), PANELS, strict=True):
         for number, folder in enumerate(runs):
             lines = read_log(folder)

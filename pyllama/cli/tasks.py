@@ -12,11 +12,10 @@ from rich.table import Table
 from pyllama import files, memory
 from pyllama.beam import SearchConfig
 from pyllama.cli.display import announce, console, follow, interruptible
-from pyllama.errors import UserError
+from pyllama.errors import UserError, optional
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import BadRow, Row, Source, read, texts_of
-from pyllama.tasks.seq2seq import need
 from pyllama.training.loop import Settings
 from pyllama.training.run import BestSoFar, RunPolicy, run
 
@@ -45,7 +44,7 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
     memory.install()
     job = tuning.task_of(task)
     for module in job.needs:
-        need(module)
+        optional(module, f"the task {task}")
     state, tokenizer, parts, notes = tuning.prepared(job, source, setup, settings)
     work = tuning.trained(state.config, state.p, tokenizer)
     parts, more = tuning.with_room(job, parts, work, tuning.cut_by(setup, work))

@@ -1,12 +1,11 @@
 """Triples (head, relation, tail) as a file: .csv, .graphml, .ttl, or a drawing of them as .png."""
 import csv
-import importlib
 import io
 import math
 from collections import Counter
 from urllib.parse import quote
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, optional
 
 MOST = 50                                                   # triples in a drawing that the eye still tells apart
 SPACE = "http://example.org/"                               # RFC 2606 keeps it for those who have no name of their own
@@ -21,11 +20,7 @@ def writer(path):
         raise UserError(f"{path} is no {', '.join(WRITERS)}; give a name that ends in one of these")
     made, *packages = WRITERS[path.suffix]
     for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            raise UserError(f"a {path.suffix} file is made by {package}, which is not installed: "
-                            f"pip install {package}") from None
+        optional(package, f"a {path.suffix} file")
     return lambda triples: (made(triples), shown(triples) if made is to_png else counted(len(triples)))
 
 

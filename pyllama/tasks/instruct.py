@@ -16,10 +16,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from pyllama.beam import SearchConfig
-from pyllama.errors import UserError
+from pyllama.errors import UserError, optional
 from pyllama.generation import GenerationConfig, generate
 from pyllama.tasks.rows import texts_of
-from pyllama.tasks.seq2seq import need
 from pyllama.tasks.task import Task
 from pyllama.text.readability import words
 from pyllama.training import loop
@@ -96,7 +95,8 @@ def metrics(answers, rows):
     installed: of words and Chinese characters as they are, for its own tokenizer knows no Chinese."""
     truth, rouge = [row.values["output"] for row in rows], {}
     if importlib.util.find_spec("rouge_score"):
-        scorer = need("rouge_score.rouge_scorer").RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=words))
+        scorer = optional("rouge_score.rouge_scorer", "ROUGE-L").RougeScorer(
+            ["rougeL"], tokenizer=SimpleNamespace(tokenize=words))
         rouge = {"rougeL": float(np.mean([scorer.score(b, a)["rougeL"].fmeasure
                                           for a, b in zip(answers, truth, strict=True)]))}
     return {"exact_match": float(np.mean([a == b for a, b in zip(answers, truth, strict=True)])), **rouge,

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 import numpy as np
 
 from pyllama.beam import translate as search_targets
-from pyllama.errors import UserError
+from pyllama.errors import optional
 from pyllama.tasks.rows import text_of
 from pyllama.tasks.task import Task, encode
 from pyllama.training.examples import Examples
@@ -66,7 +66,7 @@ def edits(a, b) -> int:
 
 def translation(answers, truth) -> dict:
     """BLEU and chrF as sacrebleu takes them, with its signatures; Chinese is cut by its tokenizer "zh"."""
-    sacrebleu = need("sacrebleu")
+    sacrebleu = optional("sacrebleu", "the task translate")
     chinese = any("\u4e00" <= character <= "\u9fff" for text in truth for character in text)
     bleu, chrf = sacrebleu.BLEU(tokenize="zh" if chinese else "13a"), sacrebleu.CHRF()
     return {"bleu": bleu.corpus_score(answers, [truth]).score, "bleu_signature": str(bleu.get_signature()),
@@ -77,7 +77,8 @@ def translation(answers, truth) -> dict:
 def summary(answers, truth) -> dict:
     """F of ROUGE-1, ROUGE-2 and ROUGE-L as the package rouge-score takes them, with Porter's stemmer; mean over rows.
     """
-    scorer = need("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    rouge = optional("rouge_score.rouge_scorer", "the task summarise")
+    scorer = rouge.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     scores = [scorer.score(b, a) for a, b in zip(answers, truth, strict=True)]
     return {**{name: float(np.mean([score[name].fmeasure for score in scores])) for name in scores[0]},
             "variant": "rouge-score, use_stemmer=True, F-measure, mean over rows", "rows": len(truth)}
@@ -125,17 +126,6 @@ def gleu(sources, answers, truth) -> float:
         if many:
             logs.append(math.log(good / many) if good else -math.inf)
     return math.exp(short + sum(logs) / len(logs)) if logs else 0.0
-
-
-def need(module):
-    """A package of the extra `tasks`."""
-    import importlib
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise UserError(f"this task is measured by {package}, which is not installed: pip install "
-                        f"{package.replace('_', '-')}") from None
 
 
 def task(name, about, source, target, measure, measures, needs=()):

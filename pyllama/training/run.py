@@ -17,7 +17,7 @@ import numpy as np
 
 from pyllama import __version__, params
 from pyllama.device import host
-from pyllama.errors import UserError
+from pyllama.errors import UserError, optional
 from pyllama.files import rewrite
 from pyllama.text.tokens import Tokens
 from pyllama.training import checkpoint
@@ -131,12 +131,10 @@ class Log:
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from None
         if tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError:
-                raise UserError("tensorboard needs a package: pip install tensorboardX") from None
+            tensorboard_x = optional("tensorboardX", "tensorboard")
             # The suffix, for the name has the time in seconds alone: a run resumed at once would overwrite its file.
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}")
+            self.board = tensorboard_x.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1,
+                                                     filename_suffix=f".{step}")
 
     def write(self, record: Record, evaluation):
         line = record._asdict() | ({f"val_{k}": v for k, v in evaluation._asdict().items()} if evaluation else {})
