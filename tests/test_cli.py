@@ -146,7 +146,7 @@ def test_ops_lists_all_and_prints_a_derivation(capsys):
     assert all(name in out for name in OPS)
     code, out, _ = call(capsys, "ops", "rms_norm")
     assert code == 0
-    assert "Backward    Let n = x r" in out
+    assert "∂r/∂x_j = -½ r³ · 2 x_j / D" in out
     assert "x[... D], w[D] -> y[... D]" in out
 
 
