@@ -19,7 +19,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --eval_tokens 10000 --log_interval 50
 
 .PHONY: demo test check lint bench bench-gemm bench-train bench-gpu gpu-resources mutate \
-        sanitize race valgrind cross docs dist-check clean
+        sanitize race valgrind cross docs picture dist-check clean
 
 demo: $(BUILT)                                              # a second time: what is left of the first
 	@echo ".venv takes $$(du -sm .venv | cut -f 1) MB"
@@ -86,8 +86,11 @@ CC_cross := aarch64-linux-gnu-gcc
 cross: build/cross/.built
 	cd build/cross && PYTHON=$(CURDIR)/$(BIN)/python bash tests/aarch64.sh
 
-docs: $(BUILT)
+docs: $(BUILT)                                              # the page of ops, docs/ops.html
 	$(BIN)/python docs/build.py
+
+picture: demo                                               # the README's
+	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg
 
 dist-check:
 	PYTHON=$(PYTHON) bash tests/dist_check.sh

@@ -1,43 +1,138 @@
-"""What README.md says that a test can hold it to."""
+"""README.md and docs/ are true: their commands and their Python run, their tables are the code's."""
 import re
+import shlex
 from itertools import takewhile
 from pathlib import Path
 
-from pyllama.cli import text
+import pytest
+
+import pyllama
+from pyllama.cli import main, text
 from pyllama.cli.main import COMMANDS, SYNONYMS
 from pyllama.tasks import TASKS
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = {path.name: path.read_text("utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+
+# Appended to a command, so that it runs in a second: the last of two equal flags counts.
+TINY = {
+    "train": "--n_layer 1 --n_head 2 --n_embd 8 --block_size 8 --batch_size 2 --max_steps 4 --warmup_steps 1 "
+             "--eval_tokens 40",
+    "resume": "--max_steps 6",
+    "generate": "--max_new_tokens 5",
+    "finetune": "--max_steps 4 --warmup_steps 1 --eval_steps 2 --batch_size 2 --max_length 8",
+}
+# The same for Python.
+SMALLER = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "max_steps": 2, "max_new_tokens": 3}
+
+PLAY = "ROMEO: a rose by any other name.\nJULIET: what is in a name?\n" * 20
+REVIEWS = "text,label\n" + "a fine film,good\na dull film,bad\nfine acting,good\ndull acting,bad\n" * 5
+
+
+def blocks_of_python(page):
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+
+def commands(page):
+    """The words of each `pyllama ...` in the indented blocks of a page."""
+    joined = re.sub(r" *\\\n +", " ", page)
+    return [shlex.split(line) for line in re.findall(r"^    pyllama (.*)$", joined, re.MULTILINE)]
+
+
+def run(words):
+    """The exit code of a command, at a tiny size."""
+    return main([*words, *TINY.get(words[0], "").split()])
+
+
+def smaller(code):
+    for name, value in SMALLER.items():
+        code = re.sub(rf"\b{name}=\d+", f"{name}={value}", code)
+    return code
+
+
+@pytest.fixture
+def readers_folder(tmp_path, monkeypatch):
+    """A folder with what a reader of README.md has: a text, reviews, and a BERT."""
+    monkeypatch.chdir(tmp_path)
+    Path("input.txt").write_text(PLAY)
+    Path("reviews.csv").write_text(REVIEWS)
+    assert run(["train", "--model", "bert", "--tokenizer", "bpe", "--data", "input.txt", "--out_dir", "FOLDER"]) == 0
+
+
+def derivation_and_code(path):
+    """An op's file without the parts of its docstring that are there for callers."""
+    docstring, quotes, code = path.read_text("utf-8").partition('\n"""\n')
+    parts = re.split(r"\n(?=[A-Z])", docstring)
+    kept = [part for part in parts if not part.startswith(("Arrays", "Options", "Raises", "Example"))]
+    return "\n".join(kept).rstrip() + quotes + code
 
 
 def test_the_op_that_is_shown_is_the_op_that_runs():
-    assert (ROOT / "pyllama/ops/rms_norm.py").read_text().strip() in README
+    assert derivation_and_code(ROOT / "pyllama/ops/rms_norm.py").strip() in README
 
 
-def table(head):
-    """The words in backticks of each row, of the table whose first column is called so."""
-    lines = README.splitlines()
+def test_every_command_of_the_readme_runs(readers_folder):
+    assert len(commands(README)) > 5
+    for words in commands(README):
+        assert run(words) == 0, words
+
+
+def test_the_python_of_the_readme_trains_a_model_and_saves_it(readers_folder):
+    example, = (block for block in blocks_of_python(README) if block.startswith("import pyllama"))
+    assert example.count("\n") <= 12
+    exec(smaller(example), {})
+    assert pyllama.load("my-llama").config.hidden_size == SMALLER["hidden_size"]
+
+
+def test_the_python_of_the_docs_runs(readers_folder):
+    names = {}
+    for block in blocks_of_python(PAGES["python.md"]):
+        exec(smaller(block), names)
+
+
+def table(page, head):
+    """The words in backticks of each cell of each row, of the table whose first column is called so."""
+    lines = PAGES[page].splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {head} |")) + 2
-    return [re.findall(r"`(\w+)", line) for line in takewhile(lambda line: line.startswith("|"), lines[start:])]
+    rows = takewhile(lambda line: line.startswith("|"), lines[start:])
+    return [[re.findall(r"`(\w+)", cell) for cell in row.strip("|").split("|")] for row in rows]
 
 
-def test_every_command_task_and_flag_that_is_named_exists():
-    assert [row[0] for row in table("command")] == [*dict.fromkeys(row[0] for row in table("command"))]
-    assert {row[0] for row in table("command")} == set(COMMANDS)
-    assert {row[0] for row in table("task")} == set(TASKS)
-    synonyms = [row for row in table("nanoGPT, Hugging Face") if row[-1] in SYNONYMS.values()]
-    assert {theirs: row[-1] for row in synonyms for theirs in row[:-1]} == SYNONYMS
+def first_column(page, head):
+    return [name for cell, *_ in table(page, head) for name in cell]
+
+
+def test_the_tables_of_commands_tasks_and_names_are_complete():
+    assert sorted(first_column("commands.md", "command")) == sorted(COMMANDS)
+    assert sorted(first_column("tasks.md", "task")) == sorted(TASKS)
+    assert sorted(first_column("python.md", "name")) == sorted(pyllama.__all__)
+    synonyms = {theirs: ours[0] for (*names, ), ours in table("commands.md", "nanoGPT, Hugging Face") if ours
+                for theirs in names}
+    assert synonyms == SYNONYMS
+
+
+@pytest.mark.parametrize("page", ["README.md", "commands.md", "training.md", "tasks.md", "architecture.md"])
+def test_every_flag_that_is_named_exists(page):
     known = {name for settings in (text.Text, text.ModelShape, text.Settings, text.RunPolicy,
                                    text.GenerationConfig, Source, Setup) for name in settings.__dataclass_fields__}
-    known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help", "task", "text", "export", "device"}
-    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", README)}
+    known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help", "task", "text", "export", "device", "debug",
+              "init_from"}
+    known |= {"no_deps"}                                    # of pip
+    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", PAGES[page])}
     assert {SYNONYMS.get(flag, flag) for flag in flags} <= known
 
 
 def test_every_target_that_is_named_is_in_the_makefile():
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make ([a-z-]+)", README):
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in re.findall(r"`?\bmake ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)#]+)[)#]", PAGES[page]):
+        assert "://" in target or (folder / target).exists(), target
