@@ -1,4 +1,4 @@
-"""The derivations as one page, docs/ops.html, made from the registry.     python docs/build.py"""
+"""All derivations as one page, docs/ops.html, from the registry of ops.     python docs/build.py"""
 import html
 from pathlib import Path
 
@@ -15,8 +15,8 @@ PAGE = """<!doctype html>
   nav a {{ margin-right: 1em }}
 </style>
 <h1>The ops</h1>
-<p>Each op is a forward pass and the backward pass derived from it by hand.  The text below is the docstring of
-<code>pyllama/ops/NAME.py</code>, where the code stands under it; the axes are those of <code>pyllama/op.py</code>.</p>
+<p>Each op has a forward pass and a backward pass derived from it by hand.  The text below is the docstring of
+<code>pyllama/ops/NAME.py</code>; the code follows it in that file.  <code>pyllama/shapes.py</code> names the axes.</p>
 <nav>{links}</nav>
 {sections}
 </html>
