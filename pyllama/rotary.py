@@ -1,6 +1,6 @@
-"""The angles of rotary embeddings, the scaling of their frequencies, and tables of their cosines and sines.
+"""The angles of rotary position embeddings: frequencies, their scaling, tables of cosines and sines.
 
-The formulas stand in ops/rope.py.  The op's reference, its kernels and the models' configurations use these functions.
+The formulas are in ops/rope.py.  The op's reference, its kernels and the models' configurations use these functions.
 """
 import math
 from functools import lru_cache
@@ -14,7 +14,16 @@ NEEDED = {"default": (), "linear": ("factor",), "ntk": ("factor",),
 
 
 def items(scaling):
-    """The kind of a scaling and the numbers it needs, as the items of a dict."""
+    """A scaling as the items of a dict: its rope_type, then the numbers that this type needs.
+
+    scaling  a dict with Hugging Face's keys, or None, which means "default"
+
+    Raises UserError if the type is unknown or a number is missing.
+
+    >>> from pyllama.rotary import items
+    >>> items({"type": "linear", "factor": 2.0})
+    (('rope_type', 'linear'), ('factor', 2.0))
+    """
     scaling = scaling or {"rope_type": "default"}
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind not in NEEDED:
@@ -25,7 +34,15 @@ def items(scaling):
 
 
 def frequencies(P, base, scaling):
-    """θ [P], float64, on the host."""
+    """The frequencies θ [P], in radians per position: float64, on the host.
+
+    P        the number of pairs, half the width of a head
+    scaling  as for items()
+
+    >>> from pyllama.rotary import frequencies
+    >>> frequencies(2, 100.0, None).round(4)
+    array([1. , 0.1])
+    """
     scaling = dict(items(scaling))
     kind = scaling["rope_type"]
     if kind == "ntk":
@@ -41,6 +58,7 @@ def frequencies(P, base, scaling):
 
 
 def make(T, P, base, start, scaling, dtype):
+    """tables() without the cache; scaling is what items() returns."""
     angle = np.arange(start, start + T)[:, None] * frequencies(P, base, dict(scaling))
     cos, sin = np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
     cos.flags.writeable = sin.flags.writeable = False
@@ -51,5 +69,14 @@ kept = lru_cache(maxsize=8)(make)
 
 
 def tables(T, P, base, start, scaling, dtype):
-    """cos, sin [T P] on the host, read-only: every layer of every step asks for the same ones, and they are kept."""
+    """cos, sin [T P] of the angles (start + t) θ_k, in this dtype, on the host.
+
+    They are read-only, because they are cached: every layer of every step uses the same ones.
+
+    >>> import numpy as np
+    >>> from pyllama.rotary import tables
+    >>> cos, sin = tables(T=3, P=1, base=10000.0, start=0, scaling=None, dtype=np.dtype("float64"))
+    >>> cos.ravel().round(4)
+    array([ 1.    ,  0.5403, -0.4161])
+    """
     return kept(T, P, base, start, items(scaling), dtype)

@@ -165,7 +165,7 @@ def test_what_is_no_tokenizer_is_named(tmp_path, change, message):
     path = write_pieces(tmp_path / "tokenizer.bin", [*FIXED, ("a", -1.0)])
     assert llama2c.read_tokenizer(path).decode([259]) == "a"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(UserError, match=f"not a llama2.c tokenizer, or cut short: .*{message}"):
+    with pytest.raises(UserError, match=f"not a llama2.c tokenizer, or is truncated: .*{message}"):
         llama2c.read_tokenizer(path)
 
 
@@ -256,13 +256,14 @@ def test_halves_have_the_scores_of_pairs(heads):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda data: data[:-4], r"model.bin has [\d,]+ bytes where Header\(dim=16.* asks for [\d,]+; it is cut short"),
-    (lambda data: data + b"\0", r"asks for [\d,]+; it is cut short or not a llama2.c model"),
-    (lambda data: data[:20], "has 20 bytes, the header of a llama2.c model alone has 28"),
+    (lambda data: data[:-4], r"model.bin has [\d,]+ bytes, but its header, Header\(dim=16.*, implies [\d,]+; it is "
+                             r"truncated"),
+    (lambda data: data + b"\0", r"implies [\d,]+; it is truncated or not a llama2.c model"),
+    (lambda data: data[:20], "has 20 bytes, but the header of a llama2.c model has 28"),
     (lambda data: b"", "has 0 bytes"),
-    (lambda data: b"Once upon a time, there was a little girl named Lily.", "not a llama2.c model: its first bytes"),
-    (lambda data: struct.pack("<7i", *[2**30] * 4, 1, 2**30, 2**30), "not a llama2.c model: its first bytes"),
-    (lambda data: struct.pack("<7i", *[2**30] * 2, 2**30, 2, 1, 2**30, 2**30), "asks for"),
+    (lambda data: b"Once upon a time, there was a little girl named Lily.", "not a llama2.c model: its header"),
+    (lambda data: struct.pack("<7i", *[2**30] * 4, 1, 2**30, 2**30), "not a llama2.c model: its header"),
+    (lambda data: struct.pack("<7i", *[2**30] * 2, 2**30, 2, 1, 2**30, 2**30), "implies"),
     (lambda data: data[:16] + struct.pack("<i", 3) + data[20:], "not a llama2.c model"),
 ], ids=["cut", "too long", "cut in the header", "empty", "a text", "nonsense", "beyond int64", "3 groups of 4 heads"])
 def test_what_is_no_model_is_named(tmp_path, change, message):
@@ -288,7 +289,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_what_the_format_cannot_say_is_refused_and_the_old_file_kept(tmp_path, changes):
     path = tmp_path / "model.bin"
     path.write_bytes(b"old")
-    with pytest.raises(UserError, match=r"knows only .*Hugging Face files instead"):
+    with pytest.raises(UserError, match=r"requires .*Hugging Face files instead"):
         llama2c.write(path, *small(**changes))
     assert path.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]

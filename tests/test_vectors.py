@@ -85,18 +85,18 @@ def test_a_word_may_hold_spaces_where_its_last_part_is_no_number(folder):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("a 1 2\nb 3\n", "line 2 has 1 numbers where 2 should follow a word; mend or remove it"),
-    ("a 1 2\nb 3 4 5\n", "line 2 has 3 numbers where 2 should follow a word; mend or remove it"),
-    ("a 1 2\n\nb 3 4\n", "line 2 has 0 numbers where 2 should follow a word; mend or remove it"),
-    ("a\n", "line 1 has 0 numbers where some should follow a word; mend or remove it"),
-    ("3 0\na\n", "line 2 has 0 numbers where some should follow a word; mend or remove it"),
-    ("a 1 2\nb 3 nan\n", "line 2 holds 'nan', which is no finite number of float32; mend or remove it"),
-    ("a 1 2\nb -inf 3\n", "line 2 holds '-inf', which is no finite number of float32; mend or remove it"),
-    ("a 1 2\nb 1e39 3\n", "line 2 holds '1e39', which is no finite number of float32; mend or remove it"),
-    ("a 1 2\nb 1 x\n", "line 2 holds 'x', which is no finite number of float32; mend or remove it"),
+    ("a 1 2\nb 3\n", "line 2 has 1 numbers where 2 should follow a word; fix or remove it"),
+    ("a 1 2\nb 3 4 5\n", "line 2 has 3 numbers where 2 should follow a word; fix or remove it"),
+    ("a 1 2\n\nb 3 4\n", "line 2 has 0 numbers where 2 should follow a word; fix or remove it"),
+    ("a\n", "line 1 has 0 numbers where some should follow a word; fix or remove it"),
+    ("3 0\na\n", "line 2 has 0 numbers where some should follow a word; fix or remove it"),
+    ("a 1 2\nb 3 nan\n", "line 2 has 'nan', which is not a finite float32 number; fix or remove it"),
+    ("a 1 2\nb -inf 3\n", "line 2 has '-inf', which is not a finite float32 number; fix or remove it"),
+    ("a 1 2\nb 1e39 3\n", "line 2 has '1e39', which is not a finite float32 number; fix or remove it"),
+    ("a 1 2\nb 1 x\n", "line 2 has 'x', which is not a finite float32 number; fix or remove it"),
     (b"a 1 2\n\xff\xfe 3 4\n", "line 2 is not UTF-8: invalid start byte; save the file as UTF-8"),
     ("a 1 2\n 3 4\n", "line 2 has no word before its numbers; remove it"),
-    ("3 2\na 1 2\nb 3 4\n", "promises 3 words in its first line but holds 2 in 3 lines; it is cut short or damaged, "
+    ("3 2\na 1 2\nb 3 4\n", "announces 3 words in its first line but has 2 in 3 lines; it is truncated or damaged; "
                              "fetch it again"),
     ("", "is empty; give a file of word vectors"),
     ("0 5\n", "is empty; give a file of word vectors"),
@@ -111,25 +111,25 @@ def test_a_file_that_cannot_be_read_is_named(folder):
     with pytest.raises(UserError, match=r"^cannot read .*absent.txt: No such file or directory; give a file of"):
         vectors.read(folder / "absent.txt")
     plain = written(folder, GLOVE).rename(folder / "plain.gz")
-    with pytest.raises(UserError, match=r"^.*plain.gz is no whole .gz file: Not a gzipped file"):
+    with pytest.raises(UserError, match=r"^.*plain.gz is not a complete .gz file: Not a gzipped file"):
         vectors.read(plain)
     whole = written(folder, "".join(f"w{i} {i / 7} {i / 3}\n" for i in range(1000)), "cut.txt.gz")
     whole.write_bytes(whole.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"^.*cut.txt.gz is no whole .gz file: Compressed file ended"):
+    with pytest.raises(UserError, match=r"^.*cut.txt.gz is not a complete .gz file: Compressed file ended"):
         vectors.read(whole)
 
 
 @pytest.mark.parametrize(("some", "rows", "message"), [
-    (["a", "a"], [[1], [2]], "a word comes twice, of which a reader would keep the first alone; remove one"),
-    (["a b"], [[1]], "'a b' cannot be written as a word: it is empty or holds a space or a line's end; leave it out"),
-    (["a", ""], [[1], [2]], "'' cannot be written as a word: it is empty or holds a space or a line's end; leave it "
+    (["a", "a"], [[1], [2]], "a word occurs twice, and a reader would keep only the first; remove one"),
+    (["a b"], [[1]], "'a b' cannot be written as a word: it is empty or contains a space or a line end; leave it out"),
+    (["a", ""], [[1], [2]], "'' cannot be written as a word: it is empty or contains a space or a line end; leave it "
                             "out"),
-    (["a", "b"], [[1], [np.nan]], "the vector of 'b' is not finite; leave it out or train anew"),
+    (["a", "b"], [[1], [np.nan]], "the vector of 'b' is not finite; leave it out or train again"),
 ])
 def test_what_would_not_come_back_is_not_written(folder, some, rows, message):
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         vectors.write(folder / "not.txt", some, np.array(rows, np.float32))
-    with pytest.raises(UserError, match=r"^cannot write .*: No such file or directory; make room or choose another"):
+    with pytest.raises(UserError, match=r"^cannot write .*: No such file or directory; free some space or choose"):
         vectors.write(folder / "no/such.txt", ["a"], np.ones((1, 1)))
     assert not (folder / "not.txt").exists()
 
@@ -163,7 +163,7 @@ def test_known_words_go_into_their_rows_and_the_others_stay():
     np.testing.assert_array_equal(table[~found], before[~found])
     assert set(flat) >= {1, 2, 5, 6}, "the model's own parameters are meant"
     assert not vectors.into(table, {"a": 4}, ["z"], rows[:1]).any()
-    with pytest.raises(UserError, match=r"^the vectors have 2 numbers, the table's rows 3; choose vectors"):
+    with pytest.raises(UserError, match=r"^the vectors have width 2, but the table has width 3; choose vectors"):
         vectors.into(np.zeros((5, 3)), {}, ["a", "b", "c"], rows)
 
 

@@ -1,1 +1,1 @@
-"""Weights and tokenizers in other programs' files."""
+"""Weights, tokenizers and word vectors in the file formats of other programs."""

@@ -1,14 +1,20 @@
-"""llama2.c's files: a model as one .bin, its tokenizer as another.
+"""Read and write the files of llama2.c: a model is one .bin file, its tokenizer is another.
 
-Both are little-endian.  A model is a header and then nothing but float32, tensor after tensor; what every layer has
-is stacked, [L ...].
+Both are little-endian.  A model file is a header followed by its tensors in float32.  Tensors that every layer has are
+stacked: [L ...].  There are two headers:
 
-    legacy      dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len as int32.  A negative vocab_size
-                says that the output projection follows as the last tensor; else it is the embedding.
-    version 1   "ak42", the version, the same seven, one byte (is the output projection the embedding?), zeros to 256.
+    legacy      seven int32: dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len.  If vocab_size is
+                negative, the output projection is the last tensor; otherwise it is the embedding.
+    version 1   "ak42", the version, the same seven numbers, one byte (1 if the output projection is the embedding),
+                zeros up to byte 256
 
-Rotary pairs are neighbours here (Meta's order): read() sets rope_interleaved and permutes nothing, to_halves() makes
-them Hugging Face's.  Source: github.com/karpathy/llama2.c, export.py, run.c and tokenizer.py.
+Rotary pairs are adjacent in these files (Meta's layout).  read() keeps that layout and sets rope_interleaved;
+to_halves() converts it to Hugging Face's.
+
+    config, parameters = llama2c.read("stories15M.bin")
+    tokenizer = llama2c.read_tokenizer("tokenizer.bin")
+
+Source: github.com/karpathy/llama2.c, export.py, run.c and tokenizer.py.
 """
 import math
 import struct
@@ -29,11 +35,12 @@ from pyllama.rotary import frequencies
 from pyllama.text.tokenizer import Tokenizer
 
 MAGIC, START, START_V1 = 0x616b3432, 28, 256
-SPECIAL = ("<unk>", "<s>", "</s>")                  # ids 0, 1, 2; then come the 256 bytes, then the pieces
+SPECIAL = ("<unk>", "<s>", "</s>")                  # ids 0, 1, 2; the 256 bytes and the pieces follow
 FIRST_PIECE = len(SPECIAL) + 256
 
 
 class Header(NamedTuple):
+    """The seven numbers of a header, under llama2.c's names."""
     dim: int
     hidden_dim: int
     n_layers: int
@@ -46,16 +53,17 @@ class Header(NamedTuple):
 # The model
 
 def read(path: str | Path) -> tuple[LlamaConfig, dict]:
-    """The config and the parameters, float32, of a .bin, legacy or version 1.
+    """Read a model: its configuration and its parameters, float32.  The file may be legacy or version 1.
 
-    Raises UserError if it is no such file, is quantised (version 2), or is not as long as its header says.
+    Raises UserError if the file cannot be read, is not a llama2.c model, is quantized (version 2), or has another
+    length than its header implies.
     """
     data = _content(path)
     h, tied, version, start = _header(data[:START_V1].tobytes(), path)
     if min(h) < 1 or h.dim % h.n_heads or h.n_heads % h.n_kv_heads or h.dim // h.n_heads % 2:
-        raise UserError(f"{path} is not a llama2.c model: its first bytes would mean a width of {h.dim} and "
-                        f"{h.n_heads} heads; give a .bin of export.py")
-    # run.c stops at <s>, too: a model trained on texts that each begin with it ends one by beginning the next.
+        raise UserError(f"{path} is not a llama2.c model: its header would mean a width of {h.dim} and "
+                        f"{h.n_heads} heads; give a .bin file written by llama2.c's export.py")
+    # As in run.c, <s> also ends a text: the model was trained on texts in a row, each of which begins with it.
     c = LlamaConfig(vocab_size=h.vocab_size, hidden_size=h.dim, intermediate_size=h.hidden_dim,
                     num_hidden_layers=h.n_layers, num_attention_heads=h.n_heads, num_key_value_heads=h.n_kv_heads,
                     max_position_embeddings=h.seq_len, rope_interleaved=True, tie_word_embeddings=tied,
@@ -63,30 +71,31 @@ def read(path: str | Path) -> tuple[LlamaConfig, dict]:
     order = _tensors(c, version)
     expected = start + 4 * sum(math.prod(shape) for _, shape in order)
     if data.size != expected:
-        raise UserError(f"{path} has {data.size:,} bytes where {h} asks for {expected:,}; "
-                        f"it is cut short or not a llama2.c model, fetch it again")
+        raise UserError(f"{path} has {data.size:,} bytes, but its header, {h}, implies {expected:,}; "
+                        f"it is truncated or not a llama2.c model; fetch it again")
     numbers = data[start:].view("<f4")
     found: dict[str, np.ndarray] = {}
     for name, shape in order:
         tensor, numbers = numbers[:math.prod(shape)].reshape(shape), numbers[math.prod(shape):]
         found.update(zip(_leaves(name, c), tensor if "*" in name else [tensor], strict=True))
-    # A model of as many layers but no width has the same tree, in init's order, and costs nothing.
+    # A model with as many layers and the smallest width has the same tree, in init's order, and costs nothing.
     tree = llama.init(replace(c, vocab_size=1, hidden_size=2, intermediate_size=1, num_attention_heads=1,
                               num_key_value_heads=1))
     return c, params.rebuild(tree, (found[name] for name, _ in params.leaves(tree)))
 
 
 def write(path: str | Path, config: LlamaConfig, parameters: dict) -> None:
-    """Write the legacy .bin, whole or not at all.  The parameters become float32, their rotary pairs neighbours.
+    """Write a model as a legacy .bin file: in float32, with adjacent rotary pairs.
 
-    Raises UserError if the config says what the format cannot.
+    The file appears under its name only when it is complete.  Raises UserError if the format cannot represent the
+    configuration.
     """
     c = config
     fixed = {"head_width": c.hidden_size / c.num_attention_heads, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
              "rope_scaling": None, "sliding_window": None, "attention_bias": False, "mlp_bias": False}
     for name, only in fixed.items():
         if getattr(c, name) != only:
-            raise UserError(f"llama2.c's format knows only {name} = {only}, the model has {getattr(c, name)}; "
+            raise UserError(f"llama2.c's format requires {name} = {only}, but the model has {getattr(c, name)}; "
                             f"save it as Hugging Face files instead")
     if not c.rope_interleaved:
         parameters = _permute(parameters, c, to_pairs)
@@ -102,9 +111,10 @@ def write(path: str | Path, config: LlamaConfig, parameters: dict) -> None:
 
 
 def to_halves(parameters: dict, config: LlamaConfig) -> tuple[dict, LlamaConfig]:
-    """The same function with the rotary pairs as Hugging Face's files have them: half a head apart, not neighbours.
+    """Convert adjacent rotary pairs to Hugging Face's layout, where the two are half a head apart.
 
-    In each head the rows of q_proj and k_proj change places alike, so that q·k, and with it every logit, is the same.
+    In each head the rows of q_proj and of k_proj are permuted in the same way, so q·k and all logits stay the same.
+    Returns the new parameters and configuration, or the same ones if they have that layout already.
     """
     if not config.rope_interleaved:
         return parameters, config
@@ -112,7 +122,15 @@ def to_halves(parameters: dict, config: LlamaConfig) -> tuple[dict, LlamaConfig]
 
 
 def from_pairs(w, heads):
-    """In each head, rows a_0 b_0 a_1 b_1 ... become a_0 a_1 ... b_0 b_1 ...  w[heads*K ...] is a matrix or a bias."""
+    """Reorder the rows of each head from a_0 b_0 a_1 b_1 ... to a_0 a_1 ... b_0 b_1 ...
+
+    w        [heads*K ...], a matrix or a bias
+
+    >>> import numpy as np
+    >>> from pyllama.formats.llama2c import from_pairs
+    >>> from_pairs(np.array([0, 1, 2, 3]), heads=1)
+    array([0, 2, 1, 3])
+    """
     return w.reshape(heads, -1, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
@@ -129,22 +147,22 @@ def _permute(parameters, c, rows):
 
 
 def _header(head, path):
-    """(the seven numbers, vocab_size positive; is the head tied?; the version; where the tensors start)"""
+    """(the header, with a positive vocab_size; is the head tied?; the version; the byte at which the tensors start)"""
     if len(head) == START_V1 and struct.unpack_from("<I", head)[0] == MAGIC:
         version, *seven, tied = struct.unpack_from("<8iB", head, 4)
         if version != 1:
-            raise UserError(f"{path} is llama2.c's version {version}, of which only the float32 ones are read; "
+            raise UserError(f"{path} has llama2.c's version {version}, which is not supported; "
                             f"export it with --version 1")
         return Header(*seven), bool(tied), 1, START_V1
     if len(head) < START:
-        raise UserError(f"{path} has {len(head)} bytes, the header of a llama2.c model alone has {START}; "
-                        f"it is cut short or not such a model, fetch it again")
+        raise UserError(f"{path} has {len(head)} bytes, but the header of a llama2.c model has {START}; "
+                        f"it is truncated or not such a model; fetch it again")
     h = Header(*struct.unpack_from("<7i", head))
     return h._replace(vocab_size=abs(h.vocab_size)), h.vocab_size > 0, 0, START
 
 
 def _tensors(c, version=0):
-    """(name, shape) of each tensor in the file's order; * is the layer, the first axis of a stack."""
+    """[(name, shape), ...] of the tensors in the order of the file; * stands for the layer, a stack's first axis."""
     L, D, F, V = c.num_hidden_layers, c.hidden_size, c.intermediate_size, c.vocab_size
     KV, layer = c.groups * c.head_width, "model.layers.*"
     embed, norm = ("model.embed_tokens", (V, D)), ("model.norm", (D,))
@@ -156,26 +174,28 @@ def _tensors(c, version=0):
     head = [] if c.tie_word_embeddings else [("lm_head", (V, D))]
     if version == 1:
         return [norm1, norm2, norm, embed, *attention, *mlp, *head]
-    turns = [(name, (c.max_position_embeddings, c.head_width // 2)) for name in ("cos", "sin")]    # no longer read
+    turns = [(name, (c.max_position_embeddings, c.head_width // 2)) for name in ("cos", "sin")]    # run.c skips them
     return [embed, norm1, *attention, norm2, *mlp, norm, *turns, *head]
 
 
 def _leaves(name, c):
-    """The names in the tree of what one tensor of the file holds."""
+    """The names of the leaves that one tensor of the file holds."""
     return [f"{name.replace('*', str(i))}.weight" for i in range(c.num_hidden_layers if "*" in name else 1)]
 
 
 # The tokenizer
 
 def read_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a .bin: uint32 longest piece, then of each piece float32 score, int32 length, UTF-8.
+    """Read a tokenizer: uint32 length of the longest piece, then for each piece float32 score, int32 length, UTF-8.
 
-    This is SentencePiece's BPE: join the two neighbours whose union has the highest score, the leftmost of equals,
-    until no union is a piece.  Hugging Face's joins the pair that comes first in a list, so each way to cut a piece
-    in two pieces is listed, in the order of the scores.  The two agree where no two pieces have the same score, as
-    in what SentencePiece trains.  Raises UserError if the file is no such tokenizer.
+    The file describes SentencePiece's BPE: merge the two neighbors whose union has the highest score, the leftmost
+    if scores are equal, until no union is a piece.  Hugging Face's BPE merges the pair that comes first in a list.  So
+    the list has every way to split a piece into two pieces, in the order of the scores.  The two algorithms agree if
+    no two pieces have the same score, as in vocabularies that SentencePiece trains.
+
+    Raises UserError if the file cannot be read or is not such a tokenizer.
     """
-    wrong = f"{path} is not a llama2.c tokenizer, or cut short: {{}}; give a .bin of its tokenizer.py"
+    wrong = f"{path} is not a llama2.c tokenizer, or is truncated: {{}}; give a .bin file written by its tokenizer.py"
     data = _content(path).tobytes()
     pieces: list[tuple[str, float]] = []
     try:
@@ -200,7 +220,7 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def _sentencepiece(vocabulary, merges):
-    """As LLaMA's tokenizer.json has it: a space before the text, spaces as ▁, unknown characters as bytes."""
+    """The pipeline of LLaMA's tokenizer.json: a space before the text, spaces as ▁, unknown characters as bytes."""
     rust = tokenizers.Tokenizer(models.BPE(vocabulary, merges, unk_token=SPECIAL[0], byte_fallback=True))
     rust.add_special_tokens(list(SPECIAL))
     rust.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -215,4 +235,4 @@ def _content(path):
     try:
         return np.fromfile(path, np.uint8)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a .bin of llama2.c") from None
+        raise UserError(f"cannot read {path}: {error.strerror}; give a .bin file of llama2.c") from None

@@ -1,17 +1,17 @@
-"""Word vectors as text: a line for each word, the word and its numbers with spaces between.
+"""Read and write word vectors in text files: one line for each word, the word and its numbers, separated by spaces.
 
-    .txt    of GloVe: nothing else
-    .vec    of fastText and word2vec: before them a line with the number of words and that of numbers a word
+    .txt    GloVe: only these lines
+    .vec    fastText and word2vec: a first line with the number of words and the width of the vectors
 
-Which of the two it is shows in the first line, not in the name; what ends in .gz is compressed.  A word may hold
-spaces, as a few of GloVe's do, if its last part is no number.
+read() looks at the first line to tell which of the two a file is, not at its name.  A file whose name ends in .gz is
+compressed.  A word may contain spaces, as a few of GloVe's do, if its last part is not a number.
 
     words, rows = vectors.read("glove.6B.100d.txt", vocabulary)
-    found = vectors.into(p["model"]["embed_tokens"]["weight"], vocabulary, words, rows)
+    known = vectors.into(p["model"]["embed_tokens"]["weight"], vocabulary, words, rows)
 
-To keep the found rows as they are, set their gradient to zero before each step of the optimiser, and let none decay:
+To freeze these rows, set their gradient to zero before each step of the optimizer and turn weight decay off:
 
-    grads["model"]["embed_tokens"]["weight"][found] = 0
+    grads["model"]["embed_tokens"]["weight"][known] = 0
 
 Sources: nlp.stanford.edu/projects/glove; fasttext.cc/docs/en/english-vectors.html.
 """
@@ -30,12 +30,25 @@ from pyllama.files import replacing
 
 
 def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[list[str], np.ndarray]:
-    """(words, float32[N D]) in the file's order, or of it only the words that the vocabulary holds.
+    """Read (words, rows float32 [N D]) in the order of the file.
 
-    Of a word that comes twice the first counts.  The file is read line by line, and no further than to the last word
-    wanted; in lines that are not wanted the numbers are counted, not parsed.  Raises UserError, naming the line, where
-    there are fewer or more numbers than in the first, one that is not finite, no word, or a word that is not UTF-8;
-    and if the file cannot be read, is empty, or has another number of lines than it promises.
+    vocabulary  read only these words; None: all.  Reading stops at the last of them.
+
+    If a word occurs twice, the first counts.  In lines of other words the numbers are counted, but not parsed.
+
+    Raises UserError with the line number if a line has more or fewer numbers than the first, a number that is not
+    finite, no word, or a word that is not UTF-8.  Raises it also if the file cannot be read, is empty, or has another
+    number of lines than its first line says.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pyllama.formats import vectors
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "two.txt"
+    ...     _ = path.write_text("cat 1 2\\ndog 3 4\\n")
+    ...     words, rows = vectors.read(path, {"dog"})
+    >>> words, rows.tolist()
+    (['dog'], [[3.0, 4.0]])
     """
     wanted = None if vocabulary is None else {word.encode() for word in vocabulary}
     promised, width = None, 0
@@ -52,7 +65,7 @@ def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[l
         count += 1
         if width < 1 or len(fields) <= width or (len(fields) > width + 1 and _number(fields[-width - 1]) is not None):
             raise UserError(f"{place} has {len(fields) - 1} numbers where {width or 'some'} should follow a word; "
-                            f"mend or remove it")
+                            f"fix or remove it")
         word = b" ".join(fields[:-width])
         if word in seen or (wanted is not None and word not in wanted):
             continue
@@ -60,7 +73,7 @@ def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[l
             row = np.array([_number(field) for field in fields[-width:]], np.float32)           # None becomes NaN
         if not np.isfinite(row).all():
             wrong = fields[-width:][int(np.argmin(np.isfinite(row)))].decode(errors="replace")
-            raise UserError(f"{place} holds {wrong!r}, which is no finite number of float32; mend or remove it")
+            raise UserError(f"{place} has {wrong!r}, which is not a finite float32 number; fix or remove it")
         try:
             words.append(word.decode())
         except UnicodeDecodeError as error:
@@ -75,8 +88,8 @@ def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[l
     if not count and not promised:
         raise UserError(f"{path} is empty; give a file of word vectors")
     if promised not in (None, count):
-        raise UserError(f"{path} promises {promised} words in its first line but holds {count} in {number} lines; "
-                        f"it is cut short or damaged, fetch it again")
+        raise UserError(f"{path} announces {promised} words in its first line but has {count} in {number} lines; "
+                        f"it is truncated or damaged; fetch it again")
     return words, np.array(numbers, np.float32, copy=None).reshape(len(words), width)
 
 
@@ -92,36 +105,37 @@ def _lines(path: str | Path) -> Iterator[bytes]:
         with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
             yield from file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is no whole .gz file: {error}; fetch it again") from None
+        raise UserError(f"{path} is not a complete .gz file: {error}; fetch it again") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a file of word vectors") from None
 
 
 def write(path: str | Path, words: Sequence[str], rows: np.ndarray) -> None:
-    """Write rows[N D], whole or not at all, with nine digits: read() gives the same float32 back.
+    """Write rows [N D] with nine digits, so that read() returns the same float32 numbers.
 
-    Words and numbers are counted in a first line unless the name says .txt.  Raises UserError on a word that is empty,
-    comes twice, or holds what separates words, and on a number that is not finite.
+    The first line has the number of words and the width, unless the name ends in .txt or .txt.gz.  The file appears
+    under its name only when it is complete.  Raises UserError if a word is empty, occurs twice, or contains a space or
+    a line end, if a number is not finite, or if the file cannot be written; ValueError if the shapes do not fit.
     """
     if rows.ndim != 2 or len(words) != len(rows):
-        raise ValueError(f"there are {len(words)} words, but the vectors' shape is {rows.shape}")
+        raise ValueError(f"there are {len(words)} words, but the vectors have shape {rows.shape}")
     if len(set(words)) < len(words):
-        raise UserError("a word comes twice, of which a reader would keep the first alone; remove one")
+        raise UserError("a word occurs twice, and a reader would keep only the first; remove one")
     if bad := [word for word in words if not word or any(c in word for c in " \r\n")]:
-        raise UserError(f"{bad[0]!r} cannot be written as a word: it is empty or holds a space or a line's end; "
+        raise UserError(f"{bad[0]!r} cannot be written as a word: it is empty or contains a space or a line end; "
                         f"leave it out")
     if not np.isfinite(rows).all():
         wrong = words[int(np.argmin(np.isfinite(rows).all(axis=1)))]
-        raise UserError(f"the vector of {wrong!r} is not finite; leave it out or train anew")
+        raise UserError(f"the vector of {wrong!r} is not finite; leave it out or train again")
     path = Path(path)
     try:
         with replacing(path) as file, _packing(path, file) as out:
-            # A first line of a word "7" and the number 3 would be read as a count.
+            # With width 1, a first line "7 3" would be read as a count, not as the word 7.
             if ".txt" not in path.suffixes[-2:] or rows.shape[1] == 1:
                 out.write(f"{len(words)} {rows.shape[1]}\n".encode())
             out.writelines(_formatted(words, rows))
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from None
+        raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from None
 
 
 def _packing(path: Path, file: BinaryIO) -> contextlib.AbstractContextManager:
@@ -137,15 +151,26 @@ def _formatted(words: Iterable[str], rows: np.ndarray) -> Iterator[bytes]:
 
 
 def into(table: np.ndarray, vocabulary: Mapping[str, int], words: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """Copy the vectors of the words that the vocabulary (word -> row of the table) knows into table[V D], in place.
+    """Copy word vectors into the rows of an embedding table, in place.
 
-    rows     [N D], cast to the table's precision
-    returns  which rows of the table were found, bool[V]
+    table       [V D]
+    vocabulary  word -> row of the table; for a tokenizer, tokenizer.rust.get_vocab()
+    words       N words; those that the vocabulary lacks are skipped
+    rows        [N D], their vectors; cast to the table's precision
+    returns     bool [V]: which rows of the table have a vector now
 
-    A tokenizer's vocabulary is tokenizer.rust.get_vocab().  Raises UserError if the widths differ.
+    Raises UserError if the widths differ.
+
+    >>> import numpy as np
+    >>> from pyllama.formats import vectors
+    >>> table = np.zeros((3, 2))
+    >>> vectors.into(table, {"a": 0, "cat": 2}, ["cat", "dog"], np.array([[1.0, 2.0], [3.0, 4.0]]))
+    array([False, False,  True])
+    >>> table[2]
+    array([1., 2.])
     """
     if rows.shape[1] != table.shape[1]:
-        raise UserError(f"the vectors have {rows.shape[1]} numbers, the table's rows {table.shape[1]}; "
+        raise UserError(f"the vectors have width {rows.shape[1]}, but the table has width {table.shape[1]}; "
                         f"choose vectors of that width or set hidden_size to theirs")
     known = [(vocabulary[word], i) for i, word in enumerate(words) if word in vocabulary]
     to, source = np.array(known, np.int64).reshape(-1, 2).T
