@@ -1,6 +1,6 @@
 /* See pyllama/training/optim.py for the rule.  Here it is one pass: each number is read and written once.
  *
- * g * scale is made in double, for a scale that tames a huge gradient may be too small for float. */
+ * g * scale is made in double: a scale that tames a huge gradient may be too small for float. */
 
 static void adamw(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
                   idx n, double lr, double decay, double scale, idx t, double b1, double b2,

@@ -4,10 +4,10 @@
  *     the columns: each step is a loop over queries side by side, without a sum within a vector; and
  *     of all inputs only q and dy are ever transposed.
  * (b) The softmax is online (Milakov and Gimelshein, 2018): where a strip raises the maximum of a
- *     query's scores, what was summed before shrinks.  So no memory grows with T S.
- * (c) What is seen is a band of the strip.  The products skip the tiles outside; what they read there
- *     all the same, in tiles across the band's edges, is p = 0.
- * (d) Forward, a thread takes some queries of a head; backward, a head of keys and values, for their
+ *     query's scores, the sums so far shrink.  So no memory grows with T S.
+ * (c) The visible part is a band of the strip.  The products skip the tiles outside it.  In tiles across
+ *     its edges they read entries outside as well, where p is 0.
+ * (d) Forward, a thread takes some queries of a head; backward, a head of keys and values, because their
  *     gradients are sums over the queries of R heads.
  */
 #include "tile.h"
@@ -19,7 +19,7 @@ static int omp_get_thread_num(void) { return 0; }
 
 enum { KEYS = 16 * MR, QUERIES = 576 / sizeof(real), STRIP = KEYS * QUERIES };
 
-typedef struct {                                   /* (i, j) is seen if i - before <= j <= i + after */
+typedef struct {                                   /* (i, j) is visible if i - before <= j <= i + after */
     idx rows, cols, before, after;
 } band;
 
@@ -50,7 +50,7 @@ static void pack(real *to, matrix b, idx rows, idx cols) {
         pack_columns(to + j * rows, from(b, 0, j), rows, least(cols - j, NR));
 }
 
-/* A head's rows lie too far apart for the processor to foresee them. */
+/* A head's rows lie too far apart for the processor to prefetch by itself. */
 static void fetch(matrix a, idx rows, idx K) {
     for (idx i = 0; i < rows; i++)
         for (idx k = 0; k < K; k += 64 / sizeof(real)) __builtin_prefetch(a.at + i * a.down + k);
@@ -106,7 +106,7 @@ static void fill_unseen(real *strip, band b, idx t, const char *mask, real value
 }
 
 /* Of LANES queries from t on: scores to e^(a - top), the highest score and the sum so far brought up to
- * date; what was summed before is to be multiplied by shrink. */
+ * date; the sums so far must be multiplied by shrink. */
 static void soften(real *restrict strip, band b, idx t, const char *mask, real *restrict top,
                    real *restrict sum, real *restrict shrink) {
     span rows = read_rows(b, t);

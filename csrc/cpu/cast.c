@@ -1,4 +1,4 @@
-/* float32 to and from the halves: to the nearest, of two equally near to the even one; what is too
+/* float32 to and from the halves: to the nearest, ties to even; what is too
  * large becomes infinite.  A half is kept as its bits: the sign, 5 of exponent in a float16 and 8
  * in a bfloat16, the rest of fraction.  (table.c takes this file for float alone.) */
 typedef uint16_t half;

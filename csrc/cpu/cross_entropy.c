@@ -16,8 +16,8 @@ static inline real row_loss(const real *restrict z, idx V, idx t, double smoothi
     return loss - smoothing * (mean / V);
 }
 
-/* Its gradient times scale; dz may be z.  Scaled last: where p is 1, what is subtracted from it leaves
- * nothing. */
+/* Its gradient times scale; dz may be z.  Scaled last: where p is 1, the difference is then
+ * exactly 0. */
 static inline void row_gradient(real *dz, const real *z, idx V, idx t, real lse, real smoothing,
                                 real z_loss, real scale) {
     real slope = 1 + 2 * z_loss * lse, even = smoothing / V, target = slope * EXP(z[t] - lse) - even;

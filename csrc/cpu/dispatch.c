@@ -1,4 +1,4 @@
-/* The table of kernels this processor runs fastest, or the one asked for. */
+/* The table of kernels this processor runs fastest, or the one requested. */
 #include <string.h>
 #include <unistd.h>
 #include "../kernels.h"

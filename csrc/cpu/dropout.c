@@ -1,10 +1,10 @@
 /* See pyllama/ops/dropout.py for the derivation.
  *
- * The stream is NumPy's, Philox4x64-10 (Salmon et al., 2011): a block of draws is a function of its
- * number and a key alone, so that any thread can begin anywhere. */
+ * The stream is NumPy's, Philox4x64-10 (Salmon et al., 2011): a block of draws depends only on its
+ * number and a key, so that any thread can begin anywhere. */
 enum { BLOCK = 8, DRAWS = 32 };                   /* draws of a block; blocks drawn at a time */
 
-/* A block of draws of 32 bits, of each 64 the low half first. */
+/* A block of 32-bit draws: the low half of each 64 bits comes first. */
 static inline void philox(uint32_t *draws, uint64_t number, uint64_t key0, uint64_t key1) {
     uint64_t x[4] = {number};
     for (int round = 0; round < 10; round++) {

@@ -8,7 +8,7 @@ static void embedding(real *restrict y, const idx *restrict ids, const real *res
 
 /* Adds to dw.  A static schedule gives a thread the same columns at every position: no sum is two
  * threads', and each is in the order of the positions.  (Shares of the vocabulary would be of
- * unequal work, for some tokens are far more frequent.) */
+ * unequal work, because some tokens are far more frequent.) */
 static void embedding_backward(real *dw, const real *dy, const idx *ids, idx N, idx D,
                                int threads) {
     #pragma omp parallel num_threads(threads) if (N * D > GRAIN)

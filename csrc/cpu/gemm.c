@@ -4,7 +4,7 @@
  * (b) K is cut into equal parts of at most LONGEST: a short rest would write C for few sums.  C is
  *     written once for each, TALL rows at a time, which stay in the third cache meanwhile.
  * (c) Each thread computes a rectangle of C by itself, cut along the longer side.  It packs what it
- *     needs of A and B in its own part of `work`: there is nothing to wait for.
+ *     needs of A and B in its own part of `work`: no thread waits for another.
  * (d) A BLAS may take the place of all this but (c), for comparison: use_blas() in pyllama/cpu.pyx.
  */
 #include "tile.h"

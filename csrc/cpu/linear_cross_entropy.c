@@ -6,7 +6,7 @@
  *     where it lies, and the softmax runs down columns while the block is in cache.
  * (c) One exponential serves both passes: e^(z - high), high the column's highest of the block; the
  *     gradient multiplies it by e^(high - lse).
- * (d) The second time the blocks come in reverse, for the last ones are still in cache.
+ * (d) The second time the blocks come in reverse, because the last ones are still in cache.
  */
 enum { TOKENS = 576 };                             /* of a block: half a megabyte at C = 240 */
 
@@ -25,7 +25,7 @@ static columns columns_of(real *work, idx C, idx V) {
     return (columns){work, work + each, work + 2 * each, work + 3 * each, work + 3 * each + C};
 }
 
-/* What a block's pass needs: its first token and their number, some columns, and the whole. */
+/* The arguments of a block's pass: its first token and their number, some columns, and the whole. */
 typedef struct {
     idx v0, tokens, first, past, C, V;
     const idx *t;
@@ -77,8 +77,8 @@ static double column_loss(columns of, idx c, idx C, idx V, double smoothing, dou
     return smoothing == 0 ? loss : loss - smoothing * (sum / V);   /* 0 times -inf would be NaN */
 }
 
-/* Exponentials to the gradient times scale, scaled last: where p is 1, what is subtracted from it
- * leaves nothing. */
+/* Exponentials to the gradient times scale, scaled last: where p is 1, the difference
+ * is then exactly 0. */
 static void gradients(real *restrict z, columns of, pass p) {
     const idx C = p.C;
     const real even = p.smoothing / p.V;

@@ -59,12 +59,12 @@ static inline word to_bits(real x) {
 }
 
 /* e^(x - low) = 2^n e^f, n = round((x - low) / ln 2), |f| <= ln 2 / 2, e^f by Taylor's series.
- * Unlike libm's it vectorises.  `low` holds the digits that x has no room for, and is 0 for most.
+ * Unlike libm's it vectorises.  `low` holds the digits that x has no room for; it is mostly 0.
  * Within 1.1 ulp everywhere; results under the normal range are rounded, not flushed; NaN and the
  * infinities come out as they should.
  *   ROUND: adding 1.5 * 2^MANTISSA leaves n in the low bits, as an integer.
  *   LN2_HIGH has so few digits that n * LN2_HIGH is exact.
- *   2^n is two factors, for 2^-150 and 2^128 are no normal numbers, but e^f times them may be. */
+ *   2^n is two factors: 2^-150 and 2^128 are not normal numbers, but e^f times them may be. */
 static inline real EXP_IN_RANGE(real x, real low) {
     const real ROUND = (real)3 / 2 * ((word)1 << MANTISSA), LOG2E = 1.44269504088896340736;
     real shifted = (x - low) * LOG2E + ROUND, n = shifted - ROUND;
@@ -81,7 +81,7 @@ static inline real EXP(real x) {
     return EXP_IN_RANGE(x < EXP_LOW ? EXP_LOW : x > EXP_HIGH ? EXP_HIGH : x, 0);
 }
 
-/* e^x for x <= 0, at half the cost of EXP: what is no normal number comes out as 0, and BIAS, added
+/* e^x for x <= 0, at half the cost of EXP: results below the normal range become 0, and BIAS, added
  * beforehand, makes the low bits those of 2^n.  Within 1.3 ulp; e^NaN = NaN. */
 static inline real DECAY(real x) {
     const real ROUND = (real)3 / 2 * ((word)1 << MANTISSA) + BIAS, LOG2E = 1.44269504088896340736;

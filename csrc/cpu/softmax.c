@@ -1,7 +1,7 @@
 /* See pyllama/ops/softmax.py for the derivation. */
 #pragma once
 
-/* What to subtract before an exponential: the largest of x, or 0 where nothing is above -inf.  NaN
+/* The number to subtract before an exponential: the largest of x, or 0 if none is above -inf.  NaN
  * is passed over; it comes through in the sum. */
 static inline real largest(const real *restrict x, idx D) {
     real m = -INFINITY;

@@ -1,5 +1,5 @@
 /* See pyllama/training/optim.py.  g[0] becomes the sum of the lanes, added in their order, and its norm is
- * returned: one pass over memory, for CHUNK sums are squared while they are in the first cache.
+ * returned: one pass over memory, because CHUNK sums are squared while they are in the first cache.
  *
  * The vector is cut into PARTS, however many threads there are.  A part's squares are summed by one
  * thread, and the parts' sums in their order, so that the norm does not depend on the threads. */

@@ -1,4 +1,4 @@
-/* What every product is made of: a tile of MR x NR sums held in registers, and the panels it reads.
+/* The parts of every product: a tile of MR x NR sums held in registers, and the panels it reads.
  *
  * (a) One load of B serves MR products, one broadcast of A serves VECTORS of them.
  * (b) B is packed into panels of NR columns, row after row.  A is read where it lies, by rows or by
@@ -18,7 +18,7 @@ enum { WIDTH = 32, MR = 6, VECTORS = 2 };          /* 15 of 16 */
 enum { WIDTH = 16, MR = 6, VECTORS = 2 };
 #endif
 enum { LANES = WIDTH / sizeof(real), NR = VECTORS * LANES, LONGEST = 384, AHEAD = 4 };
-enum { APART = LONGEST + 64 / sizeof(real), PANEL = MR * APART };  /* APART: no power of two */
+enum { APART = LONGEST + 64 / sizeof(real), PANEL = MR * APART };  /* APART: not a power of two */
 typedef real vec __attribute__((vector_size(WIDTH)));
 typedef real loose __attribute__((vector_size(WIDTH), aligned(sizeof(real)), may_alias));
 typedef word lanes __attribute__((vector_size(WIDTH)));
@@ -46,7 +46,7 @@ INLINE matrix packed_rows(const real *panels, matrix a, idx p) {
     return a.right == 1 ? (matrix){panels + p * PANEL, APART, 1} : (matrix){panels + p * PANEL, 1, MR};
 }
 
-/* a[rows K] as panels of MR rows, PANEL numbers each; what is missing to whole panels is zero */
+/* a[rows K] as panels of MR rows, PANEL numbers each; the last panel is padded with zeros */
 static void pack_rows(real *restrict to, matrix a, idx rows, idx K) {
     idx panels = (rows + MR - 1) / MR, over = panels * MR - rows;
     if (over) memset(to + (panels - 1) * PANEL, 0, PANEL * sizeof(real));
@@ -88,7 +88,7 @@ INLINE void transpose(real *restrict to, const real *restrict at, idx apart) {
 #endif
 }
 
-/* K rows of b, cols <= NR columns; what is missing to NR columns is zero */
+/* K rows of b, cols <= NR columns; padded with zeros to NR columns */
 static void pack_columns(real *restrict to, matrix b, idx K, idx cols) {
     if (cols < NR) memset(to, 0, K * NR * sizeof(real));
     if (b.right == 1 && cols == NR) {

@@ -1,7 +1,7 @@
 // See pyllama/training/optim.py for the rule.  Here it is one pass: each number is read and written once.
 //
-// A thread for every WIDE numbers.  g * scale is made in double, for a scale that tames a huge gradient may be too
-// small for float; it is a number on the device, for it depends on the gradient.  c1 = 1 - b1^t and c2 = √(1 - b2^t).
+// A thread for every WIDE numbers.  g * scale is made in double: a scale that tames a huge gradient may be too
+// small for float; it is on the device, because it depends on the gradient.  c1 = 1 - b1^t and c2 = √(1 - b2^t).
 
 extern "C" __global__ void adamw(real *p, real *m, real *v, const real *g, const double *scale, double lr, double decay,
                                  double b1, double b2, double eps, double c1, double c2, idx n, idx aligned) {

@@ -1,7 +1,7 @@
 // See pyllama/ops/attention.py for the derivation; the softmax is online, as in csrc/cpu/attention.c.
 //
 // A block goes over the keys that its queries see, COLS at a time, in ascending order.  Where queries are too few to
-// fill a device, as in decoding, `splits` blocks share the keys: each writes what it would if its keys were all, with
+// fill a device, as in decoding, `splits` blocks share the keys: each writes its result as if its keys were all, with
 // lse = -∞ where it sees none, and attention_join weighs the parts, in order.
 
 extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 3 : 4) attention(

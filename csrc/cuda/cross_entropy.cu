@@ -21,7 +21,7 @@ __device__ __forceinline__ real row_loss(real *lse, const real *z, idx t, double
     return loss - smoothing * (block_sum(sum, room) / V);
 }
 
-// Its gradient times scale, or zeros; dz may be z.  Scaled last: where p is 1, what is subtracted leaves nothing.
+// Its gradient times scale, or zeros; dz may be z.  Scaled last: where p is 1, the difference is then exactly 0.
 __device__ __forceinline__ void row_gradient(real *dz, const real *z, idx t, bool counts, real lse, double smoothing,
                                              double z_loss, real scale, idx V, idx aligned) {
     const real slope = 1 + 2 * z_loss * lse, even = smoothing / V, peak = 1 - smoothing;

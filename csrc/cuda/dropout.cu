@@ -5,7 +5,7 @@
 // numbers.
 enum { DRAWS = 8 };                                         // of a block
 
-// A block of draws of 32 bits, of each 64 the low half first.
+// A block of 32-bit draws: the low half of each 64 bits comes first.
 __device__ __forceinline__ void philox(unsigned *draws, unsigned long long number, unsigned long long key0,
                                        unsigned long long key1) {
     unsigned long long x[4] = {number, 0, 0, 0};

@@ -1,5 +1,5 @@
 // y = x wᵀ for few rows of x [N D], as when a model decodes: reading w is what takes time, so it is kept in BITS bits.
-// w [E D] are whole numbers, scales [E D/G] what they are worth: y_ne = Σ_d x_nd w_ed scales_e,d/G.  Of 8 bits they are
+// w [E D] are whole numbers, scales [E D/G] their unit: y_ne = Σ_d x_nd w_ed scales_e,d/G.  Of 8 bits they are
 // bytes from -128 to 127; of 4 bits two share a byte, the first in its low half, each from -8 to 7 and stored plus 8.
 //
 // A warp for OUTPUTS rows of w, so that numbers of x, which every warp reads again, serve several of them; and for all

@@ -1,4 +1,4 @@
-// What every kernel begins with: `real`, the precision being compiled (-Dreal=float or double), and what a warp and a
+// The beginning of every kernel: `real`, the precision being compiled (-Dreal=float or double), and what a warp and a
 // block do together.  CUDA text alone, without #include, so that NVRTC needs no headers.
 //
 // Arrays are dense and row-major unless a kernel says otherwise: N rows of D, or n numbers in all.  Whole numbers are
@@ -34,7 +34,7 @@ __device__ __forceinline__ void store(real *y, idx i, idx n, wide v, idx aligned
         if (0 <= i + k && i + k < n) y[i + k] = v.at[k];
 }
 
-// The sum over a warp, in every lane of it: the same bits, for each lane adds the same pairs.
+// The sum over a warp, in every lane of it: the same bits, because each lane adds the same pairs.
 template <class T> __device__ __forceinline__ T warp_sum(T v) {
 #pragma unroll
     for (int step = WARP / 2; step > 0; step /= 2) v += __shfl_xor_sync(ALL, v, step);

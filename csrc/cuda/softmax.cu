@@ -3,7 +3,7 @@
 // A block for each row; neighbouring threads read neighbouring numbers.  One pass finds both the highest entry and the
 // sum of the exponentials: a thread scales its sum down when it meets a higher entry.
 
-// Of a row: what is subtracted before an exponential, the highest entry or 0 where none is above -∞, and
+// Of a row: the number to subtract before an exponential (the highest entry, or 0 if none is above -∞), and
 // Σ exp(x - high).  NaN is passed over by the maximum; it comes through in the sum.
 struct exponentials {
     real high, total;

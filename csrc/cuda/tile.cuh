@@ -1,4 +1,4 @@
-// What the kernels of attention share: products of tiles, from shared memory into registers.
+// Shared by the kernels of attention: products of tiles, from shared memory into registers.
 //
 // A block has a left tile of ROWS rows and meets one right tile of COLS rows after another.  A thread takes EACH rows
 // of the left, which its 8 neighbours, the LANES, share; ACROSS rows of the right; their products; and every eighth 16
@@ -17,8 +17,8 @@ enum { THREADS = 128, LANES = 8, ROWS = THREADS / LANES * EACH, COLS = 32, ACROS
 enum { LONG = 256 / sizeof(real), PIECE = WIDTH % LONG ? 32 : LONG, SPAN = PIECE + WIDE, LINE = COLS + 8 };
 enum { WORDS = EACH * WIDTH / LANES * sizeof(real) / 4 };   // registers of a thread for its share of a result
 
-// `scale` times the rows at[i], or i step, numbers from `from`.  Past the end of `count` comes the last again: to read
-// what nobody will look at is cheaper than to ask.
+// `scale` times the rows at[i], or i step, numbers from `from`.  Past the end of `count` the last row is read again:
+// to read values that nobody uses is cheaper than a branch.
 struct rows {
     const real *from;
     real scale;
@@ -57,7 +57,7 @@ struct block {
     }
 };
 
-// tile[N PIECE] = x from column c on.  A thread's loads fly four at a time, and no branch parts them: past K, column 0
+// tile[N PIECE] = x from column c on.  A thread's loads fly four at a time, with no branch between: past K, column 0
 // is read.
 template <int N> __device__ __forceinline__ void fill(real *tile, rows x, int c, idx K) {
     enum { STEP = THREADS / (PIECE / WIDE), MOST = ALIGNED ? 4 : 2, BATCH = N < MOST * STEP ? N / STEP : MOST };
