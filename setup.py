@@ -3,6 +3,9 @@
 What this compiler or this kind of processor does not know is left out; without a compiler, NumPy does everything.
 A build leaves nothing in the tree that it builds from but an editable install's module.
 """
+import re
+import subprocess
+import sys
 from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +26,7 @@ ISA = {"baseline": ("1", []),                           # name: (does the proces
        "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma"]),
        "avx512": ('__builtin_cpu_supports("avx512f")', ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
                                                         "-mprefer-vector-width=512"])}
+ORIGIN = ["-Wl,-rpath,$ORIGIN"] if sys.platform == "linux" else []      # where a wheel has OpenMP's library
 
 
 class Build(build):
@@ -45,6 +49,15 @@ class BuildKernels(build_ext):
             super().build_extension(ext)
         except CCompilerError:
             self.warn("the compiler failed (see above), so the NumPy reference will run everything")
+        else:
+            if sys.platform == "linux" and not self.editable_mode:
+                self.add_openmp(self.get_ext_fullpath(ext.name))
+
+    def add_openmp(self, module):
+        """The compiler's OpenMP library goes into a wheel: a machine without a compiler may lack it."""
+        needed = subprocess.run(["ldd", module], capture_output=True, text=True, check=False).stdout
+        for name, path in re.findall(r"(lib[gi]?omp\S*) => (/\S+)", needed):
+            self.copy_file(path, str(Path(module).with_name(name)))
 
     def copy_extensions_to_source(self):
         """For an editable install.  Where the compiler failed, the module of another environment that uses this tree
@@ -57,7 +70,7 @@ class BuildKernels(build_ext):
 
     def add_kernels(self, ext):
         openmp = [flag for flag in ("-fopenmp", "-fopenmp-simd") if self.builds("0", [flag])][:1]
-        ext.extra_link_args = openmp
+        ext.extra_link_args = [*openmp, *ORIGIN]
         for isa, (runs, flags) in ISA.items():
             if isa == "baseline" or self.builds(runs, openmp + flags):
                 ext.define_macros.append((f"HAVE_{isa}", "1"))
