@@ -93,7 +93,7 @@ picture: demo                                               # the README's
 	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg
 
 dist-check:
-	PYTHON=$(PYTHON) bash tests/dist_check.sh
+	bash tests/dist_check.sh $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info pyllama/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
