@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from pyllama.ids import require_below
+from pyllama.shapes import require_below
 from pyllama.machine import cores
 from pyllama.rng import generator
 from pyllama.rotary import tables

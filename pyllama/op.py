@@ -71,7 +71,7 @@ class Op:
 
         def back(dy):
             for output, d, (shape, dtype) in zip(self.outputs, self.each(dy), made, strict=True):
-                shapes.check_gradient(self, output, d, shape, dtype)
+                shapes.check_dy(self, output, d, shape, dtype)
             grads = backward(dy, *saved, **options)[:count]
             return params.gather(places, grads) if places else grads
 

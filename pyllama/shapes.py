@@ -1,4 +1,4 @@
-"""The language of shapes: what an op says of its inputs and outputs, and the check that arrays fit.
+"""The language of shapes: what an op says of its inputs and outputs, and the checks that arrays and ids fit.
 
     x[... D], w[D] -> y[... D]
 
@@ -59,7 +59,7 @@ def check(op, given):
                              + (f" with {sizes}" if sizes else ""))
 
 
-def check_gradient(op, output, dy, shape, dtype):
+def check_dy(op, output, dy, shape, dtype):
     """Raise ValueError or TypeError unless dy fits an output of this shape and dtype; for a 0-d one any number does."""
     name, y = op.name, output.name
     if np.shape(dy) != shape:
@@ -90,3 +90,22 @@ def fits(axes, shape, sizes):
         elif unknown or n != known:
             return False
     return True
+
+
+def require_below(ids, bound, what="token id"):
+    """Raise IndexError if an id lies outside 0 .. bound-1; the message names the first one.
+
+    ids      an integer array of any shape
+    what     what the message calls an id
+
+    NumPy itself would let negative ids count from the end.
+
+    >>> import numpy as np
+    >>> from pyllama.shapes import require_below
+    >>> require_below(np.array([3, 7]), 5)
+    Traceback (most recent call last):
+    IndexError: token id 7 is outside the vocabulary of 5 (0 to 4)
+    """
+    wrong = ids[(ids < 0) | (ids >= bound)]
+    if wrong.size:
+        raise IndexError(f"{what} {int(wrong[0])} is outside the vocabulary of {bound} (0 to {bound - 1})")

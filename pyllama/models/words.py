@@ -4,8 +4,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.ids import require_below
 from pyllama.models.config import Config
+from pyllama.shapes import require_below
 from pyllama.text.epochs import shuffled
 from pyllama.text.tokens import Tokens
 

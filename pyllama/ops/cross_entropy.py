@@ -65,9 +65,9 @@ Example     The logits (log 3, 0) give the probabilities (3/4, 1/4), so the
 """
 import numpy as np
 
-from pyllama.ids import require_below
 from pyllama.op import between, op
 from pyllama.ops.softmax import log_sum_exp
+from pyllama.shapes import require_below
 
 
 def valid(t, ignore_index):

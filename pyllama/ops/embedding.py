@@ -41,8 +41,8 @@ Example     Token 2 occurs twice, token 1 never.
 """
 import numpy as np
 
-from pyllama.ids import require_below
 from pyllama.op import op
+from pyllama.shapes import require_below
 
 
 def forward(ids, w):

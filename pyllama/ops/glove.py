@@ -49,8 +49,8 @@ Example     One pair, words 1 and 0: e = 2 · 3 + 0 + 0 - 5.
 """
 import numpy as np
 
-from pyllama.ids import require_below
 from pyllama.op import op
+from pyllama.shapes import require_below
 
 
 def forward(w, v, a, b, i, j, y, f):

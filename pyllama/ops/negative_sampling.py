@@ -52,10 +52,10 @@ Example     Word 0 is seen, word 1 is drawn.  z is (log 3, 0), so the loss is
 """
 import numpy as np
 
-from pyllama.ids import require_below
 from pyllama.op import op
 from pyllama.ops.embedding import embedding
 from pyllama.ops.swiglu import sigmoid
+from pyllama.shapes import require_below
 
 
 def softplus(u):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.ids import require_below
+from pyllama.shapes import require_below
 from pyllama.text.tokens import Tokens
 
 FALLBACK = (0.5, 1.0, 1.5)      # discounts where counts of counts give none: small or artificial texts
