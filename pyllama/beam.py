@@ -101,7 +101,7 @@ def satisfied(done, going, length, settings):
 
 
 @one_blas_thread()
-def translate(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | None = None,
+def targets(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | None = None,
               size: int | None = None) -> list[list[Hypothesis]]:
     """For each of the sources, sequences of ids, up to num_beams targets of an encoder-decoder, the best first.
 

@@ -28,6 +28,8 @@ def erf(z):
     It computes in double precision, to 1e-14 max(1, |erf(z)|) for |Im z| <= 5 and to 1e-14 |erf(z)| for real z.  For a
     larger |Im z| the rounding of z² counts: 2 eps |z|² |erf(z)|.  It is NaN for |Im z| > 26, where erf overflows soon.
 
+    >>> import numpy as np
+    >>> from pyllama.erf import erf
     >>> erf(np.array([0.5, -np.inf])).round(6)
     array([ 0.5205, -1.    ])
     """

@@ -16,7 +16,7 @@ import numpy as np
 from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.machine import one_blas_thread
-from pyllama.models import Writer
+from pyllama.models import WriterModule
 from pyllama.models.kv_cache import new_cache
 from pyllama.ops import softmax
 from pyllama.params import leaves
@@ -189,6 +189,11 @@ class Row:
         return Result(self.ids, self.text.text if self.text else None, self.finish_reason)
 
 
+def startable(prompt: str, tokenizer: Tokenizer) -> str:
+    """The prompt; a line end where it is empty and the tokenizer has no token that starts a text."""
+    return prompt if prompt or tokenizer.bos_id is not None else "\n"
+
+
 def begin(config, prompts, tokenizer: Tokenizer | None, settings: GenerationConfig) -> list[Row]:
     """num_return_sequences rows for each prompt, each with random numbers of its own."""
     if settings.stop_strings and tokenizer is None:
@@ -223,7 +228,7 @@ def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Itera
     # An embedding may be padded to a round number of rows: an id that no token has must not be chosen.
     size = min(c.vocab_size, tokenizer.vocab_size) if tokenizer else c.vocab_size
     caches, context = None, c.max_position_embeddings
-    model: Writer = c.model
+    model: WriterModule = c.model
     table = next(leaves(p))[1]
     live = [row for row in rows if not row.finish_reason]
     while live:

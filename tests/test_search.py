@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama.beam import SearchConfig, beam_search, translate
+from pyllama import beam
+from pyllama.beam import SearchConfig, beam_search
 from pyllama.errors import UserError
 from pyllama.models import bart, transformer
 from tests.test_models import BART, CASES, randomised
@@ -97,9 +98,9 @@ def test_what_is_found_is_scored_as_the_loss_has_it():
     c = bart.BartConfig(**BART)
     p, sources = randomised(bart, c), [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
     settings = SearchConfig(num_beams=3, max_new_tokens=5)
-    together = translate(p, c, sources, settings)
+    together = beam.targets(p, c, sources, settings)
     for source, found in zip(sources, together, strict=True):
-        alone, = translate(p, c, [source], settings)
+        alone, = beam.targets(p, c, [source], settings)
         assert [h.ids for h in alone] == [h.ids for h in found]
         for h in found:
             value, _ = bart.loss(np.array([source]), np.array([h.ids]), p, c)
@@ -113,7 +114,7 @@ def test_what_is_found_is_scored_as_the_loss_has_it():
 def test_what_cannot_be_searched_is_refused(sources, changes, message):
     c = bart.BartConfig(**BART, **changes)
     with pytest.raises(UserError, match=message):
-        translate(randomised(bart, c), c, sources)
+        beam.targets(randomised(bart, c), c, sources)
 
 
 @pytest.mark.parametrize("name", ["num_beams", "max_new_tokens"])

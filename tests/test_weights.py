@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pyllama import pretrained
-from pyllama.beam import SearchConfig, translate
+from pyllama.beam import SearchConfig, targets
 from pyllama.generation import GenerationConfig, generate
 from pyllama.models import bert, gpt2
 from pyllama.models.layers import ACTIVATIONS, layer_normalize, look_up, multi_head
@@ -106,7 +106,7 @@ def test_bart_speaks_words_as_well_as_it_is_known_to(tmp_path):
     def spoken(words, settings):
         sources = [[1, *(letters.get(letter, 3) for letter in word), 2] for word, _ in words]
         found = [found for first in range(0, len(words), 100)
-                 for found in translate(p, c, sources[first:first + 100], settings)]
+                 for found in targets(p, c, sources[first:first + 100], settings)]
         return ["".join(config["phoneme_chars"][i] for i in best.ids if i > 3) for best, *_ in found]
 
     said = spoken(words, SearchConfig(max_new_tokens=60))

@@ -18,7 +18,7 @@ from pyllama.cli.display import announce, console, follow, interruptible
 from pyllama.cli.plot import draw
 from pyllama.device import like as on
 from pyllama.errors import UserError
-from pyllama.generation import GenerationConfig, stream
+from pyllama.generation import GenerationConfig, startable, stream
 from pyllama.generation import generate as generate_batch
 from pyllama.models import MODELS
 from pyllama.models.config import Config, Dimensions, Learns
@@ -297,8 +297,7 @@ def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenize
     tree = params.rebuild(found.params, (np.asarray(a, like=like) for _, a in params.leaves(found.params)))
     if prompt.startswith("FILE:"):
         prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
-    if not prompt and tokens_of.bos_id is None:
-        prompt = "\n"                                       # a character model has no other way to begin
+    prompt = startable(prompt, tokens_of)
     ids = tokens_of.encode(prompt, add_special_tokens=True).tolist()
     if settings.num_return_sequences == 1:
         for piece in itertools.chain([prompt], stream(tree, found.config, ids, tokens_of, settings)):
@@ -310,7 +309,7 @@ def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenize
     return 0
 
 
-def load(model: Path, tokenizer: Path | None, dtype: str = "float32") -> tuple[pretrained.Pretrained, Tokenizer]:
+def load(model: Path, tokenizer: Path | None, dtype: str = "float32") -> tuple[pretrained.Model, Tokenizer]:
     """The model and its tokenizer; notes are printed."""
     memory.install()
     found = pretrained.load(model, tokenizer, dtype)
@@ -321,7 +320,7 @@ def load(model: Path, tokenizer: Path | None, dtype: str = "float32") -> tuple[p
     return found, found.tokenizer
 
 
-def load_writer(model: Path, tokenizer: Path | None) -> tuple[pretrained.Pretrained, Tokenizer]:
+def load_writer(model: Path, tokenizer: Path | None) -> tuple[pretrained.Model, Tokenizer]:
     """load() of a model that continues texts."""
     found, tokens_of = load(model, tokenizer)
     if not objectives.continues(found.config):

@@ -11,7 +11,7 @@ from pyllama.models.config import Config
 from pyllama.rng import NO_DRAW, Draw
 
 
-class Model(Protocol):
+class ModelModule(Protocol):
     """What the module of a family offers.  ids [B T], p the tree of parameters, c the configuration.
 
     Functions between these, such as hidden() and block(), take the same keywords in the same order.
@@ -35,7 +35,7 @@ class Model(Protocol):
         """
 
 
-class Writer(Model, Protocol):
+class WriterModule(ModelModule, Protocol):
     """The module of a family that learns the next token: it continues texts (see generation.py)."""
 
     def next_scores(self, ids: Any, p: dict, c: Any, *, mask: Any = None, caches: Any) -> Any:
@@ -43,7 +43,7 @@ class Writer(Model, Protocol):
 
 
 class Family(NamedTuple):
-    model: Model                                # the module
+    model: ModelModule                          # the module
     config: type[Config]
 
 

@@ -5,7 +5,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from pyllama.beam import translate as search_targets
+from pyllama.beam import targets as search_targets
 from pyllama.errors import optional
 from pyllama.tasks.rows import text_of
 from pyllama.tasks.task import Task, encode

@@ -4,12 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pyllama import models
 from pyllama.errors import UserError
 from pyllama.tasks.rows import Reader, Row
 from pyllama.text import special
+from pyllama.text.special import encode  # noqa: F401
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training.examples import Examples
 
@@ -69,17 +68,6 @@ class Task:
     def writes(self) -> bool:
         """Are its answers texts, written token by token?"""
         return self.head in ("lm", "seq2seq")
-
-
-def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
-    """ids of each text, with the special tokens around it that the tokenizer is made for, at most max_length."""
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    if tokenizer.rust.num_special_tokens_to_add(False):
-        whole = [ids.astype(int) for ids in tokenizer.encode_batch(texts, add_special_tokens=True)]
-    else:
-        whole = [np.array([*start, *ids, *end], int) for ids in tokenizer.encode_batch(texts)]
-    return [ids if len(ids) <= max_length else np.append(ids[:max_length - 1], ids[-1]) for ids in whole]
 
 
 def number_of(label: str, config) -> int:

@@ -16,7 +16,16 @@ WIDTH = 1e-3                                # of a central difference: its error
 
 
 class WrongGradient(AssertionError):
-    """The message names the input, both sides of the identity and the relative error."""
+    """A gradient that check_gradient found wrong.  The message names the input, both sides and the relative error.
+
+    >>> import numpy as np
+    >>> from pyllama.testing import WrongGradient, check_gradient
+    >>> try:
+    ...     check_gradient(lambda x: (x * x, lambda dy: x * dy), [np.array([1.0, -2.0, 3.0])])
+    ... except WrongGradient as error:
+    ...     print(str(error).partition(":")[0])
+    the gradient of input 0 is wrong
+    """
 
 
 class Slope(NamedTuple):
@@ -42,11 +51,6 @@ def check_gradient(f, inputs, *, seed: int = 0) -> float:
     ...     return x * x, lambda dy: 2 * x * dy
     >>> check_gradient(square, [np.array([1.0, -2.0, 3.0])]) < 1e-11
     True
-    >>> def forgets_the_two(x):
-    ...     return x * x, lambda dy: x * dy
-    >>> check_gradient(forgets_the_two, [np.array([1.0, -2.0, 3.0])])
-    Traceback (most recent call last):
-    pyllama.testing.function.WrongGradient: the gradient of input 0 is wrong: ...
     """
     rng = np.random.default_rng(seed)
     inputs = [mapped(in_float64, x) for x in inputs]

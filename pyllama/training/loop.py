@@ -110,7 +110,7 @@ class State:
 
     @property
     def model(self) -> Any:
-        """The module of the configuration: see pyllama.models.Model."""
+        """The module of the configuration: see pyllama.models.ModelModule."""
         return self.config.model
 
 
