@@ -33,6 +33,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import numpy as np
+
 from pyllama import backend, params, shapes
 
 OPS: dict[str, "Op"] = {}                           # name -> Op: all that is tested, benchmarked and documented
@@ -70,6 +72,8 @@ class Op:
         made, count = shapes.signature(self.each(y)), len(inputs)       # back keeps no array but those in saved
 
         def back(dy):
+            if isinstance(dy, np.floating):                 # a NumPy number would turn float32 gradients into float64
+                dy = float(dy)
             for output, d, (shape, dtype) in zip(self.outputs, self.each(dy), made, strict=True):
                 shapes.check_dy(self, output, d, shape, dtype)
             grads = backward(dy, *saved, **options)[:count]

@@ -198,7 +198,7 @@ def test_a_sentence_gets_one_mistake_or_none():
 def test_the_flags_of_every_task_of_the_bench_are_flags(capsys, tmp_path):
     """They are read as far as to the file of rows, which is not there."""
     for task, (rows, _, metrics, models) in tasks.PLAN.items():
-        assert {*metrics} <= {*TASKS[task].measures}
+        assert {*metrics} <= {*TASKS[task].metric_names}
         for model, flags in models.items():
             assert tasks.pyllama(["finetune", "--task", task, "--model", model, "--data", str(tmp_path / rows),
                                   *tasks.COMMON, *flags, "--out_dir", str(tmp_path / "run")]) == 2

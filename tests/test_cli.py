@@ -1,4 +1,5 @@
 """The command as a person types it: every command, its errors, its exit codes."""
+import json
 import os
 import re
 import shutil
@@ -72,6 +73,13 @@ def test_train_resume_eval_generate_plot(trained, text, capsys):
     loss, perplexity, _, tokens = (float(n.replace(",", "")) for n in re.findall(r"[\d.,]*\d", out))
     assert perplexity == pytest.approx(np.exp(loss), rel=1e-3)
     assert tokens == len(TEXT) - 1
+    metrics = text.with_suffix(".json")
+    assert call(capsys, "evaluate", "--model", trained, "--data", text, "--out", metrics)[1] == out
+    assert json.loads(metrics.read_text())["loss"] == pytest.approx(loss, abs=1e-4)
+    for flag in (["--fields", "a", "b"], ["--bad_rows", "skip"], ["--num_beams", 2]):
+        name = flag[0].removeprefix("--")
+        assert f"{name} has no effect on the evaluation of a model that was trained on a text; leave it out" in \
+            refused(capsys, "evaluate", "--model", trained, "--data", text, *flag)
 
     code, out, _ = call(capsys, "generate", "--model", trained, "--prompt", "the ", "--max_new_tokens", 5)
     assert code == 0

@@ -165,10 +165,25 @@ def test_predict_reads_other_columns_and_leaves_out_what_it_cannot_read(films, t
     flags = ["predict", "--model", str(run), "--data", str(others)]
     capsys.readouterr()
     assert main([*flags, "--fields", "review"]) == 2
-    assert "others.csv line 3: 'text' is '  ', not a text; mend it, or leave such rows out with --bad-rows skip" in \
+    assert "others.csv line 3: 'text' is '  ', not a text; fix it, or leave such rows out with --bad-rows skip" in \
         capsys.readouterr().err
     for fields in (["review"], ["review", "stars"]):
         assert main([*flags, "--fields", *fields, "--bad-rows", "skip"]) == 0
         said = capsys.readouterr()
         assert [json.loads(line)["text"] for line in said.out.splitlines()] == ["a fine film", "a cold film"]
         assert "1 of 3 rows left out:" in said.err
+
+
+def test_evaluate_of_a_task_refuses_the_flags_for_texts(films, tmp_path, capsys):
+    """`eval` is the same command."""
+    trained("classify", "lstm", films, tmp_path / "run", "--max_steps", 1)
+    command = ["eval", "--model", str(tmp_path / "run"), "--data", str(films)]
+    for name, value in (("field", "body"), ("block_size", "8"), ("tokenizer", "t.json")):
+        capsys.readouterr()
+        assert main([*command, f"--{name}", value]) == 2
+        assert capsys.readouterr().err == (f"pyllama: {name} has no effect on the evaluation of a model that was "
+                                           f"trained on a task; leave it out\n")
+    assert main([*command, str(films)]) == 2
+    assert "on the rows of one file, but data names 2" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "accuracy" in capsys.readouterr().out

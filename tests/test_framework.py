@@ -15,7 +15,7 @@ from pyllama import backend, params
 from pyllama import op as op_module
 from pyllama.models.recompute import recomputed
 from pyllama.op import Op, watching
-from pyllama.ops import dropout, linear, relu, rms_norm, swiglu
+from pyllama.ops import cross_entropy, dropout, linear, relu, rms_norm, swiglu
 from pyllama.rng import generator
 from pyllama.shapes import fits
 
@@ -485,3 +485,12 @@ def test_recompute_drops_the_activations():
     assert dropped() is None
     np.testing.assert_array_equal(back_again(np.ones(3)), back(np.ones(3)))
     assert activations[-1]() is None
+
+
+@pytest.mark.parametrize("on", backend.available())
+@pytest.mark.parametrize("dloss", [2.0, np.float64(2), np.float32(2)], ids=["float", "float64", "float32"])
+def test_a_number_as_the_gradient_of_a_loss_keeps_the_precision_of_the_inputs(dloss, on):
+    z, t = np.ones((2, 3), np.float32), np.array([0, 2])
+    with backend.use(on):
+        _, back = cross_entropy(z, t)
+        assert back(dloss)[0].dtype == np.float32

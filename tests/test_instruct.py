@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pyllama import params, rng
+from pyllama.beam import SearchConfig
 from pyllama.cli import overview
 from pyllama.cli.main import main
 from pyllama.errors import UserError
@@ -74,7 +75,9 @@ def test_what_is_too_long_loses_its_end_and_what_has_no_room_is_left_out(capsys)
     assert [row["labels"][row["labels"] != IGNORE].tolist() for row in made] == [
         [*TOKENS.encode("你好"), special.EOS], TOKENS.encode("a ").tolist()]
     answers = instruct.predict(rows_of(ROWS), work)
-    assert "1 of 3 prompts leave no room for a response in the 56 tokens that" in capsys.readouterr().err
+    note, = instruct.notes(rows_of(ROWS), work, SearchConfig())
+    assert note.startswith("1 of 3 prompts leave no room for a response in the 56 tokens that")
+    assert capsys.readouterr() == ("", "")
     assert answers[0] == ""
     assert all(answers[1:])
     for most, fit in ((46, False), (47, True)):                     # one token more is room for one token
@@ -206,8 +209,8 @@ def test_models_and_tasks_name_all_there_is(capsys, monkeypatch):
         assert all(head in models for head in configuration.HEADS)
     for name, task in TASKS.items():
         assert re.search(rf"^ +{name} ", tasks, re.MULTILINE)
-        assert all(word in tasks for word in (*task.fields, *task.models(), *task.measures)), name
-        assert task.measures, name
+        assert all(word in tasks for word in (*task.fields, *task.models(), *task.metric_names)), name
+        assert task.metric_names, name
     assert "(input)" in tasks
     assert "124,439,808" in models
 
@@ -218,7 +221,7 @@ def test_models_and_tasks_name_all_there_is(capsys, monkeypatch):
 def test_the_measures_that_are_listed_are_taken(name):
     task = TASKS[name]
     taken = {*task.metrics(["a b"], [Row("", dict.fromkeys(task.fields, "a b"))])}
-    assert {*task.measures} <= taken | ({"perplexity"} if task.of_model else set())
+    assert {*task.metric_names} <= taken | ({"perplexity"} if name == "instruct" else set())
 
 
 def test_parameters_are_counted_without_being_made():

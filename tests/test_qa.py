@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Rust
 from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import bert
-from pyllama.tasks.finetune import keep, kept
+from pyllama.tasks.finetune import load_rows, save_rows
 from pyllama.tasks.qa import LONGEST, around, label, likeliest, spans, stretches, task, windows
 from pyllama.tasks.rows import Row, Source, read
 from pyllama.tasks.task import Trained
@@ -305,12 +305,13 @@ def test_squad_is_unfolded(tmp_path):
                                                       {"text": "one two", "answer_start": 0}]}]}]},
         {"title": "y", "paragraphs": [{"context": "drei", "qas": [
             {"id": "3", "question": "3?", "answers": [{"text": "drei", "answer_start": 0}]}]}]}]})
-    rows = read(source, task.fields, task.usable, task.readers)
+    rows, _ = read(source, task.fields, task.usable, task.readers)
     assert [(row.values["context"], row.values["question"], row.values["answer"]) for row in rows] == [
         ("one two", "1?", "one"), ("one two", "2?", "two"), ("drei", "3?", "drei")]
     assert [one["text"] for one in rows[1].values["answers"]] == ["two", "one two"]
     assert rows[2].place == f"{source.data} item 2, paragraph 1, qa 1"
-    assert [row.values for row in read(source, task.fields[:-1], task.askable, task.readers)] == [
+    bare, _ = read(source, task.fields[:-1], task.askable, task.readers)
+    assert [row.values for row in bare] == [
         task.askable(row.values) for row in rows]
 
 
@@ -323,12 +324,13 @@ def test_answers_may_be_told_in_several_ways(tmp_path, told):
     around = {"context": ROW["context"], "question": "Who?"}
     source = write(tmp_path / "rows.jsonl", {**around, **told}, {"context": ROW["context"],
                                                                  "qas": [{"question": "Who?", **told}]})
-    rows = read(source, task.fields, task.usable, task.readers)
+    rows, _ = read(source, task.fields, task.usable, task.readers)
     assert [row.values for row in rows] == [ROW, ROW]
     assert [row.place.removeprefix(str(source.data)) for row in rows] == [" line 1", " line 2, qa 1"]
-    keep({"train": rows, "dev": [], "test": []}, tmp_path / "kept")
-    assert kept(tmp_path / "kept")["train"] == rows
-    assert read(Source(tmp_path / "kept/train.jsonl"), task.fields, task.usable, task.readers)[0].values == ROW
+    save_rows({"train": rows, "dev": [], "test": []}, tmp_path / "kept")
+    assert load_rows(tmp_path / "kept")["train"] == rows
+    (row, *_), _ = read(Source(tmp_path / "kept/train.jsonl"), task.fields, task.usable, task.readers)
+    assert row.values == ROW
 
 
 def test_an_answer_told_without_its_place_is_the_first_there_is():
@@ -347,7 +349,7 @@ def test_an_answer_told_without_its_place_is_the_first_there_is():
     ({"answer": "red", "question": " "}, "line 1: 'question' is ' ', not a text"),
     ({}, "line 1: it has no 'answer'"),
     ({"qas": {}}, "line 1: 'qas' is {}, not a list"),
-    ({"qas": ["Who?"]}, "line 1, qa 1: it is no object"),
+    ({"qas": ["Who?"]}, "line 1, qa 1: it is not an object"),
 ])
 def test_what_is_wrong_with_a_row_is_told_with_its_place(tmp_path, change, reason):
     source = write(tmp_path / "rows.jsonl", {"context": ROW["context"], "question": "Who?", **change})
@@ -358,7 +360,7 @@ def test_what_is_wrong_with_a_row_is_told_with_its_place(tmp_path, change, reaso
 @needs(QUICKSTART)
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_answer_of_the_real_rows_is_where_its_label_is(language):
-    rows = read(Source(QUICKSTART / f"qa_{language}.jsonl"), task.fields, task.usable, task.readers)
+    rows, _ = read(Source(QUICKSTART / f"qa_{language}.jsonl"), task.fields, task.usable, task.readers)
     learnt = task.tokenizer((row.values["context"] for row in rows), 2048)
     found = {}
     for window in windows(rows, trained(learnt, 96)):

@@ -27,9 +27,13 @@ MAINE = """#doc 17
 BARE = "".join("\t".join(line.split("\t")[:3]) + "\n" for line in MAINE.splitlines())
 
 
-def loaded(path, content, answer=True, **how):
+def loaded_with_notes(path, content, answer=True, **how):
     path.write_text(content)
     return read(Source(path, **how), task.fields, task.usable if answer else task.askable, task.readers, answer)
+
+
+def loaded(*args, **how):
+    return loaded_with_notes(*args, **how)[0]
 
 
 def test_every_two_things_of_a_document_make_a_row(tmp_path):
@@ -99,14 +103,16 @@ def test_all_relations_come_back_and_no_pair_is_missed(given_documents, apart):
     (5, "3\tSmith\tI-Peop\t['Live_In']\t[2]", "Live_In goes from a thing to itself, token 2"),
     (9, "", "there is a token 0 above it; begin each document with a line #doc"),
 ])
-def test_a_bad_line_is_told_with_its_place_and_costs_its_document(tmp_path, capsys, line, by, reason):
+def test_a_bad_line_is_told_with_its_place_and_costs_its_document(tmp_path, line, by, reason):
     lines = MAINE.splitlines()
     lines[line - 1] = by
     content, place = "\n".join([*lines, *MAINE.splitlines()]), line + (line == 9)
     with pytest.raises(UserError, match=rf"a\.conll line {place}: {reason}"):
         loaded(tmp_path / "a.conll", content)
-    assert len(loaded(tmp_path / "a.conll", content, bad_rows="skip")) == 3     # those of the second time
-    assert f"1 of 4 rows left out:\n  {tmp_path}/a.conll line {place}: " in capsys.readouterr().out
+    rows, notes = loaded_with_notes(tmp_path / "a.conll", content, bad_rows="skip")
+    assert len(rows) == 3                                                       # those of the second time
+    assert notes[0] == "1 of 4 rows left out:"
+    assert notes[1].startswith(f"  {tmp_path}/a.conll line {place}: ")
 
 
 def test_a_mark_among_the_words_costs_the_rows_alone(tmp_path):
@@ -139,5 +145,5 @@ def test_the_case_of_a_files_ending_does_not_matter(tmp_path):
     """SemEval's own is TRAIN_FILE.TXT."""
     path = tmp_path / "TRAIN_FILE.TXT"
     path.write_text('1\t"The <e1>cup</e1> holds <e2>tea</e2>."\nContent-Container(e2,e1)\nComment:\n\n')
-    row, = read(Source(path), task.fields, task.usable, task.readers)
+    (row,), _ = read(Source(path), task.fields, task.usable, task.readers)
     assert row.values["relation"] == "Content-Container(e2,e1)"

@@ -45,20 +45,21 @@ def written(path, text):
     ("a.csv", '\ufefftext,other,label\na fine film,x,good\n"dull, ""long""\tand loud",,7\n'),
 ])
 def test_every_form_of_a_file_gives_the_same_rows(tmp_path, name, text):
-    found = read(Source(written(tmp_path / name, text)), FIELDS, USABLE)
+    found, notes = read(Source(written(tmp_path / name, text)), FIELDS, USABLE)
+    assert notes == ()
     assert [row.values for row in found] == [{**row, "label": str(row["label"])} for row in REVIEWS]
 
 
 @pytest.mark.parametrize("head", ["", "source\ttarget\n", "target\tsource\n", "source\ttarget\r\n"])
 def test_a_tsv_names_its_columns_or_has_them_in_order(tmp_path, head):
     line = "b\ta" if head.startswith("target") else "a\tb" + "\r\n" * head.endswith("\r\n")
-    row, = read(Source(written(tmp_path / "a.tsv", head + line)), ("source", "target"), TASKS["g2p"].usable)
+    (row,), _ = read(Source(written(tmp_path / "a.tsv", head + line)), ("source", "target"), TASKS["g2p"].usable)
     assert row.values == {"source": "a", "target": "b"}
 
 
 def test_fields_of_other_names_are_read_in_the_tasks_order(tmp_path):
     path = written(tmp_path / "a.jsonl", '{"zh": "门", "en": "door", "id": 3}')
-    row, = read(Source(path, ("en", "zh")), ("source", "target"), TASKS["translate"].usable)
+    (row,), _ = read(Source(path, ("en", "zh")), ("source", "target"), TASKS["translate"].usable)
     assert row == (f"{path} line 1", {"source": "door", "target": "门"})
 
 
@@ -73,26 +74,29 @@ not json
 
 def test_bad_rows_are_counted_and_located(tmp_path, capsys):
     path = written(tmp_path / "a.jsonl", BAD)
-    found = read(Source(path, bad_rows="skip"), FIELDS, USABLE)
+    found, notes = read(Source(path, bad_rows="skip"), FIELDS, USABLE)
     assert [row.place for row in found] == [f"{path} line 1", f"{path} line 6"]
-    said = capsys.readouterr().out
-    assert "4 of 6 rows left out:" in said
-    for place in ("line 2: 'text' is '  ', not a text", "line 3: it has no 'label', only text",
-                  "line 4: it is not JSON", "line 5: it is no object"):
-        assert place in said
-    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is '  ', not a text; mend it, or leave such rows"):
+    assert capsys.readouterr() == ("", "")
+    reasons = ("line 2: 'text' is '  ', not a text", "line 3: it has no 'label', only text", "line 4: it is not JSON",
+               "line 5: it is not an object")
+    assert notes[0] == "4 of 6 rows left out:"
+    for note, reason in zip(notes[1:], reasons, strict=True):
+        assert reason in note
+    _, many = read(Source(written(tmp_path / "b.jsonl", BAD * 2), bad_rows="skip"), FIELDS, USABLE)
+    assert (len(many), many[-1]) == (1 + rows.SHOWN + 1, "  and 3 more")
+    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is '  ', not a text; fix it, or leave such rows"):
         read(Source(path), FIELDS, USABLE)
 
 
 @pytest.mark.parametrize(("name", "text", "fields", "message"), [
     ("a.jsonl", "", (), "has no row to use; give a file with text, label"),
-    ("a.xlsx", "x", (), r"is no \.jsonl, \.json, \.csv, \.tsv"),
+    ("a.xlsx", "x", (), r"is not a \.jsonl, \.json, \.csv, \.tsv"),
     ("a.json", "{", (), "is not JSON"),
-    ("a.json", "3", (), "is no list of objects"),
+    ("a.json", "3", (), "is not a list of objects"),
     ("a.csv", "a,b\n1,2\n", (), "the first line of .* does not name text, label, but a, b; name the columns"),
     ("a.tsv", "one\ttwo\tthree\n", (), "line 1: it has 3 columns instead of 2"),
     ("a.jsonl", '{"text": "a", "label": "b"}', ("text",), "--fields names 1 fields, but this task reads 2"),
-    ("a.csv", 'text,label\n"open,1\n', (), "line 2: unexpected end of data; mend the quotes"),
+    ("a.csv", 'text,label\n"open,1\n', (), "line 2: unexpected end of data; fix the quotes"),
     ("a.jsonl", '{"text": "\\ud800", "label": "b"}', (), "'text' escapes half of a surrogate pair"),
     ("a.jsonl", '{"text": "a", "label": [1]}', (), r"'label' is \[1\], not a name or a number"),
 ])

@@ -17,7 +17,7 @@ from pyllama.models import llama
 from pyllama.text.tokens import Batch, Tokens, evaluation_windows, windows
 from pyllama.training import checkpoint, loop
 from pyllama.training.optim import clip_scale, global_norm
-from pyllama.training.run import BestSoFar, RunPolicy, known, read_log, restore, run
+from pyllama.training.run import BestSoFar, RunPolicy, from_stored, read_log, restore, run
 
 CONFIG = llama.LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
                            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=8, resid_pdrop=0.2)
@@ -242,10 +242,10 @@ def test_settings_that_make_no_sense_are_refused(wrong, names):
 
 # The run folder
 
-def begin(folder, settings=SHORT, keeping=None, text=TEXT):
+def begin(folder, settings=SHORT, policy=None, text=TEXT):
     state = loop.start(CONFIG, settings)
-    keeping = keeping or RunPolicy(eval_steps=2, save_steps=1, save_total_limit=99)
-    return state, run(folder, state, text, HELD_OUT, settings, keeping, {"text": {}})
+    policy = policy or RunPolicy(eval_steps=2, save_steps=1, save_total_limit=99)
+    return state, run(folder, state, text, HELD_OUT, settings, policy, {"text": {}})
 
 
 def go_on(folder, settings=SHORT):
@@ -253,9 +253,9 @@ def go_on(folder, settings=SHORT):
     assert not saved.notes
     state = loop.start(llama.LlamaConfig.from_dict(saved.config), settings)
     restore(state, saved)
-    standing = known(BestSoFar, saved.trainer["standing"])
-    return state, run(folder, state, TEXT, HELD_OUT, settings, known(RunPolicy, saved.trainer["keeping"]),
-                      saved.trainer["about"], standing=standing)
+    best_so_far = from_stored(BestSoFar, saved.trainer["standing"])
+    return state, run(folder, state, TEXT, HELD_OUT, settings, from_stored(RunPolicy, saved.trainer["keeping"]),
+                      saved.trainer["about"], best_so_far=best_so_far)
 
 
 def without_time(lines):
@@ -286,7 +286,7 @@ def test_resuming_at_every_step_boundary_changes_no_bit(tmp_path, optimizer):
 
 def test_steps_after_the_last_checkpoint_are_done_again_and_logged_once(tmp_path):
     """As after a kill: the log is ahead of the checkpoint, and its last line is unfinished."""
-    _, happenings = begin(tmp_path / "run", keeping=RunPolicy(eval_steps=99, save_steps=2))
+    _, happenings = begin(tmp_path / "run", policy=RunPolicy(eval_steps=99, save_steps=2))
     list(happenings)
     shutil.rmtree(tmp_path / "run/checkpoints/step-00000006")
     (tmp_path / "run/latest").write_text("step-00000004\n")
@@ -298,14 +298,14 @@ def test_steps_after_the_last_checkpoint_are_done_again_and_logged_once(tmp_path
 
 
 def test_closing_saves_the_last_whole_step_and_a_diverged_one_is_not_saved(tmp_path):
-    state, happenings = begin(tmp_path / "closed", keeping=RunPolicy(eval_steps=99, save_steps=99))
+    state, happenings = begin(tmp_path / "closed", policy=RunPolicy(eval_steps=99, save_steps=99))
     list(itertools.islice(happenings, 3))
     happenings.close()
     saved = checkpoint.load(tmp_path / "closed")
     assert saved.step == 3
     np.testing.assert_array_equal(params.flatten(params.named(state.p, saved.tensors))[0], state.flat)
 
-    state, happenings = begin(tmp_path / "broken", keeping=RunPolicy(eval_steps=99, save_steps=2, save_total_limit=1))
+    state, happenings = begin(tmp_path / "broken", policy=RunPolicy(eval_steps=99, save_steps=2, save_total_limit=1))
     list(itertools.islice(happenings, 2))
     good = state.flat.copy()
     next(happenings)
@@ -332,7 +332,7 @@ def test_patience_stops_and_the_best_checkpoint_is_kept(tmp_path):
 
 
 def test_every_step_is_logged_with_its_evaluation(tmp_path):
-    _, happenings = begin(tmp_path, keeping=RunPolicy(eval_steps=4, save_steps=99))
+    _, happenings = begin(tmp_path, policy=RunPolicy(eval_steps=4, save_steps=99))
     done = list(happenings)
     lines = read_log(tmp_path)
     assert [line["loss"] for line in lines] == [h.record.loss for h in done]
@@ -346,7 +346,7 @@ def test_tensorboard_event_files_hold_the_losses(tmp_path):
     pytest.importorskip("tensorboardX", reason="the extra 'tensorboard' is not installed")
     from tensorboardX.proto.event_pb2 import Event
 
-    _, happenings = begin(tmp_path, keeping=RunPolicy(eval_steps=4, save_steps=99, tensorboard=True))
+    _, happenings = begin(tmp_path, policy=RunPolicy(eval_steps=4, save_steps=99, tensorboard=True))
     want = [h.record.loss for h in happenings]
     raw, got = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir()), {}
     while raw:

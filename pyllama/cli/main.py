@@ -15,14 +15,15 @@ for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THRE
 import tyro  # noqa: E402
 
 from pyllama import __version__, backend  # noqa: E402
-from pyllama.cli import inspect, overview, report, tasks, text  # noqa: E402
+from pyllama.cli import evaluate, inspect, overview, report, tasks, text  # noqa: E402
 from pyllama.cli.display import console  # noqa: E402
 from pyllama.errors import UserError  # noqa: E402
 
-COMMANDS: dict[str, Any] = {"train": text.train, "resume": text.resume, "eval": text.evaluate,
-            "generate": text.generate, "ops": inspect.ops, "check": inspect.check, "env": inspect.env,
-            "plot": text.plot, "finetune": tasks.finetune, "predict": tasks.predict, "evaluate": tasks.evaluate,
-            "models": overview.models, "tasks": overview.tasks, "report": report.report}
+COMMANDS: dict[str, Any] = {
+    "train": text.train, "resume": text.resume, "generate": text.generate, "evaluate": evaluate.evaluate,
+    "finetune": tasks.finetune, "predict": tasks.predict, "models": overview.models, "tasks": overview.tasks,
+    "plot": text.plot, "report": report.report, "ops": inspect.ops, "check": inspect.check, "env": inspect.env}
+ALIASES = {"eval": "evaluate"}
 
 # What nanoGPT and Hugging Face's trainer call our flags.
 SYNONYMS = {
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if backend.why_no_cpu and any(name in os.environ for name in ("PYLLAMA_ISA", "PYLLAMA_NUM_THREADS")):
             raise UserError(backend.why_no_cpu)
-        flags = normalise([flag for flag in argv if flag != "--debug"])
+        flags = parse_flags([flag for flag in argv if flag != "--debug"])
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS, args=flags, prog="pyllama",
             description=f"pyllama {__version__}: the LLaMA you can read, check and train.",
@@ -70,18 +71,20 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def normalise(argv: list[str]) -> list[str]:
-    """The flags as tyro knows them: --config FILE is replaced by what the file sets, before the flags that are given,
-    so that these win; synonyms by our names; --flag=True by --flag and --flag=False by --no-flag; what nanoGPT needs to
-    be told and we do not is left out."""
-    out: list[str] = []
-    rest = iter(argv)
+def parse_flags(argv: list[str]) -> list[str]:
+    """The command and its flags as tyro knows them.
+
+    --config FILE becomes the flags in the file, before those on the command line, so that the latter win.  A synonym
+    becomes our name, --flag=True becomes --flag and --flag=False --no-flag.  NEEDLESS flags are left out.
+    """
+    out: list[str] = [ALIASES.get(word, word) for word in argv[:1]]
+    rest = iter(argv[1:])
     for word in rest:
         if word == "--config" or word.startswith("--config="):
             path = word.partition("=")[2] or next(rest, "")
             if not path:
                 raise UserError("--config needs the name of a TOML file after it")
-            out[1:1] = normalise(["", *from_toml(Path(path))])[1:]
+            out[1:1] = parse_flags(["", *from_toml(Path(path))])[1:]
         elif word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")

@@ -47,8 +47,8 @@ def tasks() -> int:
                   caption="fields: the answer last; those in parentheses may be absent")
     keep_whole(table, 0, 2, 3, 4)
     for name, task in TASKS.items():
-        fields = (*task.fields[:-1], *(f"({name})" for name in task.also), task.fields[-1])
-        table.add_row(name, task.about, "\n".join(fields), "\n".join(task.models()), "\n".join(task.measures))
+        fields = (*task.fields[:-1], *(f"({name})" for name in task.optional_fields), task.fields[-1])
+        table.add_row(name, task.summary, "\n".join(fields), "\n".join(task.models()), "\n".join(task.metric_names))
     console.print(table, soft_wrap=False)
     return 0
 

@@ -1,8 +1,7 @@
-"""The commands finetune, predict and evaluate; their flags are their parameters and the fields of their dataclasses."""
-import contextlib
+"""The commands finetune and predict; their flags are their parameters and the fields of their dataclasses."""
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +10,8 @@ from rich.table import Table
 
 from pyllama import files, memory
 from pyllama.beam import SearchConfig
-from pyllama.cli.display import announce, console, follow, interruptible
+from pyllama.cli.display import announce, console
+from pyllama.cli.running import check_log_steps, require_new, show_end, show_run
 from pyllama.errors import UserError, optional
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
@@ -23,7 +23,7 @@ SHOWN = 5                                                   # rows of the table 
 WIDE = 5                                                    # classes whose names fit side by side
 
 
-def finetune(task: str, source: Source, setup: Setup, settings: Settings, keeping: RunPolicy, search: SearchConfig,
+def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy: RunPolicy, search: SearchConfig,
              out_dir: Path = Path("out"), log_steps: int = 50) -> int:
     """Train a model on a task, from a trained model or from scratch, and measure its best checkpoint.
 
@@ -32,67 +32,64 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, keepin
         out_dir: Folder of the run: checkpoints, log, rows, metrics.json.
         log_steps: Steps between lines where there is no terminal to draw on.
     """
-    if log_steps < 1:
-        raise UserError(f"log_steps is {log_steps}; it must be at least 1")
+    check_log_steps(log_steps)
     for name, value, usual in (("block_size", settings.block_size, Settings.block_size),
-                               ("eval_tokens", keeping.eval_tokens, RunPolicy.eval_tokens)):
+                               ("eval_tokens", policy.eval_tokens, RunPolicy.eval_tokens)):
         if value != usual:
             raise UserError(f"{name} is for texts and has no effect on rows; leave it out (max_length cuts a long row)")
-    if (out_dir / "latest").exists():
-        raise UserError(f"{out_dir} holds a run already; go on with it by `pyllama resume {out_dir}`, or choose "
-                        f"another --out_dir")
+    require_new(out_dir)
     memory.install()
-    job = tuning.task_of(task)
-    for module in job.needs:
+    definition = tuning.task_of(task)
+    for module in definition.packages:
         optional(module, f"the task {task}")
-    state, tokenizer, parts, notes = tuning.prepared(job, source, setup, settings)
-    work = tuning.trained(state.config, state.p, tokenizer)
-    parts, more = tuning.with_room(job, parts, work, tuning.cut_by(setup, work))
-    for note in (*notes, *more):
+    state, tokenizer, parts, notes = tuning.prepare(definition, source, setup, settings)
+    model = tuning.trained(state.config, state.p, tokenizer)
+    parts, room_notes = tuning.with_room(definition, parts, model, tuning.length_limit(setup, model))
+    for note in (*notes, *room_notes):
         console.print(note)
-    tuning.keep(parts, out_dir / "data")
-    about = {"task": task, "setup": asdict(setup) | {name: str(value) if (value := getattr(setup, name)) else None
-                                                     for name in ("test_data", "tokenizer", "vectors")},
-             "search": asdict(search)}
-    examples = tuning.examples(job, parts, state, tokenizer)
-    return train(job, out_dir, state, tokenizer, parts, examples, setup.planned(settings, len(examples["train"])),
-                 keeping, about, BestSoFar(), search, log_steps)
+    tuning.save_rows(parts, out_dir / "data")
+    paths = {name: str(value) if (value := getattr(setup, name)) else None
+             for name in ("test_data", "tokenizer", "vectors")}
+    about = {"task": task, "setup": asdict(setup) | paths, "search": asdict(search)}
+    examples = tuning.examples(definition, parts, state, tokenizer)
+    settings = setup.planned(settings, len(examples["train"]))
+    return train(definition, out_dir, state, tokenizer, parts, examples, settings, policy, about, BestSoFar(), search,
+                 log_steps)
 
 
-def resume(run_folder: Path, saved, settings: Settings, keeping: RunPolicy, tokenizer, standing, log_steps) -> int:
+def resume(run_folder: Path, saved, settings: Settings, policy: RunPolicy, tokenizer, best_so_far, log_steps) -> int:
     """Go on with a run of finetune."""
     about = saved.trainer["about"]
-    job = tuning.task_of(about["task"])
-    state, parts = tuning.resumed(saved, settings), tuning.kept(run_folder / "data")
-    return train(job, run_folder, state, tokenizer, parts, tuning.examples(job, parts, state, tokenizer), settings,
-                 keeping, about, standing, SearchConfig(**about["search"]), log_steps)
+    task = tuning.task_of(about["task"])
+    state, parts = tuning.resumed(saved, settings), tuning.load_rows(run_folder / "data")
+    examples = tuning.examples(task, parts, state, tokenizer)
+    search = SearchConfig(**about["search"])
+    return train(task, run_folder, state, tokenizer, parts, examples, settings, policy, about, best_so_far, search,
+                 log_steps)
 
 
-def train(job, folder, state, tokenizer, parts, examples, settings, keeping, about, standing, search, log_steps) -> int:
+def train(task, folder, state, tokenizer, parts, examples, settings, policy, about, best_so_far, search,
+          log_steps) -> int:
     """Train while showing it, then measure; 0 when done, 130 when Ctrl-C stopped it."""
     announce(f"{state.flat.size:,} parameters; {len(parts['train']):,} rows to train on, {len(parts['dev']):,} to "
              f"validate on, {len(parts['test']):,} to test on; steps {state.step} to {settings.max_steps} in {folder}")
-    happenings = run(folder, state, examples["train"], examples["dev"], settings, keeping, about,
-                     tokenizer.rust.to_str(pretty=True), standing, tuning.evaluation(job, parts["dev"], tokenizer))
-    with interruptible() as asked, contextlib.closing(happenings):
-        for _ in follow(happenings, state.step, settings.max_steps, log_steps):
-            if asked.is_set():
-                break
-    if asked.is_set() and state.step < settings.max_steps:
-        console.print(f"stopped at step {state.step}; go on with `pyllama resume {folder}`")
-        return 130
-    _, work, _ = tuning.load(folder, settings.dtype)
+    events = run(folder, state, examples["train"], examples["dev"], settings, policy, about,
+                 tokenizer.rust.to_str(pretty=True), best_so_far, tuning.evaluation(task, parts["dev"], tokenizer))
+    if show_run(events, state, settings.max_steps, log_steps):
+        return show_end(f"stopped at step {state.step}", stopped_in=folder)
+    _, model, _ = tuning.load(folder, settings.dtype)
     part = "test" if parts["test"] else "dev"
-    answers, metrics = tuning.measure(job, parts[part], work, search)
-    result = {"task": job.name, "rows": part, "step": standing.best_step, **metrics}
+    for note in task.notes(parts[part], model, search):
+        console.print(note)
+    answers, metrics = tuning.measure(task, parts[part], model, search)
+    result = {"task": task.name, "rows": part, "step": best_so_far.best_step, **metrics}
     files.export(folder / "metrics.json", [files.to_json(result)])
-    show(job, parts[part], answers, metrics)
+    show(task, parts[part], answers, metrics)
     if state.step < settings.max_steps:
-        console.print(f"out of patience at step {state.step}: the last {standing.stale} evaluations on the dev rows "
-                      f"were no better than that of step {standing.best_step}")
-    console.print(f"measured on the {part} rows at step {standing.best_step}, the best on the dev rows; peak "
-                  f"memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; try `pyllama predict --model {folder}`")
-    return 0
+        console.print(f"out of patience at step {state.step}: the last {best_so_far.stale} evaluations on the dev rows "
+                      f"were no better than that of step {best_so_far.best_step}")
+    return show_end(f"measured on the {part} rows at step {best_so_far.best_step}, the best on the dev rows",
+                    then=f"try `pyllama predict --model {folder}`")
 
 
 def predict(model: Path, search: SearchConfig, data: Path | None = None, text: tuple[str, ...] = (),
@@ -113,71 +110,54 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     if bool(data) == bool(text):
         raise UserError("predict needs --data FILE or --text TEXT, one of them")
     memory.install()
-    job, work, notes = tuning.load(model)
-    for note in notes:                                          # the answers go to standard output
-        print(note, file=sys.stderr)
-    exported = job.export(export) if export else None
-    asked = job.fields[:-1]
-    usable = job.askable or (lambda values: texts_of(values, asked, job.also))
-    rows = given(job, asked, usable, text) if not data else \
-        read(Source(data, fields or told(work), bad_rows), job.fields, usable, job.readers, answer=False)
-    answers = job.predict(rows, work, search)
-    lines = answers if text else [json.dumps({**row.values, job.fields[-1]: answer}, ensure_ascii=False)
-                                  for row, answer in zip(rows, answers, strict=True)]
+    task, trained, notes = tuning.load(model)
+    exported = task.export(export) if export else None
+    asked_fields = task.fields[:-1]
+    usable = task.askable or (lambda values: texts_of(values, asked_fields, task.optional_fields))
+    if data:
+        source = Source(data, fields or fields_of_training(trained), bad_rows)
+        rows, row_notes = read(source, task.fields, usable, task.readers, answer=False)
+        notes += row_notes
+    else:
+        rows = rows_of_texts(task.name, asked_fields, usable, text)
+    for note in (*notes, *task.notes(rows, trained, search)):
+        print(note, file=sys.stderr)                        # the answers go to standard output
+    answers = task.predict(rows, trained, search)
+    if text:
+        lines = answers
+    else:
+        lines = [json.dumps({**row.values, task.fields[-1]: answer}, ensure_ascii=False)
+                 for row, answer in zip(rows, answers, strict=True)]
     if out:
         files.export(out, ["".join(line + "\n" for line in lines).encode()])
         console.print(f"wrote {len(lines):,} lines to {out}")
     else:
         sys.stdout.writelines(line + "\n" for line in lines)
     if export and exported:
-        content, what = exported(rows, answers)
+        content, description = exported(rows, answers)
         files.export(export, [content])
-        print(f"wrote {what} to {export}", file=sys.stderr)
+        print(f"wrote {description} to {export}", file=sys.stderr)
     return 0
 
 
-def told(work) -> tuple[str, ...]:
-    """The names that the fields had in the rows it was trained on."""
-    return tuple(work.config.extra["task"].get("fields", ()))
+def fields_of_training(trained) -> tuple[str, ...]:
+    """The names that the fields had in the rows a model was trained on."""
+    return tuple(trained.config.extra["task"].get("fields", ()))
 
 
-def given(job, asked, usable, texts) -> list[Row]:
+def rows_of_texts(task_name, asked_fields, usable, texts) -> list[Row]:
     """Rows of the texts on the command line."""
-    if len(asked) > 1:
-        raise UserError(f"{job.name} reads {' and '.join(asked)} of each row, which --text cannot tell apart; give "
-                        f"rows with --data")
+    if len(asked_fields) > 1:
+        raise UserError(f"{task_name} reads {' and '.join(asked_fields)} of each row, and --text gives one text alone; "
+                        f"give rows with --data")
     try:
-        return [Row(f"text {i}", usable({asked[0]: one})) for i, one in enumerate(texts, 1)]
+        return [Row(f"text {i}", usable({asked_fields[0]: text})) for i, text in enumerate(texts, 1)]
     except BadRow as error:
-        raise UserError(f"a --text cannot be used: {error}; mend it") from None
+        raise UserError(f"a --text cannot be used: {error}; fix it") from None
 
 
-def evaluate(model: Path, source: Source, search: SearchConfig, out: Path | None = None) -> int:
-    """Measure a model that was trained on a task.
-
-    Args:
-        model: A run of finetune, or one of its checkpoints.
-        out: A file for the measures, as JSON.
-    """
-    memory.install()
-    job, work, notes = tuning.load(model)
-    for note in notes:
-        console.print(note)
-    rows = read(replace(source, fields=source.fields or told(work)), job.fields, job.usable, job.readers)
-    limit = f"the {work.max_length} tokens that the model was trained to read"
-    parts, notes = tuning.with_room(job, {"given": rows}, work, limit)
-    for note in notes:
-        console.print(note)
-    rows = parts["given"]
-    answers, metrics = tuning.measure(job, rows, work, search)
-    show(job, rows, answers, metrics)
-    if out:
-        files.export(out, [files.to_json({"task": job.name, **metrics})])
-    return 0
-
-
-def show(job, rows, answers, metrics) -> None:
-    """The numbers; the confusion matrix or some of the answers."""
+def show(task, rows, answers, metrics) -> None:
+    """Print the numbers, and the confusion matrix or the first answers."""
     names = metrics.get("labels", [])
     for name, value in metrics.items():
         if isinstance(value, float):
@@ -190,7 +170,7 @@ def show(job, rows, answers, metrics) -> None:
         for head, name, counts in zip(heads, names, metrics["confusion"], strict=True):
             table.add_row(name if head is name else f"{head} {name}", *map(str, counts))
     else:
-        table = Table(*job.fields, "predicted", box=SIMPLE)
+        table = Table(*task.fields, "predicted", box=SIMPLE)
         for row, answer in zip(rows[:SHOWN], answers, strict=False):
-            table.add_row(*(str(row.values[name])[:60] for name in job.fields), answer[:60])
+            table.add_row(*(str(row.values[name])[:60] for name in task.fields), answer[:60])
     console.print(table)

@@ -1,9 +1,6 @@
 """The commands on texts, one function each; a command's flags are its parameters and its dataclasses' fields."""
-import contextlib
 import hashlib
 import itertools
-import signal
-import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +11,9 @@ from tyro.conf import Positional, arg
 
 from pyllama import memory, params, pretrained
 from pyllama.cli import tasks
-from pyllama.cli.display import announce, console, follow, interruptible
+from pyllama.cli.display import announce, console
 from pyllama.cli.plot import draw
+from pyllama.cli.running import check_log_steps, require_new, show_end, show_run
 from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, startable, stream
@@ -29,7 +27,7 @@ from pyllama.text.tokens import prepare as encode_once
 from pyllama.training import checkpoint, objectives
 from pyllama.training.loop import Settings, start
 from pyllama.training.parallel import first_alone, of_environment
-from pyllama.training.run import BestSoFar, RunPolicy, known, restore, run
+from pyllama.training.run import BestSoFar, RunPolicy, from_stored, restore, run
 
 LEARNT = ("char", "byte", "bpe")                            # tokenizers that are made, not read
 TEXT_MODELS = [kind for kind, family in MODELS.items() if family.config.LEARNS]     # models that learn from text
@@ -107,7 +105,7 @@ class ModelShape:
         return replace(self.family.small(shape), **changes)
 
 
-def train(text: Text, shape: ModelShape, settings: Settings, keeping: RunPolicy, out_dir: Path = Path("out"),
+def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, out_dir: Path = Path("out"),
           log_steps: int = 50, init_from: Path | None = None, device: Device = "cpu") -> int:
     """Train a model on text: LLaMA and GPT-2 to continue it, BERT and BART to reconstruct what was masked or corrupted.
 
@@ -121,18 +119,15 @@ def train(text: Text, shape: ModelShape, settings: Settings, keeping: RunPolicy,
     """
     like, comm = on(device), of_environment(out_dir, device)        # first: is there a GPU, are the others there?
     console.quiet = comm.rank > 0
-    if log_steps < 1:
-        raise UserError(f"log_steps is {log_steps}; it must be at least 1")
+    check_log_steps(log_steps)
     if text.ready:
         text = replace(text, data=(str(text.ready),))           # absolute: a resume may start elsewhere
-    if (out_dir / "latest").exists():
-        raise UserError(f"{out_dir} holds a run already; go on with it by `pyllama resume {out_dir}`, or choose "
-                        f"another --out_dir")
+    require_new(out_dir)
     memory.install()
     if init_from:
-        source, tokenizer = load(init_from, None if text.tokenizer in LEARNT else Path(text.tokenizer), settings.dtype)
-        config = replace(source.config, **dict.fromkeys(source.config.DROPOUTS, shape.resid_pdrop))
-        tree = source.params
+        model, tokenizer = load(init_from, None if text.tokenizer in LEARNT else Path(text.tokenizer), settings.dtype)
+        config = replace(model.config, **dict.fromkeys(model.config.DROPOUTS, shape.resid_pdrop))
+        tree = model.params
         if others := [f.name for f in fields(shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
             raise UserError(f"{others[0]} has no effect with init_from, which has a shape already; leave it out")
         if settings.block_size > config.max_position_embeddings:
@@ -149,8 +144,8 @@ def train(text: Text, shape: ModelShape, settings: Settings, keeping: RunPolicy,
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     state = start(config, settings, tree, like)
     about = {"text": asdict(text), "tokens": fingerprint(tokens)}
-    return follow_run(out_dir, state, training, validation, settings, keeping, about, tokenizer, BestSoFar(), log_steps,
-                      comm)
+    return show_training(out_dir, state, training, validation, settings, policy, about, tokenizer, BestSoFar(),
+                         log_steps, comm)
 
 
 def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int = 50, device: Device = "cpu") -> int:
@@ -166,8 +161,7 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     """
     like, comm = on(device), of_environment(run, device)
     console.quiet = comm.rank > 0
-    if log_steps < 1:
-        raise UserError(f"log_steps is {log_steps}; it must be at least 1")
+    check_log_steps(log_steps)
     if run.resolve().parent.name == "checkpoints":
         raise UserError(f"{run} is one checkpoint; resume the run that holds it, {run.resolve().parent.parent}")
     saved = checkpoint.load(run)
@@ -176,17 +170,18 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     if "settings" not in saved.trainer or saved.tokenizer_path is None:
         raise UserError(f"{run} holds a model but no training to go on with; start one with --init_from {run}")
     memory.install()
-    settings, keeping = known(Settings, saved.trainer["settings"]), known(RunPolicy, saved.trainer["keeping"])
+    settings = from_stored(Settings, saved.trainer["settings"])
+    policy = from_stored(RunPolicy, saved.trainer["keeping"])
     settings = settings if max_steps is None else replace(settings, max_steps=max_steps)
     if settings.max_steps < saved.step:
         raise UserError(f"{run} is at step {saved.step} already; give a max_steps above it")
     about, tokenizer = saved.trainer["about"], Tokenizer.load(saved.tokenizer_path)
-    standing = known(BestSoFar, saved.trainer["standing"])
+    best_so_far = from_stored(BestSoFar, saved.trainer["standing"])
     if "task" in about:
         if device != "cpu":
             raise UserError("a run of finetune is computed on the CPU; leave out --device")
-        return tasks.resume(run, saved, settings, keeping, tokenizer, standing, log_steps)
-    text = known(Text, about["text"] | {"data": tuple(about["text"]["data"])})
+        return tasks.resume(run, saved, settings, policy, tokenizer, best_so_far, log_steps)
+    text = from_stored(Text, about["text"] | {"data": tuple(about["text"]["data"])})
     tokens = token_file(text.ready or run / "data/tokens.bin")
     if fingerprint(tokens) != about["tokens"]:
         raise UserError(f"{text.ready or run / 'data/tokens.bin'} is not what {run} was started with; restore it, or "
@@ -194,7 +189,8 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     state = start(pretrained.config_of(saved), settings, like=like)
     restore(state, saved)
-    return follow_run(run, state, training, validation, settings, keeping, about, tokenizer, standing, log_steps, comm)
+    return show_training(run, state, training, validation, settings, policy, about, tokenizer, best_so_far, log_steps,
+                         comm)
 
 
 def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
@@ -232,54 +228,21 @@ def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
                            lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def follow_run(folder: Path, state, training, validation, settings, keeping, about, tokenizer, standing,
-               log_steps, comm) -> int:
+def show_training(folder: Path, state, training, validation, settings, policy, about, tokenizer, best_so_far,
+                  log_steps, comm) -> int:
     """Train while showing it; 0 when done, 130 when Ctrl-C stopped it."""
     announce(f"{state.flat.size:,} parameters, {len(training):,} tokens to train on and {len(validation):,} to "
              f"validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
              f"{settings.max_steps} in {folder}")
     source, evaluate = objectives.of(state.config, tokenizer)
-    happenings = run(folder, state, source(training), source(validation), settings, keeping, about,
-                     tokenizer.rust.to_str(pretty=True), standing, evaluate, comm)
-    with interruptible() as asked, contextlib.closing(happenings):
-        for _ in follow(happenings, state.step, settings.max_steps, log_steps):
-            comm.stop = asked.is_set()
-            if comm.stopped or (comm.stop and comm.size == 1):          # several must stop after the same step
-                break
-    stopped = (asked.is_set() or comm.stopped) and state.step < settings.max_steps
-    use = "generate" if objectives.continues(state.config) else "finetune"
-    then = f"go on with `pyllama resume {folder}`" if stopped else f"try `pyllama {use} --model {folder}`"
-    best = f"best validation loss {standing.best:.4f} at step {standing.best_step}; " if standing.best_step else ""
-    how = "stopped" if stopped else "done" if state.step == settings.max_steps else "out of patience"
-    console.print(f"{how} at step {state.step}; {best}peak memory {memory.peak_rss() / 2 ** 20:,.0f} MiB; {then}")
-    return 128 + signal.SIGINT if stopped else 0
-
-
-def evaluate(model: Path, data: tuple[str, ...], field: str = "text", block_size: int | None = None,
-             tokenizer: Path | None = None, device: Device = "cpu") -> int:
-    """Loss and perplexity of a model on a text, and how often its likeliest next token is right.
-
-    Args:
-        model: A run, a checkpoint, a Hugging Face folder or a llama2.c file.
-        data: Files, folders, patterns, "-" or "python-docs".
-        field: The field of a .jsonl file that holds the text.
-        block_size: Tokens in a window; None: the model's context length.
-        tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
-        device: Where to compute.
-    """
-    like = on(device)
-    found, tokens_of = load(model, tokenizer)
-    objective = objectives.of(found.config, tokens_of)
-    context = found.config.max_position_embeddings
-    settings = Settings(block_size=context if block_size is None else block_size)
-    if settings.block_size > context:
-        raise UserError(f"block_size is {block_size}, but {model} sees {context} tokens; make it smaller")
-    state = start(found.config, settings, found.params, like)
-    with tempfile.TemporaryDirectory() as folder:
-        text = encode(data, tokens_of, Path(folder), field)
-        result = objective.evaluate(state, objective.source(text), settings)
-    console.print(f"loss {result.loss:.4f} nats per token   {result}   over {result.tokens:,} tokens")
-    return 0
+    events = run(folder, state, source(training), source(validation), settings, policy, about,
+                 tokenizer.rust.to_str(pretty=True), best_so_far, evaluate, comm)
+    stopped = show_run(events, state, settings.max_steps, log_steps, comm)
+    outcome = "stopped" if stopped else "done" if state.step == settings.max_steps else "out of patience"
+    best = f"best validation loss {best_so_far.best:.4f} at step {best_so_far.best_step}"
+    command = "generate" if objectives.continues(state.config) else "finetune"
+    return show_end(f"{outcome} at step {state.step}", best if best_so_far.best_step else "",
+                    stopped_in=folder if stopped else None, then=f"try `pyllama {command} --model {folder}`")
 
 
 def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenizer: Path | None = None,
@@ -293,18 +256,18 @@ def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenize
         device: Where to compute.
     """
     like = on(device)
-    found, tokens_of = load_writer(model, tokenizer)
-    tree = params.rebuild(found.params, (np.asarray(a, like=like) for _, a in params.leaves(found.params)))
+    writer, tokenizer_of_model = load_writer(model, tokenizer)
+    tree = params.rebuild(writer.params, (np.asarray(a, like=like) for _, a in params.leaves(writer.params)))
     if prompt.startswith("FILE:"):
         prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
-    prompt = startable(prompt, tokens_of)
-    ids = tokens_of.encode(prompt, add_special_tokens=True).tolist()
+    prompt = startable(prompt, tokenizer_of_model)
+    ids = tokenizer_of_model.encode(prompt, add_special_tokens=True).tolist()
     if settings.num_return_sequences == 1:
-        for piece in itertools.chain([prompt], stream(tree, found.config, ids, tokens_of, settings)):
+        for piece in itertools.chain([prompt], stream(tree, writer.config, ids, tokenizer_of_model, settings)):
             print(piece, end="", flush=True)
         print()
     else:
-        for result in generate_batch(tree, found.config, [ids], tokens_of, settings):
+        for result in generate_batch(tree, writer.config, [ids], tokenizer_of_model, settings):
             print(f"{prompt}{result.text}\n{'-' * 15}")
     return 0
 
@@ -312,21 +275,21 @@ def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenize
 def load(model: Path, tokenizer: Path | None, dtype: str = "float32") -> tuple[pretrained.Model, Tokenizer]:
     """The model and its tokenizer; notes are printed."""
     memory.install()
-    found = pretrained.load(model, tokenizer, dtype)
-    for note in found.notes:
+    loaded = pretrained.load(model, tokenizer, dtype)
+    for note in loaded.notes:
         console.print(note)
-    if found.tokenizer is None:
+    if loaded.tokenizer is None:
         raise UserError(f"{model} has no tokenizer; name one with --tokenizer")
-    return found, found.tokenizer
+    return loaded, loaded.tokenizer
 
 
 def load_writer(model: Path, tokenizer: Path | None) -> tuple[pretrained.Model, Tokenizer]:
     """load() of a model that continues texts."""
-    found, tokens_of = load(model, tokenizer)
-    if not objectives.continues(found.config):
-        use = "use `pyllama predict`" if "task" in found.config.extra else "train it on a task with `pyllama finetune`"
-        raise UserError(f"{model} holds a {found.config.TYPE} that does not continue texts; {use}")
-    return found, tokens_of
+    loaded, tokenizer_of_model = load(model, tokenizer)
+    if not objectives.continues(loaded.config):
+        use = "use `pyllama predict`" if "task" in loaded.config.extra else "train it on a task with `pyllama finetune`"
+        raise UserError(f"{model} holds a {loaded.config.TYPE} that does not continue texts; {use}")
+    return loaded, tokenizer_of_model
 
 
 def plot(runs: Positional[tuple[Path, ...]], out: Path | None = None) -> int:

@@ -63,7 +63,15 @@ def metrics(answers, rows):
             "confusion": confusion.tolist()}
 
 
-task = Task(name="classify", about="a class for each text: sentiment, or any labels", fields=("text", "label"),
-            usable=usable, head="classification", labels=labels, examples=examples, predict=predict, metrics=metrics,
-            quick=True,
-            measures=("accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "confusion"))
+task = Task(
+    name="classify",
+    summary="a class for each text: sentiment, or any labels",
+    fields=("text", "label"),
+    usable=usable,
+    head="classification",
+    labels=labels,
+    examples=examples,
+    predict=predict,
+    metrics=metrics,
+    metric_names=("accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "confusion"),
+    quick=True)

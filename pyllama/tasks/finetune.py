@@ -3,6 +3,7 @@
     RUN/data/train.jsonl  dev.jsonl  test.jsonl      the rows, so that a resumed run needs no other file
     RUN/metrics.json                                 what the best checkpoint does on the rows kept apart
 """
+import contextlib
 import json
 import math
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 from pyllama import pretrained
 from pyllama.beam import SearchConfig
 from pyllama.errors import UserError
-from pyllama.files import rewrite
+from pyllama.files import DamagedFile, read_json, rewrite
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.tasks import TASKS, vectors
@@ -83,15 +84,17 @@ def task_of(name: str) -> Task:
     return TASKS[name]
 
 
-def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
-    """(state, tokenizer, {part: rows}, notes) to begin with."""
-    rows = read(source, task.fields, task.usable, task.readers)
+def prepare(task: Task, source: Source, setup: Setup, settings: Settings):
+    """(state, tokenizer, {part: rows}, notes) to begin with: reads the rows, and loads or makes model and tokenizer."""
+    rows, notes = read(source, task.fields, task.usable, task.readers)
     parts = dict(zip(PARTS, split(rows, (setup.dev, setup.test), settings.seed), strict=True))
     if setup.test_data:
-        parts["test"] = read(replace(source, data=setup.test_data), task.fields, task.usable, task.readers)
+        test = replace(source, data=setup.test_data)
+        parts["test"], test_notes = read(test, task.fields, task.usable, task.readers)
+        notes += test_notes
     names = task.labels(rows) if task.labels else []
-    learnt = [row.values[task.fields[-1]] for row in parts["train"]]
-    weights = balanced(names, learnt) if setup.class_weights == "balanced" else None
+    answers = [row.values[task.fields[-1]] for row in parts["train"]]
+    weights = balanced(names, answers) if setup.class_weights == "balanced" else None
 
     def suited(config):
         """The configuration for this task."""
@@ -100,10 +103,10 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
         changes |= {"num_labels": len(names)} if names else {}
         changes |= {name: setup.resid_pdrop for name in config.DROPOUTS if setup.resid_pdrop is not None}
         longest = min(setup.max_length, getattr(config, "max_position_embeddings", setup.max_length))
-        known = {"id2label": {str(i): name for i, name in enumerate(names)},
-                 "label2id": {name: i for i, name in enumerate(names)}} if names else {}
-        about = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights}
-        return replace(config, **changes, extra={**config.extra, **known, "task": about})
+        classes = {"id2label": {str(i): name for i, name in enumerate(names)},
+                   "label2id": {name: i for i, name in enumerate(names)}} if names else {}
+        entry = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights}
+        return replace(config, **changes, extra={**config.extra, **classes, "task": entry})
 
     if setup.model not in MODELS and Path(setup.model).exists():
         if setup.vectors:
@@ -111,33 +114,34 @@ def prepared(task: Task, source: Source, setup: Setup, settings: Settings):
         model = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
         if model.tokenizer is None:
             raise UserError(f"{setup.model} has no tokenizer; name one with --tokenizer")
-        return start(model.config, settings, model.params), model.tokenizer, parts, model.notes
-    state, tokenizer, notes = from_scratch(task, setup, settings, suited, parts["train"])
-    return state, tokenizer, parts, notes
+        state = start(model.config, settings, model.params)
+        return state, model.tokenizer, parts, (*notes, *model.notes)
+    state, tokenizer, model_notes = from_scratch(task, setup, settings, suited, parts["train"])
+    return state, tokenizer, parts, (*notes, *model_notes)
 
 
-def with_room(task: Task, parts: dict[str, list[Row]], work: Trained, limit: str) -> tuple[dict, tuple[str, ...]]:
+def with_room(task: Task, parts: dict[str, list[Row]], model: Trained, limit: str) -> tuple[dict, tuple[str, ...]]:
     """(parts, notes): the parts without the rows that the model has no room to answer, and what to say of these.
 
     limit: what leaves no room, for the note.  Raises UserError if a part has no other rows.
     """
     if not task.fits:
         return parts, ()
-    fitting = {part: [row for row, fits in zip(rows, task.fits(rows, work), strict=True) if fits]
+    fitting = {part: [row for row, fits in zip(rows, task.fits(rows, model), strict=True) if fits]
                for part, rows in parts.items()}
     for part, rows in parts.items():
         if rows and not fitting[part]:
             raise UserError(f"no {part} row leaves room for an answer in {limit}; give shorter rows, or more room")
-    many, left = (sum(map(len, some.values())) for some in (parts, fitting))
-    note = f"{many - left} of {many} rows left out: they leave no room for an answer in {limit}"
-    return fitting, (note,) if left < many else ()
+    total, fit = sum(map(len, parts.values())), sum(map(len, fitting.values()))
+    note = f"{total - fit} of {total} rows left out: they leave no room for an answer in {limit}"
+    return fitting, (note,) if fit < total else ()
 
 
-def cut_by(setup: Setup, work: Trained) -> str:
-    """What cuts a text: max_length, unless a trained model reads no more."""
-    context = getattr(work.config, "max_position_embeddings", math.inf)
+def length_limit(setup: Setup, model: Trained) -> str:
+    """What cuts a text, in words: max_length, unless a trained model reads no more."""
+    context = getattr(model.config, "max_position_embeddings", math.inf)
     capped = setup.model not in MODELS and context <= setup.max_length
-    return f"the model's context, {context} tokens" if capped else f"max_length, {work.max_length} tokens"
+    return f"the model's context, {context} tokens" if capped else f"max_length, {model.max_length} tokens"
 
 
 def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Sequence[Row]):
@@ -153,7 +157,7 @@ def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Seq
     texts = (text for row in rows for text in texts_of(row.values))
     learn = special.words if setup.vectors else task.tokenizer
     tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else \
-        learn(texts, setup.vocab_size, marks=task.marks)
+        learn(texts, setup.vocab_size, marks=task.markers)
     known = vectors.read(setup.vectors, tokenizer) if setup.vectors else None
     size = {"width": known.width, "heads": vectors.heads_for(known.width)} if known else {}
     shape = Dimensions(vocab_size=tokenizer.vocab_size, context=setup.max_length, head=task.head,
@@ -188,10 +192,15 @@ def require_head(task: Task, kind: str) -> None:
         raise UserError(f"a {kind} model cannot {task.name}; take one of {', '.join(task.models())}")
 
 
-def keep(rows: dict[str, Sequence[Row]], folder: Path) -> None:
-    """Write the rows into the run's folder.  Raises UserError if files with others are there, or none can be made."""
-    files = {folder / f"{part}.jsonl": "".join(json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n"
-                                               for row in some).encode() for part, some in rows.items()}
+def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> None:
+    """Write the rows of each part into a run's folder.
+
+    Raises UserError if files with other rows are there, or none can be written.
+    """
+    def line(row):
+        return json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n"
+
+    files = {folder / f"{part}.jsonl": "".join(map(line, rows)).encode() for part, rows in parts.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
@@ -203,8 +212,8 @@ def keep(rows: dict[str, Sequence[Row]], folder: Path) -> None:
         raise UserError(f"cannot write into {folder}: {error.strerror}; choose another --out_dir") from None
 
 
-def kept(folder: Path) -> dict[str, list[Row]]:
-    """What keep() wrote."""
+def load_rows(folder: Path) -> dict[str, list[Row]]:
+    """The rows that save_rows() wrote."""
     parts = {}
     for part in PARTS:
         path = folder / f"{part}.jsonl"
@@ -217,17 +226,17 @@ def kept(folder: Path) -> dict[str, list[Row]]:
 
 
 def trained(config, p, tokenizer) -> Trained:
-    """A model and the task it was trained on.  Raises UserError if there is none."""
-    about = config.extra.get("task")
-    if about is None:
+    """A model that was trained on a task.  Raises UserError if it was not."""
+    entry = config.extra.get("task")
+    if entry is None:
         raise UserError("the model was not trained on a task; train it with `pyllama finetune` first")
-    return Trained(config, p, tokenizer, about["max_length"])
+    return Trained(config, p, tokenizer, entry["max_length"])
 
 
 def examples(task: Task, parts: dict[str, list[Row]], state: State, tokenizer) -> dict[str, Examples]:
-    """What is learnt from and measured on."""
-    work = trained(state.config, state.p, tokenizer)
-    return {part: task.examples(rows, work) for part, rows in parts.items()}
+    """The examples of each part's rows."""
+    model = trained(state.config, state.p, tokenizer)
+    return {part: task.examples(rows, model) for part, rows in parts.items()}
 
 
 def evaluation(task: Task, rows: Sequence[Row], tokenizer):
@@ -242,10 +251,18 @@ def evaluation(task: Task, rows: Sequence[Row], tokenizer):
     return evaluate
 
 
-def measure(task: Task, rows: Sequence[Row], work: Trained, search: SearchConfig | None) -> tuple[list, dict]:
+def measure(task: Task, rows: Sequence[Row], model: Trained, search: SearchConfig | None) -> tuple[list, dict]:
     """(answers, metrics)"""
-    answers = task.predict(rows, work, search)
-    return answers, {**(task.of_model(rows, work) if task.of_model else {}), **task.metrics(answers, rows)}
+    answers = task.predict(rows, model, search)
+    return answers, {**task.model_metrics(rows, model), **task.metrics(answers, rows)}
+
+
+def holds_task(path: Path) -> bool:
+    """Is there a model that was trained on a task?  Only a config.json is read; load() says what is wrong with it."""
+    for folder in (path, *path.glob("checkpoints/step-*")):
+        with contextlib.suppress(DamagedFile, AttributeError):
+            return isinstance(read_json(folder / checkpoint.CONFIG).get("task"), dict)
+    return False
 
 
 def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, ...]]:

@@ -10,7 +10,6 @@
     mice</s>                    these tokens are learnt, the last with the others; the label of those above is -100
 """
 import importlib.util
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,17 +24,18 @@ from pyllama.training import loop
 from pyllama.training.examples import IGNORE, Examples
 
 AT_ONCE = 32
-FIELDS, ALSO = ("instruction", "output"), ("input",)
+FIELDS = ("instruction", "output")
+OPTIONAL_FIELDS = ("input",)
 
 
 def usable(values):
-    return texts_of(values, FIELDS, ALSO)
+    return texts_of(values, FIELDS, OPTIONAL_FIELDS)
 
 
 def prompt(values: dict) -> str:
     """What the model reads before it answers."""
-    given = f"### Input:\n{values['input']}\n\n" if "input" in values else ""
-    return f"### Instruction:\n{values['instruction']}\n\n{given}### Response:\n"
+    context = f"### Input:\n{values['input']}\n\n" if "input" in values else ""
+    return f"### Instruction:\n{values['instruction']}\n\n{context}### Response:\n"
 
 
 def prompts(rows, trained):
@@ -47,11 +47,11 @@ def prompts(rows, trained):
 
 def end(trained) -> int:
     """The token that generate() stops at."""
-    found = trained.tokenizer.eos_id if trained.config.eos_token_id is None else trained.config.eos_token_id
-    if found is None:
+    ids = trained.tokenizer.eos_id if trained.config.eos_token_id is None else trained.config.eos_token_id
+    if ids is None:
         raise UserError("the model has no token that ends a text, so that no response would end; take a model with an "
                         "eos_token_id, such as one trained with --tokenizer bpe")
-    return found[0] if isinstance(found, list) else found
+    return ids[0] if isinstance(ids, list) else ids
 
 
 def fits(rows, trained):
@@ -64,30 +64,38 @@ def examples(rows, trained):
 
     Both are encoded for themselves, so that the prompt has the tokens that it has in predict().
     """
-    last, made = end(trained), []
+    last, rows_of_ids = end(trained), []
     responses = trained.tokenizer.encode_batch([row.values["output"] for row in rows])
     for before, response in zip(prompts(rows, trained), responses, strict=True):
         ids = np.array([*before, *response, last])[:trained.max_length]
         if len(before) < len(ids):
-            made.append({"ids": ids, "labels": np.where(np.arange(len(ids)) < len(before), IGNORE, ids)})
-    return Examples(made)
+            rows_of_ids.append({"ids": ids, "labels": np.where(np.arange(len(ids)) < len(before), IGNORE, ids)})
+    return Examples(rows_of_ids)
 
 
 def predict(rows, trained, search=None):
     """The likeliest token after the likeliest, up to the end token or max_new_tokens; "" for a prompt without room."""
-    search = search or SearchConfig()
-    if search.num_beams > 1:
-        print("num_beams has no effect: a response is written token by token, the likeliest each time", file=sys.stderr)
-    settings, asked, answers = GenerationConfig(max_new_tokens=search.max_new_tokens), prompts(rows, trained), {}
-    order = sorted((i for i, ids in enumerate(asked) if len(ids) < trained.max_length), key=lambda i: len(asked[i]))
-    for first in range(0, len(order), AT_ONCE):
-        some = order[first:first + AT_ONCE]
-        results = generate(trained.params, trained.config, [asked[i] for i in some], trained.tokenizer, settings)
-        answers |= {i: result.text for i, result in zip(some, results, strict=True)}
-    if few := len(rows) - len(order):                       # told where the answers do not go
-        print(f"{few} of {len(rows)} prompts leave no room for a response in the {trained.max_length} tokens that the "
-              f"model was trained to read: not answered", file=sys.stderr)
+    settings = GenerationConfig(max_new_tokens=(search or SearchConfig()).max_new_tokens)
+    ids_of_row = prompts(rows, trained)
+    answerable = [i for i, ids in enumerate(ids_of_row) if len(ids) < trained.max_length]
+    by_length = sorted(answerable, key=lambda i: len(ids_of_row[i]))
+    answers = {}
+    for first in range(0, len(by_length), AT_ONCE):
+        batch = by_length[first:first + AT_ONCE]
+        results = generate(trained.params, trained.config, [ids_of_row[i] for i in batch], trained.tokenizer, settings)
+        answers |= {i: result.text for i, result in zip(batch, results, strict=True)}
     return [answers.get(i, "") for i in range(len(rows))]
+
+
+def notes(rows, trained, search):
+    """The flags of the search that have no effect, and how many prompts are not answered."""
+    lines = []
+    if search.num_beams > 1:
+        lines.append("num_beams has no effect: a response is written token by token, the likeliest each time")
+    if left_out := fits(rows, trained).count(False):
+        lines.append(f"{left_out} of {len(rows)} prompts leave no room for a response in the {trained.max_length} "
+                     f"tokens that the model was trained to read: not answered")
+    return lines
 
 
 def metrics(answers, rows):
@@ -110,6 +118,18 @@ def perplexity(rows, trained):
     return {"perplexity": loop.perplexity(loss)}
 
 
-task = Task(name="instruct", about="an answer to an instruction", fields=FIELDS, also=ALSO, usable=usable, head="lm",
-            texts=lambda values: [prompt(values), values["output"]], examples=examples, fits=fits, predict=predict,
-            metrics=metrics, of_model=perplexity, measures=("perplexity", "rougeL", "exact_match"))
+task = Task(
+    name="instruct",
+    summary="an answer to an instruction",
+    fields=FIELDS,
+    optional_fields=OPTIONAL_FIELDS,
+    usable=usable,
+    head="lm",
+    texts=lambda values: [prompt(values), values["output"]],
+    fits=fits,
+    examples=examples,
+    predict=predict,
+    notes=notes,
+    metrics=metrics,
+    model_metrics=perplexity,
+    metric_names=("perplexity", "rougeL", "exact_match"))

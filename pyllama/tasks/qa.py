@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.tasks.rows import BadRow, json_array, json_lines, text_of
+from pyllama.tasks.rows import NOT_OBJECT, BadRow, json_array, json_lines, text_of
 from pyllama.tasks.task import Task
 from pyllama.text import special
 from pyllama.training.examples import Examples
@@ -51,7 +51,7 @@ def unfolded(place, values):
     else:
         around = {key: value for key, value in values.items() if key != name}
         for number, inner in enumerate(values[name], 1):
-            within = {**around, **inner} if isinstance(inner, dict) else BadRow("it is no object")
+            within = {**around, **inner} if isinstance(inner, dict) else BadRow(NOT_OBJECT)
             yield from unfolded(f"{place}, {name[:-1]} {number}", within)
 
 
@@ -216,8 +216,16 @@ def f1(told, right):
     return 2 * both / (len(told) + len(right)) if told and right else float(told == right)
 
 
-task = Task(name="qa", about="the stretch of a text that answers a question",
-            fields=("context", "question", "answer"), usable=usable, askable=askable,
-            readers={".json": unfolding(json_array), ".jsonl": unfolding(json_lines)}, head="span",
-            tokenizer=partial(special.byte_pairs, alone=UNSPACED), examples=examples, predict=predict,
-            metrics=metrics, measures=("exact_match", "f1"))
+task = Task(
+    name="qa",
+    summary="the stretch of a text that answers a question",
+    fields=("context", "question", "answer"),
+    readers={".json": unfolding(json_array), ".jsonl": unfolding(json_lines)},
+    usable=usable,
+    askable=askable,
+    head="span",
+    tokenizer=partial(special.byte_pairs, alone=UNSPACED),
+    examples=examples,
+    predict=predict,
+    metrics=metrics,
+    metric_names=("exact_match", "f1"))

@@ -88,8 +88,19 @@ def export(path):
     return written
 
 
-task = Task(name="relations", about="how two things that a text marks are related", fields=("text", "relation"),
-            usable=usable, askable=askable, readers={".txt": semeval, ".conll": multi_head}, head="classification",
-            labels=lambda rows: classify.labels(labelled(rows)), marks=MARKS,
-            examples=lambda rows, trained: classify.examples(labelled(rows), trained), predict=classify.predict,
-            metrics=metrics, quick=True, measures=("f1_macro", "accuracy", "confusion"), export=export)
+task = Task(
+    name="relations",
+    summary="how two things that a text marks are related",
+    fields=("text", "relation"),
+    readers={".txt": semeval, ".conll": multi_head},
+    usable=usable,
+    askable=askable,
+    head="classification",
+    labels=lambda rows: classify.labels(labelled(rows)),
+    markers=MARKS,
+    examples=lambda rows, trained: classify.examples(labelled(rows), trained),
+    predict=classify.predict,
+    metrics=metrics,
+    metric_names=("f1_macro", "accuracy", "confusion"),
+    quick=True,
+    export=export)

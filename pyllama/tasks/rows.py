@@ -2,28 +2,28 @@
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pyllama import rng
-from pyllama.cli.display import console
 from pyllama.errors import UserError
 
-SHOWN = 5                                           # bad rows that are told one by one
+SHOWN = 5                                           # bad rows that a note names one by one
 
 
 class Row(NamedTuple):
-    """A row, and where it stands, for whoever has to mend it."""
+    """A row, and where it stands, for whoever has to fix it."""
     place: str                                      # "reviews.jsonl line 7"
     values: dict
 
 
 class BadRow(ValueError):
-    """What is wrong with a row, and how to mend it, without its place."""
+    """What is wrong with a row, and how to fix it, without its place."""
+
+
+NOT_OBJECT = "it is not an object"
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ Reader = Callable[[Path, str, Sequence[str], int], Iterator[tuple[str, dict | Ba
 
 
 def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
-         readers: dict[str, Reader] | None = None, answer: bool = True) -> list[Row]:
-    """The file's rows, each a dict of the task's `names`.
+         readers: dict[str, Reader] | None = None, answer: bool = True) -> tuple[list[Row], tuple[str, ...]]:
+    """(rows, notes): the file's rows, each a dict of the task's `names`, and what to say of those left out.
 
     `usable` gives a row as the task wants it, or raises BadRow; `readers` are the task's own, by suffix.  A .csv names
     its columns in the first line; so may a .tsv, else its columns are the names in their order.  answer=False: the last
     of the names need not be there, nor in `fields`.
 
-    Raises UserError naming file, line and reason of a bad row, unless these are to be skipped: then it says how many
-    were, and shows the first.
+    Raises UserError naming file, line and reason of a bad row, unless these are to be skipped: then the notes say how
+    many were, and why the first of them.
     """
     wanted = tuple(source.fields or names)
     if not answer and len(wanted) == len(names) - 1:
@@ -67,21 +67,25 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
             rows.append(Row(place, usable({**values, **dict(zip(names, map(values.get, wanted), strict=True))})))
         except BadRow as error:
             if source.bad_rows == "fatal":
-                raise UserError(f"{place}: {error}; mend it, or leave such rows out with --bad-rows skip") from None
+                raise UserError(f"{place}: {error}; fix it, or leave such rows out with --bad-rows skip") from None
             bad.append(f"{place}: {error}")
-    if bad:
-        tell = console.print if answer else partial(print, file=sys.stderr)     # answers go to standard output
-        tell(f"{len(bad)} of {len(rows) + len(bad)} rows left out:")
-        for line in bad[:SHOWN]:
-            tell(f"  {line}")
-        if len(bad) > SHOWN:
-            tell(f"  and {len(bad) - SHOWN} more")
     if not rows:
         raise UserError(f"{source.data} has no row to use; give a file with {', '.join(wanted)}")
-    return rows
+    return rows, left_out(bad, len(rows) + len(bad))
 
 
-def raw(path: Path, wanted: Sequence[str], spare: int, own: dict[str, Reader]) -> Iterator[tuple[str, dict | BadRow]]:
+def left_out(bad: list[str], total: int) -> tuple[str, ...]:
+    """Notes on the bad rows: how many there are, and the first of them."""
+    if not bad:
+        return ()
+    notes = [f"{len(bad)} of {total} rows left out:", *(f"  {line}" for line in bad[:SHOWN])]
+    if len(bad) > SHOWN:
+        notes.append(f"  and {len(bad) - SHOWN} more")
+    return tuple(notes)
+
+
+def raw(path: Path, wanted: Sequence[str], spare: int,
+        readers: dict[str, Reader]) -> Iterator[tuple[str, dict | BadRow]]:
     """(place, fields or what is wrong) of each row that is not empty; the last `spare` fields may be absent."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -89,11 +93,11 @@ def raw(path: Path, wanted: Sequence[str], spare: int, own: dict[str, Reader]) -
         raise UserError(f"cannot read {path}: {error.strerror}; give a .jsonl, .json, .csv or .tsv file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 at byte {error.start}: {error.reason}; save it as UTF-8") from None
-    readers: dict[str, Reader] = {".jsonl": json_lines, ".json": json_array, ".csv": columns, ".tsv": columns,
-                                  ".txt": columns, **own}
-    if path.suffix.lower() not in readers:
-        raise UserError(f"{path} is no {', '.join(readers)}; convert it to one of these")
-    yield from readers[path.suffix.lower()](path, text, wanted, spare)
+    known: dict[str, Reader] = {".jsonl": json_lines, ".json": json_array, ".csv": columns, ".tsv": columns,
+                                ".txt": columns, **readers}
+    if path.suffix.lower() not in known:
+        raise UserError(f"{path} is not a {', '.join(known)}; convert it to one of these")
+    yield from known[path.suffix.lower()](path, text, wanted, spare)
 
 
 def json_lines(path, text, wanted, spare):
@@ -103,19 +107,19 @@ def json_lines(path, text, wanted, spare):
                 values = json.loads(line)
             except ValueError as error:
                 values = BadRow(f"it is not JSON ({error})")
-            yield f"{path} line {number}", values if isinstance(values, dict | BadRow) else BadRow("it is no object")
+            yield f"{path} line {number}", values if isinstance(values, dict | BadRow) else BadRow(NOT_OBJECT)
 
 
 def json_array(path, text, wanted, spare):
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); mend it") from None
-    found = found.get("data", found) if isinstance(found, dict) else found
-    if not isinstance(found, list):
-        raise UserError(f"{path} is no list of objects; give one, or one object a line in a .jsonl")
-    for number, values in enumerate(found, 1):
-        yield f"{path} item {number}", values if isinstance(values, dict) else BadRow("it is no object")
+        raise UserError(f"{path} is not JSON ({error}); fix it") from None
+    items = content.get("data", content) if isinstance(content, dict) else content
+    if not isinstance(items, list):
+        raise UserError(f"{path} is not a list of objects; give one, or one object a line in a .jsonl")
+    for number, values in enumerate(items, 1):
+        yield f"{path} item {number}", values if isinstance(values, dict) else BadRow(NOT_OBJECT)
 
 
 def columns(path, text, wanted, spare):
@@ -126,7 +130,7 @@ def columns(path, text, wanted, spare):
         try:
             lines = [(reader.line_num, cells) for cells in reader if cells]
         except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: {error}; mend the quotes") from None
+            raise UserError(f"{path} line {reader.line_num}: {error}; fix the quotes") from None
     else:
         lines = [(n, line.rstrip("\r").split("\t")) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     head = lines[0][1] if lines and set(wanted[:len(wanted) - spare]) <= {*lines[0][1]} else None

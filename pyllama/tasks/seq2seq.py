@@ -128,21 +128,44 @@ def gleu(sources, answers, truth) -> float:
     return math.exp(short + sum(logs) / len(logs)) if logs else 0.0
 
 
-def task(name, about, source, target, measure, measures, needs=()):
-    return Task(name=name, about=about, fields=(source, target), usable=usable_as(source, target), head="seq2seq",
-                examples=examples_of(source, target), predict=predict_from(source), metrics=measure, measures=measures,
-                needs=needs)
+def text_to_text(fields, measure, **others):
+    """A task whose rows have a source text and a target text, in these fields.
+
+    measure(answers, targets, sources) gives the metrics; all three are lists of texts.
+    """
+    source, target = fields
+
+    def metrics(answers, rows):
+        sources, targets = ([row.values[name] for row in rows] for name in fields)
+        return measure(answers, targets, sources)
+
+    return Task(fields=fields, usable=usable_as(source, target), head="seq2seq", examples=examples_of(source, target),
+                predict=predict_from(source), metrics=metrics, **others)
 
 
-translate = task("translate", "a text in another language", "source", "target",
-                 lambda answers, rows: translation(answers, [row.values["target"] for row in rows]),
-                 ("bleu", "chrf", *EXACT), ("sacrebleu",))
-g2p = task("g2p", "how a word is spoken, or any sequence for a sequence", "source", "target",
-           lambda answers, rows: exact_and_edits(answers, [row.values["target"] for row in rows]), EXACT)
-summarise = task("summarise", "a short text for a long one", "document", "summary",
-                 lambda answers, rows: summary(answers, [row.values["summary"] for row in rows]),
-                 ("rouge1", "rouge2", "rougeL"), ("rouge_score.rouge_scorer",))
-write = task("write", "a text without mistakes of grammar and style", "source", "corrected",
-             lambda answers, rows: correction([row.values["source"] for row in rows], answers,
-                                              [row.values["corrected"] for row in rows]),
-             ("edit_precision", "edit_recall", "edit_f0.5", "gleu", *EXACT))
+translate = text_to_text(
+    ("source", "target"),
+    lambda answers, targets, _: translation(answers, targets),
+    name="translate",
+    summary="a text in another language",
+    metric_names=("bleu", "chrf", *EXACT),
+    packages=("sacrebleu",))
+g2p = text_to_text(
+    ("source", "target"),
+    lambda answers, targets, _: exact_and_edits(answers, targets),
+    name="g2p",
+    summary="how a word is spoken, or any sequence for a sequence",
+    metric_names=EXACT)
+summarise = text_to_text(
+    ("document", "summary"),
+    lambda answers, targets, _: summary(answers, targets),
+    name="summarise",
+    summary="a short text for a long one",
+    metric_names=("rouge1", "rouge2", "rougeL"),
+    packages=("rouge_score.rouge_scorer",))
+write = text_to_text(
+    ("source", "corrected"),
+    lambda answers, targets, sources: correction(sources, answers, targets),
+    name="write",
+    summary="a text without mistakes of grammar and style",
+    metric_names=("edit_precision", "edit_recall", "edit_f0.5", "gleu", *EXACT))

@@ -1,4 +1,4 @@
-"""The form of a task: which rows it reads, which head it puts on a model, what it predicts, how that is measured."""
+"""A task: which rows it reads, which head it puts on a model, what it predicts, how that is measured."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,43 +21,56 @@ class Trained(NamedTuple):
     max_length: int                             # tokens of a text, special ones included; what is longer is cut
 
 
+def no_notes(rows, trained, search):
+    return ()
+
+
+def no_model_metrics(rows, trained):
+    return {}
+
+
 def no_export(path):
     raise UserError(f"this task has nothing to write into {path} but its answers; leave --export out and use --out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One of the jobs people use language models for.  The fields are in the order of a task's life."""
+    """One of the jobs people use language models for; the fields stand in the order in which a run needs them."""
+
     name: str
-    about: str                                  # one line, for lists
+    summary: str                                # one line, for lists
 
-    # Its rows
+    # Rows
     fields: tuple[str, ...]                     # what a row has, the answer last
-    also: tuple[str, ...] = ()                  # texts that a row may have besides
-    usable: Callable[[dict], dict]              # a row as wanted, or BadRow
-    askable: Callable[[dict], dict] | None = None       # a row without its answer, or BadRow; None: its texts
-    readers: dict[str, Reader] = field(default_factory=dict)    # for files of its own form, by suffix
+    optional_fields: tuple[str, ...] = ()       # texts that a row may have besides
+    readers: dict[str, Reader] = field(default_factory=dict)    # for files of a form of the task's own, by suffix
+    usable: Callable[[dict], dict]              # a row as the task wants it; raises BadRow
+    askable: Callable[[dict], dict] | None = None       # a row without its answer; raises BadRow; None: its texts
 
-    # Its model
+    # The model and its tokenizer
     head: str                                   # every family that has this head can do the task: see models()
     labels: Callable[[Sequence[Row]], list[str]] | None = None  # the classes that occur, where there are some
-    tokenizer: Callable[..., Tokenizer] = special.byte_pairs    # learnt: (texts, how many tokens, marks=marks)
-    marks: tuple[str, ...] = ()                 # tokens that texts of this task mark something by
+    markers: tuple[str, ...] = ()               # tokens by which texts of this task mark something
     texts: Callable[[dict], Sequence[str]] | None = None        # of a row, what a tokenizer learns from; None: fields
+    tokenizer: Callable[..., Tokenizer] = special.byte_pairs    # learns: (texts, vocab_size, marks=markers)
 
-    # Learning and answering
+    # Examples
+    fits: Callable[[Sequence[Row], Trained], list[bool]] | None = None      # is there room for each row?  None: yes
     examples: Callable[[Sequence[Row], Trained], Examples]
-    fits: Callable[[Sequence[Row], Trained], list[bool]] | None = None      # has it room for the rows?  None: for all
-    predict: Callable[[Sequence[Row], Trained, Any], list]      # an answer for each row; the last: a SearchConfig
 
-    # Measures
+    # Predictions; the last argument is a SearchConfig
+    predict: Callable[[Sequence[Row], Trained, Any], list]      # an answer for each row
+    notes: Callable[[Sequence[Row], Trained, Any], Sequence[str]] = no_notes    # what to say beside the answers
+
+    # Metrics
     metrics: Callable[[list, Sequence[Row]], dict]              # of the answers
-    of_model: Callable[[Sequence[Row], Trained], dict] | None = None    # measures beside those of the answers
-    quick: bool = False                         # are its metrics worth taking while it trains?
-    measures: tuple[str, ...] = ()              # the names of what is measured, for lists
-    needs: tuple[str, ...] = ()                 # packages that measure it
-    # a file's name -> (rows, answers) -> the file's bytes and what is in it: what the answers say together; UserError
-    # if there is none
+    model_metrics: Callable[[Sequence[Row], Trained], dict] = no_model_metrics  # beside those of the answers
+    metric_names: tuple[str, ...]               # for lists
+    quick: bool = False                         # are the metrics worth taking while the model trains?
+    packages: tuple[str, ...] = ()              # that take the metrics
+
+    # A file of all answers together: path -> (rows, answers) -> (the file's bytes, what is in it); raises UserError if
+    # the task has no such file
     export: Callable[[Path], Callable[[Sequence[Row], list], tuple[bytes, str]]] = no_export
 
     def models(self) -> list[str]:

@@ -60,7 +60,7 @@ class StepEvent(NamedTuple):
 
 
 def run(folder: Path, state: State, training: Tokens, validation: Tokens, settings: Settings,
-        keeping: RunPolicy, about: dict, tokenizer_json: str | None = None, standing: BestSoFar | None = None,
+        policy: RunPolicy, about: dict, tokenizer_json: str | None = None, best_so_far: BestSoFar | None = None,
         evaluate: Callable = evaluate, comm: Communicator = SOLO) -> Generator[StepEvent]:
     """Train to settings.max_steps, yielding what happens; close the generator to stop after a step.
 
@@ -70,8 +70,8 @@ def run(folder: Path, state: State, training: Tokens, validation: Tokens, settin
     evaluate(state, validation, settings, most) gives a NamedTuple of numbers, one of them the loss, with a rank: the
     lower the better.  Of several processes that share the steps the first writes.
     """
-    standing, saved = standing or BestSoFar(), state.step
-    log = Log(folder, state.step, keeping.tensorboard) if comm.rank == 0 else NoLog()
+    best_so_far, saved = best_so_far or BestSoFar(), state.step
+    log = Log(folder, state.step, policy.tensorboard) if comm.rank == 0 else NoLog()
 
     def save(best=False):
         nonlocal saved
@@ -81,25 +81,25 @@ def run(folder: Path, state: State, training: Tokens, validation: Tokens, settin
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
                         tokenizer_json=tokenizer_json, best=best,
                         optimizer=on_the_host(state.optimiser.state().items()),
-                        keep=keeping.save_total_limit,
-                        trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(keeping),
-                                 "standing": asdict(standing), "about": about, "versions": versions()})
+                        keep=policy.save_total_limit,
+                        trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(policy),
+                                 "standing": asdict(best_so_far), "about": about, "versions": versions()})
 
     def tired():
-        return keeping.patience and standing.stale >= keeping.patience
+        return policy.patience and best_so_far.stale >= policy.patience
 
     try:
         for record in () if tired() else train(state, training, settings, comm):
             last = record.step == settings.max_steps
             evaluation, better = None, False
-            if last or record.step % keeping.eval_steps == 0:
-                evaluation = evaluate(state, validation, settings, keeping.eval_tokens)
-                better = evaluation.rank < standing.best
-                standing.stale = 0 if better else standing.stale + 1
+            if last or record.step % policy.eval_steps == 0:
+                evaluation = evaluate(state, validation, settings, policy.eval_tokens)
+                better = evaluation.rank < best_so_far.best
+                best_so_far.stale = 0 if better else best_so_far.stale + 1
                 if better:
-                    standing.best, standing.best_step = evaluation.rank, record.step
+                    best_so_far.best, best_so_far.best_step = evaluation.rank, record.step
             log.write(record, evaluation)
-            if better or last or record.step % keeping.save_steps == 0:
+            if better or last or record.step % policy.save_steps == 0:
                 save(better)
             yield StepEvent(record, evaluation)
             if tired():
@@ -190,6 +190,6 @@ def restore(state: State, saved: checkpoint.Checkpoint) -> None:
     state.step = saved.step
 
 
-def known(cls, stored: dict):
+def from_stored(cls, stored: dict):
     """A dataclass from its stored fields; those that a later version dropped are left out."""
     return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
