@@ -4,7 +4,6 @@ import doctest
 import importlib
 import inspect
 import io
-import pkgutil
 import re
 from pathlib import Path
 
@@ -22,14 +21,15 @@ PUBLIC = [pyllama, pyllama.testing]
 
 
 def modules_with_examples():
-    """Their names.  The sources are searched first, because some modules can be imported only where a GPU is."""
-    for module in pkgutil.walk_packages(pyllama.__path__, "pyllama."):
-        source = module.module_finder.find_spec(module.name).origin
-        if source.endswith(".py") and PROMPT in Path(source).read_text(encoding="utf-8"):
-            yield module.name
+    """Their names.  The sources are searched, not the modules, because some can be imported only with CuPy."""
+    root = Path(pyllama.__file__).parent
+    for source in sorted(root.rglob("*.py")):
+        if PROMPT in source.read_text(encoding="utf-8"):
+            parts = source.relative_to(root.parent).with_suffix("").parts
+            yield ".".join(part for part in parts if part != "__init__")
 
 
-MODULES = ["pyllama", *modules_with_examples()]
+MODULES = [*modules_with_examples()]
 
 
 def backends(module):
