@@ -16,7 +16,7 @@ from pyllama.rotary import tables
 
 cimport numpy as np
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "kernels.h" nogil:
     ctypedef ptrdiff_t idx
@@ -76,13 +76,13 @@ cdef extern from "kernels.h" nogil:
                                 int threads) noexcept nogil
         void (*adamw)(void *p, const void *g, void *m, void *v, idx n, double lr, double decay, double scale, idx t,
                       double b1, double b2, double eps, int threads) noexcept nogil
+        void (*from_bfloat16)(void *y, const uint16_t *x, idx n, int threads) noexcept nogil
+        void (*from_float16)(void *y, const uint16_t *x, idx n, int threads) noexcept nogil
         void (*sgd)(void *p, const void *g, void *v, idx n, double lr, double decay, double scale, double momentum,
                     int nesterov, int threads) noexcept nogil
-        double (*sum_and_norm)(void **g, idx lanes, idx n, int threads) noexcept nogil
-        void (*to_float16)(void *y, const void *x, idx n, int threads) noexcept nogil
-        void (*from_float16)(void *y, const void *x, idx n, int threads) noexcept nogil
-        void (*to_bfloat16)(void *y, const void *x, idx n, int threads) noexcept nogil
-        void (*from_bfloat16)(void *y, const void *x, idx n, int threads) noexcept nogil
+        double (*sum_and_norm)(void *const *g, idx lanes, idx n, int threads) noexcept nogil
+        void (*to_bfloat16)(uint16_t *y, const void *x, idx n, int threads) noexcept nogil
+        void (*to_float16)(uint16_t *y, const void *x, idx n, int threads) noexcept nogil
     void *blas_gemm[2]
     const kernels *kernels_of[2]
     const char *kernels_init(const char *isa)

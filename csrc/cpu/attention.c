@@ -37,7 +37,7 @@ INLINE span seen(band b, idx i, idx n) {
 }
 
 INLINE matrix at(heads h, idx b, idx g, idx r, idx t) {
-    return (matrix){(const real *)h.at + b * h.b + g * h.g + r * h.r + t * h.t, h.t, 1};
+    return (matrix){h.at + b * h.b + g * h.g + r * h.r + t * h.t, h.t, 1};
 }
 
 INLINE band seen_keys(const attending *a, idx s, idx t, idx keys, idx queries) {
@@ -214,7 +214,7 @@ static void attend(const attending *a, idx b, idx g, idx r, idx t0, real *work) 
     real *strip = work, *q_columns = strip + STRIP, *v_rows = q_columns + QUERIES * K;
     real *top = v_rows + KEYS * (K + NR), *sum = top + QUERIES, *shrink = sum + QUERIES, *rest = shrink + QUERIES;
     matrix y = at(a->y, b, g, r, t0);
-    real *lse = (real *)a->lse + ((b * a->G + g) * a->R + r) * a->T + t0;
+    real *lse = a->lse + ((b * a->G + g) * a->R + r) * a->T + t0;
 
     pack_scaled(q_columns, at(a->q, b, g, r, t0), K, queries);
     for (idx t = 0; t < QUERIES; t++) top[t] = -INFINITY, sum[t] = 0;
@@ -246,7 +246,7 @@ static void attention(const attending *a, real *work, int threads) {
     for (idx n = 0; n < items; n++) {
         idx head = n / parts, r = head % a->R, g = head / a->R % a->G, b = head / a->R / a->G;
         real *mine = work + omp_get_thread_num() * attention_work(a->K);
-        if (a->T == 1) ((real *)a->lse)[n] = attend_one(a, b, g, r, mine);
+        if (a->T == 1) a->lse[n] = attend_one(a, b, g, r, mine);
         else attend(a, b, g, r, n % parts * QUERIES, mine);
     }
 }
@@ -272,7 +272,7 @@ static void attend_backward(const attending *a, heads dq, heads dk, heads dv, he
             pack(q_rows, q, queries, K);
             pack(dy_rows, e, queries, K);
             memset(lse, 0, 2 * QUERIES * sizeof(real));
-            memcpy(lse, (const real *)a->lse + ((b * a->G + g) * a->R + r) * a->T + t0, queries * sizeof(real));
+            memcpy(lse, a->lse + ((b * a->G + g) * a->R + r) * a->T + t0, queries * sizeof(real));
             for (idx t = 0; t < queries; t++) {
                 const real *restrict yt = y.at + t * y.down, *restrict et = e.at + t * e.down;
                 real total = 0;

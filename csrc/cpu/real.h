@@ -6,7 +6,6 @@
 #include "../kernels.h"
 
 #if REAL == 32
-typedef float real;
 typedef uint32_t word;
 #define SQRT sqrtf
 #define FABS fabsf
@@ -17,7 +16,6 @@ static const real EXP_LOW = -104, EXP_HIGH = 89, DECAY_LOW = -87, FAR = 15;
 static const real OVER[] = {48.38615687, 42.45152268, 17.75499646, 3.938639102, 0.398946591};
 static const real UNDER[] = {96.77231333, 162.1162131, 116.4734564, 45.49114568, 9.873298338};
 #else
-typedef double real;
 typedef uint64_t word;
 #define SQRT sqrt
 #define FABS fabs

@@ -9,5 +9,5 @@ def sum_and_norm(gs):
     cdef double norm
     cdef int threads = _threads
     with nogil:
-        norm = k.sum_and_norm(<void **>addresses.data, count, n, threads)
+        norm = k.sum_and_norm(<void *const *>addresses.data, count, n, threads)
     return norm

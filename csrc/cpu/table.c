@@ -32,10 +32,11 @@ static void exp_of(real *restrict y, const real *restrict x, idx n, int threads)
 
 #define PASTE(real, isa) kernels_##real##_##isa
 #define NAME(real, isa) PASTE(real, isa)
-#define SLOT(f) .f = (void *)f                     /* a kernel takes real *, its slot void * */
+#define SLOT(f) .f = f
+#pragma GCC diagnostic error "-Wincompatible-pointer-types"             /* another prototype */
 const kernels NAME(REAL, ISA) = {
     .gemm_work = WORK, SLOT(gemm),
-    .exp = (void *)exp_of,
+    .exp = exp_of,
     SLOT(add_rms_norm), SLOT(add_rms_norm_backward),
     SLOT(attention_work), SLOT(attention), SLOT(attention_backward),
     SLOT(cross_entropy), SLOT(cross_entropy_backward),
