@@ -5,13 +5,21 @@ the leaves is the tree's own, so what init() puts side by side lies side by side
 """
 import contextlib
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import numpy as np
 
 from pyllama import backend
 from pyllama.errors import UserError
 
-_places: ContextVar[dict[int, np.ndarray] | None] = ContextVar("id of a leaf: where its gradient goes", default=None)
+
+class _Places(NamedTuple):
+    """Where gradients go: see adding()."""
+    of_leaf: dict[int, np.ndarray]                      # by the id of the leaf
+    transposed: dict[int, dict[tuple, np.ndarray]]      # by the id of the array whose memory it is, and the layout
+
+
+_places: ContextVar[_Places | None] = ContextVar("where gradients go", default=None)
 
 
 def leaves(tree, path=""):
@@ -110,11 +118,11 @@ def adding(p, grads):
     An op that reads a leaf finds the place of its gradient, and one that reads a matrix's `.T` finds it transposed.
     What it does not find, such as some rows of a table, is left to the tree's sum: add().
     """
-    known = {}
+    known = _Places({}, {})
     for (_, leaf), (_, place) in zip(leaves(p), leaves(grads), strict=True):
-        known[id(leaf)] = place
+        known.of_leaf[id(leaf)] = place
         if leaf.ndim == 2:
-            known[_layout(leaf.T)] = place.T
+            known.transposed.setdefault(id(leaf.T.base), {})[_layout(leaf.T)] = place.T
     token = _places.set(known)
     try:
         yield
@@ -125,13 +133,14 @@ def adding(p, grads):
 def places(inputs):
     """{number of the input: where its gradient is added}, of an op's inputs."""
     known = _places.get()
-    if not known:
+    if known is None:
         return {}
+    of_leaf, transposed = known
     places = {}
     for i, x in enumerate(inputs):
-        place = known.get(id(x))
-        if place is None and x.ndim == 2:
-            place = known.get(_layout(x))               # every .T is another object
+        place = of_leaf.get(id(x))
+        if place is None and (layouts := transposed.get(id(x.base))):   # every .T is another object
+            place = layouts.get(_layout(x))
         if place is not None:
             places[i] = place
     return places

@@ -34,7 +34,7 @@ def arrays(side):
 
 def signature(inputs):
     """The shape and dtype of each array, a tuple."""
-    return tuple((x.shape, x.dtype) for x in inputs)
+    return tuple([(x.shape, x.dtype) for x in inputs])
 
 
 def check(op, given):
