@@ -18,6 +18,7 @@ from pyllama.op import Op, watching
 from pyllama.ops import cross_entropy, dropout, linear, relu, rms_norm, swiglu
 from pyllama.rng import generator
 from pyllama.shapes import fits
+from tests import fakecupy
 
 
 @pytest.fixture
@@ -256,12 +257,13 @@ def test_a_gradient_that_was_added_leaves_one_zero_which_may_be_viewed():
             params.add(total, {"w": left[0], "b": wrong})
 
 
-def test_only_the_layouts_of_a_leaf_have_its_place():
-    p = {"w": np.zeros((3, 3)), "b": np.zeros(3)}
-    grads = {"w": np.zeros((3, 3)), "b": np.zeros(3)}
+@pytest.mark.parametrize("asarray", [np.asarray, fakecupy.module().asarray], ids=["host", "device"])
+def test_only_the_layouts_of_a_leaf_have_its_place(asarray):
+    p, grads = ({"w": asarray(np.zeros((3, 3))), "b": asarray(np.zeros(3))} for _ in range(2))
     assert params.places([p["w"]]) == {}
+    w, other = p["w"], asarray(np.zeros((3, 3)))
     with params.adding(p, grads):
-        places = params.places([np.zeros((3, 3)), p["w"], p["b"], p["w"].T, p["w"][:2], p["w"][:2].T, p["w"] + 0])
+        places = params.places([other, w, p["b"], w.T, w[:2], w[:2].T, w + 0])
     assert places.keys() == {1, 2, 3}
     assert places[1] is grads["w"]
     assert places[2] is grads["b"]
@@ -301,6 +303,26 @@ def test_a_kernel_may_decline(kernels):
         y, back = op(x)
         np.testing.assert_array_equal(y, factor * x)
         np.testing.assert_array_equal(back(x)[0], factor * x)
+
+
+@pytest.mark.usefixtures("unregistered")
+@pytest.mark.parametrize(("adds", "declines", "total"), [(True, False, 30), (False, False, 3), (True, True, 2)])
+def test_a_kernel_may_add_its_gradient_to_the_place(kernels, adds, declines, total):
+    """One that has and one that has not are found by the name; the reference never sees the place."""
+    def into_place(dy, *, into):
+        if adds:
+            into[0] += 30 * dy
+        return (into[0] if adds else 3 * dy,)
+
+    kernels.test_framework = lambda x: NotImplemented if declines else (3 * x, ())
+    kernels.test_framework_backward_into = into_place
+    x, place = np.ones(2), np.zeros(2)
+    with params.adding([x], [place]):
+        y, back = shaped("x[D] -> y[D]")(x)
+        (left,) = back(np.ones_like(y))
+    np.testing.assert_array_equal(place, [total, total])
+    assert left == 0
+    assert np.ndim(left) == 0
 
 
 def test_use_nests_and_ends_however_it_is_left(kernels):
