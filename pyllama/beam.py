@@ -20,7 +20,7 @@ from pyllama.ops.softmax import log_sum_exp
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One target that was found."""
+    """One target, complete or cut at max_new_tokens."""
 
     ids: list[int]                          # without the start token, with the end token where there is one
     score: float
@@ -105,8 +105,8 @@ def targets(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | Non
               size: int | None = None) -> list[list[Hypothesis]]:
     """For each of the sources, sequences of ids, up to num_beams targets of an encoder-decoder, the best first.
 
-    A target has no more tokens than the model has places for.  size: how many tokens there are, if the table has more.
-    Raises UserError if the model has no end token, or no source is given a token.
+    A target has no more tokens than the model has positions for.  size: how many tokens there are, if the table has
+    more.  Raises UserError if the model has no end token, or a source is empty.
     """
     settings = settings or SearchConfig()
     if c.positions == "learned":

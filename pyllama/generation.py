@@ -142,11 +142,11 @@ class Text:
         """The text that is certain now: no half character, and nothing a stop string may begin with."""
         self.text += self._stream.push(token) + (self._stream.flush() if last else "")
         # The first to end, not to begin: then it does not matter how the text is cut into tokens.
-        found = min(((at + len(stop), at) for stop in self._stops if (at := self.text.find(stop, self._shown)) >= 0),
-                    default=None)
-        if found:
-            self.text, self.stopped = self.text[:found[1]], True
-        certain = len(self.text) - (0 if last or found else unsure(self.text, self._stops))
+        stop_at = min(((at + len(stop), at) for stop in self._stops
+                       if (at := self.text.find(stop, self._shown)) >= 0), default=None)
+        if stop_at:
+            self.text, self.stopped = self.text[:stop_at[1]], True
+        certain = len(self.text) - (0 if last or stop_at else unsure(self.text, self._stops))
         piece, self._shown = self.text[self._shown:certain], certain
         return piece
 

@@ -79,25 +79,25 @@ def meetings(tokens: Tokens, c: GloveConfig) -> tuple[np.ndarray, np.ndarray, np
     where documents end.
     """
     ids, document = laid_out(tokens, c)
-    found, counted = [], []
+    pairs, counts = [], []
     for d in range(1, min(c.window, len(ids) - 1) + 1):
         near = document[d:] == document[:-d]
         a, b = ids[:-d][near], ids[d:][near]
         pair, count = np.unique(np.concatenate([a * c.vocab_size + b, b * c.vocab_size + a]), return_counts=True)
-        found.append(pair)
-        counted.append(count / d)
-    pair, which = np.unique(np.concatenate(found), return_inverse=True)
+        pairs.append(pair)
+        counts.append(count / d)
+    pair, which = np.unique(np.concatenate(pairs), return_inverse=True)
     if not pair.size:
         raise UserError("no document has two tokens, so no words meet; give longer documents")
-    return *np.divmod(pair, c.vocab_size), np.bincount(which, np.concatenate(counted))
+    return *np.divmod(pair, c.vocab_size), np.bincount(which, np.concatenate(counts))
 
 
 def batches(tokens: Tokens, c: GloveConfig, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
     """batch(step) -> (centres, contexts, counts), batch_size of the meetings; an epoch visits each once."""
-    found = meetings(tokens, c)
+    pairs = meetings(tokens, c)
 
     def batch(step):
-        _, places = visit(len(found[0]), batch_size, seed, step)
-        return tuple(a[places] for a in found)
+        _, places = visit(len(pairs[0]), batch_size, seed, step)
+        return tuple(a[places] for a in pairs)
 
     return batch

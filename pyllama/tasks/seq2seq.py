@@ -5,7 +5,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from pyllama.beam import targets as search_targets
+from pyllama import beam
 from pyllama.errors import optional
 from pyllama.tasks.rows import text_of
 from pyllama.tasks.task import Task, encode
@@ -35,14 +35,14 @@ def examples_of(source, target):
 def predict_from(source):
     def predict(rows, trained, search=None):
         ids = encode(trained.tokenizer, [row.values[source] for row in rows], trained.max_length)
-        order, found = sorted(range(len(rows)), key=lambda i: len(ids[i])), {}
+        order, answers = sorted(range(len(rows)), key=lambda i: len(ids[i])), {}
         for first in range(0, len(order), AT_ONCE):
-            some = order[first:first + AT_ONCE]
-            targets = search_targets(trained.params, trained.config, [ids[i] for i in some], search,
-                                     trained.tokenizer.vocab_size)
-            for i, best in zip(some, targets, strict=True):
-                found[i] = trained.tokenizer.decode(best[0].ids, skip_special_tokens=True)
-        return [found[i] for i in range(len(rows))]
+            batch = order[first:first + AT_ONCE]
+            targets = beam.targets(trained.params, trained.config, [ids[i] for i in batch], search,
+                                   trained.tokenizer.vocab_size)
+            for i, hypotheses in zip(batch, targets, strict=True):
+                answers[i] = trained.tokenizer.decode(hypotheses[0].ids, skip_special_tokens=True)
+        return [answers[i] for i in range(len(rows))]
     return predict
 
 

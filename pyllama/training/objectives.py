@@ -116,8 +116,8 @@ class CorruptedText:
 
 
 def evaluate(state, source: CorruptedText, settings, most: int | None = None) -> Recovered:
-    """Over all whole windows, or those in the first `most` tokens, but one at least.  Raises UserError if nothing is
-    asked for in them."""
+    """Over all whole windows, or those in the first `most` tokens, but one at least.  Raises UserError if none of their
+    tokens is to be predicted."""
     tokens = source.tokens
     if most is not None:
         tokens = tokens.between(0, min(max(most, settings.block_size) + 1, len(tokens)))
