@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from pyllama import params
 from pyllama.cli.main import main
 from pyllama.errors import UserError
-from pyllama.models import MODELS, gpt2, with_head
+from pyllama.models import MODELS, families_with, gpt2
 from pyllama.models.config import Dimensions
 from pyllama.tasks import TASKS, classify, finetune, rows, seq2seq
 from pyllama.tasks.rows import Row, Source, read
@@ -303,7 +303,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(reviews, tmp_path):
         np.testing.assert_array_equal(a, other.optimizer[name], err_msg=name)
 
 
-@pytest.mark.parametrize("model", with_head("seq2seq"))
+@pytest.mark.parametrize("model", families_with("seq2seq"))
 def test_a_text_for_a_text_is_learnt_and_a_trained_model_learns_on(model, tmp_path, capsys):
     """Words of one or two letters, spelt in capitals: the loss falls, and goes on where the trained model had it."""
     rng = np.random.default_rng(1)

@@ -67,7 +67,7 @@ class ModelShape:
     intermediate_size: int | None = None        # width inside the feed-forward; None: 4 hidden_size, of a LLaMA 8/3
     resid_pdrop: float = 0.0                    # dropout
     bias: bool = False                          # LLaMA: biases in the linear maps
-    tie_word_embeddings: bool = False           # LLaMA: one table for reading and predicting tokens
+    tie_word_embeddings: bool = False           # LLaMA: one table for reading and predicting, as the others have
     rope_theta: float = 10000.0                 # LLaMA: base of the rotary angles; higher for a longer context
     sliding_window: int | None = None           # LLaMA: tokens an attention looks back on; None: all
 

@@ -31,7 +31,8 @@ class ModelModule(Protocol):
              recompute: bool = False, count: Any = None, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Any:
         """(the mean loss, back);  back(dloss=1.0) gives the tree of the parameters' gradients.
 
-        count: divide the sum of the losses by it instead of by how many labels count.
+        count: divide the sum of the losses by it instead of by how many labels count.  With a classification head it
+        takes weights [B] too (see layers.class_loss).
         """
 
 
@@ -67,6 +68,6 @@ for _model, _config in (*MODELS.values(), *APART.values()):
     _config.model = _model
 
 
-def with_head(head: str) -> list[str]:
+def families_with(head: str) -> list[str]:
     """The families that have this head."""
     return [kind for kind, family in MODELS.items() if head in family.config.HEADS]

@@ -61,7 +61,7 @@ def loss(centres, contexts, counts, p, c, *, recompute=False):
 
 
 def importance(counts, c):
-    """f(x) = min(1, (x / x_max)^α)   (equation 9)"""
+    """f(x) = min(1, (x / x_max)^α) of counts [N] -> [N]   (equation 9)"""
     return np.minimum(1, counts / c.x_max) ** c.alpha
 
 

@@ -119,7 +119,7 @@ def windows(rows, trained):
         before = np.concatenate([start, question[:room // 2], middle]).astype(int)
         for first, past in stretches(len(ids), trained.max_length - len(before) - len(end)):
             inputs = {"ids": np.concatenate([before, ids[first:past], end]).astype(int)}
-            if trained.config.type_vocab_size > 1:
+            if getattr(trained.config, "type_vocab_size", 1) > 1:
                 inputs["types"] = (np.arange(len(inputs["ids"])) >= len(before)).astype(int)
             yield Window(number, inputs, len(before), first, past, places)
 

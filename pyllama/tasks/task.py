@@ -75,7 +75,7 @@ class Task:
 
     def models(self) -> list[str]:
         """The families that can do it."""
-        return models.with_head(self.head)
+        return models.families_with(self.head)
 
     @property
     def writes(self) -> bool:
