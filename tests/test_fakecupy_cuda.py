@@ -124,7 +124,7 @@ def test_the_checked_build_is_a_switch_away(monkeypatch):
 
 
 def test_installed_means_imported():
-    real = rules.real()
+    real, _ = rules.real(), rules.real("cupyx")
     before = {name: there for name, there in sys.modules.items() if name.startswith("cupy")}
     assert before["cupy"] is real
     with fakecupy.installed() as cupy:
