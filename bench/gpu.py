@@ -31,6 +31,7 @@ from bench import train as bench_train
 from bench.gpu_roofline import SIZES, Card, calls, passes
 from bench.passes import small
 from bench.table import show
+from bench.traffic import axes
 from bench.train_pyllama import training
 from pyllama import backend, device
 from pyllama.cli.inspect import gpu as name_of_gpu
@@ -123,14 +124,6 @@ class Clock:
         _, host = self.events(f, 1)
         self.product()
         return self.events(f, min(AHEAD, max(1, int(self.busy / host / 2))))
-
-
-def axes(size):
-    """Of bench/ops.py, for a model of this size; linear is a matrix of its feed-forward."""
-    D, _, H, F, V, T, B = size
-    K = D // H
-    return {"B": B, "T": T, "S": T, "D": D, "E": F, "H": H, "G": H, "R": 1, "K": K, "P": K // 2, "F": F, "V": V,
-            "N": B * T}
 
 
 def peers(like):

@@ -11,13 +11,18 @@ import json
 import math
 from typing import NamedTuple
 
+import pyllama.ops  # noqa: F401 -- registers
 from bench import sizes
 from bench.sizes import Size
 from bench.table import show
+from bench.traffic import axes, moved
 from pyllama import cuda_text
+from pyllama.op import OPS
 
 SIZES = {"S": sizes.SIZES["S"], "M": sizes.SIZES["M"],
          "1B": Size(D=2048, L=16, H=32, F=5632, V=32000, T=2048, B=4), "tiny": sizes.SIZES["tiny"]}
+WITHOUT_PRODUCTS = ("embedding", "rms_norm", "add_rms_norm", "layer_norm", "rope", "swiglu", "gelu", "relu", "dropout",
+                    "softmax", "cross_entropy")
 GROUP = 64                                      # weights that share a scale, in quant_matvec
 COLUMNS = {"size": "{size}", "pass": "{of}", "calls a step": "{calls:,}", "MB": "{mb:,.1f}", "GFLOP": "{gflop:,.2f}",
            "A100 µs": "{A100:,.1f}", "by its": "{A100_bound}", "H100 µs": "{H100:,.1f}", "by its ": "{H100_bound}",
@@ -54,24 +59,14 @@ def passes(size, itemsize=4):
     """{pass: Work}, each for the arrays of a model of this size; ops that LLaMA lacks for arrays like them."""
     D, _, H, F, V, T, B = size
     N, P = B * T, parameters(size)
-    x, h, z = N * D, N * F, N * V                                       # numbers of an activation, a hidden one, logits
+    x, z = N * D, N * V                                                 # numbers of an activation, of the logits
     pairs = B * T * (T + 1) // 2 * D                                    # query and key of a head, causal, and its width
     lse, chunks = N * H, math.ceil(z * itemsize / cuda_text.LOGITS)
     numbers = {                                                         # moved, and operations
-        "embedding": (2 * x, 0), "embedding_backward": (3 * x, 0),
-        "rms_norm": (2 * x + N, 0), "rms_norm_backward": (3 * x + N, 0),
-        "add_rms_norm": (4 * x + N, 0), "add_rms_norm_backward": (4 * x + N, 0),
-        "layer_norm": (3 * x + N, 0), "layer_norm_backward": (3 * x + N, 0),
+        **without_products(axes(size)),
         **products("linear D D", N, D, D), **products("linear F D", N, F, D), **products("linear D F", N, D, F),
-        "rope": (2 * x, 0), "rope_backward": (2 * x, 0),
         "attention": (4 * x + lse, 4 * pairs),                          # 2 products
         "attention_backward": (13 * x + 4 * lse, 14 * pairs),           # 3 for dq, 4 for dk and dv, for no atomics
-        "swiglu": (3 * h, 0), "swiglu_backward": (5 * h, 0),
-        "gelu": (2 * h, 0), "gelu_backward": (3 * h, 0),
-        "relu": (2 * h, 0), "relu_backward": (3 * h, 0),
-        "dropout": (2 * x, 0), "dropout_backward": (2 * x, 0),
-        "softmax": (2 * x, 0), "softmax_backward": (3 * x, 0),
-        "cross_entropy": (z + 4 * N, 0), "cross_entropy_backward": (2 * z + 3 * N, 0),
         "linear_cross_entropy": (5 * z + 3 * x + 6 * V * D * chunks, 6 * z * D),
         "linear_cross_entropy_backward": (2 * x + 2 * V * D, 0),
         "add": (3 * x, 0),                                              # of two paths of the model
@@ -80,6 +75,12 @@ def passes(size, itemsize=4):
         "quant_matvec 4 bits": (F * D // 8 + F * D // GROUP + F + D, 2 * F * D),
     }
     return {name: Work(itemsize * moved, operations) for name, (moved, operations) in numbers.items()}
+
+
+def without_products(lengths):
+    """Of the ops whose kernels move what they must, and no more."""
+    return {name + suffix: (moved(OPS[name], lengths)[of], 0) for name in WITHOUT_PRODUCTS
+            for of, suffix in (("forward", ""), ("backward", "_backward"))}
 
 
 def products(name, N, E, D):

@@ -10,7 +10,6 @@ exceed a copy.  Times are kept in bench/results/, so that the next run shows wha
 import argparse
 import contextlib
 import json
-import math
 import os
 import platform
 import statistics
@@ -26,6 +25,7 @@ from rich.progress import track
 import pyllama.ops  # noqa: F401 -- registers
 from bench.rotation import ROOT, Worker, on_threads, rotate
 from bench.table import show
+from bench.traffic import moved, shapes
 from pyllama import backend, machine
 from pyllama.op import OPS
 
@@ -40,43 +40,26 @@ B, T, S, D, E, G, R, K, V, N = (AXES[axis] for axis in "BTSDEGRKVN")
 FLOPS = {"linear": 2 * B * T * D * E, "linear_cross_entropy": 2 * N * D * V,
          "attention": 2 * B * G * R * T * S * K}                # causal: half of two products
 AT_ONCE = {"linear_cross_entropy"}              # the forward pass computes the gradients, too: only both compare
-NOT_READ = {"dropout", "embedding", "rope"}     # linear: the backward pass has no need of the inputs
 
 COLUMNS = {"op": "{op}", "pass": "{of}", "backend": "{backend}", "ms": "{ms:.3f}", "rate": "{rate:.1f}",
            "": "{unit}", "of peak": "{share:.0%}", "x NumPy": "{numpy:.2f}", "x PyTorch": "{torch:.2f}",
            "disturbed": "{disturbed}"}
 
 
-def shape(axes, sizes):
-    """Of an input or output; what leads is [B H] of [T K], else [B T]."""
-    out = ()
-    for axis in axes:
-        if axis == "...":
-            out += (sizes["B"], sizes["H"]) if "T" in axes else (sizes["B"], sizes["T"])
-        else:
-            out += (math.prod(int(f) if f.isdigit() else sizes[f] for f in axis.split("*")),)
-    return out
-
-
-def request(op, sizes=AXES):
+def request(op, lengths=AXES):
     """What the workers are asked; without the optional inputs."""
-    inputs = [(shape(x.axes, sizes), int(x.below) if x.below.isdigit() else sizes.get(x.below, 0))
-              for x in op.inputs if not x.optional]
-    return {"name": op.name, "inputs": inputs, "dys": [shape(output.axes, sizes) for output in op.outputs],
-            "options": OPTIONS.get(op.name, {}), "seconds": SECONDS}
+    inputs, outputs = shapes(op, lengths)
+    return {"name": op.name, "inputs": inputs, "dys": outputs, "options": OPTIONS.get(op.name, {}), "seconds": SECONDS}
 
 
-def work(op):
-    """{pass: (what it does, unit)}: operations of products, or else bytes of numbers that must be read and written."""
+def amounts(op):
+    """{pass: (amount, unit)}: operations of products, or else bytes of numbers that must be read and written."""
     if op.name in FLOPS:
-        forward, backward, unit = FLOPS[op.name], 2 * FLOPS[op.name], "GFLOP/s"
+        passes, unit = {"forward": FLOPS[op.name], "backward": 2 * FLOPS[op.name]}, "GFLOP/s"
     else:
-        asked, unit = request(op), "GB/s"
-        x = 4 * sum(math.prod(of) for of, bound in asked["inputs"] if not bound)
-        y = 4 * sum(map(math.prod, asked["dys"]))
-        forward = y + (y if op.name == "embedding" else x)      # of a table only the rows that were named
-        backward = y + x + (0 if op.name in NOT_READ else x)
-    passes = {"both": forward + backward} if op.name in AT_ONCE else {"forward": forward, "backward": backward}
+        passes, unit = {of: 4 * numbers for of, numbers in moved(op, AXES).items()}, "GB/s"
+    if op.name in AT_ONCE:
+        passes = {"both": sum(passes.values())}
     return {of: (amount, unit) for of, amount in passes.items()}
 
 
@@ -90,7 +73,7 @@ def medians(op, answers):
 def records(op, turns, most, before):
     """A record for each pass on each backend, from {backend: [(answer, disturbed), ...]}."""
     times = {name: medians(op, [answer for answer, _ in taken]) for name, taken in turns.items()}
-    for of, (amount, unit) in work(op).items():
+    for of, (amount, unit) in amounts(op).items():
         for name, passes in times.items():
             seconds, rate = passes[of], amount / passes[of] / 1e9
             theirs = {other: times[other][of] / seconds if other in times and other != name else None

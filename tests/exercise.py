@@ -12,6 +12,7 @@ from pyllama import backend, memory
 from pyllama.models import llama
 from pyllama.op import OPS
 from pyllama.testing import problem
+from pyllama.testing.accuracy import results
 from pyllama.testing.problems import choose_by, large
 from pyllama.text.tokens import Tokens
 from pyllama.training import loop
@@ -26,12 +27,6 @@ def small_problem(op, seed, dtype="float32"):
 def large_problem(op, seed, dtype="float32"):
     choose = choose_by(np.random.default_rng(seed))
     return problem(op, choose, dtype, large(op, choose))
-
-
-def results(op, inputs, options, dy):
-    """y and the gradients."""
-    y, back = op(*inputs, **options)
-    return [np.asarray(a) for a in (*op.each(y), *back(dy)) if a is not None]
 
 
 def bits(op, *call):

@@ -2,6 +2,8 @@
 import itertools
 import json
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -148,7 +150,7 @@ def test_what_is_timed_is_counted_once_and_put_back(monkeypatch):
 def test_the_sizes_of_the_bench_fit_every_op(op):
     asked = ops.request(op)
     op.check(tuple((shape, np.dtype(int if bound else np.float32)) for shape, bound in asked["inputs"]))
-    for amount, unit in ops.work(op).values():
+    for amount, unit in ops.amounts(op).values():
         assert amount > 2 ** 20
         assert unit in ("GFLOP/s", "GB/s")
 
@@ -203,3 +205,14 @@ def test_the_flags_of_every_task_of_the_bench_are_flags(capsys, tmp_path):
             assert tasks.pyllama(["finetune", "--task", task, "--model", model, "--data", str(tmp_path / rows),
                                   *tasks.COMMON, *flags, "--out_dir", str(tmp_path / "run")]) == 2
             assert f"cannot read {tmp_path / rows}" in capsys.readouterr().err
+
+
+def test_the_readme_names_every_module_and_calls_programs_what_runs_alone():
+    """Workers run alone, too, but programs start them."""
+    folder = Path(rotation.__file__).parent
+    programs, workers, modules = (re.findall(r"`(\w+)`", part.replace("`make", "make")) for part in
+                                  re.split("## Workers|## Modules", (folder / "README.md").read_text()))
+    sources = {path.stem: path.read_text() for path in folder.glob("*.py") if path.stem != "__init__"}
+    assert {*programs, *workers, *modules} >= sources.keys()
+    assert {name for name, text in sources.items() if "__main__" in text} <= {*programs, *workers}
+    assert all("__main__" in sources[name] for name in programs if name in sources)

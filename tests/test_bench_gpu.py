@@ -8,8 +8,8 @@ import pytest
 
 from bench import gpu_roofline
 from bench import ops as bench_ops
-from bench.gpu import axes
 from bench.gpu_roofline import SIZES, Card, Work, calls, passes, step
+from bench.traffic import axes
 from pyllama import cuda_text
 from pyllama.op import OPS
 from pyllama.testing.accuracy import is_computed
