@@ -129,14 +129,14 @@ def main():
     if unknown := set(options.sizes) - SIZES.keys():
         parser.error(f"there is no size {min(unknown)}; there are {', '.join(SIZES)}")
     chosen = options.sizes or ["S", "M", "1B"]
-    found = [row for name in chosen for row in rows(name)]
+    records = [row for name in chosen for row in rows(name)]
     steps = [{"size": name, "of": "training step", "card": card, "ms": 1e3 * seconds,
               "tokens_s": SIZES[name].tokens / seconds} for name in chosen
              for card, seconds in step(SIZES[name]).items()]
     if options.json:
-        print(*map(json.dumps, found + steps), sep="\n")
+        print(*map(json.dumps, records + steps), sep="\n")
     else:
-        show(COLUMNS, found)
+        show(COLUMNS, records)
         show(STEPS, steps)
 
 

@@ -104,11 +104,11 @@ def last(here, now):
     return others[-1]["version"] if others else None, {key: ms for run in others for key, ms in run["ms"].items()}
 
 
-def keep(here, now, found):
+def keep(here, now, rows):
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a") as file:
         print(json.dumps({"version": now, "machine": here, "ms": {
-            f"{row['op']} {row['of']} {row['backend']}": row["ms"] for row in found}}), file=file)
+            f"{row['op']} {row['of']} {row['backend']}": row["ms"] for row in rows}}), file=file)
 
 
 def workers(threads, peers_python):
@@ -149,9 +149,9 @@ def main():
         parser.error(f"there is no op {min(unknown)}; there are {', '.join(OPS)}")
     here, now = machine_name(options.threads), version()
     then, before = last(here, now)
-    found = list(measure(options, before))
-    show(COLUMNS | ({f"since {then}": "{change:+.0%}"} if then else {}), found)
-    keep(here, now, found)
+    rows = list(measure(options, before))
+    show(COLUMNS | ({f"since {then}": "{change:+.0%}"} if then else {}), rows)
+    keep(here, now, rows)
 
 
 if __name__ == "__main__":

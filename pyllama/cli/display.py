@@ -21,16 +21,16 @@ def announce(summary: str) -> None:
     console.print(summary)
 
 
-def follow(happenings: Iterable[StepEvent], done: int, total: int, log_steps: int) -> Iterator[StepEvent]:
-    """Pass the happenings on, showing them: a moving line on a terminal, a line every log_steps elsewhere."""
+def follow(events: Iterable[StepEvent], done: int, total: int, log_steps: int) -> Iterator[StepEvent]:
+    """Pass the events on, showing them: a moving line on a terminal, a line every log_steps elsewhere."""
     loss = seconds = None
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                    TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
                    console=console, disable=not console.is_terminal, speed_estimate_period=120)
     with bar:
         task = bar.add_task("starting", total=total, completed=done, speed="")
-        for happening in happenings:
-            record, evaluation = happening
+        for event in events:
+            record, evaluation = event
             loss = record.loss if loss is None else (1 - SMOOTH) * loss + SMOOTH * record.loss
             seconds = record.seconds if seconds is None else (1 - SMOOTH) * seconds + SMOOTH * record.seconds
             speed = f"{record.tokens / seconds:,.0f} tokens/s"
@@ -42,23 +42,23 @@ def follow(happenings: Iterable[StepEvent], done: int, total: int, log_steps: in
                 left = (total - record.step) * seconds
                 console.print(f"step {record.step:>6}   loss {loss:.4f}   lr {record.lr:.2e}   "
                               f"gradient {record.grad_norm:.3f}   {speed}   ETA {left:.0f} s")
-            yield happening
+            yield event
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C, or SIGTERM, sets; a second one interrupts at once, without saving."""
-    asked = threading.Event()
+    interrupt = threading.Event()
 
-    def ask(number, frame):
-        if asked.is_set():
+    def handle(number, frame):
+        if interrupt.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        interrupt.set()
         console.print("stopping after this step and saving; once more to stop at once")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield interrupt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -65,12 +65,12 @@ def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: 
     for op in chosen(() if all else names):
         for name in {on} & {*op.backends()} if on else op.backends():
             with backend.use(name):
-                found = check_gradient(op, seed, problems)
-            worst = max(worst, found.error) if found.error == found.error else np.inf
+                finding = check_gradient(op, seed, problems)
+            worst = max(worst, finding.error) if finding.error == finding.error else np.inf
             options = "".join(f", {k}={v:.3g}" if isinstance(v, float) else f", {k}={v}"
-                              for k, v in found.options.items())
-            shapes = " ".join(map(str, found.shapes))
-            print(f"{op.name:22}{name:9}{found.error:<9.1e}{found.input} of {shapes}{options}")
+                              for k, v in finding.options.items())
+            shapes = " ".join(map(str, finding.shapes))
+            print(f"{op.name:22}{name:9}{finding.error:<9.1e}{finding.input} of {shapes}{options}")
     right = worst <= 1e-11
     print(f"largest error {worst:.1e}, {'at most' if right else 'more than'} the 1e-11 that rounding explains")
     return 0 if right else 1

@@ -21,15 +21,15 @@ def report(data: Positional[tuple[str, ...]] = ("-",), field: str = "text", out:
         field: The field of a .jsonl file that holds the text.
         out: A file for the measures, as JSON.
     """
-    found = {source: measures([text for _, text in corpus.documents(source, field)]) for source in data}
+    measured = {source: measures([text for _, text in corpus.documents(source, field)]) for source in data}
     table = Table("", box=SIMPLE)
-    for source in found:
+    for source in measured:
         table.add_column(Text(source), overflow="fold")             # a Chinese phrase has no space to break at
-    for name in next(iter(found.values())):
-        table.add_row(name.replace("_", " "), *(shown(values[name]) for values in found.values()))
+    for name in next(iter(measured.values())):
+        table.add_row(name.replace("_", " "), *(shown(values[name]) for values in measured.values()))
     console.print(table, soft_wrap=False)
     if out:
-        export(out, [(json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()])
+        export(out, [(json.dumps(measured, indent=2, ensure_ascii=False) + "\n").encode()])
     return 0
 
 

@@ -54,9 +54,9 @@ def metrics(answers, rows):
     confusion = np.zeros((len(names), len(names)), int)
     for (true, answer), count in Counter(zip(truth, answers, strict=True)).items():
         confusion[place[true], place[answer]] = count
-    right, true, told = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall = right / np.maximum(told, 1), right / np.maximum(true, 1)
-    f1 = 2 * right / np.maximum(true + told, 1)
+    right, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = right / np.maximum(predicted, 1), right / np.maximum(true, 1)
+    f1 = 2 * right / np.maximum(true + predicted, 1)
     accuracy = float(right.sum() / len(truth))
     return {"accuracy": accuracy, "precision_macro": float(precision.mean()), "recall_macro": float(recall.mean()),
             "f1_macro": float(f1.mean()), "f1_micro": accuracy, "rows": len(truth), "labels": names,

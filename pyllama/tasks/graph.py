@@ -17,11 +17,11 @@ def writer(path):
     Raises UserError if there is no such file, or its package is absent.
     """
     if path.suffix not in WRITERS:
-        raise UserError(f"{path} is no {', '.join(WRITERS)}; give a name that ends in one of these")
-    made, *packages = WRITERS[path.suffix]
+        raise UserError(f"{path} is not a {', '.join(WRITERS)}; give a name that ends in one of these")
+    write, *packages = WRITERS[path.suffix]
     for package in packages:
         optional(package, f"a {path.suffix} file")
-    return lambda triples: (made(triples), shown(triples) if made is to_png else counted(len(triples)))
+    return lambda triples: (write(triples), shown(triples) if write is to_png else counted(len(triples)))
 
 
 def counted(many) -> str:
@@ -105,9 +105,9 @@ def laid_out(graph):
     import networkx
     boxes = []
     for part in networkx.weakly_connected_components(graph):
-        own = networkx.Graph((head, tail) for head, tail in graph.edges() if head in part)      # in the triples' order
-        reach = min(8, max(networkx.diameter(own), len(own) / 8))       # to the outermost: a name is some 1 inch wide
-        spots = networkx.kamada_kawai_layout(own, scale=reach)
+        edges = networkx.Graph((head, tail) for head, tail in graph.edges() if head in part)    # in the triples' order
+        reach = min(8, max(networkx.diameter(edges), len(edges) / 8))   # to the outermost: a name is some 1 inch wide
+        spots = networkx.kamada_kawai_layout(edges, scale=reach)
         left, low = (min(spot[axis] for spot in spots.values()) for axis in (0, 1))
         right, top = (max(spot[axis] for spot in spots.values()) for axis in (0, 1))
         boxes.append((top - low + 0.6, right - left + 1.6, {name: (right - x + 0.8, y - low + 0.4)

@@ -62,29 +62,29 @@ def askable(values):
 def usable(values):
     """With all `answers` that count as right, as SQuAD has them; the first is learnt."""
     row = askable(values)
-    told = values.get("answers", values["answer"])
-    if isinstance(told, dict) and not all(isinstance(told.get(name), list) for name in ("text", "answer_start")):
-        raise BadRow(f"the answers {told!r} are no two lists, 'text' and 'answer_start'")
-    if isinstance(told, dict):                              # lists side by side, as Hugging Face's datasets have them
-        told = [{"text": text, "answer_start": start} for text, start
-                in zip(told["text"], told["answer_start"], strict=False)]
-    elif not isinstance(told, list):
-        told = [{"text": told, "answer_start": values.get("start", values.get("answer_start"))}]
-    if not told:
+    stored = values.get("answers", values["answer"])
+    if isinstance(stored, dict) and not all(isinstance(stored.get(name), list) for name in ("text", "answer_start")):
+        raise BadRow(f"the answers {stored!r} are not two lists, 'text' and 'answer_start'")
+    if isinstance(stored, dict):                            # lists side by side, as in Hugging Face's datasets
+        stored = [{"text": text, "answer_start": start} for text, start
+                  in zip(stored["text"], stored["answer_start"], strict=False)]
+    elif not isinstance(stored, list):
+        stored = [{"text": stored, "answer_start": values.get("start", values.get("answer_start"))}]
+    if not stored:
         raise BadRow("it has no answer, and a question that its context does not answer cannot be learnt here")
-    answers = [found(row["context"], one) for one in told]
+    answers = [located(row["context"], answer) for answer in stored]
     return {**row, "answer": answers[0]["text"], "answers": answers}
 
 
-def found(context, answer):
-    """An answer without white space around it, and its first character's place, the first it could have if not told."""
+def located(context, answer):
+    """An answer without white space around it, and its first character's place, the first possible one if not given."""
     if not isinstance(answer, dict):
-        raise BadRow(f"the answer {answer!r} is no object with 'text' and 'answer_start'")
+        raise BadRow(f"the answer {answer!r} is not an object with 'text' and 'answer_start'")
     text, start = text_of(answer, "text"), answer.get("answer_start")
     try:
         start = context.find(text) if start in (None, "") else int(start)
     except (TypeError, ValueError, OverflowError):
-        raise BadRow(f"the answer {text!r} starts at {start!r}, which is no number") from None
+        raise BadRow(f"the answer {text!r} starts at {start!r}, which is not a number") from None
     if start < 0 or context[start:start + len(text)] != text:
         there = f"at character {start} of its context, {context[max(start, 0):][:len(text)]!r} does"
         raise BadRow(f"the answer {text!r} does not stand {there if start >= 0 else 'in its context'}")
@@ -167,8 +167,8 @@ def spans(rows, trained):
     for begin, batch in Examples([window.inputs for window in all_of_them]).in_turn(AT_ONCE):
         z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)
         for window, scores in zip(all_of_them[begin:], z, strict=False):
-            own = scores[window.before:window.before + window.past - window.first]
-            score, first, past = likeliest(own, window.places[window.first:window.past])
+            of_context = scores[window.before:window.before + window.past - window.first]
+            score, first, past = likeliest(of_context, window.places[window.first:window.past])
             best[window.row] = max(best[window.row], (score - scores[0].sum(), first, past))
     return [(first, past) for _, first, past in best]
 
@@ -196,10 +196,11 @@ def metrics(answers, rows):
     F1 is of words; where most contexts have Chinese in them, of characters, white space being nothing.
     """
     chinese = sum(bool(re.search("[\u4e00-\u9fff]", row.values["context"])) for row in rows) * 2 > len(rows)
-    pairs = [(pieces(answer, chinese), [pieces(one["text"], chinese) for one in row.values["answers"]])
+    pairs = [(pieces(answer, chinese), [pieces(reference["text"], chinese) for reference in row.values["answers"]])
              for answer, row in zip(answers, rows, strict=True)]
-    return {"exact_match": float(np.mean([told in right for told, right in pairs])),
-            "f1": float(np.mean([max(f1(told, one) for one in right) for told, right in pairs])),
+    return {"exact_match": float(np.mean([answer in references for answer, references in pairs])),
+            "f1": float(np.mean([max(f1(answer, reference) for reference in references)
+                                 for answer, references in pairs])),
             "segmentation": "characters" if chinese else "words", "rows": len(rows)}
 
 
@@ -211,9 +212,9 @@ def pieces(text, chinese):
     return list("".join(words)) if chinese else words
 
 
-def f1(told, right):
-    both = (Counter(told) & Counter(right)).total()
-    return 2 * both / (len(told) + len(right)) if told and right else float(told == right)
+def f1(answer, reference):
+    both = (Counter(answer) & Counter(reference)).total()
+    return 2 * both / (len(answer) + len(reference)) if answer and reference else float(answer == reference)
 
 
 task = Task(

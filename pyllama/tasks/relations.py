@@ -15,14 +15,14 @@ VARIANT = "SemEval-2010 task 8, official: (9+1)-way with direction, macro over t
 
 def marked(text):
     """What is marked as e1 and as e2.  Raises BadRow unless each is there, once."""
-    found = []
+    texts = []
     for name in ("e1", "e2"):
         between = re.findall(f"<{name}>(.*?)</{name}>", text, re.DOTALL)
         inner = re.sub("</?e[12]>", "", between[0]) if between else ""
         if not inner.strip() or text.count(f"<{name}>") != 1 or text.count(f"</{name}>") != 1:
             raise BadRow(f"{text!r} does not mark one {name} as <{name}>so</{name}>")
-        found.append(inner)
-    return found
+        texts.append(inner)
+    return texts
 
 
 def askable(values):
@@ -47,16 +47,16 @@ def undirected(relation):
 def metrics(answers, rows):
     """F1 as the official scorer takes it; accuracy and confusion matrix with Other and both directions.
 
-    A relation is right with its direction alone, but both directions are one class: told in the wrong one, it is
-    neither told rightly nor found.  The mean over classes has those that are true of some row, not Other.
+    A relation is right with its direction alone, but both directions are one class: an answer in the wrong direction
+    costs precision and recall.  The mean over classes has those that are true of some row, not Other.
     """
     truth = [row.values["relation"] for row in rows]
     right = Counter(undirected(a) for a, b in zip(answers, truth, strict=True) if a == b)
-    told, true = Counter(map(undirected, answers)), Counter(map(undirected, truth))
-    scores = [2 * right[name] / (told[name] + true[name]) for name in true if name != OTHER]
-    known = classify.metrics(answers, labelled(rows))
+    predicted, true = Counter(map(undirected, answers)), Counter(map(undirected, truth))
+    scores = [2 * right[name] / (predicted[name] + true[name]) for name in true if name != OTHER]
+    shared = classify.metrics(answers, labelled(rows))
     return {"f1_macro": sum(scores) / max(1, len(scores)), "variant": VARIANT,
-            **{name: known[name] for name in ("accuracy", "rows", "labels", "confusion")}}
+            **{name: shared[name] for name in ("accuracy", "rows", "labels", "confusion")}}
 
 
 def triples(rows, answers):
@@ -64,14 +64,14 @@ def triples(rows, answers):
 
     White space, and what is no character to see, is one space, for a file of XML holds not all of it.
     """
-    found = []
+    of_rows = []
     for row, answer in zip(rows, answers, strict=True):
         if answer != OTHER:
-            one, two = (" ".join("".join(c if c.isprintable() else " " for c in text).split())
-                        for text in marked(row.values["text"]))
-            head, tail = (two, one) if answer.endswith(BACKWARDS) else (one, two)
-            found.append((head, undirected(answer), tail))
-    return found
+            first, second = (" ".join("".join(c if c.isprintable() else " " for c in text).split())
+                             for text in marked(row.values["text"]))
+            head, tail = (second, first) if answer.endswith(BACKWARDS) else (first, second)
+            of_rows.append((head, undirected(answer), tail))
+    return of_rows
 
 
 def export(path):
@@ -79,12 +79,12 @@ def export(path):
 
     Raises UserError if there is no such file.
     """
-    made = graph.writer(path)
+    write = graph.writer(path)
 
     def written(rows, answers):
-        found = triples(rows, answers)
-        content, what = made(found)
-        return content, what if found else "no triple, for every answer is Other,"
+        of_rows = triples(rows, answers)
+        content, description = write(of_rows)
+        return content, description if of_rows else "no triple, for every answer is Other,"
     return written
 
 

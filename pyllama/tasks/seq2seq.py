@@ -35,13 +35,14 @@ def examples_of(source, target):
 def predict_from(source):
     def predict(rows, trained, search=None):
         ids = encode(trained.tokenizer, [row.values[source] for row in rows], trained.max_length)
-        order, answers = sorted(range(len(rows)), key=lambda i: len(ids[i])), {}
-        for first in range(0, len(order), AT_ONCE):
-            batch = order[first:first + AT_ONCE]
+        by_length = sorted(range(len(rows)), key=lambda i: len(ids[i]))
+        answers = {}
+        for first in range(0, len(rows), AT_ONCE):
+            batch = by_length[first:first + AT_ONCE]
             targets = beam.targets(trained.params, trained.config, [ids[i] for i in batch], search,
                                    trained.tokenizer.vocab_size)
-            for i, hypotheses in zip(batch, targets, strict=True):
-                answers[i] = trained.tokenizer.decode(hypotheses[0].ids, skip_special_tokens=True)
+            for i, best in zip(batch, targets, strict=True):
+                answers[i] = trained.tokenizer.decode(best[0].ids, skip_special_tokens=True)
         return [answers[i] for i in range(len(rows))]
     return predict
 
@@ -87,11 +88,13 @@ def summary(answers, truth) -> dict:
 def correction(sources, answers, truth) -> dict:
     """Of the words changed: precision, recall and F0.5, which counts precision twice (Ng et al., 2014); GLEU.  An edit
     is right if the reference has it at the same place."""
-    hit = told = due = 0
-    for source, a, b in zip(sources, answers, truth, strict=True):
-        ours, theirs = changes(source, a), changes(source, b)
-        hit, told, due = hit + len(ours & theirs), told + len(ours), due + len(theirs)
-    precision, recall = hit / told if told else 1.0, hit / due if due else 1.0
+    right = predicted = true = 0
+    for source, answer, reference in zip(sources, answers, truth, strict=True):
+        ours, theirs = changes(source, answer), changes(source, reference)
+        right += len(ours & theirs)
+        predicted += len(ours)
+        true += len(theirs)
+    precision, recall = right / predicted if predicted else 1.0, right / true if true else 1.0
     below = 0.25 * precision + recall
     return {"edit_precision": precision, "edit_recall": recall,
             "edit_f0.5": 1.25 * precision * recall / below if below else 0.0, "gleu": gleu(sources, answers, truth),
@@ -105,27 +108,33 @@ def changes(source, text) -> set:
             if kind != "equal"}
 
 
+def ngrams(words, n) -> Counter:
+    return Counter(zip(*(words[i:] for i in range(n)), strict=False))
+
+
 def gleu(sources, answers, truth) -> float:
-    """GLEU of all texts together (Napoles et al., 2015, as they mended it in "GLEU without tuning", 2016).
+    """GLEU of all texts together (Napoles et al., 2015, as corrected in "GLEU without tuning", 2016).
 
-    log GLEU = min(0, 1 - r/c) + mean_n log(Σ_texts max(0, right_n - left_n) / Σ_texts told_n)         n = 1, 2, 3, 4
+    log GLEU = min(0, 1 - r/c) + mean_n log(Σ_texts max(0, right_n - left_n) / Σ_texts total_n)        n = 1, 2, 3, 4
 
-    c and r are the words of answers and references.  Of an answer's n-grams, told_n in number, right_n are in the
+    c and r are the words of answers and references.  Of an answer's n-grams, total_n in number, right_n are in the
     reference and left_n in the source but nowhere in the reference, each as often as in both texts.  Where no answer
     has n words, the mean goes without n; a sum of 0 makes GLEU 0.
     """
-    texts = [[text.split() for text in some] for some in zip(sources, answers, truth, strict=True)]
-    short = min(0.0, 1 - sum(len(right) for _, _, right in texts) / max(1, sum(len(told) for _, told, _ in texts)))
+    triples = [[text.split() for text in texts] for texts in zip(sources, answers, truth, strict=True)]
+    words = sum(len(answer) for _, answer, _ in triples)
+    brevity = min(0.0, 1 - sum(len(reference) for _, _, reference in triples) / max(1, words))
     logs = []
     for n in (1, 2, 3, 4):
-        good = many = 0
-        for some in texts:
-            source, told, right = (Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in some)
-            left = Counter({gram: count for gram, count in source.items() if gram not in right})
-            good, many = good + max(0, (told & right).total() - (told & left).total()), many + told.total()
-        if many:
-            logs.append(math.log(good / many) if good else -math.inf)
-    return math.exp(short + sum(logs) / len(logs)) if logs else 0.0
+        good = total = 0
+        for triple in triples:
+            source, answer, reference = (ngrams(words, n) for words in triple)
+            left = Counter({gram: count for gram, count in source.items() if gram not in reference})
+            good += max(0, (answer & reference).total() - (answer & left).total())
+            total += answer.total()
+        if total:
+            logs.append(math.log(good / total) if good else -math.inf)
+    return math.exp(brevity + sum(logs) / len(logs)) if logs else 0.0
 
 
 def text_to_text(fields, measure, **others):

@@ -180,34 +180,34 @@ def _encode(texts: Iterable[Document], tokenizer: Tokenizer, out: BinaryIO,
     """Write the ids; return (where each document starts, how many ids there are)."""
     end = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], tokenizer.dtype)
     starts, count, done = [], 0, 0
-    for some in _gather(texts):
-        for ids in _encode_batch(some, tokenizer):
+    for batch in _gather(texts):
+        for ids in _encode_batch(batch, tokenizer):
             starts.append(count)
             count += len(ids) + len(end)
             out.write(ids.tobytes() + end.tobytes())
-        done += sum(len(text) for _, text in some)
+        done += sum(len(text) for _, text in batch)
         progress(done)
     return starts, count
 
 
 def _gather(texts: Iterable[Document]) -> Iterator[list[Document]]:
-    some: list[Document] = []
+    batch: list[Document] = []
     size = 0
     for document in texts:
-        some.append(document)
+        batch.append(document)
         size += len(document[1])
         if size >= AT_ONCE:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def _encode_batch(some: list[Document], tokenizer: Tokenizer) -> list[np.ndarray]:
+def _encode_batch(batch: list[Document], tokenizer: Tokenizer) -> list[np.ndarray]:
     try:
-        return tokenizer.encode_batch([text for _, text in some])
+        return tokenizer.encode_batch([text for _, text in batch])
     except UserError:
-        for name, text in some:                     # again one by one, to name the document
+        for name, text in batch:                    # again one by one, to name the document
             try:
                 tokenizer.encode(text)
             except UserError as error:

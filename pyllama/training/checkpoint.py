@@ -164,10 +164,10 @@ def order(folder):
 
 def in_order(parent, wanted=None) -> list[Path]:
     """The checkpoints in this folder, newest first; if one is wanted: that, those before it, then those after it."""
-    found = sorted((f for f in parent.iterdir() if order(f) and f.is_dir()), key=order, reverse=True)
+    folders = sorted((f for f in parent.iterdir() if order(f) and f.is_dir()), key=order, reverse=True)
     if wanted and order(wanted):
-        found.sort(key=lambda folder: order(folder) > order(wanted))
-    return found
+        folders.sort(key=lambda folder: order(folder) > order(wanted))
+    return folders
 
 
 def named(run, which) -> Path | None:
@@ -192,11 +192,11 @@ def load_run(run) -> Checkpoint:
         notes.append(f"{run / 'latest'} does not name a checkpoint that is there")
     for folder in folders:
         try:
-            found = read(folder)
+            saved = read(folder)
         except DamagedFile as error:
             notes.append(str(error))
         else:
-            return found._replace(notes=(*notes, f"{folder} is used instead") if notes else ())
+            return saved._replace(notes=(*notes, f"{folder} is used instead") if notes else ())
     raise UserError(f"{run} holds no undamaged checkpoint: {'; '.join(notes)}" if notes else
                     f"{run} holds no checkpoint yet; train until the first one is saved")
 
@@ -221,9 +221,9 @@ def verify(folder):
             path = folder / name
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-                found = {"size": file.tell(), "sha256": digest}
-            if found != recorded:
-                sizes = [d["size"] if isinstance(d, dict) and "size" in d else "no" for d in (found, recorded)]
+                actual = {"size": file.tell(), "sha256": digest}
+            if actual != recorded:
+                sizes = [d["size"] if isinstance(d, dict) and "size" in d else "no" for d in (actual, recorded)]
                 raise DamagedFile(f"{path} is damaged: " + (f"it has {sizes[0]} bytes, {sizes[1]} were written"
                               if sizes[0] != sizes[1] else f"its bytes are not those that {CHECKSUMS} was made of"))
     except OSError as error:

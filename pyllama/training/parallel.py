@@ -89,17 +89,17 @@ def of_environment(folder: Path, on: str) -> Communicator:
     cuda.Device(local).use()
     launch = next((os.environ[name] for name in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "MASTER_PORT")
                    if os.environ.get(name)), "0")
-    return met(folder / f"nccl.{launch}.id", rank, size, cuda.nccl)
+    return meet(folder / f"nccl.{launch}.id", rank, size, cuda.nccl)
 
 
-def met(file: Path, rank: int, size: int, nccl) -> Nccl:
+def meet(file: Path, rank: int, size: int, nccl) -> Nccl:
     """Nccl among processes that know each other by a number: the first makes it and writes it down for the others."""
     if rank == 0:
-        made = nccl.get_unique_id()
+        identity = nccl.get_unique_id()
         file.parent.mkdir(parents=True, exist_ok=True)
-        rewrite(file, [",".join(map(str, made)).encode()])
+        rewrite(file, [",".join(map(str, identity)).encode()])
         try:
-            return Nccl(rank, size, made)                   # when all have come
+            return Nccl(rank, size, identity)                   # when all have come
         finally:
             file.unlink(missing_ok=True)                    # or the next launch would take it for its own
     until = time.monotonic() + PATIENCE
@@ -113,9 +113,9 @@ def met(file: Path, rank: int, size: int, nccl) -> Nccl:
 
 def first_alone(comm: Communicator, make: Callable, like):
     """make() in the first process, then in the others, which find what it made."""
-    made = make() if comm.rank == 0 else None
+    result = make() if comm.rank == 0 else None
     if comm.size > 1:
         here = np.zeros(1, like=like)
         comm.add(here)
         device.host(here)                                   # waits until the first has come
-    return made if comm.rank == 0 else make()
+    return result if comm.rank == 0 else make()
