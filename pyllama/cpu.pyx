@@ -278,9 +278,8 @@ def _arena_install(size_t cap):
     return PyDataMem_SetHandler(_arena_capsule)
 
 
-def _arena_uninstall(previous):
+def _arena_leave(previous):
     PyDataMem_SetHandler(previous)
-    arena_empty()
 
 
 def _arena_empty():

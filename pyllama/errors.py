@@ -9,7 +9,15 @@ EXTRAS = {                                                  # package -> the ext
 
 
 class UserError(Exception):
-    """A sentence that names the cause and the cure.  The command line prints it and exits with code 2."""
+    """A sentence that names the cause and the cure.  The command line prints it and exits with code 2.
+
+    >>> import pyllama
+    >>> try:
+    ...     pyllama.load("not-there")
+    ... except pyllama.UserError as error:
+    ...     print(error)
+    there is no not-there; give a run, a checkpoint, a Hugging Face folder or a llama2.c file
+    """
 
 
 def pip_install(package: str) -> str:

@@ -4,6 +4,8 @@ NumPy asks the handler of the current context for an array's memory, and a new t
 install() holds for the thread that calls it and what it runs, not for others.  An array keeps the handler it was made
 with, whichever thread frees it and whenever.
 """
+import contextlib
+import functools
 import os
 import resource
 import sys
@@ -32,20 +34,41 @@ def install():
     """
     if backend.cpu is None or os.environ.get("PYLLAMA_ARENA") == "0":
         return False
-    wanted = os.environ.get("PYLLAMA_ARENA_CAP")
-    if wanted and not wanted.isdecimal():
-        raise UserError(f"PYLLAMA_ARENA_CAP must be a whole number of MiB, not {wanted!r}")
-    cap = int(wanted) * 2**20 if wanted else machine.memory() // 2
-    before = backend.cpu._arena_install(min(cap, sys.maxsize))
+    before = backend.cpu._arena_install(cap(os.environ.get("PYLLAMA_ARENA_CAP")))
     if _before.get() is None:
         _before.set(before)
     return True
 
 
+@functools.cache
+def cap(wanted: str | None) -> int:
+    """The most bytes that the arena may hold free."""
+    if wanted and not wanted.isdecimal():
+        raise UserError(f"PYLLAMA_ARENA_CAP must be a whole number of MiB, not {wanted!r}")
+    return min(int(wanted) * 2**20 if wanted else machine.memory() // 2, sys.maxsize)
+
+
 def uninstall():
     """Let arrays come from where they came before install(), and give the memory held to the system."""
     if _before.get() is not None:
-        backend.cpu._arena_uninstall(_before.get())
+        backend.cpu._arena_leave(_before.get())
+        _before.set(None)
+        release()
+
+
+@contextlib.contextmanager
+def arena():
+    """Within this context arrays come from the arena, if install() can be; what it holds free stays for the next time.
+
+    So a step of training has the arena, and its caller, who has not asked for it, has not.
+    """
+    if _before.get() is not None or not install():
+        yield
+        return
+    try:
+        yield
+    finally:
+        backend.cpu._arena_leave(_before.get())
         _before.set(None)
 
 

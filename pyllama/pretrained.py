@@ -121,6 +121,13 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     init() does, what it does not need is left out, and `notes` says so.
 
     Raises UserError if there is no model, if a file is damaged, or if the tokenizer has ids the model lacks.
+
+    >>> import tempfile, pyllama
+    >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
+    >>> folder = tempfile.mkdtemp()
+    >>> model.save(folder)
+    >>> pyllama.load(folder).config.hidden_size
+    8
     """
     path = Path(path)
     if not path.exists():
@@ -134,12 +141,9 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         saved = checkpoint.load(path)
         config = config_of(saved)
         config = change(config) if change else config
-        fresh = config.model.init(config, dtype=dtype)
-        tensors, notes = config.model.tidy(saved.tensors, config), saved.notes
-        if change:
-            tensors, notes = refitted(tensors, fresh, config.BODY, notes)
+        tree, notes = fitted(saved.tensors, config, dtype, strict=change is None)
         beside = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
-        model = Model(config, params.named(fresh, tensors), beside, notes)
+        model = Model(config, tree, beside, (*saved.notes, *notes))
     if tokenizer is not None:
         llama2c_file = str(tokenizer).endswith(".bin")
         model = replace(model, tokenizer=(llama2c.read_tokenizer if llama2c_file else Tokenizer.load)(tokenizer))
@@ -149,20 +153,32 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     return model
 
 
-def refitted(tensors: dict, fresh, body: tuple[str, ...], notes):
-    """The tensors that a changed configuration needs, and notes on what was drawn or left out for it.
+def changed(model: Model, config, dtype: str = "float32") -> Model:
+    """The model with another configuration, with another head say: see load()."""
+    tree, notes = fitted(dict(params.leaves(model.params)), config, dtype, strict=False)
+    return Model(config, tree, model.tokenizer, (*model.notes, *notes))
 
-    body: prefixes of the names that must be there
+
+def fitted(tensors: dict, config, dtype: str, strict: bool):
+    """(the tree of parameters from a state dict, notes).
+
+    strict: the names must be those of the configuration; else only those of its BODY must be there, and the notes say
+    what was drawn or left out.
     """
+    tensors = config.model.tidy(tensors, config)
+    fresh = config.model.init(config, dtype=dtype)
+    if strict:
+        return params.named(fresh, tensors), ()
     wanted = dict(params.leaves(fresh))
     drawn = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
-    if missing := [name for name in drawn if name.startswith(body)]:
+    if missing := [name for name in drawn if name.startswith(config.BODY)]:
         raise UserError(f"{missing[0]} is missing, or has another shape by the configuration ({len(missing)} such "
                         f"names); give the config.json that belongs to the weights")
     unused = sorted(tensors.keys() - wanted.keys())
-    notes += tuple(f"{what}: {', '.join(names)}" for what, names in (("new, drawn at random", drawn),
-                                                                     ("left out", unused)) if names)
-    return {name: a if name in drawn else tensors[name] for name, a in wanted.items()}, notes
+    notes = tuple(f"{what}: {', '.join(names)}" for what, names in (("new, drawn at random", drawn),
+                                                                    ("left out", unused)) if names)
+    kept = {name: a if name in drawn else tensors[name] for name, a in wanted.items()}
+    return params.named(fresh, kept), notes
 
 
 def config_of(saved: checkpoint.Checkpoint):

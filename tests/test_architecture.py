@@ -21,9 +21,18 @@ def module_name(path):
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+def statements(node):
+    """All nodes below this one, but those of `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield child
+            yield from statements(child)
+
+
 def imported(path):
-    """The modules of the package that a file imports, wherever in the file the import stands."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    """The modules of the package that a file imports, wherever in the file the import stands; none that only type
+    checkers see."""
+    for node in statements(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and str(node.module) in MODULES:

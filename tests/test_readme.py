@@ -8,7 +8,7 @@ import pytest
 
 import pyllama
 from pyllama.cli import main, text
-from pyllama.cli.main import COMMANDS, SYNONYMS
+from pyllama.cli.main import ALIASES, COMMANDS, SYNONYMS
 from pyllama.tasks import TASKS
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source
@@ -28,7 +28,7 @@ TINY = {
 # The same for Python.
 SMALLER = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "max_steps": 2, "max_new_tokens": 3}
 
-PLAY = "ROMEO: a rose by any other name.\nJULIET: what is in a name?\n" * 20
+PLAY = "ROMEO: a rose by any other name.\nJULIET: what is in a name?\n" * 30
 REVIEWS = "text,label\n" + "a fine film,good\na dull film,bad\nfine acting,good\ndull acting,bad\n" * 5
 
 
@@ -112,7 +112,7 @@ def first_column(page, head):
 
 
 def test_the_tables_of_commands_tasks_and_names_are_complete():
-    assert sorted(first_column("commands.md", "command")) == sorted(COMMANDS)
+    assert sorted(first_column("commands.md", "command")) == sorted({*COMMANDS, *ALIASES})
     assert sorted(first_column("tasks.md", "task")) == sorted(TASKS)
     assert sorted(first_column("python.md", "name")) == sorted(pyllama.__all__)
     synonyms = {theirs: ours[0] for (*names, ), ours in table("commands.md", "nanoGPT, Hugging Face") if ours

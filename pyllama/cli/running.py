@@ -1,15 +1,12 @@
 """What the commands that train have in common: the checks before it, the loop that Ctrl-C stops, the last line."""
 import contextlib
 import signal
-from collections.abc import Generator
 from pathlib import Path
 
 from pyllama import memory
 from pyllama.cli.display import console, follow, interruptible
 from pyllama.errors import UserError
-from pyllama.training.loop import State
-from pyllama.training.parallel import Communicator, Solo
-from pyllama.training.run import StepEvent
+from pyllama.training.run import Plan, run
 
 STOPPED = 128 + signal.SIGINT                               # the exit code of what Ctrl-C ended
 
@@ -26,12 +23,12 @@ def require_new(out_dir: Path) -> None:
                         f"another --out_dir")
 
 
-def show_run(events: Generator[StepEvent], state: State, last_step: int, log_steps: int,
-             comm: Communicator | None = None) -> bool:
-    """Show a run while it goes on; was it stopped before its last step, by Ctrl-C here or in another process?"""
-    comm = comm or Solo()
-    with interruptible() as interrupt, contextlib.closing(events):
-        for _ in follow(events, state.step, last_step, log_steps):
+def show_run(plan: Plan, log_steps: int) -> bool:
+    """Run the plan while showing it; was it stopped before its last step, by Ctrl-C here or in another process?"""
+    state, last_step, comm = plan.state, plan.settings.max_steps, plan.comm
+    records = run(*plan)
+    with interruptible() as interrupt, contextlib.closing(records):
+        for _ in follow(records, state.step, last_step, log_steps):
             comm.stop = interrupt.is_set()
             if comm.stopped or (comm.stop and comm.size == 1):          # several must stop after the same step
                 break

@@ -1,7 +1,6 @@
 """The commands finetune and predict; their flags are their parameters and the fields of their dataclasses."""
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +11,13 @@ from pyllama import files, memory
 from pyllama.beam import SearchConfig
 from pyllama.cli.display import announce, console
 from pyllama.cli.running import check_log_steps, require_new, show_end, show_run
-from pyllama.errors import UserError, optional
+from pyllama.errors import UserError
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
-from pyllama.tasks.rows import BadRow, Row, Source, read, texts_of
+from pyllama.tasks.rows import Source, read
+from pyllama.tasks.task import rows_of
 from pyllama.training.loop import Settings
-from pyllama.training.run import BestSoFar, RunPolicy, run
+from pyllama.training.run import RunPolicy, Saved
 
 SHOWN = 5                                                   # rows of the table of examples
 WIDE = 5                                                    # classes whose names fit side by side
@@ -39,56 +39,37 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy
             raise UserError(f"{name} is for texts and has no effect on rows; leave it out (max_length cuts a long row)")
     require_new(out_dir)
     memory.install()
-    definition = tuning.task_of(task)
-    for module in definition.packages:
-        optional(module, f"the task {task}")
-    state, tokenizer, parts, notes = tuning.prepare(definition, source, setup, settings)
-    model = tuning.trained(state.config, state.p, tokenizer)
-    parts, room_notes = tuning.with_room(definition, parts, model, tuning.length_limit(setup, model))
-    for note in (*notes, *room_notes):
+    job = tuning.begin(out_dir, task, source, setup, settings, policy, search)
+    for note in job.notes:
         console.print(note)
-    tuning.save_rows(parts, out_dir / "data")
-    paths = {name: str(value) if (value := getattr(setup, name)) else None
-             for name in ("test_data", "tokenizer", "vectors")}
-    about = {"task": task, "setup": asdict(setup) | paths, "search": asdict(search)}
-    examples = tuning.examples(definition, parts, state, tokenizer)
-    settings = setup.planned(settings, len(examples["train"]))
-    return train(definition, out_dir, state, tokenizer, parts, examples, settings, policy, about, BestSoFar(), search,
-                 log_steps)
+    return train(out_dir, job, log_steps)
 
 
-def resume(run_folder: Path, saved, settings: Settings, policy: RunPolicy, tokenizer, best_so_far, log_steps) -> int:
+def resume(folder: Path, saved: Saved, log_steps: int) -> int:
     """Go on with a run of finetune."""
-    about = saved.trainer["about"]
-    task = tuning.task_of(about["task"])
-    state, parts = tuning.resumed(saved, settings), tuning.load_rows(run_folder / "data")
-    examples = tuning.examples(task, parts, state, tokenizer)
-    search = SearchConfig(**about["search"])
-    return train(task, run_folder, state, tokenizer, parts, examples, settings, policy, about, best_so_far, search,
-                 log_steps)
+    return train(folder, tuning.resume(folder, saved), log_steps)
 
 
-def train(task, folder, state, tokenizer, parts, examples, settings, policy, about, best_so_far, search,
-          log_steps) -> int:
+def train(folder: Path, job: tuning.Job, log_steps: int) -> int:
     """Train while showing it, then measure; 0 when done, 130 when Ctrl-C stopped it."""
+    task, plan, parts = job.task, job.plan, job.parts
+    state, last_step, best = plan.state, plan.settings.max_steps, plan.best_so_far
     announce(f"{state.flat.size:,} parameters; {len(parts['train']):,} rows to train on, {len(parts['dev']):,} to "
-             f"validate on, {len(parts['test']):,} to test on; steps {state.step} to {settings.max_steps} in {folder}")
-    events = run(folder, state, examples["train"], examples["dev"], settings, policy, about,
-                 tokenizer.rust.to_str(pretty=True), best_so_far, tuning.evaluation(task, parts["dev"], tokenizer))
-    if show_run(events, state, settings.max_steps, log_steps):
+             f"validate on, {len(parts['test']):,} to test on; steps {state.step} to {last_step} in {folder}")
+    if show_run(plan, log_steps):
         return show_end(f"stopped at step {state.step}", stopped_in=folder)
-    _, model, _ = tuning.load(folder, settings.dtype)
+    _, model, _ = tuning.load(folder, plan.settings.dtype)
     part = "test" if parts["test"] else "dev"
-    for note in task.notes(parts[part], model, search):
+    for note in task.notes(parts[part], model, job.search):
         console.print(note)
-    answers, metrics = tuning.measure(task, parts[part], model, search)
-    result = {"task": task.name, "rows": part, "step": best_so_far.best_step, **metrics}
+    answers, metrics = tuning.measure(task, parts[part], model, job.search)
+    result = {"task": task.name, "rows": part, "step": best.best_step, **metrics}
     files.export(folder / "metrics.json", [files.to_json(result)])
     show(task, parts[part], answers, metrics)
-    if state.step < settings.max_steps:
-        console.print(f"out of patience at step {state.step}: the last {best_so_far.stale} evaluations on the dev rows "
-                      f"were no better than that of step {best_so_far.best_step}")
-    return show_end(f"measured on the {part} rows at step {best_so_far.best_step}, the best on the dev rows",
+    if state.step < last_step:
+        console.print(f"out of patience at step {state.step}: the last {best.stale} evaluations on the dev rows "
+                      f"were no better than that of step {best.best_step}")
+    return show_end(f"measured on the {part} rows at step {best.best_step}, the best on the dev rows",
                     then=f"try `pyllama predict --model {folder}`")
 
 
@@ -112,14 +93,12 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     memory.install()
     task, trained, notes = tuning.load(model)
     exported = task.export(export) if export else None
-    asked_fields = task.fields[:-1]
-    usable = task.askable or (lambda values: texts_of(values, asked_fields, task.optional_fields))
     if data:
         source = Source(data, fields or fields_of_training(trained), bad_rows)
-        rows, row_notes = read(source, task.fields, usable, task.readers, answer=False)
+        rows, row_notes = read(source, task.fields, task.question, task.readers, answer=False)
         notes += row_notes
     else:
-        rows = rows_of_texts(task.name, asked_fields, usable, text)
+        rows = rows_of(task, text)
     for note in (*notes, *task.notes(rows, trained, search)):
         print(note, file=sys.stderr)                        # the answers go to standard output
     answers = task.predict(rows, trained, search)
@@ -143,17 +122,6 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
 def fields_of_training(trained) -> tuple[str, ...]:
     """The names that the fields had in the rows a model was trained on."""
     return tuple(trained.config.extra["task"].get("fields", ()))
-
-
-def rows_of_texts(task_name, asked_fields, usable, texts) -> list[Row]:
-    """Rows of the texts on the command line."""
-    if len(asked_fields) > 1:
-        raise UserError(f"{task_name} reads {' and '.join(asked_fields)} of each row, and --text gives one text alone; "
-                        f"give rows with --data")
-    try:
-        return [Row(f"text {i}", usable({asked_fields[0]: text})) for i, text in enumerate(texts, 1)]
-    except BadRow as error:
-        raise UserError(f"a --text cannot be used: {error}; fix it") from None
 
 
 def show(task, rows, answers, metrics) -> None:

@@ -1,7 +1,6 @@
 """The commands on texts, one function each; a command's flags are its parameters and its dataclasses' fields."""
-import hashlib
 import itertools
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,37 +21,19 @@ from pyllama.models import MODELS
 from pyllama.models.config import Config, Dimensions, Learns
 from pyllama.text import corpus, special
 from pyllama.text.tokenizer import Tokenizer
-from pyllama.text.tokens import Tokens, split, token_file
-from pyllama.text.tokens import prepare as encode_once
-from pyllama.training import checkpoint, objectives
-from pyllama.training.loop import Settings, start
-from pyllama.training.parallel import first_alone, of_environment
-from pyllama.training.run import BestSoFar, RunPolicy, from_stored, restore, run
+from pyllama.text.tokens import Tokens, prepare
+from pyllama.training import objectives, text_run
+from pyllama.training.loop import Settings
+from pyllama.training.parallel import of_environment
+from pyllama.training.run import Plan, RunPolicy, saved_run
+from pyllama.training.text_run import Text
 
-LEARNT = ("char", "byte", "bpe")                            # tokenizers that are made, not read
 TEXT_MODELS = [kind for kind, family in MODELS.items() if family.config.LEARNS]     # models that learn from text
 Device = Literal["cpu", "cuda"]
 # Flags that some families alone have, and the fields of a configuration that they set.
 FIELDS = {"num_key_value_heads": ("num_key_value_heads",), "bias": ("attention_bias", "mlp_bias"),
           "tie_word_embeddings": ("tie_word_embeddings",), "rope_theta": ("rope_theta",),
           "sliding_window": ("sliding_window",)}
-
-
-@dataclass(frozen=True)
-class Text:
-    """The text to learn from."""
-
-    data: tuple[str, ...]                       # files, folders, patterns, "-", "python-docs", or a .bin of tokens
-    field: str = "text"                         # the field of a .jsonl file that holds the text
-    tokenizer: str = "char"                     # char, byte, bpe (learnt from the text), or a tokenizer.json
-    vocab_size: int = 4096                      # tokens that bpe learns
-    validation: float = 0.1                     # share kept for validation
-    split: Literal["position", "document"] = "position"     # keep the last part, or documents drawn at random
-
-    @property
-    def ready(self) -> Path | None:
-        """The file that holds it as tokens already, if it is one."""
-        return Path(self.data[0]).resolve() if len(self.data) == 1 and self.data[0].endswith(".bin") else None
 
 
 @dataclass(frozen=True)
@@ -120,32 +101,24 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
     like, comm = on(device), of_environment(out_dir, device)        # first: is there a GPU, are the others there?
     console.quiet = comm.rank > 0
     check_log_steps(log_steps)
-    if text.ready:
-        text = replace(text, data=(str(text.ready),))           # absolute: a resume may start elsewhere
     require_new(out_dir)
     memory.install()
     if init_from:
-        model, tokenizer = load(init_from, None if text.tokenizer in LEARNT else Path(text.tokenizer), settings.dtype)
+        named = None if text.tokenizer in text_run.LEARNED else Path(text.tokenizer)
+        model, tokenizer = load(init_from, named, settings.dtype)
         config = replace(model.config, **dict.fromkeys(model.config.DROPOUTS, shape.resid_pdrop))
         tree = model.params
         if others := [f.name for f in fields(shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
             raise UserError(f"{others[0]} has no effect with init_from, which has a shape already; leave it out")
-        if settings.block_size > config.max_position_embeddings:
-            raise UserError(f"block_size is {settings.block_size}, but {init_from} sees "
-                            f"{config.max_position_embeddings} tokens (max_position_embeddings); make it smaller")
     else:
         with_mask = objectives.needs_mask(shape.objective[1])
-        tokenizer, tree = make_tokenizer(text, with_mask), None
+        tokenizer, tree = text_run.make_tokenizer(text, with_mask), None
         if with_mask:
             objectives.require_mask(shape.model, tokenizer)
         config = shape.config(settings.block_size, tokenizer)
-    objectives.of(config, tokenizer)                            # before the work: can it learn from text?
-    tokens = first_alone(comm, lambda: prepare(text, tokenizer, out_dir), like)
-    training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
-    state = start(config, settings, tree, like)
-    about = {"text": asdict(text), "tokens": fingerprint(tokens)}
-    return show_training(out_dir, state, training, validation, settings, policy, about, tokenizer, BestSoFar(),
-                         log_steps, comm)
+    plan = text_run.begin(out_dir, config, tokenizer, text, settings, policy, params=tree, like=like, comm=comm,
+                          encode=encode)
+    return show_training(plan, log_steps)
 
 
 def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int = 50, device: Device = "cpu") -> int:
@@ -162,86 +135,37 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     like, comm = on(device), of_environment(run, device)
     console.quiet = comm.rank > 0
     check_log_steps(log_steps)
-    if run.resolve().parent.name == "checkpoints":
-        raise UserError(f"{run} is one checkpoint; resume the run that holds it, {run.resolve().parent.parent}")
-    saved = checkpoint.load(run)
-    for note in saved.notes:
+    saved = saved_run(run, max_steps)
+    for note in saved.checkpoint.notes:
         console.print(note)
-    if "settings" not in saved.trainer or saved.tokenizer_path is None:
-        raise UserError(f"{run} holds a model but no training to go on with; start one with --init_from {run}")
     memory.install()
-    settings = from_stored(Settings, saved.trainer["settings"])
-    policy = from_stored(RunPolicy, saved.trainer["keeping"])
-    settings = settings if max_steps is None else replace(settings, max_steps=max_steps)
-    if settings.max_steps < saved.step:
-        raise UserError(f"{run} is at step {saved.step} already; give a max_steps above it")
-    about, tokenizer = saved.trainer["about"], Tokenizer.load(saved.tokenizer_path)
-    best_so_far = from_stored(BestSoFar, saved.trainer["standing"])
-    if "task" in about:
+    config = pretrained.config_of(saved.checkpoint)
+    if "task" in saved.about:
         if device != "cpu":
             raise UserError("a run of finetune is computed on the CPU; leave out --device")
-        return tasks.resume(run, saved, settings, policy, tokenizer, best_so_far, log_steps)
-    text = from_stored(Text, about["text"] | {"data": tuple(about["text"]["data"])})
-    tokens = token_file(text.ready or run / "data/tokens.bin")
-    if fingerprint(tokens) != about["tokens"]:
-        raise UserError(f"{text.ready or run / 'data/tokens.bin'} is not what {run} was started with; restore it, or "
-                        f"start anew with --init_from {run}")
-    training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
-    state = start(pretrained.config_of(saved), settings, like=like)
-    restore(state, saved)
-    return show_training(run, state, training, validation, settings, policy, about, tokenizer, best_so_far, log_steps,
-                         comm)
-
-
-def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
-    """The tokenizer that --tokenizer names.  with_mask: one of byte pairs has a token for masks."""
-    if text.tokenizer in ("char", "bpe") and text.ready:
-        raise UserError("a .bin holds tokens, not text to learn a tokenizer from; give --tokenizer a tokenizer.json")
-    if text.tokenizer == "byte":
-        return Tokenizer.bytes()
-    if text.tokenizer == "char":
-        return Tokenizer.characters("".join(t for _, t in corpus.documents(text.data, text.field)))
-    if text.tokenizer == "bpe":
-        texts = (t for _, t in corpus.documents(text.data, text.field))
-        return special.byte_pairs(texts, text.vocab_size, [special.MASK]) if with_mask else \
-            Tokenizer.byte_pairs(texts, text.vocab_size)
-    return Tokenizer.load(text.tokenizer)
-
-
-def prepare(text: Text, tokenizer: Tokenizer, folder: Path) -> Tokens:
-    """The tokens of the text, encoded into folder/data unless they are ready."""
-    if text.ready:
-        return token_file(text.ready, tokenizer.vocab_size, tokenizer.hash)
-    return encode(text.data, tokenizer, folder / "data", text.field)
-
-
-def fingerprint(tokens: Tokens) -> str:
-    """SHA-256 of the ids."""
-    return hashlib.sha256(tokens.ids.data).hexdigest()
+        return tasks.resume(run, saved, log_steps)
+    return show_training(text_run.resume(run, saved, config, like=like, comm=comm), log_steps)
 
 
 def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
     """The sources as tokens, kept in the folder; with a progress bar."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoding the text", total=None)
-        return encode_once(sources, tokenizer, folder, field,
-                           lambda done, total: bar.update(task, completed=done, total=total))
+        return prepare(sources, tokenizer, folder, field,
+                       lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def show_training(folder: Path, state, training, validation, settings, policy, about, tokenizer, best_so_far,
-                  log_steps, comm) -> int:
+def show_training(plan: Plan, log_steps: int) -> int:
     """Train while showing it; 0 when done, 130 when Ctrl-C stopped it."""
-    announce(f"{state.flat.size:,} parameters, {len(training):,} tokens to train on and {len(validation):,} to "
-             f"validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
-             f"{settings.max_steps} in {folder}")
-    source, evaluate = objectives.of(state.config, tokenizer)
-    events = run(folder, state, source(training), source(validation), settings, policy, about,
-                 tokenizer.rust.to_str(pretty=True), best_so_far, evaluate, comm)
-    stopped = show_run(events, state, settings.max_steps, log_steps, comm)
-    outcome = "stopped" if stopped else "done" if state.step == settings.max_steps else "out of patience"
-    best = f"best validation loss {best_so_far.best:.4f} at step {best_so_far.best_step}"
+    folder, state, best = plan.folder, plan.state, plan.best_so_far
+    announce(f"{state.flat.size:,} parameters, {len(plan.training):,} tokens to train on and {len(plan.validation):,} "
+             f"to validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
+             f"{plan.settings.max_steps} in {folder}")
+    stopped = show_run(plan, log_steps)
+    outcome = "stopped" if stopped else "done" if state.step == plan.settings.max_steps else "out of patience"
     command = "generate" if objectives.continues(state.config) else "finetune"
-    return show_end(f"{outcome} at step {state.step}", best if best_so_far.best_step else "",
+    return show_end(f"{outcome} at step {state.step}",
+                    f"best validation loss {best.best:.4f} at step {best.best_step}" if best.best_step else "",
                     stopped_in=folder if stopped else None, then=f"try `pyllama {command} --model {folder}`")
 
 

@@ -8,16 +8,17 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pyllama import pretrained
 from pyllama.beam import SearchConfig
-from pyllama.errors import UserError
+from pyllama.errors import UserError, optional
 from pyllama.files import DamagedFile, read_json, rewrite
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
+from pyllama.pretrained import Model
 from pyllama.tasks import TASKS, vectors
 from pyllama.tasks.rows import Row, Source, read, split
 from pyllama.tasks.task import Task, Trained
@@ -26,7 +27,7 @@ from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import Examples
 from pyllama.training.loop import Settings, State, mean_loss, start
-from pyllama.training.run import restore
+from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, restore
 
 PARTS = ("train", "dev", "test")
 
@@ -84,8 +85,59 @@ def task_of(name: str) -> Task:
     return TASKS[name]
 
 
-def prepare(task: Task, source: Source, setup: Setup, settings: Settings):
-    """(state, tokenizer, {part: rows}, notes) to begin with: reads the rows, and loads or makes model and tokenizer."""
+class Job(NamedTuple):
+    """Training on a task, ready to begin or to go on."""
+    task: Task
+    plan: Plan
+    tokenizer: Tokenizer
+    parts: dict[str, list[Row]]                 # by the names of PARTS
+    search: SearchConfig
+    notes: tuple[str, ...] = ()                 # what the user should know
+
+
+def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings: Settings, policy: RunPolicy,
+          search: SearchConfig, model: Model | None = None) -> Job:
+    """Training from step 0, of the model that setup names or of the one given.
+
+    Raises UserError if the task does not suit the model, or the rows cannot be used.
+    """
+    task = task_of(name)
+    for module in task.packages:
+        optional(module, f"the task {name}")
+    state, tokenizer, parts, notes = prepare(task, source, setup, settings, model)
+    learner = trained(state.config, state.p, tokenizer)
+    parts, room_notes = with_room(task, parts, learner, length_limit(setup, learner))
+    if folder:
+        save_rows(parts, folder / "data")
+    paths = {field: str(value) if (value := getattr(setup, field)) else None
+             for field in ("test_data", "tokenizer", "vectors")}
+    about = {"task": name, "setup": asdict(setup) | paths, "search": asdict(search)}
+    settings = setup.planned(settings, len(parts["train"]))
+    plan = plan_of(folder, task, state, tokenizer, parts, settings, policy, about, BestSoFar())
+    return Job(task, plan, tokenizer, parts, search, (*notes, *room_notes))
+
+
+def resume(folder: Path, saved: Saved) -> Job:
+    """A saved run on a task, from its latest checkpoint on."""
+    task = task_of(saved.about["task"])
+    state = start(pretrained.config_of(saved.checkpoint), saved.settings)
+    restore(state, saved.checkpoint)
+    parts = load_rows(folder / "data")
+    plan = plan_of(folder, task, state, saved.tokenizer, parts, saved.settings, saved.policy, saved.about,
+                   saved.best_so_far)
+    return Job(task, plan, saved.tokenizer, parts, SearchConfig(**saved.about["search"]))
+
+
+def plan_of(folder, task: Task, state: State, tokenizer: Tokenizer, parts, settings: Settings, policy: RunPolicy,
+            about: dict, best_so_far: BestSoFar) -> Plan:
+    rows = examples(task, parts, state, tokenizer)
+    return Plan(folder, state, rows["train"], rows["dev"], settings, policy, about, tokenizer.rust.to_str(pretty=True),
+                best_so_far, evaluation(task, parts["dev"], tokenizer))
+
+
+def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model: Model | None = None):
+    """(state, tokenizer, {part: rows}, notes) to begin with: reads the rows; loads or makes model and tokenizer, if no
+    model is given."""
     rows, notes = read(source, task.fields, task.usable, task.readers)
     parts = dict(zip(PARTS, split(rows, (setup.dev, setup.test), settings.seed), strict=True))
     if setup.test_data:
@@ -108,14 +160,17 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings):
         entry = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights}
         return replace(config, **changes, extra={**config.extra, **classes, "task": entry})
 
-    if setup.model not in MODELS and Path(setup.model).exists():
+    if model is None and setup.model not in MODELS and Path(setup.model).exists():
         if setup.vectors:
             raise UserError(f"{setup.model} has vectors of its own already; leave --vectors out, or begin from scratch")
         model = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
         if model.tokenizer is None:
             raise UserError(f"{setup.model} has no tokenizer; name one with --tokenizer")
+    elif model is not None:
+        model = pretrained.changed(model, suited(model.config), settings.dtype)
+    if model is not None:
         state = start(model.config, settings, model.params)
-        return state, model.tokenizer, parts, (*notes, *model.notes)
+        return state, model.require_tokenizer(), parts, (*notes, *model.notes)
     state, tokenizer, model_notes = from_scratch(task, setup, settings, suited, parts["train"])
     return state, tokenizer, parts, (*notes, *model_notes)
 
@@ -273,10 +328,3 @@ def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, 
         raise UserError(f"{path} has no tokenizer, so that no text can be read; give a run of `pyllama finetune`")
     work = trained(model.config, model.params, model.tokenizer)
     return task_of(model.config.extra["task"]["name"]), work, model.notes
-
-
-def resumed(saved: checkpoint.Checkpoint, settings: Settings) -> State:
-    """The state of a saved run on a task."""
-    state = start(pretrained.config_of(saved), settings)
-    restore(state, saved)
-    return state

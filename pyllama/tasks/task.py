@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pyllama import models
 from pyllama.errors import UserError
-from pyllama.tasks.rows import Reader, Row
+from pyllama.tasks.rows import BadRow, Reader, Row, texts_of
 from pyllama.text import special
 from pyllama.text.special import encode  # noqa: F401
 from pyllama.text.tokenizer import Tokenizer
@@ -73,6 +73,12 @@ class Task:
     # the task has no such file
     export: Callable[[Path], Callable[[Sequence[Row], list], tuple[bytes, str]]] = no_export
 
+    def question(self, values: dict) -> dict:
+        """A row without its answer, as the task wants it.  Raises BadRow."""
+        if self.askable:
+            return self.askable(values)
+        return texts_of(values, self.fields[:-1], self.optional_fields)
+
     def models(self) -> list[str]:
         """The families that can do it."""
         return models.families_with(self.head)
@@ -81,6 +87,25 @@ class Task:
     def writes(self) -> bool:
         """Are its answers texts, written token by token?"""
         return self.head in ("lm", "seq2seq")
+
+
+def rows_of(task: Task, inputs: Sequence[str | dict]) -> list[Row]:
+    """The rows of texts, or of dicts without the answer, to be answered.
+
+    Raises UserError if a text is given and the task reads several fields, or an input cannot be used.
+    """
+    asked = task.fields[:-1]
+    rows = []
+    for number, given in enumerate(inputs, 1):
+        if isinstance(given, str) and len(asked) > 1:
+            raise UserError(f"{task.name} reads {' and '.join(asked)}, which one text cannot give; give rows with "
+                            f"these fields (--data FILE)")
+        values = {asked[0]: given} if isinstance(given, str) else given
+        try:
+            rows.append(Row(f"input {number}", task.question(values)))
+        except BadRow as error:
+            raise UserError(f"input {number} cannot be used: {error}; fix it") from None
+    return rows
 
 
 def number_of(label: str, config) -> int:

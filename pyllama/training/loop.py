@@ -122,6 +122,7 @@ class Record(NamedTuple):
     lr: float
     tokens: int                                 # in this step, but for the first of each row
     seconds: float
+    evaluation: Any = None                      # after this step, where a run makes one: see run.py
 
 
 class Evaluation(NamedTuple):
@@ -184,7 +185,7 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
             begin = time.perf_counter()
             batch = source.batch(settings, state.step).beside(state.flat)
             # What overflows is reported below, with its place.
-            with np.errstate(over="ignore", invalid="ignore"), machine.one_blas_thread(), \
+            with np.errstate(over="ignore", invalid="ignore"), memory.arena(), machine.one_blas_thread(), \
                     kernel_threads(max(1, threads // shards)):
                 loss = gradient(state, batch, settings, grads, side_by_side if shards > 1 else map, comm)
             for leaf in frozen:
@@ -256,6 +257,7 @@ def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], 
     return np.asarray(losses, np.float64, like=state.flat)
 
 
+@memory.arena()
 @machine.one_blas_thread()
 def mean_loss(p, c, batches: Iterable[Batch]) -> tuple[float, float]:
     """(loss, targets): the mean loss in nats per target over all batches, and how many targets they have.
@@ -275,6 +277,7 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
+@memory.arena()
 @machine.one_blas_thread()
 def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None = None) -> Evaluation:
     """Loss, perplexity and next-token accuracy over the tokens, or over the first `most` of them."""

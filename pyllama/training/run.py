@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ from pyllama import __version__, params
 from pyllama.device import host
 from pyllama.errors import UserError, optional
 from pyllama.files import rewrite
-from pyllama.text.tokens import Tokens
+from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
+from pyllama.training.checkpoint import Checkpoint
 from pyllama.training.loop import SOLO, Record, Settings, State, evaluate, train
 from pyllama.training.parallel import Communicator
 
@@ -53,16 +54,36 @@ class BestSoFar:
     stale: int = 0                              # evaluations since the best one
 
 
-class StepEvent(NamedTuple):
-    """A step, and the evaluation after it if one was due."""
-    record: Record
-    evaluation: Any
+class Plan(NamedTuple):
+    """The arguments of run(), in its order: a run that is ready to begin, or to go on."""
+    folder: Path | None                         # None: nothing is logged or saved
+    state: State
+    training: Any                               # what loop.train() draws its batches from
+    validation: Any                             # what evaluate() takes
+    settings: Settings
+    policy: RunPolicy
+    about: dict                                 # what a resume needs besides
+    tokenizer_json: str | None
+    best_so_far: BestSoFar
+    evaluate: Callable
+    comm: Communicator = SOLO
 
 
-def run(folder: Path, state: State, training: Tokens, validation: Tokens, settings: Settings,
-        policy: RunPolicy, about: dict, tokenizer_json: str | None = None, best_so_far: BestSoFar | None = None,
-        evaluate: Callable = evaluate, comm: Communicator = SOLO) -> Generator[StepEvent]:
-    """Train to settings.max_steps, yielding what happens; close the generator to stop after a step.
+class Saved(NamedTuple):
+    """What a checkpoint says of its run."""
+    checkpoint: Checkpoint
+    settings: Settings
+    policy: RunPolicy
+    best_so_far: BestSoFar
+    about: dict
+    tokenizer: Tokenizer
+
+
+def run(folder: Path | None, state: State, training, validation, settings: Settings, policy: RunPolicy, about: dict,
+        tokenizer_json: str | None = None, best_so_far: BestSoFar | None = None, evaluate: Callable = evaluate,
+        comm: Communicator = SOLO) -> Generator[Record]:
+    """Train to settings.max_steps, yielding a record a step, with the evaluation after it if one was due; close the
+    generator to stop after a step.
 
     A checkpoint is written every save_steps, after an evaluation with a new best loss, and at the end, whether that is
     the last step, patience or close().  `about` is saved with it, for resuming.  An error saves nothing: a loss that is
@@ -71,12 +92,13 @@ def run(folder: Path, state: State, training: Tokens, validation: Tokens, settin
     lower the better.  Of several processes that share the steps the first writes.
     """
     best_so_far, saved = best_so_far or BestSoFar(), state.step
-    log = Log(folder, state.step, policy.tensorboard) if comm.rank == 0 else NoLog()
+    writes = folder is not None and comm.rank == 0
+    log = Log(folder, state.step, policy.tensorboard) if folder and writes else NoLog()
 
     def save(best=False):
         nonlocal saved
         saved = state.step                              # before it is done: what failed once is not tried again
-        if comm.rank:
+        if folder is None or not writes:
             return
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
                         tokenizer_json=tokenizer_json, best=best,
@@ -101,7 +123,7 @@ def run(folder: Path, state: State, training: Tokens, validation: Tokens, settin
             log.write(record, evaluation)
             if better or last or record.step % policy.save_steps == 0:
                 save(better)
-            yield StepEvent(record, evaluation)
+            yield record._replace(evaluation=evaluation)
             if tired():
                 break
         if saved < state.step:
@@ -137,7 +159,8 @@ class Log:
                                                      filename_suffix=f".{step}")
 
     def write(self, record: Record, evaluation):
-        line = record._asdict() | ({f"val_{k}": v for k, v in evaluation._asdict().items()} if evaluation else {})
+        line = {name: value for name, value in record._asdict().items() if name != "evaluation"}
+        line |= ({f"val_{k}": v for k, v in evaluation._asdict().items()} if evaluation else {})
         try:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
@@ -182,7 +205,26 @@ def on_the_host(named) -> dict[str, np.ndarray]:
     return {name: host(a) for name, a in named}
 
 
-def restore(state: State, saved: checkpoint.Checkpoint) -> None:
+def saved_run(folder: Path, max_steps: int | None = None) -> Saved:
+    """The latest checkpoint of a run, to train on from.  max_steps: a new last step.
+
+    Raises UserError if the folder holds no run, or the run is past max_steps already.
+    """
+    if folder.resolve().parent.name == "checkpoints":
+        raise UserError(f"{folder} is one checkpoint; resume the run that holds it, {folder.resolve().parent.parent}")
+    saved = checkpoint.load(folder)
+    trainer = saved.trainer
+    if "settings" not in trainer or saved.tokenizer_path is None:
+        raise UserError(f"{folder} holds a model but no training to go on with; start one with --init_from {folder}")
+    settings = from_stored(Settings, trainer["settings"])
+    settings = settings if max_steps is None else replace(settings, max_steps=max_steps)
+    if settings.max_steps < saved.step:
+        raise UserError(f"{folder} is at step {saved.step} already; give a max_steps above it")
+    return Saved(saved, settings, from_stored(RunPolicy, trainer["keeping"]),
+                 from_stored(BestSoFar, trainer["standing"]), trainer["about"], Tokenizer.load(saved.tokenizer_path))
+
+
+def restore(state: State, saved: Checkpoint) -> None:
     """Put a checkpoint's parameters, optimiser and step into a state of the same shape."""
     flat, _ = params.flatten(params.named(state.p, saved.tensors))
     state.flat[:] = np.asarray(flat, like=state.flat)

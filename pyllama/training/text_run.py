@@ -1,0 +1,109 @@
+"""A run on a text: begun with a model, or resumed from its folder."""
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pyllama.errors import UserError
+from pyllama.text import corpus, special
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.text.tokens import Tokens, prepare, split, token_file
+from pyllama.training import objectives
+from pyllama.training.loop import SOLO, Settings, State, start
+from pyllama.training.parallel import Communicator, first_alone
+from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, from_stored, restore
+
+LEARNED = ("char", "byte", "bpe")                           # tokenizers that are made, not read
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text to learn from."""
+
+    data: tuple[str, ...]                       # files, folders, patterns, "-", "python-docs", or a .bin of tokens
+    field: str = "text"                         # the field of a .jsonl file that holds the text
+    tokenizer: str = "char"                     # char, byte, bpe (learned from the text), or a tokenizer.json
+    vocab_size: int = 4096                      # tokens that bpe learns
+    validation: float = 0.1                     # share kept for validation
+    split: Literal["position", "document"] = "position"     # keep the last part, or documents drawn at random
+
+    @property
+    def token_file(self) -> Path | None:
+        """The file that holds it as tokens already, if it is one."""
+        return Path(self.data[0]).resolve() if len(self.data) == 1 and self.data[0].endswith(".bin") else None
+
+
+def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
+    """The tokenizer that text.tokenizer names.  with_mask: one of byte pairs has a token for masks."""
+    if text.tokenizer in ("char", "bpe") and text.token_file:
+        raise UserError("a .bin holds tokens, not text to learn a tokenizer from; give --tokenizer a tokenizer.json")
+    if text.tokenizer == "byte":
+        return Tokenizer.bytes()
+    documents = (document for _, document in corpus.documents(text.data, text.field))
+    if text.tokenizer == "char":
+        return Tokenizer.characters("".join(documents))
+    if text.tokenizer == "bpe" and with_mask:
+        return special.byte_pairs(documents, text.vocab_size, [special.MASK])
+    if text.tokenizer == "bpe":
+        return Tokenizer.byte_pairs(documents, text.vocab_size)
+    return Tokenizer.load(text.tokenizer)
+
+
+def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, settings: Settings, policy: RunPolicy, *,
+          params: dict | None = None, tokens_in: Path | None = None, like=None, comm: Communicator = SOLO,
+          encode: Callable = prepare) -> Plan:
+    """A run from step 0.
+
+    folder      of the run; None: nothing is saved
+    params      to begin with; None: drawn by the model's init
+    tokens_in   the folder for tokens.bin; None: data in the run's folder
+    encode      prepare(), or a function of its arguments that shows progress
+
+    Raises UserError if the model cannot learn from text, or the text cannot be read.
+    """
+    if text.token_file:
+        text = replace(text, data=(str(text.token_file),))          # absolute: a resume may start elsewhere
+    objective = objectives.of(config, tokenizer)                    # before the work: can it learn from text?
+    context = getattr(config, "max_position_embeddings", settings.block_size)
+    if settings.block_size > context:
+        raise UserError(f"block_size is {settings.block_size}, but the model sees {context} tokens "
+                        f"(max_position_embeddings); make it smaller")
+
+    def tokens_of_text() -> Tokens:
+        if text.token_file:
+            return token_file(text.token_file, tokenizer.vocab_size, tokenizer.hash)
+        return encode(text.data, tokenizer, tokens_in or Path(folder or ".", "data"), text.field)
+
+    tokens = first_alone(comm, tokens_of_text, like)
+    about = {"text": asdict(text), "tokens": fingerprint(tokens)}
+    state = start(config, settings, params, like)
+    return plan(folder, state, objective, tokens, text, settings, policy, about, tokenizer, BestSoFar(), comm)
+
+
+def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator = SOLO) -> Plan:
+    """A saved run, from its latest checkpoint on.  Raises UserError if its tokens have changed."""
+    stored = saved.about["text"]
+    text = from_stored(Text, stored | {"data": tuple(stored["data"])})
+    path = text.token_file or folder / "data/tokens.bin"
+    tokens = token_file(path)
+    if fingerprint(tokens) != saved.about["tokens"]:
+        raise UserError(f"{path} is not what {folder} was started with; restore it, or start anew with --init_from "
+                        f"{folder}")
+    state = start(config, saved.settings, like=like)
+    restore(state, saved.checkpoint)
+    objective = objectives.of(config, saved.tokenizer)
+    return plan(folder, state, objective, tokens, text, saved.settings, saved.policy, saved.about, saved.tokenizer,
+                saved.best_so_far, comm)
+
+
+def plan(folder, state: State, objective, tokens: Tokens, text: Text, settings: Settings, policy: RunPolicy,
+         about: dict, tokenizer: Tokenizer, best_so_far: BestSoFar, comm: Communicator) -> Plan:
+    training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
+    return Plan(folder, state, objective.source(training), objective.source(validation), settings, policy, about,
+                tokenizer.rust.to_str(pretty=True), best_so_far, objective.evaluate, comm)
+
+
+def fingerprint(tokens: Tokens) -> str:
+    """SHA-256 of the ids."""
+    return hashlib.sha256(tokens.ids.data).hexdigest()
