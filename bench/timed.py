@@ -12,7 +12,7 @@ from pyllama.op import watching
 
 
 @contextlib.contextmanager
-def timed(optimiser):
+def timed(optimizer):
     """Within this context: {function: [seconds of a core, calls]}.
 
     Names that end in " (NumPy)" are those of references; of the others, kernels.
@@ -39,12 +39,12 @@ def timed(optimiser):
         return y, lambda dy: clocked(kernels, f"{op.name}_backward", back, dy)
 
     def step(p, *args, **options):
-        return clocked(backend.of([p]), optimiser.rule.__name__, plain_step, p, *args, **options)
+        return clocked(backend.of([p]), optimizer.rule.__name__, plain_step, p, *args, **options)
 
-    plain_step = optimiser.step
-    optimiser.step = step                               # of this object, and no other
+    plain_step = optimizer.step
+    optimizer.step = step                               # of this object, and no other
     try:
         with watching(watch):
             yield spent
     finally:
-        del optimiser.step
+        del optimizer.step

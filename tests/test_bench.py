@@ -130,18 +130,18 @@ def test_what_is_timed_is_counted_once_and_put_back(monkeypatch):
     monkeypatch.setattr("bench.timed.time", SimpleNamespace(perf_counter=itertools.count().__next__))
     monkeypatch.setattr(backend, "cpu", SimpleNamespace(
         threads=lambda: 3, relu=lambda x: (x, (x,)), adamw=lambda *vectors, **options: None))
-    optimiser = AdamW(2, "float64", matrices=[])
+    optimizer = AdamW(2, "float64", matrices=[])
     x = np.ones(2)
-    with timed(optimiser) as spent:
+    with timed(optimizer) as spent:
         for _ in range(2):
             y, back = relu(x)
         back(y)
-        optimiser.step(x, x, lr=0.1, decay=0.0)
+        optimizer.step(x, x, lr=0.1, decay=0.0)
         with backend.use("numpy"):
             relu(x)
     assert spent == {"relu": [6, 2], "relu_backward (NumPy)": [1, 1], "adamw": [3, 1], "relu (NumPy)": [1, 1]}
     relu(x)
-    optimiser.step(x, x, lr=0.1, decay=0.0)
+    optimizer.step(x, x, lr=0.1, decay=0.0)
     assert spent["relu"] == [6, 2]
     assert spent["adamw"] == [3, 1]
 
