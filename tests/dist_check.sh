@@ -60,8 +60,9 @@ y, back = rms_norm(x, w, eps=1e-5)
 dx, dw = back(y)
 assert np.allclose((y**2).mean(-1), 1, rtol=1e-5) and np.abs(dx).max() < 1e-5 and np.allclose(dw, (y**2).sum(0))
 assert (backend.cpu is None) == (sys.argv[1] == "numpy"), backend.why_no_cpu
-texts = pathlib.Path(pyllama.__file__).parent
-assert (texts / "cuda/csrc/rms_norm.cu").exists() or (texts.parent / "csrc/cuda/rms_norm.cu").exists()
+folder = pathlib.Path(pyllama.__file__).parent
+assert (folder / "cuda/csrc/rms_norm.cu").exists() or (folder.parent / "csrc/cuda/rms_norm.cu").exists()
+assert (folder / "py.typed").exists()
 print("   ", *backend.available(), backend.cpu.isa if backend.cpu else backend.why_no_cpu)
 PY
 }
