@@ -1,10 +1,5 @@
 """The compiled module: every instruction set, any thread count, any array, and what its variables mean."""
 import os
-import re
-import shutil
-import subprocess
-import sysconfig
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +13,6 @@ from tests.another import python
 cpu = backend.cpu
 built = pytest.mark.skipif(cpu is None, reason=backend.why_no_cpu)
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-SOURCES = Path(__file__).parents[1]
-COMPILER = (sysconfig.get_config_var("CC") or "cc").split()
 
 
 def normal(shape, dtype, seed=0):
@@ -51,42 +42,6 @@ def run_all(*arrays, kernels=cpu):
 
 def inputs(shape, dtype):
     return normal(shape, dtype, 1), normal(shape[-1:], dtype, 2), normal(shape, dtype, 3), normal(shape, dtype, 4)
-
-
-# --- prototypes -------------------------------------------------------------------------------------------------------
-
-def prototypes(text):
-    """{kernel: (what it returns, its arguments)} of a table of function pointers, in C or in Cython."""
-    return {name: (returned, " ".join(arguments.split()))
-            for returned, name, arguments in re.findall(r"(\w+) \(\*(\w+)\)\(([^)]*)\)", text)}
-
-
-def test_cython_and_c_declare_the_same_kernels():
-    """Cython writes calls from its own declarations, and takes any pointer for a `void *`."""
-    in_c = prototypes(re.sub(r"\breal\b", "void", (SOURCES / "csrc/kernels.h").read_text()))
-    assert len(in_c) > 30
-    assert prototypes((SOURCES / "pyllama/cpu.pyx").read_text()) == in_c
-
-
-@pytest.mark.skipif(not shutil.which(COMPILER[0]), reason="there is no C compiler")
-@pytest.mark.parametrize("precision", [32, 64])
-def test_the_compiler_compares_every_kernel_with_its_slot(precision, tmp_path):
-    """Each prototype of the table is changed in one argument: as many errors, and none where nothing is changed."""
-    shutil.copytree(SOURCES / "csrc", tmp_path / "csrc")
-    header = tmp_path / "csrc/kernels.h"
-    slots = prototypes(header.read_text())
-    casts = {name for name in slots if "float16" in name}
-
-    def errors():
-        command = [*COMPILER, "-std=gnu11", "-fopenmp", "-fsyntax-only", f"-DREAL={precision}", "-DISA=any",
-                   str(tmp_path / "csrc/cpu/table.c")]
-        if "clang" in subprocess.run([*COMPILER, "--version"], capture_output=True, text=True).stdout:
-            command.append("-ferror-limit=0")
-        return subprocess.run(command, capture_output=True, text=True).stderr.count(" error: ")
-
-    assert errors() == 0
-    header.write_text(re.sub(r"(\(\*\w+\)\()", r"\1char more, ", header.read_text()))
-    assert errors() == len(slots.keys() - casts if precision == 64 else slots)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
