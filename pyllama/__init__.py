@@ -11,6 +11,7 @@ derivation.
 Importing pyllama imports nothing else: a name is looked up when it is first used.
 """
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ _HOMES = {"Settings": "training.loop", "UserError": "errors", "check_gradient": 
 
 
 def __getattr__(name):
-    if name not in __all__:
-        raise AttributeError(f"module 'pyllama' has no attribute {name!r}")
-    if name == "ops":
-        return importlib.import_module("pyllama.ops")
-    value = getattr(importlib.import_module(f"pyllama.{_HOMES.get(name, 'api')}"), name)
-    globals()[name] = value
-    return value
+    if name in __all__ and name != "ops":
+        value = getattr(importlib.import_module(f"pyllama.{_HOMES.get(name, 'api')}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and importlib.util.find_spec(f"pyllama.{name}"):
+        return importlib.import_module(f"pyllama.{name}")               # pyllama.ops, pyllama.models, ...
+    raise AttributeError(f"module 'pyllama' has no attribute {name!r}")
 
 
 def __dir__():

@@ -146,6 +146,8 @@ def columns(path, text, wanted, spare):
 
 def text_of(values: dict, name: str) -> str:
     """The text in a field, which must not be blank.  Raises BadRow."""
+    if name not in values:
+        raise BadRow(f"it has no field {name!r}")
     text = values[name]
     if not isinstance(text, str) or not text.strip():
         raise BadRow(f"{name!r} is {text!r}, not a text")

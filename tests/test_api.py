@@ -1,0 +1,184 @@
+"""The Python API: models are trained in place, runs go on bit for bit, and a caller's NumPy is left as it was."""
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pyllama
+from pyllama import params
+from pyllama.cli import main
+from pyllama.errors import UserError
+from pyllama.text.tokenizer import Tokenizer
+from pyllama.training.run import RunPolicy
+
+TEXT = "A row times a column is a number. A gradient has the shape of its parameter. " * 20
+REVIEWS = "text,label\n" + "a fine film,good\na dull film,bad\nfine acting,good\ndull acting,bad\n" * 8
+SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16}
+QUICK = {"batch_size": 4, "block_size": 16, "warmup_steps": 0, "learning_rate": 1e-2}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("input.txt").write_text(TEXT)
+    Path("reviews.csv").write_text(REVIEWS)
+
+
+def tiny(family="llama", **fields):
+    return pyllama.create(family, "input.txt", **SMALL, **fields)
+
+
+def flat(model):
+    return np.concatenate([a.ravel() for _, a in params.leaves(model.params)])
+
+
+# Training
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_train_changes_the_model_in_place_and_generate_and_save_use_the_new_weights(family):
+    model = tiny(family)
+    ids = model.tokenizer.encode(TEXT[:16])[None]
+    before, written = model.loss(ids, ids)[0], model.generate("A row", max_new_tokens=8)
+    records = list(pyllama.train(model, "input.txt", pyllama.Settings(max_steps=30, **QUICK)))
+    assert [record.step for record in records] == list(range(1, 31))
+    assert records[-1].loss < records[0].loss
+    assert model.loss(ids, ids)[0] < before - 0.5
+    assert model.generate("A row", max_new_tokens=8) != written
+    model.save("saved")
+    loaded = pyllama.load("saved")
+    assert (flat(loaded) == flat(model)).all()
+    assert loaded.generate("A row", max_new_tokens=8) == model.generate("A row", max_new_tokens=8)
+
+
+def test_bert_learns_masked_tokens_and_bart_corrupted_text():
+    for family in ("bert", "bart"):
+        model = pyllama.create(family, "input.txt", tokenizer="bpe", vocab_size=280, **SMALL)
+        records = list(pyllama.train(model, "input.txt", pyllama.Settings(max_steps=40, **QUICK)))
+        assert np.mean([r.loss for r in records[-5:]]) < np.mean([r.loss for r in records[:5]]) - 0.5
+
+
+def test_the_last_record_and_those_of_eval_steps_have_an_evaluation():
+    steps = pyllama.train(tiny(), "input.txt", pyllama.Settings(max_steps=5, **QUICK), policy=RunPolicy(eval_steps=2))
+    assert [record.step for record in steps if record.evaluation] == [2, 4, 5]
+
+
+def test_a_run_that_python_began_and_left_goes_on_bit_for_bit_from_python_and_from_the_command_line():
+    settings = pyllama.Settings(max_steps=8, **QUICK)
+    whole = tiny()
+    for _ in pyllama.train(whole, "input.txt", settings, out_dir="whole"):
+        pass
+    for name in ("python", "shell"):
+        for record in pyllama.train(tiny(), "input.txt", settings, out_dir=name):
+            if record.step == 3:
+                break
+    assert [record.step for record in pyllama.resume("python")] == [4, 5, 6, 7, 8]
+    assert main(["resume", "shell"]) == 0
+    for name in ("whole", "python", "shell"):
+        assert (flat(pyllama.load(name)) == flat(whole)).all(), name
+
+
+def test_a_folder_that_holds_a_run_is_not_written_to():
+    settings = pyllama.Settings(max_steps=1, **QUICK)
+    list(pyllama.train(tiny(), "input.txt", settings, out_dir="run"))
+    for write in (lambda: next(pyllama.train(tiny(), "input.txt", settings, out_dir="run")),
+                  lambda: tiny().save("run")):
+        with pytest.raises(UserError, match=r"run holds a run.*choose another"):
+            write()
+
+
+# Models
+
+def test_loss_takes_labels_as_hugging_face_does():
+    model = tiny()
+    ids = np.array([[1, 2, 3, 4]])
+    value, back = model.loss(ids, ids)
+    z, _ = model.logits(ids)
+    log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    assert value == pytest.approx(-np.mean([log_p[0, i, ids[0, i + 1]] for i in range(3)]), rel=1e-5)
+    alone, _ = model.loss(ids, np.array([[1, -100, 3, -100]]))
+    assert alone == pytest.approx(-log_p[0, 1, 3], rel=1e-5)
+    for (name, one), (_, other) in zip(params.leaves(back()), params.leaves(back(1.0)), strict=True):
+        assert (one == other).all(), name
+
+
+def test_generate_gives_a_text_for_a_text_and_a_list_for_a_list():
+    model = tiny()
+    text = model.generate("A row", max_new_tokens=5)
+    assert text.startswith("A row")
+    assert len(text) == 10
+    assert model.generate(["A row"], max_new_tokens=5) == [text]
+    assert pyllama.generate(model, ["A row", "A"], max_new_tokens=5) == [text, model.generate("A", max_new_tokens=5)]
+    assert len(model.generate("A row", do_sample=True, num_return_sequences=3, max_new_tokens=2)) == 3
+
+
+def test_generate_is_what_the_command_line_writes(capsys):
+    tiny().save("saved")
+    for flags, options in ([], {}), (["--do_sample", "--seed", "3"], {"do_sample": True, "seed": 3}):
+        assert main(["generate", "--model", "saved", "--prompt", "A", "--max_new_tokens", "9", *flags]) == 0
+        assert capsys.readouterr().out == pyllama.generate("saved", "A", max_new_tokens=9, **options) + "\n"
+
+
+def test_an_encoder_decoder_writes_and_a_classifier_is_refused():
+    writer = pyllama.create("transformer", "input.txt", tokenizer="bpe", vocab_size=280, **SMALL)
+    assert isinstance(writer.generate("A row", max_new_tokens=3, num_beams=2), str)
+    with pytest.raises(UserError, match=r"lstm .* does not write text; .*predict"):
+        tiny("lstm").generate("A row")
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: pyllama.create("lama", "input.txt"), "there is no family 'lama'; there are llama"),
+    (lambda: pyllama.create("gpt2", "input.txt", head="span"), "a gpt2 has no head 'span'; it has lm"),
+    (lambda: pyllama.create("gpt2", "input.txt", rope_theta=1.0), "a gpt2 has no field 'rope_theta'; it has"),
+    (lambda: pyllama.create("llama", "absent.txt"), "there is no file, folder or match"),
+    (lambda: pyllama.load("absent"), "there is no absent"),
+    (lambda: next(pyllama.resume("absent")), "absent holds no checkpoint"),
+    (lambda: next(pyllama.train(tiny("lstm"), "input.txt")), "does not learn from plain text"),
+    (lambda: next(pyllama.train(tiny(), "input.txt")), "block_size is 128, but the model sees 16 tokens"),
+    (lambda: next(pyllama.finetune(tiny(), "reviews.csv", "sing")), "there is no task 'sing'; there are classify"),
+    (lambda: next(pyllama.finetune(tiny("gpt2"), "reviews.csv", "classify")), "a gpt2 model cannot classify"),
+    (lambda: pyllama.predict(tiny("lstm"), "a fine film"), "was not trained on a task"),
+])
+def test_what_cannot_be_done_is_said_in_one_sentence(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+def test_a_tokenizer_and_a_precision_can_be_given():
+    model = pyllama.create("llama", Tokenizer.bytes(), dtype="float64", **SMALL)
+    assert model.config.vocab_size == 256
+    assert flat(model).dtype == np.float64
+
+
+# Tasks
+
+def test_finetune_gives_the_model_a_head_and_predict_answers():
+    model = pyllama.create("bert", "input.txt", tokenizer="bpe", vocab_size=280, **SMALL)
+    settings = pyllama.Settings(max_steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=5)
+    *_, last = pyllama.finetune(model, "reviews.csv", "classify", settings, max_length=16, out_dir="run")
+    assert last.evaluation.accuracy == 1
+    for trained in (model, "run"):
+        assert pyllama.predict(trained, "a dull film") == "bad"
+        assert pyllama.predict(trained, ["a fine film", {"text": "dull acting"}]) == ["good", "bad"]
+    with pytest.raises(UserError, match="input 2 cannot be used"):
+        pyllama.predict(model, ["a fine film", {"txt": "dull"}])
+
+
+# The caller's process
+
+def test_importing_pyllama_imports_nothing_else_and_submodules_are_found_when_they_are_named():
+    program = ("import sys, pyllama\n"
+               "assert 'numpy' not in sys.modules and 'pyllama.api' not in sys.modules\n"
+               "assert {'load', 'create', 'ops'} < {*dir(pyllama)} and pyllama.pretrained.load is pyllama.load\n"
+               "assert not hasattr(pyllama, 'absent') and pyllama.ops.rms_norm.name == 'rms_norm'\n")
+    assert subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_training_leaves_numpys_memory_handler_as_it_was():
+    from numpy._core.multiarray import get_handler_name
+    before, during = get_handler_name(), []
+    model = tiny()
+    for _ in pyllama.train(model, "input.txt", pyllama.Settings(max_steps=2, **QUICK)):
+        during.append(get_handler_name())
+    assert [*during, get_handler_name()] == [before] * 3
