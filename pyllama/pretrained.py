@@ -72,8 +72,8 @@ class Model:
     def _continued(self, prompts, options):
         tokenizer = self.require_tokenizer()
         if self.config.learns != "next token":
-            raise UserError(f"this {self.config.TYPE} has the head {self.config.head!r}, which does not write text; ask "
-                            f"it with pyllama.predict, or train a model that writes")
+            raise UserError(f"this {self.config.TYPE} has the head {self.config.head!r}, which does not write text; "
+                            f"ask it with pyllama.predict, or train a model that writes")
         settings = generation.GenerationConfig(**options)
         prompts = [generation.startable(prompt, tokenizer) for prompt in prompts]
         ids = [tokenizer.encode(prompt, add_special_tokens=True).tolist() for prompt in prompts]
