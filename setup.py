@@ -19,8 +19,8 @@ from setuptools.errors import CCompilerError
 from setuptools.modified import newer_group
 
 # Value-safe flags only: -ffast-math would break exp (csrc/cpu/real.h) and NaN.  `omp simd reduction` says, loop by
-# loop, where a sum may be reassociated; -fno-trapping-math lets comparisons vectorise; with -fwrapv, which Python adds,
-# Clang vectorises no `parallel for simd`.
+# loop, where a sum may be reassociated; -fno-trapping-math lets comparisons vectorize; with -fwrapv, which Python adds,
+# Clang vectorizes no `parallel for simd`.
 SAFE = ["-O3", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno", "-fno-wrapv"]
 ISA = {"baseline": ("1", []),                           # name: (does the processor run it? the compiler's flags)
        "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma"]),

@@ -2,7 +2,7 @@
 
     python -m bench.mistakes lm_en_tinystories.txt > write.jsonl
 
-Three of four sentences lose an article, have two neighbours exchanged, or a verb that does not agree; one stays right.
+Three of four sentences lose an article, have two neighbors exchanged, or a verb that does not agree; one stays right.
 """
 import json
 import random
@@ -22,7 +22,7 @@ def dropped(words):
 
 
 def exchanged(words):
-    """All that they become by two neighbours, but not the first with its capital, nor the last with its full stop."""
+    """All that they become by two neighbors, but not the first with its capital, nor the last with its full stop."""
     return [[*words[:i], words[i + 1], words[i], *words[i + 2:]] for i in range(1, len(words) - 2)
             if words[i] != words[i + 1]]
 

@@ -1,4 +1,4 @@
-"""Time optimiser steps, the norm of the gradient and casts on both backends.     python -m bench.optim [name ...]
+"""Time optimizer steps, the norm of the gradient and casts on both backends.     python -m bench.optim [name ...]
 
 All take turns within one run, and the median of each is taken, so that a noisy machine disturbs all alike.  Nothing
 here can be faster than memory: GB/s counts each number as often as it must be read or written, and the copy is NumPy's,

@@ -34,7 +34,7 @@ PLAN = {                                                    # task: (train, test
     "summarise": ("sum_scitldr_train.jsonl", None, ("rougeL",), {
         "bart": ["--max_length", "256", "--max_steps", "200", "--num_beams", "4", "--max_new_tokens", "40",
                  "--batch_size", "8"]}),
-    "qa": ("qa_zh.jsonl", "qa_zh.jsonl", ("exact_match", "f1"), {       # learnt by heart, so that the last step is best
+    "qa": ("qa_zh.jsonl", "qa_zh.jsonl", ("exact_match", "f1"), {       # learned by heart: the last step is best
         "bert": ["--max_length", "384", "--dev", "0.02", "--batch_size", "16", "--learning_rate", "5e-4",
                  "--resid_pdrop", "0", "--max_steps", "500", "--eval_steps", "500"]}),
     "write": ("write.jsonl", None, ("edit_f0.5", "gleu"), {

@@ -5,7 +5,7 @@
 All train the same model from the same weights on the same text by the same rule, and no figure is given unless their
 losses and gradient norms agree in the first steps.  Each is a process of its own; they take turns (rotation.py), and
 of an implementation's turns the median counts.  "+malloc" is PyTorch with a C library that keeps freed memory.
-Model FLOP utilisation (MFU) holds a step's operations (sizes.py) against a large matrix product in the same rotation:
+Model FLOP utilization (MFU) holds a step's operations (sizes.py) against a large matrix product in the same rotation:
 PyTorch's or NumPy's, whichever is faster on this machine.
 """
 import argparse

@@ -51,7 +51,7 @@ def main(name, *flags):
     def answer(steps, profile=False):
         """profile: time each pass of an op, too."""
         seconds, losses, norms = [], [], []
-        with timed(state.optimiser) if profile else contextlib.nullcontext({}) as spent:
+        with timed(state.optimizer) if profile else contextlib.nullcontext({}) as spent:
             for _ in range(steps):
                 begin = time.perf_counter()
                 record = next(records)

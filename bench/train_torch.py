@@ -71,7 +71,7 @@ def main(size, threads, *compiled):
         for name, p in model.named_parameters():
             p.copy_(torch.from_numpy(weight(f"model.{name}", p.shape)))
     matrices, gains = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": RULE["weight_decay"]}, {"params": gains, "weight_decay": 0.0}],
         lr=RULE["learning_rate"], betas=(RULE["beta1"], RULE["beta2"]), eps=RULE["adam_epsilon"], fused=True)
     run = torch.compile(model) if compiled else model
@@ -83,8 +83,8 @@ def main(size, threads, *compiled):
         exact = math.hypot(*(torch.linalg.vector_norm(p.grad, dtype=torch.float64)
                              for p in model.parameters())) if exactly else None
         norm = nn.utils.clip_grad_norm_(model.parameters(), RULE["max_grad_norm"])
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         return float(loss.detach()), exact or float(norm)
 
     def answer(steps, ids=None):

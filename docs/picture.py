@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 800, 260
 LEFT, RIGHT, TOP, BOTTOM = 60, 30, 20, 45               # margins
 SMOOTH = 0.05                                           # weight of the newest step, as in the progress line
 EVERY = 4                                               # steps between points: a small file, and the same curve
-GREY, BLUE, ORANGE = "#808080", "#3b82f6", "#e8710a"    # each is readable on white and on black
+GRAY, BLUE, ORANGE = "#808080", "#3b82f6", "#e8710a"    # each is readable on white and on black
 
 PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif"
      font-size="13">
@@ -34,7 +34,7 @@ def polyline(points, color, width):
     return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>'
 
 
-def text(x, y, content, color=GREY, anchor="middle"):
+def text(x, y, content, color=GRAY, anchor="middle"):
     return f'<text x="{x:.1f}" y="{y:.1f}" fill="{color}" text-anchor="{anchor}">{content}</text>'
 
 
@@ -54,7 +54,7 @@ def picture(name: str, log: list[dict]) -> str:
     parts = []
     for loss in range(low, high + 1):
         x, y = at(0, loss)
-        parts.append(polyline([(x, y), at(steps, loss)], GREY, 0.3))
+        parts.append(polyline([(x, y), at(steps, loss)], GRAY, 0.3))
         parts.append(text(x - 10, y + 4, loss, anchor="end"))
     for quarter in range(5):
         step = steps * quarter // 4

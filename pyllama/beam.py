@@ -40,7 +40,7 @@ class SearchConfig:
 
     num_beams: int = 1                      # K
     max_new_tokens: int = 100               # how long a target may grow
-    length_penalty: float = 1.0             # above 0 favours long targets, below 0 short ones
+    length_penalty: float = 1.0             # above 0 favors long targets, below 0 short ones
     early_stopping: bool = False            # stop at K finished targets, though a better one may be under way
 
     def __post_init__(self):

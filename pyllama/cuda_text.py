@@ -27,11 +27,11 @@ def tiles(precision, decoding=False):
             for each in sorted({most[width], 1 if decoding else most[width]}) for aligned in (0, 1)]
 
 
-def quantised(precision):
+def quantized(precision):
     return [{"BITS": bits, "ROWS": rows} for bits in (4, 8) for rows in (1, 2, 4)]
 
 
-VARIANTS = {"attention": partial(tiles, decoding=True), "attention_backward": tiles, "quant_matvec": quantised}
+VARIANTS = {"attention": partial(tiles, decoding=True), "attention_backward": tiles, "quant_matvec": quantized}
 
 
 def files():

@@ -3,7 +3,7 @@
     scores z[V]  ->  repetition_penalty  ->  temperature  ->  top_k  ->  top_p  ->  min_p  ->  softmax  ->  draw
 
 in Hugging Face's order; without sampling, the highest score after the penalty.  A token that is ruled out has the
-score -∞, so that the softmax renormalises the others.
+score -∞, so that the softmax renormalizes the others.
 
 A text depends on the seed, its prompt and the settings alone, up to rounding: not on what else is in the batch.
 """

@@ -1,6 +1,6 @@
 """Parameters: a tree of dicts and lists whose leaves are views into one flat vector.
 
-The optimiser, the gradient norm, a checkpoint and another rank see one array; the model sees names.  The order of
+The optimizer, the gradient norm, a checkpoint and another rank see one array; the model sees names.  The order of
 the leaves is the tree's own, so what init() puts side by side lies side by side in the vector.
 """
 import contextlib

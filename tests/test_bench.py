@@ -23,7 +23,7 @@ from pyllama.training.optim import AdamW
 
 
 def test_a_worker_trains_answers_and_ends():
-    """Before it has learnt, a model of V tokens has a loss of log V, give or take the spread of its logits."""
+    """Before it has learned, a model of V tokens has a loss of log V, give or take the spread of its logits."""
     with Worker("pyllama", "bench.train_pyllama", "tiny", "--recompute", PYLLAMA_NUM_THREADS="2") as worker:
         first, second = worker.ask(steps=2), worker.ask(steps=1, profile=True)
     assert worker.process.returncode == 0

@@ -1,4 +1,4 @@
-"""Casts between float32 and the halves: every half, and the bits of float32 at each half's neighbours and midpoints."""
+"""Casts between float32 and the halves: every half, and the bits of float32 at each half's neighbors and midpoints."""
 import ml_dtypes
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def assert_cast(x, dtype):
     y = cast(x, dtype)
     assert y.dtype == dtype
     assert y.flags.owndata
-    with np.errstate(over="ignore", invalid="ignore"):                      # of a signalling NaN: isnan itself
+    with np.errstate(over="ignore", invalid="ignore"):                      # of a signaling NaN: isnan itself
         wanted, nan = x.astype(dtype), np.isnan(x)
         np.testing.assert_array_equal(np.isnan(y), nan)
     bits = f"u{y.itemsize}"
@@ -40,7 +40,7 @@ def test_every_half_comes_back_as_it_was(half):
 
 @each_half
 def test_every_half_is_the_nearest_of_what_lies_about_it(half):
-    """Its neighbours in float32, and those of the midpoints on both sides, which round to even; into infinity too."""
+    """Its neighbors in float32, and those of the midpoints on both sides, which round to even; into infinity too."""
     exact = EVERY.view(half).astype(np.float32).view(np.uint32)
     around = np.arange(-2, 3)[:, None, None]
     shifts = np.array([0, *(sign << bit for bit in range(10, 24) for sign in (1, -1))])[:, None]

@@ -115,7 +115,7 @@ def test_whichever_write_fails_the_error_is_clear_and_the_rest_intact(run, monke
 
 
 def test_a_file_size_limit_is_named_and_harms_nothing(run):
-    """The model has 4,000 bytes, the optimiser 8,000: the limit of 5,000 lets the one pass and cuts the other."""
+    """The model has 4,000 bytes, the optimizer 8,000: the limit of 5,000 lets the one pass and cuts the other."""
     def files():
         return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 

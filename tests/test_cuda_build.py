@@ -59,7 +59,7 @@ def test_a_launch_of_what_is_not_compiled_here_is_refused():
 
 BODIES = {                                                              # what must be refused, and in which words
     "a variable without use": ("int i; x[0] = 1;", "was declared but never referenced"),
-    "a misspelt pragma": ("\n#pragma unrol\nfor (int i = 0; i < n; i++) x[i] = 1;", "unrecognized #pragma"),
+    "a misspelled pragma": ("\n#pragma unrol\nfor (int i = 0; i < n; i++) x[i] = 1;", "unrecognized #pragma"),
     "an array indexed at run time": ("float a[64]; for (int i = 0; i < n; i++) a[i % 64] = x[i]; x[0] = a[n % 64];",
                                      "256 bytes of stack"),
     "too few registers": ("float a[300];\n#pragma unroll\nfor (int i = 0; i < 300; i++) a[i] = x[i];\n"

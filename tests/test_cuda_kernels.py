@@ -254,7 +254,7 @@ def test_sum_and_norm_of_squares_that_float32_lacks(cuda, there):
     assert cuda.sum_and_norm(there(np.full(4, 1e30, np.float32))).get() == 2 * float(np.float32(1e30))
 
 
-def dequantised(w, scales, bits):
+def dequantized(w, scales, bits):
     """The matrix [E D] that quant_matvec multiplies by, in float64."""
     if bits == 4:
         w = np.stack([w & 15, w >> 4], axis=-1).reshape(len(w), -1).astype(int) - 8
@@ -272,7 +272,7 @@ def test_quant_matvec(cuda, there, dtype, bits, N, E, D, G):
     x, scales = normal(N, D, dtype=dtype), rng.uniform(0.5, 2, (E, D // G)).astype(dtype)
     w = rng.integers(-128, 128, (E, D), np.int8) if bits == 8 else rng.integers(256, size=(E, D // 2), dtype=np.uint8)
     y = cuda.quant_matvec(*there(x, w, scales), bits)
-    matrix = dequantised(w, scales, bits)
+    matrix = dequantized(w, scales, bits)
     bound = (D + 2) * np.finfo(dtype).eps * (np.abs(x) @ np.abs(matrix).T)
     assert y.dtype == dtype
     assert (np.abs(y.get() - x @ matrix.T) <= bound).all()

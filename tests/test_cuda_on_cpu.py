@@ -69,7 +69,7 @@ extern "C" __global__ void by_fours(float *y, const float *x, long long n) {
     float4 v = ((const float4 *)x)[i];
     ((float4 *)y)[i] = make_float4(v.x * TABLE[0], v.y * TABLE[1], v.z * TABLE[2], v.w * TABLE[3]);
 }
-extern "C" __global__ void neighbours(float *y, const float *x, long long n) {
+extern "C" __global__ void neighbors(float *y, const float *x, long long n) {
     __shared__ float a[64];
     a[threadIdx.x] = x[threadIdx.x];
     unsigned half = threadIdx.x & 16 ? 0xffff0000 : 0xffff;
@@ -95,7 +95,7 @@ CLEAN = {
     "count": ((DIGITS, 1000), np.bincount(DIGITS).astype(np.int32), 0, dict(grid=(8,), block=(128,))),
     "by_fours": ((X, X.size), X * np.tile(np.arange(1, 5, dtype=np.float32), 16), 0, dict(grid=(3,), block=(96,))),
     "relay": ((X[0], 64), X[0, :1], 0, dict(block=(32,))),
-    "neighbours": ((X[0], 64), X[0].reshape(-1, 2)[:, ::-1].ravel(), 0, dict(block=(64,))),
+    "neighbors": ((X[0], 64), X[0].reshape(-1, 2)[:, ::-1].ravel(), 0, dict(block=(64,))),
 }
 
 
@@ -317,7 +317,7 @@ def test_bytes_are_told_apart_in_an_allocation_that_is_seen_as_both():
     assert y.view(np.int8).tolist() == list(range(32))
 
 
-def test_what_is_left_uninitialised_is_far_from_any_result():
+def test_what_is_left_uninitialized_is_far_from_any_result():
     if build.PATTERN not in build.checked_flags():
         pytest.skip("this compiler is older than GCC 12")
     module = Module(kernels("KERNEL(k) { float a[4]; for (int i = 0; i < 3; i++) a[i] = x[i]; y[0] = a[n]; }"),

@@ -97,7 +97,7 @@ KERNEL(half_a_syncwarp) {
     __syncwarp(threadIdx.x < 16 ? 0xffff : 0xffff0000);
     if (threadIdx.x >= 16) y[threadIdx.x] = a[threadIdx.x ^ 16];        // fault
 }
-KERNEL(a_lane_that_did_not_synchronise) {
+KERNEL(a_lane_that_did_not_synchronize) {
     __shared__ float a;
     if (threadIdx.x == 0) a = x[0];                         // other
     if (threadIdx.x <= 1) __syncwarp(0x3);
@@ -226,7 +226,7 @@ WHEN_CHECKED = {
     "no_syncwarp": ("racecheck: write at .* unordered with the read by", dict(block=(32,))),
     "shuffle_orders_nothing": ("racecheck: read at .* unordered with the write by", dict(block=(32,))),
     "half_a_syncwarp": ("racecheck: read at .* unordered with the write by", dict(block=(32,))),
-    "a_lane_that_did_not_synchronise": ("racecheck: read at .* with the write by", dict(block=(32,))),
+    "a_lane_that_did_not_synchronize": ("racecheck: read at .* with the write by", dict(block=(32,))),
     "blocks_race": ("racecheck: write at byte 0 of the array of argument 0: .* with the write by", dict(grid=(2,))),
     "accumulate": ("racecheck: read at .* unordered with the write by", dict(grid=(2,), block=(1,))),
     "atomic_and_plain": ("racecheck: atomic operation at .* unordered with the write by", {}),

@@ -181,14 +181,14 @@ def test_a_training_step_on_device_arrays_is_the_host_s():
 
     def step(move):
         flat, p = params.flatten(params.rebuild(start, (move(a) for _, a in params.leaves(start))))
-        gradient, optimiser = np.zeros_like(flat), AdamW(flat.size, flat.dtype, matrices=matrix_slices(p))
-        optimiser.m, optimiser.v = move(optimiser.m), move(optimiser.v)
+        gradient, optimizer = np.zeros_like(flat), AdamW(flat.size, flat.dtype, matrices=matrix_slices(p))
+        optimizer.m, optimizer.v = move(optimizer.m), move(optimizer.v)
         loss, back = llama.loss(move(ids), move(ids), p, c, draw=Draw((1,)))
         grads = params.over(gradient, p)
         with fakecupy.counting() as counts, params.adding(p, grads):
             params.add(grads, back())
         norm = global_norm(gradient)
-        optimiser.step(flat, gradient, 1e-2, decay=0.1, scale=clip_scale(norm, 1.0))
+        optimizer.step(flat, gradient, 1e-2, decay=0.1, scale=clip_scale(norm, 1.0))
         return counts, float(loss), norm, gradient, flat
 
     start = llama.init(c, dtype="float64")

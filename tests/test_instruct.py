@@ -1,4 +1,4 @@
-"""Instructions: what is learnt of a prompt and its response, the answers, and the lists of models and tasks."""
+"""Instructions: what is learned of a prompt and its response, the answers, and the lists of models and tasks."""
 import json
 import math
 import re
@@ -57,7 +57,7 @@ def test_what_is_no_text_is_a_bad_row(change, message):
         instruct.usable({**ROWS[0], **change})
 
 
-def test_the_response_and_its_end_are_learnt_and_nothing_else():
+def test_the_response_and_its_end_are_learned_and_nothing_else():
     for made, row in zip(instruct.examples(rows_of(ROWS), at_work()).rows, rows_of(ROWS), strict=True):
         before = [special.BOS, *TOKENS.encode(instruct.prompt(row.values))]
         response = [*TOKENS.encode(row.values["output"]), special.EOS]
@@ -165,7 +165,7 @@ def test_every_decoder_learns_to_answer(model, capitals, tmp_path, capsys):
     assert main(["finetune", "--task", "instruct", "--model", model, "--data", str(capitals), "--out_dir", str(run),
                  "--num_train_epochs", "35", *FLAGS]) == 0
     assert checkpoint.load(run).step == 97                  # 35 times 22 rows, 8 a step
-    assert len(Tokenizer.load(checkpoint.load(run).tokenizer_path).encode("### Response:\n")) < 5      # it was learnt
+    assert len(Tokenizer.load(checkpoint.load(run).tokenizer_path).encode("### Response:\n")) < 5      # it was learned
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["exact_match"] == metrics["rougeL"] == 1
     log = map(json.loads, (run / "log.jsonl").read_text().splitlines())

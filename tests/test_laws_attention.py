@@ -109,12 +109,12 @@ def test_rope_makes_its_tables_once():
 
 @law(rope, start=places)
 def test_rope_layouts_differ_by_a_permutation(rng, B, T, K, start):
-    """The halves 0 1 2 | 3 4 5 stand as neighbours in the order 0 3 1 4 2 5."""
+    """The halves 0 1 2 | 3 4 5 stand as neighbors in the order 0 3 1 4 2 5."""
     x, order = rng.standard_normal((B, T, 2 * K)), np.arange(2 * K).reshape(2, K).T.ravel()
     halves, _ = rope(x, start=start)
-    neighbours, _ = rope(x[..., order], start=start, interleaved=True)
+    neighbors, _ = rope(x[..., order], start=start, interleaved=True)
     lengths = np.linalg.norm(pairs(x, interleaved=False), axis=-2)
-    close(neighbours, halves[..., order], 8, np.repeat(lengths, 2, axis=-1))
+    close(neighbors, halves[..., order], 8, np.repeat(lengths, 2, axis=-1))
 
 
 @law(rope, P=st.sampled_from([1, 2, 5, 32]), base=st.sampled_from([2, 1e4, 5e5]), factor=factors)

@@ -1,4 +1,4 @@
-"""Laws of the losses that word vectors are learnt by."""
+"""Laws of the losses that word vectors are learned by."""
 import math
 
 import numpy as np

@@ -76,7 +76,7 @@ def test_the_trained_model_does_not_know_shakespeare(trained):
 # The tokenizer
 
 def slow_encode(text, pieces):
-    """llama2.c's rule as it stands: while two neighbours make a piece, join those with the highest score, leftmost."""
+    """llama2.c's rule as it stands: while two neighbors make a piece, join those with the highest score, leftmost."""
     at = {piece: i for i, (piece, _) in enumerate(pieces)}
     tokens = []
     for character in " " + text if text else "":
@@ -195,7 +195,7 @@ def test_a_model_comes_back_as_it_was_written(tmp_path, tied):
     again, q = llama2c.read(tmp_path / "model.bin")
     assert again == c
     assert_equal(q, p)
-    assert q["model"]["norm"]["weight"].flags.writeable, "an optimiser works in place"
+    assert q["model"]["norm"]["weight"].flags.writeable, "an optimizer works in place"
     assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
 
 

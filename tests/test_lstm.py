@@ -13,7 +13,7 @@ from pyllama.models.lstm import LstmConfig
 from pyllama.ops import linear, lstm_cell
 from pyllama.rng import NO_DRAW, Draw
 from tests.shared import SHARED, needs
-from tests.test_models import randomised
+from tests.test_models import randomized
 
 G2PM = SHARED / "fixtures/bilstm_g2pm"
 STEP = 1e-30
@@ -54,7 +54,7 @@ def plain(ids, p, truncate=None):
 @pytest.mark.parametrize("truncate", [None, 1, 2, 3, 10])
 def test_every_sequence_goes_its_own_way_forward_and_back(truncate):
     """The batch is its sequences one by one, zero at padding; so are its gradients, cut where states are constants."""
-    rng, p = np.random.default_rng(2), randomised(lstm, C)
+    rng, p = np.random.default_rng(2), randomized(lstm, C)
     x, back = lstm.hidden(IDS, p, C, mask=MASK, truncate=truncate)
     dx = rng.standard_normal(x.shape)
     grads = dict(params.leaves(back(dx)))
@@ -75,7 +75,7 @@ def test_every_sequence_goes_its_own_way_forward_and_back(truncate):
 
 def test_truncation_reaches_the_loss_and_spares_the_classifier():
     """Nothing forward changes, nor does a gradient above the states; recomputed layers are cut alike."""
-    p = randomised(lstm, C)
+    p = randomized(lstm, C)
     whole, cut, again = (lstm.loss(IDS, TAGS[:, 0], p, C, mask=MASK, **options)
                          for options in ({}, {"truncate": 2}, {"truncate": 2, "recompute": True}))
     assert whole[0] == cut[0]
@@ -90,7 +90,7 @@ def test_truncation_reaches_the_loss_and_spares_the_classifier():
 def test_padding_changes_nothing(head, truncate):
     """Three more columns of it, whatever they hold, change no more than how the products of larger matrices round."""
     c = replace(C, head=head)
-    p = randomised(lstm, c)
+    p = randomized(lstm, c)
 
     def results(T):
         labels = TAGS[:, :T] if head == "tagging" else TAGS[:, 0]
@@ -105,7 +105,7 @@ def test_padding_changes_nothing(head, truncate):
 
 def test_a_sequence_is_classified_by_the_states_its_directions_end_in():
     """Forward's at the last token, reverse's at the first; without a token both are zero, and the bias decides."""
-    p = randomised(lstm, C)
+    p = randomized(lstm, C)
     z, _ = lstm.logits(IDS, p, C, mask=MASK)
     w, b = p["classifier"].values()
     for ids, n, got in zip(IDS, LENGTHS, z, strict=True):
@@ -119,7 +119,7 @@ def test_dropout_lies_between_layers_and_before_the_classifier():
     c = replace(C, dropout=0.5)
     for layers, changes in (1, False), (2, True):
         c = replace(c, num_layers=layers)
-        p = randomised(lstm, c)
+        p = randomized(lstm, c)
         x, dropped = (lstm.hidden(IDS, p, c, draw=draw)[0] for draw in (NO_DRAW, Draw((5,))))
         assert np.array_equal(x, dropped) is not changes
         z, never = (lstm.logits(IDS, p, config)[0] for config in (c, replace(c, dropout=0.0)))
@@ -130,7 +130,7 @@ def test_dropout_lies_between_layers_and_before_the_classifier():
 @pytest.mark.parametrize("head", LstmConfig.HEADS)
 def test_dropout_does_not_know_how_a_batch_is_cut_into_parts(head):
     c = replace(C, dropout=0.5, head=head)
-    p = randomised(lstm, c)
+    p = randomized(lstm, c)
     whole, _ = lstm.logits(IDS, p, c, mask=MASK, draw=Draw((5,)))
     part, _ = lstm.logits(IDS[1:3], p, c, mask=MASK[1:3], draw=Draw((5,), row=1))
     np.testing.assert_allclose(part, whole[1:3], rtol=1e-12, atol=1e-13)
@@ -151,7 +151,7 @@ def test_dropout_does_not_know_how_a_batch_is_cut_into_parts(head):
 ])
 def test_what_makes_no_sense_is_refused_in_one_sentence(call, message):
     with pytest.raises(UserError, match=message):
-        call(randomised(lstm, C))
+        call(randomized(lstm, C))
 
 
 def test_a_config_survives_the_way_there_and_back():

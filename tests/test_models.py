@@ -107,7 +107,7 @@ each_case = pytest.mark.parametrize(("model", "c", "inputs", "options"), CASES.v
 each_variant = pytest.mark.parametrize(("model", "c", "inputs", "options"), VARIANTS.values(), ids=VARIANTS)
 
 
-def randomised(model, c):
+def randomized(model, c):
     """Parameters with nothing at a value that hides a bug: norms random, not one; biases random, not zero.
 
     0.3 ≈ 1/√12, the width of the models here: what a layer adds drowns neither its input nor the differences in it.
@@ -121,7 +121,7 @@ def randomised(model, c):
 @pytest.mark.parametrize("recompute", [False, True], ids=["keep", "recompute"])
 @pytest.mark.parametrize("on", backend.available())
 def test_every_gradient_is_the_complex_step(model, c, inputs, options, recompute, on):
-    rng, p = np.random.default_rng(0), randomised(model, c)
+    rng, p = np.random.default_rng(0), randomized(model, c)
     idle = IDLE + IDLE_IN_SPAN if getattr(c, "head", "") == "span" else IDLE
     with backend.use(on):
         _, back = model.loss(*moved(on, list(inputs)), moved(on, p), c, recompute=recompute, **moved(on, options))
@@ -140,7 +140,7 @@ def test_every_gradient_is_the_complex_step(model, c, inputs, options, recompute
 @each_variant
 def test_random_entries_agree_with_central_differences(model, c, inputs, options):
     """eps^(1/3) balances the h² of truncation and the 1/h of rounding: about 1e-10 of the third derivative's scale."""
-    flat, p = params.flatten(randomised(model, c))
+    flat, p = params.flatten(randomized(model, c))
     grad, into = params.flatten(params.rebuild(p, (np.zeros_like(a) for _, a in params.leaves(p))))
     params.add(into, model.loss(*inputs, p, c, **options)[1]())
     h = np.finfo(float).eps ** (1 / 3)
@@ -161,7 +161,7 @@ def test_random_entries_agree_with_central_differences(model, c, inputs, options
 @each_case
 def test_float32_kernels_and_reference_give_the_same_gradients(model, c, inputs, options):
     """Every gradient within 1e-4 of its largest entry: two blocks of about 30 roundings, amplified up to 30 times."""
-    p = randomised(model, c)
+    p = randomized(model, c)
     single = params.rebuild(p, (a.astype("float32") for _, a in params.leaves(p)))
     exact = dict(params.leaves(model.loss(*inputs, p, c, **options)[1]()))
     for name, got in params.leaves(model.loss(*inputs, single, c, **options)[1]()):
@@ -171,7 +171,7 @@ def test_float32_kernels_and_reference_give_the_same_gradients(model, c, inputs,
 
 @each_case
 def test_back_may_be_called_again(model, c, inputs, options):
-    _, back = model.loss(*inputs, randomised(model, c), c, **options)
+    _, back = model.loss(*inputs, randomized(model, c), c, **options)
     for (name, a), (_, b) in zip(params.leaves(back()), params.leaves(back(2.0)), strict=True):
         np.testing.assert_allclose(2 * a, b, rtol=1e-12, err_msg=name)
 
@@ -179,7 +179,7 @@ def test_back_may_be_called_again(model, c, inputs, options):
 @each_case
 def test_gradients_that_are_added_where_they_are_made_are_the_same(model, c, inputs, options):
     """As in training: each op that reads a leaf adds to its place, and back returns a zero for it."""
-    p = randomised(model, c)
+    p = randomized(model, c)
     want = dict(params.leaves(model.loss(*inputs, p, c, **options)[1]()))
     grads = params.rebuild(p, (np.full_like(a, 3.0) for _, a in params.leaves(p)))
     with params.adding(p, grads):
@@ -226,7 +226,7 @@ WRITERS = [kind for kind, family in MODELS.items() if "next token" in family.con
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_family_that_learns_the_next_token_continues_texts(kind):
     model, c = MODELS[kind].model, small(kind, "lm")
-    p = randomised(model, c)
+    p = randomized(model, c)
     caches = new_cache(c, len(IDS), np.empty(0))
     for start, end in ((0, 3), (3, 4), (4, 6)):
         mask = PADDING[:, :end]

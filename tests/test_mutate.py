@@ -268,7 +268,7 @@ def test_bugs_planted_in_the_kernels_with_quick_tests_are_found():
 
 @pytest.mark.parametrize(("said", "net"), {
     "racecheck: read at byte 0": "checked build: race",
-    "initcheck: read before any write": "checked build: uninitialised",
+    "initcheck: read before any write": "checked build: uninitialized",
     "k.cu:1:1: error: expected ;": "does not compile",
     "overflow of an integer sum": "checked build: arithmetic",
 }.items())

@@ -1,4 +1,4 @@
-"""Optimisers against a scalar transcription of their formulas, with a tolerance that follows the rounding errors.
+"""Optimizers against a scalar transcription of their formulas, with a tolerance that follows the rounding errors.
 
 Every test runs on every backend.
 """
@@ -51,11 +51,11 @@ rules = st.one_of(
 
 
 def run(make, options, p, gs, matrices, lr, decay, scale=1.0):
-    p, optimiser = p.copy(), make(p.size, p.dtype, matrices=matrices, **options)
+    p, optimizer = p.copy(), make(p.size, p.dtype, matrices=matrices, **options)
     for g in gs:
-        g.setflags(write=False)                         # the gradient is not the optimiser's to change
-        optimiser.step(p, g, lr, decay, scale)
-    return p, optimiser
+        g.setflags(write=False)                         # the gradient is not the optimizer's to change
+        optimizer.step(p, g, lr, decay, scale)
+    return p, optimizer
 
 
 # The transcriptions take one number through all steps in np.longdouble, and beside each exact quantity x they carry a
@@ -142,7 +142,7 @@ def test_every_number_follows_the_formula(dtype, data, rule, scale):
 @each_dtype
 @given(data=st.data(), rule=rules, cut=st.integers(0, 7), block=st.integers(1, 7))
 def test_the_vector_may_be_cut_anywhere(dtype, data, rule, cut, block):
-    """Two optimisers of the two parts, and blocks of any size, give the same bits as one of the whole."""
+    """Two optimizers of the two parts, and blocks of any size, give the same bits as one of the whole."""
     make, options = rule
     p, gs, [matrix], lr, decay = data.draw(runs(dtype))
     cut = min(cut, p.size)
@@ -171,9 +171,9 @@ def test_a_vector_as_long_as_a_register_s_may_be_cut_anywhere(dtype, make, optio
     for cut in range(n + 1):
         after = p.copy()
         for part in slice(0, cut), slice(cut, n):
-            optimiser = make(after[part].size, dtype, matrices=[slice(0, after[part].size)], **options)
+            optimizer = make(after[part].size, dtype, matrices=[slice(0, after[part].size)], **options)
             for g in gs:
-                optimiser.step(after[part], g[part], 0.1, 0.1, 0.7)
+                optimizer.step(after[part], g[part], 0.1, 0.1, 0.7)
         np.testing.assert_array_equal(after, whole)
 
 
@@ -185,8 +185,8 @@ def test_no_bit_depends_on_the_thread_count(dtype, make, options):
     p, *gs = np.random.default_rng(0).standard_normal((3, n)).astype(dtype)
     for threads in 1, 2, 3, 7:
         backend.cpu.set_threads(threads)
-        after, optimiser = run(make, options, p, gs, [slice(10, 200_000)], 0.1, 0.1)
-        results.append([after, *optimiser.state().values()])
+        after, optimizer = run(make, options, p, gs, [slice(10, 200_000)], 0.1, 0.1)
+        results.append([after, *optimizer.state().values()])
     backend.cpu.set_threads(before)
     for result in results[1:]:
         assert all(map(np.array_equal, result, results[0]))
@@ -209,8 +209,8 @@ def test_a_saved_state_goes_on_bit_for_bit(dtype, data, rule, at):
     make, options = rule
     p, gs, matrices, lr, decay = data.draw(runs(dtype))
     whole, _ = run(make, options, p, gs, matrices, lr, decay)
-    half, optimiser = run(make, options, p, gs[:at], matrices, lr, decay)
-    state = {key: a.copy() for key, a in optimiser.state().items()}
+    half, optimizer = run(make, options, p, gs[:at], matrices, lr, decay)
+    state = {key: a.copy() for key, a in optimizer.state().items()}
     resumed = make(p.size, dtype, matrices=matrices, **options)
     resumed.load(state)
     for g in gs[at:]:
@@ -253,19 +253,19 @@ def test_the_first_adamw_step_is_as_long_as_the_learning_rate(dtype, data):
 def test_without_memory_adamw_forgets(dtype, data):
     """With both βs 0, m is g and v is g² to the bit: the past leaves no trace but in p."""
     _, gs, _, lr, _ = data.draw(runs(dtype))
-    optimiser = AdamW(gs[0].size, dtype, matrices=[], betas=(0.0, 0.0))
+    optimizer = AdamW(gs[0].size, dtype, matrices=[], betas=(0.0, 0.0))
     for g in gs:
-        optimiser.step(np.zeros_like(g), g, lr, 0.0)
-    np.testing.assert_array_equal(optimiser.m, gs[-1])
-    np.testing.assert_array_equal(optimiser.v, gs[-1] * gs[-1])
+        optimizer.step(np.zeros_like(g), g, lr, 0.0)
+    np.testing.assert_array_equal(optimizer.m, gs[-1])
+    np.testing.assert_array_equal(optimizer.v, gs[-1] * gs[-1])
 
 
 def test_sgd_by_hand():
     """μ = ½, η = ¼, λ = 1, all exact in binary; p = 8 in a matrix and 8 outside, gradients 4 and then 2."""
     def trace(**options):
-        p, optimiser = np.array([8.0, 8.0]), SGD(2, np.float64, matrices=[slice(0, 1)], **options)
+        p, optimizer = np.array([8.0, 8.0]), SGD(2, np.float64, matrices=[slice(0, 1)], **options)
         for g in 4.0, 2.0:
-            optimiser.step(p, np.array([g, g]), 0.25, 1.0)
+            optimizer.step(p, np.array([g, g]), 0.25, 1.0)
         return p.tolist()
 
     assert trace() == [8 - (4 + 8) / 4 - (2 + 5) / 4, 8 - 4 / 4 - 2 / 4]
@@ -300,7 +300,7 @@ def test_a_step_over_many_blocks_keeps_to_its_matrices():
     np.testing.assert_array_equal(p, expected)
 
 
-def test_matrix_slices_merge_neighbours():
+def test_matrix_slices_merge_neighbors():
     layer = {"norm": np.zeros(2), "q": np.zeros((2, 3)), "k": np.zeros((1, 3)), "bias": np.zeros(3),
              "conv": np.zeros((1, 2, 2))}
     tree = {"embed": np.zeros((4, 2)), "layers": [layer], "scale": np.zeros(())}
@@ -311,17 +311,17 @@ def test_matrix_slices_merge_neighbours():
 @pytest.mark.parametrize(("wrong", "message"), [
     ({"v": None}, "holds m, step but AdamW keeps m, step, v; resume with"),
     ({"extra": np.zeros(3, np.float32)}, "holds extra, m, step, v but AdamW keeps"),
-    ({"m": np.zeros(4, np.float32)}, r"m in the saved optimiser state is float32\[4\] but AdamW needs float32\[3\]"),
-    ({"v": np.zeros(3)}, r"v in the saved optimiser state is float64\[3\] but AdamW needs float32\[3\]"),
-    ({"step": np.array(3.0)}, r"step in the saved optimiser state is float64\[\] but AdamW needs int64\[\]")], ids=str)
+    ({"m": np.zeros(4, np.float32)}, r"m in the saved optimizer state is float32\[4\] but AdamW needs float32\[3\]"),
+    ({"v": np.zeros(3)}, r"v in the saved optimizer state is float64\[3\] but AdamW needs float32\[3\]"),
+    ({"step": np.array(3.0)}, r"step in the saved optimizer state is float64\[\] but AdamW needs int64\[\]")], ids=str)
 def test_a_state_of_something_else_is_refused_and_changes_nothing(wrong, message):
-    optimiser = AdamW(3, np.float32, matrices=[])
-    optimiser.step(np.zeros(3, np.float32), np.ones(3, np.float32), 0.1, 0.0)
-    before = {key: a.copy() for key, a in optimiser.state().items()}
+    optimizer = AdamW(3, np.float32, matrices=[])
+    optimizer.step(np.zeros(3, np.float32), np.ones(3, np.float32), 0.1, 0.0)
+    before = {key: a.copy() for key, a in optimizer.state().items()}
     other = {"step": np.array(9), "m": np.full(3, 7, np.float32), "v": np.full(3, 7, np.float32)} | wrong
     with pytest.raises(UserError, match=message):
-        optimiser.load({key: a for key, a in other.items() if a is not None})
-    for key, a in optimiser.state().items():
+        optimizer.load({key: a for key, a in other.items() if a is not None})
+    for key, a in optimizer.state().items():
         np.testing.assert_array_equal(a, before[key])
 
 
@@ -335,13 +335,13 @@ def test_options_outside_their_range_are_refused(make, wrong):
 
 @pytest.mark.parametrize("make", [AdamW, SGD])
 def test_a_vector_that_does_not_fit_is_refused(make):
-    optimiser, fits = make(3, np.float32, matrices=[]), np.zeros(3, np.float32)
+    optimizer, fits = make(3, np.float32, matrices=[]), np.zeros(3, np.float32)
     wide, long, column = np.zeros(3), np.zeros(4, np.float32), np.zeros((3, 1), np.float32)
     for p, g in (fits, wide), (wide, fits), (fits, long), (column, fits):
-        with pytest.raises(TypeError, match="the optimiser takes float32"):
-            optimiser.step(p, g, 0.1, 0.0)
+        with pytest.raises(TypeError, match="the optimizer takes float32"):
+            optimizer.step(p, g, 0.1, 0.0)
     assert not fits.any()
-    assert optimiser.t == 0
+    assert optimizer.t == 0
     with pytest.raises(ValueError, match="in order and apart"):
         make(3, np.float32, matrices=[slice(2, 4)])
 

@@ -72,7 +72,7 @@ def test_the_first_writes_and_all_stop_together(tmp_path):
             steps[comm.rank].append(happening.record.step)
 
     learn(2, chosen, job)
-    assert steps[0] == steps[1] == list(range(1, 7))        # nothing is learnt: two evaluations are no better
+    assert steps[0] == steps[1] == list(range(1, 7))        # nothing is learned: two evaluations are no better
     assert (tmp_path / "0/latest").exists()
     assert not (tmp_path / "1").exists()
 

@@ -13,7 +13,7 @@ from pyllama import params, pretrained
 from pyllama.errors import UserError
 from pyllama.models import MODELS, bart
 from pyllama.text.corruption import corrupt, mask_tokens
-from tests.test_models import CASES, randomised
+from tests.test_models import CASES, randomized
 
 SAVED = {name: case for name, case in CASES.items() if case[1].TYPE in MODELS}
 each_saved = pytest.mark.parametrize("name", SAVED)
@@ -28,7 +28,7 @@ def folder(path, config, tensors):
 @each_saved
 def test_a_model_comes_back_as_it_was_saved(name, tmp_path):
     model, c, *_ = SAVED[name]
-    tree = randomised(model, c)
+    tree = randomized(model, c)
     stored = c.to_dict() | {"id": "x"}
     found = pretrained.load(folder(tmp_path, stored, dict(params.leaves(tree))), dtype="float64")
     assert found.config.to_dict() == stored
@@ -68,7 +68,7 @@ WRITTEN = {                                     # case -> as other programs writ
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_others_write_is_the_same_model(name, tmp_path):
     model, c, *_ = SAVED[name]
-    tensors = dict(params.leaves(randomised(model, c)))
+    tensors = dict(params.leaves(randomized(model, c)))
     found = pretrained.load(folder(tmp_path, c.to_dict(), WRITTEN[name](tensors)), dtype="float64")
     for key, a in params.leaves(found.params):
         np.testing.assert_array_equal(a, tensors[key], err_msg=key)
@@ -76,7 +76,7 @@ def test_what_others_write_is_the_same_model(name, tmp_path):
 
 def test_a_bart_without_a_bias_has_one_of_zeros(tmp_path):
     model, c, *_ = SAVED["bart"]
-    tensors = dict(params.leaves(randomised(model, c)))
+    tensors = dict(params.leaves(randomized(model, c)))
     del tensors["final_logits_bias"]
     found = pretrained.load(folder(tmp_path, c.to_dict(), bare(tensors, "model.")))
     assert not found.params["final_logits_bias"].any()
@@ -84,7 +84,7 @@ def test_a_bart_without_a_bias_has_one_of_zeros(tmp_path):
 
 def test_another_head_does_not_hide_that_the_body_is_missing(tmp_path):
     model, c, *_ = SAVED["bert"]
-    tensors = dict(params.leaves(randomised(model, c)))
+    tensors = dict(params.leaves(randomized(model, c)))
     del tensors["bert.encoder.layer.1.output.dense.weight"]
     with pytest.raises(UserError, match=r"layer\.1\.output\.dense\.weight is missing.* give the config\.json"):
         pretrained.load(folder(tmp_path, c.to_dict(), tensors), change=lambda c: replace(c, head="tagging"))
@@ -93,7 +93,7 @@ def test_another_head_does_not_hide_that_the_body_is_missing(tmp_path):
 def test_padding_is_no_end_for_a_bart_that_classifies():
     """Whatever stands there."""
     model, c, (ids, _), _ = SAVED["bart-classification"]
-    p = randomised(model, c)
+    p = randomized(model, c)
     short, _ = bart.logits(ids[:1, :4], p, c)
     longer = np.concatenate([ids[:1, :4], [[c.eos_token_id] * 2]], axis=1)
     padded, _ = bart.logits(longer, p, c, mask=np.array([[1, 1, 1, 1, 0, 0]]))
@@ -102,7 +102,7 @@ def test_padding_is_no_end_for_a_bart_that_classifies():
 
 def test_another_head_keeps_the_body_and_says_what_is_new(tmp_path):
     model, c, *_ = SAVED["bert"]
-    tensors = dict(params.leaves(randomised(model, c)))
+    tensors = dict(params.leaves(randomized(model, c)))
     path = folder(tmp_path, c.to_dict(), tensors)
     found = pretrained.load(path, dtype="float64", change=lambda c: replace(c, head="classification", num_labels=5))
     got = dict(params.leaves(found.params))
@@ -128,7 +128,7 @@ def test_another_head_keeps_the_body_and_says_what_is_new(tmp_path):
 ])
 def test_what_is_another_model_is_refused(changes, message, tmp_path):
     model, c, *_ = SAVED["bert"]
-    path = folder(tmp_path, c.to_dict() | changes, dict(params.leaves(randomised(model, c))))
+    path = folder(tmp_path, c.to_dict() | changes, dict(params.leaves(randomized(model, c))))
     with pytest.raises(UserError, match=message):
         pretrained.load(path)
 

@@ -34,8 +34,8 @@ def word_pieces():
     return Tokenizer(rust)
 
 
-TOKENIZERS = {"pairs": Tokenizer.byte_pairs(MIXED, 320, ("<pad>", "<s>", "</s>")), "learnt": task.tokenizer(MIXED, 320),
-              "bytes": Tokenizer.bytes(), "word pieces": word_pieces()}
+TOKENIZERS = {"pairs": Tokenizer.byte_pairs(MIXED, 320, ("<pad>", "<s>", "</s>")),
+              "learned": task.tokenizer(MIXED, 320), "bytes": Tokenizer.bytes(), "word pieces": word_pieces()}
 BYTE_LEVEL = [name for name in TOKENIZERS if name != "word pieces"]
 on_all = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
 texts = st.text(st.one_of(st.sampled_from("ab  the\n,é黑豹队😀\u0301"), st.characters(exclude_categories=["Cs"])),
@@ -166,13 +166,13 @@ def test_an_answer_between_tokens_is_found_back_in_each_window_that_has_all_of_i
     row, work = asked(context, "b", (first, past)), trained(tokenizer, max_length)
     whole = 0
     made = list(windows([row], work))
-    for window, learnt in zip(made, task.examples([row], work).rows, strict=True):
+    for window, learned in zip(made, task.examples([row], work).rows, strict=True):
         a, b = label(window, row.values["answers"][0])
-        assert learnt["labels"].tolist() == [a, b]
+        assert learned["labels"].tolist() == [a, b]
         has_all = window.first <= touching[0] and touching[-1] < window.past
         assert has_all == (a > 0)
         if has_all:
-            assert learnt["ids"][[a, b]].tolist() == ids[[touching[0], touching[-1]]].tolist()
+            assert learned["ids"][[a, b]].tolist() == ids[[touching[0], touching[-1]]].tolist()
             a, b = np.array([a, b]) - window.before + window.first
             back = window.places[a, 0], window.places[b, 1]
             assert back == (first, past) or (back[0] <= first and past <= back[1] and bytes_are_shared)
@@ -244,7 +244,7 @@ def test_of_two_windows_that_wins_whose_answer_is_further_above_its_first_token(
     assert sum(calls) == 4
 
 
-def test_rows_are_learnt_by_heart():
+def test_rows_are_learned_by_heart():
     contexts = ["the cat sat on the mat", "黑豹队的防守只丢了 308 分"]
     rows = [asked(contexts[0], "who", (4, 7)), asked(contexts[0], "where", (19, 22)),
             asked(contexts[1], "多少", (10, 13)), asked(contexts[1], "谁", (0, 3))]
@@ -252,7 +252,7 @@ def test_rows_are_learnt_by_heart():
                         intermediate_size=48, max_position_embeddings=40, hidden_dropout_prob=0.0)
     settings = Settings(max_steps=120, batch_size=4, learning_rate=1e-2, warmup_steps=5, weight_decay=0.0)
     state = start(c, settings)
-    work = Trained(c, state.p, TOKENIZERS["learnt"], 20)
+    work = Trained(c, state.p, TOKENIZERS["learned"], 20)
     losses = [record.loss for record in train(state, task.examples(rows, work), settings)]
     assert losses[-1] < 0.1 < 1 < losses[0]
     assert task.predict([Row("", task.askable(row.values)) for row in rows], work) == ["cat", "mat", "308", "黑豹队"]
@@ -361,9 +361,9 @@ def test_what_is_wrong_with_a_row_is_told_with_its_place(tmp_path, change, reaso
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_answer_of_the_real_rows_is_where_its_label_is(language):
     rows, _ = read(Source(QUICKSTART / f"qa_{language}.jsonl"), task.fields, task.usable, task.readers)
-    learnt = task.tokenizer((row.values["context"] for row in rows), 2048)
+    learned = task.tokenizer((row.values["context"] for row in rows), 2048)
     found = {}
-    for window in windows(rows, trained(learnt, 96)):
+    for window in windows(rows, trained(learned, 96)):
         a, b = label(window, rows[window.row].values["answers"][0]) - window.before + window.first
         if a >= window.first:
             found[window.row] = rows[window.row].values["context"][window.places[a, 0]:window.places[b, 1]]

@@ -63,7 +63,7 @@ def test_a_tighter_rule_keeps_a_part_and_scores_never_change(z, low, high, k):
 
 
 @given(z=scores, t=st.floats(0.1, 5), k=st.integers(0, 12), p=fraction, m=st.floats(0, 1))
-def test_what_is_drawn_from_is_the_rest_renormalised(z, t, k, p, m):
+def test_what_is_drawn_from_is_the_rest_renormalized(z, t, k, p, m):
     got = g.distribution(z, GenerationConfig(do_sample=True, temperature=t, top_k=k, top_p=p, min_p=m))
     rest = kept(g.min_p(g.top_p(g.top_k(z / t, k), p), m))
     weight = [math.exp((z[i] - max(z)) / t) if i in rest else 0 for i in range(len(z))]

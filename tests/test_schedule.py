@@ -50,7 +50,7 @@ def test_after_warm_up_the_rate_never_rises_nor_leaves_its_bounds(name, chosen):
     after = rates(name, chosen)[warmup:]
     assert all(chosen["min_lr"] <= rate <= lr for rate in after)
     # The weighted mean of two numbers up to lr takes 1 - w, two products and a sum, half an ulp of lr each; the cosine
-    # adds an ulp.  Two neighbours: at most 6 EPS lr.
+    # adds an ulp.  Two neighbors: at most 6 EPS lr.
     assert all(b <= a + 6 * EPS * lr for a, b in itertools.pairwise(after))
     if warmup < chosen["max_steps"]:
         assert after[0] == lr
@@ -73,7 +73,7 @@ def test_constant_stays_past_the_end(chosen, step):
 @falling
 @given(chosen=options())
 def test_no_jump_at_any_seam(name, chosen):
-    """Neighbouring steps differ by at most the greatest slope of the formulas."""
+    """Neighboring steps differ by at most the greatest slope of the formulas."""
     lr, low, warmup, end, decay = (chosen[k] for k in
                                    ("learning_rate", "min_lr", "warmup_steps", "max_steps", "decay_steps"))
     assume(warmup < end and decay >= 1)                 # else the run ends, by request, before it comes down

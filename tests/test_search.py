@@ -10,7 +10,7 @@ from pyllama import beam
 from pyllama.beam import SearchConfig, beam_search
 from pyllama.errors import UserError
 from pyllama.models import bart, transformer
-from tests.test_models import BART, CASES, randomised
+from tests.test_models import BART, CASES, randomized
 
 END, V = 0, 3
 
@@ -79,7 +79,7 @@ SEQ2SEQ = [name for name, (_, c, *_) in CASES.items() if isinstance(c, transform
 def test_token_by_token_and_padded_it_scores_as_at_once(name):
     """Caches of the target and of the memory, and rows that change places, change no more than rounding."""
     model, c, (source, target), _ = CASES[name]
-    p, mask = randomised(model, c)["model"], np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
+    p, mask = randomized(model, c)["model"], np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
     read = transformer.shifted(target, c)
     whole, _ = transformer.hidden(source, read, p, c, mask=mask)
     short, _ = transformer.hidden(source[:1, :4], read[:1], p, c)
@@ -96,7 +96,7 @@ def test_token_by_token_and_padded_it_scores_as_at_once(name):
 def test_what_is_found_is_scored_as_the_loss_has_it():
     """The score of a target is minus its mean cross-entropy; in a batch as alone."""
     c = bart.BartConfig(**BART)
-    p, sources = randomised(bart, c), [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
+    p, sources = randomized(bart, c), [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
     settings = SearchConfig(num_beams=3, max_new_tokens=5)
     together = beam.targets(p, c, sources, settings)
     for source, found in zip(sources, together, strict=True):
@@ -114,7 +114,7 @@ def test_what_is_found_is_scored_as_the_loss_has_it():
 def test_what_cannot_be_searched_is_refused(sources, changes, message):
     c = bart.BartConfig(**BART, **changes)
     with pytest.raises(UserError, match=message):
-        beam.targets(randomised(bart, c), c, sources)
+        beam.targets(randomized(bart, c), c, sources)
 
 
 @pytest.mark.parametrize("name", ["num_beams", "max_new_tokens"])

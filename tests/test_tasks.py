@@ -304,8 +304,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(reviews, tmp_path):
 
 
 @pytest.mark.parametrize("model", families_with("seq2seq"))
-def test_a_text_for_a_text_is_learnt_and_a_trained_model_learns_on(model, tmp_path, capsys):
-    """Words of one or two letters, spelt in capitals: the loss falls, and goes on where the trained model had it."""
+def test_a_text_for_a_text_is_learned_and_a_trained_model_learns_on(model, tmp_path, capsys):
+    """Words of one or two letters, spelled in capitals: the loss falls, and goes on where the trained model had it."""
     rng = np.random.default_rng(1)
     words = ["".join(rng.choice(list("abcd"), rng.integers(1, 3))) for _ in range(60)]
     path = written(tmp_path / "pairs.tsv", "".join(f"{word}\t{word.upper()}\n" for word in words))

@@ -136,7 +136,7 @@ def test_a_file_that_asks_to_cut_and_pad_does_not_shorten_a_corpus(tmp_path):
 
 # Byte pairs and special tokens
 
-def test_byte_pairs_are_learnt_the_same_every_time():
+def test_byte_pairs_are_learned_the_same_every_time():
     tied = "ab cd ef gh " * 5                                           # every pair is equally frequent
     assert len({Tokenizer.byte_pairs([tied, SAMPLE], 290).hash for _ in range(5)}) == 1
 
@@ -167,7 +167,7 @@ def test_an_ordinary_word_that_spells_an_end_of_text_is_none():
     assert (Tokenizer(html).eos_id, Tokenizer(html).bos_id) == (None, None)
 
 
-def test_a_special_token_spelt_out_is_that_token():
+def test_a_special_token_spelled_out_is_that_token():
     ids = PAIRS.encode("cat<|endoftext|>rat")
     assert (ids == PAIRS.eos_id).sum() == 1
     assert PAIRS.decode(ids) == "cat<|endoftext|>rat"

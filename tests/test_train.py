@@ -40,7 +40,7 @@ def gradient(state, ids, settings):
     return loop.gradient(state, batch, settings, [params.over(flat, state.p) for flat in flats]), sum(flats)
 
 
-def test_a_small_text_is_learnt_by_heart():
+def test_a_small_text_is_learned_by_heart():
     """A repeating sequence of six tokens has an entropy of zero given the one before."""
     ids = np.tile(np.arange(6, dtype=np.uint16), 30)
     settings = loop.Settings(batch_size=4, block_size=8, max_steps=80, learning_rate=0.02, warmup_steps=5)
@@ -105,7 +105,7 @@ def test_shards_side_by_side_give_the_bits_of_one_after_the_other():
         ids = windows(TEXT, 14, settings.block_size, settings.seed, step)
         _, grad = gradient(one_by_one, ids, settings)
         scale = clip_scale(global_norm(grad), settings.max_grad_norm)
-        one_by_one.optimiser.step(one_by_one.flat, grad, settings.rate(step), settings.weight_decay, scale)
+        one_by_one.optimizer.step(one_by_one.flat, grad, settings.rate(step), settings.weight_decay, scale)
         one_by_one.step += 1
     np.testing.assert_array_equal(state.flat, one_by_one.flat)
 
@@ -221,7 +221,7 @@ def test_not_a_number_is_traced_to_the_parameter_and_leaves_the_state_alone():
         next(steps)
     np.testing.assert_array_equal(state.flat, before)
     assert state.step == 1
-    assert state.optimiser.t == 1
+    assert state.optimizer.t == 1
 
 
 def test_an_overflow_is_traced_to_the_op():
@@ -264,7 +264,7 @@ def without_time(lines):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_resuming_at_every_step_boundary_changes_no_bit(tmp_path, optimizer):
-    """With dropout, accumulation and evaluation: weights, optimiser, losses and the best of the run."""
+    """With dropout, accumulation and evaluation: weights, optimizer, losses and the best of the run."""
     settings = replace(SHORT, optimizer=optimizer)
     undisturbed, happenings = begin(tmp_path / "whole", settings)
     list(happenings)
@@ -277,8 +277,8 @@ def test_resuming_at_every_step_boundary_changes_no_bit(tmp_path, optimizer):
         assert state.step == step
         list(happenings)
         np.testing.assert_array_equal(state.flat, undisturbed.flat)
-        for name, a in undisturbed.optimiser.state().items():
-            np.testing.assert_array_equal(state.optimiser.state()[name], a)
+        for name, a in undisturbed.optimizer.state().items():
+            np.testing.assert_array_equal(state.optimizer.state()[name], a)
         assert without_time(read_log(folder)) == without_time(read_log(tmp_path / "whole"))
         assert (folder / "best").read_text() == (tmp_path / "whole/best").read_text()
         assert (checkpoint.load(folder).trainer["standing"] == checkpoint.load(tmp_path / "whole").trainer["standing"])

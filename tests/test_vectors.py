@@ -179,7 +179,7 @@ def test_rows_without_a_gradient_stay_to_the_last_bit():
         _, back = skipgram.loss(*batch(step), state.p, c)
         grads = back()
         grads["input"]["weight"][found] = 0
-        state.optimiser.step(state.flat, params.flatten(grads)[0], 0.1, 0.0)
+        state.optimizer.step(state.flat, params.flatten(grads)[0], 0.1, 0.0)
     after = state.p["input"]["weight"]
     np.testing.assert_array_equal(after[found], before[found])
     assert (after[~found] != before[~found]).all()

@@ -30,7 +30,7 @@ def settings(**given):
 
 
 def two_kinds(size=600):
-    """Documents of a word, 0 to 3, and a neighbour: 9 in 10 of 0's and 1's are 4, 5, 6, and of 2's and 3's 7, 8, 9."""
+    """Documents of a word, 0 to 3, and a neighbor: 9 in 10 of 0's and 1's are 4, 5, 6, and of 2's and 3's 7, 8, 9."""
     rng = np.random.default_rng(0)
     word = rng.integers(4, size=size)
     kind = (word // 2 + (rng.random(size) < 0.1)) % 2
@@ -97,14 +97,14 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own():
 
 
 @given(documents=texts, rng=st.builds(np.random.default_rng, st.integers(0, 99)))
-def test_neighbours_are_the_places_within_reach_and_document(documents, rng):
+def test_neighbors_are_the_places_within_reach_and_document(documents, rng):
     document = np.repeat(np.arange(len(documents)), [len(ids) for ids in documents])
     at = rng.integers(len(document), size=5)
     reach = rng.integers(1, 5, size=5)
-    centres, contexts = skipgram.neighbours(document, at, reach)
+    centers, contexts = skipgram.neighbors(document, at, reach)
     want = [(i, j) for i, far in zip(at, reach, strict=True) for j in range(len(document))
             if i != j and abs(i - j) <= far and document[i] == document[j]]
-    assert list(zip(centres, contexts, strict=True)) == want
+    assert list(zip(centers, contexts, strict=True)) == want
 
 
 def test_every_place_has_a_window_of_1_to_c_window_in_an_epoch():
@@ -112,11 +112,11 @@ def test_every_place_has_a_window_of_1_to_c_window_in_an_epoch():
     c = SkipgramConfig(300, 2, window=3, subsample=0.0)
     tokens = joined([np.arange(100), np.arange(100, 300)])
     batch = skipgram.batches(tokens, c, 50, seed=0)
-    centres, contexts = (np.concatenate(some) for some in zip(*(batch(step)[:2] for step in range(6)), strict=True))
+    centers, contexts = (np.concatenate(some) for some in zip(*(batch(step)[:2] for step in range(6)), strict=True))
     windows = []
     for place in range(300):
         low, high = (0, 100) if place < 100 else (100, 300)
-        seen = sorted(contexts[centres == place])
+        seen = sorted(contexts[centers == place])
         windows.append(max(abs(other - place) for other in seen))
         assert seen == [other for other in range(max(low, place - windows[-1]), min(high, place + windows[-1] + 1))
                         if other != place]
@@ -132,11 +132,11 @@ def test_frequent_words_are_thinned_out_and_others_move_nearer():
     c = SkipgramConfig(51, 2, window=1, subsample=0.02)
     np.testing.assert_allclose(skipgram.keep_probability(np.array([50, 2, 1, 47, 0]), 0.02),
                                [0.2, 1, 1, math.sqrt(2 / 47), 1], rtol=1e-15)
-    centres, contexts, _ = skipgram.batches(joined([ids]), c, N, seed=0)(0)
-    stayed, there = np.bincount(centres) / 2, np.bincount(ids)
+    centers, contexts, _ = skipgram.batches(joined([ids]), c, N, seed=0)(0)
+    stayed, there = np.bincount(centers) / 2, np.bincount(ids)
     assert abs(stayed[0] / there[0] - 0.2) < hoeffding(there[0]) + 1 / there[0]
     assert np.abs(stayed - there * skipgram.keep_probability(there, 0.02))[1:].max() < 60       # shares close to 0.01
-    assert ((centres > 0) & (contexts > 0)).mean() > 0.5, "no two of them are neighbours in the text"
+    assert ((centers > 0) & (contexts > 0)).mean() > 0.5, "no two of them are neighbors in the text"
 
 
 def test_negatives_follow_the_unigrams_to_the_power_of_three_quarters():
@@ -160,13 +160,13 @@ def test_negatives_follow_the_unigrams_to_the_power_of_three_quarters():
 def test_meetings_are_counted_by_one_over_distance(documents, window):
     want = np.zeros((5, 5))
     for ids in documents:
-        for place, centre in enumerate(ids):
+        for place, center in enumerate(ids):
             for other in range(max(0, place - window), min(len(ids), place + window + 1)):
                 if other != place:
-                    want[centre, ids[other]] += 1 / abs(other - place)
-    centres, contexts, counts = glove.meetings(joined(documents), GloveConfig(5, 2, window))
+                    want[center, ids[other]] += 1 / abs(other - place)
+    centers, contexts, counts = glove.meetings(joined(documents), GloveConfig(5, 2, window))
     got = np.zeros((5, 5))
-    got[centres, contexts] = counts
+    got[centers, contexts] = counts
     assert len(counts) == np.count_nonzero(want)
     np.testing.assert_allclose(got, want, rtol=1e-13)
     np.testing.assert_array_equal(got, got.T)
@@ -189,7 +189,7 @@ def test_every_draw_hears_the_seed_and_the_step(name):
     c = SkipgramConfig(2, 2, window=4 if name == "window" else 1, subsample=0.1 if name == "subsample" else 0.0)
     tokens = joined([np.arange(200) % 2])
     draws = [skipgram.batches(tokens, c, 200, seed)(step) for seed, step in ((0, 0), (0, 1), (1, 0))]
-    drawn = [negatives[:300] if name == "negatives" else len(centres) for centres, _, negatives in draws]
+    drawn = [negatives[:300] if name == "negatives" else len(centers) for centers, _, negatives in draws]
     assert not any(np.array_equal(drawn[0], other) for other in drawn[1:])
 
 
@@ -250,7 +250,7 @@ def test_parameters_begin_within_half_of_one_over_D(model, c):
 
 
 @both
-def test_words_with_the_same_neighbours_come_closer_than_others(model, c):
+def test_words_with_the_same_neighbors_come_closer_than_others(model, c):
     """0 and 1 never meet.  Six seeds gave 0.27 and more where 0.2 is asked; without training it is below 0."""
     s = settings(max_steps=200)
     state, batch = loop.start(c, s), model.batches(two_kinds(), c, s.batch_size, s.seed)
@@ -300,7 +300,7 @@ def test_what_is_not_finite_stops_training_before_the_step(model, c):
     state.flat[:] = np.nan
     with pytest.raises(UserError, match=r"^the loss is nan and the gradient's norm nan in step 1; lower learning_rate"):
         next(words.train(state, model.batches(two_kinds(), c, 32, 0), s))
-    assert state.step == state.optimiser.t == 0
+    assert state.step == state.optimizer.t == 0
 
 
 # What is refused

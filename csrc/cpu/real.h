@@ -57,7 +57,7 @@ static inline word to_bits(real x) {
 }
 
 /* e^(x - low) = 2^n e^f, n = round((x - low) / ln 2), |f| <= ln 2 / 2, e^f by Taylor's series.
- * Unlike libm's it vectorises.  `low` holds the digits that x has no room for; it is mostly 0.
+ * Unlike libm's it vectorizes.  `low` holds the digits that x has no room for; it is mostly 0.
  * Within 1.1 ulp everywhere; results under the normal range are rounded, not flushed; NaN and the
  * infinities come out as they should.
  *   ROUND: adding 1.5 * 2^MANTISSA leaves n in the low bits, as an integer.

@@ -1,6 +1,6 @@
 /* See pyllama/ops/rms_norm.py for the derivation. */
 
-/* Normalises a row; returns its r. */
+/* Normalizes a row; returns its r. */
 static inline real rms_norm_row(real *restrict y, const real *restrict x, const real *restrict w,
                                 real eps, idx D) {
     real squares = 0;

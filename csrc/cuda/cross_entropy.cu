@@ -1,6 +1,6 @@
 // See pyllama/ops/cross_entropy.py for the derivation.  After softmax.cu; linear_cross_entropy.cu uses the rows too.
 //
-// A block for each row of logits z [N V]; neighbouring threads read neighbouring numbers.  A target outside 0 .. V-1
+// A block for each row of logits z [N V]; neighboring threads read neighboring numbers.  A target outside 0 .. V-1
 // that is not ignore_index makes its row NaN.
 
 // The loss of a row with the target t, and its log-sum-exp.  Terms that cancel where the model is sure are added in

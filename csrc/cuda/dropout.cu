@@ -1,7 +1,7 @@
 // See pyllama/ops/dropout.py for the derivation.
 //
 // The stream is NumPy's, Philox4x64-10 (Salmon et al., 2011): a block of draws is a function of its number and a key
-// alone, so that any thread can begin anywhere.  A thread for each block of draws, neighbouring ones for neighbouring
+// alone, so that any thread can begin anywhere.  A thread for each block of draws, neighboring ones for neighboring
 // numbers.
 enum { DRAWS = 8 };                                         // of a block
 

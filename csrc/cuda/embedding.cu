@@ -1,7 +1,7 @@
 // See pyllama/ops/embedding.py for the derivation.
 //
-// Forward a block for each position, backward one for each piece of a position's row; neighbouring threads read
-// neighbouring numbers.  Backward the caller sorts the positions by their ids, stably: the first of equal ones has the
+// Forward a block for each position, backward one for each piece of a position's row; neighboring threads read
+// neighboring numbers.  Backward the caller sorts the positions by their ids, stably: the first of equal ones has the
 // row of dw, to which it adds them all in their order, and the others do nothing.  (A block for each row of dw would
 // find no position for most of the vocabulary.)  An id outside 0 .. V-1 gives NaN, and adds nothing.
 

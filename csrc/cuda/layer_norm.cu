@@ -1,6 +1,6 @@
 // See pyllama/ops/layer_norm.py for the derivation.
 //
-// A block for each row forward, and for each share of the rows backward; neighbouring threads read neighbouring
+// A block for each row forward, and for each share of the rows backward; neighboring threads read neighboring
 // numbers.  Backward keeps a block's shares of dw and db in rows of `dws` and `dbs` [gridDim.x D], as rms_norm.cu does.
 
 extern "C" __global__ void layer_norm(real *y, real *n, real *r, const real *x, const real *w, const real *b,

@@ -3,7 +3,7 @@
 // bytes from -128 to 127; of 4 bits two share a byte, the first in its low half, each from -8 to 7 and stored plus 8.
 //
 // A warp for OUTPUTS rows of w, so that numbers of x, which every warp reads again, serve several of them; and for all
-// rows of x, ROWS at a time.  Neighbouring lanes read neighbouring words of PACKED weights, and the numbers of x that
+// rows of x, ROWS at a time.  Neighboring lanes read neighboring words of PACKED weights, and the numbers of x that
 // belong to them.
 enum { PACKED = 32 / BITS, OUTPUTS = 4 };
 

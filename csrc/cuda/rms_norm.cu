@@ -1,6 +1,6 @@
 // See pyllama/ops/rms_norm.py for the derivation.  The rows are those of add_rms_norm.cu too, which has an addend.
 //
-// A block for each row forward, and for each share of the rows backward; neighbouring threads read neighbouring
+// A block for each row forward, and for each share of the rows backward; neighboring threads read neighboring
 // numbers.  Backward keeps a block's share of dw in `parts` [gridDim.x D], which the caller adds up: each of its
 // numbers belongs to one thread, so that no barrier is needed and the order of the sum is fixed.
 

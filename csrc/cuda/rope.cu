@@ -1,6 +1,6 @@
 // See pyllama/ops/rope.py for the derivation.
 //
-// A block for each position of each sequence, whose heads share a row of cos and sin; a thread turns WIDE neighbouring
+// A block for each position of each sequence, whose heads share a row of cos and sin; a thread turns WIDE neighboring
 // pairs at a time.  x is read where it lies: the next sequence, position and head are xa, xt and xh numbers away.  y is
 // dense, [A T H 2P], as a model has its heads: side by side at each position.
 

@@ -1,6 +1,6 @@
 // See pyllama/ops/softmax.py for the derivation.
 //
-// A block for each row; neighbouring threads read neighbouring numbers.  One pass finds both the highest entry and the
+// A block for each row; neighboring threads read neighboring numbers.  One pass finds both the highest entry and the
 // sum of the exponentials: a thread scales its sum down when it meets a higher entry.
 
 // Of a row: the number to subtract before an exponential (the highest entry, or 0 if none is above -∞), and

@@ -1,7 +1,7 @@
 // See pyllama/training/optim.py.
 //
 // Squares are made and added in double.  Each block adds up a share of them that depends on n and gridDim.x alone,
-// which the caller takes from n: the same norm in every run.  Neighbouring threads read neighbouring numbers.
+// which the caller takes from n: the same norm in every run.  Neighboring threads read neighboring numbers.
 
 extern "C" __global__ void sum_and_norm(const real *g, double *parts, idx n, idx aligned) {
     __shared__ double room[WARPS];

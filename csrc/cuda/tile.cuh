@@ -1,11 +1,11 @@
 // Shared by the kernels of attention: products of tiles, from shared memory into registers.
 //
 // A block has a left tile of ROWS rows and meets one right tile of COLS rows after another.  A thread takes EACH rows
-// of the left, which its 8 neighbours, the LANES, share; ACROSS rows of the right; their products; and every eighth 16
+// of the left, which its 8 neighbors, the LANES, share; ACROSS rows of the right; their products; and every eighth 16
 // bytes of its rows of a result [ROWS WIDTH].  WIDTH, a multiple of 32, is a head's width K rounded up, with zeros.
 // Tiles come a PIECE of the width at a time, 256 bytes, so that shared memory does not grow with it.
 //
-// Global memory: 16 neighbouring threads read 256 neighbouring bytes, 8 write 128.  Shared memory: a row of a tile is
+// Global memory: 16 neighboring threads read 256 neighboring bytes, 8 write 128.  Shared memory: a row of a tile is
 // an odd number of 16 bytes long, so that the rows that 8 lanes read at once lie in different banks; a row of weights
 // is 8 numbers longer than COLS, so that the lanes of the four rows of a warp write to different banks.
 //

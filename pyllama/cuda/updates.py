@@ -1,4 +1,4 @@
-"""What is no op: updates in place (see pyllama/training/optim.py), and a product with quantised weights."""
+"""What is no op: updates in place (see pyllama/training/optim.py), and a product with quantized weights."""
 import math
 
 import cupy

@@ -1,6 +1,6 @@
 """GloVe (Pennington, Socher & Manning, 2014): vectors whose products are the logarithms of how often words meet.
 
-The parameters are two tables [V D] with a bias [V] each: "input" for words as centres, "output" for words as contexts.
+The parameters are two tables [V D] with a bias [V] each: "input" for words as centers, "output" for words as contexts.
 
 Axes: D model, V vocabulary, N pairs of words.
 """
@@ -46,12 +46,12 @@ def init(c: GloveConfig, seed: int = 0, dtype: str = "float32") -> dict:
     return {"input": table(), "output": table()}
 
 
-def loss(centres, contexts, counts, p, c, *, recompute=False):
-    """Mean over the pairs of centres[N] and contexts[N], which meet counts[N] > 0 times; see ops/glove.py."""
+def loss(centers, contexts, counts, p, c, *, recompute=False):
+    """Mean over the pairs of centers[N] and contexts[N], which meet counts[N] > 0 times; see ops/glove.py."""
     w, v = p["input"]["weight"], p["output"]["weight"]
     y, f = (a.astype(w.real.dtype)[:, None] for a in (np.log(counts), importance(counts, c)))
     error = recomputed(ops.glove) if recompute else ops.glove
-    value, error_back = error(w, v, p["input"]["bias"], p["output"]["bias"], centres, contexts, y, f)
+    value, error_back = error(w, v, p["input"]["bias"], p["output"]["bias"], centers, contexts, y, f)
 
     def back(dvalue=1.0):
         dw, dv, da, db, *_ = error_back(dvalue)
@@ -73,9 +73,9 @@ def vectors(p) -> np.ndarray:
 # What it learns from
 
 def meetings(tokens: Tokens, c: GloveConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(centres[N], contexts[N], counts[N]): the pairs of words that meet within a window, sorted, as int64 and float64.
+    """(centers[N], contexts[N], counts[N]): the pairs of words that meet within a window, sorted, as int64 and float64.
 
-    Two words d places apart count 1/d, once for either as the centre, so that the counts are symmetric.  Windows end
+    Two words d places apart count 1/d, once for either as the center, so that the counts are symmetric.  Windows end
     where documents end.
     """
     ids, document = laid_out(tokens, c)
@@ -93,7 +93,7 @@ def meetings(tokens: Tokens, c: GloveConfig) -> tuple[np.ndarray, np.ndarray, np
 
 
 def batches(tokens: Tokens, c: GloveConfig, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
-    """batch(step) -> (centres, contexts, counts), batch_size of the meetings; an epoch visits each once."""
+    """batch(step) -> (centers, contexts, counts), batch_size of the meetings; an epoch visits each once."""
     pairs = meetings(tokens, c)
 
     def batch(step):

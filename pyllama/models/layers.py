@@ -195,7 +195,7 @@ def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options
 def prediction_loss(x, w, b, labels, *, count=None, ignore_index=-100, **options):
     """Mean cross-entropy of the scores x wᵀ + b, x [... D], w [V D], b [V] or None, against labels [...].
 
-    Only the rows whose label counts are scored: where few do, as in masked language modelling, that spares the rest.
+    Only the rows whose label counts are scored: where few do, as in masked language modeling, that spares the rest.
     On a GPU all are: to know how many count would be to wait.
     count, label_smoothing, z_loss: see ops/cross_entropy.py.    back(dvalue) gives dx, dw, db
     """

@@ -55,7 +55,7 @@ class LlamaConfig(Config):
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     rope_scaling: dict | None = None            # see ops/rope.py
-    rope_interleaved: bool = False              # False: Hugging Face's halves; True: Meta's neighbouring pairs
+    rope_interleaved: bool = False              # False: Hugging Face's halves; True: Meta's neighboring pairs
     sliding_window: int | None = None           # keys a query looks back on, itself included; None: all
     attention_bias: bool = False
     mlp_bias: bool = False

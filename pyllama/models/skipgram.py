@@ -1,9 +1,9 @@
 """Skip-gram with negative sampling (Mikolov et al., 2013): a word's vector predicts the words around it.
 
-The parameters are two tables [V D]: "input" holds the vectors of words as centres, which are what one keeps, and
+The parameters are two tables [V D]: "input" holds the vectors of words as centers, which are what one keeps, and
 "output" those of words as contexts.
 
-Axes: D model, V vocabulary, K negatives, N pairs of a centre and a context.
+Axes: D model, V vocabulary, K negatives, N pairs of a center and a context.
 """
 import functools
 from collections.abc import Callable
@@ -38,14 +38,14 @@ class SkipgramConfig(WordsConfig):
 
 
 def init(c: SkipgramConfig, seed: int = 0, dtype: str = "float32") -> dict:
-    """As in word2vec: centres uniform within ±1/2D, contexts zero."""
-    centres = generator(seed, "init").uniform(-0.5, 0.5, (c.vocab_size, c.hidden_size)) / c.hidden_size
-    return {"input": {"weight": centres.astype(dtype)}, "output": {"weight": np.zeros(centres.shape, dtype)}}
+    """As in word2vec: centers uniform within ±1/2D, contexts zero."""
+    centers = generator(seed, "init").uniform(-0.5, 0.5, (c.vocab_size, c.hidden_size)) / c.hidden_size
+    return {"input": {"weight": centers.astype(dtype)}, "output": {"weight": np.zeros(centers.shape, dtype)}}
 
 
-def loss(centres, contexts, negatives, p, c, *, recompute=False):
-    """Mean over the pairs of centres[N] and contexts[N], with negatives[N K]; see ops/negative_sampling.py."""
-    x, embed_back = embedding(centres[None], p["input"]["weight"])
+def loss(centers, contexts, negatives, p, c, *, recompute=False):
+    """Mean over the pairs of centers[N] and contexts[N], with negatives[N K]; see ops/negative_sampling.py."""
+    x, embed_back = embedding(centers[None], p["input"]["weight"])
     score = recomputed(negative_sampling) if recompute else negative_sampling
     value, score_back = score(x[0], p["output"]["weight"], contexts, negatives)
 
@@ -76,8 +76,8 @@ def noise(counts: np.ndarray, exponent: float) -> np.ndarray:
     return cumulative / cumulative[-1]
 
 
-def neighbours(document: np.ndarray, at: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(centres, contexts): all pairs of places that lie in one document[N] and at most reach[i] from the centre at[i].
+def neighbors(document: np.ndarray, at: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(centers, contexts): all pairs of places that lie in one document[N] and at most reach[i] from the center at[i].
 
     at, reach    int64 [M]
     """
@@ -86,14 +86,14 @@ def neighbours(document: np.ndarray, at: np.ndarray, reach: np.ndarray) -> tuple
     other = at[:, None] + offset
     near = (np.abs(offset) <= reach[:, None]) & (other >= 0) & (other < len(document))
     near &= document[np.where(near, other, 0)] == document[at][:, None]
-    centre, _ = np.nonzero(near)
-    return at[centre], other[near]
+    center, _ = np.nonzero(near)
+    return at[center], other[near]
 
 
 def batches(tokens: Tokens, c: SkipgramConfig, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
-    """batch(step) -> (centres[N], contexts[N], negatives[N K]), int64: the pairs around batch_size places of the text.
+    """batch(step) -> (centers[N], contexts[N], negatives[N K]), int64: the pairs around batch_size places of the text.
 
-    An epoch visits each place once.  It thins out frequent words, which draws the others nearer, and gives each centre
+    An epoch visits each place once.  It thins out frequent words, which draws the others nearer, and gives each center
     a window of 1 to c.window words: N differs from step to step and may be 0.  Windows end where documents end.
     """
     ids, document = laid_out(tokens, c)
@@ -109,9 +109,9 @@ def batches(tokens: Tokens, c: SkipgramConfig, batch_size: int, seed: int) -> Ca
         epoch, places = visit(len(ids), batch_size, seed, step)
         kept, rank, reach = drawn(epoch)
         places = places[kept[places]]
-        centres, contexts = neighbours(document[kept], rank[places], reach[places])
-        uniform = generator(seed, "negatives", step).random((len(centres), c.negatives))
+        centers, contexts = neighbors(document[kept], rank[places], reach[places])
+        uniform = generator(seed, "negatives", step).random((len(centers), c.negatives))
         left = ids[kept]
-        return left[centres], left[contexts], np.searchsorted(cumulative, uniform, "right")
+        return left[centers], left[contexts], np.searchsorted(cumulative, uniform, "right")
 
     return batch

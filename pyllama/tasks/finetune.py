@@ -40,7 +40,7 @@ class Setup:
     dev: float = 0.1                            # share of the rows kept for validation
     test: float = 0.0                           # share of the rows kept for the measures at the end; 0: those of dev
     test_data: Path | None = None               # a file of rows for the measures at the end
-    tokenizer: Path | None = None               # a tokenizer.json; None: the model's own, or byte pairs learnt here
+    tokenizer: Path | None = None               # a tokenizer.json; None: the model's own, or byte pairs learned here
     vocab_size: int = 4096                      # tokens these learn
     vectors: Path | None = None                 # word vectors (.txt, .vec) to begin with; words are tokens then
     max_length: int = 128                       # tokens of a text; what is longer is cut

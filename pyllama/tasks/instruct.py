@@ -7,7 +7,7 @@
     mouse
 
     ### Response:
-    mice</s>                    these tokens are learnt, the last with the others; the label of those above is -100
+    mice</s>                    these tokens are learned, the last with the others; the label of those above is -100
 """
 import importlib.util
 from types import SimpleNamespace

@@ -60,7 +60,7 @@ def askable(values):
 
 
 def usable(values):
-    """With all `answers` that count as right, as SQuAD has them; the first is learnt."""
+    """With all `answers` that count as right, as SQuAD has them; the first is learned."""
     row = askable(values)
     stored = values.get("answers", values["answer"])
     if isinstance(stored, dict) and not all(isinstance(stored.get(name), list) for name in ("text", "answer_start")):
@@ -71,7 +71,7 @@ def usable(values):
     elif not isinstance(stored, list):
         stored = [{"text": stored, "answer_start": values.get("start", values.get("answer_start"))}]
     if not stored:
-        raise BadRow("it has no answer, and a question that its context does not answer cannot be learnt here")
+        raise BadRow("it has no answer, and a question that its context does not answer cannot be learned here")
     answers = [located(row["context"], answer) for answer in stored]
     return {**row, "answer": answers[0]["text"], "answers": answers}
 

@@ -35,7 +35,7 @@ def usable(values):
     return {**askable(values), "relation": text_of(values, "relation").strip()}
 
 
-def labelled(rows):
+def labeled(rows):
     """The rows as classify has them."""
     return [Row(row.place, {"text": row.values["text"], "label": row.values["relation"]}) for row in rows]
 
@@ -54,7 +54,7 @@ def metrics(answers, rows):
     right = Counter(undirected(a) for a, b in zip(answers, truth, strict=True) if a == b)
     predicted, true = Counter(map(undirected, answers)), Counter(map(undirected, truth))
     scores = [2 * right[name] / (predicted[name] + true[name]) for name in true if name != OTHER]
-    shared = classify.metrics(answers, labelled(rows))
+    shared = classify.metrics(answers, labeled(rows))
     return {"f1_macro": sum(scores) / max(1, len(scores)), "variant": VARIANT,
             **{name: shared[name] for name in ("accuracy", "rows", "labels", "confusion")}}
 
@@ -96,9 +96,9 @@ task = Task(
     usable=usable,
     askable=askable,
     head="classification",
-    labels=lambda rows: classify.labels(labelled(rows)),
+    labels=lambda rows: classify.labels(labeled(rows)),
     markers=MARKS,
-    examples=lambda rows, trained: classify.examples(labelled(rows), trained),
+    examples=lambda rows, trained: classify.examples(labeled(rows), trained),
     predict=classify.predict,
     metrics=metrics,
     metric_names=("f1_macro", "accuracy", "confusion"),

@@ -1,4 +1,4 @@
-"""Tokenizers learnt from texts, with the special tokens that tasks and masked models need."""
+"""Tokenizers learned from texts, with the special tokens that tasks and masked models need."""
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -48,7 +48,7 @@ class Tokenizer:
     @classmethod
     def byte_pairs(cls, texts: Iterable[str], vocab_size: int,
                    special: Sequence[str] = ("<|endoftext|>",), alone: str = "") -> "Tokenizer":
-        """Byte-level BPE as in GPT-2, learnt from the texts (Sennrich et al. 2016; Radford et al. 2019).
+        """Byte-level BPE as in GPT-2, learned from the texts (Sennrich et al. 2016; Radford et al. 2019).
 
         The special tokens come first (ids 0, 1, ...), then the 256 bytes, then the merges: any text can be encoded.
         The vocabulary is smaller than asked where the texts hold no more pairs.  What the pattern `alone` matches is in
@@ -148,7 +148,7 @@ class Tokenizer:
     # What it does
 
     def encode(self, text: str, add_special_tokens: bool = False) -> np.ndarray:
-        """ids[N] of `dtype`.  A special token spelt out in the text, such as <|endoftext|>, becomes that token.
+        """ids[N] of `dtype`.  A special token spelled out in the text, such as <|endoftext|>, becomes that token.
 
         Raises UserError, naming the first character that a character vocabulary lacks, or a lone surrogate.
         """

@@ -30,7 +30,7 @@ from pyllama.ops import cross_entropy
 from pyllama.rng import Draw
 from pyllama.text.tokens import Batch, Tokens, evaluation_windows
 from pyllama.training.diagnose import first_not_finite
-from pyllama.training.optim import SGD, AdamW, Optimiser, clip_scale, global_norm, matrix_slices, sum_and_norm
+from pyllama.training.optim import SGD, AdamW, Optimizer, clip_scale, global_norm, matrix_slices, sum_and_norm
 from pyllama.training.parallel import Communicator, Solo, share
 from pyllama.training.schedule import SCHEDULES
 
@@ -105,7 +105,7 @@ class State:
     config: Any                                 # the model's configuration
     flat: np.ndarray                            # the parameters, one vector
     p: dict                                     # the tree of views into it
-    optimiser: Optimiser
+    optimizer: Optimizer
     step: int = 0                               # steps done
 
     @property
@@ -151,12 +151,12 @@ def start(config, settings: Settings, tree: dict | None = None, like=None) -> St
         raise UserError("freeze leaves no parameter to train; name fewer")
     where = matrix_slices(p, still)
     if settings.optimizer == "adamw":
-        optimiser: Optimiser = AdamW(flat.size, flat.dtype, matrices=where, betas=(settings.beta1, settings.beta2),
+        optimizer: Optimizer = AdamW(flat.size, flat.dtype, matrices=where, betas=(settings.beta1, settings.beta2),
                                      eps=settings.adam_epsilon, like=like)
     else:
-        optimiser = SGD(flat.size, flat.dtype, matrices=where, momentum=settings.momentum, nesterov=settings.nesterov,
+        optimizer = SGD(flat.size, flat.dtype, matrices=where, momentum=settings.momentum, nesterov=settings.nesterov,
                         like=like)
-    return State(config, flat, p, optimiser)
+    return State(config, flat, p, optimizer)
 
 
 def train(state: State, source: Tokens, settings: Settings, comm: Communicator = SOLO) -> Iterator[Record]:
@@ -204,7 +204,7 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
                                 f"{culprit}; lower learning_rate or lengthen warmup_steps, from the start or "
                                 f"with --init_from an earlier checkpoint")
             lr = settings.rate(state.step)
-            state.optimiser.step(state.flat, flats[0], lr, settings.weight_decay,
+            state.optimizer.step(state.flat, flats[0], lr, settings.weight_decay,
                                  clip_scale(norm, settings.max_grad_norm))
             state.step += 1
             yield Record(state.step, loss, norm, lr, batch.inputs["ids"][:, 1:].size, time.perf_counter() - begin)

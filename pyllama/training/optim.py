@@ -1,8 +1,8 @@
-"""Optimisers and gradient clipping over one flat vector of parameters, in place.
+"""Optimizers and gradient clipping over one flat vector of parameters, in place.
 
-    optimiser = AdamW(flat.size, flat.dtype, matrices=matrix_slices(tree))
+    optimizer = AdamW(flat.size, flat.dtype, matrices=matrix_slices(tree))
     norm = global_norm(g)
-    optimiser.step(flat, g, lr, decay=0.1, scale=clip_scale(norm, 1.0))
+    optimizer.step(flat, g, lr, decay=0.1, scale=clip_scale(norm, 1.0))
 
 Every rule is elementwise, so the vector may be cut anywhere and gives the same bits.  A kernel makes one pass over
 memory; the reference in NumPy runs block by block, each in cache and with scratch memory of a few blocks.  Clipping
@@ -23,7 +23,7 @@ BLOCK = 1 << 15                 # numbers: the arrays of an AdamW block in float
 
 def matrix_slices(tree, but: Collection[str] = ()) -> list[slice]:
     """Where the leaves of two or more axes, `but` those of these names, lie in the tree's flat vector: slices in order,
-    neighbours merged."""
+    neighbors merged."""
     slices: list[slice] = []
     end = 0
     for name, leaf in params.leaves(tree):
@@ -49,7 +49,7 @@ def blocks(ranges):
             for where, in_matrix in ranges for i in range(where.start, where.stop, BLOCK))
 
 
-class Optimiser:
+class Optimizer:
     """p ← p - η (d + λp), with λ = 0 outside the matrices.  A rule says what the direction d is.
 
     size, dtype   of the flat vector; the state has the same
@@ -73,7 +73,7 @@ class Optimiser:
         """Update p[size] in place by the gradient scale * g[size], with learning rate η = lr and decay λ = decay."""
         for name, x in (("p", p), ("g", g)):
             if x.shape != (self.size,) or x.dtype != self.dtype:
-                raise TypeError(f"{name} is {x.dtype}{list(x.shape)}, the optimiser takes {self.dtype}[{self.size}]")
+                raise TypeError(f"{name} is {x.dtype}{list(x.shape)}, the optimizer takes {self.dtype}[{self.size}]")
         lr, decay, scale = float(lr), float(decay), float(scale)        # a NumPy float64 would promote float32
         self.t += 1
         vectors = [p, g, *(getattr(self, name) for name in self.kept)]
@@ -84,19 +84,19 @@ class Optimiser:
                    **self.options())
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the next step depends on besides p: "step" and the vectors (the optimiser's own, not copies)."""
+        """All that the next step depends on besides p: "step" and the vectors (the optimizer's own, not copies)."""
         return {"step": np.array(self.t, np.int64)} | {name: getattr(self, name) for name in self.kept}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a saved state(), bit for bit.  UserError if it is not one of this optimiser; then nothing changes.
+        """Go on from a saved state(), bit for bit.  UserError if it is not one of this optimizer; then nothing changes.
         """
         mine, name = self.state(), type(self).__name__
         if state.keys() != mine.keys():
-            raise UserError(f"the saved optimiser state holds {', '.join(sorted(state)) or 'nothing'} but {name} keeps "
-                            f"{', '.join(sorted(mine))}; resume with the optimiser and options that saved it")
+            raise UserError(f"the saved optimizer state holds {', '.join(sorted(state)) or 'nothing'} but {name} keeps "
+                            f"{', '.join(sorted(mine))}; resume with the optimizer and options that saved it")
         for key, wanted in mine.items():
             if (state[key].shape, state[key].dtype) != (wanted.shape, wanted.dtype):
-                raise UserError(f"{key} in the saved optimiser state is {state[key].dtype}{list(state[key].shape)} but "
+                raise UserError(f"{key} in the saved optimizer state is {state[key].dtype}{list(state[key].shape)} but "
                                 f"{name} needs {wanted.dtype}{list(wanted.shape)}; resume with the model and precision "
                                 f"that saved it")
         self.t = int(state["step"])
@@ -121,7 +121,7 @@ def adamw(p, g, m, v, *, lr, decay, scale, t, betas, eps):
     p -= lr * (d + decay * p)
 
 
-class AdamW(Optimiser):
+class AdamW(Optimizer):
     """At step t = 1, 2, ..., elementwise:
 
     m ← β₁ m + (1 - β₁) g          m̂ = m/(1 - β₁ᵗ)
@@ -157,7 +157,7 @@ def sgd(p, g, v=None, *, lr, decay, scale, momentum, nesterov):
     p -= lr * (d + decay * p)
 
 
-class SGD(Optimiser):
+class SGD(Optimizer):
     """With momentum μ, elementwise, and v = 0 at first:
 
     v ← μ v + g
@@ -208,7 +208,7 @@ def global_norm(g) -> float:
 
 
 def clip_scale(norm: float, max_norm: float | None) -> float:
-    """The factor min(1, max_norm/‖g‖) that clips a gradient g to a norm of max_norm at most; for Optimiser.step.
+    """The factor min(1, max_norm/‖g‖) that clips a gradient g to a norm of max_norm at most; for Optimizer.step.
 
     It is 1, nothing is clipped, if max_norm is None or 0, and if the norm is infinite or NaN: the caller has something
     to report.  Source: Pascanu, Mikolov & Bengio, 2013, Algorithm 1.

@@ -102,7 +102,7 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
             return
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
                         tokenizer_json=tokenizer_json, best=best,
-                        optimizer=on_the_host(state.optimiser.state().items()),
+                        optimizer=on_the_host(state.optimizer.state().items()),
                         keep=policy.save_total_limit,
                         trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(policy),
                                  "standing": asdict(best_so_far), "about": about, "versions": versions()})
@@ -225,10 +225,10 @@ def saved_run(folder: Path, max_steps: int | None = None) -> Saved:
 
 
 def restore(state: State, saved: Checkpoint) -> None:
-    """Put a checkpoint's parameters, optimiser and step into a state of the same shape."""
+    """Put a checkpoint's parameters, optimizer and step into a state of the same shape."""
     flat, _ = params.flatten(params.named(state.p, saved.tensors))
     state.flat[:] = np.asarray(flat, like=state.flat)
-    state.optimiser.load(saved.optimizer)
+    state.optimizer.load(saved.optimizer)
     state.step = saved.step
 
 

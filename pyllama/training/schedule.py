@@ -80,7 +80,7 @@ def wsd(step, warmup_steps, max_steps, decay_steps):
 
 @schedule
 def inverse_sqrt(step, warmup_steps, max_steps, decay_steps):
-    """w = 1 - √(W/step), whatever the run's length: the rate falls as 1/√step towards min_lr, which is 0 in the paper.
+    """w = 1 - √(W/step), whatever the run's length: the rate falls as 1/√step toward min_lr, which is 0 in the paper.
 
     Source: Vaswani et al., "Attention is all you need", 2017, section 5.3.
     """

@@ -33,7 +33,7 @@ class Record(NamedTuple):
 def train(state: State, batch: Callable[[int], tuple[np.ndarray, ...]], settings: Settings) -> Iterator[Record]:
     """Advance the state of loop.start() to settings.max_steps, yielding a Record after each step.
 
-    Of the settings it takes the schedule, the optimiser's, max_grad_norm, weight_decay (0 is usual for word vectors)
+    Of the settings it takes the schedule, the optimizer's, max_grad_norm, weight_decay (0 is usual for word vectors)
     and max_steps.  Raises UserError, with the state as it was before the step, if loss or gradient is not finite.
     """
     flat = np.zeros_like(state.flat)
@@ -50,6 +50,6 @@ def train(state: State, batch: Callable[[int], tuple[np.ndarray, ...]], settings
             raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}; "
                             f"lower learning_rate or lengthen warmup_steps")
         lr = settings.rate(state.step)
-        state.optimiser.step(state.flat, flat, lr, settings.weight_decay, clip_scale(norm, settings.max_grad_norm))
+        state.optimizer.step(state.flat, flat, lr, settings.weight_decay, clip_scale(norm, settings.max_grad_norm))
         state.step += 1
         yield Record(state.step, float(loss), len(inputs[0]), norm, lr, time.perf_counter() - begin)

@@ -35,7 +35,7 @@ KERNEL = ["-O1",                                            # -O2 takes as long 
           "-fno-math-errno",
           "-include", str(HERE / "cuda.h")]
 CHECKED = ["-fsanitize=thread,alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
-           "-fno-tree-ccp", "-fno-tree-fre"]                # they take an uninitialised variable for what it should be
+           "-fno-tree-ccp", "-fno-tree-fre"]                # they take an uninitialized variable for what it should be
 PATTERN = "-ftrivial-auto-var-init=pattern"                 # fills what the warnings miss with -1.7e38, since GCC 12
 
 missing = [tool for tool in ("g++", "nm", "addr2line") if not shutil.which(tool)]          # what the executor needs

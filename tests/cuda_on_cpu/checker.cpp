@@ -12,7 +12,7 @@
  *     Otherwise they race, unless both read or both are atomic.  (racecheck)
  * (e) A history keeps four of many accesses: the last one, and the last ones before it by the same
  *     warp, by another warp, by another block.  Whatever races with a forgotten access races with one
- *     of these, but for warps that synchronise under several masks.
+ *     of these, but for warps that synchronize under several masks.
  * (f) Shared memory belongs to a block: what an earlier block left counts as never written, and to
  *     read it is an error.  (initcheck)
  */

@@ -9,7 +9,7 @@
  *     whenever a thread gets the floor.
  * (d) A __shared__ array is a static of the section cuda_shared, so the runtime can poison all of
  *     them before each block.  In the checked build they lie 64 KiB apart, more than a block may
- *     have: an overrun ends between two of them, not in its neighbour.
+ *     have: an overrun ends between two of them, not in its neighbor.
  * (e) gcc ignores the section in templates: a template with __shared__ is not supported.  Nor can
  *     `extern __shared__` be imitated: DYN_SHARED(type, name) stands for it.
  * (f) Where a barrier or a warp primitive stands is a default argument: threads that meet must have

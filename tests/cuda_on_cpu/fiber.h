@@ -3,7 +3,7 @@
  * (a) On x86-64 a switch saves the six registers that a call must preserve: some nanoseconds, where
  *     swapcontext asks the system about signals each time, 450 ns.  Elsewhere it is swapcontext.
  * (b) A stack lies above a page that may not be touched: overflow is a fault, not a corrupted
- *     neighbour.  Stacks are never given back; a launch takes them from those of the one before.
+ *     neighbor.  Stacks are never given back; a launch takes them from those of the one before.
  * (c) Tops of stacks are staggered: at equal distances from a page's start they would share the
  *     same few sets of the cache.
  */

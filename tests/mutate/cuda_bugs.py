@@ -19,7 +19,7 @@ from tests.mutate.python_mutants import ROOT, Mutant
 
 OWN = "test_cuda_kernels.py"
 NETS = {r"KernelError: racecheck": "checked build: race", r"KernelError: memcheck": "checked build: memory",
-        r"KernelError: initcheck": "checked build: uninitialised", r"KernelError: synccheck": "barrier",
+        r"KernelError: initcheck": "checked build: uninitialized", r"KernelError: synccheck": "barrier",
         r"KernelError: .*error:": "does not compile", r"KernelError: ": "checked build: arithmetic",
         r"def test_the_order_of_threads": "order of threads", "": "comparison"}             # the first that is found
 
