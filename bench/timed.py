@@ -34,12 +34,12 @@ def timed(optimizer):
                 entry[1] += 1
 
     def watch(op, call, inputs, options):
-        kernels = backend.of(inputs)
+        kernels = backend.kernels_for(inputs)
         y, back = clocked(kernels, op.name, call, *inputs, **options)
         return y, lambda dy: clocked(kernels, f"{op.name}_backward", back, dy)
 
     def step(p, *args, **options):
-        return clocked(backend.of([p]), optimizer.rule.__name__, plain_step, p, *args, **options)
+        return clocked(backend.kernels_for([p]), optimizer.rule.__name__, plain_step, p, *args, **options)
 
     plain_step = optimizer.step
     optimizer.step = step                               # of this object, and no other

@@ -1,4 +1,4 @@
-"""Which kernels may run on these arrays: the compiled CPU module, CUDA's for CuPy's arrays, or none: the reference."""
+"""Choose the kernels by the arrays: the compiled CPU module, CUDA's for CuPy's arrays, or none: the reference."""
 import contextlib
 import contextvars
 import importlib
@@ -7,29 +7,30 @@ from types import ModuleType
 
 import numpy as np
 
-# OpenBLAS's and OpenMP's pools would spin against each other, up to 60 times slower; OpenMP reads this when it loads.
+# OpenBLAS's and OpenMP's threads would spin against each other, up to 60 times slower.  OpenMP reads this on load.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 try:
     from pyllama import cpu
     why_no_cpu = ""
-except ImportError as error:                                # not built, or PYLLAMA_ISA asks for what is not there
+except ImportError as error:                                # not built, or PYLLAMA_ISA is not supported
     cpu, why_no_cpu = None, str(error)                     # type: ignore[assignment]
 
-cuda: ModuleType | None = None                              # pyllama.cuda, once an array on a GPU has been met
+cuda: ModuleType | None = None                              # pyllama.cuda, imported for the first array on a GPU
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
 
 def available():
-    """The names that use() takes on this machine."""
+    """The names of the backends on this machine: those that use() accepts."""
     return ["numpy", *["cpu"] * bool(cpu), *["cuda"] * bool(cuda)]
 
 
-def of(inputs):
+def kernels_for(inputs):
     """The module whose kernels run on these inputs, or None for the reference.
 
-    Kernels take one real precision, float32 or float64; complex arrays and other array types get the reference.
+    Kernels compute in one real precision, float32 or float64.  Mixed, half and complex precision and other types of
+    arrays get the reference.
     """
     if _forced.get() == "numpy":
         return None
@@ -41,7 +42,10 @@ def of(inputs):
 
 
 def module(kind: type):
-    """Whose kernels run on arrays of this type.  CuPy is named, not imported: who has such an array has it."""
+    """The module whose kernels run on arrays of this type, or None.
+
+    CuPy is recognized by name: whoever has such an array has imported it already.
+    """
     global cuda
     if kind is np.ndarray:
         return cpu
@@ -53,10 +57,15 @@ def module(kind: type):
 
 @contextlib.contextmanager
 def use(name):
-    """Within this context (and thread) run the ops on "numpy", the reference, or with the kernels there are: "cpu" for
-    arrays on the host, "cuda" for those on a GPU."""
+    """Run ops on this backend within this context and thread.
+
+    name    "numpy": the reference; "cpu" or "cuda": the kernels for the device of each op's arrays
+
+    Raises ValueError if the backend is not available.
+    """
     if name not in available():
-        raise ValueError(f"backend {name!r} is not among {available()}" + (f": {why_no_cpu}" if name == "cpu" else ""))
+        reason = f": {why_no_cpu}" if name == "cpu" else ""
+        raise ValueError(f"backend {name!r} is not available; choose among {available()}{reason}")
     token = _forced.set(name)
     try:
         yield

@@ -1,33 +1,32 @@
-"""The text of the CUDA kernels, and all that it is compiled for.  Nothing here needs CuPy or a GPU."""
+"""The source text of the CUDA kernels and the variants it is compiled in.  Nothing here needs CuPy or a GPU."""
 from functools import partial
 from pathlib import Path
 
-THREADS = 256                                           # of a block, at most, where a kernel's text does not say
-INSTALLED = Path(__file__).parent / "cuda" / "csrc"       # setup.py puts them there
+THREADS = 256                                           # at most, in a block, unless the kernel's text says otherwise
+INSTALLED = Path(__file__).parent / "cuda" / "csrc"       # where setup.py puts them
 FOLDER = INSTALLED if INSTALLED.exists() else Path(__file__).parent.with_name("csrc") / "cuda"
-LOGITS = 2 ** 28                                        # bytes of them at once: 2,048 rows of 32,000 float32 numbers
-REAL = {"f": "float", "d": "double"}                    # NumPy's letter of a precision: C's name
+LOGITS = 2 ** 28                                        # bytes at once: 2,048 rows of 32,000 float32 numbers
+REAL = {"f": "float", "d": "double"}                    # NumPy's code of a precision: C's name
 AFTER = {"add_rms_norm": ["rms_norm.cu"], "attention": ["tile.cuh"], "attention_backward": ["tile.cuh"],
          "cross_entropy": ["softmax.cu"],
-         "linear_cross_entropy": ["softmax.cu", "cross_entropy.cu"]}       # what a file's text follows: it uses that
-
-
-WIDTHS = (32, 64, 96, 128, 192, 256)                    # of attention's heads, each rounded up to one of these
+         "linear_cross_entropy": ["softmax.cu", "cross_entropy.cu"]}       # files that a file's text uses, and follows
+WIDTHS = (32, 64, 96, 128, 192, 256)                    # compiled widths of attention heads; others are rounded up
 
 
 def rows_of_a_thread(width, size):
-    """In attention: a row's result takes `width` / 8 numbers of a thread, which has 64 registers."""
+    """The rows of attention that a thread computes: each takes `width` / 8 numbers, and 64 registers hold them."""
     return max(1, min(16 // size, 2048 // (size * width)))
 
 
 def tiles(precision, decoding=False):
-    """Of attention: a head's width; the rows of a thread, or one for decoding; are loads of 16 bytes?"""
+    """The variants of attention: WIDTH of a head; EACH, rows of a thread, 1 for decoding; ALIGNED, 16-byte loads."""
     most = {width: rows_of_a_thread(width, {"f": 4, "d": 8}[precision]) for width in WIDTHS}
     return [{"WIDTH": width, "EACH": each, "ALIGNED": aligned} for width in WIDTHS
             for each in sorted({most[width], 1 if decoding else most[width]}) for aligned in (0, 1)]
 
 
 def quantized(precision):
+    """The variants of quant_matvec: BITS of a weight, ROWS of x at a time."""
     return [{"BITS": bits, "ROWS": rows} for bits in (4, 8) for rows in (1, 2, 4)]
 
 
@@ -35,21 +34,24 @@ VARIANTS = {"attention": partial(tiles, decoding=True), "attention_backward": ti
 
 
 def files():
-    """Their names, without ".cu"."""
+    """The names of the .cu files, without the suffix."""
     return sorted(path.stem for path in FOLDER.glob("*.cu"))
 
 
 def text(file):
-    """csrc/cuda/<file>.cu behind all that it needs: nothing is included, for CuPy knows a kernel by its text alone."""
+    """csrc/cuda/<file>.cu, preceded by the files it uses.
+
+    There is no #include, because CuPy recompiles a kernel only if its own text changes.
+    """
     names = ["real.cuh", *AFTER.get(file, []), f"{file}.cu"]
     return "".join(f'#line 1 "{name}"\n{(FOLDER / name).read_text("utf-8")}' for name in names)
 
 
 def variants(file, precision):
-    """All that a file is compiled for in the precision "f" or "d": a list of {name: value}."""
+    """The macros of each variant of a file in the precision "f" or "d": a list of {name: value}."""
     return VARIANTS[file](precision) if file in VARIANTS else [{}]
 
 
 def options(precision, defines):
-    """The compiler's."""
+    """The compiler's options for one variant."""
     return ("-std=c++17", f"-Dreal={REAL[precision]}", *(f"-D{name}={value}" for name, value in defines.items()))

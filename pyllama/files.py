@@ -1,4 +1,4 @@
-"""Files that last: written with a checksum and forced to the disk; JSON and safetensors, as bytes and back."""
+"""Durable files, written with a checksum and forced to the disk; JSON and safetensors, to bytes and back."""
 import contextlib
 import glob
 import hashlib
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes  # noqa: F401 -- teaches NumPy, and through it safetensors, the dtype bfloat16
+import ml_dtypes  # noqa: F401 -- gives NumPy, and through it safetensors, the dtype bfloat16
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -21,21 +21,22 @@ DTYPES = {"bool": "BOOL", "float64": "F64", "float32": "F32", "float16": "F16", 
 
 
 class DamagedFile(UserError):
-    """A file is missing, unreadable or not what was written."""
+    """A file is missing, is unreadable, or differs from what was written."""
 
 
 def to_json(value) -> bytes:
+    """Indented JSON with sorted keys: equal values give equal bytes."""
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def to_safetensors(tensors: dict[str, np.ndarray]) -> Iterator:
-    """The bytes of a safetensors file, piece by piece: the header's length, the header, the arrays end to end.
+    """Yield the bytes of a safetensors file: the header's length, the header, then the arrays end to end.
 
-    Not by the library's own writer: it hides errno, so that a full disk has no name, and it writes the memory of
-    a strided array as if it were contiguous.
+    The library's own writer is not used.  It hides errno, so a full disk could not be reported as such, and it writes
+    the memory of a strided array as if it were contiguous.
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))           # so that each is aligned
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}                         # Hugging Face insists on it
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))           # widest first: all are aligned
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}                         # Hugging Face requires it
     end = 0
     for name in names:
         a, start, end = tensors[name], end, end + tensors[name].nbytes
@@ -49,7 +50,7 @@ def to_safetensors(tensors: dict[str, np.ndarray]) -> Iterator:
 
 
 def write(path, chunks) -> dict[str, int | str]:
-    """Write a new file and force it to the disk; the size and SHA-256 of what was meant to be written."""
+    """Write a new file and force it to the disk.  Returns {"size": ..., "sha256": ...} of the chunks."""
     size, digest = 0, hashlib.sha256()
     with open(path, "xb") as file:
         for chunk in chunks:
@@ -63,9 +64,11 @@ def write(path, chunks) -> dict[str, int | str]:
 
 @contextlib.contextmanager
 def replacing(path: str | Path, only_writer: bool = False) -> Iterator[BinaryIO]:
-    """A file to write, which gets the name `path` once it is whole and on the disk, and never if writing it fails.
+    """Open a temporary file for writing and rename it to `path` once it is complete and on the disk.
 
     only_writer     no other process writes to this path: delete the unfinished files that killed processes left
+
+    If writing fails, the temporary file is deleted and `path` is unchanged.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
@@ -83,7 +86,7 @@ def replacing(path: str | Path, only_writer: bool = False) -> Iterator[BinaryIO]
 
 
 def rewrite(path: str | Path, chunks: Iterable, only_writer: bool = False) -> None:
-    """Write the chunks in place of what is there: whole, or not at all.  See replacing()."""
+    """Replace a file by the chunks, completely or not at all.  See replacing()."""
     with replacing(path, only_writer) as file:
         file.writelines(chunks)
 
@@ -92,13 +95,13 @@ def export(path: str | Path, chunks: Iterable) -> None:
     """rewrite() for a file that the user named.  Raises UserError if it cannot be written."""
     try:
         rewrite(path, chunks)
-    except (OSError, ValueError) as error:                      # a path such as "." has no name
+    except (OSError, ValueError) as error:                      # a path such as "." has no file name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path}: {reason}; name a file in a folder that exists") from None
 
 
 def sync(folder):
-    """Force the names in the folder to the disk."""
+    """Force the folder's entries, the names of its files, to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -107,6 +110,7 @@ def sync(folder):
 
 
 def read_json(path):
+    """Parse a JSON file.  Raises DamagedFile."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -116,6 +120,7 @@ def read_json(path):
 
 
 def read_tensors(path) -> dict[str, np.ndarray]:
+    """Read all arrays of a safetensors file, by name.  Raises DamagedFile."""
     try:
         return load_file(path)
     except (OSError, SafetensorError, AttributeError, TypeError) as error:      # the last two: a dtype unknown to NumPy

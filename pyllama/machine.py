@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores and memory, within its affinity and its container's limits."""
+"""The cores and the memory that this process may use: its CPU affinity and its container's limits count."""
 import contextlib
 import functools
 import os
@@ -8,7 +8,10 @@ CPUS, CGROUPS, CGROUP = Path("/sys/devices/system/cpu"), Path("/sys/fs/cgroup"),
 
 
 def cores():
-    """Physical cores this process may use, at least 1: two hardware threads of a core would share its vector units."""
+    """The number of physical cores this process may use, at least 1.
+
+    Hardware threads are not counted: two of one core share its vector units.
+    """
     if not hasattr(os, "sched_getaffinity"):                # macOS
         return os.cpu_count() or 1
     allowed = os.sched_getaffinity(0)
@@ -18,20 +21,20 @@ def cores():
 
 
 def memory():
-    """Bytes of memory this process may use: the machine's, or less in a container."""
+    """The memory this process may use, in bytes: the machine's, or less in a container."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([physical, *(int(limit) for limit in limits("memory.max") if limit != "max")])
 
 
 def limits(name):
-    """What the file `name` says in this process's control group (version 2) and in each group around it."""
-    mine = CGROUPS / read(CGROUP).rpartition("0::/")[2].split("\n")[0]
-    groups = [group for group in (mine, *mine.parents) if group.is_relative_to(CGROUPS)]
+    """The contents of the file `name` in this process's control group (version 2) and in each parent group."""
+    group_of_process = CGROUPS / read(CGROUP).rpartition("0::/")[2].split("\n")[0]
+    groups = [group for group in (group_of_process, *group_of_process.parents) if group.is_relative_to(CGROUPS)]
     return [text for group in groups if (text := read(group / name))]
 
 
 def read(path):
-    """The file's text, or "" where there is none to read."""
+    """The file's text, or "" if it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -40,18 +43,18 @@ def read(path):
 
 @functools.cache
 def _blas():
-    """The BLAS libraries that are loaded, NumPy's among them."""
+    """A controller of the BLAS libraries that are loaded, NumPy's among them."""
     from threadpoolctl import ThreadpoolController  # here, because most of pyllama runs without it
     return ThreadpoolController().select(user_api="blas")
 
 
 @contextlib.contextmanager
 def one_blas_thread():
-    """Within this context NumPy's products run on one thread; afterwards on as many as before.
+    """Run NumPy's matrix products on one thread within this context; restore the number of threads afterwards.
 
-    Training splits a batch over the cores itself: a BLAS's own threads would spin against these, several times slower
-    where another process wants a core too.  The number of threads belongs to the process: what other threads of it
-    compute meanwhile with NumPy runs on one thread, too.  10 µs a call.
+    Training already splits a batch over the cores.  A BLAS's own threads would spin against these, which is several
+    times slower if another process needs a core too.  The number of threads belongs to the process: meanwhile NumPy
+    uses one thread in the process's other threads, too.  The cost is 10 µs a call.
     """
     with _blas().limit(limits=1):
         yield

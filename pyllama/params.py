@@ -1,7 +1,7 @@
 """Parameters: a tree of dicts and lists whose leaves are views into one flat vector.
 
-The optimizer, the gradient norm, a checkpoint and another rank see one array; the model sees names.  The order of
-the leaves is the tree's own, so what init() puts side by side lies side by side in the vector.
+The optimizer, the gradient norm, a checkpoint and another rank see one array; the model sees names.  The leaves lie in
+the vector in the order of the tree.
 """
 import contextlib
 from contextvars import ContextVar
@@ -14,16 +14,21 @@ from pyllama.errors import UserError
 
 
 class _Places(NamedTuple):
-    """Where gradients go: see adding()."""
-    of_leaf: dict[int, np.ndarray]                      # by the id of the leaf
-    transposed: dict[int, dict[tuple, np.ndarray]]      # by the id of the array whose memory it is, and the layout
+    """Where gradients are added: see adding()."""
+    of_leaf: dict[int, np.ndarray]                      # id of the leaf -> array
+    transposed: dict[int, dict[tuple, np.ndarray]]      # id of the leaf's base -> layout -> array
 
 
-_places: ContextVar[_Places | None] = ContextVar("where gradients go", default=None)
+_places: ContextVar[_Places | None] = ContextVar("where gradients are added", default=None)
 
 
 def leaves(tree, path=""):
-    """Yield (dotted name, array): "model.layers.0.mlp.up_proj.weight", ..."""
+    """Yield (dotted name, array) for each leaf in the order of the tree, such as "model.layers.0.mlp.up_proj.weight".
+
+    >>> from pyllama.params import leaves
+    >>> list(leaves({"norm": {"weight": 1.0}, "layers": [2.0, 3.0]}))
+    [('norm.weight', 1.0), ('layers.0', 2.0), ('layers.1', 3.0)]
+    """
     if isinstance(tree, dict | list):
         for key, branch in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from leaves(branch, f"{path}.{key}" if path else str(key))
@@ -32,17 +37,17 @@ def leaves(tree, path=""):
 
 
 def chosen(tree, paths):
-    """The names of the leaves at these dotted paths or below them, a set; UserError if there is none at one of them."""
+    """The names of the leaves at or below these dotted paths, a set.  Raises UserError for a path without leaves."""
     names = [name for name, _ in leaves(tree)]
     below = {path: {name for name in names if f"{name}.".startswith(f"{path}.")} for path in paths}
-    for path, found in below.items():
-        if not found:
-            raise UserError(f"there is no parameter at {path!r}; they are such as {names[0]} and {names[-1]}")
+    for path, matches in below.items():
+        if not matches:
+            raise UserError(f"there is no parameter at {path!r}; give names such as {names[0]} or {names[-1]}")
     return set().union(*below.values())
 
 
 def rebuild(tree, arrays):
-    """A tree of tree's form over the next of the iterator `arrays`, taken in the order of leaves()."""
+    """A tree of the same structure, whose leaves are taken from the iterator `arrays` in the order of leaves()."""
     if isinstance(tree, dict):
         return {key: rebuild(branch, arrays) for key, branch in tree.items()}
     if isinstance(tree, list):
@@ -51,17 +56,16 @@ def rebuild(tree, arrays):
 
 
 def cast(x, dtype):
-    """x.astype(dtype), without warnings; by a kernel, with the same bits but for those a NaN carries, if there is one.
-    """
-    kernels = backend.of([x if x.dtype == np.float32 else np.empty(0, dtype)])
+    """x.astype(dtype) without warnings, by a kernel if there is one; the bits of a NaN may differ from NumPy's."""
+    kernels = backend.kernels_for([x if x.dtype == np.float32 else np.empty(0, dtype)])
     with np.errstate(over="ignore", invalid="ignore"):
         return kernels.cast(x, dtype) if hasattr(kernels, "cast") else x.astype(dtype)
 
 
 def named(tree, arrays):
-    """A tree of tree's form from a mapping of dotted names to arrays, each cast to the dtype of tree's leaf.
+    """A tree of the same structure from a mapping of dotted names to arrays, each cast to the dtype of its leaf.
 
-    Raises UserError naming what is missing, what is left over, or what has another shape.
+    Raises UserError if a name is missing or unknown, or an array has another shape than its leaf.
     """
     wanted = dict(leaves(tree))
     if wrong := sorted(wanted.keys() ^ arrays.keys()):
@@ -76,7 +80,10 @@ def named(tree, arrays):
 
 
 def over(flat, tree):
-    """The tree again, its leaves views into flat, end to end."""
+    """A tree of the same structure, whose leaves are views into flat [N], end to end.
+
+    Raises ValueError unless N is the number of entries of all leaves.
+    """
     sizes = [a.size for _, a in leaves(tree)]
     ends = np.cumsum(sizes, dtype=int)
     if flat.shape != (sum(sizes),):
@@ -86,7 +93,7 @@ def over(flat, tree):
 
 
 def flatten(tree):
-    """(flat, views): the leaves copied into one new vector, and the tree over it."""
+    """Copy the leaves into one new vector: (flat [N], a tree of views into it).  All leaves have one dtype."""
     flat = np.concatenate([a.ravel() for _, a in leaves(tree)])
     return flat, over(flat, tree)
 
@@ -94,7 +101,8 @@ def flatten(tree):
 def add(total, tree):
     """total += tree, leaf by leaf and by name; the order of tree's keys does not matter.
 
-    One zero in the place of a larger leaf says that it has been added before: see adding().
+    A single zero in place of a larger leaf means that its gradient has been added already: see adding().  Raises
+    ValueError if the names or the shapes differ otherwise.
     """
     sums, addends = dict(leaves(total)), dict(leaves(tree))
     added = {name for name, a in addends.items() if name in sums and _is_left(a, sums[name])}
@@ -106,17 +114,17 @@ def add(total, tree):
             a += addends[name]
 
 
-# --- gradients that are added where they are made ---------------------------------------------------------------------
+# --- gradients that are added while they are computed -----------------------------------------------------------------
 
 @contextlib.contextmanager
 def adding(p, grads):
-    """Within this context the gradients of p's leaves are added to those of `grads` where they are made.
+    """Let backward passes within this context add the gradients of p's leaves to the leaves of `grads`.
 
-    A backward pass returns one zero in their place, what is left to add: so a step's gradient exists once, and a kernel
-    adds to it while it computes.  Only for gradients that go into the sum as they are.
+    The gradient of a step then exists once, and a kernel may add to it while it computes.  In place of a gradient that
+    has been added, a backward pass returns a single zero.  Use it only for gradients that are summed unchanged.
 
-    An op that reads a leaf finds the place of its gradient, and one that reads a matrix's `.T` finds it transposed.
-    What it does not find, such as some rows of a table, is left to the tree's sum: add().
+    Op recognizes a leaf, and the `.T` of a matrix, among its inputs.  The gradients of other views, such as some rows
+    of a table, are returned as usual and added by add().
     """
     known = _Places({}, {})
     for (_, leaf), (_, place) in zip(leaves(p), leaves(grads), strict=True):
@@ -131,7 +139,7 @@ def adding(p, grads):
 
 
 def places(inputs):
-    """{number of the input: where its gradient is added}, of an op's inputs."""
+    """{i: the array to which the gradient of inputs[i] is added}, for the inputs that adding() covers."""
     known = _places.get()
     if known is None:
         return {}
@@ -147,10 +155,10 @@ def places(inputs):
 
 
 def gather(places, grads):
-    """Add to each place the gradient of its input, unless a kernel has and so returns the place itself; the gradients,
-    with a zero instead of each that was added.
+    """Add the gradient of input i to places[i], unless a kernel has done so and returned places[i] itself.
 
-    The zero is a NumPy number of the gradient's precision: a model may transpose it, give it an axis or add to it.
+    Returns the gradients, with a zero for each that was added.  The zero is a NumPy scalar of the gradient's precision:
+    a model may transpose it, give it an axis or add to it.
     """
     grads = list(grads)
     for i, place in places.items():
@@ -161,11 +169,11 @@ def gather(places, grads):
 
 
 def _layout(x):
-    """Where an array begins, its shape and strides: equal for two views of the same numbers in the same order."""
+    """(address, shape, strides) of an array: equal for two views of the same entries in the same order."""
     begin = x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
     return begin, x.shape, x.strides
 
 
 def _is_left(a, place):
-    """Is this the zero of gather(), or a view of it?"""
+    """Is a gather()'s zero, or a view of one?"""
     return isinstance(a, np.generic | np.ndarray) and a.size == 1 and a.shape != place.shape and not a.any()

@@ -1,6 +1,6 @@
-"""Counter-based random numbers: a draw depends on what it is for, never on what was drawn before it.
+"""Counter-based random numbers: a draw depends on its key, never on earlier draws.
 
-So a resumed run, a recomputed activation and another rank draw what the undisturbed run would have drawn.
+A resumed run, a recomputed activation and another rank therefore draw the numbers of the undisturbed run.
 """
 import contextlib
 import math
@@ -10,30 +10,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-_undrawn: ContextVar[bool] = ContextVar("draw shapes instead of numbers?", default=False)
+_undrawn: ContextVar[bool] = ContextVar("whether to draw shapes instead of numbers", default=False)
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """A Philox stream for this key, for example ``generator(seed, "dropout", step, layer)``.
+    """A generator of Philox random numbers for this key, for example ``generator(seed, "dropout", step, layer)``.
 
-    Every part is an integer or a word.  Equal keys give equal streams on every machine (NumPy's SeedSequence and Philox
-    are stable by contract); different keys give independent ones.
+    key     integers and strings
+
+    Equal keys give equal streams on every machine, because NumPy guarantees that SeedSequence and Philox do not change.
+    Different keys give independent streams.  Raises TypeError if a part of the key is neither.
     """
     if _undrawn.get():
         return Undrawn()                                # type: ignore[return-value]
-    # Not the parts themselves: SeedSequence fills up with zeros, so that (7,) and (7, 0) would be one key.
+    # Not the parts themselves: SeedSequence pads with zeros, so (7,) and (7, 0) would be the same key.
     text = repr([part if isinstance(part, str) else operator.index(part) for part in key])
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(int.from_bytes(text.encode(), "little"))))
 
 
 class Draw(NamedTuple):
-    """What the dropout of a forward pass is drawn from: the key of a stream, and the place of its rows in the batch."""
-    key: tuple[int | str, ...]                          # such as (seed, "dropout", step); (): nothing is drawn
-    row: int = 0                                        # row number of x[0] in the whole batch
+    """The random numbers of a forward pass's dropout: the key of the stream and the row at which it starts."""
+    key: tuple[int | str, ...]                          # such as (seed, "dropout", step); (): no dropout
+    row: int = 0                                        # number of x[0] among the rows of the step's batch
 
-    def at(self, place: int | str) -> "Draw":
-        """The draw of one layer or one part of it: the key grows by its name."""
-        return self._replace(key=(*self.key, place)) if self.key else self
+    def at(self, part: int | str) -> "Draw":
+        """The draw of one layer or one part of it: append its number or name to the key."""
+        return self._replace(key=(*self.key, part)) if self.key else self
 
 
 NO_DRAW = Draw(())                                      # outside training: no dropout
@@ -41,7 +43,7 @@ NO_DRAW = Draw(())                                      # outside training: no d
 
 @contextlib.contextmanager
 def undrawn():
-    """Within this context a generator draws shapes without numbers: an init() then tells its shapes, for no memory."""
+    """Let generators return shapes without numbers within this context: a model's init() then allocates no memory."""
     token = _undrawn.set(True)
     try:
         yield
@@ -50,7 +52,7 @@ def undrawn():
 
 
 class Shape:
-    """A matrix of which the shape alone is there, through what an init() does to one."""
+    """A stand-in for a random matrix that has only its shape and supports the operations of a model's init()."""
     __array_ufunc__ = None                              # or a NumPy number times this would be an array of objects
 
     def __init__(self, shape: tuple[int, ...]):
@@ -66,7 +68,7 @@ class Shape:
 
 
 class Undrawn:
-    """What init() draws from in undrawn()."""
+    """The generator within undrawn()."""
 
     def standard_normal(self, size):
         return Shape(size)

@@ -57,7 +57,7 @@ def frequencies(P, base, scaling):
     return theta
 
 
-def make(T, P, base, start, scaling, dtype):
+def compute(T, P, base, start, scaling, dtype):
     """tables() without the cache; scaling is what items() returns."""
     angle = np.arange(start, start + T)[:, None] * frequencies(P, base, dict(scaling))
     cos, sin = np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
@@ -65,13 +65,15 @@ def make(T, P, base, start, scaling, dtype):
     return cos, sin
 
 
-kept = lru_cache(maxsize=8)(make)
+cached = lru_cache(maxsize=8)(compute)
 
 
 def tables(T, P, base, start, scaling, dtype):
-    """cos, sin [T P] of the angles (start + t) θ_k, in this dtype, on the host.
+    """cos, sin [T P] of the angles (start + t) θ_k in radians, in this dtype, on the host.
 
-    They are read-only, because they are cached: every layer of every step uses the same ones.
+    scaling  as for items()
+
+    The tables are cached, because every layer of every step uses the same ones, and therefore read-only.
 
     >>> import numpy as np
     >>> from pyllama.rotary import tables
@@ -79,4 +81,4 @@ def tables(T, P, base, start, scaling, dtype):
     >>> cos.ravel().round(4)
     array([ 1.    ,  0.5403, -0.4161])
     """
-    return kept(T, P, base, start, items(scaling), dtype)
+    return cached(T, P, base, start, items(scaling), dtype)

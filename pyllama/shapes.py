@@ -1,9 +1,9 @@
-"""The language of shapes: what an op says of its inputs and outputs, and the checks that arrays and ids fit.
+"""The shape language in which an op declares its inputs and outputs, and the checks of arrays and ids against it.
 
     x[... D], w[D] -> y[... D]
 
-Shapes     x[... D] is any leading axes and then D;  a[2*K] is two Ks side by side;  ids[B T]<V is integers below V;
-           b[E]? may be left out (optional inputs come last);  -> s[... D], y[... D] are two outputs.
+Shapes     x[... D] has any leading axes, then D;  a[2*K] is an axis of length 2K;  ids[B T]<V holds integers below V;
+           b[E]? is optional (optional inputs come last);  -> s[... D], y[... D] are two outputs.
 Axes       B batch, T query time, S key time, D model, E output, H query heads, G key/value heads,
            R = H/G query heads per key/value head, K head width, P = K/2 rotary pairs, F hidden, V vocabulary,
            L layers, N rows.
@@ -27,40 +27,40 @@ class Array(NamedTuple):
 
 
 def arrays(side):
-    """The inputs, or the outputs, of a shape line."""
+    """Parse one side of a shape line: its inputs or its outputs."""
     return [Array(name, tuple(axes.split()), below, bool(optional))
             for name, axes, below, optional in re.findall(r"(\w+)\[(.*?)\](?:<(\w+))?(\?)?", side)]
 
 
 def signature(inputs):
-    """The shape and dtype of each array, a tuple."""
+    """The (shape, dtype) of each array, as a tuple: hashable."""
     return tuple([(x.shape, x.dtype) for x in inputs])
 
 
-def check(op, given):
-    """Raise TypeError or ValueError in one sentence unless inputs of the signature `given` fit the op's shape line."""
+def check(op, actual):
+    """Raise TypeError or ValueError unless inputs with the signature `actual` fit the op's shape line."""
     name = op.name
-    required = sum(not wanted.optional for wanted in op.inputs)
-    if not required <= len(given) <= len(op.inputs):
-        raise TypeError(f"{name} takes {op.shapes.split('->')[0].strip()}; got {len(given)} inputs")
+    required = sum(not declared.optional for declared in op.inputs)
+    if not required <= len(actual) <= len(op.inputs):
+        raise TypeError(f"{name} takes {op.shapes.split('->')[0].strip()}; got {len(actual)} inputs")
     sizes = {}
     precision = None
-    for wanted, (shape, dtype) in zip(op.inputs, given, strict=False):
-        if (dtype.kind in "iub") != bool(wanted.below):
-            kind = "integer" if wanted.below else "floating"
-            raise TypeError(f"{name}: {wanted.name} must be {kind}, not {dtype}")
-        if not wanted.below:
-            precision = precision or (wanted.name, real(dtype))
+    for declared, (shape, dtype) in zip(op.inputs, actual, strict=False):
+        if (dtype.kind in "iub") != bool(declared.below):
+            kind = "integer" if declared.below else "floating"
+            raise TypeError(f"{name}: {declared.name} must be {kind}, not {dtype}")
+        if not declared.below:
+            precision = precision or (declared.name, real(dtype))
             if real(dtype) != precision[1]:
-                raise TypeError(f"{name}: {wanted.name} is {dtype} but {precision[0]} is {precision[1]}; "
-                                f"convert one, mixed precision is not promoted")
-        if not fits(wanted.axes, shape, sizes):
-            raise ValueError(f"{name}: {wanted.name} has shape {shape}, which does not fit {wanted}"
+                raise TypeError(f"{name}: {declared.name} is {dtype} but {precision[0]} is {precision[1]}; "
+                                f"convert one, because mixed precision is not promoted")
+        if not fits(declared.axes, shape, sizes):
+            raise ValueError(f"{name}: {declared.name} has shape {shape}, which does not fit {declared}"
                              + (f" with {sizes}" if sizes else ""))
 
 
 def check_dy(op, output, dy, shape, dtype):
-    """Raise ValueError or TypeError unless dy fits an output of this shape and dtype; for a 0-d one any number does."""
+    """Raise ValueError or TypeError unless dy fits an output of this shape and dtype; a 0-d one accepts any number."""
     name, y = op.name, output.name
     if np.shape(dy) != shape:
         raise ValueError(f"{name}: d{y} has shape {np.shape(dy)}, {y} has {shape}")
@@ -74,12 +74,12 @@ def real(dtype):
 
 
 def fits(axes, shape, sizes):
-    """Does the shape match these axes?  The sizes of axes met for the first time are added to `sizes`."""
+    """Does the shape match these axes?  Sizes of axes that `sizes` lacks are added to it."""
     if "..." in axes:
-        i, many = axes.index("..."), len(shape) - len(axes) + 1
-        if many < 0 or sizes.setdefault("...", shape[i:i + many]) != shape[i:i + many]:
+        i, leading = axes.index("..."), len(shape) - len(axes) + 1
+        if leading < 0 or sizes.setdefault("...", shape[i:i + leading]) != shape[i:i + leading]:
             return False
-        axes, shape = axes[:i] + axes[i + 1:], shape[:i] + shape[i + many:]
+        axes, shape = axes[:i] + axes[i + 1:], shape[:i] + shape[i + leading:]
     if len(axes) != len(shape):
         return False
     for axis, n in zip(axes, shape, strict=True):

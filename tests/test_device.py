@@ -30,7 +30,7 @@ def cupy_with(count):
 REASONS = {
     "missing": (None, r"a GPU needs cupy, which is not installed: pip install '.*\[cuda13\]'"),
     "no driver": (cupy_with(CUDARuntimeError("cudaErrorInsufficientDriver")), r"finds no GPU: cudaErrorInsuff.*driver"),
-    "no device": (cupy_with(0), r"finds no GPU: the driver offers none; see CUDA_VISIBLE_DEVICES"),
+    "no device": (cupy_with(0), r"the driver offers no GPU; check CUDA_VISIBLE_DEVICES"),
 }
 
 

@@ -160,7 +160,7 @@ def test_several_outputs_are_given_and_taken_as_a_tuple():
     with pytest.raises(TypeError, match="ds is float32 but s is float64"):
         back((s.astype("float32"), p))
     for wrong in (s, (s,), (s, p, p)):
-        with pytest.raises(TypeError, match=rf"gives s\[D\], p\[\]: it takes one gradient for each, not {len(wrong)}"):
+        with pytest.raises(TypeError, match=rf"returns s\[D\], p\[\]: pass one gradient for each, not {len(wrong)}"):
             back(wrong)
 
 
@@ -176,10 +176,10 @@ def kernels(monkeypatch):
 
 def test_kernels_run_on_real_arrays_of_one_precision(kernels):
     x = np.zeros(3)
-    assert backend.of([x, x]) is kernels
-    assert backend.of([x.astype("float32"), np.zeros(3, int)]) is kernels
+    assert backend.kernels_for([x, x]) is kernels
+    assert backend.kernels_for([x.astype("float32"), np.zeros(3, int)]) is kernels
     for inputs in ([x, x + 0j], [x.astype("float32"), x], [x.astype("float16")], [x.view(np.matrix)], [x.astype(int)]):
-        assert backend.of(inputs) is None
+        assert backend.kernels_for(inputs) is None
 
 
 @pytest.mark.usefixtures("unregistered")
@@ -221,31 +221,31 @@ def test_a_kernel_may_add_its_gradient_to_the_place(kernels, adds, declines, tot
 def test_use_nests_and_ends_however_it_is_left(kernels):
     inputs = [np.zeros(3)]
     with backend.use("numpy"):
-        assert backend.of(inputs) is None
+        assert backend.kernels_for(inputs) is None
         with backend.use("cpu"):
-            assert backend.of(inputs) is kernels
-        assert backend.of(inputs) is None
+            assert backend.kernels_for(inputs) is kernels
+        assert backend.kernels_for(inputs) is None
         with pytest.raises(ZeroDivisionError), backend.use("cpu"):
             _ = 1 / 0
-        assert backend.of(inputs) is None
-    assert backend.of(inputs) is kernels
+        assert backend.kernels_for(inputs) is None
+    assert backend.kernels_for(inputs) is kernels
 
 
 def test_use_holds_for_its_own_thread(kernels):
     seen = []
     with backend.use("numpy"):
-        other = threading.Thread(target=lambda: seen.append(backend.of([np.zeros(3)])))
+        other = threading.Thread(target=lambda: seen.append(backend.kernels_for([np.zeros(3)])))
         other.start()
         other.join()
     assert seen == [kernels]
 
 
 def test_use_of_an_unknown_backend_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"backend 'gpu' is not among \['numpy'"), backend.use("gpu"):
+    with pytest.raises(ValueError, match=r"'gpu' is not available; choose among \['numpy'"), backend.use("gpu"):
         pass
     monkeypatch.setattr(backend, "cpu", None)
     monkeypatch.setattr(backend, "why_no_cpu", "not built")
-    with pytest.raises(ValueError, match=r"backend 'cpu' is not among \['numpy'\]: not built"), backend.use("cpu"):
+    with pytest.raises(ValueError, match=r"'cpu' is not available; choose among \['numpy'\]: not"), backend.use("cpu"):
         pass
 
 

@@ -28,7 +28,7 @@ def configuration(model):
 
 
 def source(model):
-    return objectives.of(configuration(model), TOKENS).source(TEXT)
+    return objectives.objective_of(configuration(model), TOKENS).source(TEXT)
 
 
 def test_a_bert_is_asked_for_what_was_hidden_and_sees_the_rest():
@@ -93,7 +93,7 @@ def test_a_batch_that_hides_nothing_does_not_lower_the_loss():
 ])
 def test_what_learns_nothing_from_text_is_refused(config, tokenizer, message):
     with pytest.raises(objectives.UserError, match=message):
-        objectives.of(config, tokenizer)
+        objectives.objective_of(config, tokenizer)
 
 
 @pytest.fixture

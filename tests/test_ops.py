@@ -194,7 +194,7 @@ def test_back_keeps_alive_what_forward_saved_and_nothing_else(op, on, data):
     inputs = moved(on, inputs)
     kind = type(inputs[-1])
     with backend.use(on):
-        kernels = backend.of(inputs)
+        kernels = backend.kernels_for(inputs)
         y, saved = getattr(kernels, op.name, op.forward)(*inputs, **options)
         kept = [any(a is b for b in saved) for a in (*inputs, *op.each(y)) if isinstance(a, kind)]
         del y, saved

@@ -122,7 +122,7 @@ def test_an_environment_that_makes_no_sense_is_refused(variables, device, messag
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
-        parallel.of_environment(tmp_path, device)
+        parallel.from_environment(tmp_path, device)
 
 
 @pytest.mark.parametrize("rank", [None, "3"])
@@ -131,7 +131,7 @@ def test_without_a_launcher_nothing_is_shared(rank, monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     if rank:
         monkeypatch.setenv("RANK", rank)
-    assert isinstance(parallel.of_environment(tmp_path, "cpu"), parallel.Solo)
+    assert isinstance(parallel.from_environment(tmp_path, "cpu"), parallel.Solo)
 
 
 @pytest.fixture
@@ -154,12 +154,12 @@ def test_processes_meet_by_a_file_and_sum_in_place(nccl, monkeypatch, tmp_path):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("MASTER_PORT", "29500")
     (tmp_path / "nccl.29500.id").write_text("9,9,9")        # of a launch that failed
-    comm = parallel.of_environment(tmp_path, "cuda")
+    comm = parallel.from_environment(tmp_path, "cuda")
     assert (comm.rank, comm.size, nccl.used, list(tmp_path.iterdir())) == (0, 2, [0], [])
     (tmp_path / "nccl.29500.id").write_text("3,-1,4")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    parallel.of_environment(tmp_path, "cuda")
+    parallel.from_environment(tmp_path, "cuda")
     assert nccl.asked == [(2, (3, -1, 4), 0), (2, (3, -1, 4), 1)]
     assert nccl.used == [0, 0]
     comm.add(SimpleNamespace(data=SimpleNamespace(ptr=5), size=6, dtype=np.dtype("float64")))
@@ -171,10 +171,10 @@ def test_who_waits_in_vain_for_the_first_says_so(nccl, monkeypatch, tmp_path):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(parallel, "PATIENCE", 0.01)
     with pytest.raises(UserError, match=r"process 1 found no .* let all processes share --out_dir"):
-        parallel.of_environment(tmp_path, "cuda")
+        parallel.from_environment(tmp_path, "cuda")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="LOCAL_RANK is 2, but here are 2 GPUs"):
-        parallel.of_environment(tmp_path, "cuda")
+        parallel.from_environment(tmp_path, "cuda")
     nccl.library.available = False
     with pytest.raises(UserError, match=r"CuPy finds no NCCL.*pip install nvidia-nccl-cu13"):
-        parallel.of_environment(tmp_path, "cuda")
+        parallel.from_environment(tmp_path, "cuda")

@@ -70,7 +70,7 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradi
 
 def test_a_name_that_freezes_nothing_is_refused():
     for wrong in ("modle", "", "model.layer", "model.layers.0.mlp.up"):
-        with pytest.raises(UserError, match=rf"no parameter at '{wrong}'; they are such as model\.embed"):
+        with pytest.raises(UserError, match=rf"no parameter at '{wrong}'; give names such as model\.embed"):
             loop.start(CONFIG, replace(SHORT, freeze=("model.norm", wrong)))
     with pytest.raises(UserError, match="freeze leaves no parameter to train"):
         loop.start(CONFIG, replace(SHORT, freeze=("model", "lm_head")))

@@ -59,7 +59,7 @@ def refuse(kind: str, **flags: Any) -> None:
 def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Path | None, like) -> dict:
     """Evaluate on the documents of the sources, and print the result."""
     pretrained, tokenizer_of_model = load(model, tokenizer)
-    objective = objectives.of(pretrained.config, tokenizer_of_model)
+    objective = objectives.objective_of(pretrained.config, tokenizer_of_model)
     context = pretrained.config.max_position_embeddings
     settings = Settings(block_size=context if block_size is None else block_size)
     if settings.block_size > context:

@@ -24,7 +24,7 @@ from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare
 from pyllama.training import objectives, text_run
 from pyllama.training.loop import Settings
-from pyllama.training.parallel import of_environment
+from pyllama.training.parallel import from_environment
 from pyllama.training.run import Plan, RunPolicy, saved_run
 from pyllama.training.text_run import Text
 
@@ -98,7 +98,7 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
         init_from: Start from the weights, shape and tokenizer of this model instead of from random numbers.
         device: Where to compute: the CPU, or a GPU through CuPy.
     """
-    like, comm = on(device), of_environment(out_dir, device)        # first: is there a GPU, are the others there?
+    like, comm = on(device), from_environment(out_dir, device)        # first: is there a GPU, are the others there?
     console.quiet = comm.rank > 0
     check_log_steps(log_steps)
     require_new(out_dir)
@@ -132,7 +132,7 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
         log_steps: Steps between lines where there is no terminal to draw on.
         device: Where to compute; on the device of before it goes on bit for bit.
     """
-    like, comm = on(device), of_environment(run, device)
+    like, comm = on(device), from_environment(run, device)
     console.quiet = comm.rank > 0
     check_log_steps(log_steps)
     saved = saved_run(run, max_steps)

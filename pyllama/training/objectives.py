@@ -1,6 +1,6 @@
 """What a model learns from plain text: the next token, masked tokens, or a text from its corrupted copy.
 
-    objective = of(config, tokenizer)
+    objective = objective_of(config, tokenizer)
     for record in train(state, objective.source(tokens), settings): ...
 
 The model's configuration says which (Config.LEARNS).  LLaMA and GPT-2 read windows of tokens as they are.  BERT and
@@ -32,7 +32,7 @@ class Objective(NamedTuple):
     evaluate: Callable                          # evaluate(state, source, settings, most), for run.run()
 
 
-class Recovered(NamedTuple):
+class Reconstruction(NamedTuple):
     """How well corrupted text is reconstructed."""
     loss: float                                 # nats per predicted token
     perplexity: float
@@ -46,7 +46,7 @@ class Recovered(NamedTuple):
         return f"perplexity {self.perplexity:.2f}"
 
 
-def of(config, tokenizer: Tokenizer) -> Objective:
+def objective_of(config, tokenizer: Tokenizer) -> Objective:
     """Raises UserError if the model learns nothing from text, or needs a mask and the tokenizer has none."""
     if config.learns is None:
         raise UserError(f"a {config.TYPE} with this head does not learn from plain text; train it on a task with "
@@ -115,7 +115,7 @@ class CorruptedText:
         return self.damage(ids[:, :-1], generator(settings.seed, "damage", step))
 
 
-def evaluate(state, source: CorruptedText, settings, most: int | None = None) -> Recovered:
+def evaluate(state, source: CorruptedText, settings, most: int | None = None) -> Reconstruction:
     """Over all whole windows, or those in the first `most` tokens, but one at least.  Raises UserError if none of their
     tokens is to be predicted."""
     tokens = source.tokens
@@ -132,4 +132,4 @@ def evaluate(state, source: CorruptedText, settings, most: int | None = None) ->
     if not targets:
         raise UserError(f"none of the {len(tokens)} tokens to evaluate on was masked; give more text or larger "
                         f"eval_tokens")
-    return Recovered(loss, loop.perplexity(loss), int(targets))
+    return Reconstruction(loss, loop.perplexity(loss), int(targets))

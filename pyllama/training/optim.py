@@ -77,7 +77,7 @@ class Optimizer:
         lr, decay, scale = float(lr), float(decay), float(scale)        # a NumPy float64 would promote float32
         self.t += 1
         vectors = [p, g, *(getattr(self, name) for name in self.kept)]
-        kernel = getattr(backend.of([p, g]), self.rule.__name__, None)
+        kernel = getattr(backend.kernels_for([p, g]), self.rule.__name__, None)
         update, pieces = (kernel, self.ranges) if kernel else (self.rule, blocks(self.ranges))
         for where, in_matrix in pieces:
             update(*(x[where] for x in vectors), lr=lr, decay=decay if in_matrix else 0.0, scale=scale,
@@ -190,7 +190,7 @@ def sum_and_norm(gs):
     Squares are made and summed in float64, where no float32 overflows and none is lost, in an order that depends on
     g.size alone.
     """
-    if kernels := backend.of(gs):
+    if kernels := backend.kernels_for(gs):
         return kernels.sum_and_norm(gs)
     squares, (g, *others) = 0.0, gs
     with np.errstate(over="ignore", invalid="ignore"):  # the norm says inf or NaN

@@ -59,7 +59,7 @@ def share(count: int, comm: Communicator) -> range:
     return range(count * comm.rank // comm.size, count * (comm.rank + 1) // comm.size)
 
 
-def of_environment(folder: Path, on: str) -> Communicator:
+def from_environment(folder: Path, on: str) -> Communicator:
     """Solo, or Nccl where a launcher (torchrun, or srun and mpiexec with these names set) started several processes:
     WORLD_SIZE and RANK say how many and who, LOCAL_RANK which GPU this one has.  They meet by a file in `folder`, which
     all see.  If one fails, the launcher must end the others: they would wait for it.

@@ -64,7 +64,7 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
     """
     if text.token_file:
         text = replace(text, data=(str(text.token_file),))          # absolute: a resume may start elsewhere
-    objective = objectives.of(config, tokenizer)                    # before the work: can it learn from text?
+    objective = objectives.objective_of(config, tokenizer)                    # before the work: can it learn from text?
     context = getattr(config, "max_position_embeddings", settings.block_size)
     if settings.block_size > context:
         raise UserError(f"block_size is {settings.block_size}, but the model sees {context} tokens "
@@ -92,7 +92,7 @@ def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator 
                         f"{folder}")
     state = start(config, saved.settings, like=like)
     restore(state, saved.checkpoint)
-    objective = objectives.of(config, saved.tokenizer)
+    objective = objectives.objective_of(config, saved.tokenizer)
     return plan(folder, state, objective, tokens, text, saved.settings, saved.policy, saved.about, saved.tokenizer,
                 saved.best_so_far, comm)
 
