@@ -1,8 +1,8 @@
 # cython: allow_none_for_extension_args=False
-"""The C kernels under the ops' signatures: check, allocate, release the GIL, call.
+"""Bindings of the C kernels, with the ops' signatures: check, allocate, release the GIL, call.
 
-Inputs may have any strides, alignment and byte order; one that is not dense and native is copied, and `saved` holds
-the copy.  Op has checked shapes already; sizes are checked here again, because C would write past the end.
+Inputs may have any strides, alignment and byte order.  One that is not contiguous and native is copied, and `saved` has
+the copy.  Op has checked the shapes already; sizes are checked here again, because C would write past the end.
 """
 import ctypes
 import os
@@ -94,7 +94,7 @@ cdef extern from "cpu/arena.h" nogil:
     void arena_empty()
     arena_counts arena_count()
 
-cdef extern from *:                                     # numpy 2.0's own declarations lack these two
+cdef extern from *:                                     # NumPy 2.0's own declarations lack these two
     """
     static PyDataMem_Handler arena_handler = {
         "pyllama arena", 1, {NULL, arena_malloc, arena_calloc, arena_realloc, arena_free}};
@@ -109,8 +109,8 @@ np.import_array()
 cdef bytes _wanted = os.environ.get("PYLLAMA_ISA", "").encode()
 cdef const char *_isa = kernels_init(_wanted)
 if _isa == NULL:
-    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2 and avx512, or this build or "
-                      "processor lacks it; unset it to get the best there is")
+    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2 and avx512, or not supported by this "
+                      "build or processor; unset it to use the best that is supported")
 isa = _isa.decode()                                     # the instruction set in use
 
 
@@ -121,23 +121,29 @@ cdef bint _forked = False
 
 
 def threads():
-    """How many threads a kernel uses."""
+    """The number of threads a kernel uses."""
     return _threads
 
 
 def set_threads(int n):
-    """Let every kernel use n threads; results do not depend on it.  ValueError unless 1 <= n <= 1024."""
+    """Set the number of threads of every kernel; results are bit-identical for any number.
+
+    Raises ValueError unless 1 <= n <= 1024, RuntimeError if n > 1 in a forked process.
+    """
     global _threads
     if not 1 <= n <= 1024:
         raise ValueError(f"the number of threads must be from 1 to 1024, not {n}")
     if _forked and n > 1:
-        raise RuntimeError("a forked process runs the kernels on one thread, for OpenMP's do not survive a fork; "
+        raise RuntimeError("a forked process runs the kernels on one thread, because OpenMP's do not survive a fork; "
                            'start it with multiprocessing.get_context("spawn") to use more')
     _threads = n
 
 
 def _after_fork(bint had_threads=True):
-    """OpenMP's threads do not survive a fork.  A parent that knows it had none may let the child start its own."""
+    """Restrict a forked process to one thread, because OpenMP's threads do not survive a fork.
+
+    had_threads     False: the parent has not started any, so the child may start its own
+    """
     global _threads, _forked
     _threads, _forked = 1, had_threads
 
@@ -151,12 +157,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-# --- another library's product ----------------------------------------------------------------------------------------
+# --- matrix products by another library -------------------------------------------------------------------------------
 
 def use_blas(str path):
-    """Let products be made by the BLAS at this path from now on; "" for our own.  OSError if it cannot be loaded.
+    """Compute matrix products with the BLAS library at this path from now on; "": with our own kernel.
 
-    It is called from our own threads and must not start any: its 32-bit CBLAS interface, single-threaded.
+    Our threads call its CBLAS interface with 32-bit integers.  It must not start threads itself.  Raises OSError if the
+    library cannot be loaded or lacks the interface.
     """
     if not path:
         blas_gemm[0] = blas_gemm[1] = NULL
@@ -172,7 +179,7 @@ def use_blas(str path):
 try:
     use_blas(os.environ.get("PYLLAMA_BLAS", ""))
 except OSError as error:
-    raise ImportError(f"PYLLAMA_BLAS={os.environ['PYLLAMA_BLAS']}: {error}; unset it to use our own product") from None
+    raise ImportError(f"PYLLAMA_BLAS={os.environ['PYLLAMA_BLAS']}: {error}; unset it to use our own kernel") from None
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
@@ -185,15 +192,18 @@ cdef const kernels *kernels_for(np.ndarray x) except NULL:
 
 
 cdef np.ndarray dense(a, np.ndarray like):
-    """a as a C-contiguous native array of the precision of `like`: itself if it is one, else a copy."""
-    cdef np.ndarray given = np.asarray(a)
-    if np.PyArray_TYPE(given) != np.PyArray_TYPE(like):
-        raise TypeError(f"mixed precision: {given.dtype} and {like.dtype}; convert one")
-    return np.PyArray_FROM_OTF(given, np.PyArray_TYPE(like), np.NPY_ARRAY_IN_ARRAY)
+    """a as a C-contiguous native array, copied if it is not one.
+
+    Raises TypeError unless its precision is that of `like`.
+    """
+    cdef np.ndarray array = np.asarray(a)
+    if np.PyArray_TYPE(array) != np.PyArray_TYPE(like):
+        raise TypeError(f"mixed precision: {array.dtype} and {like.dtype}; convert one")
+    return np.PyArray_FROM_OTF(array, np.PyArray_TYPE(like), np.NPY_ARRAY_IN_ARRAY)
 
 
 cdef np.ndarray dense_as(a, np.ndarray like):
-    """dense(a), of the shape of `like` too."""
+    """dense(a, like).  Raises ValueError unless its shape is that of `like`, too."""
     cdef np.ndarray d = dense(a, like)
     if not np.PyArray_SAMESHAPE(d, like):
         raise ValueError(f"shapes {np.shape(d)} and {np.shape(like)} differ")
@@ -201,7 +211,7 @@ cdef np.ndarray dense_as(a, np.ndarray like):
 
 
 cdef np.ndarray in_place(a, np.ndarray like):
-    """a itself, for a kernel to write to; it must be as dense_as(a, like) would make it."""
+    """a itself, for a kernel to write to.  Raises ValueError if dense_as(a, like) would copy it or it is read-only."""
     cdef np.ndarray d = dense_as(a, like)
     if d is not a or not np.PyArray_ISWRITEABLE(d):
         raise ValueError("an array that is updated in place must be contiguous, aligned and writable; copy it first")
@@ -213,15 +223,15 @@ cdef np.ndarray new(like):
 
 
 cdef np.ndarray indices(a):
-    """a as dense integers of the machine's own size."""
-    cdef np.ndarray given = np.asarray(a)
-    if given.dtype.kind not in "iub":
-        raise TypeError(f"indices must be integers, not {given.dtype}")
-    return np.PyArray_FROM_OTF(given, np.NPY_INTP, np.NPY_ARRAY_IN_ARRAY | np.NPY_ARRAY_FORCECAST)
+    """a as a C-contiguous array of pointer-sized integers."""
+    cdef np.ndarray array = np.asarray(a)
+    if array.dtype.kind not in "iub":
+        raise TypeError(f"indices must be integers, not {array.dtype}")
+    return np.PyArray_FROM_OTF(array, np.NPY_INTP, np.NPY_ARRAY_IN_ARRAY | np.NPY_ARRAY_FORCECAST)
 
 
 cdef idx count_below(np.ndarray ids, idx bound, what, ignore=None) except -1:
-    """How many of these dense ids are not `ignore`; IndexError unless those are all within 0 .. bound-1."""
+    """Count the ids, but for those equal to `ignore`.  Raises IndexError unless all others lie in 0 .. bound-1."""
     cdef const idx *id = <const idx *>ids.data
     cdef bint all_count = ignore is None
     cdef idx i, counted = 0, ignored = 0 if all_count else ignore
@@ -233,7 +243,7 @@ cdef idx count_below(np.ndarray ids, idx bound, what, ignore=None) except -1:
     return counted
 
 
-# --- the ops: each binding stands beside its kernel -------------------------------------------------------------------
+# --- ops: each binding is next to its kernel --------------------------------------------------------------------------
 
 include "../csrc/cpu/add_rms_norm.pxi"
 include "../csrc/cpu/attention.pxi"
@@ -251,7 +261,7 @@ include "../csrc/cpu/softmax.pxi"
 include "../csrc/cpu/swiglu.pxi"
 
 
-# --- what is no op: updates in place, and casts -----------------------------------------------------------------------
+# --- not ops: updates in place, and casts -----------------------------------------------------------------------------
 
 include "../csrc/cpu/adamw.pxi"
 include "../csrc/cpu/sgd.pxi"
@@ -260,7 +270,7 @@ include "../csrc/cpu/cast.pxi"
 
 
 def _exp(np.ndarray x):
-    """The exponential that the kernels inline: no op, but its accuracy is tested."""
+    """The exponential that the kernels inline.  It is not an op; a test measures its accuracy."""
     cdef const kernels *k = kernels_for(x)
     x = dense(x, x)
     cdef np.ndarray y = new(x)

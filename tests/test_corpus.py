@@ -141,10 +141,10 @@ def test_a_line_that_is_no_record_is_named(line, said, tmp_path):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no file, folder or match of a pattern '.*nowhere\.txt'"):
+    with pytest.raises(UserError, match=r"no file or folder '.*nowhere\.txt'"):
         texts(tmp_path / "nowhere.txt")
     (tmp_path / "code.py").write_text("code")
-    with pytest.raises(UserError, match=r"holds no .*\.txt file.*\*\*/\*\.py"):
+    with pytest.raises(UserError, match=r"has no .*\.txt file.*\*\*/\*\.py"):
         texts(tmp_path)
 
 

@@ -129,7 +129,7 @@ def test_a_discount_that_cannot_be_estimated_is_the_fallback():
 
 
 def test_what_cannot_be_fitted_is_refused():
-    with pytest.raises(UserError, match=r"order is 0; an n-gram has at least 1 token$"):
+    with pytest.raises(UserError, match=r"order is 0; it must be at least 1$"):
         ngram.fit(joined([[0]]), 0, V)
     with pytest.raises(UserError, match="there are no tokens"):
         ngram.fit(joined([[]]), 2, V)

@@ -61,7 +61,7 @@ def asked(context, question="a b?", *answers):
 @given(text=texts)
 @example(text=" 黑豹队😀 é\n\n")
 def test_a_token_has_the_characters_that_its_bytes_touch(name, text):
-    ids, places = TOKENIZERS[name].encode_with_places([text])[0]
+    ids, places = TOKENIZERS[name].encode_with_positions([text])[0]
     character = np.repeat(np.arange(len(text)), [len(c.encode()) for c in text])
     begin = 0
     for i, (first, past) in zip(ids, places, strict=True):
@@ -77,7 +77,7 @@ def test_a_token_has_the_characters_that_its_bytes_touch(name, text):
 @on_all
 @given(text=texts)
 def test_places_are_in_order_and_end_in_no_white_space(tokenizer, text):
-    _, places = tokenizer.encode_with_places([text])[0]
+    _, places = tokenizer.encode_with_positions([text])[0]
     flat = np.array([0, *places[places[:, 0] < places[:, 1]].ravel(), len(text)])
     assert (np.diff(flat[::2]) >= 0).all()
     assert (np.diff(flat[1::2]) >= 0).all()
@@ -87,13 +87,13 @@ def test_places_are_in_order_and_end_in_no_white_space(tokenizer, text):
 def test_white_space_behind_a_token_is_none_of_its_places():
     rust = Rust(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     rust.pre_tokenizer = pre_tokenizers.Split(Regex(r"\S+\s*"), "isolated")
-    _, places = Tokenizer(rust).encode_with_places(["ab  c\n"])[0]
+    _, places = Tokenizer(rust).encode_with_positions(["ab  c\n"])[0]
     assert places.tolist() == [[0, 2], [4, 5]]
 
 
 def test_a_lone_surrogate_is_refused():
     with pytest.raises(UserError, match="U\\+D800 at position 1"):
-        TOKENIZERS["pairs"].encode_with_places(["a\ud800"])
+        TOKENIZERS["pairs"].encode_with_positions(["a\ud800"])
 
 
 # Windows
@@ -154,7 +154,7 @@ def test_a_length_without_room_is_refused():
 @on_all
 @given(data=st.data(), context=texts, max_length=st.integers(8, 24))
 def test_an_answer_between_tokens_is_found_back_in_each_window_that_has_all_of_it(tokenizer, data, context, max_length):
-    ids, places = tokenizer.encode_with_places([context])[0]
+    ids, places = tokenizer.encode_with_positions([context])[0]
     seen = [i for i, (first, past) in enumerate(places) if first < past]
     if not seen:
         return

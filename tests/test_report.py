@@ -109,8 +109,8 @@ def test_report_reads_files_and_standard_input(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["{tmp}/none.txt"], "there is no file, folder or match of a pattern .*none.txt"),
-    (["{tmp}/empty.txt"], "empty.txt is empty; give it some text"),
+    (["{tmp}/none.txt"], "there is no file or folder .*none.txt"),
+    (["{tmp}/empty.txt"], "empty.txt is empty; add some text"),
     (["{tmp}/a.txt", "--out", "{tmp}/no/r.json"], "cannot write .*r.json: No such file or directory; name a file")])
 def test_what_cannot_be_reported_is_refused_in_a_sentence(flags, message, tmp_path, capsys):
     (tmp_path / "empty.txt").touch()

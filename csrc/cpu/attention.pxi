@@ -1,5 +1,8 @@
 cdef np.ndarray with_rows(a, np.ndarray like):
-    """a itself, whatever its strides, if its last axis is contiguous, else a dense copy; of the precision of `like`."""
+    """a itself if its last axis is contiguous, whatever the other strides; otherwise a dense copy.
+
+    Raises TypeError unless its precision is that of `like`.
+    """
     cdef np.ndarray x = np.asarray(a)
     if np.PyArray_TYPE(x) != np.PyArray_TYPE(like):
         raise TypeError(f"mixed precision: {x.dtype} and {like.dtype}; convert one")
@@ -10,13 +13,13 @@ cdef np.ndarray with_rows(a, np.ndarray like):
 
 
 cdef heads heads_of(np.ndarray x):
-    """Of [B G R T K] or [B G S K]."""
+    """The address and the strides, in numbers, of heads [B G R T K] or [B G S K]."""
     cdef idx size = x.itemsize, r = x.strides[2] // size if x.ndim == 5 else 0
     return heads(x.data, x.strides[0] // size, x.strides[1] // size, r, x.strides[x.ndim - 2] // size)
 
 
 cdef np.ndarray new_heads(np.ndarray x):
-    """New memory for the shape of x, in the order [B T heads K]: the model merges its heads without a copy."""
+    """A new array of the shape of x whose memory has the order [B T heads K]: the model merges heads without a copy."""
     if x.ndim == 5:
         return np.empty((x.shape[0], x.shape[3], x.shape[1], x.shape[2], x.shape[4]), x.dtype).transpose(0, 2, 3, 1, 4)
     return np.empty((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), x.dtype).transpose(0, 2, 1, 3)
@@ -39,6 +42,7 @@ cdef attending attending_of(np.ndarray q, np.ndarray k, np.ndarray v, np.ndarray
 
 
 cdef np.ndarray bytes_of(mask):
+    """The mask as contiguous bytes, 0 or 1."""
     return None if mask is None else np.ascontiguousarray(np.asarray(mask) != 0)
 
 
@@ -68,8 +72,8 @@ def attention_backward(dy, np.ndarray q, np.ndarray k, np.ndarray v, mask, np.nd
     cdef np.ndarray dq = new_heads(q), dk = new_heads(k), dv = new_heads(v)
     cdef int threads = _threads
     cdef np.ndarray work = scratch(threads * kernel.attention_work(a.K), q)
-    cdef heads to_q = heads_of(dq), to_k = heads_of(dk), to_v = heads_of(dv), given = heads_of(d)
+    cdef heads to_q = heads_of(dq), to_k = heads_of(dk), to_v = heads_of(dv), from_y = heads_of(d)
     a.y, a.lse = heads_of(y), lse.data
     with nogil:
-        kernel.attention_backward(&a, to_q, to_k, to_v, given, work.data, threads)
+        kernel.attention_backward(&a, to_q, to_k, to_v, from_y, work.data, threads)
     return dq, dk, dv, None

@@ -3,7 +3,7 @@ ctypedef void (*from_half)(void *y, const uint16_t *x, idx n, int threads) noexc
 
 
 def cast(np.ndarray x, dtype):
-    """x.astype(dtype), by a kernel if one dtype is float32 and the other a half."""
+    """x.astype(dtype), by a kernel if one dtype is float32 and the other is float16 or bfloat16."""
     cdef const kernels *k = kernels_of[0]
     cdef to_half narrow = NULL
     cdef from_half widen = NULL

@@ -33,6 +33,6 @@ def cross_entropy_backward(dloss, np.ndarray z, t, np.ndarray lse, *, idx ignore
 
 
 cdef double denominator(np.ndarray t, idx V, idx ignore_index, count) except -1:
-    """C.  IndexError unless the targets that count are below V."""
+    """C: `count`, or the number of targets that are not ignored, at least 1.  Raises IndexError for a target >= V."""
     cdef idx counted = count_below(t, V, "target", ignore_index)
     return max(counted if count is None else count, 1)

@@ -1,5 +1,6 @@
-cdef np.ndarray dropped(given, rate, key, start):
-    cdef np.ndarray x = np.asarray(given)
+cdef np.ndarray dropped(values, rate, key, start):
+    """Drop and scale: the forward pass on x and, with the same random numbers, the backward pass on dy."""
+    cdef np.ndarray x = np.asarray(values)
     cdef const kernels *k = kernels_for(x)
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: the rate is {rate}; it must lie in 0 <= rate < 1")

@@ -17,7 +17,7 @@ def embedding_backward(dy, ids, np.ndarray w):
 
 
 def embedding_backward_into(dy, ids, np.ndarray w, *, into):
-    """The rows of dw are added to into[1], if that is C-contiguous."""
+    """Add dw to into[1] if that is C-contiguous; otherwise return a new dw."""
     cdef const kernels *k = kernels_for(w)
     cdef np.ndarray row = indices(ids), d = dense(dy, w), dw = into.get(1)
     if dw is None or not np.PyArray_ISCARRAY(dw):

@@ -1,12 +1,15 @@
 cdef np.ndarray scratch(idx numbers, np.ndarray like):
-    """Memory for kernels, its start on a cache line."""
+    """Working memory for a kernel, aligned to a cache line."""
     cdef np.ndarray room = np.empty(numbers * like.itemsize + 64, np.uint8)
     cdef idx start = -<idx>room.data % 64
     return room[start:start + numbers * like.itemsize].view(like.dtype)
 
 
 cdef np.ndarray strided(a, np.ndarray like):
-    """The matrix a itself if its rows or its columns are contiguous, else a dense copy; of the precision of `like`."""
+    """The matrix a itself if its rows or its columns are contiguous, otherwise a dense copy.
+
+    Raises TypeError unless its precision is that of `like`.
+    """
     cdef np.ndarray m = np.asarray(a)
     if np.PyArray_TYPE(m) != np.PyArray_TYPE(like):
         raise TypeError(f"mixed precision: {m.dtype} and {like.dtype}; convert one")
@@ -17,9 +20,9 @@ cdef np.ndarray strided(a, np.ndarray like):
 
 
 cpdef np.ndarray matmul(a, b, np.ndarray like, np.ndarray into=None):
-    """a b as a new array, or into += a b."""
+    """a @ b as a new array, or added to `into`."""
     if np.ndim(a) != 2 or np.ndim(b) != 2:
-        raise ValueError(f"a product of shapes {np.shape(a)} and {np.shape(b)}: both must be matrices")
+        raise ValueError(f"a product of shapes {np.shape(a)} and {np.shape(b)}; both must be matrices")
     cdef np.ndarray x = strided(a, like), y = strided(b, like), c = None if into is None else in_place(into, into)
     cdef idx M = x.shape[0], N = y.shape[1], K = x.shape[1], size = like.itemsize
     if c is None:
@@ -58,7 +61,7 @@ def linear_backward(dy, np.ndarray x, np.ndarray w, b):
 
 
 def linear_backward_into(dy, np.ndarray x, np.ndarray w, b, *, into):
-    """dw is added to into[1] by the product that makes it; a model that stores w transposed has a transposed place."""
+    """Let the matrix product add dw to into[1], which may be the transpose of a contiguous array."""
     E, D = np.shape(w)
     d, rows, dw = np.asarray(dy).reshape(-1, E), x.reshape(-1, D), into.get(1)
     if dw is not None and np.PyArray_ISCARRAY(dw):

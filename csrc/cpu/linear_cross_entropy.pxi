@@ -1,6 +1,6 @@
 LOGITS = 2 ** 25                                        # bytes of logits at once, at most
 cdef enum:
-    LINE = 16                                           # float32 numbers of a cache line: chunks are whole ones
+    LINE = 16                                           # float32 numbers in a cache line; chunks have whole lines
 
 
 def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, chunk=None, idx ignore_index=-100, double label_smoothing=0,
@@ -28,7 +28,10 @@ def linear_cross_entropy_backward(dloss, dx, dw, **options):
 
 
 cdef idx rows_at_once(idx N, idx bytes_of_a_row):
-    """Of equal chunks: a megabyte of logits or 340 rows, enough to make w worth packing, but LOGITS at most."""
+    """The rows of a chunk; all chunks have equal size.
+
+    A megabyte of logits or 340 rows are enough to make packing w worthwhile.  LOGITS is the limit.
+    """
     cdef idx enough = max(2 ** 20 // bytes_of_a_row, 340), most = max(LOGITS // bytes_of_a_row, 1)
     if most >= LINE:
         most = most // LINE * LINE

@@ -1,7 +1,10 @@
-cdef np.ndarray rotate(given, np.ndarray cos, np.ndarray sin, bint interleaved):
-    """A view [A H T K] of memory [A T H K] is neither copied nor changed in its order: a model makes one, and undoes it
-    on the result."""
-    cdef np.ndarray x = np.asarray(given), y
+cdef np.ndarray rotate(values, np.ndarray cos, np.ndarray sin, bint interleaved):
+    """Rotate pairs of x [... T 2*P].
+
+    If x [A H T K] is a view of memory in the order [A T H K], as a model's heads are, it is not copied, and the result
+    has the same order: the model merges its heads without a copy.
+    """
+    cdef np.ndarray x = np.asarray(values), y
     cdef const kernels *k = kernels_for(x)
     cos, sin = dense(cos, x), dense_as(sin, cos)
     if cos.ndim != 2 or np.shape(x)[-2:] != (cos.shape[0], 2 * cos.shape[1]):

@@ -3,7 +3,7 @@ def sum_and_norm(gs):
     cdef const kernels *k = kernels_for(total)
     if len(gs) > 1:
         total = in_place(gs[0], total)
-    lanes = [total, *(dense_as(g, total) for g in gs[1:])]                  # alive until the kernel has run
+    lanes = [total, *(dense_as(g, total) for g in gs[1:])]      # keeps the arrays alive until the kernel has run
     cdef np.ndarray addresses = np.array([lane.ctypes.data for lane in lanes], np.uintp)
     cdef idx n = total.size, count = addresses.size
     cdef double norm

@@ -1,22 +1,22 @@
-"""attention and its backward pass; see csrc/cuda/attention.cu."""
+"""Attention and its backward pass; see csrc/cuda/attention.cu."""
 import cupy
 
 from pyllama import cuda_text
 from pyllama.cuda.launching import THREADS, aligned, dense, launch
 
-BUSY = 256                                              # blocks: enough for a device not to idle
+BUSY = 256                                              # blocks: enough to occupy a device
 
 
 def attention(q, k, v, mask=None, *, causal=False, window=None):
-    if q.shape[-1] > cuda_text.WIDTHS[-1]:                # heads so wide that no thread has the registers
+    if q.shape[-1] > cuda_text.WIDTHS[-1]:                # a thread has too few registers for wider heads
         return NotImplemented
     (q, k, v), (B, G, R, T, K), S = with_rows(q, k, v), q.shape, k.shape[2]
     y, lse = new_heads(q), cupy.empty((B, G, R * T, 1), q.dtype)
     seen, tiles = seen_keys(T, S, mask, causal, window), tiled(q, k, v)
-    if R * T <= 16:                                     # decoding: the fewest rows that a tile may have
+    if R * T <= 16:                                     # decoding: the smallest tile
         tiles["EACH"] = 1
     blocks, shift = query_tiles(q, **tiles)
-    splits = max(1, min(BUSY // max(1, blocks), min(S, T + seen[1] + seen[2]) // 128))      # 128 keys at least for each
+    splits = max(1, min(BUSY // max(1, blocks), min(S, T + seen[1] + seen[2]) // 128))      # at least 128 keys each
     parts = [a if splits == 1 else cupy.empty((splits, a.size), a.dtype) for a in (y, lse)]
     launch("attention", blocks * splits, *parts, q, k, v, *seen, B, G, R, T, S, K, shift, splits,
            *steps(q), *steps(k), *steps(v), threads=128, **tiles)
@@ -32,39 +32,39 @@ def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
     seen, tiles = seen_keys(T, S, mask, causal, window), tiled(q, k, v, dy)
     common = {"file": "attention_backward", **tiles}
     launch("attention_delta", warps(lse.size), delta, dy, y, lse.size, G, R, T, K, *steps(dy), *steps(y), **common)
-    given, sizes = (dy, q, k, v, lse, delta, *seen), (G, R, T, S, K)
+    inputs, sizes = (dy, q, k, v, lse, delta, *seen), (G, R, T, S, K)
     strides = *steps(dy), *steps(q), *steps(k), *steps(v)
     blocks, shift = query_tiles(q, **tiles)
-    launch("attention_backward_q", blocks, dq, *given, *sizes, shift, *strides, threads=128, **common)
+    launch("attention_backward_q", blocks, dq, *inputs, *sizes, shift, *strides, threads=128, **common)
     blocks = B * G * -(-S // (16 * tiles["EACH"]))
-    launch("attention_backward_kv", blocks, dk, dv, *given, *sizes, *strides, threads=128, **common)
+    launch("attention_backward_kv", blocks, dk, dv, *inputs, *sizes, *strides, threads=128, **common)
     return dq, dk, dv, None
 
 
 def with_rows(*arrays):
-    """Each itself, whatever its strides, if its last axis is contiguous, else a dense copy."""
+    """Each array itself if its last axis is contiguous, whatever the other strides; otherwise a dense copy."""
     return [a if a.strides[-1] == a.itemsize else cupy.ascontiguousarray(a) for a in arrays]
 
 
 def new_heads(x):
-    """New memory for the shape of x, in the order [B T heads K]: the model merges its heads without a copy."""
+    """A new array of the shape of x whose memory has the order [B T heads K]: the model merges heads without a copy."""
     B, *heads, T, K = x.shape
     return cupy.moveaxis(cupy.empty((B, T, *heads, K), x.dtype), 1, -2)
 
 
 def steps(x):
-    """The strides of all axes but the last, in numbers."""
+    """The strides of all axes but the last, in numbers, not bytes."""
     return [n // x.itemsize for n in x.strides[:-1]]
 
 
 def seen_keys(T, S, mask, causal, window):
-    """The mask, or a null pointer, and how far behind and ahead of its place a query sees."""
+    """(mask or null pointer, behind, ahead): a query sees keys from `behind` before it to `ahead` after it."""
     far = T + S if window is None else min(window - 1, T + S)
     return 0 if mask is None else cupy.ascontiguousarray(mask != 0), far, 0 if causal else far
 
 
 def tiled(q, *others):
-    """What tile.cuh is compiled for."""
+    """The macros of tile.cuh for these arrays."""
     K = q.shape[-1]
     width = next(width for width in cuda_text.WIDTHS if width >= K)
     flat = all(n % 16 == 0 for a in (q, *others) for n in a.strides[:-1])
@@ -73,7 +73,7 @@ def tiled(q, *others):
 
 
 def query_tiles(q, *, EACH, **others):
-    """How many blocks, of 2^shift times each, and shift."""
+    """(blocks, shift): the number of blocks, and the log2 of the query positions in each."""
     B, G, R, T, _ = q.shape
     shift = min(max(T - 1, 0).bit_length(), (16 * EACH).bit_length() - 1)
     heads = 16 * EACH >> shift
@@ -81,5 +81,5 @@ def query_tiles(q, *, EACH, **others):
 
 
 def warps(n):
-    """The blocks that have a warp for each of n rows."""
+    """The number of blocks that have one warp for each of n rows."""
     return -(-n // (THREADS // 32))

@@ -9,7 +9,10 @@ from pyllama.cuda_text import THREADS
 
 @cache
 def module(file, precision, defines, device):
-    """What csrc/cuda/<file>.cu is for "f" or "d", with these (name, value) defined."""
+    """csrc/cuda/<file>.cu compiled in the precision "f" or "d", with these (name, value) macros.
+
+    Raises ValueError if cuda_text lacks the variant.
+    """
     if dict(defines) not in cuda_text.variants(file, precision):
         raise ValueError(f"{file}.cu is not tested for {dict(defines)}; list it in pyllama/cuda_text.py")
     return cupy.RawModule(code=cuda_text.text(file), options=cuda_text.options(precision, dict(defines)))
@@ -21,9 +24,12 @@ def kernel(name, file, precision, defines, device):
 
 
 def launch(name, blocks, *args, file=None, threads=THREADS, **defines):
-    """name<<<blocks, threads>>>(*args): arrays, of which the first gives the precision, int and float.
+    """Launch name<<<blocks, threads>>>(*args).
 
-    blocks is a number or a tuple of them; if it is 0, there is nothing to do.
+    blocks   a number or a tuple of numbers; if one is 0, nothing is launched
+    args     arrays, ints and floats; the first is an array and determines the precision
+    file     the .cu file, if its name is not that of the kernel
+    defines  macros of the variant
     """
     grid = blocks if isinstance(blocks, tuple) else (blocks,)
     if all(grid):
@@ -33,32 +39,33 @@ def launch(name, blocks, *args, file=None, threads=THREADS, **defines):
 
 
 def dense(*arrays):
-    """The arrays as C-contiguous ones: themselves if they are."""
+    """The arrays, copied if they are not C-contiguous."""
     return [cupy.ascontiguousarray(a) for a in arrays]
 
 
 def aligned(n, *arrays):
-    """May rows of n numbers be loaded 16 bytes at a time?  1 or 0, for the kernels."""
+    """1 if rows of n numbers may be loaded 16 bytes at a time, otherwise 0."""
     return int(n * arrays[0].itemsize % 16 == 0 and all(a.data.ptr % 16 == 0 for a in arrays))
 
 
 def threads_for(n, x):
-    """Of a block that has rows of n numbers like those of x: 16 bytes for each thread, in whole warps."""
+    """The threads of a block for rows of n numbers of x's dtype: one for every 16 bytes, in whole warps."""
     return min(THREADS, max(1, -(-n * x.itemsize // 512)) * 32)
 
 
 def elementwise(name, outputs, inputs, *rest, **options):
-    """A thread for every 16 bytes of the outputs; what is in `rest` follows the arrays."""
+    """Launch an elementwise kernel with a thread for every 16 bytes of the outputs.  `rest` follows the arrays."""
     n, at_once = outputs[0].size, THREADS * 16 // outputs[0].itemsize
     launch(name, -(-n // at_once), *outputs, *inputs, *rest, n, aligned(n, *outputs, *inputs), **options)
     return outputs
 
 
 def in_place(*arrays):
+    """Raise ValueError unless the arrays are C-contiguous."""
     if not all(a.flags.c_contiguous for a in arrays):
         raise ValueError("an array that is updated in place must be contiguous; copy it first")
 
 
 def number(value, dtype):
-    """A number as an array on the device, whether it is one already or not."""
+    """A Python number or a 0-d array as a 0-d array on the device."""
     return value.astype(dtype, copy=False) if isinstance(value, cupy.ndarray) else cupy.full((), value, dtype)

@@ -1,4 +1,4 @@
-"""The ops with kernels, but for attention, in alphabetical order."""
+"""The ops that have kernels, except attention, in alphabetical order."""
 from functools import lru_cache
 
 import cupy
@@ -9,12 +9,12 @@ from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, launch,
 from pyllama.rng import generator
 from pyllama.rotary import items, tables
 
-SHARES = 512                                            # of the rows, whose parts of a sum are added in order: four
+SHARES = 512                                            # groups of rows with a partial sum each, added in order: four
                                                         # blocks for each multiprocessor of a large device
 
 
 def indices(a):
-    """Dense integers of 64 bits, the kernels' own."""
+    """The ids as C-contiguous int64, the integer type of the kernels."""
     return cupy.ascontiguousarray(a, dtype=np.int64)
 
 
@@ -39,7 +39,7 @@ def add_rms_norm_backward(dys, s, w, r, *, eps=None):
 # --- cross_entropy ----------------------------------------------------------------------------------------------------
 
 def denominator(t, ignore_index, count, dtype):
-    """C, on the device."""
+    """C, as a 0-d array on the device: `count`, or the number of targets that are not ignored, at least 1."""
     return cupy.maximum(number((t != ignore_index).sum() if count is None else count, dtype), 1)
 
 
@@ -61,10 +61,11 @@ def cross_entropy_backward(dloss, z, t, lse, *, ignore_index=-100, label_smoothi
 
 # --- dropout ----------------------------------------------------------------------------------------------------------
 
-DRAWS = 8                                               # that a thread makes: a block of Philox
+DRAWS = 8                                               # a thread draws: a block of Philox
 
 
 def dropped(x, rate, key, start):
+    """Drop and scale: the forward pass on x and, with the same random numbers, the backward pass on dy."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: the rate is {rate}; it must lie in 0 <= rate < 1")
     (x,), n = dense(x), x.size
@@ -98,7 +99,7 @@ def embedding_backward(dy, ids, w):
 
 
 def embedding_backward_into(dy, ids, w, *, into):
-    """The rows of dw are added to into[1], if that is C-contiguous."""
+    """Add dw to into[1] if that is C-contiguous; otherwise return a new dw."""
     ids, (dy,), (V, D) = indices(ids).ravel(), dense(dy), w.shape
     dw = into.get(1)
     if dw is None or not dw.flags.c_contiguous:
@@ -148,10 +149,10 @@ def linear_cross_entropy(x, w, t, *, chunk=None, ignore_index=-100, label_smooth
     C, losses = denominator(t, ignore_index, count, x.dtype), cupy.empty(N, x.dtype)
     scale, dx, dw = 1 / C, cupy.empty_like(x), cupy.zeros_like(w)
     chunk = chunk or max(1, cuda_text.LOGITS // (V * x.itemsize))
-    room = cupy.empty((min(chunk, N), V), x.dtype)
+    logits = cupy.empty((min(chunk, N), V), x.dtype)
     for start in range(0, N, chunk):
         rows = slice(start, start + chunk)
-        z = cupy.matmul(x[rows], w.T, out=room[:N - start])
+        z = cupy.matmul(x[rows], w.T, out=logits[:N - start])
         launch("linear_cross_entropy", len(z), losses[rows], z, t[rows], scale, ignore_index, float(label_smoothing),
                float(z_loss), V, aligned(V, z), threads=threads_for(V, z))
         cupy.matmul(z, w, out=dx[rows])
@@ -202,7 +203,7 @@ def tables_from_zero(T, P, base, scaling, dtype, device):
 
 
 def rotate(x, cos, sin, direction, interleaved):
-    """A view [A H T K] of memory [A T H K] is neither copied nor changed in its order, as on the CPU."""
+    """Rotate pairs of x [... T 2*P].  As on the CPU, a view [A H T K] of memory [A T H K] is not copied."""
     (cos, sin), (T, P) = dense(cos, sin), cos.shape
     if x.ndim == 4 and x.strides[1] < x.strides[2] and x.strides[3] == x.itemsize:
         A, H = x.shape[:2]
@@ -218,11 +219,11 @@ def rotate(x, cos, sin, direction, interleaved):
 
 
 def rope(x, *, base=10000.0, start=0, interleaved=False, scaling=None):
-    """Tables of a power of two are kept: a text that grows by a token needs no new ones."""
+    """The tables have a power of two of positions and are cached, so generating a token seldom needs new ones."""
     T, K = x.shape[-2:]
     length = 1 << (start + T - 1).bit_length() if T else 0
-    kept = tables_from_zero(length, K // 2, base, items(scaling), x.dtype, cupy.cuda.runtime.getDevice())
-    cos, sin = (table[start:start + T] for table in kept)
+    cached = tables_from_zero(length, K // 2, base, items(scaling), x.dtype, cupy.cuda.runtime.getDevice())
+    cos, sin = (table[start:start + T] for table in cached)
     return rotate(x, cos, sin, 1.0, interleaved), (cos, sin)
 
 

@@ -1,4 +1,4 @@
-"""What is no op: updates in place (see pyllama/training/optim.py), and a product with quantized weights."""
+"""Not ops: updates in place (see pyllama/training/optim.py), and a product with quantized weights."""
 import math
 
 import cupy
@@ -6,7 +6,7 @@ import numpy as np
 
 from pyllama.cuda.launching import THREADS, aligned, dense, elementwise, in_place, launch, number
 
-PARTS = 1024                                            # of the sum of a vector's squares
+PARTS = 1024                                            # partial sums of a vector's squares, at most
 
 
 def adamw(p, g, m, v, *, lr, decay, scale, t, betas, eps):
@@ -36,14 +36,18 @@ def sum_and_norm(gs):
     return cupy.sqrt(parts.sum())
 
 
-OF_A_BLOCK = 32                                         # outputs: its 8 warps make 4 each
+OUTPUTS = 32                                            # of a block: its 8 warps compute 4 each
 
 
 def quant_matvec(x, w, scales, bits):
-    """y [N E] = x [N D] wᵀ, for few rows of x and a w [E D] of 8 or 4 bits: int8 [E D], or uint8 [E D/2] with two
-    numbers in each byte, the first in its low half, stored plus 8.
+    """y [N E] = x [N D] wᵀ for few rows of x and quantized w.
 
-    scales [E D/G], in the precision of x, are what the numbers of each group of G are worth; 8 divides G.
+    x        [N D], float32 or float64
+    w        for 8 bits int8 [E D]; for 4 bits uint8 [E D/2], two numbers in a byte, the first in its low half, plus 8
+    scales   [E D/G], in the precision of x: the factor of each group of G weights; 8 divides G
+    bits     8 or 4
+
+    Raises ValueError if the shapes do not fit, TypeError if the precisions differ.
     """
     (x, w, scales), (N, D), (E, groups) = dense(x, w.view(np.uint8), scales), x.shape, scales.shape
     if bits not in (4, 8) or w.shape != (E, D * bits // 8) or D % (8 * groups):
@@ -53,6 +57,6 @@ def quant_matvec(x, w, scales, bits):
         raise TypeError(f"quant_matvec: x is {x.dtype} but the scales are {scales.dtype}; convert one")
     w = w.copy() if w.data.ptr % 4 else w
     y, rows = cupy.empty((N, E), x.dtype), min(4, 1 << max(N - 1, 0).bit_length())
-    launch("quant_matvec", (-(-E // OF_A_BLOCK), -(-N // rows)), y, x, w, scales, N, E, D, D // groups, aligned(D, x),
+    launch("quant_matvec", (-(-E // OUTPUTS), -(-N // rows)), y, x, w, scales, N, E, D, D // groups, aligned(D, x),
            BITS=bits, ROWS=rows)
     return y

@@ -112,7 +112,7 @@ def windows(rows, trained):
         raise UserError(f"max_length {trained.max_length} has no room for a question and a context; raise it to 64 or "
                         f"more")
     contexts = list(dict.fromkeys(row.values["context"] for row in rows))
-    encoded = dict(zip(contexts, tokenizer.encode_with_places(contexts), strict=True))
+    encoded = dict(zip(contexts, tokenizer.encode_with_positions(contexts), strict=True))
     questions = tokenizer.encode_batch([row.values["question"] for row in rows])
     for number, (row, question) in enumerate(zip(rows, questions, strict=True)):
         ids, places = encoded[row.values["context"]]

@@ -1,4 +1,4 @@
-"""Text to token ids and back: characters, bytes, byte-level BPE, or any tokenizer.json, behind one class."""
+"""Convert text to token ids and back, with one class for characters, bytes, byte-level BPE and any tokenizer.json."""
 import functools
 import hashlib
 import json
@@ -13,51 +13,64 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from pyllama.errors import UserError
 from pyllama.files import rewrite
 
-# Names in use on the Hugging Face Hub; where a vocabulary has several, the earlier one marks the end in pretraining.
+# Names on the Hugging Face Hub.  If a vocabulary has several, the earlier one marks the end in pretraining.
 EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<｜end▁of▁sentence｜>", "<|eot_id|>")
 BOS = ("<|begin_of_text|>", "<s>", "<bos>", "<|bos|>", "<｜begin▁of▁sentence｜>", "<|startoftext|>", "<|endoftext|>")
 MASK = ("<mask>", "[MASK]")
 
-PIECE = 2**16                                       # characters of a long text that are encoded in one go
-AT_ONCE = 64                                        # texts in the library's hands: it keeps about 100 bytes a token
+PIECE = 2**16                                       # least number of characters in a piece of a long text
+AT_ONCE = 64                                        # texts encoded at once: the library uses about 100 bytes a token
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer (`rust`, a tokenizers.Tokenizer) with NumPy at its border."""
+    """A Hugging Face tokenizer (`rust`, a tokenizers.Tokenizer) that takes and returns NumPy arrays of ids.
+
+    >>> from pyllama.text.tokenizer import Tokenizer
+    >>> tokenizer = Tokenizer.characters("hello")
+    >>> tokenizer.encode("hole").tolist(), tokenizer.vocab_size
+    ([1, 3, 2, 0], 4)
+    >>> tokenizer.decode([1, 0, 2, 2, 3])
+    'hello'
+    """
 
     def __init__(self, rust: tokenizers.Tokenizer):
-        # A tokenizer.json may ask to cut or pad what it encodes, which would silently shorten a corpus.
+        # A tokenizer.json may truncate or pad texts, which would silently shorten a corpus.
         rust.no_truncation()
         rust.no_padding()
         self.rust = rust
 
-    # How to come by one
+    # Constructors
 
     @classmethod
     def characters(cls, text: str) -> "Tokenizer":
-        """One token for each character that occurs in the text, in code-point order."""
+        """One token for each character of the text, in code-point order.  Raises UserError for an empty text."""
         if not text:
-            raise UserError("the text is empty, so it holds no character to make a vocabulary of; give some text")
+            raise UserError("the text is empty, so it has no characters for a vocabulary; give some text")
         return cls(_characters(sorted(set(text))))
 
     @classmethod
     def bytes(cls) -> "Tokenizer":
-        """256 tokens, one for each byte of UTF-8: any text, no training."""
+        """256 tokens, one for each byte of UTF-8.  They encode any text and need no training."""
         return cls(_bytes())
 
     @classmethod
     def byte_pairs(cls, texts: Iterable[str], vocab_size: int,
                    special: Sequence[str] = ("<|endoftext|>",), alone: str = "") -> "Tokenizer":
-        """Byte-level BPE as in GPT-2, learned from the texts (Sennrich et al. 2016; Radford et al. 2019).
+        """Learn byte-level BPE from the texts, as in GPT-2.
 
-        The special tokens come first (ids 0, 1, ...), then the 256 bytes, then the merges: any text can be encoded.
-        The vocabulary is smaller than asked where the texts hold no more pairs.  What the pattern `alone` matches is in
-        no token with what stands around it.
+        The special tokens come first (ids 0, 1, ...), then the 256 bytes, then the merges.  Any text can be encoded.
+
+        vocab_size   the number of tokens; the result has fewer if the texts have no more pairs
+        alone        a regular expression; no token has a match of it together with other text
+
+        Raises UserError if vocab_size is too small for the bytes and the special tokens.
+
+        Source: Sennrich et al., 2016; Radford et al., 2019.
         """
         least = 256 + len(special)
         if vocab_size < least:
             raise UserError(f"vocab_size {vocab_size} is too small: 256 bytes and {len(special)} special tokens "
-                            f"need {least}; ask for more, or use a character or byte tokenizer")
+                            f"need {least}; make it larger, or use a character or byte tokenizer")
         rust = tokenizers.Tokenizer(models.BPE())
         words = pre_tokenizers.ByteLevel(add_prefix_space=False)
         rust.pre_tokenizer = words if not alone else pre_tokenizers.Sequence(
@@ -71,8 +84,10 @@ class Tokenizer:
     @classmethod
     def words(cls, texts: Iterable[str], vocab_size: int, special: Sequence[str] = (), unknown: str = "<unk>"
               ) -> "Tokenizer":
-        """A token for each of the most frequent words and marks, and `unknown` for the others: what vectors of words
-        belong to.  Decoding puts a space between any two."""
+        """Learn a vocabulary of words, as for word vectors: one token for each frequent word or punctuation mark.
+
+        All others are encoded as `unknown`.  Decoding puts a space between any two tokens.
+        """
         rust = tokenizers.Tokenizer(models.WordLevel(unk_token=unknown))
         rust.pre_tokenizer = pre_tokenizers.Whitespace()
         rust.train_from_iterator(texts, trainers.WordLevelTrainer(
@@ -81,34 +96,34 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a tokenizer.json, or the one in this folder."""
+        """Read a tokenizer.json, given the file or its folder.  Raises UserError if it cannot be read."""
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
             text = file.read_bytes().decode()
         except OSError as error:
             raise UserError(f"cannot read {file}: {error.strerror}; give a tokenizer.json "
-                            f"or a folder that holds one") from None
+                            f"or a folder that has one") from None
         except UnicodeDecodeError:
-            raise UserError(f"{file} is not a tokenizer.json, it is not even text; give one written "
-                            f"by Hugging Face or by pyllama") from None
+            raise UserError(f"{file} is not a tokenizer.json, because it is not UTF-8; give one written by Hugging "
+                            f"Face or by pyllama") from None
         try:
             return cls(tokenizers.Tokenizer.from_str(text))
         except Exception as error:                  # the library raises nothing narrower
-            raise UserError(f"{file} is not a tokenizer.json that the tokenizers library understands: {error}; "
+            raise UserError(f"{file} is not a tokenizer.json that the tokenizers library can read: {error}; "
                             f"give one written by Hugging Face or by pyllama") from None
 
     def save(self, folder: str | Path) -> None:
-        """Write folder/tokenizer.json, whole or not at all."""
+        """Write folder/tokenizer.json, completely or not at all."""
         file = Path(folder) / "tokenizer.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         rewrite(file, [self.rust.to_str(pretty=True).encode()])
 
-    # What it is
+    # Properties
 
     @functools.cached_property
     def vocab_size(self) -> int:
-        """One more than the largest id: the rows an embedding needs, also where some ids have no token."""
+        """The largest id plus 1: the rows an embedding needs, even if some ids have no token."""
         return max(self.rust.get_vocab().values(), default=-1) + 1
 
     @functools.cached_property
@@ -118,68 +133,73 @@ class Tokenizer:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of the JSON as the library writes it: the same for every spelling of the same tokenizer.json."""
+        """SHA-256, in hexadecimal, of the JSON as the library writes it, whatever the formatting of the file was."""
         return hashlib.sha256(self.rust.to_str().encode()).hexdigest()
 
     @property
     def eos_id(self) -> int | None:
-        """The token that ends a text, by its usual names, or None."""
+        """The id of the token that ends a text, known by its name (EOS), or None."""
         return self._special(EOS)
 
     @property
     def bos_id(self) -> int | None:
-        """The token that starts a text, by its usual names, or None.  GPT-2 starts with its end of text."""
+        """The id of the token that starts a text, known by its name (BOS), or None.  GPT-2's is its end of text."""
         return self._special(BOS)
 
     @property
     def mask_id(self) -> int | None:
-        """The token that hides another one, by its usual names, or None."""
+        """The id of the mask token, known by its name (MASK), or None."""
         return self._special(MASK)
 
     @property
     def special_ids(self) -> list[int]:
-        """The tokens that stand for no text."""
+        """The ids of the special tokens, sorted."""
         return sorted(i for i, token in self.rust.get_added_tokens_decoder().items() if token.special)
 
     def _special(self, names):
         ids = {token.content: i for i, token in self.rust.get_added_tokens_decoder().items() if token.special}
         return next((ids[name] for name in names if name in ids), None)
 
-    # What it does
+    # Encoding and decoding
 
     def encode(self, text: str, add_special_tokens: bool = False) -> np.ndarray:
-        """ids[N] of `dtype`.  A special token spelled out in the text, such as <|endoftext|>, becomes that token.
+        """The ids [N] of a text, in `dtype`.
 
-        Raises UserError, naming the first character that a character vocabulary lacks, or a lone surrogate.
+        add_special_tokens   add those with which tokenizer.json surrounds a text
+
+        A special token written in the text, such as <|endoftext|>, becomes that token.  Raises UserError, with the
+        position, for a character that a character vocabulary lacks and for a lone surrogate.
         """
         return self.encode_batch([text], add_special_tokens)[0]
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = False) -> list[np.ndarray]:
-        """encode() of each text, in parallel."""
+        """Encode each text as encode() does, in parallel."""
         _refuse_surrogates(texts)
         if self._lookup:
             return [self._look_up(text) for text in texts]
         pieces = [[text] if add_special_tokens else self._pieces(text) for text in texts]
         encoded = (np.array(encoding.ids, self.dtype) for encoding in self._encode(
-            self.rust.encode_batch_fast, [piece for some in pieces for piece in some], add_special_tokens))
-        return [np.concatenate([next(encoded) for _ in some]) for some in pieces]
+            self.rust.encode_batch_fast, [piece for parts in pieces for piece in parts], add_special_tokens))
+        return [np.concatenate([next(encoded) for _ in parts]) for parts in pieces]
 
-    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(ids[N], places[N 2]) of each text, without special tokens: a token stands for text[first:past], its places.
+    def encode_with_positions(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(ids [N], positions [N 2]) of each text, without special tokens: token i is text[first:past].
 
-        These leave out white space at either end, so that a token of nothing else has first == past; a token that is a
-        part of a character has all of it.  Raises UserError as encode() does.
+        The positions (first, past) exclude white space at both ends, so a token of white space has first == past.  A
+        token for some bytes of a character has the positions of the character.  Raises UserError as encode() does.
         """
         _refuse_surrogates(texts)
         encoded = self._encode(self.rust.encode_batch, texts, False)
-        return [(np.array(one.ids, self.dtype),
-                 np.array([_trimmed(text, *place) for place in one.offsets], int).reshape(-1, 2))
-                for text, one in zip(texts, encoded, strict=True)]
+        return [(np.array(encoding.ids, self.dtype),
+                 np.array([_trimmed(text, *offsets) for offsets in encoding.offsets], int).reshape(-1, 2))
+                for text, encoding in zip(texts, encoded, strict=True)]
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = False) -> str:
-        """The text of ids[N].  Bytes that are not UTF-8, such as half a character, show as U+FFFD.
+        """The text of ids [N].  Bytes that are not UTF-8, such as half a character, become U+FFFD.
 
-        Raises IndexError on an id outside the vocabulary, which the library would skip in silence.
+        skip_special_tokens   leave special tokens out of the text
+
+        Raises IndexError for an id outside the vocabulary, which the library would silently skip.
         """
         array = np.asarray(ids, np.int64)
         if array.size and not 0 <= (wrong := array.min() if array.min() < 0 else array.max()) < self.vocab_size:
@@ -187,15 +207,15 @@ class Tokenizer:
         return self.rust.decode(array.tolist(), skip_special_tokens=skip_special_tokens)
 
     def stream(self, skip_special_tokens: bool = False) -> "Stream":
-        """A decoder for ids that come one at a time."""
+        """A decoder for ids that arrive one at a time."""
         return Stream(self, skip_special_tokens)
 
     @functools.cached_property
     def _lookup(self) -> tuple[str, str, np.ndarray] | None:
-        """(codec, dtype, alphabet) if the ids are places in the sorted alphabet of what the codec makes of a text.
+        """(codec, dtype, alphabet) if the ids are indices in the sorted alphabet of the codec's units, else None.
 
-        So it is with characters() and bytes(), wherever they were loaded from, and NumPy finds them some twenty times
-        faster than the library, which takes seconds for a megabyte of characters.
+        This is the case for characters() and bytes(), even if they were loaded from a file.  NumPy encodes with them
+        about twenty times as fast as the library, which takes seconds for a megabyte of characters.
         """
         tokens = sorted(self.rust.get_vocab())
         if len(tokens) == 256 and _same(self.rust, _bytes()):
@@ -205,6 +225,7 @@ class Tokenizer:
         return None
 
     def _look_up(self, text: str) -> np.ndarray:
+        """The ids of a text, by _lookup."""
         assert self._lookup is not None
         codec, dtype, alphabet = self._lookup
         points = np.frombuffer(text.encode(codec), dtype)
@@ -212,14 +233,15 @@ class Tokenizer:
         missing = alphabet[np.minimum(ids, len(alphabet) - 1)] != points
         if missing.any():
             at = int(missing.argmax())
-            raise UserError(f"the vocabulary has no {text[at]!r} (U+{points[at]:04X}){_place(text, at)}; remove it, "
-                            f"build the tokenizer from text that holds it, or use a byte-level one")
+            raise UserError(f"the vocabulary has no {text[at]!r} (U+{points[at]:04X}){_position(text, at)}; remove it, "
+                            f"build the tokenizer from text that has it, or use a byte-level one")
         return ids.astype(self.dtype)
 
     def _pieces(self, text: str) -> list[str]:
-        """The text cut where GPT-2's pattern ends a word in any case, to be encoded in parallel and in bounded memory.
+        """Cut a long text at word boundaries of GPT-2's pattern, to encode it in parallel and in bounded memory.
 
-        That is before a newline that follows what is no space.  Another pattern may look across it: then no cut.
+        A newline that follows a character other than white space always starts a new word.  Other patterns may match
+        across it, so their texts are not cut.
         """
         if len(text) <= PIECE or not self._breaks_words_at_newlines:
             return [text]
@@ -237,6 +259,7 @@ class Tokenizer:
                 and before["use_regex"] and not before["add_prefix_space"])
 
     def _encode(self, encode, texts: Sequence[str], add_special_tokens: bool) -> Iterator[tokenizers.Encoding]:
+        """Yield the library's encoding of each text.  Raises UserError if the library cannot encode one."""
         for start in range(0, len(texts), AT_ONCE):
             try:
                 encodings = encode(texts[start:start + AT_ONCE], add_special_tokens=add_special_tokens)
@@ -247,24 +270,24 @@ class Tokenizer:
 
 
 class Stream:
-    """Ids in, text out as soon as no later id can change it: never half a character.
+    """Decode ids one at a time and return text as soon as no later id can change it, never half a character.
 
-    What push() and a last flush() return, joined, is decode() of all ids, where the decoder only ever appends.
+    The results of push() and a final flush(), joined, are decode() of all ids, if the decoder only appends text.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = False):
         self._decode = functools.partial(tokenizer.decode, skip_special_tokens=skip_special_tokens)
         self._ids: list[int] = []
-        self._shown = 0                             # how many of _ids were shown; they stay as left context, because
+        self._shown = 0                             # number of _ids whose text was returned; they stay as context:
                                                     # some decoders treat the first token of a text differently
 
     def push(self, token_id: int) -> str:
-        """The text that is certain now: "" while a character is incomplete."""
+        """Append an id and return the new text: "" while a character is incomplete."""
         self._ids.append(int(token_id))
         return "" if self._decode(self._ids).endswith("\ufffd") else self.flush()
 
     def flush(self) -> str:
-        """What is left, half a character as U+FFFD."""
+        """Return the rest of the text, with U+FFFD for an incomplete character."""
         new = self._decode(self._ids)[len(self._decode(self._ids[:self._shown])):]
         self._ids = self._ids[self._shown:]
         self._shown = len(self._ids)
@@ -279,7 +302,7 @@ def _characters(alphabet: Sequence[str]) -> tokenizers.Tokenizer:
 
 
 def _bytes() -> tokenizers.Tokenizer:
-    """BPE without merges.  Its alphabet writes a printable byte as itself and the others, in order, as U+0100 on."""
+    """BPE without merges.  Its alphabet represents a printable byte by itself, and the others in order by U+0100 on."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     printable = [ord(character) for character in alphabet if ord(character) < 256]
     values = printable + sorted(set(range(256)) - set(printable))
@@ -289,21 +312,22 @@ def _bytes() -> tokenizers.Tokenizer:
     return rust
 
 
-def _same(one: tokenizers.Tokenizer, other: tokenizers.Tokenizer) -> bool:
-    return one.to_str() == other.to_str()
+def _same(first: tokenizers.Tokenizer, second: tokenizers.Tokenizer) -> bool:
+    return first.to_str() == second.to_str()
 
 
 def _refuse_surrogates(texts: Sequence[str]) -> None:
     for text in texts:
         if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
-            raise UserError(f"U+{ord(lone[0]):04X}{_place(text, lone.start())} is half of a surrogate pair, "
-                            f"which no text may hold; remove it")
+            raise UserError(f"U+{ord(lone[0]):04X}{_position(text, lone.start())} is half of a surrogate pair, "
+                            f"which UTF-8 cannot encode; remove it")
 
 
 def _trimmed(text: str, first: int, past: int) -> tuple[int, int]:
+    """The positions of text[first:past] without white space at either end."""
     past = first + len(text[first:past].rstrip())
     return past - len(text[first:past].lstrip()), past
 
 
-def _place(text: str, at: int) -> str:
+def _position(text: str, at: int) -> str:
     return f" at position {at} (line {text.count(chr(10), 0, at) + 1})"
