@@ -12,6 +12,6 @@ void *arena_calloc(void *context, size_t count, size_t size);
 void *arena_realloc(void *context, void *data, size_t n);
 void arena_free(void *context, void *data, size_t n);
 
-void arena_set_cap(size_t bytes);                  /* on `held`; emptied now if it is above */
+void arena_set_cap(size_t bytes);                  /* on `held`; what is above is given back now */
 void arena_empty(void);                            /* hand every free block back to the system */
 arena_counts arena_count(void);
