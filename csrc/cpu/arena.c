@@ -7,17 +7,20 @@
  * (c) A header stands in front of the data: the size NumPy names when it frees a block is not
  *     always the size it asked for.
  * (d) Blocks under SMALL bytes go straight back to malloc, which is good at them, and are not
- *     counted.  Those of a huge page or more are aligned to one and asked to consist of them.
+ *     counted.  From MAPPED bytes on they are maps of their own: malloc would keep what is given
+ *     back in its heap, in holes between other blocks.  Those of a huge page or more are aligned to
+ *     one and asked to consist of them.
  * (e) Batches of varying length ask for ever new sizes.  Where each size keeps its blocks, memory
  *     grows with the number of lengths, to three times what is in use.  So all blocks together stay
  *     within 9/8 of the most ever wanted at once: before one is made, free ones are given back.
- *     With (b) that is 81/64 of what NumPy's own memory peaks at.
+ *     With (b) that is 81/64 of what NumPy's own memory peaks at.  LITTLE may be held anyway.
  * (f) Giving back alone would bring the faults back.  So where its own list is empty, a request gets
- *     the smallest larger free block, unless all that is in use beyond what is wanted would exceed
- *     an eighth of the peak, which is the room that (e) leaves.  With both, batches of varying
- *     length need about as many fresh blocks as without a bound.
- * (g) Given back first is the size that was not handed out for the longest time.  The sizes of a
- *     fixed shape are 4 to 10 % apart from their peak together, so they all stay.
+ *     the smallest larger free block, unless what is in use beyond what is wanted would exceed an
+ *     eighth of the peak, the room that (e) leaves.  With both, batches of varying length need about
+ *     as many fresh blocks as without a bound.
+ * (g) Given back first is the size that was not handed out for the longest time.  Of a fixed shape
+ *     all sizes stay: in training they come to less than 9/8 of their peak, in small models to
+ *     half as much again, which is LITTLE.
  * (h) `cap` limits what is held free, too.  All of it is given back when the system has no memory.
  * (i) One lock over the lists and the counts; fork waits for it, so that a child finds them whole.
  * (j) Big blocks start at different distances from a page's start: a loop over several arrays whose
@@ -28,14 +31,14 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
 #include <sys/mman.h>
-#endif
 
-enum { LINE = 64, SMALL = 1 << 12, HUGE_PAGE = 1 << 21, CLASSES = 8 * 64 };
+enum { LINE = 64, SMALL = 1 << 12, MAPPED = 1 << 17, HUGE_PAGE = 1 << 21, LITTLE = 1 << 25 };
+enum { CLASSES = 8 * 64 };
 
 typedef struct block {
-    void *base;                                    /* what malloc gave */
+    void *base;                                    /* what the system gave */
+    size_t total;                                  /* bytes there */
     struct block *next;                            /* in its free list */
     size_t size;                                   /* bytes of data it has room for */
     size_t class;                                  /* its free list; 0: small, none */
@@ -45,11 +48,14 @@ typedef struct block {
 static block *lists[CLASSES];
 static size_t turn, last[CLASSES];                 /* when a block of this class was handed out */
 static arena_counts counts;
-static size_t wanted, peak;                        /* bytes of the blocks in use: now, at most */
+static size_t wanted, peak;                        /* bytes: now; at most since arena_empty() */
 static size_t cap = SIZE_MAX;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static block *header(void *data) { return (block *)data - 1; }
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static size_t room(size_t peak) { return larger(peak / 8, LITTLE); }       /* see (e) */
 
 static void lock(void) { pthread_mutex_lock(&mutex); }
 static void unlock(void) { pthread_mutex_unlock(&mutex); }
@@ -64,21 +70,32 @@ static size_t class_of(size_t n, size_t *size) {
     return 8 * shift + digits;
 }
 
+static void *from_system(size_t n, int zero) {     /* see (d) */
+    if (n < MAPPED) return zero ? calloc(1, n) : malloc(n);
+    void *base = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+    return base == MAP_FAILED ? NULL : base;
+}
+
+static void to_system(block *b) {
+    if (b->total < MAPPED) free(b->base);
+    else munmap(b->base, b->total);
+}
+
 static void *new_block(size_t size, size_t class, int zero) {
     size_t align = size < HUGE_PAGE ? LINE : HUGE_PAGE, colour = 0;
-    if (align == HUGE_PAGE) {                      /* see (j) */
+    if (size >= MAPPED) {                          /* see (j) */
         static size_t made;
         colour = __atomic_fetch_add(&made, 1, __ATOMIC_RELAXED) % 16 * 4 * LINE;
     }
     size_t total = sizeof(block) + align + colour + size;
-    char *base = zero ? calloc(1, total) : malloc(total);
+    char *base = from_system(total, zero);
     if (!base) return NULL;
     uintptr_t start = ((uintptr_t)base + sizeof(block) + align - 1) & ~(align - 1);
 #ifdef MADV_HUGEPAGE
     if (align == HUGE_PAGE) madvise((void *)start, size & ~(align - 1), MADV_HUGEPAGE);
 #endif
     void *data = (void *)(start + colour);
-    *header(data) = (block){base, NULL, size, class, size};
+    *header(data) = (block){base, total, NULL, size, class, size};
     return data;
 }
 
@@ -94,7 +111,7 @@ static void give_back(size_t most) {               /* until no more than that is
         size_t oldest = 0;
         for (size_t class = 1; class < CLASSES; class++)
             if (lists[class] && (!oldest || last[class] < last[oldest])) oldest = class;
-        free(pop(oldest)->base);
+        to_system(pop(oldest));
     }
 }
 
@@ -108,15 +125,14 @@ static block *reuse(size_t size, size_t class) {   /* see (f) */
 }
 
 static void make_room(size_t size) {               /* see (e) */
-    size_t most = wanted + size > peak ? wanted + size : peak, used = counts.in_use + size;
-    most += most / 8;
+    size_t top = larger(peak, wanted + size), most = top + room(top), used = counts.in_use + size;
     give_back(most > used ? most - used : 0);
 }
 
 static void hand_out(block *b, size_t size) {
     b->wanted = size;
     wanted += size;
-    if (peak < wanted) peak = wanted;
+    peak = larger(peak, wanted);
     last[b->class] = ++turn;
 }
 
@@ -151,7 +167,7 @@ void arena_free(void *context, void *data, size_t n) {
     (void)context, (void)n;
     if (!data) return;
     block *b = header(data);
-    if (!b->class) return free(b->base);
+    if (!b->class) return to_system(b);
     lock();
     counts.in_use -= b->size;
     wanted -= b->wanted;
@@ -182,6 +198,7 @@ void arena_set_cap(size_t bytes) {
 void arena_empty(void) {
     lock();
     give_back(0);
+    peak = wanted;
     unlock();
 }
 
