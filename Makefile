@@ -18,7 +18,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --batch_size 8 --shards 2 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
            --eval_tokens 10000 --log_interval 50
 
-.PHONY: demo test check lint bench bench-gemm bench-train bench-gpu gpu-resources mutate \
+.PHONY: demo test check lint bench bench-gemm bench-train bench-gpu bench-minilm gpu-resources mutate \
         sanitize race valgrind cross docs picture dist-check clean
 
 demo: $(BUILT)                                              # a second time: what is left of the first
@@ -51,6 +51,9 @@ bench-train: $(BUILT) $(PEERS)/bin/torchrun
 
 bench-gpu: $(DEV)
 	$(BIN)/python -m bench.gpu $(ARGS)
+
+bench-minilm: $(BUILT)                                      # skipped where the data or the weights are missing
+	$(BIN)/python -m bench.minilm $(ARGS)
 
 gpu-resources: $(DEV)                                       # what every kernel takes of a GPU; needs none
 	$(BIN)/python -m bench.gpu_resources $(ARGS)

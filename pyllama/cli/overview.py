@@ -10,6 +10,9 @@ from pyllama.models.config import Config, Dimensions
 from pyllama.tasks import TASKS
 from pyllama.tasks.finetune import Setup
 
+SMALL_DATA = """With a few thousand rows, start from a trained model: FOLDER holds one from Hugging Face.
+  pyllama finetune --task classify --model FOLDER --data reviews.csv --learning_rate 5e-5 --max_steps 200"""
+
 
 def parameters(config) -> int:
     """How many numbers a model of this configuration learns; exact, and without making them."""
@@ -50,6 +53,7 @@ def tasks() -> int:
         fields = (*task.fields[:-1], *(f"({name})" for name in task.optional_fields), task.fields[-1])
         table.add_row(name, task.summary, "\n".join(fields), "\n".join(task.models()), "\n".join(task.metric_names))
     console.print(table, soft_wrap=False)
+    console.print(SMALL_DATA)
     return 0
 
 

@@ -58,6 +58,7 @@ def train(folder: Path, job: tuning.Job, log_steps: int) -> int:
              f"validate on, {len(parts['test']):,} to test on; steps {state.step} to {last_step} in {folder}")
     if show_run(plan, log_steps):
         return show_end(f"stopped at step {state.step}", stopped_in=folder)
+    memory.release()                                        # what training took; answering needs other sizes
     _, model, _ = tuning.load(folder, plan.settings.dtype)
     part = "test" if parts["test"] else "dev"
     for note in task.notes(parts[part], model, job.search):

