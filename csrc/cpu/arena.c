@@ -19,8 +19,8 @@
  *     eighth of the peak, the room that (e) leaves.  With both, batches of varying length need about
  *     as many fresh blocks as without a bound.
  * (g) Given back first is the size that was not handed out for the longest time.  Of a fixed shape
- *     all sizes stay: in training they come to less than 9/8 of their peak, in small models to
- *     half as much again, which is LITTLE.
+ *     all sizes stay: their blocks come to less than 9/8 of the peak in training, and to 3/2 in the
+ *     smallest models, for which LITTLE is enough.
  * (h) `cap` limits what is held free, too.  All of it is given back when the system has no memory.
  * (i) One lock over the lists and the counts; fork waits for it, so that a child finds them whole.
  * (j) Big blocks start at different distances from a page's start: a loop over several arrays whose
