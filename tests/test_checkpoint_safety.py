@@ -82,7 +82,7 @@ def test_an_interrupt_leaves_nothing_behind(run, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "cure"), [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "quota raised"),
-                                              (errno.EFBIG, "ulimit -f"), (errno.EIO, "mend that")])
+                                              (errno.EFBIG, "ulimit -f"), (errno.EIO, "fix that")])
 def test_whichever_write_fails_the_error_is_clear_and_the_rest_intact(run, monkeypatch, number, cure):
     """The file system refuses to force the first, second, ... thing to the disk, until all went through."""
     fsync = os.fsync
@@ -106,7 +106,7 @@ def test_whichever_write_fails_the_error_is_clear_and_the_rest_intact(run, monke
     for good in range(10):          # six files, their folder, its parent, the pointer, and the pointer's folder
         told = refusal(good)
         assert [words for words in ("cannot save step 4", str(run), os.strerror(number), cure,
-                                    "saved before are intact") if words not in told] == []
+                                    "earlier checkpoints are intact") if words not in told] == []
         assert steps(run)[:3] == ["step-00000001", "step-00000002", "step-00000003"]
         assert not list(run.rglob(".*"))
         assert checkpoint.load(run).notes == ()
@@ -151,7 +151,7 @@ def test_a_full_disk_is_named_and_harms_nothing(small_disk):
         for step in range(1, 4):
             save(small_disk, step)
 
-    with pytest.raises(UserError, match=r"No space left on device; free some space .* saved before are intact"):
+    with pytest.raises(UserError, match=r"No space left on device; free some space .* earlier checkpoints are intact"):
         fill()
     last = step_of(checkpoint.load(small_disk))
     assert steps(small_disk) == [f"step-{i:08d}" for i in range(1, last + 1)]
@@ -234,7 +234,7 @@ def test_a_damaged_pointer_costs_nothing(run, text):
         (run / "latest").write_text(text, encoding="latin-1")
     found = checkpoint.load(run)
     assert step_of(found) == 3
-    assert found.notes == (f"{run / 'latest'} does not name a checkpoint that is there",
+    assert found.notes == (f"{run / 'latest'} does not name an existing checkpoint",
                            f"{found.folder} is used instead")
 
 
@@ -243,7 +243,7 @@ def test_nothing_to_load_is_said(tmp_path, run):
         flip(folder / "trainer.json", 0)
     with pytest.raises(UserError, match=r"holds no undamaged checkpoint: .*step-00000003.*-00000002.*-00000001"):
         checkpoint.load(run)
-    with pytest.raises(UserError, match=r"step-00000001/trainer.json is damaged: .*; no other checkpoint beside"):
+    with pytest.raises(UserError, match=r"step-00000001/trainer.json is damaged: .*; there is no undamaged"):
         checkpoint.load(run / "checkpoints" / "step-00000001")
     (tmp_path / "new" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="new holds no checkpoint yet"):

@@ -216,7 +216,7 @@ def test_token_files_of_nanogpt_and_llm_c_are_read(head, dtype, tmp_path):
     tokens = token_file(tmp_path / "train.bin", vocab_size=50257)
     assert tokens[:].tolist() == [7, 50256, 9]
     assert tokens.ids.dtype == dtype
-    with pytest.raises(UserError, match=r"train\.bin holds the id 50256, the vocabulary has 50256 tokens"):
+    with pytest.raises(UserError, match=r"train\.bin has the id 50256, but the vocabulary has 50256 tokens"):
         token_file(tmp_path / "train.bin", vocab_size=50256)
 
 
@@ -224,7 +224,7 @@ def test_token_files_of_nanogpt_and_llm_c_are_read(head, dtype, tmp_path):
                                      header(20240520, 1, 3)[:500]])
 def test_a_token_file_cut_short_is_refused(content, tmp_path):
     (tmp_path / "train.bin").write_bytes(content)
-    with pytest.raises(UserError, match=rf"train\.bin is no whole file of tokens: it has {len(content)} bytes"):
+    with pytest.raises(UserError, match=rf"train\.bin is not a complete token file: it has {len(content)} bytes"):
         token_file(tmp_path / "train.bin")
 
 

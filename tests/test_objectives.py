@@ -86,7 +86,7 @@ def test_a_batch_that_hides_nothing_does_not_lower_the_loss():
 
 
 @pytest.mark.parametrize(("config", "tokenizer", "message"), [
-    (configuration("bert"), Tokenizer.bytes(), "tokens behind a mask, and this tokenizer has no <mask>"),
+    (configuration("bert"), Tokenizer.bytes(), "masked tokens, but this tokenizer has no <mask>"),
     (replace(configuration("bert"), head="span"), TOKENS, "a bert with this head does not learn from plain text"),
     (replace(configuration("bart"), head="classification"), TOKENS, "a bart with this head does not learn"),
     (transformer.TransformerConfig(vocab_size=9), TOKENS, "a transformer with this head does not learn"),
@@ -139,7 +139,7 @@ def test_a_stopped_run_on_damaged_text_goes_on_bit_for_bit(model, text, tmp_path
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--model", "bert", "--tokenizer", "char"], "this tokenizer has no <mask>"),
-    (["--model", "bart"], "a bart learns from text with tokens behind a mask, and this tokenizer has no <mask>"),
+    (["--model", "bart"], "a bart learns from text with masked tokens, but this tokenizer has no <mask>"),
     (["--model", "gpt2", "--sliding_window", "4"], "sliding_window is for llama alone"),
     (["--model", "bart", "--tokenizer", "bpe", "--bias"], "bias is for llama alone"),
     (["--model", "bert", "--tokenizer", "bpe", "--tie_word_embeddings"], "for llama and gpt2 and bart alone"),

@@ -309,8 +309,8 @@ def test_matrix_slices_merge_neighbors():
 
 
 @pytest.mark.parametrize(("wrong", "message"), [
-    ({"v": None}, "holds m, step but AdamW keeps m, step, v; resume with"),
-    ({"extra": np.zeros(3, np.float32)}, "holds extra, m, step, v but AdamW keeps"),
+    ({"v": None}, "has m, step but AdamW needs m, step, v; resume with"),
+    ({"extra": np.zeros(3, np.float32)}, "has extra, m, step, v but AdamW needs"),
     ({"m": np.zeros(4, np.float32)}, r"m in the saved optimizer state is float32\[4\] but AdamW needs float32\[3\]"),
     ({"v": np.zeros(3)}, r"v in the saved optimizer state is float64\[3\] but AdamW needs float32\[3\]"),
     ({"step": np.array(3.0)}, r"step in the saved optimizer state is float64\[\] but AdamW needs int64\[\]")], ids=str)
@@ -342,7 +342,7 @@ def test_a_vector_that_does_not_fit_is_refused(make):
             optimizer.step(p, g, 0.1, 0.0)
     assert not fits.any()
     assert optimizer.t == 0
-    with pytest.raises(ValueError, match="in order and apart"):
+    with pytest.raises(ValueError, match="in order and without overlap"):
         make(3, np.float32, matrices=[slice(2, 4)])
 
 

@@ -1,6 +1,6 @@
 """A corpus as token ids: encoded once into a memory-mapped file, split, and cut into windows.
 
-A batch depends on (seed, step) alone, so a run that is resumed, or shared among ranks, sees what one run would see.
+A batch depends on (seed, step) alone.  A run that is resumed, or shared among ranks, therefore sees the same batches.
 """
 import contextlib
 import functools
@@ -20,36 +20,43 @@ from pyllama.text.corpus import Document, Sources, documents
 from pyllama.text.epochs import step_rows
 from pyllama.text.tokenizer import Tokenizer
 
-AT_ONCE = 2**20                                     # characters gathered to be encoded in parallel
+AT_ONCE = 2**20                                     # characters that are encoded together, in parallel
 
-# llm.c's token files open with 256 int32: a magic number, a version, the count of tokens, and zeros.
+# llm.c's token files start with 256 int32: a magic number, a version, the number of tokens, and zeros.
 LLM_C: dict[tuple[int, ...], type] = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
 LLM_C_HEADER = 1024
 
 
 class Batch(NamedTuple):
-    """What a step learns from."""
-    inputs: dict[str, np.ndarray]                   # the arrays a model's loss takes by name, a row an example
-    targets: float                                  # how many count, or their weight: the loss is the mean over them
+    """The rows of a training step."""
+    inputs: dict[str, np.ndarray]                   # the arrays that a model's loss takes, by name: [B ...]
+    targets: float                                  # the loss is the mean over this many labels, or their weight
 
     def beside(self, x) -> "Batch":
-        """On the device that x is on."""
+        """The batch on the device of x."""
         return self._replace(inputs={name: np.asarray(a, like=x) for name, a in self.inputs.items()})
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Token ids laid end to end: the stretches ids[starts[i]:stops[i]] of one array, at first one a document.
+    """A sequence of token ids: the ranges ids[starts[i]:stops[i]] of one array, end to end.  Each is from one document.
 
-    tokens[a:b] and tokens[positions], for an integer array of any shape, are int64 copies.
+    len(tokens) is the number of tokens.  tokens[a:b] and tokens[positions], with an integer array of any shape, are
+    int64 copies; positions outside raise IndexError.
+
+    >>> import numpy as np
+    >>> from pyllama.text.tokens import joined
+    >>> tokens = joined([np.array([1, 2, 3]), np.array([4, 5])])
+    >>> len(tokens), tokens[2:4].tolist()
+    (5, [3, 4])
     """
-    ids: np.ndarray                                 # ids[N], uint16 or uint32, mostly memory-mapped
-    starts: np.ndarray                              # int64
-    stops: np.ndarray
+    ids: np.ndarray                                 # [N], uint16 or uint32, usually memory-mapped
+    starts: np.ndarray                              # int64, of each range
+    stops: np.ndarray                               # int64, exclusive
 
     @functools.cached_property
     def _ends(self):
-        """Where each stretch ends, laid end to end."""
+        """The position after the last token of each range."""
         return np.cumsum(self.stops - self.starts)
 
     def __len__(self) -> int:
@@ -62,8 +69,8 @@ class Tokens:
             return np.zeros(positions.shape, np.int64)
         if not 0 <= positions.min() <= positions.max() < len(self):
             raise IndexError(f"positions {positions.min()} to {positions.max()} of {len(self)} tokens")
-        stretch = np.searchsorted(self._ends, positions, "right")
-        return self.ids[positions - self._ends[stretch] + self.stops[stretch]].astype(np.int64)
+        number = np.searchsorted(self._ends, positions, "right")       # of the range that has the position
+        return self.ids[positions - self._ends[number] + self.stops[number]].astype(np.int64)
 
     def between(self, begin: int, end: int) -> "Tokens":
         """The tokens at positions begin to end - 1, as a view."""
@@ -72,17 +79,17 @@ class Tokens:
         return Tokens(self.ids, starts, stops).where(starts < stops)
 
     def where(self, chosen: np.ndarray) -> "Tokens":
-        """The stretches (documents) where chosen[i] is true, as a view."""
+        """The ranges i for which chosen[i] is true, as a view."""
         return Tokens(self.ids, self.starts[chosen], self.stops[chosen])
 
     def batch(self, settings, step: int) -> Batch:
-        """The windows of a step of train.train: see windows()."""
+        """The windows of a step of loop.train(): see windows()."""
         ids = windows(self, settings.rows_per_step, settings.block_size, settings.seed, step)
         return Batch({"ids": ids, "labels": ids}, ids[:, 1:].size)
 
 
 def joined(documents: Sequence[np.ndarray]) -> Tokens:
-    """Documents, integer arrays of any length, laid end to end."""
+    """Concatenate documents, which are integer arrays [N] of any length."""
     ends = np.cumsum([len(ids) for ids in documents], dtype=np.int64)
     ids = np.concatenate([np.zeros(0, np.uint16), *documents])
     return Tokens(ids, np.concatenate([[0], ends[:-1]]).astype(np.int64)[:len(ends)], ends)
@@ -92,12 +99,16 @@ def joined(documents: Sequence[np.ndarray]) -> Tokens:
 
 def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: str = "text",
             progress: Callable[[int, int], object] = lambda done, total: None) -> Tokens:
-    """The tokens of corpus.documents(sources, field), kept as folder/tokens.bin for the next time.
+    """Encode corpus.documents(sources, field) into folder/tokens.bin, or reuse that file.
 
-    The tokenizer's end-of-text token, if it has one, follows every document, the last one too, because a split by
-    document moves it.  tokens.bin.json beside the file says what it was made of: where the text, the tokenizer or the
-    file's size is another, it is made anew, under a temporary name until whole.  progress(done, total) is told
-    characters.  Raises UserError as documents() and Tokenizer.encode() do, naming the document.
+    progress    called as progress(done, total), in characters
+
+    The tokenizer's end-of-text token, if it has one, follows every document, including the last, because a split by
+    document changes the order.  tokens.bin.json records the hashes of the text and of the tokenizer.  If one of them or
+    the size of the file differs, the file is written again, and replaced only when the new one is complete.
+
+    Raises UserError as documents() and Tokenizer.encode() do, with the name of the document, and if the file cannot be
+    written.
     """
     digest, total = _fingerprint(documents(sources, field))
     made_of = {"format": 1, "text": digest, "tokenizer": tokenizer.hash}
@@ -108,26 +119,28 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as out:
             starts, count = _encode(documents(sources, field), tokenizer, out, lambda done: progress(done, total))
-            # From here to the end no sidecar may vouch for the file: the old one would for the new tokens.
+            # Before the new file gets its name: the old sidecar must not describe the new tokens.
             _sidecar(file).unlink(missing_ok=True)
         side = {**made_of, "dtype": tokenizer.dtype.name, "tokens": count, "documents": starts}
         rewrite(_sidecar(file), [json.dumps(side).encode()])
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; make room or choose another folder") from None
+        raise UserError(f"cannot write {file}: {error.strerror}; free some space or choose another folder") from None
     return _stored(file, made_of)
 
 
 def token_file(path: str | Path, vocab_size: int | None = None, tokenizer_hash: str | None = None) -> Tokens:
-    """Tokens that are ready: a file of prepare(), of llm.c (with its header) or of nanoGPT (uint16 and nothing else).
+    """Map a file of tokens: from prepare(), from llm.c (with its header) or from nanoGPT (uint16 without a header).
 
-    Raises UserError if it is none of these, is cut short, holds an id that is not below vocab_size, or was prepared
-    with a tokenizer of another hash.
+    vocab_size       check that all ids are below it
+    tokenizer_hash   check that prepare() used the tokenizer with this hash
+
+    Raises UserError if a check fails, or if the file has none of these formats or is truncated.
     """
     path = Path(path)
     if _sidecar(path).exists():
         tokens = _stored(path, {})
         if tokenizer_hash not in (None, json.loads(_sidecar(path).read_bytes()).get("tokenizer")):
-            raise UserError(f"{path} was made with another tokenizer; give that one, or make the tokens anew")
+            raise UserError(f"{path} was made with another tokenizer; give that one, or prepare the tokens again")
     else:
         try:
             header = np.fromfile(path, np.int32, 3).tolist()
@@ -137,18 +150,18 @@ def token_file(path: str | Path, vocab_size: int | None = None, tokenizer_hash: 
         offset, size = LLM_C_HEADER if dtype else 0, path.stat().st_size
         count, rest = divmod(size - offset, np.dtype(dtype or np.uint16).itemsize)
         if rest or count < 1 or (dtype and count != header[2]):
-            raise UserError(f"{path} is no whole file of tokens: it has {size} bytes"
-                            + (f", its header promises {header[2]} tokens" if dtype else "") + "; copy it anew")
+            raise UserError(f"{path} is not a complete token file: it has {size} bytes"
+                            + (f", but its header says {header[2]} tokens" if dtype else "") + "; copy it again")
         ids = np.memmap(path, dtype or np.uint16, "r", offset).view(np.ndarray)
         tokens = Tokens(ids, np.array([0]), np.array([count]))
     if vocab_size is not None and (largest := int(tokens.ids.max())) >= vocab_size:
-        raise UserError(f"{path} holds the id {largest}, the vocabulary has {vocab_size} tokens; "
+        raise UserError(f"{path} has the id {largest}, but the vocabulary has {vocab_size} tokens; "
                         f"give the tokenizer that the file was made with")
     return tokens
 
 
 def _fingerprint(texts: Iterable[Document]) -> tuple[str, int]:
-    """(SHA-256 of the texts, number of characters)"""
+    """(SHA-256 of the texts in hexadecimal, number of characters)"""
     digest, total = hashlib.sha256(), 0
     for _, text in texts:
         raw = text.encode()
@@ -162,22 +175,22 @@ def _sidecar(file: Path) -> Path:
 
 
 def _stored(file: Path, made_of: dict) -> Tokens:
-    """The tokens of a file that prepare() wrote.  Raises UserError unless it is whole and made of this."""
+    """The tokens of a file that prepare() wrote.  Raises UserError unless it is complete and made of `made_of`."""
     try:
         side = json.loads(_sidecar(file).read_bytes())
         ids = np.memmap(file, side["dtype"], "r").view(np.ndarray)
         starts = np.array(side["documents"], np.int64)
-        whole = len(ids) == side["tokens"] and made_of.items() <= side.items()
+        valid = len(ids) == side["tokens"] and made_of.items() <= side.items()
     except (OSError, ValueError, TypeError, KeyError):
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise UserError(f"{file} and {_sidecar(file).name} do not fit together; remove both and prepare them again")
     return Tokens(ids, starts, np.append(starts[1:], len(ids)))
 
 
 def _encode(texts: Iterable[Document], tokenizer: Tokenizer, out: BinaryIO,
             progress: Callable[[int], object]) -> tuple[list[int], int]:
-    """Write the ids; return (where each document starts, how many ids there are)."""
+    """Write the ids of all documents; return (the position of each document, the number of ids)."""
     end = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], tokenizer.dtype)
     starts, count, done = [], 0, 0
     for batch in _gather(texts):
@@ -191,6 +204,7 @@ def _encode(texts: Iterable[Document], tokenizer: Tokenizer, out: BinaryIO,
 
 
 def _gather(texts: Iterable[Document]) -> Iterator[list[Document]]:
+    """Group documents until each group has AT_ONCE characters."""
     batch: list[Document] = []
     size = 0
     for document in texts:
@@ -207,7 +221,7 @@ def _encode_batch(batch: list[Document], tokenizer: Tokenizer) -> list[np.ndarra
     try:
         return tokenizer.encode_batch([text for _, text in batch])
     except UserError:
-        for name, text in batch:                    # again one by one, to name the document
+        for name, text in batch:                    # encode one at a time, to name the document
             try:
                 tokenizer.encode(text)
             except UserError as error:
@@ -219,10 +233,13 @@ def _encode_batch(batch: list[Document], tokenizer: Tokenizer) -> list[np.ndarra
 
 def split(tokens: Tokens, validation: float = 0.1, by: Literal["position", "document"] = "position",
           seed: int = 0, block_size: int = 1) -> tuple[Tokens, Tokens]:
-    """(training, validation) as views; `validation` is the share of the latter.
+    """Split tokens: (training, validation), as views.
 
-    By position the last share of the tokens is for validation, as in nanoGPT; by document, documents drawn by seed.
-    Raises UserError unless each part has the block_size + 1 tokens of a window.
+    validation  the share of the validation part, between 0 and 1
+    by          "position": the last tokens, as in nanoGPT; "document": random documents
+    seed        of the random documents
+
+    Raises UserError if `validation` is not a share, or unless each part has the block_size + 1 tokens of a window.
     """
     if not 0 < validation < 1:
         raise UserError(f"validation {validation} is not a share: give a number between 0 and 1, such as 0.1")
@@ -238,28 +255,28 @@ def split(tokens: Tokens, validation: float = 0.1, by: Literal["position", "docu
     for name, part in zip(("training", "validation"), parts, strict=True):
         if len(part) <= block_size:
             raise UserError(f"{len(part)} of {len(tokens)} tokens, in {len(part.starts)} of {len(tokens.starts)} "
-                            f"documents, would be for {name}, but block_size {block_size} needs {block_size + 1}; "
-                            f"give more text, a smaller block_size, or another share or way to split")
+                            f"documents, are for {name}, but block_size {block_size} needs {block_size + 1}; "
+                            f"give more text, make block_size smaller, or split in another way")
     return parts
 
 
 # Windows
 
 def windows_per_epoch(size: int, block_size: int) -> int:
-    """The same for every epoch.  Raises UserError if the tokens do not fill one window."""
+    """The number of windows that an epoch visits.  Raises UserError if the tokens do not fill one window."""
     if size <= block_size:
         raise UserError(f"there are {size} tokens, but block_size {block_size} needs {block_size + 1}; "
                         f"give more text or a smaller block_size")
-    return max(1, size // block_size - 1)           # one fewer than fit, so that their borders have room to move
+    return max(1, size // block_size - 1)           # one fewer than fit: their borders can move
 
 
 def windows(tokens: Tokens, batch_size: int, block_size: int, seed: int, step: int) -> np.ndarray:
-    """ids[B T+1], int64: the windows of this step (0, 1, ...), inputs ids[:, :-1] and targets ids[:, 1:].
+    """The windows of a step (0, 1, ...): int64 [B T+1], with inputs ids[:, :-1] and targets ids[:, 1:].
 
-    An epoch visits windows that lie side by side, each once, in shuffled order.  Every epoch draws its order and the
-    position of the first window, so that borders move; fewer than 2·block_size tokens, at the ends, are left to other
-    epochs.  A batch may reach into the next epoch.  Side by side means every block_size tokens: the last token of one
-    window is the first of the next, so no target is lost between them.
+    Windows start every block_size = T tokens.  The last token of one window is thus the first of the next, and no
+    target is lost between them.  An epoch visits each window once in random order.  Every epoch also draws the position
+    of the first window, so the borders move; fewer than 2·block_size tokens at the ends are left to other epochs.  A
+    batch may continue in the next epoch.  Raises UserError if the tokens do not fill one window.
     """
     count = windows_per_epoch(len(tokens), block_size)
     rows, phases = step_rows(count, batch_size, seed, step, phases=len(tokens) - block_size * count)
@@ -269,13 +286,17 @@ def windows(tokens: Tokens, batch_size: int, block_size: int, seed: int, step: i
 
 def evaluation_windows(tokens: Tokens, batch_size: int, block_size: int,
                        most: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (ids[B T+1], labels[B T+1]), int64, in order: every token but the first is a target exactly once.
+    """Yield (ids, labels), both int64 [B T+1], in order: every token but the first is a target exactly once.
 
-    Labels are as in Hugging Face: the ids, not shifted (the model does that), and -100 for what is no target, here
-    the padding of the last window.  The last batch has as many rows as are left.  `most` bounds the batches.
+    most     the number of batches, at most; None: all
+
+    As in Hugging Face, labels are the ids, not shifted, and -100 at positions without a target: here the padding of
+    the last window.  The model shifts them.  The last batch may have fewer rows.
+
+    Raises UserError for fewer than 2 tokens.
     """
     if len(tokens) < 2:
-        raise UserError(f"there are {len(tokens)} tokens to evaluate on, but it takes 2 to predict one; give more text")
+        raise UserError(f"there are {len(tokens)} tokens to evaluate on, but at least 2 are needed; give more text")
     starts = np.arange(0, len(tokens) - 1, block_size)
     for row in range(0, len(starts), batch_size)[:most]:
         positions = starts[row:row + batch_size, None] + np.arange(block_size + 1)

@@ -1,19 +1,19 @@
-"""Checkpoints: folders that are whole or not there at all, and are verified byte for byte when they are read.
+"""Checkpoints: folders that are complete or absent, and are verified byte by byte when they are read.
 
     RUN/latest  RUN/best             one line each, the name of a checkpoint: step-00000100
-    RUN/checkpoints/step-00000100/   config.json  model.safetensors  tokenizer.json     as Hugging Face reads them
-                                     optimizer.safetensors  trainer.json                what training goes on from
+    RUN/checkpoints/step-00000100/   config.json  model.safetensors  tokenizer.json     readable by Hugging Face
+                                     optimizer.safetensors  trainer.json                to resume training
                                      checksums.json                                     size and SHA-256 of each file
 
-Why a kill, a power cut or a full disk at any moment leaves every checkpoint that `latest` or `best` names whole:
+A kill, a power cut or a full disk at any moment leaves the checkpoints that `latest` and `best` name complete, because:
 
-(a) A checkpoint is written under a hidden name, each file and then the folder forced to the disk, and then renamed.
-(b) `latest` and `best` are replaced, by rename, once the folder that they will name is there for good.
-(c) A folder that is there is never written to.  A step saved anew with the same contents is left as it is; with other
-    contents (a run resumed with other settings) it becomes step-00000100-2, and the old one is pruned.
-(d) A pruned folder is hidden by a rename before its files go.  What a killed save left hidden, the next one deletes.
+(a) A checkpoint is written under a hidden name.  Each file and then the folder is forced to the disk before the rename.
+(b) `latest` and `best` are replaced, by rename, once the folder that they will name is on the disk.
+(c) An existing folder is never written to.  If a step is saved again with the same contents, the folder stays.  With
+    other contents (a run resumed with other settings) it becomes step-00000100-2, and the old one is pruned.
+(d) A pruned folder is hidden by a rename before its files are deleted.  A save deletes what a killed one left hidden.
 
-One process at a time saves to a run.  The same state gives the same bytes.
+Only one process at a time may save to a run.  The same state gives the same bytes.
 """
 import errno
 import hashlib
@@ -32,33 +32,40 @@ from pyllama.files import DamagedFile, read_json, read_tensors, rewrite, sync, t
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 OPTIMIZER, TRAINER, CHECKSUMS = "optimizer.safetensors", "trainer.json", "checksums.json"
 NEEDED = {CONFIG, MODEL, OPTIMIZER, TRAINER}
-NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")          # the step, and the generation from the second on
+NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")          # the step and, from the second on, the generation
 CURES = {errno.ENOSPC: "free some space on that disk", errno.EDQUOT: "free some space or have the quota raised",
          errno.EFBIG: "raise the file-size limit (ulimit -f)"}
 
 
 class Checkpoint(NamedTuple):
-    """What a folder holds.  From a bare Hugging Face model: step 0, and an empty optimizer and trainer."""
+    """The contents of a checkpoint folder.  A Hugging Face model has step 0 and an empty optimizer and trainer."""
     folder: Path
     step: int
     config: dict[str, Any]
-    tensors: dict[str, np.ndarray]                      # each in the dtype it was stored in, and writable
+    tensors: dict[str, np.ndarray]                      # in their stored dtypes, writable
     optimizer: dict[str, np.ndarray]
     trainer: dict[str, Any]
     tokenizer_path: Path | None
-    notes: tuple[str, ...] = ()                         # why it is not the checkpoint that was asked for
+    notes: tuple[str, ...] = ()                         # why this is not the latest checkpoint of the run
 
 
 def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndarray], tokenizer_json: str | None,
          optimizer: dict[str, np.ndarray], trainer: dict, keep: int = 3, best: bool = False) -> Path:
-    """Save a checkpoint, make it the `latest` of the run (and, if told so, the `best`), prune; the folder it is in.
+    """Save a checkpoint, make it the `latest` of the run, and prune older ones.  Returns its folder.
 
-    config and trainer must be JSON; the step is added to trainer.  The last `keep` checkpoints stay, and the best one;
-    those of later steps, which a run resumed from an older checkpoint has yet to reach, stay too.
-    UserError if it cannot be written (disk full, quota, size limit, permissions): nothing already saved is harmed.
+    config          JSON-serializable: config.json
+    tensors         the parameters, by name
+    tokenizer_json  the text of tokenizer.json; None: there is none
+    optimizer       the arrays of Optimizer.state(), by name
+    trainer         JSON-serializable: what else a resume needs; the step is added
+    keep            the number of checkpoints that stay, besides the best; those of later steps, to which a run resumed
+                    from an older checkpoint has not returned yet, stay, too
+    best            make it the `best` of the run, too
+
+    Raises UserError if it cannot be written (full disk, quota, size limit, permissions); earlier ones are intact.
     """
     if keep < 1:
-        raise UserError(f"keep is {keep}; it must be 1 or more, for the newest checkpoint always stays")
+        raise UserError(f"keep is {keep}; it must be at least 1, because the newest checkpoint always stays")
     run = Path(run)
     hidden = run / "checkpoints" / f".step-{step:08d}"
     files: dict[str, Iterable] = {
@@ -80,19 +87,19 @@ def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndar
             point(run, "best", folder)
         prune(run, step, keep)
     except OSError as error:
-        cure = CURES.get(error.errno or 0, "mend that")
+        cure = CURES.get(error.errno or 0, "fix that")
         raise UserError(f"cannot save step {step} in {error.filename or run}: {error.strerror or error}; {cure} and "
-                        f"resume: the checkpoints saved before are intact") from error
+                        f"resume: earlier checkpoints are intact") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return folder
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint folder, the latest of a run folder, or a Hugging Face model folder (sharded or not).
+    """Read a checkpoint folder, the latest checkpoint of a run folder, or a Hugging Face model folder, sharded or not.
 
-    Every checksum is verified.  If the latest of a run is damaged, the newest undamaged one before it is read, and
-    `notes` says so.  UserError names the damaged file and the checkpoint to use instead.
+    Every checksum is verified.  If the latest checkpoint of a run is damaged, the newest undamaged one is read instead,
+    and `notes` says so.  Raises UserError if there is no checkpoint, or a given one is damaged: with the one to use.
     """
     path = Path(path)
     if (path / "checkpoints").is_dir():
@@ -103,7 +110,7 @@ def load(path: str | Path) -> Checkpoint:
         except DamagedFile as error:
             path = path.resolve()
             other = next((folder for folder in in_order(path.parent, path) if is_whole(folder)), None)
-            raise UserError(f"{error}; " + (f"use {other}" if other else "no other checkpoint beside it is whole")
+            raise UserError(f"{error}; " + (f"use {other}" if other else "there is no undamaged checkpoint beside it")
                             ) from error
     if (path / CONFIG).is_file():
         return Checkpoint(path, 0, read_json(path / CONFIG), read_model(path), {}, {}, existing(path / TOKENIZER))
@@ -112,17 +119,20 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def best(run: str | Path) -> Path:
-    """The folder of the run's best checkpoint; UserError if there is none."""
+    """The folder of the run's best checkpoint.  Raises UserError if there is none."""
     folder = named(Path(run), "best")
     if not folder or not folder.is_dir():
-        raise UserError(f"{run} has no best checkpoint, none was saved as the best so far; use the latest")
+        raise UserError(f"{run} has no best checkpoint, because none has been evaluated yet; use the latest")
     return folder
 
 
 # Writing
 
 def publish(hidden, checksums) -> Path:
-    """Give the finished folder a free name of its step, unless its contents are there already; the folder."""
+    """Rename the finished folder to an unused name of its step, or delete it if the newest one has the same contents.
+
+    Returns the folder of the checkpoint.
+    """
     folder = hidden.with_name(hidden.name.removeprefix("."))
     same = [other for other in in_order(hidden.parent) if order(other)[0] == order(folder)[0]]
     if same and is_whole(same[0]) and (same[0] / CHECKSUMS).read_bytes() == checksums:
@@ -137,41 +147,41 @@ def publish(hidden, checksums) -> Path:
 
 
 def point(run, which, folder):
-    """Make RUN/latest or RUN/best name this checkpoint."""
+    """Write the name of a checkpoint to RUN/latest or RUN/best."""
     rewrite(run / which, [f"{folder.name}\n".encode()], only_writer=True)
     sync(run)
 
 
 def prune(run, step, keep):
-    """Delete what is not among the last `keep` steps up to this one, and the older generations of the same step."""
+    """Delete all but the last `keep` steps up to this one and the best, and the older generations of each step."""
     reached = [folder for folder in in_order(run / "checkpoints") if order(folder)[0] <= step]
     newest = {order(folder)[0]: folder for folder in reversed(reached)}
-    kept = {*list(newest.values())[-keep:], named(run, "best")}
+    stay = {*list(newest.values())[-keep:], named(run, "best")}
     for folder in reached:
-        if folder not in kept:
+        if folder not in stay:
             hidden = folder.with_name(f".{folder.name}")
             os.rename(folder, hidden)
             shutil.rmtree(hidden)
 
 
-# Finding
+# Listing
 
 def order(folder):
-    """(step, generation) of a folder that has the name of a checkpoint, else None."""
+    """(step, generation) from the name of a checkpoint folder; None for another name."""
     match = NAME.fullmatch(folder.name)
     return match and (int(match[1]), int(match[2] or 1))
 
 
-def in_order(parent, wanted=None) -> list[Path]:
-    """The checkpoints in this folder, newest first; if one is wanted: that, those before it, then those after it."""
+def in_order(parent, preferred=None) -> list[Path]:
+    """The checkpoints in this folder, newest first.  With a preferred one: that, older ones, then newer ones."""
     folders = sorted((f for f in parent.iterdir() if order(f) and f.is_dir()), key=order, reverse=True)
-    if wanted and order(wanted):
-        folders.sort(key=lambda folder: order(folder) > order(wanted))
+    if preferred and order(preferred):
+        folders.sort(key=lambda folder: order(folder) > order(preferred))
     return folders
 
 
 def named(run, which) -> Path | None:
-    """The folder that RUN/latest or RUN/best names, whether it is there or not."""
+    """The folder that RUN/latest or RUN/best names, which may not exist; None if the file names none."""
     try:
         folder = run / "checkpoints" / (run / which).read_text().strip()
     except (OSError, ValueError):
@@ -180,16 +190,18 @@ def named(run, which) -> Path | None:
 
 
 def existing(path) -> Path | None:
+    """The path if it is a file, else None."""
     return path if path.is_file() else None
 
 
 # Reading
 
 def load_run(run) -> Checkpoint:
-    wanted, notes = named(run, "latest"), []
-    folders = in_order(run / "checkpoints", wanted)
-    if folders and wanted not in folders:
-        notes.append(f"{run / 'latest'} does not name a checkpoint that is there")
+    """The latest checkpoint of a run or, if that is damaged, the newest undamaged one."""
+    latest, notes = named(run, "latest"), []
+    folders = in_order(run / "checkpoints", latest)
+    if folders and latest not in folders:
+        notes.append(f"{run / 'latest'} does not name an existing checkpoint")
     for folder in folders:
         try:
             saved = read(folder)
@@ -202,7 +214,7 @@ def load_run(run) -> Checkpoint:
 
 
 def read(folder) -> Checkpoint:
-    """A checkpoint of ours, verified."""
+    """Verify and read a checkpoint folder of a run."""
     verify(folder)
     trainer = read_json(folder / TRAINER)
     return Checkpoint(folder, trainer["step"], read_json(folder / CONFIG), read_tensors(folder / MODEL),
@@ -210,13 +222,13 @@ def read(folder) -> Checkpoint:
 
 
 def verify(folder):
-    """Raise DamagedFile unless every file has the size and the SHA-256 that checksums.json tells."""
+    """Raise DamagedFile unless every file has the size and the SHA-256 in checksums.json."""
     path = folder / CHECKSUMS
     checksums = read_json(path)
     try:
         if not isinstance(checksums, dict) or not NEEDED <= checksums.keys() <= NEEDED | {TOKENIZER} or \
                 to_json(checksums) != path.read_bytes():
-            raise DamagedFile(f"{path} is damaged: it is not the list of files that was saved")
+            raise DamagedFile(f"{path} is damaged: it is not a list of checksums as written by pyllama")
         for name, recorded in checksums.items():
             path = folder / name
             with open(path, "rb") as file:
@@ -224,13 +236,14 @@ def verify(folder):
                 actual = {"size": file.tell(), "sha256": digest}
             if actual != recorded:
                 sizes = [d["size"] if isinstance(d, dict) and "size" in d else "no" for d in (actual, recorded)]
-                raise DamagedFile(f"{path} is damaged: " + (f"it has {sizes[0]} bytes, {sizes[1]} were written"
-                              if sizes[0] != sizes[1] else f"its bytes are not those that {CHECKSUMS} was made of"))
+                raise DamagedFile(f"{path} is damaged: " + (f"it has {sizes[0]} bytes, but {sizes[1]} were written"
+                              if sizes[0] != sizes[1] else f"its SHA-256 is not that in {CHECKSUMS}"))
     except OSError as error:
         raise DamagedFile(f"{path} is damaged: {error.strerror or error}") from error
 
 
 def is_whole(folder) -> bool:
+    """Does the checkpoint pass verify()?"""
     try:
         verify(folder)
     except DamagedFile:

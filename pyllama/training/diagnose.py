@@ -1,4 +1,4 @@
-"""Where did a NaN or an infinity come from?  Replays a computation and names the first tensor that is not finite."""
+"""Find the source of a NaN or an infinity: replay a computation and name the first tensor that is not finite."""
 from collections import Counter
 
 import numpy as np
@@ -12,7 +12,10 @@ class NotFinite(Exception):
 
 
 def first_not_finite(p, compute) -> str:
-    """Says which parameter in the tree p is not finite or, if all are, which op's result while compute() runs."""
+    """Name the first tensor that is not finite: a parameter of the tree p, or else one that an op in compute() returns.
+
+    Results and gradients of ops are checked in the order of the calls.  Returns part of a sentence.
+    """
     for name, leaf in params.leaves(p):
         if not np.isfinite(leaf).all():
             return f"the parameter {name} is not finite"
@@ -23,12 +26,12 @@ def first_not_finite(p, compute) -> str:
         calls[op.name] += 1
         number = calls[op.name]
         for result in op.each(y):
-            require(result, f"the result of {op.name}, its call number {number} of the step,")
+            require(result, f"the result of call {number} of {op.name} in the step")
 
         def watched_back(dy):
             grads = back(dy)
-            for wanted, grad in zip(op.inputs, grads, strict=False):
-                require(grad, f"the gradient of {op.name} for {wanted.name}, in its call number {number} of the step,")
+            for declared, grad in zip(op.inputs, grads, strict=False):
+                require(grad, f"the gradient for {declared.name} of call {number} of {op.name} in the step")
             return grads
 
         return y, watched_back

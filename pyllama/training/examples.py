@@ -1,4 +1,4 @@
-"""Examples of different lengths as batches: what a step learns from, for train.train."""
+"""Batches of examples of different lengths, for loop.train()."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from pyllama.text.epochs import step_rows
 from pyllama.text.tokens import Batch
 
 IGNORE = -100
-FILL = {"ids": 0, "labels": IGNORE, "types": 0}             # what stands at padding, on the right
+FILL = {"ids": 0, "labels": IGNORE, "types": 0}             # value of padding, on the right
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of arrays, a dict each: ids [T], and what else a model's loss takes by name.
+    """Rows of arrays: each row is a dict with ids [T] and the other arrays that a model's loss takes.
 
-    labels may be a number, places that count, or as long as the target; a batch pads them with what does not count.
-    weights, a number each, let rows count for more or less.
+    labels    0-d, or [T'] of any length; a batch pads them with IGNORE
+    weights   0-d, optional: the weight of the row in the loss
     """
     rows: Sequence[dict[str, np.ndarray]]
 
@@ -24,18 +24,18 @@ class Examples:
         return len(self.rows)
 
     def batch(self, settings, step: int) -> Batch:
-        """The examples of a step: each epoch has all of them once, in an order that depends on (seed, epoch) alone."""
+        """The examples of a step.  An epoch visits each of them once, in an order that depends on (seed, epoch)."""
         chosen, _ = step_rows(len(self.rows), settings.rows_per_step, settings.seed, step)
         return collate([self.rows[i] for i in chosen])
 
     def in_turn(self, size: int):
-        """(where they begin, Batch) of up to `size` examples, in order."""
+        """Yield (number of the first example, Batch of up to `size` examples), in order."""
         for first in range(0, len(self.rows), size):
             yield first, collate(self.rows[first:first + size])
 
 
 def collate(rows: Sequence[dict[str, np.ndarray]]) -> Batch:
-    """The rows as arrays [B ...], with a mask [B T] that is 0 at padding."""
+    """Stack rows into arrays [B ...], padded to the longest, with a bool mask [B T] that is False at padding."""
     inputs = {}
     for name in rows[0]:
         arrays = [np.asarray(row[name]) for row in rows]

@@ -1,11 +1,11 @@
-"""What a model learns from plain text: the next token, masked tokens, or a text from its corrupted copy.
+"""Training objectives on plain text: predict the next token, predict masked tokens, or reconstruct corrupted text.
 
     objective = objective_of(config, tokenizer)
     for record in train(state, objective.source(tokens), settings): ...
 
-The model's configuration says which (Config.LEARNS).  LLaMA and GPT-2 read windows of tokens as they are.  BERT and
-BART read corrupted ones and predict what was there.  All random numbers depend on (seed, step) alone, in an evaluation
-on the batch's number: every evaluation is the same.
+The model's configuration selects the objective (Config.LEARNS).  LLaMA and GPT-2 read windows of tokens.  BERT and BART
+read corrupted windows and predict the original tokens.  Random numbers depend on (seed, step) alone.  In an evaluation
+they depend on the number of the batch, so all evaluations corrupt the text in the same way.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,23 +23,25 @@ from pyllama.text.tokens import Batch, Tokens, evaluation_windows, windows
 from pyllama.training import loop
 from pyllama.training.examples import collate
 
-Damage = Callable[[np.ndarray, np.random.Generator], Batch]             # of ids [B T]
+Damage = Callable[[np.ndarray, np.random.Generator], Batch]             # (ids [B T], generator) -> Batch
 SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
 
 
 class Objective(NamedTuple):
-    source: Callable[[Tokens], Any]             # tokens -> what loop.train() draws its batches from
-    evaluate: Callable                          # evaluate(state, source, settings, most), for run.run()
+    """How a model learns from tokens, and how it is evaluated on them."""
+    source: Callable[[Tokens], Any]             # tokens -> the source of batches for loop.train()
+    evaluate: Callable                          # evaluate(state, source, settings, most), as run.run() takes
 
 
 class Reconstruction(NamedTuple):
     """How well corrupted text is reconstructed."""
     loss: float                                 # nats per predicted token
     perplexity: float
-    tokens: int                                 # predicted
+    tokens: int                                 # number predicted
 
     @property
     def rank(self) -> float:
+        """The quantity that is lowest for the best checkpoint."""
         return self.loss
 
     def __str__(self):
@@ -47,7 +49,10 @@ class Reconstruction(NamedTuple):
 
 
 def objective_of(config, tokenizer: Tokenizer) -> Objective:
-    """Raises UserError if the model learns nothing from text, or needs a mask and the tokenizer has none."""
+    """The objective of a model.
+
+    Raises UserError if the model does not learn from plain text, or needs a mask token and the tokenizer has none.
+    """
     if config.learns is None:
         raise UserError(f"a {config.TYPE} with this head does not learn from plain text; train it on a task with "
                         f"`pyllama finetune`")
@@ -58,23 +63,24 @@ def objective_of(config, tokenizer: Tokenizer) -> Objective:
 
 
 def continues(config) -> bool:
-    """Does the model continue texts?"""
+    """Does the model predict the next token, so that it can continue a text?"""
     return config.learns == "next token"
 
 
 def needs_mask(learns: Learns) -> bool:
-    """Does this objective put a mask in the place of tokens?"""
+    """Does this objective replace tokens by a mask token?"""
     return learns in DAMAGES
 
 
 def require_mask(kind: str, tokenizer: Tokenizer) -> None:
+    """Raise UserError if the tokenizer has no mask token, which a model of this kind needs."""
     if tokenizer.mask_id is None:
-        raise UserError(f"a {kind} learns from text with tokens behind a mask, and this tokenizer has no <mask> or "
-                        f"[MASK]; learn one that has by --tokenizer bpe, or give such a tokenizer.json")
+        raise UserError(f"a {kind} learns from text with masked tokens, but this tokenizer has no <mask> or [MASK]; "
+                        f"learn one with --tokenizer bpe, or give a tokenizer.json that has one")
 
 
 def masked(config, tokenizer: Tokenizer) -> Damage:
-    """BERT's: some tokens are masked, or others stand in their place."""
+    """BERT's corruption: see mask_tokens()."""
     special = tokenizer.special_ids
 
     def damage(ids, rng):
@@ -85,7 +91,7 @@ def masked(config, tokenizer: Tokenizer) -> Damage:
 
 
 def noised(config, tokenizer: Tokenizer) -> Damage:
-    """BART's: sentences in another order, spans of tokens behind one mask."""
+    """BART's corruption: see corrupt()."""
     ends = frozenset(i for i in range(tokenizer.vocab_size)
                      if tokenizer.decode([i]).rstrip().endswith(SENTENCE_ENDS))
     longest = config.max_position_embeddings
@@ -102,7 +108,7 @@ DAMAGES: dict[Learns, Callable[..., Damage]] = {"masked tokens": masked, "corrup
 
 @dataclass(frozen=True)
 class CorruptedText:
-    """Windows of tokens, and what a model reads in their place."""
+    """Windows of tokens, corrupted: a source of batches for loop.train()."""
     tokens: Tokens
     damage: Damage
 
@@ -110,26 +116,29 @@ class CorruptedText:
         return len(self.tokens)
 
     def batch(self, settings, step: int) -> Batch:
-        """A step of loop.train."""
+        """The corrupted windows of a step, and their labels."""
         ids = windows(self.tokens, settings.rows_per_step, settings.block_size, settings.seed, step)
         return self.damage(ids[:, :-1], generator(settings.seed, "damage", step))
 
 
 def evaluate(state, source: CorruptedText, settings, most: int | None = None) -> Reconstruction:
-    """Over all whole windows, or those in the first `most` tokens, but one at least.  Raises UserError if none of their
-    tokens is to be predicted."""
+    """Loss and perplexity on corrupted windows.
+
+    most    use the complete windows in the first `most` tokens, at least one window; None: all
+
+    Raises UserError if no token in them is to be predicted.
+    """
     tokens = source.tokens
     if most is not None:
         tokens = tokens.between(0, min(max(most, settings.block_size) + 1, len(tokens)))
 
-    def damaged():
+    def corrupted():
         for number, (ids, labels) in enumerate(evaluation_windows(tokens, settings.batch_size, settings.block_size)):
-            whole = ids[(labels[:, 1:] != -100).all(axis=1), :-1]
-            if len(whole):
-                yield source.damage(whole, generator(settings.seed, "evaluation", number)).beside(state.flat)
+            complete = ids[(labels[:, 1:] != -100).all(axis=1), :-1]
+            if len(complete):
+                yield source.damage(complete, generator(settings.seed, "evaluation", number)).beside(state.flat)
 
-    loss, targets = loop.mean_loss(state.p, state.config, damaged())
+    loss, targets = loop.mean_loss(state.p, state.config, corrupted())
     if not targets:
-        raise UserError(f"none of the {len(tokens)} tokens to evaluate on was masked; give more text or larger "
-                        f"eval_tokens")
+        raise UserError(f"none of the {len(tokens)} evaluation tokens was masked; give more text or raise eval_tokens")
     return Reconstruction(loss, loop.perplexity(loss), int(targets))

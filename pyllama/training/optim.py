@@ -4,10 +4,10 @@
     norm = global_norm(g)
     optimizer.step(flat, g, lr, decay=0.1, scale=clip_scale(norm, 1.0))
 
-Every rule is elementwise, so the vector may be cut anywhere and gives the same bits.  A kernel makes one pass over
-memory; the reference in NumPy runs block by block, each in cache and with scratch memory of a few blocks.  Clipping
-costs no pass: its factor goes into the step.  Weight decay is decoupled from the gradient (Loshchilov & Hutter, 2019)
-and pulls on matrices alone: gains and biases are left free.
+The update rules are elementwise, so the vector may be cut anywhere with the same bits.  A kernel makes one pass over
+memory.  The NumPy reference runs block by block, in the cache and with working memory of a few blocks.  Clipping costs
+no extra pass, because its factor is part of the step.  Weight decay is decoupled from the gradient (Loshchilov &
+Hutter, 2019) and applies to matrices only, not to gains and biases.
 """
 import itertools
 import math
@@ -18,12 +18,14 @@ import numpy as np
 from pyllama import backend, params
 from pyllama.errors import UserError
 
-BLOCK = 1 << 15                 # numbers: the arrays of an AdamW block in float32 stay in a core's second cache
+BLOCK = 1 << 15                 # numbers: the arrays of an AdamW block in float32 fit a core's L2 cache
 
 
 def matrix_slices(tree, but: Collection[str] = ()) -> list[slice]:
-    """Where the leaves of two or more axes, `but` those of these names, lie in the tree's flat vector: slices in order,
-    neighbors merged."""
+    """The slices of a tree's flat vector that hold leaves of two or more axes, in order, adjacent ones merged.
+
+    but     names of leaves to leave out
+    """
     slices: list[slice] = []
     end = 0
     for name, leaf in params.leaves(tree):
@@ -35,85 +37,90 @@ def matrix_slices(tree, but: Collection[str] = ()) -> list[slice]:
 
 
 def ranges(size, matrices):
-    """Cut [0, size) into (slice, whether it lies in a matrix)."""
+    """Cut 0:size into a list of (slice, whether it is in a matrix)."""
     edges = [0, *(edge for s in matrices for edge in (s.start, s.stop)), size]
     if edges != sorted(edges):
-        raise ValueError(f"matrices must be slices within 0:{size}, in order and apart, not {matrices}")
+        raise ValueError(f"matrices must be slices within 0:{size}, in order and without overlap, not {matrices}")
     return [(slice(start, stop), bool(number % 2))
             for number, (start, stop) in enumerate(itertools.pairwise(edges)) if start < stop]
 
 
 def blocks(ranges):
-    """The ranges again, cut into slices of at most BLOCK numbers."""
-    return ((slice(i, min(i + BLOCK, where.stop)), in_matrix)
-            for where, in_matrix in ranges for i in range(where.start, where.stop, BLOCK))
+    """Cut the ranges into slices of at most BLOCK numbers."""
+    return ((slice(i, min(i + BLOCK, part.stop)), in_matrix)
+            for part, in_matrix in ranges for i in range(part.start, part.stop, BLOCK))
 
 
 class Optimizer:
-    """p ← p - η (d + λp), with λ = 0 outside the matrices.  A rule says what the direction d is.
+    """p ← p - η (d + λp), with λ = 0 outside the matrices.  A subclass defines the direction d.
 
     size, dtype   of the flat vector; the state has the same
-    matrices      the slices of the vector that decay: matrix_slices(tree)
-    like          an array on the device that the vector is on; None: the host
+    matrices      the slices of the vector to which weight decay applies: matrix_slices(tree)
+    like          an array on the device of the vector; None: the host
     """
-    rule: Callable[..., None]                           # updates in place; a kernel has the same name and arguments
-    kept: tuple[str, ...] = ()                          # the state: attributes that are vectors like p
+    rule: Callable[..., None]                           # updates in place; a kernel has this name and arguments
+    vectors: tuple[str, ...] = ()                       # names of the attributes that hold the state, vectors like p
 
     def __init__(self, size, dtype, matrices, like=None):
         self.size, self.dtype, self.t = size, np.dtype(dtype), 0
         self.ranges = ranges(size, matrices)
-        for name in self.kept:
+        for name in self.vectors:
             setattr(self, name, np.zeros(size, dtype, like=like))
 
     def options(self) -> dict:
-        """What the rule takes in this step besides the vectors, lr, decay and scale."""
+        """The arguments of the rule in this step, besides the vectors, lr, decay and scale."""
         raise NotImplementedError
 
     def step(self, p, g, lr: float, decay: float, scale: float = 1.0) -> None:
-        """Update p[size] in place by the gradient scale * g[size], with learning rate η = lr and decay λ = decay."""
+        """Update p [size] in place, with the gradient scale * g [size], learning rate η = lr and decay λ = decay.
+
+        Raises TypeError unless p and g have the optimizer's size and dtype.
+        """
         for name, x in (("p", p), ("g", g)):
             if x.shape != (self.size,) or x.dtype != self.dtype:
                 raise TypeError(f"{name} is {x.dtype}{list(x.shape)}, the optimizer takes {self.dtype}[{self.size}]")
         lr, decay, scale = float(lr), float(decay), float(scale)        # a NumPy float64 would promote float32
         self.t += 1
-        vectors = [p, g, *(getattr(self, name) for name in self.kept)]
+        vectors = [p, g, *(getattr(self, name) for name in self.vectors)]
         kernel = getattr(backend.kernels_for([p, g]), self.rule.__name__, None)
         update, pieces = (kernel, self.ranges) if kernel else (self.rule, blocks(self.ranges))
-        for where, in_matrix in pieces:
-            update(*(x[where] for x in vectors), lr=lr, decay=decay if in_matrix else 0.0, scale=scale,
+        for part, in_matrix in pieces:
+            update(*(x[part] for x in vectors), lr=lr, decay=decay if in_matrix else 0.0, scale=scale,
                    **self.options())
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the next step depends on besides p: "step" and the vectors (the optimizer's own, not copies)."""
-        return {"step": np.array(self.t, np.int64)} | {name: getattr(self, name) for name in self.kept}
+        """{"step": int64 [], name: vector, ...}: what the next step depends on besides p.  No vector is a copy."""
+        return {"step": np.array(self.t, np.int64)} | {name: getattr(self, name) for name in self.vectors}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a saved state(), bit for bit.  UserError if it is not one of this optimizer; then nothing changes.
+        """Continue from a saved state(), bit for bit.
+
+        Raises UserError, and changes nothing, unless the state has this optimizer's names, shapes and dtypes.
         """
-        mine, name = self.state(), type(self).__name__
-        if state.keys() != mine.keys():
-            raise UserError(f"the saved optimizer state holds {', '.join(sorted(state)) or 'nothing'} but {name} keeps "
-                            f"{', '.join(sorted(mine))}; resume with the optimizer and options that saved it")
-        for key, wanted in mine.items():
-            if (state[key].shape, state[key].dtype) != (wanted.shape, wanted.dtype):
+        current, name = self.state(), type(self).__name__
+        if state.keys() != current.keys():
+            raise UserError(f"the saved optimizer state has {', '.join(sorted(state)) or 'nothing'} but {name} needs "
+                            f"{', '.join(sorted(current))}; resume with the optimizer and options that saved it")
+        for key, array in current.items():
+            if (state[key].shape, state[key].dtype) != (array.shape, array.dtype):
                 raise UserError(f"{key} in the saved optimizer state is {state[key].dtype}{list(state[key].shape)} but "
-                                f"{name} needs {wanted.dtype}{list(wanted.shape)}; resume with the model and precision "
+                                f"{name} needs {array.dtype}{list(array.shape)}; resume with the model and precision "
                                 f"that saved it")
         self.t = int(state["step"])
-        for key in self.kept:
-            mine[key][:] = np.asarray(state[key], like=mine[key])
+        for key in self.vectors:
+            current[key][:] = np.asarray(state[key], like=current[key])
 
 
 def scaled(g, scale):
-    """scale * g, the product made in float64: a scale that tames a huge gradient may be too small for float32."""
+    """scale * g, computed in float64 because the scale of a huge gradient may be too small for float32."""
     return (g * np.float64(scale)).astype(g.dtype)
 
 
 def adamw(p, g, m, v, *, lr, decay, scale, t, betas, eps):
-    """Step t of AdamW, below."""
+    """Update p, m and v in place: step t of AdamW."""
     b1, b2 = map(float, betas)
     g = scaled(g, scale)
-    m *= b1                                             # not m += (1 - β₁)(g - m): for β₁ = 0 that is not quite g
+    m *= b1                                             # not m += (1 - β₁)(g - m), which is not exactly g for β₁ = 0
     m += (1 - b1) * g
     v *= b2
     v += (1 - b2) * (g * g)
@@ -122,16 +129,18 @@ def adamw(p, g, m, v, *, lr, decay, scale, t, betas, eps):
 
 
 class AdamW(Optimizer):
-    """At step t = 1, 2, ..., elementwise:
+    """Adam with decoupled weight decay.  At step t = 1, 2, ..., elementwise:
 
     m ← β₁ m + (1 - β₁) g          m̂ = m/(1 - β₁ᵗ)
     v ← β₂ v + (1 - β₂) g²         v̂ = v/(1 - β₂ᵗ)
     p ← p - η (m̂/(√v̂ + ε) + λp)
 
-    Source: Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, Algorithm 2, with η for their ηₜα and
-    λ scaled by η as PyTorch does.
+    betas, eps   (β₁, β₂) and ε; raises UserError unless 0 <= β < 1 and ε > 0 in the dtype
+
+    Source: Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, Algorithm 2, with η for their ηₜα, and λ
+    multiplied by η as in PyTorch.
     """
-    rule, kept = staticmethod(adamw), ("m", "v")
+    rule, vectors = staticmethod(adamw), ("m", "v")
     m: np.ndarray
     v: np.ndarray
 
@@ -148,7 +157,7 @@ class AdamW(Optimizer):
 
 
 def sgd(p, g, v=None, *, lr, decay, scale, momentum, nesterov):
-    """A step of SGD, below."""
+    """Update p and v in place: a step of SGD."""
     d = g = scaled(g, scale)
     if v is not None:
         v *= momentum
@@ -158,14 +167,15 @@ def sgd(p, g, v=None, *, lr, decay, scale, momentum, nesterov):
 
 
 class SGD(Optimizer):
-    """With momentum μ, elementwise, and v = 0 at first:
+    """Gradient descent with momentum μ, elementwise, with v = 0 initially:
 
     v ← μ v + g
     p ← p - η (v + λp)             plain
     p ← p - η (g + μ v + λp)       Nesterov
 
-    PyTorch's convention: η stands outside v, and there is no factor 1 - μ (Sutskever et al., 2013, have η inside).
-    Unlike PyTorch's, the decay is decoupled: it does not enter v.  Without momentum no v is kept.
+    As in PyTorch, v does not include η, and there is no factor 1 - μ.  (In Sutskever et al., 2013, v includes η.)
+    Unlike in PyTorch, the decay is decoupled: v does not include it.  Without momentum there is no v.  Raises UserError
+    unless 0 <= μ < 1, and μ > 0 for Nesterov's rule.
     """
     rule = staticmethod(sgd)
     v: np.ndarray
@@ -174,8 +184,8 @@ class SGD(Optimizer):
         if not 0 <= momentum < 1:
             raise UserError(f"momentum is {momentum}; it must be at least 0 and below 1")
         if nesterov and not momentum:
-            raise UserError("Nesterov's rule needs a momentum above 0; set one or leave nesterov out")
-        self.kept = ("v",) if momentum else ()
+            raise UserError("Nesterov's rule needs a momentum above 0; set momentum or turn nesterov off")
+        self.vectors = ("v",) if momentum else ()
         super().__init__(size, dtype, matrices, like)
         self.momentum, self.nesterov = float(momentum), nesterov
 
@@ -184,35 +194,42 @@ class SGD(Optimizer):
 
 
 def sum_and_norm(gs):
-    """g ← g + g₁ + g₂ + ... in place for gs = [g, g₁, g₂, ...], added in this order; the Euclidean norm ‖g‖ of the sum,
-    a number, on a GPU an array of no axes: it is not waited for.
+    """g ← g + g₁ + g₂ + ... in place, for gs = [g, g₁, g₂, ...] of one shape, in this order.
 
-    Squares are made and summed in float64, where no float32 overflows and none is lost, in an order that depends on
-    g.size alone.
+    Returns the Euclidean norm ‖g‖ of the sum: a float, or on a GPU a 0-d array, without waiting for it.
+
+    Squares are computed and summed in float64, in which squares of float32 neither overflow nor underflow.  The order
+    of the sum depends on g.size alone.
     """
     if kernels := backend.kernels_for(gs):
         return kernels.sum_and_norm(gs)
     squares, (g, *others) = 0.0, gs
-    with np.errstate(over="ignore", invalid="ignore"):  # the norm says inf or NaN
+    with np.errstate(over="ignore", invalid="ignore"):  # the norm is then inf or NaN
         for i in range(0, g.size, BLOCK):
-            here = g[i:i + BLOCK]
+            block = g[i:i + BLOCK]
             for other in others:
-                here += other[i:i + BLOCK]
-            squares += float(np.square(here, dtype=np.float64).sum())
+                block += other[i:i + BLOCK]
+            squares += float(np.square(block, dtype=np.float64).sum())
     return math.sqrt(squares)
 
 
 def global_norm(g) -> float:
-    """‖g‖, as sum_and_norm makes it."""
+    """The Euclidean norm ‖g‖ of a vector: see sum_and_norm()."""
     return sum_and_norm([g])
 
 
 def clip_scale(norm: float, max_norm: float | None) -> float:
-    """The factor min(1, max_norm/‖g‖) that clips a gradient g to a norm of max_norm at most; for Optimizer.step.
+    """The factor min(1, max_norm/‖g‖) that clips a gradient g to the norm max_norm: the scale for Optimizer.step().
 
-    It is 1, nothing is clipped, if max_norm is None or 0, and if the norm is infinite or NaN: the caller has something
-    to report.  Source: Pascanu, Mikolov & Bengio, 2013, Algorithm 1.
+    It is 1 if max_norm is None or 0, which means no clipping, or if the norm is infinite or NaN, which the caller
+    reports.  Raises UserError if max_norm is negative or NaN.
+
+    Source: Pascanu, Mikolov & Bengio, 2013, Algorithm 1.
+
+    >>> from pyllama.training.optim import clip_scale
+    >>> clip_scale(norm=4.0, max_norm=1.0), clip_scale(norm=0.5, max_norm=1.0)
+    (0.25, 1.0)
     """
     if max_norm and not max_norm > 0:
-        raise UserError(f"max_norm is {max_norm}; clip the gradient to a positive norm, or give 0 for no clipping")
+        raise UserError(f"max_norm is {max_norm}; make it positive, or 0 for no clipping")
     return max_norm / norm if max_norm and max_norm < norm < math.inf else 1.0

@@ -1,9 +1,9 @@
-"""A training run in a folder: evaluated, logged, saved and stopped as asked, and resumed as if never interrupted.
+"""A training run in a folder: evaluate, log, save and stop by a policy, and resume bit for bit.
 
-    RUN/log.jsonl         a line a step, with the validation figures where they were taken
+    RUN/log.jsonl         one line for each step, with the evaluation after it, if any
     RUN/checkpoints/      see checkpoint.py; RUN/latest and RUN/best name one each
     RUN/data/             the text as tokens
-    RUN/tensorboard/      event files, if asked for
+    RUN/tensorboard/      event files, if RunPolicy.tensorboard is set
 """
 import contextlib
 import json
@@ -28,14 +28,14 @@ from pyllama.training.parallel import Communicator
 
 @dataclass(frozen=True)
 class RunPolicy:
-    """When a run is evaluated, saved and stopped."""
+    """When a run is evaluated, saved and stopped.  Raises UserError if a value is out of range."""
 
-    eval_steps: int = 250                       # steps between evaluations on the validation text
-    eval_tokens: int | None = None              # tokens in an evaluation, the first ones; None: all
+    eval_steps: int = 250                       # steps between evaluations on the validation data
+    eval_tokens: int | None = None              # number of first tokens to evaluate; None: all
     save_steps: int = 250                       # steps between checkpoints
     save_total_limit: int = 3                   # checkpoints kept, besides the best
-    patience: int = 0                           # stop after so many evaluations that are no better; 0: never
-    tensorboard: bool = False                   # write TensorBoard event files too
+    patience: int = 0                           # stop after this many evaluations without improvement; 0: never
+    tensorboard: bool = False                   # also write TensorBoard event files
 
     def __post_init__(self):
         for name, least in {"eval_steps": 1, "save_steps": 1, "save_total_limit": 1, "patience": 0}.items():
@@ -47,22 +47,24 @@ class RunPolicy:
 
 @dataclass
 class BestSoFar:
-    """How the evaluations' rank stands, of a text the loss: saved with a checkpoint, so that stopping early survives a
-    resume."""
-    best: float = math.inf
-    best_step: int = 0
-    stale: int = 0                              # evaluations since the best one
+    """The best evaluation so far.  Lower ranks are better; for text the rank is the loss.
+
+    It is saved with each checkpoint, because early stopping must continue after a resume.
+    """
+    best: float = math.inf                      # its rank
+    best_step: int = 0                          # its step
+    stale: int = 0                              # number of evaluations since
 
 
 class Plan(NamedTuple):
-    """The arguments of run(), in its order: a run that is ready to begin, or to go on."""
+    """The arguments of run(), in order: a run that is ready to start or to continue."""
     folder: Path | None                         # None: nothing is logged or saved
     state: State
-    training: Any                               # what loop.train() draws its batches from
-    validation: Any                             # what evaluate() takes
+    training: Any                               # the source of batches for loop.train()
+    validation: Any                             # the data for evaluate()
     settings: Settings
     policy: RunPolicy
-    about: dict                                 # what a resume needs besides
+    about: dict                                 # what else a resume needs, JSON-serializable
     tokenizer_json: str | None
     best_so_far: BestSoFar
     evaluate: Callable
@@ -70,7 +72,7 @@ class Plan(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a checkpoint says of its run."""
+    """A checkpoint of a run, with the settings that its trainer.json stores."""
     checkpoint: Checkpoint
     settings: Settings
     policy: RunPolicy
@@ -82,14 +84,22 @@ class Saved(NamedTuple):
 def run(folder: Path | None, state: State, training, validation, settings: Settings, policy: RunPolicy, about: dict,
         tokenizer_json: str | None = None, best_so_far: BestSoFar | None = None, evaluate: Callable = evaluate,
         comm: Communicator = SOLO) -> Generator[Record]:
-    """Train to settings.max_steps, yielding a record a step, with the evaluation after it if one was due; close the
-    generator to stop after a step.
+    """Train to settings.max_steps, and yield a Record after each step, with its evaluation if there is one.
 
-    A checkpoint is written every save_steps, after an evaluation with a new best loss, and at the end, whether that is
-    the last step, patience or close().  `about` is saved with it, for resuming.  An error saves nothing: a loss that is
-    not finite tells that the parameters were bad a step ago, and KeyboardInterrupt may leave them half updated.
-    evaluate(state, validation, settings, most) gives a NamedTuple of numbers, one of them the loss, with a rank: the
-    lower the better.  Of several processes that share the steps the first writes.
+    folder          of the run; None: nothing is logged or saved
+    training        the source of batches for loop.train()
+    validation      the data for evaluate()
+    about           what else a resume needs, JSON-serializable: saved with each checkpoint
+    tokenizer_json  the text of tokenizer.json; None: there is none
+    evaluate        evaluate(state, validation, settings, most) returns a NamedTuple of numbers, among them the loss,
+                    with a property `rank`, which is lower for better ones
+    comm            the processes that share the steps; the first writes
+
+    Close the generator to stop after a step.  A checkpoint is written every save_steps, after an evaluation with a new
+    best rank, and at the end: the last step, patience or close().  An error does not write one: if the loss is not
+    finite, the parameters were bad already, and KeyboardInterrupt may leave them half updated.
+
+    Raises UserError as loop.train() and checkpoint.save() do.
     """
     best_so_far, saved = best_so_far or BestSoFar(), state.step
     writes = folder is not None and comm.rank == 0
@@ -97,7 +107,7 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
 
     def save(best=False):
         nonlocal saved
-        saved = state.step                              # before it is done: what failed once is not tried again
+        saved = state.step                              # before saving: a save that failed is not repeated
         if folder is None or not writes:
             return
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
@@ -107,11 +117,11 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
                         trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(policy),
                                  "standing": asdict(best_so_far), "about": about, "versions": versions()})
 
-    def tired():
+    def out_of_patience():
         return policy.patience and best_so_far.stale >= policy.patience
 
     try:
-        for record in () if tired() else train(state, training, settings, comm):
+        for record in () if out_of_patience() else train(state, training, settings, comm):
             last = record.step == settings.max_steps
             evaluation, better = None, False
             if last or record.step % policy.eval_steps == 0:
@@ -124,7 +134,7 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
             if better or last or record.step % policy.save_steps == 0:
                 save(better)
             yield record._replace(evaluation=evaluation)
-            if tired():
+            if out_of_patience():
                 break
         if saved < state.step:
             save()
@@ -137,24 +147,29 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
 
 
 def versions() -> dict:
+    """The versions of pyllama and NumPy, which a checkpoint stores."""
     return {"pyllama": __version__, "numpy": np.__version__}
 
 
 class Log:
-    """log.jsonl, and TensorBoard's event files.  What an earlier run wrote after its last checkpoint is cut off."""
+    """log.jsonl and TensorBoard's event files.
+
+    step    the step at which the run starts or resumes; later lines of an earlier run are deleted
+    """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool):
         path = folder / "log.jsonl"
-        kept = (json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step)
+        lines = (json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            rewrite(path, map(str.encode, kept), only_writer=True)
+            rewrite(path, map(str.encode, lines), only_writer=True)
             self.file, self.board = path.open("a"), None
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from None
+            raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder"
+                            ) from None
         if tensorboard:
             tensorboard_x = optional("tensorboardX", "tensorboard")
-            # The suffix, for the name has the time in seconds alone: a run resumed at once would overwrite its file.
+            # The file name has the time in seconds.  Without the suffix, an immediate resume would overwrite the file.
             self.board = tensorboard_x.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1,
                                                      filename_suffix=f".{step}")
 
@@ -165,11 +180,11 @@ class Log:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
         except OSError as error:
-            raise UserError(f"cannot write {self.file.name}: {error.strerror}; make room and resume, the checkpoints "
-                            f"are intact") from None
+            raise UserError(f"cannot write {self.file.name}: {error.strerror}; free some space and resume: the "
+                            f"checkpoints are intact") from None
         if self.board:
             for name, value in line.items():
-                if name != "step" and value is not None:        # an accuracy that was not taken
+                if name != "step" and value is not None:        # an accuracy that was not measured
                     self.board.add_scalar(name, value, record.step)
 
     def close(self):
@@ -180,7 +195,7 @@ class Log:
 
 
 class NoLog:
-    """What a process that does not write has in place of a Log."""
+    """The log of a process that does not write."""
 
     def write(self, record: Record, evaluation):
         pass
@@ -190,7 +205,7 @@ class NoLog:
 
 
 def read_log(folder: Path) -> list[dict]:
-    """The lines of log.jsonl, up to the first that a kill or a power cut left unfinished."""
+    """The lines of log.jsonl, up to one that a kill or a power cut left incomplete."""
     path, lines = Path(folder) / "log.jsonl", []
     if path.exists():
         for line in path.read_text(errors="replace").split("\n"):
@@ -202,30 +217,36 @@ def read_log(folder: Path) -> list[dict]:
 
 
 def on_the_host(named) -> dict[str, np.ndarray]:
+    """(name, array) pairs as a dict of arrays on the host."""
     return {name: host(a) for name, a in named}
 
 
 def saved_run(folder: Path, max_steps: int | None = None) -> Saved:
-    """The latest checkpoint of a run, to train on from.  max_steps: a new last step.
+    """Read the latest checkpoint of a run, to resume it.
 
-    Raises UserError if the folder holds no run, or the run is past max_steps already.
+    max_steps   the new last step; None: as before
+
+    Raises UserError if the folder is not that of a run, or the run is past max_steps.
     """
     if folder.resolve().parent.name == "checkpoints":
-        raise UserError(f"{folder} is one checkpoint; resume the run that holds it, {folder.resolve().parent.parent}")
+        raise UserError(f"{folder} is a single checkpoint; resume its run, {folder.resolve().parent.parent}")
     saved = checkpoint.load(folder)
     trainer = saved.trainer
     if "settings" not in trainer or saved.tokenizer_path is None:
-        raise UserError(f"{folder} holds a model but no training to go on with; start one with --init_from {folder}")
+        raise UserError(f"{folder} has a model but no training state; start a run with --init_from {folder}")
     settings = from_stored(Settings, trainer["settings"])
     settings = settings if max_steps is None else replace(settings, max_steps=max_steps)
     if settings.max_steps < saved.step:
-        raise UserError(f"{folder} is at step {saved.step} already; give a max_steps above it")
+        raise UserError(f"{folder} is at step {saved.step} already; make max_steps larger")
     return Saved(saved, settings, from_stored(RunPolicy, trainer["keeping"]),
                  from_stored(BestSoFar, trainer["standing"]), trainer["about"], Tokenizer.load(saved.tokenizer_path))
 
 
 def restore(state: State, saved: Checkpoint) -> None:
-    """Put a checkpoint's parameters, optimizer and step into a state of the same shape."""
+    """Copy a checkpoint's parameters, optimizer state and step into a state of the same model.
+
+    Raises UserError if they do not fit.
+    """
     flat, _ = params.flatten(params.named(state.p, saved.tensors))
     state.flat[:] = np.asarray(flat, like=state.flat)
     state.optimizer.load(saved.optimizer)
@@ -233,5 +254,5 @@ def restore(state: State, saved: Checkpoint) -> None:
 
 
 def from_stored(cls, stored: dict):
-    """A dataclass from its stored fields; those that a later version dropped are left out."""
+    """A dataclass from its stored fields; fields that this version does not have are ignored."""
     return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})

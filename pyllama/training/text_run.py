@@ -1,4 +1,4 @@
-"""A run on a text: begun with a model, or resumed from its folder."""
+"""A training run on text: start one with a model, or resume one from its folder."""
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,30 +14,33 @@ from pyllama.training.loop import SOLO, Settings, State, start
 from pyllama.training.parallel import Communicator, first_alone
 from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, from_stored, restore
 
-LEARNED = ("char", "byte", "bpe")                           # tokenizers that are made, not read
+LEARNED = ("char", "byte", "bpe")                           # tokenizers that are made from the text
 
 
 @dataclass(frozen=True)
 class Text:
-    """The text to learn from."""
+    """The training text, its tokenizer and its split."""
 
     data: tuple[str, ...]                       # files, folders, patterns, "-", "python-docs", or a .bin of tokens
     field: str = "text"                         # the field of a .jsonl file that holds the text
     tokenizer: str = "char"                     # char, byte, bpe (learned from the text), or a tokenizer.json
-    vocab_size: int = 4096                      # tokens that bpe learns
-    validation: float = 0.1                     # share kept for validation
-    split: Literal["position", "document"] = "position"     # keep the last part, or documents drawn at random
+    vocab_size: int = 4096                      # size of the vocabulary that bpe learns
+    validation: float = 0.1                     # share for validation
+    split: Literal["position", "document"] = "position"     # the last tokens, or random documents
 
     @property
     def token_file(self) -> Path | None:
-        """The file that holds it as tokens already, if it is one."""
+        """The path of the .bin file of tokens, if the data are one."""
         return Path(self.data[0]).resolve() if len(self.data) == 1 and self.data[0].endswith(".bin") else None
 
 
 def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
-    """The tokenizer that text.tokenizer names.  with_mask: one of byte pairs has a token for masks."""
+    """Make or load the tokenizer that text.tokenizer names.
+
+    with_mask   add a mask token to one of byte pairs
+    """
     if text.tokenizer in ("char", "bpe") and text.token_file:
-        raise UserError("a .bin holds tokens, not text to learn a tokenizer from; give --tokenizer a tokenizer.json")
+        raise UserError("a .bin has tokens, not text to learn a tokenizer from; set --tokenizer to a tokenizer.json")
     if text.tokenizer == "byte":
         return Tokenizer.bytes()
     documents = (document for _, document in corpus.documents(text.data, text.field))
@@ -53,22 +56,24 @@ def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
 def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, settings: Settings, policy: RunPolicy, *,
           params: dict | None = None, tokens_in: Path | None = None, like=None, comm: Communicator = SOLO,
           encode: Callable = prepare) -> Plan:
-    """A run from step 0.
+    """Plan a run from step 0.
 
     folder      of the run; None: nothing is saved
-    params      to begin with; None: drawn by the model's init
-    tokens_in   the folder for tokens.bin; None: data in the run's folder
-    encode      prepare(), or a function of its arguments that shows progress
+    params      the initial parameters; None: those of the model's init()
+    tokens_in   the folder for tokens.bin; None: `data` in the run's folder
+    like        an array on the device to train on; None: the host
+    encode      prepare(), or a function with the same arguments, such as one that shows progress
 
-    Raises UserError if the model cannot learn from text, or the text cannot be read.
+    Raises UserError if the model cannot learn from text or sees fewer tokens than block_size, or if the text cannot be
+    read.
     """
     if text.token_file:
-        text = replace(text, data=(str(text.token_file),))          # absolute: a resume may start elsewhere
-    objective = objectives.objective_of(config, tokenizer)                    # before the work: can it learn from text?
+        text = replace(text, data=(str(text.token_file),))          # absolute: a resume may run in another folder
+    objective = objectives.objective_of(config, tokenizer)          # first: raises if it does not learn from text
     context = getattr(config, "max_position_embeddings", settings.block_size)
     if settings.block_size > context:
-        raise UserError(f"block_size is {settings.block_size}, but the model sees {context} tokens "
-                        f"(max_position_embeddings); make it smaller")
+        raise UserError(f"block_size is {settings.block_size}, but the model sees only {context} tokens "
+                        f"(max_position_embeddings); make block_size smaller")
 
     def tokens_of_text() -> Tokens:
         if text.token_file:
@@ -82,14 +87,14 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
 
 
 def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator = SOLO) -> Plan:
-    """A saved run, from its latest checkpoint on.  Raises UserError if its tokens have changed."""
+    """Plan the rest of a saved run, from its latest checkpoint.  Raises UserError if its tokens have changed."""
     stored = saved.about["text"]
     text = from_stored(Text, stored | {"data": tuple(stored["data"])})
     path = text.token_file or folder / "data/tokens.bin"
     tokens = token_file(path)
     if fingerprint(tokens) != saved.about["tokens"]:
-        raise UserError(f"{path} is not what {folder} was started with; restore it, or start anew with --init_from "
-                        f"{folder}")
+        raise UserError(f"{path} has changed since {folder} was started; restore it, or start a new run with "
+                        f"--init_from {folder}")
     state = start(config, saved.settings, like=like)
     restore(state, saved.checkpoint)
     objective = objectives.objective_of(config, saved.tokenizer)
@@ -99,11 +104,12 @@ def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator 
 
 def plan(folder, state: State, objective, tokens: Tokens, text: Text, settings: Settings, policy: RunPolicy,
          about: dict, tokenizer: Tokenizer, best_so_far: BestSoFar, comm: Communicator) -> Plan:
+    """Split the tokens and put the arguments of run() together."""
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     return Plan(folder, state, objective.source(training), objective.source(validation), settings, policy, about,
                 tokenizer.rust.to_str(pretty=True), best_so_far, objective.evaluate, comm)
 
 
 def fingerprint(tokens: Tokens) -> str:
-    """SHA-256 of the ids."""
+    """SHA-256 of the ids, in hexadecimal."""
     return hashlib.sha256(tokens.ids.data).hexdigest()

@@ -1,11 +1,11 @@
-"""The training loop of word vectors, skip-gram's and GloVe's.
+"""The training loop of word vectors: skip-gram and GloVe.
 
     batch = skipgram.batches(tokens, config, settings.batch_size, settings.seed)
     state = loop.start(config, settings)
     for record in words.train(state, batch, settings):
         print(record)
 
-batch(step) makes the inputs of the model's loss.  Everything random depends on (seed, step) alone.
+batch(step) returns the inputs of the model's loss.  Random numbers depend on (seed, step) alone.
 """
 import math
 import time
@@ -21,20 +21,23 @@ from pyllama.training.optim import clip_scale, global_norm
 
 
 class Record(NamedTuple):
-    """What happened in a step."""
-    step: int                                   # steps done, this one included
-    loss: float                                 # mean over the step's pairs: weigh it by `pairs` to average steps
-    pairs: int                                  # how many there were; it may be none
-    grad_norm: float                            # before clipping
-    lr: float
-    seconds: float
+    """The results of a step."""
+    step: int                                   # number of steps done, including this one
+    loss: float                                 # mean over the step's pairs: weight it by `pairs` to average steps
+    pairs: int                                  # number of pairs, which may be 0
+    grad_norm: float                            # norm of the gradient before clipping
+    lr: float                                   # learning rate
+    seconds: float                              # wall time
 
 
 def train(state: State, batch: Callable[[int], tuple[np.ndarray, ...]], settings: Settings) -> Iterator[Record]:
-    """Advance the state of loop.start() to settings.max_steps, yielding a Record after each step.
+    """Train to settings.max_steps, in place, and yield a Record after each step.
 
-    Of the settings it takes the schedule, the optimizer's, max_grad_norm, weight_decay (0 is usual for word vectors)
-    and max_steps.  Raises UserError, with the state as it was before the step, if loss or gradient is not finite.
+    state     of loop.start()
+    batch     batch(step) returns the arguments of the model's loss
+    settings  the schedule, the optimizer, max_grad_norm, weight_decay (usually 0 for word vectors) and max_steps apply
+
+    Raises UserError if the loss or the gradient is not finite; the state is then that before the step.
     """
     flat = np.zeros_like(state.flat)
     grads = params.over(flat, state.p)
