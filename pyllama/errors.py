@@ -1,4 +1,4 @@
-"""Errors that the user can fix, and what the command line makes of them; packages that need not be installed."""
+"""Errors that the user can fix, and optional packages."""
 import importlib
 from types import ModuleType
 
@@ -28,7 +28,7 @@ def pip_install(package: str) -> str:
 def optional(module: str, purpose: str) -> ModuleType:
     """Import a module of a package in EXTRAS, for a purpose such as "plot".
 
-    Raises UserError if the package is not installed, or does not load: two different sentences.
+    Raises UserError if the package is not installed or does not load.
     """
     package = module.partition(".")[0]
     try:

@@ -42,11 +42,11 @@ def install():
 
 
 @functools.cache
-def cap(wanted: str | None) -> int:
-    """The most that the arena may hold free, in bytes; `wanted` is PYLLAMA_ARENA_CAP, in MiB."""
-    if wanted and not wanted.isdecimal():
-        raise UserError(f"PYLLAMA_ARENA_CAP must be a whole number of MiB, not {wanted!r}")
-    return min(int(wanted) * 2**20 if wanted else machine.memory() // 2, sys.maxsize)
+def cap(mebibytes: str | None) -> int:
+    """The most that the arena may hold free, in bytes; `mebibytes` is PYLLAMA_ARENA_CAP."""
+    if mebibytes and not mebibytes.isdecimal():
+        raise UserError(f"PYLLAMA_ARENA_CAP must be a whole number of MiB, not {mebibytes!r}")
+    return min(int(mebibytes) * 2**20 if mebibytes else machine.memory() // 2, sys.maxsize)
 
 
 def uninstall():

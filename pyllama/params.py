@@ -67,16 +67,16 @@ def named(tree, arrays):
 
     Raises UserError if a name is missing or unknown, or an array has another shape than its leaf.
     """
-    wanted = dict(leaves(tree))
-    if wrong := sorted(wanted.keys() ^ arrays.keys()):
+    template = dict(leaves(tree))
+    if wrong := sorted(template.keys() ^ arrays.keys()):
         raise UserError(f"the weights and the configuration differ: {wrong[0]} is only in the "
-                        f"{'configuration' if wrong[0] in wanted else 'weights'} ({len(wrong)} such names); "
+                        f"{'configuration' if wrong[0] in template else 'weights'} ({len(wrong)} such names); "
                         f"give the config.json that belongs to the weights")
-    for name, leaf in wanted.items():
+    for name, leaf in template.items():
         if arrays[name].shape != leaf.shape:
             raise UserError(f"{name} has shape {arrays[name].shape} in the weights but {leaf.shape} by the "
                             f"configuration; give the config.json that belongs to the weights")
-    return rebuild(tree, (cast(arrays[name], leaf.dtype) for name, leaf in wanted.items()))
+    return rebuild(tree, (cast(arrays[name], leaf.dtype) for name, leaf in template.items()))
 
 
 def over(flat, tree):
@@ -126,12 +126,12 @@ def adding(p, grads):
     Op recognizes a leaf, and the `.T` of a matrix, among its inputs.  The gradients of other views, such as some rows
     of a table, are returned as usual and added by add().
     """
-    known = _Places({}, {})
+    places = _Places({}, {})
     for (_, leaf), (_, place) in zip(leaves(p), leaves(grads), strict=True):
-        known.of_leaf[id(leaf)] = place
+        places.of_leaf[id(leaf)] = place
         if leaf.ndim == 2:
-            known.transposed.setdefault(id(leaf.T.base), {})[_layout(leaf.T)] = place.T
-    token = _places.set(known)
+            places.transposed.setdefault(id(leaf.T.base), {})[_layout(leaf.T)] = place.T
+    token = _places.set(places)
     try:
         yield
     finally:
@@ -140,10 +140,10 @@ def adding(p, grads):
 
 def places(inputs):
     """{i: the array to which the gradient of inputs[i] is added}, for the inputs that adding() covers."""
-    known = _places.get()
-    if known is None:
+    current = _places.get()
+    if current is None:
         return {}
-    of_leaf, transposed = known
+    of_leaf, transposed = current
     places = {}
     for i, x in enumerate(inputs):
         place = of_leaf.get(id(x))

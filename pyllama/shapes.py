@@ -84,10 +84,11 @@ def fits(axes, shape, sizes):
         return False
     for axis, n in zip(axes, shape, strict=True):
         factors = [int(f) if f.isdigit() else sizes.get(f, f) for f in axis.split("*")]
-        known, unknown = math.prod(f for f in factors if isinstance(f, int)), [f for f in factors if isinstance(f, str)]
-        if unknown and (n % known == 0 if known else n == 0):
-            sizes[unknown[0]] = n // known if known else 0
-        elif unknown or n != known:
+        product = math.prod(f for f in factors if isinstance(f, int))
+        unknown = [f for f in factors if isinstance(f, str)]
+        if unknown and (n % product == 0 if product else n == 0):
+            sizes[unknown[0]] = n // product if product else 0
+        elif unknown or n != product:
             return False
     return True
 

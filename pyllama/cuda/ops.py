@@ -212,9 +212,9 @@ def rotate(x, cos, sin, direction, interleaved):
     else:
         (x,), A, H, steps = dense(x), x.size // max(2 * P * T, 1), 1, [2 * P * T, 2 * P, 0]
         y = cupy.empty_like(x)
-    whole = int(all(step * x.itemsize % 16 == 0 for step in steps))
+    steps_aligned = int(all(step * x.itemsize % 16 == 0 for step in steps))
     launch("rope", A * T, y, x, cos, sin, direction, int(interleaved), T, H, P, *steps,
-           whole and aligned(P, y, x, cos, sin), threads=threads_for(H * P, x))
+           steps_aligned and aligned(P, y, x, cos, sin), threads=threads_for(H * P, x))
     return y
 
 

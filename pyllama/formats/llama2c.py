@@ -74,14 +74,14 @@ def read(path: str | Path) -> tuple[LlamaConfig, dict]:
         raise UserError(f"{path} has {data.size:,} bytes, but its header, {h}, implies {expected:,}; "
                         f"it is truncated or not a llama2.c model; fetch it again")
     numbers = data[start:].view("<f4")
-    found: dict[str, np.ndarray] = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, shape in order:
         tensor, numbers = numbers[:math.prod(shape)].reshape(shape), numbers[math.prod(shape):]
-        found.update(zip(_leaves(name, c), tensor if "*" in name else [tensor], strict=True))
+        tensors.update(zip(_leaves(name, c), tensor if "*" in name else [tensor], strict=True))
     # A model with as many layers and the smallest width has the same tree, in init's order, and costs nothing.
     tree = llama.init(replace(c, vocab_size=1, hidden_size=2, intermediate_size=1, num_attention_heads=1,
                               num_key_value_heads=1))
-    return c, params.rebuild(tree, (found[name] for name, _ in params.leaves(tree)))
+    return c, params.rebuild(tree, (tensors[name] for name, _ in params.leaves(tree)))
 
 
 def write(path: str | Path, config: LlamaConfig, parameters: dict) -> None:
@@ -140,6 +140,7 @@ def to_pairs(w, heads):
 
 
 def _permute(parameters, c, rows):
+    """The parameters, with q_proj and k_proj replaced by rows(w, heads)."""
     heads = {"q_proj": c.num_attention_heads, "k_proj": c.groups}
     changed = ((rows(w, heads[owner]) if (owner := name.split(".")[-2]) in heads else w)
                for name, w in params.leaves(parameters))
@@ -208,15 +209,15 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
             at += 8 + n
     except (struct.error, UnicodeDecodeError) as error:
         raise UserError(wrong.format(error)) from None
-    known = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
-    if [piece for piece, _ in pieces[len(SPECIAL):FIRST_PIECE]] != known[len(SPECIAL):]:
+    first = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
+    if [piece for piece, _ in pieces[len(SPECIAL):FIRST_PIECE]] != first[len(SPECIAL):]:
         raise UserError(wrong.format("ids 3 to 258 are not the 256 bytes"))
     scores = {piece.replace(" ", "▁"): score for piece, score in pieces[FIRST_PIECE:]}
     if len(scores) < len(pieces) - FIRST_PIECE:
         raise UserError(wrong.format("a piece occurs twice"))
     merges = [(piece[:i], piece[i:]) for piece in sorted(scores, key=scores.__getitem__, reverse=True)
               for i in range(1, len(piece)) if piece[:i] in scores and piece[i:] in scores]
-    return Tokenizer(_sentencepiece({piece: i for i, piece in enumerate([*known, *scores])}, merges))
+    return Tokenizer(_sentencepiece({piece: i for i, piece in enumerate([*first, *scores])}, merges))
 
 
 def _sentencepiece(vocabulary, merges):

@@ -7,11 +7,11 @@ read() looks at the first line to tell which of the two a file is, not at its na
 compressed.  A word may contain spaces, as a few of GloVe's do, if its last part is not a number.
 
     words, rows = vectors.read("glove.6B.100d.txt", vocabulary)
-    known = vectors.into(p["model"]["embed_tokens"]["weight"], vocabulary, words, rows)
+    filled = vectors.into(p["model"]["embed_tokens"]["weight"], vocabulary, words, rows)
 
 To freeze these rows, set their gradient to zero before each step of the optimizer and turn weight decay off:
 
-    grads["model"]["embed_tokens"]["weight"][known] = 0
+    grads["model"]["embed_tokens"]["weight"][filled] = 0
 
 Sources: nlp.stanford.edu/projects/glove; fasttext.cc/docs/en/english-vectors.html.
 """
@@ -55,7 +55,7 @@ def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[l
     seen: set[bytes] = set()
     words, numbers, number, count = [], array("f"), 0, 0
     for number, line in enumerate(_lines(path), 1):
-        place = f"{path} line {number}"
+        location = f"{path} line {number}"
         fields = line.rstrip().split(b" ")
         if number == 1:
             if len(fields) == 2 and all(field.isdigit() for field in fields):
@@ -64,7 +64,7 @@ def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[l
             width = len(fields) - 1
         count += 1
         if width < 1 or len(fields) <= width or (len(fields) > width + 1 and _number(fields[-width - 1]) is not None):
-            raise UserError(f"{place} has {len(fields) - 1} numbers where {width or 'some'} should follow a word; "
+            raise UserError(f"{location} has {len(fields) - 1} numbers where {width or 'some'} should follow a word; "
                             f"fix or remove it")
         word = b" ".join(fields[:-width])
         if word in seen or (wanted is not None and word not in wanted):
@@ -73,13 +73,13 @@ def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[l
             row = np.array([_number(field) for field in fields[-width:]], np.float32)           # None becomes NaN
         if not np.isfinite(row).all():
             wrong = fields[-width:][int(np.argmin(np.isfinite(row)))].decode(errors="replace")
-            raise UserError(f"{place} has {wrong!r}, which is not a finite float32 number; fix or remove it")
+            raise UserError(f"{location} has {wrong!r}, which is not a finite float32 number; fix or remove it")
         try:
             words.append(word.decode())
         except UnicodeDecodeError as error:
-            raise UserError(f"{place} is not UTF-8: {error.reason}; save the file as UTF-8") from None
+            raise UserError(f"{location} is not UTF-8: {error.reason}; save the file as UTF-8") from None
         if not word:
-            raise UserError(f"{place} has no word before its numbers; remove it")
+            raise UserError(f"{location} has no word before its numbers; remove it")
         seen.add(word)
         numbers.frombytes(row.tobytes())
         if wanted is not None and len(seen) == len(wanted):
@@ -101,6 +101,7 @@ def _number(field: bytes) -> float | None:
 
 
 def _lines(path: str | Path) -> Iterator[bytes]:
+    """Yield the lines of a file, decompressed.  Raises UserError if it cannot be read."""
     try:
         with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
             yield from file
@@ -139,13 +140,14 @@ def write(path: str | Path, words: Sequence[str], rows: np.ndarray) -> None:
 
 
 def _packing(path: Path, file: BinaryIO) -> contextlib.AbstractContextManager:
-    """The file itself, or what compresses into it, by the name it will have."""
+    """The file itself, or a compressor that writes to it, if its final name ends in .gz."""
     if path.suffix == ".gz":
         return gzip.GzipFile(path.stem, "wb", fileobj=file)
     return contextlib.nullcontext(file)
 
 
 def _formatted(words: Iterable[str], rows: np.ndarray) -> Iterator[bytes]:
+    """Yield one line for each word."""
     for word, row in zip(words, rows, strict=True):
         yield " ".join([word, *(f"{x:.9g}" for x in row.tolist())]).encode() + b"\n"
 
@@ -172,9 +174,9 @@ def into(table: np.ndarray, vocabulary: Mapping[str, int], words: Sequence[str],
     if rows.shape[1] != table.shape[1]:
         raise UserError(f"the vectors have width {rows.shape[1]}, but the table has width {table.shape[1]}; "
                         f"choose vectors of that width or set hidden_size to theirs")
-    known = [(vocabulary[word], i) for i, word in enumerate(words) if word in vocabulary]
-    to, source = np.array(known, np.int64).reshape(-1, 2).T
+    pairs = [(vocabulary[word], i) for i, word in enumerate(words) if word in vocabulary]
+    to, source = np.array(pairs, np.int64).reshape(-1, 2).T
     table[to] = rows[source]
-    found = np.zeros(len(table), bool)
-    found[to] = True
-    return found
+    filled = np.zeros(len(table), bool)
+    filled[to] = True
+    return filled

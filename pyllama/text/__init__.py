@@ -1,1 +1,1 @@
-"""Text and what is made of it: documents, tokenizers, tokens, corruption, n-gram counts, readability."""
+"""Text: documents, tokenizers, tokens, corruption, n-gram models, readability."""

@@ -58,6 +58,7 @@ def _standard_input() -> bytes:
 
 
 def _files(source: str | Path) -> list[Path]:
+    """The files of a path, a folder or a pattern.  Raises UserError if there are none."""
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()
@@ -108,23 +109,23 @@ def _json_texts(name: object, file: BinaryIO, field: str) -> Iterator[Document]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        place = f"{name} line {number}"
+        location = f"{name} line {number}"
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{place} is not JSON ({error}); fix it, or rename the file to .txt if it is plain text"
+            raise UserError(f"{location} is not JSON ({error}); fix it, or rename the file to .txt if it is plain text"
                             ) from None
         if not isinstance(record, dict):
-            raise UserError(f"{place} is not a JSON object; each line must look like {{{json.dumps(field)}: ...}}")
+            raise UserError(f"{location} is not a JSON object; each line must look like {{{json.dumps(field)}: ...}}")
         if not isinstance(text := record.get(field), str):
-            raise UserError(f"{place} has no text in a field {field!r}; its fields are "
+            raise UserError(f"{location} has no text in a field {field!r}; its fields are "
                             f"{', '.join(record) or 'none'}; name the field that has the text")
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise UserError(f"{place} escapes half of a surrogate pair (\\ud800 to \\udfff), which is not a character; "
-                            f"fix or remove it") from None
-        yield place, text
+            raise UserError(f"{location} escapes half of a surrogate pair (\\ud800 to \\udfff), which is not a "
+                            f"character; fix or remove it") from None
+        yield location, text
 
 
 def _nonempty(name: object, texts: Iterator[Document]) -> Iterator[Document]:

@@ -157,6 +157,7 @@ class Tokenizer:
         return sorted(i for i, token in self.rust.get_added_tokens_decoder().items() if token.special)
 
     def _special(self, names):
+        """The id of the first of these names that is a special token, or None."""
         ids = {token.content: i for i, token in self.rust.get_added_tokens_decoder().items() if token.special}
         return next((ids[name] for name in names if name in ids), None)
 
@@ -253,6 +254,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _breaks_words_at_newlines(self) -> bool:
+        """Does the tokenizer use GPT-2's pattern, and change nothing around it?"""
         parts = json.loads(self.rust.to_str())
         before = parts["pre_tokenizer"] or {}
         return (parts["normalizer"] is None and before.get("type") == "ByteLevel"
@@ -295,6 +297,7 @@ class Stream:
 
 
 def _characters(alphabet: Sequence[str]) -> tokenizers.Tokenizer:
+    """One token for each character; the ids are indices in the alphabet."""
     rust = tokenizers.Tokenizer(models.WordLevel({character: i for i, character in enumerate(alphabet)}))
     rust.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
     rust.decoder = decoders.Fuse()

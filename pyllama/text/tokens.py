@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     inputs: dict[str, np.ndarray]                   # the arrays that a model's loss takes, by name: [B ...]
     targets: float                                  # the loss is the mean over this many labels, or their weight
 
-    def beside(self, x) -> "Batch":
+    def on_device_of(self, x) -> "Batch":
         """The batch on the device of x."""
         return self._replace(inputs={name: np.asarray(a, like=x) for name, a in self.inputs.items()})
 
@@ -218,6 +218,7 @@ def _gather(texts: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def _encode_batch(batch: list[Document], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """The ids of each document.  Raises UserError with the name of the document."""
     try:
         return tokenizer.encode_batch([text for _, text in batch])
     except UserError:

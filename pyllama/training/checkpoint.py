@@ -258,13 +258,13 @@ def read_model(folder) -> dict[str, np.ndarray]:
     if not (folder / INDEX).is_file():
         raise UserError(f"{folder} has neither {MODEL} nor {INDEX}; convert the model to safetensors")
     try:
-        places = read_json(folder / INDEX)["weight_map"]
-        shards = sorted(set(places.values()))
+        shard_of = read_json(folder / INDEX)["weight_map"]
+        shards = sorted(set(shard_of.values()))
     except (KeyError, TypeError, AttributeError):
         raise DamagedFile(f"{folder / INDEX} is damaged: it has no weight_map") from None
     tensors: dict[str, np.ndarray] = {}
     for shard in shards:
         tensors |= read_tensors(folder / shard)
-    if missing := sorted(places.keys() - tensors.keys()):
+    if missing := sorted(shard_of.keys() - tensors.keys()):
         raise UserError(f"{folder} lacks {missing[0]}, which {INDEX} lists; download the model again")
     return tensors

@@ -194,7 +194,7 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
 
         while state.step < settings.max_steps:
             begin = time.perf_counter()
-            batch = source.batch(settings, state.step).beside(state.flat)
+            batch = source.batch(settings, state.step).on_device_of(state.flat)
             # Overflow is reported below, with the tensor in which it occurred.
             with np.errstate(over="ignore", invalid="ignore"), memory.arena(), machine.one_blas_thread(), \
                     kernel_threads(max(1, threads // shards)):

@@ -136,7 +136,8 @@ def evaluate(state, source: CorruptedText, settings, most: int | None = None) ->
         for number, (ids, labels) in enumerate(evaluation_windows(tokens, settings.batch_size, settings.block_size)):
             complete = ids[(labels[:, 1:] != -100).all(axis=1), :-1]
             if len(complete):
-                yield source.damage(complete, generator(settings.seed, "evaluation", number)).beside(state.flat)
+                batch = source.damage(complete, generator(settings.seed, "evaluation", number))
+                yield batch.on_device_of(state.flat)
 
     loss, targets = loop.mean_loss(state.p, state.config, corrupted())
     if not targets:

@@ -14,7 +14,7 @@ from pyllama.training.loop import SOLO, Settings, State, start
 from pyllama.training.parallel import Communicator, first_alone
 from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, from_stored, restore
 
-LEARNED = ("char", "byte", "bpe")                           # tokenizers that are made from the text
+LEARNED = ("char", "byte", "bpe")                           # tokenizers that need no file
 
 
 @dataclass(frozen=True)
