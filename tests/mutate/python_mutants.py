@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from pyllama import ids, rotary
+from pyllama import rotary, shapes
 
 ROOT = Path(__file__).parents[2]
 INSTEAD = {
@@ -20,7 +20,8 @@ INSTEAD = {
 }
 RENAME = {"sum": "mean", "mean": "sum", "max": "min", "min": "max", "maximum": "minimum", "minimum": "maximum",
           "cos": "sin", "sin": "cos", "zeros_like": "ones_like"}
-HELPERS = {"embedding": ids, "rope": rotary}            # op: a module below the ops that does a part of its work
+# op: a module below the ops, and its functions that do a part of the op's work
+HELPERS = {"embedding": (shapes, ["require_below"]), "rope": (rotary, ["items", "frequencies", "make", "tables"])}
 PLUMBING = {"range", "slice", "tuple", "len"}           # calls that the function cannot even run without
 
 
@@ -34,16 +35,17 @@ class Mutant(NamedTuple):
 
 
 def mutants_of(op) -> Iterator[Mutant]:
-    """Those of every function in the op's module, and in its helper."""
+    """The mutants of every function in the op's module, and of its helpers."""
     for module in modules_of(op.name):
         path = Path(module.__file__)
+        helper, names = HELPERS.get(op.name, (None, []))
         for definition in ast.parse(path.read_text()).body:
-            if isinstance(definition, ast.FunctionDef):
+            if isinstance(definition, ast.FunctionDef) and (module is not helper or definition.name in names):
                 yield from mutants_in(definition, op.name, str(path.relative_to(ROOT)))
 
 
 def modules_of(name: str) -> list:
-    return [sys.modules[f"pyllama.ops.{name}"], *([HELPERS[name]] if name in HELPERS else [])]
+    return [sys.modules[f"pyllama.ops.{name}"], *HELPERS.get(name, ())[:1]]
 
 
 def mutants_in(definition: ast.FunctionDef, unit: str, file: str) -> Iterator[Mutant]:
