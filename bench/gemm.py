@@ -1,9 +1,9 @@
-"""Time our product of matrices beside OpenBLAS's and MKL's, at the shapes of training:     python -m bench.gemm
+"""Time our matrix product beside OpenBLAS's and MKL's, at the shapes of training:     python -m bench.gemm
 
-All three are cut among our own threads in the same way (csrc/cpu/gemm.c) and each call is single-threaded; every one is
-a process, and they take turns (rotation.py).  A weight w [E D] and N tokens make three products a step; here they are
-added to what there is, as gradients are.  The rivals are libraries in the environment that PyTorch has (`make
-bench-gemm` puts them there), or those named: --rivals openblas=/usr/lib/libopenblas.so
+Each library runs in a process of its own, and the processes take turns (rotation.py).  Our threads divide every product
+among themselves in the same way (csrc/cpu/gemm.c); a library only sees single-threaded calls.  A weight w [E D] and N
+tokens need three products a step; here each is added to an existing matrix, as gradients are.  The other libraries come
+from PyTorch's environment, where `make bench-gemm` installs them, or from --rivals openblas=/usr/lib/libopenblas.so
 """
 import argparse
 import json
@@ -23,15 +23,15 @@ WEIGHTS = [(128, 128), (288, 288), (768, 288), (288, 768), (768, 768), (2048, 76
 HEADS = [(32000, 128), (32000, 288), (32000, 768)]
 TOKENS = [2048, 8192]
 SQUARE = 4096
-SECONDS = 0.2                                           # of a turn
+SECONDS = 0.2                                           # per turn
 LIBRARIES = {"openblas": "lib/python*/site-packages/scipy_openblas32/lib/libscipy_openblas*.so",
              "mkl": "lib/libmkl_rt.so.*"}
-COLUMNS = {"product": "{of}", "M": "{M}", "N": "{N}", "K": "{K}", "ours GFLOP/s": "{ours:.0f}",
+COLUMNS = {"product": "{product}", "M": "{M}", "N": "{N}", "K": "{K}", "ours GFLOP/s": "{ours:.0f}",
            "OpenBLAS": "{openblas:.0f}", "MKL": "{mkl:.0f}", "ours / better": "{ratio:.2f}", "disturbed": "{disturbed}"}
 
 
 def products():
-    """(name, the two arrays' shapes, (M, N, K)): each weight's products, and the square."""
+    """Yield (name, shapes of the two arrays, (M, N, K)) of each weight's products and of one large square product."""
     for N, (E, D) in [(N, w) for w in WEIGHTS for N in TOKENS] + [(TOKENS[0], w) for w in HEADS]:
         yield "y = x wᵀ", ((N, D), (E, D)), (N, E, D)
         yield "dx = dy w", ((N, E), (E, D)), (N, D, E)
@@ -39,43 +39,44 @@ def products():
     yield "y = x wᵀ", ((SQUARE, SQUARE), (SQUARE, SQUARE)), (SQUARE, SQUARE, SQUARE)
 
 
-def found(environment):
-    """{rival: path} of the libraries in this environment."""
+def installed_libraries(environment):
+    """{library: path} of the libraries in this environment."""
     paths = {name: sorted(Path(environment).glob(pattern)) for name, pattern in LIBRARIES.items()}
     return {name: path[0] for name, path in paths.items() if path}
 
 
-def row(of, shape, turns):
-    """The record of one product, from {who: [(answer, disturbed), ...]}."""
+def row(product, shape, turns):
+    """The record of one product, from {library: [(answer, disturbed), ...]}."""
     operations = 2 * math.prod(shape)
-    rates = {who: operations / statistics.median(statistics.median(answer["seconds"]) for answer, _ in taken) / 1e9
-             for who, taken in turns.items()}
-    rivals = [rate for who, rate in rates.items() if who != "ours"]
-    return {"of": of, **dict(zip("MNK", shape, strict=True)), **dict.fromkeys(LIBRARIES), **rates,
+    rates = {name: operations / statistics.median(statistics.median(answer["seconds"]) for answer, _ in answers) / 1e9
+             for name, answers in turns.items()}
+    rivals = [rate for name, rate in rates.items() if name != "ours"]
+    return {"product": product, **dict(zip("MNK", shape, strict=True)), **dict.fromkeys(LIBRARIES), **rates,
             "ratio": rates["ours"] / max(rivals) if rivals else None,
-            "disturbed": sum(disturbed for taken in turns.values() for _, disturbed in taken)}
+            "disturbed": sum(disturbed for answers in turns.values() for _, disturbed in answers)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each library")
     parser.add_argument("--threads", type=int, default=machine.cores())
-    parser.add_argument("--peers", default=ROOT / ".peers", help="the environment that holds the rivals")
-    parser.add_argument("--rivals", nargs="+", metavar="NAME=PATH", help="libraries, instead of those found there")
-    parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--peers", default=ROOT / ".peers", help="the environment with the other libraries")
+    parser.add_argument("--rivals", nargs="+", metavar="NAME=PATH", help="compare with these libraries instead")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     options = parser.parse_args()
-    rivals = dict(rival.split("=", 1) for rival in options.rivals) if options.rivals else found(options.peers)
+    rivals = dict(rival.split("=", 1) for rival in options.rivals) if options.rivals \
+        else installed_libraries(options.peers)
     environment = on_threads(1) | {"PYLLAMA_NUM_THREADS": str(options.threads), "MKL_THREADING_LAYER": "SEQUENTIAL"}
     records = []
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(who, "bench.products", **environment, PYLLAMA_BLAS=str(path)))
-                   for who, path in {"ours": "", **rivals}.items()]
-        for of, shapes, shape in track(list(products()), "products", disable=not sys.stderr.isatty()):
-            requests = {worker.name: {"of": of, "shapes": shapes, "seconds": SECONDS} for worker in workers}
+        workers = [stack.enter_context(Worker(name, "bench.products", **environment, PYLLAMA_BLAS=str(path)))
+                   for name, path in {"ours": "", **rivals}.items()]
+        for product, shapes, shape in track(list(products()), "products", disable=not sys.stderr.isatty()):
+            requests = {worker.name: {"product": product, "shapes": shapes, "seconds": SECONDS} for worker in workers}
             turns = {worker.name: [] for worker in workers}
             for worker, answer, disturbed in rotate(workers, requests, options.rounds):
                 turns[worker.name].append((answer, disturbed))
-            records.append(row(of, shape, turns))
+            records.append(row(product, shape, turns))
             if options.json:
                 print(json.dumps(records[-1]), flush=True)
     if not options.json:

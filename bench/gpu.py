@@ -1,16 +1,16 @@
-"""Are the CUDA kernels right on this GPU, and how fast are they?
+"""Check that the CUDA kernels are correct on this GPU, then time them.
 
     python -m bench.gpu [op ...] [--sizes S M] [--json]
 
-First every op that has kernels is held against the NumPy reference in float64 on random problems, in both precisions,
-and must give the same bits again, in two threads at once; and a small model must learn as it does on the CPU.  If
-something differs, nothing is timed.
+First every op with kernels is compared with the NumPy reference in float64 on random problems, in both precisions.  It
+must give the same bits when it runs again, in two threads at once.  A small model must learn as it does on the CPU.  If
+anything differs, nothing is timed.
 
-Then each pass is timed at the sizes of training, beside CuPy's own functions on the same arrays and PyTorch's where it
-is installed; they take turns, and the median counts.  "of the best" is the time that the pass must take by
-bench/gpu_roofline.py, with the largest product (cuBLAS) and copy of the same run, over the time it takes; arrays that
-stay in the L2 cache can exceed it.  "host µs" is what Python and the launches take: where it is more than the device's,
-that waits.  Last come whole training steps, with the most memory that CuPy's pool took from the device.
+Then each pass is timed at the sizes of training, beside CuPy's own functions on the same arrays, and PyTorch's where it
+is installed; they take turns, and the median counts.  "of the best" is the least time by bench/gpu_roofline.py, at the
+rates of a large product (cuBLAS) and a large copy in the same run, divided by the measured time; arrays that stay in
+the L2 cache can exceed 100 %.  "host µs" is the time of Python and the launches: where it is longer than the device's,
+the device waits.  Last come whole training steps, with the most memory that CuPy's pool took from the device.
 """
 import argparse
 import contextlib
@@ -41,9 +41,9 @@ from pyllama.testing import problem
 from pyllama.testing.accuracy import results, tolerances
 from pyllama.testing.problems import choose_by, packed
 
-PRODUCT, COPY = 4096, 2 ** 28                   # rows of the yardstick's matrices, bytes of its copy
-AHEAD = 20                                      # calls that are queued at most while the device is busy
-STEPS = 10                                      # of training that are timed, after as many as bench/train.py compares
+PRODUCT, COPY = 4096, 2 ** 28                   # rows of the reference product's matrices, bytes of the copy
+AHEAD = 20                                      # most calls queued while the device is busy
+STEPS = 10                                      # training steps timed, after those that bench/train.py compares
 
 CHECKS = {"op": "{op}", "precision": "{precision}", "problems": "{problems}", "of the error allowed": "{error:.2g}",
           "same bits": "{bits}"}
@@ -55,13 +55,13 @@ TRAINED = {"size": "{size}", "parameters": "{parameters:,}", "tokens/s": "{tok_s
 
 
 class Different(Exception):
-    """From the reference, or from run to run."""
+    """A result differs from the reference, or from run to run."""
 
 
-# Is it right?
+# --- correctness ---
 
 def check(op, precision, problems, like):
-    """A record: the largest error, as a share of what is allowed, and whether all runs gave the same bits."""
+    """A record: the largest error as a share of its tolerance, and whether all runs gave the same bits."""
     rng, error, same = np.random.default_rng(0), 0.0, True
     with ThreadPoolExecutor(2) as pool:
         for _ in range(problems):
@@ -71,30 +71,29 @@ def check(op, precision, problems, like):
             def run(_=None, xs=xs, options=options, dys=dys):
                 return [device.host(a) for a in results(op, xs, options, packed(dys))]
 
-            once = run()
-            for got, (want, allowed) in zip(once, tolerances(op, inputs, options, dy), strict=True):
-                here = np.abs(got - want).max(initial=0) / allowed
-                error = max(error, float(here)) if here == here else math.inf           # NaN is infinitely wrong
+            first = run()
+            for got, (want, allowed) in zip(first, tolerances(op, inputs, options, dy), strict=True):
+                share = np.abs(got - want).max(initial=0) / allowed
+                error = max(error, float(share)) if share == share else math.inf        # NaN is infinitely wrong
             same &= all(a.tobytes() == b.tobytes() for again in pool.map(run, range(2))
-                        for a, b in zip(once, again, strict=True))
+                        for a, b in zip(first, again, strict=True))
     return {"op": op.name, "precision": precision, "problems": problems, "error": error, "bits": same}
 
 
 def learns_alike(like):
-    """The record of the first steps of a small model: how far from the CPU's, as a share of what bench/train.py allows.
-    """
-    there, here = ([next(records) for _ in range(bench_train.FIRST)]
+    """The record of a small model's first steps: their difference from the CPU's as a share of the tolerance."""
+    on_cpu, on_gpu = ([next(records) for _ in range(bench_train.FIRST)]
                    for _, records in (training(SIZES["tiny"], like=x) for x in (None, like)))
     apart = bench_train.difference(*({"losses": [record.loss for record in steps],
-                                      "norms": [record.grad_norm for record in steps]} for steps in (there, here)))
+                                      "norms": [record.grad_norm for record in steps]} for steps in (on_cpu, on_gpu)))
     return {"op": "training", "precision": "float32", "problems": bench_train.FIRST,
             "error": apart / bench_train.AGREE if apart == apart else math.inf, "bits": None}
 
 
-# How fast is it?
+# --- speed ---
 
 class Clock:
-    """Times what is queued on a device, while the device is still behind: so it waits for no launch."""
+    """Times calls that are queued while the device is still busy, so that it never waits for a launch."""
 
     def __init__(self, cupy):
         self.cupy = cupy
@@ -108,7 +107,7 @@ class Clock:
         self.card = Card(2 * COPY / seconds[1], 2 * PRODUCT ** 3 / seconds[0])
 
     def events(self, f, times):
-        """Seconds of the device and of the host for a call, of so many."""
+        """(seconds of the device, seconds of the host) per call of f, called so many times."""
         begin, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
         begin.record()
         start = time.perf_counter()
@@ -120,14 +119,14 @@ class Clock:
         return self.cupy.cuda.get_elapsed_time(begin, end) / 1e3 / times, host / times
 
     def __call__(self, f):
-        """The same, with as many calls as are queued while a product is made."""
+        """The same, with as many calls as can be queued during a large product."""
         _, host = self.events(f, 1)
         self.product()
         return self.events(f, min(AHEAD, max(1, int(self.busy / host / 2))))
 
 
 def peers(like):
-    """{who: (what takes an op's name to a function that gives y, back; what takes a host array to its device)}"""
+    """{implementation: (name of an op -> function that returns y, back; host array -> its array)}"""
     def ours(on, name):
         def op(*xs, **options):
             with backend.use(on):
@@ -139,54 +138,55 @@ def peers(like):
         with backend.use(on):
             return back(dy)
 
-    found = {on: (functools.partial(ours, on), lambda x: np.asarray(x, like=like)) for on in ("cuda", "numpy")}
+    implementations = {on: (functools.partial(ours, on), lambda x: np.asarray(x, like=like))
+                       for on in ("cuda", "numpy")}
     with contextlib.suppress(ImportError):
         import torch
 
         from bench.ops_torch import op_of
         if torch.cuda.is_available():
             torch.set_default_device("cuda")
-            found["torch"] = (op_of, lambda x: torch.from_numpy(x).cuda().requires_grad_(x.dtype.kind == "f"))
-    return found
+            implementations["torch"] = (op_of, lambda x: torch.from_numpy(x).cuda().requires_grad_(x.dtype.kind == "f"))
+    return implementations
 
 
 def timed_passes(op, size, clock, like, rounds):
-    """A record for each pass by each who has the op.  linear has no kernel of ours: it is CuPy's product, cuBLAS."""
-    asked, rng = bench_ops.request(op, axes(SIZES[size])), np.random.default_rng(0)
-    xs = [rng.integers(0, bound, shape) if bound else small(rng, shape) for shape, bound in asked["inputs"]]
-    dy = [small(rng, shape) for shape in asked["dys"]]
+    """Yield a record for each pass of each implementation.  linear has no kernel of ours: it is CuPy's (cuBLAS)."""
+    request, rng = bench_ops.request(op, axes(SIZES[size])), np.random.default_rng(0)
+    xs = [rng.integers(0, bound, shape) if bound else small(rng, shape) for shape, bound in request["inputs"]]
+    dy = [small(rng, shape) for shape in request["dys"]]
     runs = {}
-    for who, (op_of, convert) in peers(like).items():
+    for name, (op_of, convert) in peers(like).items():
         f = op_of(op.name)
-        if f is None or (who == "cuda" and not hasattr(backend.cuda, op.name)):
+        if f is None or (name == "cuda" and not hasattr(backend.cuda, op.name)):
             continue
         arrays, dys = [convert(x) for x in xs], packed(map(convert, dy))
-        forward = functools.partial(f, *arrays, **asked["options"])
+        forward = functools.partial(f, *arrays, **request["options"])
         _, back = forward()
-        runs[who, "forward"], runs[who, "backward"] = forward, functools.partial(back, dys)
-        runs[who, "backward"]()
-    taken = {run: [] for run in runs}
+        runs[name, "forward"], runs[name, "backward"] = forward, functools.partial(back, dys)
+        runs[name, "backward"]()
+    times = {run: [] for run in runs}
     for number in range(rounds):
         for run in list(runs)[::-1] if number % 2 else runs:
-            taken[run].append(clock(runs[run]))
-    found = {run: [statistics.median(of) for of in zip(*times, strict=True)] for run, times in taken.items()}
-    work = passes(SIZES[size])
-    for (who, of), (seconds, host) in found.items():
-        name = op.name + ("_backward" if of == "backward" else "") + (" F D" if op.name == "linear" else "")
-        theirs = {column: found[peer, of][0] / seconds if (peer, of) in found and peer != who else None
+            times[run].append(clock(runs[run]))
+    medians = {run: [statistics.median(column) for column in zip(*pairs, strict=True)] for run, pairs in times.items()}
+    least = passes(SIZES[size])
+    for (name, of), (seconds, host) in medians.items():
+        of_roofline = op.name + ("_backward" if of == "backward" else "") + (" F D" if op.name == "linear" else "")
+        ratios = {column: medians[peer, of][0] / seconds if (peer, of) in medians and peer != name else None
                   for column, peer in (("cupy", "numpy"), ("torch", "torch"))}
-        yield {"size": size, "op": op.name, "of": of, "by": {"numpy": "cupy"}.get(who, who), "us": 1e6 * seconds,
-               "host_us": 1e6 * host, "share": work[name].seconds(clock.card) / seconds, **theirs}
+        yield {"size": size, "op": op.name, "of": of, "by": {"numpy": "cupy"}.get(name, name), "us": 1e6 * seconds,
+               "host_us": 1e6 * host, "share": least[of_roofline].seconds(clock.card) / seconds, **ratios}
 
 
 def trained(size, clock, like):
-    """The record of whole steps."""
+    """The record of whole training steps."""
     clock.cupy.get_default_memory_pool().free_all_blocks()
     before = clock.cupy.get_default_memory_pool().total_bytes()
     state, records = training(SIZES[size], like=like)
     seconds = [record.seconds for record in itertools.islice(records, bench_train.FIRST + STEPS)][bench_train.FIRST:]
-    median, work = statistics.median(seconds), passes(SIZES[size])
-    best = sum(times * work[of].seconds(clock.card) for of, times in calls(SIZES[size]).items())
+    median, least = statistics.median(seconds), passes(SIZES[size])
+    best = sum(times * least[of].seconds(clock.card) for of, times in calls(SIZES[size]).items())
     return {"size": size, "parameters": state.flat.size, "tok_s": SIZES[size].tokens / median, "step_ms": 1e3 * median,
             "step_ms_min": 1e3 * min(seconds), "share": best / median,
             "mfu": SIZES[size].flops / median / clock.card.operations,
@@ -195,20 +195,20 @@ def trained(size, clock, like):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ops", nargs="*", metavar="op", help="all that have kernels and linear, or those named")
+    parser.add_argument("ops", nargs="*", metavar="op", help="default: all that have kernels, and linear")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["S", "M"], help="see bench/gpu_roofline.py")
-    parser.add_argument("--problems", type=int, default=30, help="of each op and precision that are checked")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
-    parser.add_argument("--check", action="store_true", help="time nothing")
-    parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--problems", type=int, default=30, help="random problems per op and precision")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each pass")
+    parser.add_argument("--check", action="store_true", help="only check")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     options = parser.parse_args(arguments)
     if unknown := set(options.ops) - OPS.keys():
-        parser.error(f"there is no op {min(unknown)}; there are {', '.join(OPS)}")
+        parser.error(f"{min(unknown)} is not an op; choose from {', '.join(OPS)}")
     return options
 
 
 def tables(options, cupy):
-    """Yield (columns, records)."""
+    """Yield (columns, records) of each table; Different if a check fails."""
     like = cupy.empty(0)
     backend.module(type(like))                              # from here on "cuda" is a backend
     chosen = [op for op in OPS.values() if op.name in (options.ops or OPS)]
@@ -217,7 +217,8 @@ def tables(options, cupy):
     checks += [] if options.ops else [learns_alike(like)]
     yield CHECKS, checks
     if wrong := [row for row in checks if row["error"] > 1 or row["bits"] is False]:
-        raise Different(f"{wrong[0]['op']} in {wrong[0]['precision']} is not what it must be; nothing was timed")
+        raise Different(f"{wrong[0]['op']} in {wrong[0]['precision']} is wrong or gives other bits when run again; "
+                        f"nothing was timed")
     if options.check:
         return
     clock = Clock(cupy)

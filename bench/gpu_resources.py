@@ -1,12 +1,12 @@
-"""Compile every CUDA kernel for all it is meant for, without a GPU, and say what it takes.
+"""Compile every CUDA kernel in all its variants, without a GPU, and list the resources that each needs.
 
     python -m bench.gpu_resources [file ...] [--write]
 
-Each file of csrc/cuda, in both precisions, with all that pyllama/cuda_text.py defines for it, for an A100 (sm_80), an
-H100 (sm_90) and what the compiler knows of newer ones; by NVRTC, which CuPy uses, and by nvcc, where they are there.
-A warning is an error, and so is what would make a kernel slow or fail at its launch: see gpu_compile.faults.  --write
-keeps the tables in tests/golden, which the tests compare where the compiler is of that version: of another, registers
-differ.
+Each file of csrc/cuda is compiled in both precisions, with each set of macros in pyllama/cuda_text.py, for an A100
+(sm_80), an H100 (sm_90) and newer GPUs that the compiler knows; by NVRTC, which CuPy uses, and by nvcc, if installed.
+A warning is an error, and so is a fault that makes a kernel slow or its launch fail: see gpu_compile.faults.  --write
+saves the tables in tests/golden.  The tests compare them only with the same version of the compiler: other versions
+use other numbers of registers.
 """
 import argparse
 import hashlib
@@ -24,64 +24,64 @@ from pyllama.files import rewrite
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden"
-KEPT = ROOT / "build/gpu_resources"                 # what was compiled before, by its text, options and compiler
+CACHE = ROOT / "build/gpu_resources"                 # earlier results, by text, options and compiler
 CARDS = {"sm_80": "A100", "sm_90": "H100"}          # that have a table
 LINE = "{:23} {:27} {:6} {:>7} {:>9} {:>6} {:>5} {:>6} {:>6} {:>4}"
-ABOUT = """\
-# What a block of each kernel takes of a multiprocessor of an {}, compiled by {}.
-# Registers, stack and spills are those of a thread, shared, stack and spills are bytes; how many blocks a
-# multiprocessor holds at once, and how full of threads it is then.       python -m bench.gpu_resources --write
+HEADER = """\
+# Resources that a block of each kernel uses on a multiprocessor of an {}, compiled by {}.
+# Registers, stack and spills are per thread; shared, stack and spills are in bytes; blocks run at once on a
+# multiprocessor and fill this share of its threads.                      python -m bench.gpu_resources --write
 """
-HEAD = LINE.format("kernel", "for", "real", "threads", "registers", "shared", "stack", "spills", "blocks", "full")
+COLUMNS = LINE.format("kernel", "for", "real", "threads", "registers", "shared", "stack", "spills", "blocks", "full")
 
 
-def own(file):
-    """The kernels that csrc/cuda/<file>.cu has, without those of the files before it."""
+def kernels_in(file):
+    """The names of the kernels that csrc/cuda/<file>.cu itself defines."""
     return re.findall(r'^extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(',
                       (cuda_text.FOLDER / f"{file}.cu").read_text("utf-8"), re.MULTILINE)
 
 
-def once(compiler, file, precision, defines, arch):
-    """{kernel: Used} of the file's own.  CompileError if the compiler complains."""
+def resources(compiler, file, precision, defines, arch):
+    """{kernel: Used} of the file's kernels, compiled or from an earlier result.  CompileError if compiling fails."""
     text, options = cuda_text.text(file), cuda_text.options(precision, defines)
-    reading = Path(gpu_compile.__file__).read_text("utf-8")             # what is read from what a compiler says
-    key = hashlib.sha256(repr((text, options, arch, compiler.version, reading)).encode()).hexdigest()
-    kept = KEPT / f"{key[:32]}.json"
-    if not kept.exists():
+    parser = Path(gpu_compile.__file__).read_text("utf-8")              # interprets the compiler's log
+    key = hashlib.sha256(repr((text, options, arch, compiler.version, parser)).encode()).hexdigest()
+    cache = CACHE / f"{key[:32]}.json"
+    if not cache.exists():
         used = compiled(compiler, text, options, arch)
-        KEPT.mkdir(parents=True, exist_ok=True)
-        rewrite(kept, [json.dumps({name: used[name] for name in own(file)}).encode()])
-    return {name: Used(*values) for name, values in json.loads(kept.read_text()).items()}
+        CACHE.mkdir(parents=True, exist_ok=True)
+        rewrite(cache, [json.dumps({name: used[name] for name in kernels_in(file)}).encode()])
+    return {name: Used(*values) for name, values in json.loads(cache.read_text()).items()}
 
 
 def measure(compiler, file, precision, arch, apply=map):
-    """{(kernel, what is defined): Used} of one file.  CompileError names what failed."""
-    def one(defines):
+    """{(kernel, macros): Used} of one file.  CompileError names the variant that failed."""
+    def variant(defines):
         try:
-            return once(compiler, file, precision, defines, arch)
+            return resources(compiler, file, precision, defines, arch)
         except CompileError as error:
             raise CompileError(f"{file}.cu, {cuda_text.REAL[precision]}, {named(defines)} {arch}, {compiler.version}:\n"
                                f"{error}") from None
 
     variants = cuda_text.variants(file, precision)
-    return {(name, named(defines)): used for defines, found in zip(variants, apply(one, variants), strict=True)
-            for name, used in found.items()}
+    return {(name, named(defines)): used for defines, kernels in zip(variants, apply(variant, variants), strict=True)
+            for name, used in kernels.items()}
 
 
 def named(defines):
     return " ".join(f"{name}={value}" for name, value in defines.items())
 
 
-def wrong(found, arch):
-    """The faults of what measure() found, a sentence each."""
-    return [f"{' '.join(filter(None, key))} on {arch}: {fault}" for key, used in found.items()
+def all_faults(measured, arch):
+    """A sentence for each fault in a result of measure()."""
+    return [f"{' '.join(filter(None, key))} on {arch}: {fault}" for key, used in measured.items()
             for fault in faults(used, arch)]
 
 
-def lines(found, precision, arch):
-    """The table's lines; a kernel that all defines leave alike has one."""
-    for name in sorted({name for name, _ in found}):
-        rows = {defines: used for (kernel, defines), used in found.items() if kernel == name}
+def lines(measured, precision, arch):
+    """Yield the table's lines; a kernel whose variants are all alike has only one."""
+    for name in sorted({name for name, _ in measured}):
+        rows = {defines: used for (kernel, defines), used in measured.items() if kernel == name}
         if len({*rows.values()}) == 1:
             rows = {"": next(iter(rows.values()))}
         for defines, used in rows.items():
@@ -92,8 +92,8 @@ def lines(found, precision, arch):
 
 def golden(arch):
     """(the version of the compiler that made the table, its lines)"""
-    about, _, table = path(arch).read_text().partition(HEAD + "\n")
-    return about.partition("compiled by ")[2].partition(".\n")[0], table.splitlines()
+    header, _, table = path(arch).read_text().partition(COLUMNS + "\n")
+    return header.partition("compiled by ")[2].partition(".\n")[0], table.splitlines()
 
 
 def path(arch):
@@ -102,30 +102,32 @@ def path(arch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", metavar="file", help="of csrc/cuda, without .cu; all, or those named")
-    parser.add_argument("--arch", nargs="+", choices=MULTIPROCESSORS, help="kinds of GPU; all, or those named")
-    parser.add_argument("--compiler", choices=["NVRTC", "nvcc"], help="both, if they are there, or one")
-    parser.add_argument("--write", action="store_true", help=f"keep the tables in {GOLDEN.relative_to(ROOT)}")
+    parser.add_argument("files", nargs="*", metavar="file", help="names in csrc/cuda without .cu; all by default")
+    parser.add_argument("--arch", nargs="+", choices=MULTIPROCESSORS, help="GPU architectures; all by default")
+    parser.add_argument("--compiler", choices=["NVRTC", "nvcc"], help="use only this one; both by default")
+    parser.add_argument("--write", action="store_true", help=f"save the tables in {GOLDEN.relative_to(ROOT)}")
     options = parser.parse_args()
     if unknown := set(options.files) - set(cuda_text.files()):
-        parser.error(f"there is no {min(unknown)}.cu; there are {', '.join(cuda_text.files())}")
+        parser.error(f"{min(unknown)}.cu does not exist; choose from {', '.join(cuda_text.files())}")
     if options.write and options.files:
-        parser.error("the tables that are kept are those of all files; name none")
-    found, bad = [of for of in compilers() if of.version.startswith(options.compiler or "")], []
-    if not found:
-        return f"there is no {options.compiler or 'NVRTC and no nvcc'}: pip install cupy-cuda13x nvidia-cuda-nvrtc"
+        parser.error("--write saves the tables of all files; name none")
+    installed = [compiler for compiler in compilers() if compiler.version.startswith(options.compiler or "")]
+    if not installed:
+        return f"{options.compiler or 'NVRTC or nvcc'} is missing: pip install cupy-cuda13x nvidia-cuda-nvrtc"
+    bad = []
     with ThreadPoolExecutor(machine.cores()) as pool:
-        for compiler, arch in itertools.product(found, options.arch or MULTIPROCESSORS):
+        for compiler, arch in itertools.product(installed, options.arch or MULTIPROCESSORS):
             if arch not in compiler.archs:
                 print(f"{compiler.version} does not know {arch}", file=sys.stderr)
                 continue
             table = []
             for file, precision in itertools.product(options.files or cuda_text.files(), cuda_text.REAL):
                 measured = measure(compiler, file, precision, arch, pool.map)
-                bad += [f"{compiler.version}: {cuda_text.REAL[precision]} {fault}" for fault in wrong(measured, arch)]
+                bad += [f"{compiler.version}: {cuda_text.REAL[precision]} {fault}" 
+                        for fault in all_faults(measured, arch)]
                 table += lines(measured, precision, arch)
-            text = ABOUT.format(CARDS.get(arch, arch), compiler.version) + "\n".join([HEAD, *table, ""])
-            if compiler is found[0] and arch in CARDS:
+            text = HEADER.format(CARDS.get(arch, arch), compiler.version) + "\n".join([COLUMNS, *table, ""])
+            if compiler is installed[0] and arch in CARDS:
                 print(text)
                 if options.write:
                     path(arch).write_text(text)

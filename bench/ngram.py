@@ -1,4 +1,4 @@
-"""What counting alone makes of a text: Kneser-Ney models of its characters, for a neural model to beat.
+"""Fit Kneser-Ney n-gram models to the characters of a text: a baseline for a neural model to beat.
 
     python -m bench.ngram --data TEXT [--orders 8]
 
@@ -16,8 +16,8 @@ from pyllama.text.tokens import joined, split
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a text, or python-docs")
-    parser.add_argument("--orders", type=int, default=8)
+    parser.add_argument("--data", required=True, help="a text file, or python-docs")
+    parser.add_argument("--orders", type=int, default=8, help="the longest n-gram")
     options = parser.parse_args()
     texts = [text for _, text in corpus.documents(options.data)]
     tokenizer = Tokenizer.characters("".join(texts))

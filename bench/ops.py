@@ -1,11 +1,12 @@
-"""Time every op on every backend at the sizes of a small model, beside PyTorch's if there is a Python that has it.
+"""Time every op on every backend at the sizes of a small model, beside PyTorch's if a Python with PyTorch is named.
 
     python bench/ops.py [op ...] [--peers-python PATH]
 
-Each backend is a process; they take turns (rotation.py), and the median of each counts.  What a pass does is given in
-GFLOP/s of its matrix products, or else in GB/s of what it must read and write, and as a share of the most that the
-machine does in the same run: NumPy's product of large matrices, or a copy.  A pass whose numbers fit into a cache can
-exceed a copy.  Times are kept in bench/results/, so that the next run shows what a change has changed.
+Each backend runs in a process of its own; they take turns (rotation.py), and the median of each counts.  The rate of
+a pass is the GFLOP/s of its matrix products, or else the GB/s that it must read and write.  Its share of peak compares
+that with the machine's best rate in the same run: a product of large matrices, or a copy.  A pass whose arrays fit into
+a cache can exceed the copy.  All have the same number of threads; beside the kernels, NumPy has one, as in training.
+Times are kept in bench/results/, so that the next run shows the effect of a change.
 """
 import argparse
 import contextlib
@@ -33,9 +34,9 @@ AXES = {"B": 8, "T": 256, "S": 256, "D": 288, "E": 768, "H": 6, "G": 2, "R": 3, 
         "N": 2048}
 OPTIONS = {"attention": {"causal": True}, "dropout": {"rate": 0.1}}
 RESULTS = ROOT / "bench/results/ops.jsonl"
-SECONDS = 0.3                                   # of a turn
+SECONDS = 0.3                                   # per turn
 
-# What the products of a forward pass take; a backward pass takes twice as much.
+# Operations of a forward pass's products; a backward pass takes twice as many.
 B, T, S, D, E, G, R, K, V, N = (AXES[axis] for axis in "BTSDEGRKVN")
 FLOPS = {"linear": 2 * B * T * D * E, "linear_cross_entropy": 2 * N * D * V,
          "attention": 2 * B * G * R * T * S * K}                # causal: half of two products
@@ -47,13 +48,13 @@ COLUMNS = {"op": "{op}", "pass": "{of}", "backend": "{backend}", "ms": "{ms:.3f}
 
 
 def request(op, lengths=AXES):
-    """What the workers are asked; without the optional inputs."""
+    """The request to the workers: required inputs only."""
     inputs, outputs = shapes(op, lengths)
     return {"name": op.name, "inputs": inputs, "dys": outputs, "options": OPTIONS.get(op.name, {}), "seconds": SECONDS}
 
 
 def amounts(op):
-    """{pass: (amount, unit)}: operations of products, or else bytes of numbers that must be read and written."""
+    """{pass: (amount, unit)}: operations of its products, or else bytes that must be read and written."""
     if op.name in FLOPS:
         passes, unit = {"forward": FLOPS[op.name], "backward": 2 * FLOPS[op.name]}, "GFLOP/s"
     else:
@@ -71,8 +72,8 @@ def medians(op, answers):
 
 
 def records(op, turns, most, before):
-    """A record for each pass on each backend, from {backend: [(answer, disturbed), ...]}."""
-    times = {name: medians(op, [answer for answer, _ in taken]) for name, taken in turns.items()}
+    """Yield a record for each pass on each backend, from {backend: [(answer, disturbed), ...]}."""
+    times = {name: medians(op, [answer for answer, _ in answers]) for name, answers in turns.items()}
     for of, (amount, unit) in amounts(op).items():
         for name, passes in times.items():
             seconds, rate = passes[of], amount / passes[of] / 1e9
@@ -85,13 +86,13 @@ def records(op, turns, most, before):
 
 
 def version():
-    """The commit, and whether it was changed."""
+    """The commit, with "-dirty" if files have changed since."""
     described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return described.stdout.strip() or "unknown"
 
 
 def machine_name(threads):
-    """What times may be compared on."""
+    """The key of comparable times: processor, threads and instruction set."""
     cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = cpus.partition("model name")[2].partition("\n")[0].strip("\t :")
     return f"{model or platform.machine()}, {threads} threads, {getattr(backend.cpu, 'isa', 'no kernels')}"
@@ -120,33 +121,33 @@ def workers(threads, peers_python):
 
 
 def measure(options, before):
-    """The records of all ops that are asked for."""
+    """Yield the records of the ops that options name, or of all."""
     with contextlib.ExitStack() as stack:
         yardstick = stack.enter_context(
             Worker("yardstick", "bench.yardstick", str(options.threads), **on_threads(options.threads)))
-        most = {unit: max(answer["rate"] for _, answer, _ in rotate([yardstick], {"yardstick": {"of": of}}, 3))
-                for unit, of in (("GFLOP/s", "product"), ("GB/s", "copy"))}
+        most = {unit: max(answer["rate"] for _, answer, _ in rotate([yardstick], {"yardstick": {"task": task}}, 3))
+                for unit, task in (("GFLOP/s", "product"), ("GB/s", "copy"))}
         everyone = [stack.enter_context(worker) for worker in workers(options.threads, options.peers_python)]
         chosen = [OPS[name] for name in options.ops or OPS]
         for op in track(chosen, "", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()):
             turns = {}
             requests = {worker.name: request(op) for worker in everyone}
             for worker, answer, disturbed in rotate(everyone, requests, options.rounds, options.retries):
-                if answer:                      # not everyone has every op
+                if answer:                      # some workers lack some ops
                     turns.setdefault(worker.name, []).append((answer, disturbed))
             yield from records(op, turns, most, before)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ops", nargs="*", metavar="op", help="all of them, or those named")
+    parser.add_argument("ops", nargs="*", metavar="op", help="all ops, or those named")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each backend")
-    parser.add_argument("--retries", type=int, default=1, help="how often a disturbed turn is taken again")
+    parser.add_argument("--retries", type=int, default=1, help="how often a disturbed turn is repeated")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("PYLLAMA_NUM_THREADS") or machine.cores()))
     parser.add_argument("--peers-python", help="a Python that has PyTorch")
     options = parser.parse_args()
     if unknown := set(options.ops) - OPS.keys():
-        parser.error(f"there is no op {min(unknown)}; there are {', '.join(OPS)}")
+        parser.error(f"{min(unknown)} is not an op; choose from {', '.join(OPS)}")
     here, now = machine_name(options.threads), version()
     then, before = last(here, now)
     rows = list(measure(options, before))

@@ -1,4 +1,4 @@
-"""A worker of bench/ops.py: PyTorch's ops of the same meaning.     python -m bench.ops_torch THREADS"""
+"""A worker of bench/ops.py: PyTorch's versions of our ops.     python -m bench.ops_torch THREADS"""
 import sys
 
 import torch
@@ -8,12 +8,12 @@ from bench.passes import serve_passes
 
 
 def attention(q, k, v, causal):
-    """Of [B G R T K], [B G S K] and [B G S K]."""
+    """q [B G R T K], k and v [B G S K] -> [B G*R T K]"""
     return F.scaled_dot_product_attention(q.flatten(1, 2), k, v, is_causal=causal, enable_gqa=True)
 
 
 def rope(x):
-    """Its tables are computed every time, as ours are."""
+    """Rotary embeddings; computes its tables at every call, as ours does."""
     T, P = x.shape[-2], x.shape[-1] // 2
     angle = torch.outer(torch.arange(T), 10000.0 ** (-torch.arange(P) / P))
     (a, b), cos, sin = x.chunk(2, -1), angle.cos(), angle.sin()
@@ -38,7 +38,7 @@ FORWARD = {
 
 
 def op_of(name):
-    """The forward function with autograd's backward pass."""
+    """The function, with autograd's backward pass, in the form of pyllama/op.py; None if PyTorch lacks it."""
     def op(*xs, **options):
         y = FORWARD[name](*xs, **options)
         return y, lambda dy: torch.autograd.grad(y, [x for x in xs if x.requires_grad], dy.view_as(y))

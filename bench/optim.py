@@ -1,8 +1,8 @@
-"""Time optimizer steps, the norm of the gradient and casts on both backends.     python -m bench.optim [name ...]
+"""Time optimizer steps, the gradient norm and casts on both backends.     python -m bench.optim [name ...]
 
-All take turns within one run, and the median of each is taken, so that a noisy machine disturbs all alike.  Nothing
-here can be faster than memory: GB/s counts each number as often as it must be read or written, and the copy is NumPy's,
-of arrays as large, cut among as many threads.
+The functions take turns, and each one's median counts, so that a noisy machine slows all of them down alike.  Memory
+bandwidth limits them all: GB/s counts every required read and write.  The copy, for comparison, is NumPy's, of arrays
+of the same size divided among the same number of threads.
 """
 import statistics
 import sys
@@ -19,11 +19,11 @@ from pyllama.params import cast
 from pyllama.training.optim import SGD, AdamW, global_norm, sum_and_norm
 
 PARAMETERS = [900_000, 15_000_000, 85_000_000]
-SECONDS = 2.0                                               # spent on each row, three rounds at least
+SECONDS = 2.0                                               # per row, but at least three rounds
 
 
-def works(n):
-    """{name: (bytes moved a parameter, the work)}, of n float32 parameters that are matrices."""
+def updates(n):
+    """{name: (bytes moved per parameter, function)} for n float32 parameters that count as matrices."""
     rng = np.random.default_rng(0)
     p, g, other = (rng.standard_normal(n, dtype=np.float32) for _ in range(3))
     half, brain = p.astype(np.float16), p.astype(ml_dtypes.bfloat16)
@@ -42,7 +42,7 @@ def works(n):
 
 
 def copying(n, threads, pool):
-    """Copies n float32, cut among the threads."""
+    """A function that copies n float32 numbers, divided among the threads."""
     x, y = np.ones((2, n), np.float32)
     edges = [n * i // threads for i in range(threads + 1)]
 
@@ -53,36 +53,36 @@ def copying(n, threads, pool):
 
 
 def medians(runs):
-    """{name: seconds} of {name: (backend, work)}."""
+    """{name: median seconds} from {name: (backend, function)}."""
     times: dict[str, list] = {name: [] for name in runs}
     end = time.perf_counter() + SECONDS
     while time.perf_counter() < end or len(times["copy"]) < 4:
-        for name, (on, work) in runs.items():
+        for name, (on, run) in runs.items():
             with backend.use(on):
                 begin = time.perf_counter()
-                work()
+                run()
                 times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(samples[1:]) for name, samples in times.items()}
 
 
 def main(names):
-    memory.install()                                        # as in training: no fresh pages for results
-    table = Table("what", "numbers", "threads", "NumPy ms", "C ms", "NumPy / C", "C GB/s", "copy GB/s", box=None)
+    memory.install()                                        # as in training: results reuse memory
+    table = Table("function", "numbers", "threads", "NumPy ms", "C ms", "NumPy / C", "C GB/s", "copy GB/s", box=None)
     for n in PARAMETERS:
-        for name, (moved, work) in works(n).items():
+        for name, (moved, run) in updates(n).items():
             if names and name not in names:
                 continue
             for threads in sorted({1, machine.cores()}) if backend.cpu else [1]:
                 with ThreadPoolExecutor(threads) as pool:
-                    runs = {"copy": ("numpy", copying(n, threads, pool)), "numpy": ("numpy", work)}
+                    runs = {"copy": ("numpy", copying(n, threads, pool)), "numpy": ("numpy", run)}
                     if backend.cpu:
                         backend.cpu.set_threads(threads)
-                        runs["cpu"] = ("cpu", work)
-                    found = medians(runs)
-                compiled = [f"{1e3 * found['cpu']:.2f}", f"{found['numpy'] / found['cpu']:.1f}",
-                            f"{moved * n / found['cpu'] / 1e9:.1f}"] if backend.cpu else ["", "", ""]
-                table.add_row(name, f"{n / 1e6:g} M", str(threads), f"{1e3 * found['numpy']:.2f}", *compiled,
-                              f"{8 * n / found['copy'] / 1e9:.1f}")
+                        runs["cpu"] = ("cpu", run)
+                    seconds = medians(runs)
+                compiled = [f"{1e3 * seconds['cpu']:.2f}", f"{seconds['numpy'] / seconds['cpu']:.1f}",
+                            f"{moved * n / seconds['cpu'] / 1e9:.1f}"] if backend.cpu else ["", "", ""]
+                table.add_row(name, f"{n / 1e6:g} M", str(threads), f"{1e3 * seconds['numpy']:.2f}", *compiled,
+                              f"{8 * n / seconds['copy'] / 1e9:.1f}")
     Console().print(table)
 
 

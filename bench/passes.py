@@ -1,4 +1,4 @@
-"""The workers of bench/ops.py: each times the forward and backward passes that one implementation has."""
+"""Shared by the workers of bench/ops.py: time the forward and backward passes of one implementation's ops."""
 import time
 
 import numpy as np
@@ -7,11 +7,14 @@ from bench.rotation import serve
 
 
 def serve_passes(op_of, convert=lambda array: array):
-    """op_of(name) is a function (*inputs, **options) -> y, back in the form of pyllama/op.py, or None if there is none;
-    convert makes of an array what it takes."""
+    """Answer requests for timings.
+
+    op_of       name -> function (*inputs, **options) -> (y, back), as in pyllama/op.py, or None if there is none
+    convert     NumPy array -> the implementation's array
+    """
 
     def answer(name, inputs, dys, options, seconds):
-        """Seconds of each forward and of each backward pass; inputs are (shape, the bound of integers or 0)."""
+        """Seconds of each forward and each backward pass; inputs are (shape, bound of the integers or 0)."""
         op = op_of(name)
         if op is None:
             return {}
@@ -26,7 +29,7 @@ def serve_passes(op_of, convert=lambda array: array):
             middle = time.perf_counter()
             gradients = back(dy)
             passes.append((middle - begin, time.perf_counter() - middle))
-            del y, back, gradients                          # their memory is free again for the next
+            del y, back, gradients                          # frees their memory for the next pass
         forward, backward = zip(*passes[1:], strict=True)   # the first warms up
         return {"forward": forward, "backward": backward}
 
@@ -34,5 +37,5 @@ def serve_passes(op_of, convert=lambda array: array):
 
 
 def small(rng, shape):
-    """As in a model: probabilities of unscaled logits are so small (subnormal) that they slow a processor down."""
+    """Random float32 numbers as small as in a model: larger logits make subnormal probabilities, which are slow."""
     return np.asarray(0.1 * rng.standard_normal(shape), np.float32)

@@ -1,9 +1,9 @@
-"""Processes that take turns on a machine which others use too.
+"""Processes that take turns, for measuring on a shared machine.
 
-A worker is a process that answers requests, each one a line of JSON on its standard input, the answer a line on its
-standard output; it ends when its input does.  One of each kind is started, and rotate() asks them by turns, in an order
-that is reversed every round, so that a machine that grows slower or faster is so for all.  A turn in which other
-processes used the cores, or the host of a virtual machine withheld them, is taken again.
+A worker is a process that answers requests: each is a line of JSON on its standard input, each answer a line on its
+standard output.  It ends when its input ends.  rotate() asks the workers in turn and reverses their order every round,
+so that a machine that becomes slower or faster affects them all alike.  A turn is repeated if other processes used the
+cores meanwhile, or the host of a virtual machine withheld them.
 """
 import contextlib
 import functools
@@ -19,20 +19,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PROC = Path("/proc")
 TUNING = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GLIBC_TUNABLES", "MALLOC_")
-DISTURBED = 0.08                                # of a core, used by others
-REST = 0.2                                      # seconds before a turn: threads spin for a while after their last work
+DISTURBED = 0.08                                # of a core's time, used by others
+REST = 0.2                                      # seconds before a turn: idle threads spin for a while
 PATIENCE = 2                                    # seconds to wait for a quiet machine before a turn
 
 
 def serve(answer):
-    """The worker's side: answer(**request) is a dict."""
+    """Run the worker's loop: print the dict answer(**request) for each request."""
     for line in sys.stdin:
         print(json.dumps(answer(**json.loads(line))), flush=True)
 
 
 def peak_rss():
-    """The most memory this process has had resident, in bytes; not ru_maxrss where there is a better figure, because
-    that of a small child is its parent's."""
+    """The peak resident memory of this process in bytes.
+
+    Read from /proc where possible, because a small child inherits its parent's ru_maxrss.
+    """
     try:
         status = (PROC / "self/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
@@ -41,8 +43,10 @@ def peak_rss():
 
 
 class Worker:
-    """`python -m module *arguments`, with these environment variables and none that tunes a library behind its back:
-    what one implementation sets for itself would be inherited by the other."""
+    """The process `python -m module *arguments` with these environment variables.
+
+    Variables that tune libraries are not inherited: those set for one implementation would affect the others.
+    """
 
     def __init__(self, name, module, *arguments, python=sys.executable, **environment):
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(TUNING)}
@@ -50,23 +54,23 @@ class Worker:
         python = os.path.abspath(shutil.which(python) or python)            # the child starts in another folder
         self.process = subprocess.Popen([python, "-m", module, *arguments], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, cwd=ROOT, env=inherited | environment,
-                                        process_group=0)            # Ctrl-C is for us; they end with us
+                                        process_group=0)            # Ctrl-C reaches only us; workers end with us
 
     def ask(self, **request):
-        """Its answer; ChildProcessError if it ends instead."""
-        with contextlib.suppress(BrokenPipeError):          # it has ended: so does what it says
+        """Send the request and return the answer; ChildProcessError if the worker ends instead."""
+        with contextlib.suppress(BrokenPipeError):          # it has ended; so will its output
             print(json.dumps(request), file=self.process.stdin, flush=True)
         for line in self.process.stdout:
-            if line.startswith("{"):            # not what a library has to say
+            if line.startswith("{"):            # skips what libraries print
                 return json.loads(line)
-        raise ChildProcessError(f"{self.name} ended with status {self.process.wait()} instead of an answer; its last "
-                                f"words stand above")
+        raise ChildProcessError(f"{self.name} ended with status {self.process.wait()} instead of an answer; its error "
+                                f"messages are above")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        """Send it away; one that does not go is killed."""
+        """Close the worker's input and wait; kill it if it does not end."""
         try:
             self.process.communicate(timeout=20)
         except subprocess.TimeoutExpired:
@@ -81,9 +85,9 @@ def on_threads(n):
 
 
 def rotate(workers, requests, rounds, retries=2):
-    """Yield (worker, its answer to requests[worker.name], whether it was disturbed), `rounds` times for each.
+    """Yield (worker, its answer to requests[worker.name], disturbed?), `rounds` times for each worker.
 
-    A disturbed turn is taken again up to `retries` times; if none was quiet the least disturbed counts.
+    A disturbed turn is repeated up to `retries` times; if none was quiet, the least disturbed one counts.
     """
     for number in range(rounds):
         for worker in workers[::-1] if number % 2 else workers:
@@ -96,21 +100,21 @@ def rotate(workers, requests, rounds, retries=2):
 
 
 def wait(workers):
-    """Until the machine is quiet, or patience ends."""
+    """Wait until the machine is quiet, at most PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while taken_by_others(workers, lambda: time.sleep(REST))[0] > DISTURBED and time.monotonic() < end:
         pass
 
 
 def taken_by_others(workers, run):
-    """(cores that were not ours while run() ran, 0 where that is not known, and what it returned)"""
+    """(cores that others used while run() ran, or 0 where that is unknown, run's result)"""
     before, begin = others(workers), time.monotonic()
     result = run()
     return (others(workers) - before) / (time.monotonic() - begin), result
 
 
 def others(workers):
-    """Seconds that our cores have worked for processes besides the workers and this one, or were withheld."""
+    """Core seconds, so far, that other processes used or the host withheld; ours are the workers and this process."""
     try:
         cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
         lines = [line.split() for line in (PROC / "stat").read_text().splitlines()]
@@ -123,6 +127,6 @@ def others(workers):
 
 
 def ticks(process):
-    """What this process and its children that ended have used."""
+    """Clock ticks used by this process and its children that have ended."""
     after_name = (PROC / f"{process}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, after_name[11:15]))

@@ -1,6 +1,6 @@
-"""What is trained in bench/train.py, by every implementation alike: shapes, weights, text and update rule.
+"""The model that every implementation trains in bench/train.py: shapes, weights, text and update rule.
 
-Only NumPy is needed here, so that PyTorch's environment need not hold pyllama.
+Needs only NumPy, so that PyTorch's environment can do without pyllama.
 """
 import zlib
 from typing import NamedTuple
@@ -23,13 +23,13 @@ class Size(NamedTuple):
 
     @property
     def tokens(self):
-        """In a step."""
+        """Tokens per step."""
         return self.B * self.T
 
     @property
     def flops(self):
-        """Of a step's products: a weight takes 6 a token (2 forward, 4 backward), and causal attention's scores and
-        values, half of the T x T square, 6 T D a layer.  What is computed again does not count."""
+        """Operations of a step's products.  A weight needs 6 per token (2 forward, 4 backward); causal attention, which
+        fills half of the T x T scores, needs 6 T D per token and layer.  Recomputation does not count."""
         D, L, _, F, V, T, _ = self
         return 6 * self.tokens * (L * (4 * D * D + 3 * D * F) + D * V + L * T * D)
 
@@ -39,17 +39,17 @@ SIZES = {
     "Sp": Size(D=288, L=6, H=6, F=768, V=4096, T=256, B=16),
     "S": Size(D=288, L=6, H=6, F=768, V=32000, T=256, B=16),
     "M": Size(D=768, L=12, H=12, F=2048, V=32000, T=512, B=4),
-    "tiny": Size(D=16, L=2, H=2, F=24, V=64, T=16, B=4),        # to try whether all works
+    "tiny": Size(D=16, L=2, H=2, F=24, V=64, T=16, B=4),        # a smoke test
 }
 
 
 def weight(name, shape):
-    """A matrix from N(0, 0.02²), or a norm's ones; its name alone decides which."""
+    """Ones for a vector (norm), else a matrix drawn from N(0, 0.02²), which depends on the name and shape alone."""
     if len(shape) == 1:
         return np.ones(shape, np.float32)
     return np.float32(0.02) * np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
 
 
 def text(size):
-    """Random tokens, enough for some steps: of what they say, nothing depends on it how long a step takes."""
+    """Random tokens, enough for a few steps: the time of a step does not depend on their values."""
     return np.random.default_rng(0).integers(size.V, size=8 * size.tokens, dtype=np.uint16)

@@ -4,13 +4,13 @@ from rich.table import Column, Table
 
 
 def show(columns, records):
-    """columns: {heading: format}, as in {"step ms": "{step_ms:.1f}"}; a dash stands where a record has None."""
+    """Print the records; columns is {heading: format}, such as {"step ms": "{step_ms:.1f}"}; None becomes a dash."""
     table = Table(*(Column(heading, justify="right" if ":" in form else "left") for heading, form in columns.items()),
                   box=None)
     for record in records:
         table.add_row(*(cell(form, record) for form in columns.values()))
     console = Console()
-    if not console.is_terminal:                 # a file is as wide as its lines
+    if not console.is_terminal:                 # a file has no width
         console.width = 200
     console.print(table)
 
@@ -18,5 +18,5 @@ def show(columns, records):
 def cell(form, record):
     try:
         return form.format(**record)
-    except TypeError:                           # None takes no format
+    except TypeError:                           # None has no such format
         return "-"

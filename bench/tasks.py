@@ -1,10 +1,10 @@
-"""What small models from scratch reach on small data, beside what is there without a neural network.
+"""Train small models from scratch on small data sets, and compare them with baselines without a neural network.
 
     python -m bench.tasks --data FOLDER [--tasks classify translate ...]
 
 FOLDER holds cls_sentiment_{train,dev}.jsonl, mt_en_zh_{train,dev}.jsonl, seq2seq_g2p.tsv, sum_scitldr_train.jsonl,
-qa_zh.jsonl, and lm_en_tinystories.txt, of which bench/mistakes.py makes write.jsonl.
-Each row is one `pyllama finetune`; the commands stand below the table.
+qa_zh.jsonl, and lm_en_tinystories.txt, from which bench/mistakes.py makes write.jsonl.
+Each row is one `pyllama finetune`; the commands are printed below the table.
 """
 import argparse
 import json
@@ -34,7 +34,7 @@ PLAN = {                                                    # task: (train, test
     "summarise": ("sum_scitldr_train.jsonl", None, ("rougeL",), {
         "bart": ["--max_length", "256", "--max_steps", "200", "--num_beams", "4", "--max_new_tokens", "40",
                  "--batch_size", "8"]}),
-    "qa": ("qa_zh.jsonl", "qa_zh.jsonl", ("exact_match", "f1"), {       # learned by heart: the last step is best
+    "qa": ("qa_zh.jsonl", "qa_zh.jsonl", ("exact_match", "f1"), {       # memorized, so the last step is the best
         "bert": ["--max_length", "384", "--dev", "0.02", "--batch_size", "16", "--learning_rate", "5e-4",
                  "--resid_pdrop", "0", "--max_steps", "500", "--eval_steps", "500"]}),
     "write": ("write.jsonl", None, ("edit_f0.5", "gleu"), {
@@ -44,7 +44,7 @@ PLAN = {                                                    # task: (train, test
 
 
 def bag_of_words(folder: Path) -> float:
-    """Accuracy of a logistic regression on the counts of words and pairs of them, with scikit-learn's defaults."""
+    """Accuracy of logistic regression on counts of words and word pairs, with scikit-learn's defaults."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -57,8 +57,8 @@ def bag_of_words(folder: Path) -> float:
     return model.fit(texts, labels).score(unseen, truth)
 
 
-def untouched(run: Path) -> dict:
-    """The measures of the task write for texts that are left as they are."""
+def unchanged(run: Path) -> dict:
+    """The metrics of the task `write` for sentences that are returned unchanged."""
     rows = [json.loads(line) for line in (run / "data/test.jsonl").read_text(encoding="utf-8").splitlines()]
     sources, truth = ([row[name] for row in rows] for name in ("source", "corrected"))
     return correction(sources, sources, truth)
@@ -73,8 +73,9 @@ def main():
     for task in options.tasks:
         train, test, metrics, models = PLAN[task]
 
-        def add(model, found, *rest, task=task, metrics=metrics):
-            table.add_row(task, model, "\n".join(metrics), "\n".join(f"{found[name]:.4f}" for name in metrics), *rest)
+        def add(model, values, *rest, task=task, metrics=metrics):
+            formatted = "\n".join(f"{values[name]:.4f}" for name in metrics)
+            table.add_row(task, model, "\n".join(metrics), formatted, *rest)
 
         if task == "classify":
             add("bag of words", {"accuracy": bag_of_words(options.data)})
@@ -83,7 +84,7 @@ def main():
                 run, source = Path(folder, "run"), options.data / train
                 if task == "write":
                     source = Path(folder, train)
-                    source.write_text(mistakes.written(options.data / "lm_en_tinystories.txt"), encoding="utf-8")
+                    source.write_text(mistakes.as_json_lines(options.data / "lm_en_tinystories.txt"), encoding="utf-8")
                 flags = ["--task", task, "--model", model, "--data", str(source), *COMMON, *flags,
                          *(["--test_data", str(options.data / test)] if test else [])]
                 begin = time.perf_counter()
@@ -92,7 +93,7 @@ def main():
                 seconds = time.perf_counter() - begin
                 losses = [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
                 if task == "write":
-                    add("unchanged", untouched(run))
+                    add("unchanged", unchanged(run))
                 add(model, json.loads((run / "metrics.json").read_text()), f"{losses[0]:.3f}", f"{losses[-1]:.3f}",
                     f"{seconds:.0f}")
             commands.append(" ".join(["pyllama finetune", *flags]).replace(f"{folder}/", ""))

@@ -1,8 +1,8 @@
-"""What the textbooks' picture of attention leaves out, and what each missing part costs: a table and a plot.
+"""Measure what each part costs that the textbooks' picture of attention leaves out: a table and a plot.
 
     python -m bench.textbook --data TEXT [--steps 500] [--out textbook.png]
 
-Every model reads the same windows of the same characters in the same order, and has the same width and settings.
+All models read the same windows of characters in the same order, with the same width and settings.
 """
 import argparse
 import sys
@@ -24,8 +24,7 @@ D, F, T = 128, 512, 64
 
 
 def variants(V):
-    """name -> configuration: the picture, with each part alone, with all but each, with all; LLaMA with 1 layer and 4.
-    """
+    """{name: configuration}: the picture as drawn, with each part alone, with all but one, with all three; LLaMA."""
     parts = ("positions", "norm", "residual")
     plain = TextbookConfig(vocab_size=V, hidden_size=D, intermediate_size=F, max_position_embeddings=T)
     every = replace(plain, **dict.fromkeys(parts, True))
@@ -37,7 +36,7 @@ def variants(V):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a text, or python-docs")
+    parser.add_argument("--data", required=True, help="a text file, or python-docs")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("textbook.png"))
     options = parser.parse_args()
@@ -63,7 +62,7 @@ def main():
 
 
 def draw(curves, path):
-    """The losses, each the mean over a twentieth of the run."""
+    """Plot each model's loss, averaged over twentieths of the run."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot

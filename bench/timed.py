@@ -1,6 +1,6 @@
-"""Where a step's time goes: the passes of the ops, and the optimizer.
+"""Measure where a training step's time goes: the passes of the ops, and the optimizer.
 
-A kernel occupies as many cores as it has threads; so what is counted is the time of a core.
+Times are in core seconds: a kernel occupies as many cores as it has threads.
 """
 import contextlib
 import threading
@@ -13,9 +13,9 @@ from pyllama.op import watching
 
 @contextlib.contextmanager
 def timed(optimizer):
-    """Within this context: {function: [seconds of a core, calls]}.
+    """A context that yields {function: [core seconds, calls]}, filled as functions run within it.
 
-    Names that end in " (NumPy)" are those of references; of the others, kernels.
+    Names that end in " (NumPy)" are reference functions; the others are kernels.
     """
     spent = defaultdict(lambda: [0.0, 0])
     lock = threading.Lock()
@@ -42,7 +42,7 @@ def timed(optimizer):
         return clocked(backend.kernels_for([p]), optimizer.rule.__name__, plain_step, p, *args, **options)
 
     plain_step = optimizer.step
-    optimizer.step = step                               # of this object, and no other
+    optimizer.step = step                               # of this object only
     try:
         with watching(watch):
             yield spent

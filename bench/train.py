@@ -2,11 +2,11 @@
 
     python bench/train.py --sizes T S --peers --rounds 5 --json
 
-All train the same model from the same weights on the same text by the same rule, and no figure is given unless their
-losses and gradient norms agree in the first steps.  Each is a process of its own; they take turns (rotation.py), and
-of an implementation's turns the median counts.  "+malloc" is PyTorch with a C library that keeps freed memory.
-Model FLOP utilization (MFU) holds a step's operations (sizes.py) against a large matrix product in the same rotation:
-PyTorch's or NumPy's, whichever is faster on this machine.
+All implementations train the same model from the same weights on the same text by the same rule.  No figure is given
+unless their losses and gradient norms agree in the first steps.  Each runs in a process of its own; they take turns
+(rotation.py), and the median of an implementation's turns counts.  "+malloc" is PyTorch with a C library that keeps
+freed memory.  Model FLOP utilization (MFU) is the rate of a step's operations (sizes.py) divided by that of a large
+matrix product in the same rotation: PyTorch's or NumPy's, whichever is faster on this machine.
 """
 import argparse
 import contextlib
@@ -31,14 +31,14 @@ from bench.train_pyllama import settings, tokens
 from pyllama import machine
 from pyllama.text.tokens import windows
 
-# Nothing below 16 GiB goes back to the system, all threads share it, and it lies in huge pages.
+# Freed memory below 16 GiB stays with the process, all threads share it, and it lies in huge pages.
 MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184:"
                             "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"}
 PEERS = {"torch-eager": {}, "torch-eager+malloc": MALLOC, "torch-compile": {}, "torch-compile+malloc": MALLOC}
-YARDSTICK = "yardstick"                         # what the names of its workers begin with
-FIRST = 3                                       # steps that are compared, and not timed
-AGREE = 1e-4                                    # relative difference of losses and gradient norms in these
-TURN = 1.0                                      # seconds that a turn takes at least
+YARDSTICK = "yardstick"                         # the start of its workers' names
+FIRST = 3                                       # steps that are compared but not timed
+AGREE = 1e-4                                    # largest relative difference of their losses and gradient norms
+TURN = 1.0                                      # least seconds of a turn
 
 SPEED = {"size": "{size}", "implementation": "{impl}", "tokens/s": "{tok_s:,.0f}", "step ms": "{step_ms:,.1f}",
          "best": "{step_ms_min:,.1f}", "x eager": "{ratio_eager:.2f}", "x fastest": "{ratio_fastest:.2f}",
@@ -54,20 +54,21 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["T", "Sp", "S", "M"])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each implementation")
-    parser.add_argument("--retries", type=int, default=2, help="how often a disturbed turn is taken again")
+    parser.add_argument("--retries", type=int, default=2, help="how often a disturbed turn is repeated")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("PYLLAMA_NUM_THREADS") or machine.cores()))
-    parser.add_argument("--peers", nargs="*", choices=PEERS, help="PyTorch's too: all, or those named")
+    parser.add_argument("--peers", nargs="*", choices=PEERS,
+                        help="compare with PyTorch, run in all these ways or in those named")
     parser.add_argument("--peers-python", default=ROOT / ".peers/bin/python", help="a Python that has PyTorch")
-    parser.add_argument("--ours", nargs="+", default=[], metavar="VARIANT", help="more of pyllama: flags of `pyllama "
-                        "train` and variables, as in recompute, shards=2 or small:recompute,PYLLAMA_ARENA=0")
-    parser.add_argument("--check", action="store_true", help="compare losses and gradient norms, and time nothing")
-    parser.add_argument("--profile", action="store_true", help="say what takes pyllama's time, too")
-    parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--ours", nargs="+", default=[], metavar="VARIANT", help="also time pyllama with flags of "
+                        "`pyllama train` and variables: recompute, shards=2 or small:recompute,PYLLAMA_ARENA=0")
+    parser.add_argument("--check", action="store_true", help="compare losses and gradient norms only")
+    parser.add_argument("--profile", action="store_true", help="also show where pyllama's time goes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     options = parser.parse_args(arguments)
     options.peers = [] if options.peers is None else options.peers or list(PEERS)
     if options.peers and not shutil.which(options.peers_python):
-        parser.error(f"there is no {options.peers_python}; `make bench-train` makes it, or name another Python that "
-                     f"has PyTorch with --peers-python")
+        parser.error(f"{options.peers_python} does not exist; `make bench-train` creates it, or name another Python "
+                     f"that has PyTorch with --peers-python")
     return options
 
 
@@ -80,7 +81,7 @@ def variant(text):
 
 
 def workers(options, size):
-    """The implementations, and last the yardsticks."""
+    """Yield the workers: the implementations, then the yardsticks."""
     threads, theirs = str(options.threads), on_threads(options.threads)
     for name, flags, variables in [("pyllama", [], {}), *map(variant, options.ours)]:
         yield Worker(name, "bench.train_pyllama", size, *flags, **{"PYLLAMA_NUM_THREADS": threads} | variables)
@@ -93,7 +94,7 @@ def workers(options, size):
 
 
 def first_steps(implementations, size):
-    """{name: answer}.  ValueError if they do not agree."""
+    """{name: answer} for the first steps; ValueError if the implementations disagree."""
     plan, corpus = settings(SIZES[size]), tokens(SIZES[size])
     ids = [windows(corpus, plan.batch_size, plan.block_size, plan.seed, step).tolist() for step in range(FIRST)]
     first = {worker.name: worker.ask(steps=FIRST, **({"ids": ids} if worker.name in PEERS else {}))
@@ -106,16 +107,16 @@ def first_steps(implementations, size):
 
 
 def difference(a, b):
-    """The largest relative difference of their losses and gradient norms."""
+    """The largest relative difference between the losses and gradient norms of two answers."""
     return float(max(np.max(np.abs(np.divide(b[of], a[of]) - 1)) for of in ("losses", "norms")))
 
 
 def report(size, turns):
-    """A row for each implementation, from {name: [(answer, disturbed), ...]}."""
-    sgemm = max(statistics.median(answer["rate"] for answer, _ in taken)
-                for name, taken in turns.items() if name.startswith(YARDSTICK))
-    steps = {name: [statistics.mean(answer["seconds"]) for answer, _ in taken]
-             for name, taken in turns.items() if not name.startswith(YARDSTICK)}
+    """Yield a row for each implementation, from {name: [(answer, disturbed), ...]}."""
+    sgemm = max(statistics.median(answer["rate"] for answer, _ in answers)
+                for name, answers in turns.items() if name.startswith(YARDSTICK))
+    steps = {name: [statistics.mean(answer["seconds"]) for answer, _ in answers]
+             for name, answers in turns.items() if not name.startswith(YARDSTICK)}
     medians = {name: statistics.median(seconds) for name, seconds in steps.items()}
     eager = medians.get("torch-eager")
     peaks = {name: max(answer["peak_rss"] for answer, _ in turns[name]) for name in medians}
@@ -130,7 +131,7 @@ def report(size, turns):
 
 
 def profile(worker, steps, size, threads):
-    """What took the cores' time in some more steps: a row for each function, the largest first."""
+    """Yield a row for each function that took the cores' time in a few more steps, the largest first."""
     answer = worker.ask(steps=steps, profile=True)
     wall = sum(answer["seconds"])
     spent = {name: (seconds / threads, calls) for name, (seconds, calls) in answer["spent"].items()}
@@ -141,7 +142,7 @@ def profile(worker, steps, size, threads):
 
 
 def run(options, size, bar):
-    """Yield (columns, rows) of one size."""
+    """Yield (columns, rows) for each table of one size."""
     with contextlib.ExitStack() as stack:
         everyone = [stack.enter_context(worker) for worker in workers(options, size)]
         yardsticks = [worker for worker in everyone if worker.name.startswith(YARDSTICK)]
@@ -154,8 +155,8 @@ def run(options, size, bar):
             return
         requests = {name: {"steps": math.ceil(TURN / min(answer["seconds"]))} for name, answer in first.items()}
         for yardstick in yardsticks:
-            requests[yardstick.name] = {"of": "product"}
-            yardstick.ask(of="product")
+            requests[yardstick.name] = {"task": "product"}
+            yardstick.ask(task="product")
         turns = {worker.name: [] for worker in everyone}
         for worker, answer, disturbed in rotate(everyone, requests, options.rounds, options.retries):
             turns[worker.name].append((answer, disturbed))
@@ -167,7 +168,7 @@ def run(options, size, bar):
 
 
 def rounded(row):
-    """Six digits of each number."""
+    """The row with floats rounded to six significant digits."""
     return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
 
 

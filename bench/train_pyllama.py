@@ -2,9 +2,6 @@
 
     python -m bench.train_pyllama SIZE [flag of pyllama train ...]
 """
-import pyllama.cli.main  # noqa: F401 -- before NumPy is: it settles the threads of a BLAS, as it does for the command
-
-# isort: split
 import contextlib
 import sys
 import time
@@ -33,7 +30,7 @@ def settings(size, flags=()):
 
 
 def training(size, flags=(), like=None):
-    """(the state, the records of its steps), on the device that `like` is on."""
+    """Return (the training state, the generator of its records) on the device of the array `like`."""
     config = llama.LlamaConfig(vocab_size=size.V, hidden_size=size.D, intermediate_size=size.F,
                                num_hidden_layers=size.L, num_attention_heads=size.H, max_position_embeddings=size.T,
                                tie_word_embeddings=True)
@@ -49,7 +46,7 @@ def main(name, *flags):
     state, records = training(SIZES[name], flags)
 
     def answer(steps, profile=False):
-        """profile: time each pass of an op, too."""
+        """Train for some steps; with profile, time each pass of each op as well."""
         seconds, losses, norms = [], [], []
         with timed(state.optimizer) if profile else contextlib.nullcontext({}) as spent:
             for _ in range(steps):

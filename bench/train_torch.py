@@ -1,6 +1,6 @@
 """A worker of bench/train.py: the same model in PyTorch.      python -m bench.train_torch SIZE THREADS [compile]
 
-Written as one writes it for speed: fused attention, norm, cross-entropy and AdamW, rotary tables computed once.
+Written for speed: fused attention, norm, cross-entropy and AdamW; rotary tables are computed once.
 """
 import itertools
 import math
@@ -88,8 +88,11 @@ def main(size, threads, *compiled):
         return float(loss.detach()), exact or float(norm)
 
     def answer(steps, ids=None):
-        """ids: the batches from now on, over and over.  With them norms are exact: those to clip by are summed in
-        float32, which makes them 0.1 % too small at size M."""
+        """Train for some steps.
+
+        ids     the batches to repeat from now on.  With them, norms are summed in float64: the norms for clipping are
+                summed in float32, which makes them 0.1 % too small at size M.
+        """
         nonlocal batches
         batches = itertools.cycle(torch.from_numpy(np.array(ids))) if ids else batches
         seconds, losses, norms = [], [], []

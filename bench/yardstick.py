@@ -1,6 +1,6 @@
-"""A worker that measures what the machine can do, to hold others against it: products and copies.
+"""A worker that measures the machine's peak rates, which other measurements are compared with: products and copies.
 
-    python -m bench.yardstick THREADS           products by PyTorch where it is installed, else by NumPy
+    python -m bench.yardstick THREADS           uses PyTorch's product where installed, else NumPy's
 """
 import functools
 import sys
@@ -12,11 +12,11 @@ import numpy as np
 from bench.rotation import serve
 
 N = 4096
-BYTES = 2 ** 28                                 # more than caches hold
+BYTES = 2 ** 28                                 # larger than any cache
 
 
 def product(threads):
-    """A function that multiplies, and its operations."""
+    """Return (a function that multiplies two matrices, the number of its operations)."""
     a, b = (np.random.default_rng(seed).random((N, N), np.float32) for seed in range(2))
     y = np.zeros_like(a)
     try:
@@ -29,18 +29,18 @@ def product(threads):
 
 
 def copy(threads):
-    """A function that copies, and the bytes that it reads and writes."""
+    """Return (a function that copies an array, the bytes that it reads and writes)."""
     source, target = (np.ones((threads, BYTES // threads), np.uint8) for _ in range(2))
     pool = ThreadPoolExecutor(threads)
     return lambda: list(pool.map(np.copyto, target, source)), source.nbytes + target.nbytes
 
 
 def main(threads):
-    made = functools.cache(lambda of: {"product": product, "copy": copy}[of](threads))
+    prepared = functools.cache(lambda task: {"product": product, "copy": copy}[task](threads))
 
-    def answer(of, times=2):
-        """The rate over a few times, in 10⁹ a second."""
-        run, amount = made(of)
+    def answer(task, times=2):
+        """The rate of a few repetitions, in 10⁹ operations or bytes per second."""
+        run, amount = prepared(task)
         begin = time.perf_counter()
         for _ in range(times):
             run()

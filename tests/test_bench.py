@@ -186,9 +186,10 @@ def test_a_sentence_gets_one_mistake_or_none():
     def after(rule, sentence):
         return [" ".join(words) for words in rule(sentence.split())]
 
-    assert after(mistakes.dropped, "He saw a dog and the cat.") == ["He saw dog and the cat.", "He saw a dog and cat."]
-    assert after(mistakes.exchanged, "He sat on on mats.") == ["He on sat on mats."]
-    assert after(mistakes.disagreeing, "They were glad she was.") == ["They was glad she was."]
+    assert after(mistakes.without_an_article, "He saw a dog and the cat.") == [
+        "He saw dog and the cat.", "He saw a dog and cat."]
+    assert after(mistakes.with_neighbors_swapped, "He sat on on mats.") == ["He on sat on mats."]
+    assert after(mistakes.with_a_disagreeing_verb, "They were glad she was.") == ["They was glad she was."]
     text = "".join(f"The {of} one was seen by {who} again. \n" for of in ("red", "old", "big") for who in "ABCDEFGH")
     rows = list(mistakes.rows(f"{text}{text}<|endoftext|>Too short. He said: “No”."))
     assert [row["corrected"] for row in rows] == [line.strip() for line in text.splitlines()]

@@ -29,19 +29,19 @@ JOBS = [(file, precision, arch) for arch in gpu_resources.CARDS for file in cuda
 def test_a_kernel_compiles_and_takes_what_it_took(file, precision, arch):
     """Register counts are compared where the compiler is of the version that the table was made by: each version has
     its own.  After a change that is meant: python -m bench.gpu_resources --write, and look at the difference."""
-    found = gpu_resources.measure(COMPILERS[0], file, precision, arch)
-    assert gpu_resources.wrong(found, arch) == []
+    measured = gpu_resources.measure(COMPILERS[0], file, precision, arch)
+    assert gpu_resources.all_faults(measured, arch) == []
     version, lines = gpu_resources.golden(arch)
     if version == COMPILERS[0].version:
-        names = set(gpu_resources.own(file))
-        assert list(gpu_resources.lines(found, precision, arch)) == [
+        names = set(gpu_resources.kernels_in(file))
+        assert list(gpu_resources.lines(measured, precision, arch)) == [
             line for line in lines if line.split()[0] in names and f" {cuda_text.REAL[precision]} " in line]
 
 
 @pytest.mark.parametrize("arch", gpu_resources.CARDS)
 def test_the_table_has_every_kernel_and_no_other(arch):
     _, lines = gpu_resources.golden(arch)
-    kernels = {name for file in cuda_text.files() for name in gpu_resources.own(file)}
+    kernels = {name for file in cuda_text.files() for name in gpu_resources.kernels_in(file)}
     assert {line.split()[0] for line in lines} == kernels
 
 
@@ -49,7 +49,7 @@ def test_every_kernel_of_a_file_is_found():
     """By its name in the text: the gate looks at no other."""
     for file in cuda_text.files():
         text = (cuda_text.FOLDER / f"{file}.cu").read_text()
-        assert len(gpu_resources.own(file)) == len(re.findall("__global__", text)) > 0
+        assert len(gpu_resources.kernels_in(file)) == len(re.findall("__global__", text)) > 0
 
 
 def test_a_launch_of_what_is_not_compiled_here_is_refused():
