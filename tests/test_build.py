@@ -5,9 +5,6 @@ import numpy as np
 import pytest
 
 from pyllama import backend, ops
-from pyllama.op import OPS
-from pyllama.testing import problem, problems
-from pyllama.testing.problems import choose_by
 from tests.another import python
 
 cpu = backend.cpu
@@ -219,28 +216,6 @@ def test_results_do_not_depend_on_the_thread_count(dtype, shape):
     cpu.set_threads(before)
     for run in runs[1:]:
         assert all(map(np.array_equal, run, runs[0]))
-
-
-@built
-@each_dtype
-@pytest.mark.parametrize("op", [op for op in OPS.values() if "cpu" in op.backends()], ids=lambda op: op.name)
-def test_results_of_an_op_do_not_depend_on_the_thread_count(op, dtype, monkeypatch):
-    """Of problems large enough to wake the threads."""
-    monkeypatch.setattr(problems, "MOST", 2 ** 21)
-    largest, before = 0, cpu.threads()
-    for seed in range(8):
-        rng = np.random.default_rng(seed)
-        inputs, options, dy = problem(op, lambda values, rng=rng: choose_by(rng)(values[-3:]), dtype)
-        largest = max(largest, *(x.size for x in inputs))
-        runs = []
-        for n in (1, 2, 3, 7):
-            cpu.set_threads(n)
-            y, back = op(*inputs, **options)
-            runs.append([y, *(dx for dx in back(dy) if dx is not None)])
-        cpu.set_threads(before)
-        for run in runs[1:]:
-            assert all(map(np.array_equal, run, runs[0]))
-    assert largest > 2 ** 16
 
 
 @built

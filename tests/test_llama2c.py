@@ -263,7 +263,7 @@ def test_halves_have_the_scores_of_pairs(heads):
     (lambda data: b"", "has 0 bytes"),
     (lambda data: b"Once upon a time, there was a little girl named Lily.", "not a llama2.c model: its header"),
     (lambda data: struct.pack("<7i", *[2**30] * 4, 1, 2**30, 2**30), "not a llama2.c model: its header"),
-    (lambda data: struct.pack("<7i", *[2**30] * 2, 2**30, 2, 1, 2**30, 2**30), "implies"),
+    (lambda data: struct.pack("<7i", *[2**30] * 3, 2**29, 1, 2**30, 2**30), "implies"),
     (lambda data: data[:16] + struct.pack("<i", 3) + data[20:], "not a llama2.c model"),
 ], ids=["cut", "too long", "cut in the header", "empty", "a text", "nonsense", "beyond int64", "3 groups of 4 heads"])
 def test_what_is_no_model_is_named(tmp_path, change, message):

@@ -34,7 +34,8 @@ PATIENCE = 60                                           # seconds for one test; 
 MEMORY = 8 * 2 ** 30
 FEW = 4                                                 # examples a test in the first round: most bugs need no more
 SETTINGS = "_hypothesis_internal_use_settings"          # where @given keeps them; nothing public changes them later
-SUITE = ["test_ops.py", "test_laws*.py", "test_build.py", "test_optim.py", "test_clipping.py", "test_cast.py"]
+OF_KERNELS = ["test_build.py", "test_threads.py"]       # these try the C kernels, though no parameter says so
+SUITE = ["test_ops.py", "test_laws*.py", *OF_KERNELS, "test_optim.py", "test_clipping.py", "test_cast.py"]
 CALLERS = {"gemm": ["linear", "linear_cross_entropy"], "tile": ["linear", "attention"],
            **dict.fromkeys(("adamw", "sgd", "sum_and_norm", "cast"), ())}       # other files' ops; the headers': all
 
@@ -139,7 +140,7 @@ class Hunt:
         """The tests on this backend that may notice a bug in these ops, the nearest first."""
         def distance(test):
             parameters = test.callspec.params if hasattr(test, "callspec") else {}
-            if parameters.get("on", on) != on or (test.path.name == "test_build.py" and not tries_kernels(test, on)):
+            if parameters.get("on", on) != on or (test.path.name in OF_KERNELS and not tries_kernels(test, on)):
                 return None
             if "op" in parameters:
                 name = parameters["op"].name
@@ -160,7 +161,7 @@ def backend_of(mutant):
 
 
 def tries_kernels(test, on):
-    """Not the tests of the build, which start another Python: that would run the kernels as they are."""
+    """Does the test run the kernels in this process?  One that starts another Python runs them without the bug."""
     return on == "cpu" and "python" not in test.obj.__code__.co_names
 
 
