@@ -31,7 +31,7 @@ PLAN = {                                                    # task: (train, test
         "transformer": ["--fields", "en", "zh", "--max_steps", "1000", "--learning_rate", "1e-3"]}),
     "g2p": ("seq2seq_g2p.tsv", None, ("edit_error_rate",), {
         "transformer": ["--vocab_size", "400", "--max_steps", "1500", "--learning_rate", "2e-3", "--test", "0.1"]}),
-    "summarise": ("sum_scitldr_train.jsonl", None, ("rougeL",), {
+    "summarize": ("sum_scitldr_train.jsonl", None, ("rougeL",), {
         "bart": ["--max_length", "256", "--max_steps", "200", "--num_beams", "4", "--max_new_tokens", "40",
                  "--batch_size", "8"]}),
     "qa": ("qa_zh.jsonl", "qa_zh.jsonl", ("exact_match", "f1"), {       # memorized, so the last step is the best

@@ -5,14 +5,15 @@
 import contextlib
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
-import tyro
 
 from bench.rotation import peak_rss, serve
 from bench.sizes import RULE, SIZES, text, weight
 from bench.timed import timed
 from pyllama import memory, params
+from pyllama.cli.flags import parse
 from pyllama.models import llama
 from pyllama.text.tokens import Tokens
 from pyllama.training.loop import Settings, start, train
@@ -26,7 +27,8 @@ def tokens(size):
 def settings(size, flags=()):
     default = Settings(batch_size=size.B, block_size=size.T, max_steps=10 ** 9, schedule="constant", warmup_steps=0,
                        **RULE)
-    return tyro.cli(Settings, args=flags, default=default)
+    _, changes = parse(Settings, flags, "bench.train_pyllama")
+    return replace(default, **changes)
 
 
 def training(size, flags=(), like=None):

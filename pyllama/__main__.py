@@ -1,4 +1,4 @@
-"""`python -m pyllama` is `pyllama`."""
+"""`python -m pyllama` runs the command line."""
 import sys
 
 from pyllama.cli.main import main

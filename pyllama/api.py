@@ -101,7 +101,7 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     folder = new_folder(out_dir)
     with contextlib.ExitStack() as stack:
         tokens_in = None if folder else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        text = Text(sources(data), field, validation=validation)
+        text = Text(sources(data), field=field, validation=validation)
         plan = text_run.begin(folder, model.config, model.require_tokenizer(), text, settings or Settings(),
                               policy or RunPolicy(), params=model.params, tokens_in=tokens_in)
         yield from run_in_place(model, plan)

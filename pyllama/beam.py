@@ -36,12 +36,13 @@ class Beam(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How to search, under the names of Hugging Face's generate()."""
+    """How to search for a target, under the names of Hugging Face's generate().  Raises UserError for an invalid value.
+    """
 
-    num_beams: int = 1                      # K
-    max_new_tokens: int = 100               # how long a target may grow
-    length_penalty: float = 1.0             # above 0 favors long targets, below 0 short ones
-    early_stopping: bool = False            # stop at K finished targets, though a better one may be under way
+    max_new_tokens: int = 100               # maximum number of tokens to generate
+    num_beams: int = 1                      # beams; 1: greedy decoding
+    length_penalty: float = 1.0             # exponent of the length in the score: above 0 favors long answers
+    early_stopping: bool = False            # stop at num_beams finished answers, though a better one may follow
 
     def __post_init__(self):
         for name in ("num_beams", "max_new_tokens"):

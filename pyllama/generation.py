@@ -26,18 +26,22 @@ from pyllama.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How to continue a text, under the names of Hugging Face's generate()."""
+    """How to continue a text, under the names of Hugging Face's generate().  Raises UserError for an invalid value.
 
-    max_new_tokens: int = 100               # how many tokens to write at most
-    do_sample: bool = False                 # draw the next token; if not, take the likeliest
-    temperature: float = 1.0                # divides the scores: below 1 bolder, above 1 wilder, 0 takes the likeliest
-    top_k: int = 0                          # draw from the k likeliest tokens; 0: from all
-    top_p: float = 1.0                      # draw from the fewest likeliest tokens that together have probability p
-    min_p: float = 0.0                      # draw from the tokens at least this fraction as likely as the likeliest
-    repetition_penalty: float = 1.0         # above 1 makes tokens that already occurred less likely
-    num_return_sequences: int = 1           # how many texts to draw for each prompt
-    stop_strings: tuple[str, ...] = ()      # end a text before the first of these
-    seed: int = 0                           # the same seed, the same text
+    >>> GenerationConfig(do_sample=True, temperature=0.8, top_k=40).greedy
+    False
+    """
+
+    max_new_tokens: int = 100               # maximum number of tokens to generate
+    do_sample: bool = False                 # sample the next token instead of taking the most likely one
+    temperature: float = 1.0                # divisor of the logits: below 1 less random, above 1 more random
+    seed: int = 0                           # seed of the sampling
+    top_k: int = 0                          # sample from the k most likely tokens; 0: from all
+    top_p: float = 1.0                      # sample from the smallest set of likely tokens with total probability p
+    min_p: float = 0.0                      # sample from tokens at least p times as likely as the most likely one
+    repetition_penalty: float = 1.0         # above 1: tokens that already occurred become less likely
+    num_return_sequences: int = 1           # number of texts for each prompt
+    stop_strings: tuple[str, ...] = ()      # stop before the first of these strings
 
     def __post_init__(self):
         for name, fits, rule in (

@@ -217,7 +217,7 @@ def test_models_and_tasks_name_all_there_is(capsys, monkeypatch):
 
 @needs_rouge
 @needs_sacrebleu
-@pytest.mark.parametrize("name", ["classify", "translate", "g2p", "summarise", "write", "instruct"])
+@pytest.mark.parametrize("name", ["classify", "translate", "g2p", "summarize", "write", "instruct"])
 def test_the_measures_that_are_listed_are_taken(name):
     task = TASKS[name]
     taken = {*task.metrics(["a b"], [Row("", dict.fromkeys(task.fields, "a b"))])}

@@ -42,7 +42,7 @@ def targets(most):
 @given(seed=st.integers(0, 999), most=st.integers(1, 4), length_penalty=st.sampled_from([-0.5, 0.0, 0.6, 1.0, 2.0]))
 def test_with_enough_beams_it_is_an_exhaustive_search(seed, most, length_penalty):
     step, log_p = toy(seed, 2)
-    found = beam_search(step, 9, [END], 2, SearchConfig(V ** most, most, length_penalty))
+    found = beam_search(step, 9, [END], 2, SearchConfig(most, V ** most, length_penalty))
     for source, hypotheses in enumerate(found):
         every = sorted(((log_p(source, ids) / len(ids) ** length_penalty, list(ids)) for ids in targets(most)),
                        reverse=True)
@@ -54,7 +54,7 @@ def test_with_enough_beams_it_is_an_exhaustive_search(seed, most, length_penalty
 @given(seed=st.integers(0, 999), K=st.integers(1, 4), early_stopping=st.booleans())
 def test_few_beams_find_scores_that_are_true_and_as_many_as_asked_for(seed, K, early_stopping):
     step, log_p = toy(seed, 3)
-    for source, hypotheses in enumerate(beam_search(step, 9, [END], 3, SearchConfig(K, 5, 1.0, early_stopping))):
+    for source, hypotheses in enumerate(beam_search(step, 9, [END], 3, SearchConfig(5, K, 1.0, early_stopping))):
         assert len({tuple(h.ids) for h in hypotheses}) == len(hypotheses) == K
         assert hypotheses == sorted(hypotheses, key=lambda h: -h.score)
         for h in hypotheses:
@@ -64,7 +64,7 @@ def test_few_beams_find_scores_that_are_true_and_as_many_as_asked_for(seed, K, e
 @given(seed=st.integers(0, 999))
 def test_one_beam_is_the_chain_of_the_likeliest(seed):
     step, _ = toy(seed, 1)
-    (found,), = beam_search(step, 9, [END], 1, SearchConfig(1, 6))
+    (found,), = beam_search(step, 9, [END], 1, SearchConfig(6))
     chain, again = [9], toy(seed, 1)[0]
     while len(chain) < 7 and chain[-1] != END:
         chain.append(int(again(chain[-1:], [0]).argmax()))

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress line with loss, speed and time left, and a line an evaluation."""
+"""The progress display of a run: loss, speed and remaining time, and a line for each evaluation."""
 import contextlib
 import signal
 import threading
@@ -10,19 +10,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pyllama import backend
 from pyllama.training.loop import Record
 
-console = Console(highlight=False, soft_wrap=True, markup=False)         # what a user named may look like markup
-SMOOTH = 0.05                                               # weight of the newest step in the loss and speed shown
+console = Console(highlight=False, soft_wrap=True, markup=False)         # a user's file name may look like markup
+SMOOTH = 0.05                                               # weight of the newest step in the displayed loss and speed
 
 
 def announce(summary: str) -> None:
-    """The first line of a run; before it, why there are no C kernels if there are none."""
+    """Print the first line of a run, after the reason why the C kernels are missing, if they are."""
     if backend.cpu is None:
         console.print(f"no C kernels: {backend.why_no_cpu}")
     console.print(summary)
 
 
 def follow(records: Iterable[Record], done: int, total: int, log_steps: int) -> Iterator[Record]:
-    """Pass the records on, showing them: a moving line on a terminal, a line every log_steps elsewhere."""
+    """Yield the records while displaying them: a progress bar on a terminal, else a line every log_steps steps."""
     loss = seconds = None
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                    TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
@@ -46,14 +46,14 @@ def follow(records: Iterable[Record], done: int, total: int, log_steps: int) -> 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C, or SIGTERM, sets; a second one interrupts at once, without saving."""
+    """An event that is set by the first Ctrl-C or SIGTERM.  The second one raises KeyboardInterrupt."""
     interrupt = threading.Event()
 
     def handle(number, frame):
         if interrupt.is_set():
             raise KeyboardInterrupt
         interrupt.set()
-        console.print("stopping after this step and saving; once more to stop at once")
+        console.print("stopping after this step and saving; press Ctrl-C again to stop at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""The commands that show what is there: the ops, the proof of their gradients, the machine."""
+"""The commands ops, check and env: the ops, the check of their gradients, the machine."""
 import os
 import platform
 from importlib import metadata
@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 from rich.table import Table
-from tyro.conf import Positional
 
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import __version__, backend, device, memory
@@ -15,15 +14,19 @@ from pyllama.errors import UserError, pip_install
 from pyllama.op import OPS
 from pyllama.testing import check as check_gradient
 
-# What env() looks for, and what needs those that may be absent.
+# The packages that env() looks for, and what needs each of the optional ones.
 PACKAGES = {
     "safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot", "tensorboardX": "train --tensorboard",
-    "sacrebleu": "the task translate", "rouge_score": "the task summarise",
+    "sacrebleu": "the task translate", "rouge_score": "the task summarize",
     "networkx": "predict --export x.graphml or x.png", "rdflib": "predict --export x.ttl", "hypothesis": "the tests"}
 
 
-def ops(names: Positional[tuple[str, ...]] = ()) -> int:
-    """List the ops, or print the derivation, the shapes and the backends of those named."""
+def ops(names: tuple[str, ...] = (), /) -> int:
+    """List the ops, or print the derivation, shapes and backends of some.
+
+    Args:
+        names: ops to print (default: list all)
+    """
     for op in chosen(names):
         if names:
             options = "\n            ".join(f"{name} from {values}" for name, values in op.options.items())
@@ -35,34 +38,36 @@ def ops(names: Positional[tuple[str, ...]] = ()) -> int:
 
 
 def chosen(names):
+    """The ops of these names; all if there are none.  Raises UserError for an unknown name."""
     unknown = [name for name in names if name not in OPS]
     if unknown:
-        raise UserError(f"there is no op {unknown[0]!r}; there are {', '.join(sorted(OPS))}")
+        raise UserError(f"there is no op {unknown[0]!r}; the ops are {', '.join(sorted(OPS))}")
     return [OPS[name] for name in names or sorted(OPS)]
 
 
-def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: int = 50, seed: int = 0,
+def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50, seed: int = 0,
           on: Literal["numpy", "cpu"] | None = None) -> int:
-    """Check backward passes against the exact derivative of the forward pass; print the largest error and where.
+    """Check backward passes against the exact derivative of the forward pass.
 
-    Exit code 1 if an error exceeds 1e-11.
+    Prints the largest error of each op and where it occurs.  The exit code is 1 if an error exceeds 1e-11.
 
     Args:
-        names: The ops to check.
-        all: Check all ops, as without names.
-        problems: Random problems for each op.
-        seed: Of the problems.
-        on: Check only this backend; None: each that an op has.
+        names: ops to check (default: all)
+        all: check all ops
+        problems: random problems for each op
+        seed: seed of the problems
+        on: check only this backend (default: every backend of the op)
     """
     if on and on not in backend.available():
-        raise UserError(f"there is no backend {on!r} here: {backend.why_no_cpu}")
+        raise UserError(f"the backend {on!r} is not available: {backend.why_no_cpu}")
     if problems < 1:
-        raise UserError(f"problems is {problems}; it takes at least 1 to check something")
-    if on and names and (lacking := [op.name for op in chosen(names) if on not in op.backends()]):
-        raise UserError(f"{lacking[0]} has no {on} kernel, so there is nothing to check; leave out --on {on}")
+        raise UserError(f"problems is {problems}; it must be at least 1")
+    checked = chosen(() if all else names)
+    if on and names and not all and (lacking := [op.name for op in checked if on not in op.backends()]):
+        raise UserError(f"{lacking[0]} has no {on} kernel to check; remove --on {on}")
     worst = 0.0
     print(f"{'op':22}{'backend':9}{'error':9}largest for")
-    for op in chosen(() if all else names):
+    for op in checked:
         for name in {on} & {*op.backends()} if on else op.backends():
             with backend.use(name):
                 finding = check_gradient(op, seed, problems)
@@ -71,13 +76,13 @@ def check(names: Positional[tuple[str, ...]] = (), all: bool = False, problems: 
                               for k, v in finding.options.items())
             shapes = " ".join(map(str, finding.shapes))
             print(f"{op.name:22}{name:9}{finding.error:<9.1e}{finding.input} of {shapes}{options}")
-    right = worst <= 1e-11
-    print(f"largest error {worst:.1e}, {'at most' if right else 'more than'} the 1e-11 that rounding explains")
-    return 0 if right else 1
+    passed = worst <= 1e-11
+    print(f"largest error {worst:.1e}, {'at most' if passed else 'more than'} the 1e-11 that rounding explains")
+    return 0 if passed else 1
 
 
 def env() -> int:
-    """Versions, kernels, instruction set, threads; what is missing and why."""
+    """Print versions, kernels, instruction set, threads; what is missing and why."""
     table = Table(box=None, show_header=False)
     blas = np.show_config("dicts")["Build Dependencies"]["blas"]            # type: ignore[index, call-overload]
     table.add_row("pyllama", __version__)
@@ -86,8 +91,8 @@ def env() -> int:
     if backend.cpu:
         kernels = [name for name, op in OPS.items() if hasattr(backend.cpu, name)]
         table.add_row("C kernels", f"{backend.cpu.isa}, threads {backend.cpu.threads()}: {', '.join(kernels)}; NumPy "
-                                   f"does the rest")
-        table.add_row("memory", "arena" if memory.install() else "NumPy's own, since PYLLAMA_ARENA=0")
+                                   f"runs the other ops")
+        table.add_row("memory", "arena" if memory.install() else "NumPy's own, because PYLLAMA_ARENA=0")
     else:
         table.add_row("C kernels", f"none: {backend.why_no_cpu}")
     table.add_row("GPU", gpu())
@@ -103,7 +108,7 @@ def env() -> int:
 
 
 def gpu() -> str:
-    """The GPU in words, or why there is none."""
+    """A description of the GPU, or the reason why there is none."""
     try:
         cupy = device.cupy()
     except UserError as error:

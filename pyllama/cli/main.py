@@ -1,6 +1,5 @@
-"""The command line: `pyllama COMMAND --flags`.  A table of functions; tyro makes the flags from their signatures."""
-import dataclasses
-import itertools
+"""The command line: `pyllama COMMAND --flags`.  A table of functions, whose signatures are the flags (see flags.py)."""
+import difflib
 import os
 import sys
 import tomllib
@@ -12,17 +11,21 @@ from typing import Any
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-import tyro  # noqa: E402
-
 from pyllama import __version__, backend  # noqa: E402
 from pyllama.cli import evaluate, inspect, overview, report, tasks, text  # noqa: E402
 from pyllama.cli.display import console  # noqa: E402
+from pyllama.cli.flags import flags_of, parse  # noqa: E402
+from pyllama.cli.help import command_page, overview_page  # noqa: E402
 from pyllama.errors import UserError  # noqa: E402
 
-COMMANDS: dict[str, Any] = {
-    "train": text.train, "resume": text.resume, "generate": text.generate, "evaluate": evaluate.evaluate,
-    "finetune": tasks.finetune, "predict": tasks.predict, "models": overview.models, "tasks": overview.tasks,
-    "plot": text.plot, "report": report.report, "ops": inspect.ops, "check": inspect.check, "env": inspect.env}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "train": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},
+    "use a trained model": {"generate": text.generate, "predict": tasks.predict, "evaluate": evaluate.evaluate},
+    "look around": {"models": overview.models, "tasks": overview.tasks, "plot": text.plot, "report": report.report,
+                    "env": inspect.env},
+    "study": {"ops": inspect.ops, "check": inspect.check},
+}
+COMMANDS: dict[str, Any] = {name: command for section in SECTIONS.values() for name, command in section.items()}
 ALIASES = {"eval": "evaluate"}
 
 # What nanoGPT and Hugging Face's trainer call our flags.
@@ -34,81 +37,102 @@ SYNONYMS = {
     "per_device_train_batch_size": "batch_size", "output_dir": "out_dir", "adam_beta1": "beta1", "adam_beta2": "beta2",
     "num_train_epochs": "epochs", "start": "prompt", "num_samples": "num_return_sequences",
 }
-NEEDLESS = {"compile", "eval_iters"}                            # an evaluation reads all the text
-BOOLEAN = {field.name for settings in (text.ModelShape, text.Settings, text.RunPolicy, text.GenerationConfig,
-                                       tasks.SearchConfig)
-           for field in dataclasses.fields(settings) if field.type is bool}
+IGNORED = {"compile", "eval_iters"}                             # an evaluation reads all the text
+SWITCHES = {flag.name for command in COMMANDS.values() for flag in flags_of(command) if flag.type is bool}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0 done, 1 a check failed, 2 the user can mend it (one sentence on standard error), 130 Ctrl-C."""
+    """Run a command and return its exit code.
+
+    0 done, 1 a check failed, 2 an error that the user can fix (one sentence on standard error), 130 after Ctrl-C.
+    """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
-    if argv[:1] == ["--version"]:
-        print(f"pyllama {__version__}")
-        return 0
     try:
-        if backend.why_no_cpu and any(name in os.environ for name in ("PYLLAMA_ISA", "PYLLAMA_NUM_THREADS")):
-            raise UserError(backend.why_no_cpu)
-        flags = parse_flags([flag for flag in argv if flag != "--debug"])
-        return tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, args=flags, prog="pyllama",
-            description=f"pyllama {__version__}: the LLaMA you can read, check and train.",
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+        return dispatch([word for word in argv if word != "--debug"])
     except UserError as error:
         if debug:
             raise
         console.file.flush()
         print(f"pyllama: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:                                 # the reader of our output, `head` say, has seen enough
+    except BrokenPipeError:                                 # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         if debug:
             raise
-        print("pyllama: stopped at once; the last checkpoint stands", file=sys.stderr)
+        print("pyllama: stopped at once; the last checkpoint is intact", file=sys.stderr)
         return 130
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """The command and its flags as tyro knows them.
+def dispatch(argv: list[str]) -> int:
+    """Run the command, or print the help page or the version."""
+    if argv[:1] == ["--version"]:
+        print(f"pyllama {__version__}")
+        return 0
+    if argv[:1] in (["--help"], ["-h"]):
+        print(overview_page(f"pyllama {__version__}: the LLaMA you can read, check and train.", SECTIONS))
+        return 0
+    name, command = command_named(argv[0] if argv else "")
+    if "--help" in argv or "-h" in argv:
+        print(command_page(name, command))
+        return 0
+    if backend.why_no_cpu and any(variable in os.environ for variable in ("PYLLAMA_ISA", "PYLLAMA_NUM_THREADS")):
+        raise UserError(backend.why_no_cpu)
+    positional, named = parse(command, normalized(argv[1:]), name)
+    return command(*positional, **named)
 
-    --config FILE becomes the flags in the file, before those on the command line, so that the latter win.  A synonym
-    becomes our name, --flag=True becomes --flag and --flag=False --no-flag.  NEEDLESS flags are left out.
+
+def command_named(word: str) -> tuple[str, Any]:
+    """(name, function) of a command.  Raises UserError if there is no such command."""
+    name = ALIASES.get(word, word)
+    if name in COMMANDS:
+        return name, COMMANDS[name]
+    if not word:
+        raise UserError(f"there is no command; give one of {', '.join(COMMANDS)} (`pyllama --help` describes them)")
+    close = difflib.get_close_matches(word, COMMANDS, 1)
+    hint = f"did you mean {close[0]}?" if close else "`pyllama --help` lists the commands"
+    raise UserError(f"there is no command {word!r}; {hint}")
+
+
+def normalized(words: list[str]) -> list[str]:
+    """The flags under their own names.
+
+    --config FILE becomes the flags in the file, before those of the command line, so that the latter win.  A synonym
+    becomes our name, --flag=True becomes --flag and --flag=False --no_flag.  IGNORED flags are left out.
     """
-    out: list[str] = [ALIASES.get(word, word) for word in argv[:1]]
-    rest = iter(argv[1:])
+    from_files: list[str] = []
+    from_line: list[str] = []
+    rest = iter(words)
     for word in rest:
-        if word == "--config" or word.startswith("--config="):
-            path = word.partition("=")[2] or next(rest, "")
+        if not word.startswith("--"):
+            from_line.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        name = SYNONYMS.get(name, name)
+        if name == "config":
+            path = value or next(rest, "")
             if not path:
                 raise UserError("--config needs the name of a TOML file after it")
-            out[1:1] = parse_flags(["", *from_toml(Path(path))])[1:]
-        elif word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            name = SYNONYMS.get(name, name)
-            if name in NEEDLESS:
-                if not equals:
-                    next(rest, "")
-            elif name in BOOLEAN and value.lower() in ("true", "false"):
-                out.append(f"--{name}" if value.lower() == "true" else f"--no_{name}")
-            else:
-                out += [f"--{name}", value] if equals else [f"--{name}"]
+            from_files += normalized(from_toml(Path(path)))
+        elif name in IGNORED:
+            if not equals:
+                next(rest, "")
+        elif name in SWITCHES and value.lower() in ("true", "false"):
+            from_line.append(f"--{name}" if value.lower() == "true" else f"--no_{name}")
         else:
-            out.append(word)
-    if any(word == "--freeze" and after.startswith("--") for word, after in itertools.pairwise([*out, "--"])):
-        raise UserError("--freeze needs the name of a parameter after it, such as model.embed_tokens")
-    return out
+            from_line.append(f"--{name}{equals}{value}")
+    return from_files + from_line
 
 
 def from_toml(path: Path) -> list[str]:
-    """The flags that a file of `name = value` lines sets.  It is read, never run."""
+    """The flags set by a file of `name = value` lines.  The file is read, never run."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read --config {path}: {error.strerror}; name a TOML file") from None
+        raise UserError(f"cannot read --config {path}: {error.strerror}; give the path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not TOML: {error}; write lines such as n_layer = 4") from None
     flags = []
@@ -117,8 +141,10 @@ def from_toml(path: Path) -> list[str]:
             raise UserError(f"--config {path} has a section [{name}]; write the flags without sections")
         if isinstance(value, bool):
             flags.append(f"--{name}={value}")
+        elif isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)] if value else []
         else:
-            flags += [f"--{name}", *(str(v) for v in (value if isinstance(value, list) else [value]))]
+            flags.append(f"--{name}={value}")
     return flags
 
 

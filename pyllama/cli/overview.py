@@ -1,4 +1,4 @@
-"""The commands models and tasks, which list the tables of models and tasks."""
+"""The commands models and tasks, which list the model families and the tasks."""
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
@@ -15,23 +15,23 @@ SMALL_DATA = """With a few thousand rows, start from a trained model: FOLDER hol
 
 
 def parameters(config) -> int:
-    """How many numbers a model of this configuration learns; exact, and without making them."""
+    """The number of parameters of a configuration, without allocating them."""
     with rng.undrawn():
         return sum(a.size for _, a in params.leaves(config.model.init(config)))
 
 
 def small(family: type[Config]):
-    """The configuration that `finetune --model` begins with, for the first task that the family can do."""
+    """The configuration with which `finetune --model FAMILY` starts from scratch, for the first task it supports."""
     heads = [task.head for task in TASKS.values() if task.head in family.HEADS]
     return family.small(Dimensions(vocab_size=Setup.vocab_size, context=Setup.max_length,
                                    head=(heads or list(family.HEADS))[0]))
 
 
 def models() -> int:
-    """The types of model: what they are, their heads, the tasks they can be trained on, their parameters."""
+    """List the model families: heads, tasks, number of parameters."""
     table = Table("model", "heads", "tasks", box=SIMPLE, padding=(0, 1, 1, 1),
-                  caption=f"parameters: small, as `finetune --model` begins from scratch with {Setup.vocab_size:,} "
-                          f"tokens; full, as a config.json without numbers says")
+                  caption=f"number of parameters: small, of `finetune --model` from scratch with {Setup.vocab_size:,} "
+                          f"tokens; full, of a config.json without sizes")
     for name in ("small", "full"):
         table.add_column(name, justify="right")
     keep_whole(table, 1, 2, 3, 4)
@@ -45,9 +45,9 @@ def models() -> int:
 
 
 def tasks() -> int:
-    """The tasks: what they do, the fields of a row, the models that can do them, how they are measured."""
-    table = Table("task", "answers with", "fields", "models", "measures", box=SIMPLE, padding=(0, 1, 1, 1),
-                  caption="fields: the answer last; those in parentheses may be absent")
+    """List the tasks: fields of a row, models, metrics."""
+    table = Table("task", "answer", "fields", "models", "metrics", box=SIMPLE, padding=(0, 1, 1, 1),
+                  caption="fields: the answer is the last; those in parentheses are optional")
     keep_whole(table, 0, 2, 3, 4)
     for name, task in TASKS.items():
         fields = (*task.fields[:-1], *(f"({name})" for name in task.optional_fields), task.fields[-1])
@@ -58,10 +58,11 @@ def tasks() -> int:
 
 
 def keep_whole(table: Table, *columns: int) -> None:
-    """Names are not cut, however narrow the terminal."""
+    """Keep the columns' words unbroken on a narrow terminal."""
     for i in columns:
         table.columns[i].no_wrap = True
 
 
 def first_sentence(text: str) -> str:
+    """The first sentence of a module's docstring, without the remark that all models share."""
     return " ".join(text.split()).partition(". ")[0].replace(", forward and backward side by side", "").rstrip(".")

@@ -1,4 +1,4 @@
-"""Curves of one or more runs as a PNG: loss, learning rate, gradient norm."""
+"""Plots of one or more runs as a PNG: loss, learning rate, gradient norm."""
 import io
 from pathlib import Path
 
@@ -6,25 +6,28 @@ from pyllama.errors import UserError, optional
 from pyllama.files import export
 from pyllama.training.run import read_log
 
-PANELS = [("loss", "loss (nats per prediction)"),            # of a token, a class, a place: what the run learns
+PANELS = [("loss", "loss (nats per prediction)"),            # of a token, a class or a position
           ("lr", "learning rate"), ("grad_norm", "gradient norm before clipping")]
 
 
 def draw(runs: list[Path], out: Path) -> None:
-    """Draw log.jsonl of each run over the steps; validation losses as dots.  Raises UserError if there is nothing."""
-    matplotlib = optional("matplotlib.figure", "plot")      # no pyplot: no display, no global state
+    """Plot each run's log.jsonl over the steps, with validation losses as dots.
+
+    Raises UserError if a folder has no log, or out is not an image format.
+    """
+    matplotlib = optional("matplotlib.figure", "plot")      # not pyplot, which has global state
     figure = matplotlib.Figure(figsize=(8, 9), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(len(PANELS), sharex=True), PANELS, strict=True):
         for number, folder in enumerate(runs):
             lines = read_log(folder)
             if not lines:
-                raise UserError(f"{folder} has no log.jsonl with steps in it; give the folder of a run")
+                raise UserError(f"{folder} has no log.jsonl with steps; give the folder of a run")
             axes.plot([line["step"] for line in lines], [line[key] for line in lines], color=f"C{number}",
                       linewidth=0.8, alpha=0.8, label=folder.name)
-            checked = [line for line in lines if f"val_{key}" in line]
-            axes.plot([line["step"] for line in checked], [line[f"val_{key}"] for line in checked], "o-", color="black",
-                      markerfacecolor=f"C{number}", markersize=4, linewidth=0.5,
-                      label=f"{folder.name}, validation" if checked else "_")
+            evaluated = [line for line in lines if f"val_{key}" in line]
+            axes.plot([line["step"] for line in evaluated], [line[f"val_{key}"] for line in evaluated], "o-",
+                      color="black", markerfacecolor=f"C{number}", markersize=4, linewidth=0.5,
+                      label=f"{folder.name}, validation" if evaluated else "_")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
@@ -33,5 +36,5 @@ def draw(runs: list[Path], out: Path) -> None:
     try:
         figure.savefig(drawing, format=out.suffix.removeprefix(".") or "png", dpi=120)
     except ValueError as error:
-        raise UserError(f"cannot draw {out}: {error}; name a .png file") from None
+        raise UserError(f"cannot draw {out}: {error}; choose a .png file") from None
     export(out, [drawing.getvalue()])

@@ -1,11 +1,10 @@
-"""The command report: how texts read and how much they repeat themselves."""
+"""The command report: readability and repetition of texts."""
 import json
 from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
-from tyro.conf import Positional
 
 from pyllama.cli.display import console
 from pyllama.files import export
@@ -13,18 +12,18 @@ from pyllama.text import corpus
 from pyllama.text.readability import measures
 
 
-def report(data: Positional[tuple[str, ...]] = ("-",), field: str = "text", out: Path | None = None) -> int:
-    """How texts read and how much they repeat themselves: sentences, reading ease, distinct n-grams, repeated phrases.
+def report(data: tuple[str, ...] = ("-",), /, field: str = "text", out: Path | None = None) -> int:
+    """Measure the readability and repetition of texts: sentences, reading ease, distinct n-grams, repeated phrases.
 
     Args:
-        data: Files, folders, patterns, "-" or "python-docs", a column each; nothing: standard input.
-        field: The field of a .jsonl file that holds the text.
-        out: A file for the measures, as JSON.
+        data: files, folders, patterns, "-" or "python-docs", one column each (default: standard input)
+        field: field of a .jsonl file that holds the text
+        out: JSON file to write the measures to
     """
     measured = {source: measures([text for _, text in corpus.documents(source, field)]) for source in data}
     table = Table("", box=SIMPLE)
     for source in measured:
-        table.add_column(Text(source), overflow="fold")             # a Chinese phrase has no space to break at
+        table.add_column(Text(source), overflow="fold")             # Chinese has no spaces to break at
     for name in next(iter(measured.values())):
         table.add_row(name.replace("_", " "), *(shown(values[name]) for values in measured.values()))
     console.print(table, soft_wrap=False)
@@ -34,7 +33,11 @@ def report(data: Positional[tuple[str, ...]] = ("-",), field: str = "text", out:
 
 
 def shown(value) -> str:
+    """A measure as a cell of the table."""
     if isinstance(value, list):
         return "\n".join(f"{count:,} × {text}" for text, count in value)
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else \
-        f"{value:,}" if isinstance(value, int) else value
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return value or ""

@@ -1,4 +1,4 @@
-"""The commands finetune and predict; their flags are their parameters and the fields of their dataclasses."""
+"""The commands finetune and predict, whose signatures give the flags (see flags.py)."""
 import json
 import sys
 from pathlib import Path
@@ -19,78 +19,81 @@ from pyllama.tasks.task import rows_of
 from pyllama.training.loop import Settings
 from pyllama.training.run import RunPolicy, Saved
 
-SHOWN = 5                                                   # rows of the table of examples
-WIDE = 5                                                    # classes whose names fit side by side
+SHOWN = 5                                                   # rows in the table of answers
+WIDE = 5                                                    # classes whose names fit in one row
 
 
 def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy: RunPolicy, search: SearchConfig,
              out_dir: Path = Path("out"), log_steps: int = 50) -> int:
-    """Train a model on a task, from a trained model or from scratch, and measure its best checkpoint.
+    """Train a model on a task, from a trained model or from scratch.
+
+    The best checkpoint is then measured on the test rows, or on the validation rows if there are none.
 
     Args:
-        task: The name of a task; see `pyllama tasks`.
-        out_dir: Folder of the run: checkpoints, log, rows, metrics.json.
-        log_steps: Steps between lines where there is no terminal to draw on.
+        task: name of the task; see `pyllama tasks`
+        out_dir: folder of the run: checkpoints, log, rows, metrics.json
+        log_steps: steps between progress lines when the output is not a terminal
     """
     check_log_steps(log_steps)
-    for name, value, usual in (("block_size", settings.block_size, Settings.block_size),
-                               ("eval_tokens", policy.eval_tokens, RunPolicy.eval_tokens)):
-        if value != usual:
-            raise UserError(f"{name} is for texts and has no effect on rows; leave it out (max_length cuts a long row)")
+    for name, value, default in (("block_size", settings.block_size, Settings.block_size),
+                                 ("eval_tokens", policy.eval_tokens, RunPolicy.eval_tokens)):
+        if value != default:
+            raise UserError(f"{name} has no effect on rows; remove it, or limit their length with max_length")
     require_new(out_dir)
     memory.install()
-    job = tuning.begin(out_dir, task, source, setup, settings, policy, search)
-    for note in job.notes:
+    task_run = tuning.begin(out_dir, task, source, setup, settings, policy, search)
+    for note in task_run.notes:
         console.print(note)
-    return train(out_dir, job, log_steps)
+    return train(out_dir, task_run, log_steps)
 
 
 def resume(folder: Path, saved: Saved, log_steps: int) -> int:
-    """Go on with a run of finetune."""
+    """Continue a run of finetune; returns the exit code."""
     return train(folder, tuning.resume(folder, saved), log_steps)
 
 
-def train(folder: Path, job: tuning.Job, log_steps: int) -> int:
-    """Train while showing it, then measure; 0 when done, 130 when Ctrl-C stopped it."""
-    task, plan, parts = job.task, job.plan, job.parts
+def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
+    """Train with a progress display, then measure; returns the exit code, 0 when done or 130 after Ctrl-C."""
+    task, plan, parts = task_run.task, task_run.plan, task_run.parts
     state, last_step, best = plan.state, plan.settings.max_steps, plan.best_so_far
-    announce(f"{state.flat.size:,} parameters; {len(parts['train']):,} rows to train on, {len(parts['dev']):,} to "
-             f"validate on, {len(parts['test']):,} to test on; steps {state.step} to {last_step} in {folder}")
+    announce(f"{state.flat.size:,} parameters; {len(parts['train']):,} training rows, {len(parts['dev']):,} "
+             f"validation rows, {len(parts['test']):,} test rows; steps {state.step} to {last_step} in {folder}")
     if show_run(plan, log_steps):
         return show_end(f"stopped at step {state.step}", stopped_in=folder)
     memory.release()                                        # what training took; answering needs other sizes
     _, model, _ = tuning.load(folder, plan.settings.dtype)
     part = "test" if parts["test"] else "dev"
-    for note in task.notes(parts[part], model, job.search):
+    for note in task.notes(parts[part], model, task_run.search):
         console.print(note)
-    answers, metrics = tuning.measure(task, parts[part], model, job.search)
+    answers, metrics = tuning.measure(task, parts[part], model, task_run.search)
     result = {"task": task.name, "rows": part, "step": best.best_step, **metrics}
     files.export(folder / "metrics.json", [files.to_json(result)])
     show(task, parts[part], answers, metrics)
     if state.step < last_step:
-        console.print(f"out of patience at step {state.step}: the last {best.stale} evaluations on the dev rows "
-                      f"were no better than that of step {best.best_step}")
-    return show_end(f"measured on the {part} rows at step {best.best_step}, the best on the dev rows",
+        console.print(f"stopped early at step {state.step}: {best.stale} evaluations without improvement since step "
+                      f"{best.best_step}")
+    return show_end(f"measured on the {part} rows at step {best.best_step}, the best checkpoint on the dev rows",
                     then=f"try `pyllama predict --model {folder}`")
 
 
 def predict(model: Path, search: SearchConfig, data: Path | None = None, text: tuple[str, ...] = (),
             out: Path | None = None, export: Path | None = None, fields: tuple[str, ...] = (),
             bad_rows: Literal["fatal", "skip"] = "fatal") -> int:
-    """Answers of a model that was trained on a task, a line each: as JSON for a file of rows, as text for texts.
+    """Answer rows or texts with a model that was trained on a task.
+
+    There is one answer a line: JSON for the rows of a file, text for --text.
 
     Args:
-        model: A run of finetune, or one of its checkpoints.
-        data: A .jsonl, .json, .csv or .tsv file; only what the answer depends on need be there.
-        text: Texts instead of a file.
-        out: The file to write; None: standard output.
-        export: A file for what the answers tell together: the triples of relations, as .csv, .graphml or .ttl, or
-            drawn as .png.
-        fields: The fields to read, in the task's order, with or without the answer's; none: those it was trained on.
-        bad_rows: What to do about a row that cannot be used: stop, or leave it out.
+        model: a run of finetune, or one of its checkpoints
+        data: a .jsonl, .json, .csv or .tsv file of rows; the answer field may be absent
+        text: texts to answer, instead of a file
+        out: file to write (default: standard output)
+        export: relations: file for the triples, as .csv, .graphml or .ttl, or drawn as .png
+        fields: fields to read, in the task's order, with or without the answer (default: those of the training rows)
+        bad_rows: on an invalid row, stop or skip the row
     """
     if bool(data) == bool(text):
-        raise UserError("predict needs --data FILE or --text TEXT, one of them")
+        raise UserError("predict needs either --data FILE or --text TEXT; give one of them")
     memory.install()
     task, trained, notes = tuning.load(model)
     exported = task.export(export) if export else None
@@ -121,12 +124,12 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
 
 
 def fields_of_training(trained) -> tuple[str, ...]:
-    """The names that the fields had in the rows a model was trained on."""
+    """The names of the fields in the rows that a model was trained on."""
     return tuple(trained.config.extra["task"].get("fields", ()))
 
 
 def show(task, rows, answers, metrics) -> None:
-    """Print the numbers, and the confusion matrix or the first answers."""
+    """Print the metrics, and the confusion matrix or the first answers."""
     names = metrics.get("labels", [])
     for name, value in metrics.items():
         if isinstance(value, float):

@@ -1,12 +1,11 @@
-"""The commands on texts, one function each; a command's flags are its parameters and its dataclasses' fields."""
+"""The commands train, resume, generate and plot: one function each, whose signature gives the flags (see flags.py)."""
 import itertools
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from rich.progress import Progress
-from tyro.conf import Positional, arg
 
 from pyllama import memory, params, pretrained
 from pyllama.cli import tasks
@@ -30,7 +29,7 @@ from pyllama.training.text_run import Text
 
 TEXT_MODELS = [kind for kind, family in MODELS.items() if family.config.LEARNS]     # models that learn from text
 Device = Literal["cpu", "cuda"]
-# Flags that some families alone have, and the fields of a configuration that they set.
+# Flags that only some families have, and the configuration fields they set.
 FIELDS = {"num_key_value_heads": ("num_key_value_heads",), "bias": ("attention_bias", "mlp_bias"),
           "tie_word_embeddings": ("tie_word_embeddings",), "rope_theta": ("rope_theta",),
           "sliding_window": ("sliding_window",)}
@@ -38,24 +37,23 @@ FIELDS = {"num_key_value_heads": ("num_key_value_heads",), "bias": ("attention_b
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The shape of the model."""
+    """The size of the model, and options of its family."""
 
-    model: Annotated[str, arg(metavar=f"{{{','.join(TEXT_MODELS)}}}")] = "llama"        # its type
-    num_hidden_layers: int = 6                  # blocks of attention and feed-forward
-    hidden_size: int = 288                      # width between the blocks
-    num_attention_heads: int = 6                # heads of queries
-    num_key_value_heads: int | None = None      # heads of keys and values; None: as many as attention heads
-    intermediate_size: int | None = None        # width inside the feed-forward; None: 4 hidden_size, of a LLaMA 8/3
-    resid_pdrop: float = 0.0                    # dropout
-    bias: bool = False                          # LLaMA: biases in the linear maps
-    tie_word_embeddings: bool = False           # LLaMA: one table for reading and predicting, as the others have
-    rope_theta: float = 10000.0                 # LLaMA: base of the rotary angles; higher for a longer context
-    sliding_window: int | None = None           # LLaMA: tokens an attention looks back on; None: all
+    model: str = "llama"                        # model family: llama, gpt2, bert or bart
+    num_hidden_layers: int = 6                  # number of layers
+    hidden_size: int = 288                      # width of the model
+    num_attention_heads: int = 6                # number of attention heads
+    intermediate_size: int | None = None        # width of the feed-forward (default: 4 hidden_size; LLaMA: 8/3)
+    resid_pdrop: float = 0.0                    # dropout rate
+    num_key_value_heads: int | None = None      # LLaMA: number of key/value heads (default: num_attention_heads)
+    tie_word_embeddings: bool = False           # LLaMA: share the embedding and output matrices
+    rope_theta: float = 10000.0                 # LLaMA: base of the rotary angles
+    sliding_window: int | None = None           # LLaMA: tokens that attention looks back on (default: all)
+    bias: bool = False                          # LLaMA: biases in the linear layers
 
     def __post_init__(self):
         if self.model not in TEXT_MODELS:
-            raise UserError(f"there is no model {self.model!r} that learns from text; take one of "
-                            f"{', '.join(TEXT_MODELS)}")
+            raise UserError(f"--model is {self.model!r}; it must be one of {', '.join(TEXT_MODELS)}")
 
     @property
     def family(self) -> type[Config]:
@@ -64,7 +62,7 @@ class ModelShape:
 
     @property
     def objective(self) -> tuple[str, Learns]:
-        """(head, what the model learns from text with it)"""
+        """(head, training objective) of the family on plain text."""
         return next(iter(self.family.LEARNS.items()))
 
     def config(self, context: int, tokenizer: Tokenizer):
@@ -72,15 +70,15 @@ class ModelShape:
         shape = Dimensions(vocab_size=tokenizer.vocab_size, context=context, head=self.objective[0],
                            width=self.hidden_size, layers=self.num_hidden_layers, heads=self.num_attention_heads,
                            hidden=self.intermediate_size, dropout=self.resid_pdrop, **special.ids_of(tokenizer))
-        usual = {f.name: f.default for f in fields(self)}
+        defaults = {f.name: f.default for f in fields(self)}
         changes: dict[str, Any] = {}
         for flag, names in FIELDS.items():
             value = getattr(self, flag)
-            if value == usual[flag]:
+            if value == defaults[flag]:
                 continue
             if not self.family.names().issuperset(names):
                 owners = [kind for kind in TEXT_MODELS if MODELS[kind].config.names().issuperset(names)]
-                raise UserError(f"{flag} is for {' and '.join(owners)} alone; leave it out, or leave out --model "
+                raise UserError(f"{flag} applies only to {' and '.join(owners)}; remove it, or remove --model "
                                 f"{self.model}")
             changes |= dict.fromkeys(names, value)
         return replace(self.family.small(shape), **changes)
@@ -88,17 +86,18 @@ class ModelShape:
 
 def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, out_dir: Path = Path("out"),
           log_steps: int = 50, init_from: Path | None = None, device: Device = "cpu") -> int:
-    """Train a model on text: LLaMA and GPT-2 to continue it, BERT and BART to reconstruct what was masked or corrupted.
+    """Train a language model on text.
 
-    nanoGPT's flag names work too (--n_layer, --n_embd, --max_iters, ...), and --config FILE.toml sets any flag.
+    LLaMA and GPT-2 learn to predict the next token, BERT to predict masked tokens, BART to reconstruct corrupted text.
+    nanoGPT's flag names work too: --n_layer, --n_embd, --max_iters, ...
 
     Args:
-        out_dir: Folder of the run: checkpoints, log, tokens.
-        log_steps: Steps between lines where there is no terminal to draw on.
-        init_from: Start from the weights, shape and tokenizer of this model instead of from random numbers.
-        device: Where to compute: the CPU, or a GPU through CuPy.
+        out_dir: folder of the run: checkpoints, log, tokens
+        log_steps: steps between progress lines when the output is not a terminal
+        init_from: start from this model's weights, shape and tokenizer
+        device: the CPU, or a GPU through CuPy
     """
-    like, comm = on(device), from_environment(out_dir, device)        # first: is there a GPU, are the others there?
+    like, comm = on(device), from_environment(out_dir, device)        # first: a missing GPU is an error before any work
     console.quiet = comm.rank > 0
     check_log_steps(log_steps)
     require_new(out_dir)
@@ -109,7 +108,8 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
         config = replace(model.config, **dict.fromkeys(model.config.DROPOUTS, shape.resid_pdrop))
         tree = model.params
         if others := [f.name for f in fields(shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
-            raise UserError(f"{others[0]} has no effect with init_from, which has a shape already; leave it out")
+            raise UserError(f"{others[0]} has no effect with init_from, which sets the model's shape; remove one of "
+                            f"them")
     else:
         with_mask = objectives.needs_mask(shape.objective[1])
         tokenizer, tree = text_run.make_tokenizer(text, with_mask), None
@@ -121,16 +121,17 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
     return show_training(plan, log_steps)
 
 
-def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int = 50, device: Device = "cpu") -> int:
-    """Go on with a run where its latest checkpoint is, bit for bit as if it had never stopped.
+def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, device: Device = "cpu") -> int:
+    """Continue a run from its latest checkpoint.
 
-    The run keeps its text as tokens; what happens to the files it came from does not matter.
+    The result is bit for bit that of a run that never stopped.  The run keeps its text as tokens, so the original files
+    are not needed.
 
     Args:
-        run: Folder of the run.
-        max_steps: A new last step, to train longer; a schedule that ends there is stretched. None: as planned.
-        log_steps: Steps between lines where there is no terminal to draw on.
-        device: Where to compute; on the device of before it goes on bit for bit.
+        run: folder of the run
+        max_steps: new number of steps, to train longer; the learning rate schedule stretches (default: as before)
+        log_steps: steps between progress lines when the output is not a terminal
+        device: the CPU, or a GPU through CuPy; results are bit-identical only on the same device
     """
     like, comm = on(device), from_environment(run, device)
     console.quiet = comm.rank > 0
@@ -142,13 +143,13 @@ def resume(run: Positional[Path], max_steps: int | None = None, log_steps: int =
     config = pretrained.config_of(saved.checkpoint)
     if "task" in saved.about:
         if device != "cpu":
-            raise UserError("a run of finetune is computed on the CPU; leave out --device")
+            raise UserError("finetune runs only on the CPU; remove --device")
         return tasks.resume(run, saved, log_steps)
     return show_training(text_run.resume(run, saved, config, like=like, comm=comm), log_steps)
 
 
 def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
-    """The sources as tokens, kept in the folder; with a progress bar."""
+    """prepare() with a progress bar: encode the sources into a token file in the folder."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoding the text", total=None)
         return prepare(sources, tokenizer, folder, field,
@@ -156,13 +157,13 @@ def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
 
 
 def show_training(plan: Plan, log_steps: int) -> int:
-    """Train while showing it; 0 when done, 130 when Ctrl-C stopped it."""
+    """Run the plan with a progress display; returns the exit code, 0 when done or 130 after Ctrl-C."""
     folder, state, best = plan.folder, plan.state, plan.best_so_far
-    announce(f"{state.flat.size:,} parameters, {len(plan.training):,} tokens to train on and {len(plan.validation):,} "
-             f"to validate on, a vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
+    announce(f"{state.flat.size:,} parameters; {len(plan.training):,} training tokens, {len(plan.validation):,} "
+             f"validation tokens, vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
              f"{plan.settings.max_steps} in {folder}")
     stopped = show_run(plan, log_steps)
-    outcome = "stopped" if stopped else "done" if state.step == plan.settings.max_steps else "out of patience"
+    outcome = "stopped" if stopped else "done" if state.step == plan.settings.max_steps else "stopped early"
     command = "generate" if objectives.continues(state.config) else "finetune"
     return show_end(f"{outcome} at step {state.step}",
                     f"best validation loss {best.best:.4f} at step {best.best_step}" if best.best_step else "",
@@ -171,13 +172,13 @@ def show_training(plan: Plan, log_steps: int) -> int:
 
 def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenizer: Path | None = None,
              device: Device = "cpu") -> int:
-    """Continue a text.
+    """Continue a text with a trained model.
 
     Args:
-        model: A run, a checkpoint, a Hugging Face folder or a llama2.c file.
-        prompt: The text to continue; FILE:path reads it from a file.
-        tokenizer: A tokenizer.json, or a llama2.c tokenizer, to use instead of the model's own.
-        device: Where to compute.
+        model: a run, a checkpoint, a Hugging Face folder or a llama2.c file
+        prompt: text to continue; FILE:path reads it from a file
+        tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
+        device: the CPU, or a GPU through CuPy
     """
     like = on(device)
     writer, tokenizer_of_model = load_writer(model, tokenizer)
@@ -197,34 +198,32 @@ def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenize
 
 
 def load(model: Path, tokenizer: Path | None, dtype: str = "float32") -> tuple[pretrained.Model, Tokenizer]:
-    """The model and its tokenizer; notes are printed."""
+    """Load a model and its tokenizer, and print the notes.  Raises UserError if it has no tokenizer."""
     memory.install()
     loaded = pretrained.load(model, tokenizer, dtype)
     for note in loaded.notes:
         console.print(note)
     if loaded.tokenizer is None:
-        raise UserError(f"{model} has no tokenizer; name one with --tokenizer")
+        raise UserError(f"{model} has no tokenizer; give one with --tokenizer")
     return loaded, loaded.tokenizer
 
 
 def load_writer(model: Path, tokenizer: Path | None) -> tuple[pretrained.Model, Tokenizer]:
-    """load() of a model that continues texts."""
+    """load() a model that continues text.  Raises UserError if it does not."""
     loaded, tokenizer_of_model = load(model, tokenizer)
     if not objectives.continues(loaded.config):
         use = "use `pyllama predict`" if "task" in loaded.config.extra else "train it on a task with `pyllama finetune`"
-        raise UserError(f"{model} holds a {loaded.config.TYPE} that does not continue texts; {use}")
+        raise UserError(f"{model} is a {loaded.config.TYPE} that does not continue text; {use}")
     return loaded, tokenizer_of_model
 
 
-def plot(runs: Positional[tuple[Path, ...]], out: Path | None = None) -> int:
-    """Draw loss, learning rate and gradient norm of runs to a PNG.
+def plot(runs: tuple[Path, ...], /, out: Path | None = None) -> int:
+    """Plot the loss, learning rate and gradient norm of runs as a PNG.
 
     Args:
-        runs: Folders of runs.
-        out: The file to write; None: curves.png in the first run.
+        runs: folders of runs
+        out: file to write (default: curves.png in the first run)
     """
-    if not runs:
-        raise UserError("plot needs the folder of a run")
     out = out or runs[0] / "curves.png"
     draw(list(runs), out)
     console.print(f"wrote {out}")

@@ -1,4 +1,4 @@
-"""A class for each text: sentiment, or any labels."""
+"""Text classification: sentiment, or any labels."""
 from collections import Counter
 
 import numpy as np
@@ -8,10 +8,11 @@ from pyllama.tasks.rows import BadRow, text_of
 from pyllama.tasks.task import Task, encode, labels_of, number_of
 from pyllama.training.examples import Examples
 
-AT_ONCE = 32
+AT_ONCE = 32                                                # texts in a batch of predict()
 
 
 def usable(values):
+    """{text, label} of a row.  Raises BadRow."""
     label = values["label"]
     if not isinstance(label, str | int) or not str(label).strip():
         raise BadRow(f"'label' is {label!r}, not a name or a number")
@@ -19,14 +20,15 @@ def usable(values):
 
 
 def labels(rows):
-    """The classes, the first in alphabetical order being number 0."""
+    """The names of the classes in alphabetical order.  Raises UserError if there is only one."""
     names = sorted({row.values["label"] for row in rows})
     if len(names) < 2:
-        raise UserError(f"every row has the label {names[0]!r}; it takes 2 classes to tell apart")
+        raise UserError(f"every row has the label {names[0]!r}; give rows of at least 2 classes")
     return names
 
 
 def examples(rows, trained):
+    """ids [T] of each text, its label, and the label's weight if the classes are weighted."""
     ids = encode(trained.tokenizer, [row.values["text"] for row in rows], trained.max_length)
     labels = [number_of(row.values["label"], trained.config) for row in rows]
     weights = trained.config.extra["task"].get("class_weights")
@@ -35,7 +37,7 @@ def examples(rows, trained):
 
 
 def predict(rows, trained, search=None):
-    """The likeliest class of each."""
+    """The most likely class of each text, a name."""
     texts = Examples([{"ids": ids} for ids in encode(trained.tokenizer, [row.values["text"] for row in rows],
                                                      trained.max_length)])
     names, answers = labels_of(trained.config), []
@@ -46,14 +48,17 @@ def predict(rows, trained, search=None):
 
 
 def metrics(answers, rows):
-    """Accuracy; precision, recall and F1, the mean over the classes (macro) and of all decisions (micro); the confusion
-    matrix, a row for each true class.  A class that is never predicted has precision 0."""
+    """Accuracy, precision, recall and F1 as shares of 1; the confusion matrix [C C], a row for each true class.
+
+    macro    the mean over the classes; a class that is never predicted has precision 0
+    micro    over all decisions, where F1 equals the accuracy
+    """
     truth = [row.values["label"] for row in rows]
     names = sorted({*truth, *answers})
-    place = {name: i for i, name in enumerate(names)}
+    index = {name: i for i, name in enumerate(names)}
     confusion = np.zeros((len(names), len(names)), int)
     for (true, answer), count in Counter(zip(truth, answers, strict=True)).items():
-        confusion[place[true], place[answer]] = count
+        confusion[index[true], index[answer]] = count
     right, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall = right / np.maximum(predicted, 1), right / np.maximum(true, 1)
     f1 = 2 * right / np.maximum(true + predicted, 1)
@@ -65,7 +70,7 @@ def metrics(answers, rows):
 
 task = Task(
     name="classify",
-    summary="a class for each text: sentiment, or any labels",
+    summary="the class of a text: sentiment, or any labels",
     fields=("text", "label"),
     usable=usable,
     head="classification",

@@ -1,7 +1,7 @@
-"""Training on a task in a run's folder, and a trained model at work on new rows.
+"""Fine-tune a model on a task in a run folder, and load it again to answer new rows.
 
     RUN/data/train.jsonl  dev.jsonl  test.jsonl      the rows, so that a resumed run needs no other file
-    RUN/metrics.json                                 what the best checkpoint does on the rows kept apart
+    RUN/metrics.json                                 metrics of the best checkpoint on the test or validation rows
 """
 import contextlib
 import json
@@ -30,49 +30,50 @@ from pyllama.training.loop import Settings, State, mean_loss, start
 from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, restore
 
 PARTS = ("train", "dev", "test")
+RENAMED = {"summarise": "summarize"}            # names of tasks in runs made by 0.1.0
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What to train, and on what."""
+    """The model to fine-tune, and how to use the rows."""
 
-    model: str                                  # a trained model's folder, or one of `pyllama models`, from scratch
-    dev: float = 0.1                            # share of the rows kept for validation
-    test: float = 0.0                           # share of the rows kept for the measures at the end; 0: those of dev
-    test_data: Path | None = None               # a file of rows for the measures at the end
-    tokenizer: Path | None = None               # a tokenizer.json; None: the model's own, or byte pairs learned here
-    vocab_size: int = 4096                      # tokens these learn
-    vectors: Path | None = None                 # word vectors (.txt, .vec) to begin with; words are tokens then
-    max_length: int = 128                       # tokens of a text; what is longer is cut
-    class_weights: Literal["none", "balanced"] = "none"     # balanced: all classes count the same
-    resid_pdrop: float | None = None            # dropout; None: 0.1 from scratch, else as the model has it
-    epochs: int | None = None                   # how often to learn from each row, in place of max_steps
+    model: str                                  # folder of a trained model, or a family from `pyllama models`
+    epochs: int | None = None                   # passes over the rows, instead of max_steps
+    max_length: int = 128                       # maximum tokens of a text; longer ones are truncated
+    dev: float = 0.1                            # share of the rows held out for validation
+    test: float = 0.0                           # share of the rows held out for the final metrics; 0: use the dev rows
+    test_data: Path | None = None               # file of rows for the final metrics
+    class_weights: Literal["none", "balanced"] = "none"     # balanced: every class has the same total weight
+    resid_pdrop: float | None = None            # dropout rate (default: the trained model's, or 0.1 from scratch)
+    tokenizer: Path | None = None               # a tokenizer.json (default: the model's, or bpe learned from the rows)
+    vocab_size: int = 4096                      # size of the bpe vocabulary
+    vectors: Path | None = None                 # pretrained word vectors (.txt, .vec); tokens are then words
 
     def __post_init__(self):
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"epochs is {self.epochs}; it must be at least 1")
         if self.max_length < 3:
-            raise UserError(f"max_length is {self.max_length}; it must be at least 3, for what stands around a text")
+            raise UserError(f"max_length is {self.max_length}; it must be at least 3, to hold special tokens too")
         if not 0 < self.dev < 1:
-            raise UserError(f"dev is {self.dev}; give a share between 0 and 1, for a run is judged on the dev rows")
+            raise UserError(f"dev is {self.dev}; it must lie between 0 and 1: dev rows select the checkpoint")
         if self.test and self.test_data:
-            raise UserError("test and test_data both say what to measure on; give one of them")
+            raise UserError("test and test_data exclude each other; remove one of them")
 
     def planned(self, settings: Settings, count: int) -> Settings:
-        """The settings, with as many steps as `epochs` of so many examples need."""
+        """The settings with max_steps set for `epochs` passes over `count` examples."""
         if self.epochs is None:
             return settings
         return replace(settings, max_steps=-(-self.epochs * count // settings.rows_per_step))
 
 
 class Measured(NamedTuple):
-    """An evaluation while a task is trained."""
-    loss: float                                 # nats per target, mean
-    accuracy: float | None = None               # where it is cheap
+    """An evaluation during the training of a task."""
+    loss: float                                 # mean, nats per target
+    accuracy: float | None = None               # of tasks with quick metrics
 
     @property
     def rank(self) -> float:
-        """What the best checkpoint has the lowest of: wrong answers, or the loss where these are not counted."""
+        """The error rate, or the loss if there is no accuracy; the best checkpoint has the lowest."""
         return self.loss if self.accuracy is None else 1 - self.accuracy
 
     def __str__(self):
@@ -80,30 +81,32 @@ class Measured(NamedTuple):
 
 
 def task_of(name: str) -> Task:
+    """The task of this name.  Raises UserError if there is none."""
+    name = RENAMED.get(name, name)
     if name not in TASKS:
-        raise UserError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
+        raise UserError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}")
     return TASKS[name]
 
 
-class Job(NamedTuple):
-    """Training on a task, ready to begin or to go on."""
+class TaskRun(NamedTuple):
+    """A run on a task, ready to start or to continue."""
     task: Task
     plan: Plan
     tokenizer: Tokenizer
     parts: dict[str, list[Row]]                 # by the names of PARTS
     search: SearchConfig
-    notes: tuple[str, ...] = ()                 # what the user should know
+    notes: tuple[str, ...] = ()                 # notes for the user
 
 
 def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings: Settings, policy: RunPolicy,
-          search: SearchConfig, model: Model | None = None) -> Job:
-    """Training from step 0, of the model that setup names or of the one given.
+          search: SearchConfig, model: Model | None = None) -> TaskRun:
+    """A run from step 0, of `model` or, if it is None, of the model that setup names.
 
-    Raises UserError if the task does not suit the model, or the rows cannot be used.
+    Raises UserError if the model cannot do the task, or the rows are invalid.
     """
     task = task_of(name)
     for module in task.packages:
-        optional(module, f"the task {name}")
+        optional(module, f"the task {task.name}")
     state, tokenizer, parts, notes = prepare(task, source, setup, settings, model)
     learner = trained(state.config, state.p, tokenizer)
     parts, room_notes = with_room(task, parts, learner, length_limit(setup, learner))
@@ -111,33 +114,36 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
         save_rows(parts, folder / "data")
     paths = {field: str(value) if (value := getattr(setup, field)) else None
              for field in ("test_data", "tokenizer", "vectors")}
-    about = {"task": name, "setup": asdict(setup) | paths, "search": asdict(search)}
+    about = {"task": task.name, "setup": asdict(setup) | paths, "search": asdict(search)}
     settings = setup.planned(settings, len(parts["train"]))
     plan = plan_of(folder, task, state, tokenizer, parts, settings, policy, about, BestSoFar())
-    return Job(task, plan, tokenizer, parts, search, (*notes, *room_notes))
+    return TaskRun(task, plan, tokenizer, parts, search, (*notes, *room_notes))
 
 
-def resume(folder: Path, saved: Saved) -> Job:
-    """A saved run on a task, from its latest checkpoint on."""
+def resume(folder: Path, saved: Saved) -> TaskRun:
+    """A saved run on a task, from its latest checkpoint."""
     task = task_of(saved.about["task"])
     state = start(pretrained.config_of(saved.checkpoint), saved.settings)
     restore(state, saved.checkpoint)
     parts = load_rows(folder / "data")
     plan = plan_of(folder, task, state, saved.tokenizer, parts, saved.settings, saved.policy, saved.about,
                    saved.best_so_far)
-    return Job(task, plan, saved.tokenizer, parts, SearchConfig(**saved.about["search"]))
+    return TaskRun(task, plan, saved.tokenizer, parts, SearchConfig(**saved.about["search"]))
 
 
 def plan_of(folder, task: Task, state: State, tokenizer: Tokenizer, parts, settings: Settings, policy: RunPolicy,
             about: dict, best_so_far: BestSoFar) -> Plan:
+    """The arguments of run.run() for a task."""
     rows = examples(task, parts, state, tokenizer)
     return Plan(folder, state, rows["train"], rows["dev"], settings, policy, about, tokenizer.rust.to_str(pretty=True),
                 best_so_far, evaluation(task, parts["dev"], tokenizer))
 
 
 def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model: Model | None = None):
-    """(state, tokenizer, {part: rows}, notes) to begin with: reads the rows; loads or makes model and tokenizer, if no
-    model is given."""
+    """Read the rows, and load or create model and tokenizer if `model` is None.
+
+    Returns (state, tokenizer, {part: rows}, notes).
+    """
     rows, notes = read(source, task.fields, task.usable, task.readers)
     parts = dict(zip(PARTS, split(rows, (setup.dev, setup.test), settings.seed), strict=True))
     if setup.test_data:
@@ -162,10 +168,10 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
 
     if model is None and setup.model not in MODELS and Path(setup.model).exists():
         if setup.vectors:
-            raise UserError(f"{setup.model} has vectors of its own already; leave --vectors out, or begin from scratch")
+            raise UserError(f"{setup.model} already has embeddings; remove --vectors, or train from scratch")
         model = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
         if model.tokenizer is None:
-            raise UserError(f"{setup.model} has no tokenizer; name one with --tokenizer")
+            raise UserError(f"{setup.model} has no tokenizer; give one with --tokenizer")
     elif model is not None:
         model = pretrained.changed(model, suited(model.config), settings.dtype)
     if model is not None:
@@ -176,9 +182,9 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
 
 
 def with_room(task: Task, parts: dict[str, list[Row]], model: Trained, limit: str) -> tuple[dict, tuple[str, ...]]:
-    """(parts, notes): the parts without the rows that the model has no room to answer, and what to say of these.
+    """(parts, notes): the parts without the rows that leave no room for an answer, and how many these were.
 
-    limit: what leaves no room, for the note.  Raises UserError if a part has no other rows.
+    limit: the limit in words, for the note.  Raises UserError if a part has no other rows.
     """
     if not task.fits:
         return parts, ()
@@ -186,71 +192,75 @@ def with_room(task: Task, parts: dict[str, list[Row]], model: Trained, limit: st
                for part, rows in parts.items()}
     for part, rows in parts.items():
         if rows and not fitting[part]:
-            raise UserError(f"no {part} row leaves room for an answer in {limit}; give shorter rows, or more room")
+            raise UserError(f"no {part} row leaves room for an answer in {limit}; shorten the rows or raise the limit")
     total, fit = sum(map(len, parts.values())), sum(map(len, fitting.values()))
-    note = f"{total - fit} of {total} rows left out: they leave no room for an answer in {limit}"
+    note = f"{total - fit} of {total} rows skipped: they leave no room for an answer in {limit}"
     return fitting, (note,) if fit < total else ()
 
 
 def length_limit(setup: Setup, model: Trained) -> str:
-    """What cuts a text, in words: max_length, unless a trained model reads no more."""
+    """The limit of a text's length in words: max_length, or the trained model's context if that is smaller."""
     context = getattr(model.config, "max_position_embeddings", math.inf)
     capped = setup.model not in MODELS and context <= setup.max_length
     return f"the model's context, {context} tokens" if capped else f"max_length, {model.max_length} tokens"
 
 
 def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Sequence[Row]):
-    """(state, tokenizer, notes): random numbers, or word vectors, to learn from these rows with."""
+    """(state, tokenizer, notes) of a small model with random weights, its embeddings from word vectors if setup names a
+    file of them; the tokenizer is learned from these rows."""
     if setup.model not in MODELS:
-        raise UserError(f"there is no trained model at {setup.model}, nor is it one of {', '.join(MODELS)}, which "
-                        f"begin from scratch; name one of these, or a folder")
+        raise UserError(f"there is no trained model at {setup.model}, and it is not a model family; give the folder of "
+                        f"a trained model, or one of {', '.join(MODELS)} to train from scratch")
     require_head(task, setup.model)
     if setup.vectors and task.writes:
-        raise UserError(f"vectors belong to words, and {task.name} writes texts, which take more than words to spell; "
-                        f"leave --vectors out")
+        raise UserError(f"word vectors need a vocabulary of words, but {task.name} writes text, which needs subwords; "
+                        f"remove --vectors")
     texts_of = task.texts or (lambda values: [values[name] for name in task.fields])
     texts = (text for row in rows for text in texts_of(row.values))
     learn = special.words if setup.vectors else task.tokenizer
     tokenizer = Tokenizer.load(setup.tokenizer) if setup.tokenizer else \
         learn(texts, setup.vocab_size, marks=task.markers)
-    known = vectors.read(setup.vectors, tokenizer) if setup.vectors else None
-    size = {"width": known.width, "heads": vectors.heads_for(known.width)} if known else {}
+    pretrained_vectors = vectors.read(setup.vectors, tokenizer) if setup.vectors else None
+    size: dict[str, int] = {}
+    if pretrained_vectors:
+        size = {"width": pretrained_vectors.width, "heads": vectors.heads_for(pretrained_vectors.width)}
     shape = Dimensions(vocab_size=tokenizer.vocab_size, context=setup.max_length, head=task.head,
                        **special.ids_of(tokenizer), **size)
     try:
         config = MODELS[setup.model].config.small(shape)
     except UserError as error:
-        if known is None:
+        if pretrained_vectors is None:
             raise
-        raise UserError(f"vectors of {known.width} numbers do not fit a {setup.model}: {error}; give others, or "
-                        f"another --model") from None
+        raise UserError(f"vectors of width {pretrained_vectors.width} do not fit a {setup.model}: {error}; give other "
+                        f"vectors, or another --model") from None
     config = suited(config)
     state = start(config, settings)
-    if known is None:
+    if pretrained_vectors is None:
         return state, tokenizer, ()
-    vectors.place(known, state.p, config)
-    return state, tokenizer, (f"{len(known.ids):,} of {tokenizer.vocab_size:,} tokens have a vector in "
-                              f"{setup.vectors}; the others are drawn at random",)
+    vectors.place(pretrained_vectors, state.p, config)
+    note = (f"{len(pretrained_vectors.ids):,} of {tokenizer.vocab_size:,} tokens have a vector in {setup.vectors}; the "
+            f"others are initialized at random")
+    return state, tokenizer, (note,)
 
 
 def balanced(names, labels) -> list[float]:
-    """A weight for each class, so that all count the same."""
+    """A weight for each class, inversely proportional to its frequency, with mean 1 over the rows."""
     if not names:
-        raise UserError("class_weights are for tasks that tell classes apart; leave them out")
+        raise UserError("class_weights apply only to tasks with classes; remove them")
     counts = Counter(labels)
     return [len(labels) / (len(names) * max(1, counts[name])) for name in names]
 
 
 def require_head(task: Task, kind: str) -> None:
-    """Raises UserError if no model of this family has the head that the task needs."""
+    """Raise UserError if no model of this family has the head that the task needs."""
     if kind not in task.models():
-        raise UserError(f"a {kind} model cannot {task.name}; take one of {', '.join(task.models())}")
+        raise UserError(f"a {kind} model cannot do the task {task.name}; choose one of {', '.join(task.models())}")
 
 
 def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> None:
     """Write the rows of each part into a run's folder.
 
-    Raises UserError if files with other rows are there, or none can be written.
+    Raises UserError if the folder contains other rows, or cannot be written.
     """
     def line(row):
         return json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n"
@@ -260,7 +270,7 @@ def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
             if path.exists() and path.read_bytes() != content:
-                raise UserError(f"{path} is there already and would be lost; choose another --out_dir")
+                raise UserError(f"{path} already exists and would be overwritten; choose another --out_dir")
         for path, content in files.items():
             rewrite(path, [content])
     except OSError as error:
@@ -268,7 +278,7 @@ def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> None:
 
 
 def load_rows(folder: Path) -> dict[str, list[Row]]:
-    """The rows that save_rows() wrote."""
+    """The rows that save_rows() wrote.  Raises UserError if a file is missing or damaged."""
     parts = {}
     for part in PARTS:
         path = folder / f"{part}.jsonl"
@@ -276,12 +286,12 @@ def load_rows(folder: Path) -> dict[str, list[Row]]:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
             parts[part] = [Row(line.pop("place"), line) for line in lines]
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{path} is gone or damaged ({error}); restore it, or train anew") from None
+            raise UserError(f"{path} is missing or damaged ({error}); restore it, or train again") from None
     return parts
 
 
 def trained(config, p, tokenizer) -> Trained:
-    """A model that was trained on a task.  Raises UserError if it was not."""
+    """The model as a Trained.  Raises UserError if it was not trained on a task."""
     entry = config.extra.get("task")
     if entry is None:
         raise UserError("the model was not trained on a task; train it with `pyllama finetune` first")
@@ -295,7 +305,7 @@ def examples(task: Task, parts: dict[str, list[Row]], state: State, tokenizer) -
 
 
 def evaluation(task: Task, rows: Sequence[Row], tokenizer):
-    """evaluate(state, examples, settings, most) for run.run: the loss, and the accuracy where it is cheap."""
+    """evaluate(state, examples, settings, most) for run.run: the loss, and the accuracy if the metrics are quick."""
     def evaluate(state: State, examples: Examples, settings: Settings, most: int | None = None) -> Measured:
         batches = (batch for _, batch in examples.in_turn(settings.batch_size))
         loss, _ = mean_loss(state.p, state.config, batches)
@@ -307,13 +317,13 @@ def evaluation(task: Task, rows: Sequence[Row], tokenizer):
 
 
 def measure(task: Task, rows: Sequence[Row], model: Trained, search: SearchConfig | None) -> tuple[list, dict]:
-    """(answers, metrics)"""
+    """(answers, metrics) of the model on the rows."""
     answers = task.predict(rows, model, search)
     return answers, {**task.model_metrics(rows, model), **task.metrics(answers, rows)}
 
 
 def holds_task(path: Path) -> bool:
-    """Is there a model that was trained on a task?  Only a config.json is read; load() says what is wrong with it."""
+    """Does the path hold a model that was trained on a task?  Reads config.json alone; load() reports its errors."""
     for folder in (path, *path.glob("checkpoints/step-*")):
         with contextlib.suppress(DamagedFile, AttributeError):
             return isinstance(read_json(folder / checkpoint.CONFIG).get("task"), dict)
@@ -321,10 +331,13 @@ def holds_task(path: Path) -> bool:
 
 
 def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, ...]]:
-    """A model that was trained on a task: of a run the best checkpoint, or the latest where none was best."""
-    place = checkpoint.best(path) if (path / "best").exists() else path
-    model = pretrained.load(place, None, dtype)
+    """(task, model, notes) of a model that was trained on a task; of a run, its best checkpoint or else its latest.
+
+    Raises UserError if the model was not trained on a task, or has no tokenizer.
+    """
+    folder = checkpoint.best(path) if (path / "best").exists() else path
+    model = pretrained.load(folder, None, dtype)
     if model.tokenizer is None:
-        raise UserError(f"{path} has no tokenizer, so that no text can be read; give a run of `pyllama finetune`")
-    work = trained(model.config, model.params, model.tokenizer)
-    return task_of(model.config.extra["task"]["name"]), work, model.notes
+        raise UserError(f"{path} has no tokenizer, so it cannot read text; give a run of `pyllama finetune`")
+    learner = trained(model.config, model.params, model.tokenizer)
+    return task_of(model.config.extra["task"]["name"]), learner, model.notes

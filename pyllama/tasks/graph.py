@@ -1,4 +1,4 @@
-"""Triples (head, relation, tail) as a file: .csv, .graphml, .ttl, or a drawing of them as .png."""
+"""Triples (head, relation, tail) as a file: .csv, .graphml, .ttl, or a drawing as .png."""
 import csv
 import io
 import math
@@ -7,25 +7,26 @@ from urllib.parse import quote
 
 from pyllama.errors import UserError, optional
 
-MOST = 50                                                   # triples in a drawing that the eye still tells apart
-SPACE = "http://example.org/"                               # RFC 2606 keeps it for those who have no name of their own
+MAX_DRAWN = 50                                              # triples in a drawing; more are unreadable
+SPACE = "http://example.org/"                               # RFC 2606 reserves it for examples
 
 
 def writer(path):
-    """triples -> the bytes of a file of this suffix, and how many it holds, in words.
+    """A function of triples that returns (the bytes of the file, the number of triples in words).
 
-    Raises UserError if there is no such file, or its package is absent.
+    Raises UserError if the path's suffix is not in WRITERS, or the package that writes it is not installed.
     """
     if path.suffix not in WRITERS:
-        raise UserError(f"{path} is not a {', '.join(WRITERS)}; give a name that ends in one of these")
+        raise UserError(f"cannot write {path}; its name must end in {', '.join(WRITERS)}")
     write, *packages = WRITERS[path.suffix]
     for package in packages:
         optional(package, f"a {path.suffix} file")
     return lambda triples: (write(triples), shown(triples) if write is to_png else counted(len(triples)))
 
 
-def counted(many) -> str:
-    return f"{many:,} triple{'s' * (many != 1)}"
+def counted(number: int) -> str:
+    """The number of triples in words."""
+    return f"{number:,} triple{'s' * (number != 1)}"
 
 
 def to_csv(triples) -> bytes:
@@ -49,7 +50,7 @@ def to_graphml(triples) -> bytes:
 
 
 def to_turtle(triples) -> bytes:
-    """What is marked is ent:NAME with its text as rdfs:label, a relation rel:NAME; a triple told twice is one."""
+    """Entities are ent:NAME with their text as rdfs:label, relations rel:NAME; duplicate triples are merged."""
     import rdflib
     graph = rdflib.Graph()
     entities, relations = rdflib.Namespace(SPACE + "entity/"), rdflib.Namespace(SPACE + "relation/")
@@ -69,18 +70,18 @@ def to_png(triples) -> bytes:
 
 
 def shown(triples) -> str:
-    """How many triples a drawing has, and of how many."""
-    many = len(set(triples))
-    return counted(many) if many <= MOST else f"the {MOST} most frequent of {counted(many)}"
+    """The number of triples in a drawing, and of how many."""
+    number = len(set(triples))
+    return counted(number) if number <= MAX_DRAWN else f"the {MAX_DRAWN} most frequent of {counted(number)}"
 
 
 def drawn(triples):
-    """A figure of arrows from head to tail, of the most frequent triples, those told first where they are equally so.
+    """A figure with an arrow from head to tail for each of the most frequent triples; in a tie, of the first ones.
 
-    Not networkx's own, which takes pyplot and with it global state.
+    It does not use networkx's drawing, which needs pyplot and its global state.
     """
     from matplotlib.figure import Figure
-    graph = graph_of(triple for triple, _ in Counter(triples).most_common(MOST))
+    graph = graph_of(triple for triple, _ in Counter(triples).most_common(MAX_DRAWN))
     places, wide, high = laid_out(graph)
     figure = Figure(figsize=(wide, high))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, wide), ylim=(high, 0), title=shown(triples))
@@ -101,18 +102,18 @@ def drawn(triples):
 
 
 def laid_out(graph):
-    """({name: (x, y)}, width, height) in inches: parts that hang together, each on its own, side by side in rows."""
+    """({name: (x, y)}, width, height) in inches: the connected components, each laid out by itself, in rows."""
     import networkx
     boxes = []
     for part in networkx.weakly_connected_components(graph):
         edges = networkx.Graph((head, tail) for head, tail in graph.edges() if head in part)    # in the triples' order
-        reach = min(8, max(networkx.diameter(edges), len(edges) / 8))   # to the outermost: a name is some 1 inch wide
+        reach = min(8, max(networkx.diameter(edges), len(edges) / 8))   # to the outermost: a name is about an inch wide
         spots = networkx.kamada_kawai_layout(edges, scale=reach)
         left, low = (min(spot[axis] for spot in spots.values()) for axis in (0, 1))
         right, top = (max(spot[axis] for spot in spots.values()) for axis in (0, 1))
         boxes.append((top - low + 0.6, right - left + 1.6, {name: (right - x + 0.8, y - low + 0.4)
                                                             for name, (x, y) in spots.items()}))
-    boxes.sort(key=lambda box: -round(box[0], 1))           # a row has boxes of about one height
+    boxes.sort(key=lambda box: -round(box[0], 1))           # the boxes of a row have similar heights
     wide = max([math.sqrt(1.3 * sum(high * wide for high, wide, _ in boxes)), *(wide for _, wide, _ in boxes), 4])
     places, x, y, row = {}, 0.0, 0.0, 0.0
     for high, width, spots in boxes:

@@ -1,13 +1,13 @@
-"""An answer to an instruction: a decoder goes on with a prompt, and learns from the response alone.
+"""Instruction following: a decoder continues a prompt.  Only the tokens of the response count in the loss.
 
-    ### Instruction:            the form of Alpaca (Taori et al., 2023) without its opening sentence
+    ### Instruction:            Alpaca's template (Taori et al., 2023) without its opening sentence
     Say it in the plural.
 
-    ### Input:                  this part only where the row has an input
+    ### Input:                  only if the row has an input
     mouse
 
     ### Response:
-    mice</s>                    these tokens are learned, the last with the others; the label of those above is -100
+    mice</s>                    these tokens have labels, the end token too; the label of those above is -100
 """
 import importlib.util
 from types import SimpleNamespace
@@ -23,46 +23,48 @@ from pyllama.text.readability import words
 from pyllama.training import loop
 from pyllama.training.examples import IGNORE, Examples
 
-AT_ONCE = 32
+AT_ONCE = 32                                                # prompts in a batch of predict()
 FIELDS = ("instruction", "output")
 OPTIONAL_FIELDS = ("input",)
 
 
 def usable(values):
+    """{instruction, output} of a row, and its input if there is one.  Raises BadRow."""
     return texts_of(values, FIELDS, OPTIONAL_FIELDS)
 
 
 def prompt(values: dict) -> str:
-    """What the model reads before it answers."""
+    """The prompt of a row: the text that the model reads before it answers."""
     context = f"### Input:\n{values['input']}\n\n" if "input" in values else ""
     return f"### Instruction:\n{values['instruction']}\n\n{context}### Response:\n"
 
 
 def prompts(rows, trained):
-    """ids of each row's prompt, a list, with the token that starts a text, if there is one."""
+    """The ids of each row's prompt, a list of integers, with the start token first if there is one."""
     start = trained.tokenizer.bos_id if trained.config.bos_token_id is None else trained.config.bos_token_id
     return [[*([] if start is None else [start]), *ids.tolist()]
             for ids in trained.tokenizer.encode_batch([prompt(row.values) for row in rows])]
 
 
 def end(trained) -> int:
-    """The token that generate() stops at."""
+    """The id of the end token, at which generate() stops.  Raises UserError if the model has none."""
     ids = trained.tokenizer.eos_id if trained.config.eos_token_id is None else trained.config.eos_token_id
     if ids is None:
-        raise UserError("the model has no token that ends a text, so that no response would end; take a model with an "
-                        "eos_token_id, such as one trained with --tokenizer bpe")
+        raise UserError("the model has no end token, so no response would end; use a model with an eos_token_id, such "
+                        "as one trained with --tokenizer bpe")
     return ids[0] if isinstance(ids, list) else ids
 
 
 def fits(rows, trained):
-    """Is there room for a token of the response behind the prompt?"""
+    """For each row: is there room for a token of the response after the prompt?"""
     return [len(ids) < trained.max_length for ids in prompts(rows, trained)]
 
 
 def examples(rows, trained):
-    """Prompt and response, cut on the right at max_length; what has no room for a token of the response is left out.
+    """ids and labels [T] of prompt and response, truncated on the right at max_length.
 
-    Both are encoded for themselves, so that the prompt has the tokens that it has in predict().
+    Rows without room for a token of the response are skipped.  Prompt and response are encoded separately, so that the
+    prompt has the same tokens as in predict().
     """
     last, rows_of_ids = end(trained), []
     responses = trained.tokenizer.encode_batch([row.values["output"] for row in rows])
@@ -74,7 +76,7 @@ def examples(rows, trained):
 
 
 def predict(rows, trained, search=None):
-    """The likeliest token after the likeliest, up to the end token or max_new_tokens; "" for a prompt without room."""
+    """The greedy continuation of each prompt, up to the end token or max_new_tokens; "" if there is no room for one."""
     settings = GenerationConfig(max_new_tokens=(search or SearchConfig()).max_new_tokens)
     ids_of_row = prompts(rows, trained)
     answerable = [i for i, ids in enumerate(ids_of_row) if len(ids) < trained.max_length]
@@ -88,19 +90,21 @@ def predict(rows, trained, search=None):
 
 
 def notes(rows, trained, search):
-    """The flags of the search that have no effect, and how many prompts are not answered."""
+    """Notes on flags of the search without effect, and on prompts that are not answered."""
     lines = []
     if search.num_beams > 1:
-        lines.append("num_beams has no effect: a response is written token by token, the likeliest each time")
-    if left_out := fits(rows, trained).count(False):
-        lines.append(f"{left_out} of {len(rows)} prompts leave no room for a response in the {trained.max_length} "
-                     f"tokens that the model was trained to read: not answered")
+        lines.append("num_beams has no effect: responses are decoded greedily")
+    if too_long := fits(rows, trained).count(False):
+        lines.append(f"{too_long} of {len(rows)} prompts are not answered: they leave no room for a response in the "
+                     f"{trained.max_length} tokens that the model was trained to read")
     return lines
 
 
 def metrics(answers, rows):
-    """The share of answers that are the response; ROUGE-L, the F-measure, mean over rows, where rouge-score is
-    installed: of words and Chinese characters as they are, for its own tokenizer knows no Chinese."""
+    """The share of exact matches; ROUGE-L's F-measure, the mean over rows, if rouge-score is installed.
+
+    ROUGE-L is of words and Chinese characters, because rouge-score's own tokenizer does not support Chinese.
+    """
     truth, rouge = [row.values["output"] for row in rows], {}
     if importlib.util.find_spec("rouge_score"):
         scorer = optional("rouge_score.rouge_scorer", "ROUGE-L").RougeScorer(
@@ -112,7 +116,7 @@ def metrics(answers, rows):
 
 
 def perplexity(rows, trained):
-    """exp of the mean loss of a token of the responses, their end included."""
+    """The perplexity of the responses' tokens, end tokens included: exp of the mean loss in nats."""
     batches = (batch for _, batch in examples(rows, trained).in_turn(AT_ONCE))
     loss, _ = loop.mean_loss(trained.params, trained.config, batches)
     return {"perplexity": loop.perplexity(loss)}
@@ -120,7 +124,7 @@ def perplexity(rows, trained):
 
 task = Task(
     name="instruct",
-    summary="an answer to an instruction",
+    summary="the response to an instruction",
     fields=FIELDS,
     optional_fields=OPTIONAL_FIELDS,
     usable=usable,

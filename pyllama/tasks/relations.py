@@ -1,6 +1,7 @@
-"""The relation between two things that a text marks, <e1>so</e1> and <e2>so</e2>, as in SemEval-2010's task 8.
+"""Relation classification: the relation between two marked entities, <e1>smoke</e1> and <e2>fire</e2>.
 
-A relation that has a direction says it behind its name: Cause-Effect(e1,e2), or Cause-Effect(e2,e1).  Other is none.
+The labels are those of SemEval-2010 task 8.  A directed relation has its direction after its name, as in
+Cause-Effect(e1,e2) or Cause-Effect(e2,e1); Other means no relation.
 """
 import re
 from collections import Counter
@@ -14,55 +15,59 @@ VARIANT = "SemEval-2010 task 8, official: (9+1)-way with direction, macro over t
 
 
 def marked(text):
-    """What is marked as e1 and as e2.  Raises BadRow unless each is there, once."""
+    """The texts marked as e1 and e2.  Raises BadRow unless each is marked once."""
     texts = []
     for name in ("e1", "e2"):
         between = re.findall(f"<{name}>(.*?)</{name}>", text, re.DOTALL)
         inner = re.sub("</?e[12]>", "", between[0]) if between else ""
         if not inner.strip() or text.count(f"<{name}>") != 1 or text.count(f"</{name}>") != 1:
-            raise BadRow(f"{text!r} does not mark one {name} as <{name}>so</{name}>")
+            raise BadRow(f"{text!r} does not contain one marked entity <{name}>...</{name}>")
         texts.append(inner)
     return texts
 
 
 def askable(values):
+    """{text} of a row.  Raises BadRow."""
     text = text_of(values, "text")
     marked(text)
     return {"text": text}
 
 
 def usable(values):
+    """{text, relation} of a row.  Raises BadRow."""
     return {**askable(values), "relation": text_of(values, "relation").strip()}
 
 
 def labeled(rows):
-    """The rows as classify has them."""
+    """The rows with the fields of the task classify."""
     return [Row(row.place, {"text": row.values["text"], "label": row.values["relation"]}) for row in rows]
 
 
 def undirected(relation):
+    """The name of a relation without its direction."""
     return re.sub(r"\((e1,e2|e2,e1)\)$", "", relation)
 
 
 def metrics(answers, rows):
-    """F1 as the official scorer takes it; accuracy and confusion matrix with Other and both directions.
+    """Macro F1 as computed by the official scorer; accuracy and confusion matrix over all labels, Other and directions
+    included.
 
-    A relation is right with its direction alone, but both directions are one class: an answer in the wrong direction
-    costs precision and recall.  The mean over classes has those that are true of some row, not Other.
+    For F1 both directions are one class, but an answer is correct only with the right direction: the wrong one lowers
+    precision and recall.  The mean is over the relations that occur in the rows, without Other.
     """
     truth = [row.values["relation"] for row in rows]
-    right = Counter(undirected(a) for a, b in zip(answers, truth, strict=True) if a == b)
+    correct = Counter(undirected(a) for a, b in zip(answers, truth, strict=True) if a == b)
     predicted, true = Counter(map(undirected, answers)), Counter(map(undirected, truth))
-    scores = [2 * right[name] / (predicted[name] + true[name]) for name in true if name != OTHER]
+    scores = [2 * correct[name] / (predicted[name] + true[name]) for name in true if name != OTHER]
     shared = classify.metrics(answers, labeled(rows))
     return {"f1_macro": sum(scores) / max(1, len(scores)), "variant": VARIANT,
             **{name: shared[name] for name in ("accuracy", "rows", "labels", "confusion")}}
 
 
 def triples(rows, answers):
-    """(head, relation, tail) of each row whose answer is not Other: what is marked, in the relation's direction.
+    """(head, relation, tail) of each row whose answer is not Other: the marked texts, in the relation's direction.
 
-    White space, and what is no character to see, is one space, for a file of XML holds not all of it.
+    Runs of white space and unprintable characters become one space, because XML does not allow all of these.
     """
     of_rows = []
     for row, answer in zip(rows, answers, strict=True):
@@ -75,22 +80,22 @@ def triples(rows, answers):
 
 
 def export(path):
-    """(rows, answers) -> the triples as the bytes of such a file, also if there are none, and how many it holds.
+    """A function of (rows, answers) that returns (the triples as the bytes of a file, their number in words).
 
-    Raises UserError if there is no such file.
+    Raises UserError if the path's suffix is not supported, or the package that writes it is not installed.
     """
     write = graph.writer(path)
 
     def written(rows, answers):
         of_rows = triples(rows, answers)
         content, description = write(of_rows)
-        return content, description if of_rows else "no triple, for every answer is Other,"
+        return content, description if of_rows else "no triples, because every answer is Other,"
     return written
 
 
 task = Task(
     name="relations",
-    summary="how two things that a text marks are related",
+    summary="the relation between two entities marked in a text",
     fields=("text", "relation"),
     readers={".txt": semeval, ".conll": multi_head},
     usable=usable,

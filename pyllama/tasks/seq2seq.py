@@ -1,4 +1,4 @@
-"""A text for a text: translation, spelling to sound, summaries, corrections.  They differ in how they are measured."""
+"""Text to text: translation, grapheme to phoneme, summarization, correction.  They differ in their metrics."""
 import math
 from collections import Counter
 from difflib import SequenceMatcher
@@ -11,18 +11,19 @@ from pyllama.tasks.rows import text_of
 from pyllama.tasks.task import Task, encode
 from pyllama.training.examples import Examples
 
-AT_ONCE = 32
+AT_ONCE = 32                                                # sources in a batch of predict()
 EXACT = ("exact_match", "edit_error_rate")
 
 
 def usable_as(source, target):
+    """Task.usable for rows with a source text and a target text in these fields."""
     def usable(values):
         return {source: text_of(values, source), target: text_of(values, target)}
     return usable
 
 
 def examples_of(source, target):
-    """The decoder's start token is not part of a target; its end token is."""
+    """Task.examples: ids [S] of the source, labels [T] of the target with its end token but without its start token."""
     def examples(rows, trained):
         sources, targets = (encode(trained.tokenizer, [row.values[name] for row in rows], trained.max_length)
                             for name in (source, target))
@@ -33,6 +34,7 @@ def examples_of(source, target):
 
 
 def predict_from(source):
+    """Task.predict: the best target of a beam search for each row, as text."""
     def predict(rows, trained, search=None):
         ids = encode(trained.tokenizer, [row.values[source] for row in rows], trained.max_length)
         by_length = sorted(range(len(rows)), key=lambda i: len(ids[i]))
@@ -47,16 +49,16 @@ def predict_from(source):
     return predict
 
 
-# Measures
+# Metrics
 
 def exact_and_edits(answers, truth) -> dict:
-    """The share of answers without a mistake, and edits (of a character: put in, left out, exchanged) a character."""
+    """The share of exact matches; the edit error rate: insertions, deletions and substitutions per target character."""
     return {"exact_match": float(np.mean([a == b for a, b in zip(answers, truth, strict=True)])),
             "edit_error_rate": sum(map(edits, answers, truth)) / max(1, sum(map(len, truth))), "rows": len(truth)}
 
 
 def edits(a, b) -> int:
-    """Levenshtein's distance."""
+    """The Levenshtein distance of two sequences."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         above, row = row, [i]
@@ -66,7 +68,7 @@ def edits(a, b) -> int:
 
 
 def translation(answers, truth) -> dict:
-    """BLEU and chrF as sacrebleu takes them, with its signatures; Chinese is cut by its tokenizer "zh"."""
+    """BLEU and chrF, 0 to 100, as computed by sacrebleu, with its signatures; Chinese uses its tokenizer "zh"."""
     sacrebleu = optional("sacrebleu", "the task translate")
     chinese = any("\u4e00" <= character <= "\u9fff" for text in truth for character in text)
     bleu, chrf = sacrebleu.BLEU(tokenize="zh" if chinese else "13a"), sacrebleu.CHRF()
@@ -76,9 +78,8 @@ def translation(answers, truth) -> dict:
 
 
 def summary(answers, truth) -> dict:
-    """F of ROUGE-1, ROUGE-2 and ROUGE-L as the package rouge-score takes them, with Porter's stemmer; mean over rows.
-    """
-    rouge = optional("rouge_score.rouge_scorer", "the task summarise")
+    """The F-measure of ROUGE-1, ROUGE-2 and ROUGE-L by rouge-score with Porter's stemmer; the mean over the rows."""
+    rouge = optional("rouge_score.rouge_scorer", "the task summarize")
     scorer = rouge.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     scores = [scorer.score(b, a) for a, b in zip(answers, truth, strict=True)]
     return {**{name: float(np.mean([score[name].fmeasure for score in scores])) for name in scores[0]},
@@ -86,40 +87,45 @@ def summary(answers, truth) -> dict:
 
 
 def correction(sources, answers, truth) -> dict:
-    """Of the words changed: precision, recall and F0.5, which counts precision twice (Ng et al., 2014); GLEU.  An edit
-    is right if the reference has it at the same place."""
-    right = predicted = true = 0
+    """Precision, recall and F0.5 of the edits of words (Ng et al., 2014), and GLEU.
+
+    An edit is correct if the reference has the same one at the same position.  F0.5 weighs precision twice as much as
+    recall.
+    """
+    correct = predicted = true = 0
     for source, answer, reference in zip(sources, answers, truth, strict=True):
         ours, theirs = changes(source, answer), changes(source, reference)
-        right += len(ours & theirs)
+        correct += len(ours & theirs)
         predicted += len(ours)
         true += len(theirs)
-    precision, recall = right / predicted if predicted else 1.0, right / true if true else 1.0
-    below = 0.25 * precision + recall
-    return {"edit_precision": precision, "edit_recall": recall,
-            "edit_f0.5": 1.25 * precision * recall / below if below else 0.0, "gleu": gleu(sources, answers, truth),
-            **exact_and_edits(answers, truth)}
+    precision = correct / predicted if predicted else 1.0
+    recall = correct / true if true else 1.0
+    weighted = 0.25 * precision + recall
+    f_half = 1.25 * precision * recall / weighted if weighted else 0.0
+    return {"edit_precision": precision, "edit_recall": recall, "edit_f0.5": f_half,
+            "gleu": gleu(sources, answers, truth), **exact_and_edits(answers, truth)}
 
 
 def changes(source, text) -> set:
-    """{(first word, past the last, what stands there instead)}"""
+    """The edits that turn source into text: {(first word, past the last, replacement words...)}"""
     a, b = source.split(), text.split()
     return {(i, j, *b[k:end]) for kind, i, j, k, end in SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes()
             if kind != "equal"}
 
 
 def ngrams(words, n) -> Counter:
+    """The n-grams of a list of words, counted."""
     return Counter(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def gleu(sources, answers, truth) -> float:
-    """GLEU of all texts together (Napoles et al., 2015, as corrected in "GLEU without tuning", 2016).
+    """GLEU of the corpus (Napoles et al., 2015, as corrected in "GLEU without tuning", 2016).
 
     log GLEU = min(0, 1 - r/c) + mean_n log(Σ_texts max(0, right_n - left_n) / Σ_texts total_n)        n = 1, 2, 3, 4
 
-    c and r are the words of answers and references.  Of an answer's n-grams, total_n in number, right_n are in the
-    reference and left_n in the source but nowhere in the reference, each as often as in both texts.  Where no answer
-    has n words, the mean goes without n; a sum of 0 makes GLEU 0.
+    c and r are the numbers of words in answers and references.  An answer has total_n n-grams; right_n of them are in
+    the reference; left_n are in the source but not in the reference.  Repeated n-grams count as often as they occur in
+    both texts.  If no answer has n words, the mean skips n.  If a sum is 0, GLEU is 0.
     """
     triples = [[text.split() for text in texts] for texts in zip(sources, answers, truth, strict=True)]
     words = sum(len(answer) for _, answer, _ in triples)
@@ -140,7 +146,7 @@ def gleu(sources, answers, truth) -> float:
 def text_to_text(fields, measure, **others):
     """A task whose rows have a source text and a target text, in these fields.
 
-    measure(answers, targets, sources) gives the metrics; all three are lists of texts.
+    measure(answers, targets, sources) returns the metrics; all three arguments are lists of texts.
     """
     source, target = fields
 
@@ -156,25 +162,25 @@ translate = text_to_text(
     ("source", "target"),
     lambda answers, targets, _: translation(answers, targets),
     name="translate",
-    summary="a text in another language",
+    summary="the translation of a text",
     metric_names=("bleu", "chrf", *EXACT),
     packages=("sacrebleu",))
 g2p = text_to_text(
     ("source", "target"),
     lambda answers, targets, _: exact_and_edits(answers, targets),
     name="g2p",
-    summary="how a word is spoken, or any sequence for a sequence",
+    summary="the pronunciation of a word, or any sequence to a sequence",
     metric_names=EXACT)
-summarise = text_to_text(
+summarize = text_to_text(
     ("document", "summary"),
     lambda answers, targets, _: summary(answers, targets),
-    name="summarise",
-    summary="a short text for a long one",
+    name="summarize",
+    summary="a summary of a document",
     metric_names=("rouge1", "rouge2", "rougeL"),
     packages=("rouge_score.rouge_scorer",))
 write = text_to_text(
     ("source", "corrected"),
     lambda answers, targets, sources: correction(sources, answers, targets),
     name="write",
-    summary="a text without mistakes of grammar and style",
+    summary="a text with corrected grammar and style",
     metric_names=("edit_precision", "edit_recall", "edit_f0.5", "gleu", *EXACT))

@@ -1,4 +1,4 @@
-"""A task: which rows it reads, which head it puts on a model, what it predicts, how that is measured."""
+"""The definition of a task: its rows, the head it needs, its examples, predictions and metrics."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,109 +14,115 @@ from pyllama.training.examples import Examples
 
 
 class Trained(NamedTuple):
-    """A model at work on a task."""
+    """A model that was trained on a task."""
     config: Any
     params: dict
     tokenizer: Tokenizer
-    max_length: int                             # tokens of a text, special ones included; what is longer is cut
+    max_length: int                             # maximum tokens of a text, with special ones; longer ones are truncated
 
 
 def no_notes(rows, trained, search):
+    """The default of Task.notes."""
     return ()
 
 
 def no_model_metrics(rows, trained):
+    """The default of Task.model_metrics."""
     return {}
 
 
 def no_export(path):
-    raise UserError(f"this task has nothing to write into {path} but its answers; leave --export out and use --out")
+    """The default of Task.export."""
+    raise UserError(f"this task has nothing to export to {path}; use --out for its answers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One of the jobs people use language models for; the fields stand in the order in which a run needs them."""
+    """A task that models are fine-tuned on.  The fields are in the order in which a run needs them.
+
+    rows is a sequence of Row, trained a Trained, search a SearchConfig or None.
+    """
 
     name: str
     summary: str                                # one line, for lists
 
     # Rows
-    fields: tuple[str, ...]                     # what a row has, the answer last
-    optional_fields: tuple[str, ...] = ()       # texts that a row may have besides
-    readers: dict[str, Reader] = field(default_factory=dict)    # for files of a form of the task's own, by suffix
-    usable: Callable[[dict], dict]              # a row as the task wants it; raises BadRow
-    askable: Callable[[dict], dict] | None = None       # a row without its answer; raises BadRow; None: its texts
+    fields: tuple[str, ...]                     # the fields of a row, the answer last
+    optional_fields: tuple[str, ...] = ()       # texts that a row may also have
+    readers: dict[str, Reader] = field(default_factory=dict)    # for the task's own file formats, by suffix
+    usable: Callable[[dict], dict]              # a row as the task needs it, from its fields; raises BadRow
+    askable: Callable[[dict], dict] | None = None       # the same without the answer; None: the texts of the fields
 
     # The model and its tokenizer
-    head: str                                   # every family that has this head can do the task: see models()
-    labels: Callable[[Sequence[Row]], list[str]] | None = None  # the classes that occur, where there are some
-    markers: tuple[str, ...] = ()               # tokens by which texts of this task mark something
-    texts: Callable[[dict], Sequence[str]] | None = None        # of a row, what a tokenizer learns from; None: fields
-    tokenizer: Callable[..., Tokenizer] = special.byte_pairs    # learns: (texts, vocab_size, marks=markers)
+    head: str                                   # every family with this head can do the task: see models()
+    labels: Callable[[Sequence[Row]], list[str]] | None = None  # the classes that occur, if there are any
+    markers: tuple[str, ...] = ()               # tokens that mark parts of this task's texts
+    texts: Callable[[dict], Sequence[str]] | None = None        # of a row, to learn a tokenizer from; None: all fields
+    tokenizer: Callable[..., Tokenizer] = special.byte_pairs    # (texts, vocab_size, marks=markers)
 
     # Examples
-    fits: Callable[[Sequence[Row], Trained], list[bool]] | None = None      # is there room for each row?  None: yes
+    fits: Callable[[Sequence[Row], Trained], list[bool]] | None = None      # does each row fit?  None: yes
     examples: Callable[[Sequence[Row], Trained], Examples]
 
-    # Predictions; the last argument is a SearchConfig
+    # Predictions, from (rows, trained, search)
     predict: Callable[[Sequence[Row], Trained, Any], list]      # an answer for each row
-    notes: Callable[[Sequence[Row], Trained, Any], Sequence[str]] = no_notes    # what to say beside the answers
+    notes: Callable[[Sequence[Row], Trained, Any], Sequence[str]] = no_notes    # for the user, beside the answers
 
     # Metrics
-    metrics: Callable[[list, Sequence[Row]], dict]              # of the answers
-    model_metrics: Callable[[Sequence[Row], Trained], dict] = no_model_metrics  # beside those of the answers
+    metrics: Callable[[list, Sequence[Row]], dict]              # of the answers to the rows
+    model_metrics: Callable[[Sequence[Row], Trained], dict] = no_model_metrics  # that need the model
     metric_names: tuple[str, ...]               # for lists
-    quick: bool = False                         # are the metrics worth taking while the model trains?
-    packages: tuple[str, ...] = ()              # that take the metrics
+    quick: bool = False                         # are the metrics quick enough to compute at each evaluation?
+    packages: tuple[str, ...] = ()              # that compute the metrics
 
-    # A file of all answers together: path -> (rows, answers) -> (the file's bytes, what is in it); raises UserError if
-    # the task has no such file
+    # A file of all answers together: path -> (rows, answers) -> (the file's bytes, its content in words).  Raises
+    # UserError if the task has no such file.
     export: Callable[[Path], Callable[[Sequence[Row], list], tuple[bytes, str]]] = no_export
 
     def question(self, values: dict) -> dict:
-        """A row without its answer, as the task wants it.  Raises BadRow."""
+        """A row without its answer, as the task needs it, from its fields.  Raises BadRow."""
         if self.askable:
             return self.askable(values)
         return texts_of(values, self.fields[:-1], self.optional_fields)
 
     def models(self) -> list[str]:
-        """The families that can do it."""
+        """The names of the families that can do the task."""
         return models.families_with(self.head)
 
     @property
     def writes(self) -> bool:
-        """Are its answers texts, written token by token?"""
+        """Are the answers texts, generated token by token?"""
         return self.head in ("lm", "seq2seq")
 
 
 def rows_of(task: Task, inputs: Sequence[str | dict]) -> list[Row]:
-    """The rows of texts, or of dicts without the answer, to be answered.
+    """The rows of inputs to answer: texts, or dicts without the answer.
 
-    Raises UserError if a text is given and the task reads several fields, or an input cannot be used.
+    Raises UserError if an input is a text and the task reads several fields, or if an input is invalid.
     """
-    asked = task.fields[:-1]
+    question_fields = task.fields[:-1]
     rows = []
-    for number, given in enumerate(inputs, 1):
-        if isinstance(given, str) and len(asked) > 1:
-            raise UserError(f"{task.name} reads {' and '.join(asked)}, which one text cannot give; give rows with "
+    for number, question in enumerate(inputs, 1):
+        if isinstance(question, str) and len(question_fields) > 1:
+            raise UserError(f"{task.name} reads {' and '.join(question_fields)}, not a single text; give rows with "
                             f"these fields (--data FILE)")
-        values = {asked[0]: given} if isinstance(given, str) else given
+        values = {question_fields[0]: question} if isinstance(question, str) else question
         try:
             rows.append(Row(f"input {number}", task.question(values)))
         except BadRow as error:
-            raise UserError(f"input {number} cannot be used: {error}; fix it") from None
+            raise UserError(f"input {number} is invalid: {error}; fix it") from None
     return rows
 
 
 def number_of(label: str, config) -> int:
-    """The class's number in a configuration.  Raises UserError if the model does not know it."""
+    """The index of a class in a configuration.  Raises UserError if the model does not have it."""
     names = labels_of(config)
     if label not in names:
-        raise UserError(f"the model knows the classes {', '.join(names[:9])}{', ...' * (len(names) > 9)}, but not "
-                        f"{label!r}; train it on rows that have it")
+        raise UserError(f"the model has the classes {', '.join(names[:9])}{', ...' * (len(names) > 9)}, but not "
+                        f"{label!r}; train it on rows with this class")
     return names.index(label)
 
 
 def labels_of(config) -> list[str]:
-    """The classes' names, from the configuration's id2label."""
+    """The names of the classes, from the configuration's id2label."""
     return [name for _, name in sorted(config.extra.get("id2label", {}).items(), key=lambda pair: int(pair[0]))]

@@ -1,4 +1,4 @@
-"""Word vectors for a model to begin with: those of its tokens, in its table of tokens."""
+"""Initialize a model's embeddings with pretrained word vectors."""
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from pyllama.text.tokenizer import Tokenizer
 class TokenVectors(NamedTuple):
     """Word vectors of a tokenizer's tokens."""
     ids: list[int]
-    rows: np.ndarray                                        # [N D], one for each of the ids
+    rows: np.ndarray                                        # [N D], one vector for each id
 
     @property
     def width(self) -> int:
@@ -22,23 +22,26 @@ class TokenVectors(NamedTuple):
 
 
 def read(path: Path, tokenizer: Tokenizer) -> TokenVectors:
-    """The vectors of the tokens that are words of the file, or would be in lower case.  UserError if none is."""
+    """The vectors of the tokens that are words of the file, as they are or in lower case.
+
+    Raises UserError if no token has a vector.
+    """
     texts = [tokenizer.decode([i]).strip() for i in range(tokenizer.vocab_size)]
     words, rows = vectors.read(path, {form for text in texts for form in (text, text.lower())} - {""})
     row_of = {word: i for i, word in enumerate(words)}
     rows_of_tokens = {i: row_of.get(text, row_of.get(text.lower())) for i, text in enumerate(texts) if text}
-    known = {i: row for i, row in rows_of_tokens.items() if row is not None}
-    if not known:
+    with_vector = {i: row for i, row in rows_of_tokens.items() if row is not None}
+    if not with_vector:
         raise UserError(f"{path} has no vector for any token of the texts; give vectors of their language")
-    return TokenVectors(list(known), rows[list(known.values())])
+    return TokenVectors(list(with_vector), rows[list(with_vector.values())])
 
 
 def heads_for(width: int) -> int:
-    """How many heads a model of this width has: at most the usual number, of an even width; 1 where there is none."""
+    """The largest number of heads, up to the default, that gives heads of even width; 1 if there is none."""
     return next((heads for heads in range(Dimensions.heads, 0, -1) if width % (2 * heads) == 0), 1)
 
 
-def place(known: TokenVectors, p: dict, config) -> None:
-    """Write them into the model's table of tokens, the first of its leaves with a row for each."""
-    table = next(leaf for _, leaf in params.leaves(p) if leaf.shape == (config.vocab_size, known.width))
-    table[known.ids] = known.rows
+def place(vectors: TokenVectors, p: dict, config) -> None:
+    """Write the vectors into the model's token embeddings, the first leaf of shape [V D]."""
+    table = next(leaf for _, leaf in params.leaves(p) if leaf.shape == (config.vocab_size, vectors.width))
+    table[vectors.ids] = vectors.rows

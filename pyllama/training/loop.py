@@ -40,37 +40,37 @@ AT_ONCE = 2 ** 18               # numbers in a layer's input at a time: hides Py
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a training run, except its data and its model.
+    """How to train: batches, optimizer, learning rate, precision; not the data, nor the model.
 
-    Raises UserError if a value is out of range or the schedule's numbers do not fit together.
+    Raises UserError if a value is out of range, or if the numbers of the schedule do not fit together.
     """
 
-    batch_size: int = 16                        # windows of text in a micro-batch
-    block_size: int = 128                       # tokens predicted in a window: the context length
-    gradient_accumulation_steps: int = 1        # micro-batches in a step, whose gradients are added
-    shards: int = 0                             # parts of a step that run in parallel; 0: one for each core
-    micro_batch_size: int = 0                   # windows that a shard runs at once; 0: by the model's size
-    max_steps: int = 1000                       # steps in total
-    learning_rate: float = 1e-3                 # highest learning rate
-    min_lr: float | None = None                 # learning rate at the end; None: a tenth of learning_rate
-    schedule: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"     # shape of the decay
-    warmup_steps: int = 100                     # first steps, in which the learning rate rises
-    decay_steps: int = 0                        # last steps, in which schedule wsd falls
-    lr_decay_steps: int | None = None           # step at which min_lr is reached; None: max_steps
-    optimizer: Literal["adamw", "sgd"] = "adamw"            # the update rule; see optim.py
-    beta1: float = 0.9                          # AdamW: decay of the gradient's moving average
-    beta2: float = 0.99                         # AdamW: decay of the square's moving average
-    adam_epsilon: float = 1e-8                  # AdamW: added to the denominator
-    momentum: float = 0.9                       # SGD: decay of the velocity
-    nesterov: bool = False                      # SGD: Nesterov's momentum
-    weight_decay: float = 0.1                   # of matrices only, decoupled from the gradient
-    max_grad_norm: float = 1.0                  # clip the gradient to this norm; 0: off
-    label_smoothing: float = 0.0                # share of the target spread over all tokens
+    batch_size: int = 16                        # windows of text, or rows of a task, in a batch
+    block_size: int = 128                       # context length in tokens
+    max_steps: int = 1000                       # optimizer steps in all
+    learning_rate: float = 1e-3                 # peak learning rate
+    warmup_steps: int = 100                     # steps of linear warmup
+    schedule: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"     # decay after the warmup
+    min_lr: float | None = None                 # final learning rate (default: learning_rate / 10)
+    lr_decay_steps: int | None = None           # step at which min_lr is reached (default: max_steps)
+    decay_steps: int = 0                        # length of the final decay of wsd, in steps
+    gradient_accumulation_steps: int = 1        # batches in an optimizer step
+    weight_decay: float = 0.1                   # decoupled weight decay, on matrices only
+    max_grad_norm: float = 1.0                  # clip the gradient to this norm; 0: no clipping
+    label_smoothing: float = 0.0                # share of the target probability spread over all classes
     z_loss: float = 0.0                         # weight of the squared log-sum-exp in the loss
-    freeze: tuple[str, ...] = ()                # parameters that are not trained: at or below these dotted names
-    recompute: bool = False                     # recompute activations in the backward pass: less memory, more time
+    optimizer: Literal["adamw", "sgd"] = "adamw"            # update rule
+    beta1: float = 0.9                          # AdamW: decay of the mean gradient
+    beta2: float = 0.99                         # AdamW: decay of the mean squared gradient
+    adam_epsilon: float = 1e-8                  # AdamW: added to the denominator
+    momentum: float = 0.9                       # SGD: momentum
+    nesterov: bool = False                      # SGD: Nesterov momentum
+    freeze: tuple[str, ...] = ()                # parameters to keep fixed: those at or below these dotted names
     dtype: Literal["float32", "float64"] = "float32"        # precision of weights and activations
-    seed: int = 1337                            # of weights, batches and dropout
+    seed: int = 1337                            # seed of weights, batches and dropout
+    recompute: bool = False                     # recompute activations in the backward pass: less memory, more time
+    micro_batch_size: int = 0                   # examples that a shard computes at once; 0: chosen by the model's size
+    shards: int = 0                             # parts of a step computed in parallel; 0: one per core
 
     def __post_init__(self):
         for name in ("batch_size", "block_size", "gradient_accumulation_steps", "max_steps"):

@@ -28,13 +28,13 @@ from pyllama.training.parallel import Communicator
 
 @dataclass(frozen=True)
 class RunPolicy:
-    """When a run is evaluated, saved and stopped.  Raises UserError if a value is out of range."""
+    """When to evaluate, save and stop a run.  Raises UserError if a value is out of range."""
 
-    eval_steps: int = 250                       # steps between evaluations on the validation data
-    eval_tokens: int | None = None              # number of first tokens to evaluate; None: all
+    eval_steps: int = 250                       # steps between evaluations
+    eval_tokens: int | None = None              # evaluate on the first so many tokens (default: all)
+    patience: int = 0                           # stop after so many evaluations without improvement; 0: never
     save_steps: int = 250                       # steps between checkpoints
-    save_total_limit: int = 3                   # checkpoints kept, besides the best
-    patience: int = 0                           # stop after this many evaluations without improvement; 0: never
+    save_total_limit: int = 3                   # checkpoints to keep, besides the best
     tensorboard: bool = False                   # also write TensorBoard event files
 
     def __post_init__(self):

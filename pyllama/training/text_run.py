@@ -19,14 +19,14 @@ LEARNED = ("char", "byte", "bpe")                           # tokenizers that ne
 
 @dataclass(frozen=True)
 class Text:
-    """The training text, its tokenizer and its split."""
+    """The text to train on."""
 
     data: tuple[str, ...]                       # files, folders, patterns, "-", "python-docs", or a .bin of tokens
-    field: str = "text"                         # the field of a .jsonl file that holds the text
     tokenizer: str = "char"                     # char, byte, bpe (learned from the text), or a tokenizer.json
-    vocab_size: int = 4096                      # size of the vocabulary that bpe learns
-    validation: float = 0.1                     # share for validation
-    split: Literal["position", "document"] = "position"     # the last tokens, or random documents
+    vocab_size: int = 4096                      # size of the bpe vocabulary
+    field: str = "text"                         # field of a .jsonl file that holds the text
+    validation: float = 0.1                     # share of the text held out for validation
+    split: Literal["position", "document"] = "position"     # hold out the last part, or randomly chosen documents
 
     @property
     def token_file(self) -> Path | None:

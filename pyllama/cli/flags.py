@@ -1,0 +1,163 @@
+"""The flags of a command: its parameters, and the fields of those parameters that are dataclasses.
+
+    def train(text: Text, out_dir: Path = Path("out")):     --out_dir, and a flag for each field of Text
+    def resume(run: Path, /):                               run is positional on the command line too
+
+The help of a flag is the comment beside its field, or its line under "Args:" in the docstring.
+"""
+import argparse
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, is_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
+
+from pyllama.errors import UserError
+
+METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+WANTED = {int: "a whole number", float: "a number"}
+
+
+class Flag(NamedTuple):
+    """One flag, or one positional argument, of a command."""
+    name: str
+    type: Any                               # bool, int, float, str, Path or a Literal, without "| None"
+    default: Any                            # MISSING if it is required
+    help: str
+    owner: str                              # the parameter whose dataclass it is a field of; "" for a parameter
+    positional: bool = False
+    several: bool = False                   # a tuple of values
+    optional: bool = False                  # None is a value
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+    @property
+    def label(self) -> str:
+        """The flag as it is typed."""
+        return self.name if self.positional else f"--{self.name}"
+
+    @property
+    def metavar(self) -> str:
+        """The value as the help shows it, such as INT or {cpu,cuda}; empty for a switch."""
+        if self.type is bool:
+            return ""
+        value = f"{{{','.join(self.choices)}}}" if self.choices else METAVARS[self.type]
+        return f"{value} ..." if self.several else value
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    def value(self, word: str) -> Any:
+        """The word as a value.  Raises UserError if it is not one."""
+        if self.optional and word == "None":
+            return None
+        if self.choices:
+            if word not in self.choices:
+                raise UserError(f"{self.label} is {word!r}; it must be one of {', '.join(self.choices)}")
+            return word
+        try:
+            return self.type(word)
+        except ValueError:
+            raise UserError(f"{self.label} is {word!r}; it must be {WANTED[self.type]}") from None
+
+
+def flags_of(command: Callable) -> list[Flag]:
+    """The flags of a function, or of a dataclass, in the order of its signature."""
+    flags = []
+    helps = comments(command) if is_dataclass(command) else arguments(command)
+    for name, parameter in inspect.signature(command).parameters.items():
+        annotation: Any = parameter.annotation
+        if is_dataclass(annotation):
+            flags += [flag._replace(owner=name) for flag in flags_of(annotation)]
+            continue
+        kind, optional, several = simplified(annotation)
+        default = MISSING if parameter.default is parameter.empty else parameter.default
+        positional = parameter.kind is parameter.POSITIONAL_ONLY
+        flags.append(Flag(name, kind, default, helps.get(name, ""), "", positional, several, optional))
+    return flags
+
+
+def simplified(annotation: Any) -> tuple[Any, bool, bool]:
+    """(type, is None a value?, is it a tuple of values?) of an annotation such as int | None or tuple[str, ...]."""
+    options = get_args(annotation)
+    if get_origin(annotation) is tuple:
+        return options[0], False, True
+    if NoneType in options:
+        return next(option for option in options if option is not NoneType), True, False
+    return annotation, False, False
+
+
+def comments(cls: type) -> dict[str, str]:
+    """{field: the comment beside it} of a dataclass."""
+    return dict(re.findall(r"^    (\w+): .*?# (.*)$", inspect.getsource(cls), re.MULTILINE))
+
+
+def arguments(command: Callable) -> dict[str, str]:
+    """{parameter: its help} of a docstring's lines under "Args:"; a line that is indented further continues one."""
+    _, _, listed = (inspect.getdoc(command) or "").partition("Args:\n")
+    entries = re.findall(r"^    (\w+): (.*(?:\n      .*)*)", listed, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors as one sentence with cause and cure."""
+
+    def error(self, message: str) -> NoReturn:
+        _, _, flag_and_cause = message.partition("argument ")
+        flag, _, cause = flag_and_cause.partition(": ")
+        if cause.startswith("expected"):
+            message = f"{flag} needs a value"
+        raise UserError(f"{message}; see `pyllama {self.prog} --help`")
+
+
+def parse(command: Callable, words: Sequence[str], name: str) -> tuple[list, dict[str, Any]]:
+    """(positional, named) arguments to call the command with; parameters that are dataclasses are constructed.
+
+    name    of the command, for messages
+    Raises UserError if a flag is unknown, missing or has an unsuitable value.
+    """
+    flags = flags_of(command)
+    values = words_by_flag(flags, words, name)
+    if missing := [flag for flag in flags if flag.required and not values.get(flag.name)]:
+        needed = " and ".join(f"{flag.label} ({flag.help})" for flag in missing)
+        raise UserError(f"{name} needs {needed}; see `pyllama {name} --help`")
+    positional = [values.pop(flag.name) for flag in flags if flag.positional and flag.name in values]
+    named = {flag.name: values[flag.name] for flag in flags if not flag.owner and flag.name in values}
+    for owner, parameter in inspect.signature(command).parameters.items():
+        settings: Any = parameter.annotation
+        if is_dataclass(settings):
+            owned = [flag.name for flag in flags if flag.owner == owner and flag.name in values]
+            named[owner] = settings(**{field: values[field] for field in owned})
+    return positional, named
+
+
+def words_by_flag(flags: list[Flag], words: Sequence[str], name: str) -> dict[str, Any]:
+    """{name: value} of the flags that the words set."""
+    parser = Parser(prog=name, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for flag in flags:
+        if flag.type is bool:
+            parser.add_argument(flag.label, action="store_true")
+            parser.add_argument(f"--no_{flag.name}", dest=flag.name, action="store_false")
+        elif flag.positional:
+            parser.add_argument(flag.name, nargs="*" if flag.several else "?", type=flag.value)
+        else:
+            parser.add_argument(flag.label, nargs="+" if flag.several else None, type=flag.value)
+    namespace, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        refuse(unknown[0], flags, name)
+    return {flag: tuple(value) if isinstance(value, list) else value for flag, value in vars(namespace).items()}
+
+
+def refuse(word: str, flags: list[Flag], command: str) -> NoReturn:
+    """Raises UserError for a word that is not a flag of the command."""
+    name = word.partition("=")[0]
+    close = difflib.get_close_matches(name, [flag.label for flag in flags], 1)
+    hint = f"did you mean {close[0]}?" if close else f"see `pyllama {command} --help`"
+    kind = "flag" if word.startswith("-") else "argument"
+    raise UserError(f"{command} has no {kind} {name}; {hint}")
