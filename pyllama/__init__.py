@@ -2,13 +2,13 @@
 derivation.
 
     load, create                 a model from files, or from scratch
-    train, resume, finetune      generators of records, one a step
-    generate, predict            what a model writes, what it answers
+    train, resume, finetune      train a model; generators that yield a record for each step
+    generate, predict            continue text, answer the inputs of a task
     ops                          the differentiable functions, each `y, back = op(*inputs)`
-    check_gradient               is a backward pass right?
-    Settings, UserError          how to train; what goes wrong and can be fixed by the caller
+    check_gradient               compare a backward pass with the exact derivative
+    Settings, UserError          how to train; errors that the caller can fix
 
-Importing pyllama imports nothing else: a name is looked up when it is first used.
+Importing pyllama is cheap: each name is imported when it is first used.
 """
 import importlib
 import importlib.util

@@ -1,7 +1,7 @@
-"""What `import pyllama` offers: make a model or load one, train it, ask it.
+"""The functions of `import pyllama`: create or load a model, train it, generate and predict with it.
 
-A function that trains is a generator of records: each step is done when its record is asked for, so a loop over it may
-print, plot or break.  It trains the model it is given, in place.
+The functions that train are generators of records.  Each step runs when its record is requested, so the loop over the
+records may print, plot or break.  They train the model in place.
 """
 import contextlib
 import tempfile
@@ -30,7 +30,7 @@ from pyllama.training.text_run import Text
 
 __all__ = ["Model", "create", "finetune", "generate", "load", "predict", "resume", "train"]
 
-# Names that all families understand, and the dimensions they set.
+# Field names that work for all families, and the dimensions they set.
 SHARED = {"hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads",
           "intermediate_size": "hidden", "dropout": "dropout"}
 
@@ -38,19 +38,21 @@ SHARED = {"hidden_size": "width", "num_hidden_layers": "layers", "num_attention_
 def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", vocab_size: int = 4096,
            max_position_embeddings: int = 128, head: str | None = None, seed: int = 0, dtype: str = "float32",
            **fields: Any) -> Model:
-    """A model from scratch, its weights drawn from the seed.
+    """Create a model with random weights.
 
-    family       "llama", "gpt2", "bert", "bart", "transformer" or "lstm"
-    data         the text that its tokenizer learns from (files, folders, patterns: see text.corpus.documents), or a
-                 Tokenizer
-    tokenizer    "char", "byte", "bpe" with vocab_size tokens, or the path of a tokenizer.json
-    head         what is on top; None: what the family learns from text with
-    dtype        "float32" or "float64"
-    fields       of the family's configuration, under the names of its config.json; hidden_size, num_hidden_layers,
-                 num_attention_heads, intermediate_size and dropout for every family.  Unless given: 2 layers of width
-                 128 with 4 heads, no dropout
+    family                     "llama", "gpt2", "bert", "bart", "transformer" or "lstm"
+    data                       text to learn the tokenizer from (files, folders, patterns: see text.corpus.documents),
+                               or a Tokenizer
+    tokenizer                  "char", "byte", "bpe" with vocab_size tokens, or the path of a tokenizer.json
+    max_position_embeddings    context length in tokens
+    head                       a head of the family; None: the one that trains on plain text
+    seed                       seed of the weights
+    dtype                      "float32" or "float64"
+    fields                     other fields of the family's configuration, under the names of its config.json; for every
+                               family also hidden_size, num_hidden_layers, num_attention_heads, intermediate_size and
+                               dropout.  Default: 2 layers of width 128 with 4 heads, no dropout
 
-    Raises UserError for a family, a head or a field that there is not, and if the data cannot be read.
+    Raises UserError for an unknown family, head or field, and if the data cannot be read.
 
     >>> import pyllama
     >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
@@ -58,7 +60,7 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
     True
     """
     if family not in MODELS:
-        raise UserError(f"there is no family {family!r}; there are {', '.join(MODELS)}")
+        raise UserError(f"there is no family {family!r}; the families are {', '.join(MODELS)}")
     config_class = MODELS[family].config
     head = head or next(iter(config_class.LEARNS or config_class.HEADS))
     if head not in config_class.HEADS:
@@ -78,19 +80,20 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
 
 def train(model: Model, data: Sources, settings: Settings | None = None, *, validation: float = 0.1,
           field: str = "text", out_dir: str | Path | None = None, policy: RunPolicy | None = None) -> Iterator[Record]:
-    """Train the model on text, in place; yields a record a step: step, loss (nats per token), grad_norm, lr, tokens,
-    seconds, and evaluation, which is None but at the steps that policy.eval_steps names and at the last.
+    """Train the model on text, in place.
+
+    Yields a record after each step, with the fields step, loss (nats per token), grad_norm, lr, tokens, seconds and
+    evaluation.  The evaluation is None except every policy.eval_steps steps and after the last step.
 
     data          files, folders, patterns: see text.corpus.documents; or a .bin of tokens
     settings      None: Settings(), which trains for 1,000 steps
-    validation    the share of the text that evaluations are made on, its last part
-    field         the field of a .jsonl file that holds the text
-    out_dir       None: nothing is saved; else the folder of a run, with checkpoints and log, as `pyllama train` makes
-                  it: resume() goes on with it
-    policy        when to evaluate, save and stop
+    validation    share of the text held out for evaluations, its last part
+    field         field of a .jsonl file that holds the text
+    out_dir       folder of the run, with checkpoints and log as in `pyllama train`, for resume(); None: save nothing
+    policy        when to evaluate, save and stop; None: RunPolicy()
 
-    Raises UserError if the model has no tokenizer or does not learn from text, if the text cannot be used, or if the
-    loss is not finite.
+    Raises UserError if the model has no tokenizer or does not train on text, if the text cannot be read, or if the loss
+    is not finite.
 
     >>> import pyllama
     >>> model = pyllama.create("gpt2", "python-docs", hidden_size=8, num_hidden_layers=1)
@@ -108,12 +111,12 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
 
 
 def resume(path: str | Path, max_steps: int | None = None) -> Iterator[Record]:
-    """Go on with a run from its latest checkpoint, bit for bit as if it had never stopped; yields records as train().
+    """Continue a run from its latest checkpoint, bit for bit as if it had never stopped.  Yields records as train().
 
-    path         the folder of a run, of train(), finetune() or the command line; load(path) reads the model afterwards
-    max_steps    a new last step, to train longer
+    path         folder of a run of train(), finetune() or the command line; load(path) loads the model afterwards
+    max_steps    new number of steps, to train longer
 
-    Raises UserError if there is no run, or if it is past max_steps already.
+    Raises UserError if there is no run, or if it is already past max_steps.
 
     >>> import pyllama
     >>> list(pyllama.resume("runs/that-is-not-there"))
@@ -132,19 +135,20 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
              fields: Sequence[str] = (), dev: float = 0.1, max_length: int = 128, epochs: int | None = None,
              class_weights: Literal["none", "balanced"] = "none", out_dir: str | Path | None = None,
              policy: RunPolicy | None = None) -> Iterator[Record]:
-    """Train the model on a task, in place: it gets the task's head; yields records as train().
+    """Train the model on a task, in place.  The model gets the task's head.  Yields records as train().
 
     data             a .jsonl, .json, .csv or .tsv file of rows
     task             "classify", "qa", "translate", ...: see pyllama.tasks.TASKS
     settings         None: Settings()
-    fields           the fields to read, in the task's order; none: its usual names, such as text and label
-    dev              the share of the rows that evaluations are made on
-    max_length       tokens of a text; what is longer is cut
-    epochs           how often to learn from each row, in place of settings.max_steps
-    class_weights    "balanced": all classes count the same
-    out_dir          as in train(); load(out_dir) reads the latest weights, predict(out_dir, ...) uses the best
+    fields           fields to read, in the task's order; none: the task's names, such as text and label
+    dev              share of the rows held out for evaluations
+    max_length       maximum tokens of a text; longer ones are truncated
+    epochs           passes over the rows, instead of settings.max_steps
+    class_weights    "balanced": every class has the same total weight
+    out_dir          as in train(); load(out_dir) loads the latest weights, predict(out_dir, ...) uses the best
+    policy           when to evaluate, save and stop; None: RunPolicy()
 
-    Raises UserError if there is no such task, the model cannot have its head, or a row cannot be used.
+    Raises UserError if there is no such task, the model cannot have its head, or a row is invalid.
 
     >>> import pathlib, tempfile, pyllama
     >>> rows = pathlib.Path(tempfile.mkdtemp(), "reviews.csv")
@@ -156,14 +160,14 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
     ['good', 'bad']
     """
     setup = Setup(model="", dev=dev, max_length=max_length, epochs=epochs, class_weights=class_weights)
-    job = tuning.begin(new_folder(out_dir), task, Source(Path(data), tuple(fields)), setup, settings or Settings(),
+    task_run = tuning.begin(new_folder(out_dir), task, Source(Path(data), tuple(fields)), setup, settings or Settings(),
                        policy or RunPolicy(), SearchConfig(), model)
-    model.notes = job.notes
-    yield from run_in_place(model, job.plan)
+    model.notes = task_run.notes
+    yield from run_in_place(model, task_run.plan)
 
 
 def generate(model: Model | str | Path, prompt: str | Sequence[str], **options: Any) -> str | list[str]:
-    """What the model, or the one at this path, writes for the prompt: see Model.generate.
+    """Continue the prompt with a model, or with the one at a path; see Model.generate.
 
     >>> import pyllama
     >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
@@ -175,13 +179,15 @@ def generate(model: Model | str | Path, prompt: str | Sequence[str], **options: 
 
 
 def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict], **options: Any) -> Any:
-    """The answers of a model that was trained on a task: for one text or row an answer, for a list of them a list.
+    """Answer inputs with a model that was trained on a task: one answer for one input, a list for a list.
 
-    model      a Model, or the path of a run of finetune() or of the command line: then its best checkpoint
-    inputs     a text, where the task reads one field, or a row: a dict of the task's fields, without the answer
-    options    of beam.SearchConfig, for tasks that write: num_beams, max_new_tokens, length_penalty, early_stopping
+    model      a Model, or the path of a run of finetune() or the command line, whose best checkpoint is used
+    inputs     a text, if the task reads one field, or a row: a dict of the task's fields, without the answer
+    options    fields of beam.SearchConfig, for tasks that generate text: num_beams, max_new_tokens, length_penalty,
+               early_stopping
 
-    Raises UserError if the model was not trained on a task, or an input is not what the task reads.
+    An answer is a text: the class, the span, or the generated text.  Raises UserError if the model was not trained on a
+    task, or an input is invalid.
 
     >>> import pyllama
     >>> model = pyllama.create("lstm", "python-docs", hidden_size=8)
@@ -201,24 +207,25 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
 
 
 def sources(data: Sources) -> tuple[str, ...]:
-    """The sources as text.corpus.documents takes them."""
+    """The sources as a tuple of strings, as text.corpus.documents takes them."""
     return (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))
 
 
 def new_folder(out_dir: str | Path | None) -> Path | None:
-    """The folder of a new run.  Raises UserError if it holds one."""
+    """The folder of a new run.  Raises UserError if it already contains one."""
     if out_dir is None:
         return None
     if (Path(out_dir) / "latest").exists():
-        raise UserError(f"{out_dir} holds a run already; go on with it by pyllama.resume, or choose another out_dir")
+        raise UserError(f"{out_dir} already contains a run; continue it with pyllama.resume, or choose another out_dir")
     return Path(out_dir)
 
 
 def opened(model: Model | str | Path) -> Model:
+    """The model itself, or the one loaded from a path."""
     return model if isinstance(model, Model) else load(model)
 
 
 def run_in_place(model: Model, plan: Plan) -> Iterator[Record]:
-    """Run the plan; the model has its weights from the first step on."""
+    """Run the plan.  The model shares its weights from the first step on."""
     model.config, model.params = plan.state.config, plan.state.p
     yield from run(*plan)

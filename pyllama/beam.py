@@ -1,10 +1,10 @@
-"""Beam search: the likeliest target of an encoder-decoder, as far as K unfinished ones at a time can find it.
+"""Beam search for the most likely target of an encoder-decoder, with K unfinished hypotheses at a time.
 
     score = log p(target | source) / length^length_penalty
 
-Every step extends each of a source's beams by every token.  Of the K likeliest of them all, those that end are set
-aside; the K likeliest that do not end go on.  One beam is greedy decoding: it stops where it ends.  As many beams as
-there are targets are an exhaustive search.
+Every step extends each of a source's beams by every token.  Among the K most likely extensions, those that end are
+finished.  The K most likely extensions that do not end are the next beams.  With one beam this is greedy decoding, which
+stops at the first end token.  With as many beams as there are targets it is an exhaustive search.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,18 +20,18 @@ from pyllama.ops.softmax import log_sum_exp
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One target, complete or cut at max_new_tokens."""
+    """A finished target, which ended or reached max_new_tokens."""
 
-    ids: list[int]                          # without the start token, with the end token where there is one
+    ids: list[int]                          # without the start token, with the end token if it has one
     score: float
-    finished: bool                          # it ended by itself, not by max_new_tokens
+    finished: bool                          # it ended with an end token
 
 
 class Beam(NamedTuple):
-    """A target under way."""
+    """An unfinished target."""
     ids: list[int]                          # the start token first
     log_p: float
-    row: int                                # of the last step that it goes on from
+    row: int                                # row of the last step that it extends
 
 
 @dataclass(frozen=True)
@@ -49,31 +49,33 @@ class SearchConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not -10 <= self.length_penalty <= 10:
-            raise UserError(f"length_penalty is {self.length_penalty}; give a small number, from -10 to 10")
+            raise UserError(f"length_penalty is {self.length_penalty}; it must be between -10 and 10")
 
 
 def beam_search(step: Callable, start: int, ends: Sequence[int], count: int,
                 settings: SearchConfig) -> list[list[Hypothesis]]:
-    """For each of `count` sources up to num_beams targets, the best first.
+    """For each of `count` sources, up to num_beams targets, the best first.
 
-    step(tokens [N], rows [N]) -> log p [N V] of the next token: row i goes on from row rows[i] of the step before by
-    tokens[i]; the first call has a row for each source.
+    step     step(tokens [N], rows [N]) -> log p [N V] of the next token; row i extends row rows[i] of the previous step
+             by tokens[i].  The first call has one row per source
+    start    id of the start token
+    ends     ids of the end tokens
     """
-    K, most = settings.num_beams, settings.max_new_tokens
+    K, longest = settings.num_beams, settings.max_new_tokens
     live: dict[int, list[Beam]] = {source: [Beam([start], 0.0, source)] for source in range(count)}
     done: dict[int, list[Hypothesis]] = {source: [] for source in range(count)}
-    for length in range(1, most + 1):
-        beams = [beam for going in live.values() for beam in going]
+    for length in range(1, longest + 1):
+        beams = [beam for unfinished in live.values() for beam in unfinished]
         log_p = step(np.array([beam.ids[-1] for beam in beams]), np.array([beam.row for beam in beams]))
         first = 0
         for source, before in list(live.items()):
             rows = slice(first, first + len(before))
             total = np.array([beam.log_p for beam in before])[:, None] + log_p[rows]
             live[source] = []
-            for rank, place in enumerate(best(total.ravel(), K * (1 + len(ends)))):     # K of them are no ends
-                row, token = divmod(int(place), total.shape[1])
+            for rank, index in enumerate(best(total.ravel(), K * (1 + len(ends)))):     # at least K are not ends
+                row, token = divmod(int(index), total.shape[1])
                 ids, sum_p = [*before[row].ids, token], float(total[row, token])
-                if rank < K and (token in ends or length == most):
+                if rank < K and (token in ends or length == longest):
                     done[source].append(Hypothesis(ids[1:], sum_p / length ** settings.length_penalty, token in ends))
                 elif token not in ends and len(live[source]) < K:
                     live[source].append(Beam(ids, sum_p, first + row))
@@ -87,34 +89,38 @@ def beam_search(step: Callable, start: int, ends: Sequence[int], count: int,
 
 
 def best(total, n):
-    """The places of the n highest numbers above -∞, the highest first; of equal ones the earlier place first."""
+    """The indices of the n highest numbers above -∞, the highest first; of equal numbers, the lower index first."""
     order = np.argsort(-total, kind="stable")[:n]
     return order[total[order] > -np.inf]
 
 
-def satisfied(done, going, length, settings):
-    """Can no beam under way still beat the K-th of those that are done?  log p only falls, the divisor may grow."""
+def satisfied(done, unfinished, length, settings):
+    """True if no unfinished beam can beat the K-th finished target.  log p only falls, but the divisor may grow."""
     if len(done) < settings.num_beams:
         return False
     longest = settings.max_new_tokens if settings.length_penalty > 0 else length + 1
-    hope = max(beam.log_p for beam in going) / longest ** settings.length_penalty
-    return settings.early_stopping or settings.num_beams == 1 or hope <= done[-1].score
+    bound = max(beam.log_p for beam in unfinished) / longest ** settings.length_penalty
+    return settings.early_stopping or settings.num_beams == 1 or bound <= done[-1].score
 
 
 @one_blas_thread()
 def targets(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | None = None,
               size: int | None = None) -> list[list[Hypothesis]]:
-    """For each of the sources, sequences of ids, up to num_beams targets of an encoder-decoder, the best first.
+    """For each of the sources, up to num_beams targets of an encoder-decoder, the best first.
 
-    A target has no more tokens than the model has positions for.  size: how many tokens there are, if the table has
-    more.  Raises UserError if the model has no end token, or a source is empty.
+    p, c       parameters and configuration
+    sources    sequences of ids
+    size       number of tokens, if the embedding matrix has more rows
+
+    A target is at most max_position_embeddings long if positions are learned.  Raises UserError if the model has no end
+    token, or a source is empty.
     """
     settings = settings or SearchConfig()
     if c.positions == "learned":
         settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, c.max_position_embeddings))
     ends = c.eos_token_id if isinstance(c.eos_token_id, list) else [c.eos_token_id]
     if None in ends:
-        raise UserError("the model has no eos_token_id, so that no target would end; set it")
+        raise UserError("the model has no eos_token_id, so no target would end; set it in config.json")
     if not all(map(len, sources)):
         raise UserError("a source is empty; give it some text")
     if not sources:

@@ -1,11 +1,11 @@
-"""Text from a model: the key/value cache, the choice of the next token, and the loop around them.
+"""Text generation: the choice of the next token, and the loop with the key/value cache around it.
 
     scores z[V]  ->  repetition_penalty  ->  temperature  ->  top_k  ->  top_p  ->  min_p  ->  softmax  ->  draw
 
-in Hugging Face's order; without sampling, the highest score after the penalty.  A token that is ruled out has the
-score -∞, so that the softmax renormalizes the others.
+The order is Hugging Face's.  Without sampling, the token with the highest score after the penalty is taken.  A token
+that is ruled out has the score -∞, so the softmax renormalizes the others.
 
-A text depends on the seed, its prompt and the settings alone, up to rounding: not on what else is in the batch.
+Up to rounding, a text depends only on the seed, its prompt and the settings, not on the rest of the batch.
 """
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -52,80 +52,84 @@ class GenerationConfig:
             ("min_p", 0 <= self.min_p <= 1, "in 0 <= p <= 1, where 0 means all"),
             ("repetition_penalty", 0 < self.repetition_penalty < np.inf, "above 0, where 1 means none"),
             ("num_return_sequences", self.num_return_sequences >= 1, "at least 1"),
-            ("stop_strings", not isinstance(self.stop_strings, str) and all(self.stop_strings), "non-empty texts"),
+            ("stop_strings", not isinstance(self.stop_strings, str) and all(self.stop_strings),
+             "a sequence of non-empty strings"),
             ("seed", self.seed >= 0, "at least 0"),
         ):
             if not fits:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
         for name in () if self.do_sample else ("top_k", "top_p", "min_p", "temperature"):
             if getattr(self, name) not in (getattr(GenerationConfig, name), 0):
-                raise UserError(f"{name} has no effect without sampling; set do_sample, or leave {name} out")
+                raise UserError(f"{name} has no effect without sampling; set do_sample, or remove {name}")
         if self.greedy and self.num_return_sequences > 1:
             raise UserError("num_return_sequences above 1 needs do_sample and a temperature above 0")
 
     @property
     def greedy(self) -> bool:
+        """Is the most likely token always taken?"""
         return not self.do_sample or self.temperature == 0
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was written after one prompt."""
+    """The continuation of one prompt."""
 
-    ids: list[int]                          # without the prompt, with the end token where there is one
+    ids: list[int]                          # without the prompt, with the end token if it has one
     text: str | None                        # ends before the stop string; None without a tokenizer
-    finish_reason: str                      # "length": max_new_tokens; "eos": the end token; "stop": a stop string
+    finish_reason: str                      # "length" (max_new_tokens), "eos" (the end token) or "stop" (a stop string)
 
 
 # The choice of a token: scores z[V] to scores
 
 def repetition_penalty(z, seen, r: float):
-    """z_i / r where z_i > 0, else z_i · r, for the ids i in `seen` (Keskar et al., 2019, section 4.1)."""
+    """z_i / r if z_i > 0, else z_i · r, for the ids i in `seen` (Keskar et al., 2019, section 4.1)."""
     z = z.copy()
     z[seen] = np.where(z[seen] > 0, z[seen] / r, z[seen] * r)
     return z
 
 
 def top_k(z, k: int):
-    """The k highest scores, and those equal to the k-th."""
-    return z if k in (0, z.size) or k > z.size else np.where(z >= np.partition(z, -k)[-k], z, -np.inf)
+    """Keep the k highest scores z[V], and those equal to the k-th."""
+    if k == 0 or k >= z.size:
+        return z
+    return np.where(z >= np.partition(z, -k)[-k], z, -np.inf)
 
 
 def top_p(z, p: float):
-    """The shortest run of the likeliest tokens whose probabilities reach p: the one that crosses p is in.
+    """Keep the smallest set of the most likely tokens whose total probability reaches p (Holtzman et al., 2020).
 
-    With tokens in falling order, n stays if Σ_{m<n} p_m < p; the first always does (Holtzman et al., 2020).
+    With tokens in order of falling probability, token n is kept if Σ_{m<n} p_m < p; the first always is.
     """
     if p == 1:
         return z
     order = np.argsort(-z, kind="stable")
-    falling = softmax(z[order])[0]
+    descending = softmax(z[order])[0]
     z = z.copy()
-    z[order[np.cumsum(falling) - falling >= p]] = -np.inf
+    z[order[np.cumsum(descending) - descending >= p]] = -np.inf
     return z
 
 
 def min_p(z, p: float):
-    """The tokens with p_i ≥ p · max_j p_j, that is z_i ≥ max_j z_j + log p (Nguyen et al., 2024)."""
+    """Keep the tokens with p_i ≥ p · max_j p_j, that is z_i ≥ max_j z_j + log p (Nguyen et al., 2024)."""
     return z if p == 0 else np.where(z >= z.max() + np.log(p), z, -np.inf)
 
 
 def distribution(z, settings: GenerationConfig):
-    """The probabilities [V] that the next token is drawn from."""
+    """The probabilities [V] from which the next token is drawn."""
     s = settings
     return softmax(min_p(top_p(top_k(z / s.temperature, s.top_k), s.top_p), s.min_p))[0]
 
 
 def draw(p, u: float) -> int:
-    """The first id whose cumulative probability exceeds u, a number in 0 ≤ u < 1: id i with probability p_i."""
+    """The first id whose cumulative probability exceeds u in 0 ≤ u < 1; for uniform u it is i with probability p_i."""
     total = np.cumsum(p)
     return int(np.searchsorted(total, u * total[-1], side="right"))
 
 
 def choose(z, seen, settings: GenerationConfig, rng: np.random.Generator) -> int:
-    """The next id, from its scores z[V] and the ids before it."""
+    """The next id, given its scores z[V] and the ids before it.  Raises UserError if a score is not finite."""
     if not np.isfinite(z).all():
-        raise UserError("the model's scores are not numbers: it diverged in training; use an earlier checkpoint")
+        raise UserError("the model's scores are not finite, because its training diverged; use an earlier checkpoint")
     z = repetition_penalty(z.astype(np.float64), seen, settings.repetition_penalty)
     return int(z.argmax()) if settings.greedy else draw(distribution(z, settings), rng.random())
 
@@ -133,19 +137,19 @@ def choose(z, seen, settings: GenerationConfig, rng: np.random.Generator) -> int
 # The text
 
 class Text:
-    """The text of tokens that come one at a time, up to a stop string."""
+    """Decodes tokens one at a time, up to a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: list[int], stops: Sequence[str]):
         self.text, self.stopped = "", False
         self._stops, self._shown = stops, 0
         self._stream = tokenizer.stream(skip_special_tokens=True)
-        for token in prompt:                        # some decoders drop a space at the very start, and only there
+        for token in prompt:                        # some decoders drop a space at the start of a text
             self._stream.push(token)
 
     def push(self, token: int, last: bool) -> str:
-        """The text that is certain now: no half character, and nothing a stop string may begin with."""
+        """The new text that is certain: without a partial character, or the possible beginning of a stop string."""
         self.text += self._stream.push(token) + (self._stream.flush() if last else "")
-        # The first to end, not to begin: then it does not matter how the text is cut into tokens.
+        # The first to end, not to begin, so that the result does not depend on the tokenization.
         stop_at = min(((at + len(stop), at) for stop in self._stops
                        if (at := self.text.find(stop, self._shown)) >= 0), default=None)
         if stop_at:
@@ -156,24 +160,24 @@ class Text:
 
 
 def unsure(text: str, stops: Sequence[str]) -> int:
-    """How many characters at the end of the text a stop string may begin with."""
+    """The number of characters at the end of the text that may begin a stop string."""
     return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
 
 
 # The loop
 
 class Row:
-    """One sequence of the batch, in the making."""
+    """One sequence of the batch, while it is generated."""
 
     def __init__(self, prompt: list[int], rng: np.random.Generator, text: Text | None, ends: list, room: int):
-        self.known, self.start = list(prompt), 0    # the model sees known[start:]
+        self.known, self.start = list(prompt), 0    # the model's input is known[start:]
         self.ids: list[int] = []
         self.rng, self.text = rng, text
         self.finish_reason = "" if room else "length"
         self._ends, self._room = ends, room
 
     def add(self, token: int) -> str:
-        """Append a token; returns the text that is certain by now."""
+        """Append a token; returns the new text that is certain."""
         self.known.append(token)
         self.ids.append(token)
         self.finish_reason = "eos" if token in self._ends else "length" if len(self.ids) == self._room else ""
@@ -184,34 +188,38 @@ class Row:
         return piece
 
     def slide(self, context: int) -> bool:
-        """If the model would see more tokens than its context holds, let it see the last half of them only."""
+        """If the input is longer than the context, shorten it to the last half of the context.  True if it was."""
         if full := len(self.known) - self.start > context:
             self.start = len(self.known) - max(1, context // 2)
         return full
 
     def result(self) -> Result:
+        """The tokens and the text so far."""
         return Result(self.ids, self.text.text if self.text else None, self.finish_reason)
 
 
 def startable(prompt: str, tokenizer: Tokenizer) -> str:
-    """The prompt; a line end where it is empty and the tokenizer has no token that starts a text."""
+    """The prompt, or a newline if it is empty and the tokenizer has no start token."""
     return prompt if prompt or tokenizer.bos_id is not None else "\n"
 
 
 def begin(config, prompts, tokenizer: Tokenizer | None, settings: GenerationConfig) -> list[Row]:
-    """num_return_sequences rows for each prompt, each with random numbers of its own."""
+    """num_return_sequences rows for each prompt, each with its own random numbers.
+
+    Raises UserError if a prompt is longer than the context, or empty without a start token.
+    """
     if settings.stop_strings and tokenizer is None:
-        raise UserError("stop_strings need a tokenizer to be found in the text; give one, or leave them out")
+        raise UserError("stop_strings need a tokenizer; give one, or remove stop_strings")
     first = tokenizer.bos_id if tokenizer and config.bos_token_id is None else config.bos_token_id
     ends = tokenizer.eos_id if tokenizer and config.eos_token_id is None else config.eos_token_id
-    rows, copies = [], Counter[tuple]()             # a prompt that is there again continues differently
+    rows, copies = [], Counter[tuple]()             # copies of a prompt get different random numbers
     for prompt in prompts:
         ids = [int(i) for i in prompt] or ([] if first is None else [first])
         if not ids:
-            raise UserError("the prompt is empty and the model has no bos_token_id to begin with; give it a prompt")
+            raise UserError("the prompt is empty and the model has no bos_token_id to start with; give a prompt")
         if len(ids) > config.max_position_embeddings:
-            raise UserError(f"the prompt has {len(ids)} tokens, but the model's window (max_position_embeddings) "
-                            f"holds {config.max_position_embeddings}; shorten it")
+            raise UserError(f"the prompt has {len(ids)} tokens, but the model's context (max_position_embeddings) "
+                            f"is {config.max_position_embeddings}; shorten it")
         for _ in range(settings.num_return_sequences):
             rng = generator(settings.seed, "generate", copies[tuple(ids)], *ids)
             text = Text(tokenizer, ids, settings.stop_strings) if tokenizer else None
@@ -221,15 +229,15 @@ def begin(config, prompts, tokenizer: Tokenizer | None, settings: GenerationConf
 
 
 def padded(sequences: list[list[int]]):
-    """ids [B T] with the shorter sequences filled up on the left, so that all end at one place; mask [B T], 0 there."""
+    """(ids [B T], mask [B T]): the sequences padded on the left; the mask is 0 at padding."""
     T = max(map(len, sequences))
     return (np.array([[0] * (T - len(s)) + s for s in sequences]),
             np.array([[0] * (T - len(s)) + [1] * len(s) for s in sequences]))
 
 
 def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Iterator[tuple[Row, str]]:
-    """Extend the rows until all are finished; yields (row, the text that add() returned) for every token."""
-    # An embedding may be padded to a round number of rows: an id that no token has must not be chosen.
+    """Extend the rows until all are finished; yields (row, new text) for every token."""
+    # The embedding matrix may have more rows than there are tokens; these ids must not be chosen.
     size = min(c.vocab_size, tokenizer.vocab_size) if tokenizer else c.vocab_size
     caches, context = None, c.max_position_embeddings
     model: WriterModule = c.model
@@ -238,34 +246,39 @@ def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Itera
     while live:
         slid = [row.slide(context) for row in live]
         if caches is None or any(slid):
-            # Every layer's keys depend on all tokens seen before: when some leave the window, all are made anew.
+            # A layer's keys depend on all previous tokens.  When some leave the window, all keys are computed again.
             ids, mask = padded([row.known[row.start:] for row in live])
             room = min(context, ids.shape[1] + settings.max_new_tokens)
             caches = new_cache(c, len(live), table, room)
         else:
             ids = np.array([row.known[-1:] for row in live])
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
-        seen = None if mask.all() else np.asarray(mask, like=table)
+        padding = None if mask.all() else np.asarray(mask, like=table)
         with one_blas_thread():
-            scores = host(model.next_scores(np.asarray(ids, like=table), p, c, mask=seen, caches=caches))
+            scores = host(model.next_scores(np.asarray(ids, like=table), p, c, mask=padding, caches=caches))
         for row, z in zip(live, scores, strict=True):
             yield row, row.add(choose(z[:size], row.known, settings, row.rng))
-        going = [i for i, row in enumerate(live) if not row.finish_reason]
-        if len(going) < len(live):
-            live, mask = [live[i] for i in going], mask[going]
+        unfinished = [i for i, row in enumerate(live) if not row.finish_reason]
+        if len(unfinished) < len(live):
+            live, mask = [live[i] for i in unfinished], mask[unfinished]
             for cache in caches:
-                cache.keep(going)
+                cache.keep(unfinished)
 
 
 def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer | None = None,
              settings: GenerationConfig | None = None, on_token: Callable | None = None) -> list[Result]:
-    """Continue each of the prompts, sequences of ids; num_return_sequences results for each, in the prompts' order.
+    """Continue each of the prompts; returns num_return_sequences results for each, in the order of the prompts.
 
-    An empty prompt starts from bos_token_id.  A text may outgrow max_position_embeddings: whenever that window is full,
-    the model goes on with the last half of it, encoded again.  on_token(i, id, piece) is called for each token of
-    results[i], whose text is the pieces joined.
+    params, config    the tree of parameters, and the configuration of a model that predicts the next token
+    prompts           sequences of ids; an empty one starts from bos_token_id
+    tokenizer         to decode the results and find stop_strings; None: ids only
+    settings          None: GenerationConfig()
+    on_token          on_token(i, id, piece) is called for each token of results[i], whose text is the pieces joined
 
-    Raises UserError if a prompt is longer than the window, or empty with nothing to start from.
+    A text may be longer than the context (max_position_embeddings): when the context is full, generation continues
+    with its last half, encoded again.
+
+    Raises UserError if a prompt is longer than the context, or empty without a start token.
     """
     settings = settings or GenerationConfig()
     rows = begin(config, prompts, tokenizer, settings)
@@ -277,7 +290,7 @@ def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokeni
 
 def stream(params, config, prompt: Sequence[int], tokenizer: Tokenizer,
            settings: GenerationConfig | None = None) -> Iterator[str]:
-    """The text after one prompt, in pieces, as soon as each is certain: generate()'s first result, if joined."""
+    """Yield the continuation of one prompt in pieces, each as soon as it is certain; joined, generate()'s first result."""
     settings = settings or GenerationConfig()
     rows = begin(config, [prompt], tokenizer, settings)[:1]
     return (piece for _, piece in write(params, config, rows, tokenizer, settings) if piece)

@@ -1,6 +1,6 @@
-"""A model and its tokenizer: read from files, asked for its loss or its scores, made to write, saved.
+"""A model with its tokenizer: load, save, loss, logits, generate.
 
-Files are a run, a checkpoint, a Hugging Face folder or a llama2.c file.
+A model is loaded from a run, a checkpoint, a Hugging Face folder or a llama2.c file.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +23,10 @@ from pyllama.training import checkpoint
 class Model:
     """A model that is ready to use.
 
-    config      its configuration, under Hugging Face's names; config.model is the module with its passes
-    params      the tree of its arrays, under the names of a state dict; training changes them in place
-    tokenizer   None where the files have none
-    notes       what the user should know about how it was read
+    config      its configuration, under Hugging Face's names; config.model is the family's module
+    params      the tree of parameters, under the names of a state dict; training changes them in place
+    tokenizer   its tokenizer; None if the files have none
+    notes       notes for the user on how the model was loaded
     """
     config: Any
     params: dict
@@ -37,32 +37,31 @@ class Model:
         """(mean loss in nats per target, back);  back(dloss=1.0) gives the gradients, a tree of the form of params.
 
         ids       integers [B T]
-        labels    as in Hugging Face's models: of a text [B T], not shifted, -100 where a token does not count; of
-                  classes [B]
-        options   mask [B T] (0 marks padding), label_smoothing, z_loss, recompute: see pyllama.models.ModelModule
+        labels    as in Hugging Face's models: of a text [B T], not shifted, -100 to ignore a token; of classes [B]
+        options   mask [B T] (0 at padding), label_smoothing, z_loss, recompute: see pyllama.models.ModelModule
 
-        Raises IndexError if an id is not below vocab_size, UserError if the model has no loss.
+        The loss is a 0-d float.  Raises IndexError if an id is not below vocab_size, UserError if the head has no loss.
         """
         return self.config.model.loss(np.asarray(ids), np.asarray(labels), self.params, self.config, **options)
 
     def logits(self, ids, **options):
-        """(scores, back): of the next token [B T V], of classes [B C], or of what the head scores, for ids [B T].
+        """(scores, back) for integers ids [B T]: of the next token [B T V], of classes [B C], or as the head has them.
 
-        back(dscores) gives the gradients, a tree of the form of params.  options: mask [B T], recompute.
+        back(dscores) gives the gradients, a tree of the form of params.  options: mask [B T] (0 at padding), recompute.
         """
         return self.config.model.logits(np.asarray(ids), self.params, self.config, **options)
 
     def generate(self, prompt: str | Sequence[str], **options) -> str | list[str]:
-        """The text that continues a prompt, the prompt included; of an encoder-decoder, the text it writes for it.
+        """The prompt and its continuation; with an encoder-decoder, the target for the prompt as source.
 
-        A str gives a str, a list of them a list; with num_return_sequences above 1 always a list.  Greedy unless
-        do_sample=True.
+        A str gives a str, a list gives a list; with num_return_sequences above 1 always a list.  Decoding is greedy
+        unless do_sample=True.
 
-        options   of generation.GenerationConfig: max_new_tokens, do_sample, temperature, top_k, top_p, min_p,
-                  repetition_penalty, num_return_sequences, stop_strings, seed; for an encoder-decoder those of
+        options   fields of generation.GenerationConfig: max_new_tokens, do_sample, temperature, top_k, top_p, min_p,
+                  repetition_penalty, num_return_sequences, stop_strings, seed; for an encoder-decoder, fields of
                   beam.SearchConfig: num_beams, max_new_tokens, length_penalty, early_stopping
 
-        Raises UserError if the model writes no text, has no tokenizer, or cannot take the prompt or an option.
+        Raises UserError if the model does not generate text or has no tokenizer, or if a prompt or option is invalid.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         write = self._targets if self.config.head == "seq2seq" else self._continued
@@ -70,10 +69,11 @@ class Model:
         return texts[0] if isinstance(prompt, str) and len(texts) == 1 else texts
 
     def _continued(self, prompts, options):
+        """generate() of a decoder: a list of texts."""
         tokenizer = self.require_tokenizer()
         if self.config.learns != "next token":
-            raise UserError(f"this {self.config.TYPE} has the head {self.config.head!r}, which does not write text; "
-                            f"ask it with pyllama.predict, or train a model that writes")
+            raise UserError(f"a {self.config.TYPE} with the head {self.config.head!r} does not generate text; use "
+                            f"pyllama.predict, or another model")
         settings = generation.GenerationConfig(**options)
         prompts = [generation.startable(prompt, tokenizer) for prompt in prompts]
         ids = [tokenizer.encode(prompt, add_special_tokens=True).tolist() for prompt in prompts]
@@ -82,10 +82,12 @@ class Model:
         return [f"{prompt}{result.text}" for prompt, result in zip(repeated, results, strict=True)]
 
     def _targets(self, prompts, options):
+        """generate() of an encoder-decoder: a list of texts."""
         tokenizer = self.require_tokenizer()
         ids = special.encode(tokenizer, prompts, self.config.max_position_embeddings)
-        found = beam.targets(self.params, self.config, ids, beam.SearchConfig(**options), tokenizer.vocab_size)
-        return [tokenizer.decode(best.ids, skip_special_tokens=True) for best, *_ in found]
+        search = beam.SearchConfig(**options)
+        hypotheses = beam.targets(self.params, self.config, ids, search, tokenizer.vocab_size)
+        return [tokenizer.decode(best.ids, skip_special_tokens=True) for best, *_ in hypotheses]
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.  Raises UserError if there is none."""
@@ -94,19 +96,19 @@ class Model:
         return self.tokenizer
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors and tokenizer.json, as Hugging Face reads them, into the folder.
+        """Write config.json, model.safetensors and tokenizer.json into the folder, in Hugging Face's format.
 
-        The folder is made if it is not there; each file is replaced when the new one is whole.  Raises UserError if it
-        holds a run, or cannot be written.
+        The folder is created if necessary; each file is replaced atomically.  Raises UserError if the folder contains a
+        run, or cannot be written.
         """
         folder = Path(folder)
         if (folder / "checkpoints").exists():
-            raise UserError(f"{folder} holds a run, which a saved model would damage; choose another folder")
+            raise UserError(f"{folder} contains a run, which a saved model would damage; choose another folder")
         tensors = {name: host(a) for name, a in params.leaves(self.params)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another") from None
+            raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another") from None
         files.export(folder / checkpoint.MODEL, files.to_safetensors(tensors))
         files.export(folder / checkpoint.CONFIG, [files.to_json(self.config.to_dict())])
         if self.tokenizer:
@@ -115,12 +117,15 @@ class Model:
 
 def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32",
          change: Callable | None = None) -> Model:
-    """The model at `path`, its weights as `dtype`, with the tokenizer beside it unless another one is named.
+    """Load a model, its weights and its tokenizer.
 
-    change(config) gives another configuration, with another head say: what that needs and the file lacks is drawn as
-    init() does, what it does not need is left out, and `notes` says so.
+    path         a run, a checkpoint, a Hugging Face folder or a llama2.c file
+    tokenizer    a tokenizer.json or llama2.c tokenizer; None: the one in the folder
+    dtype        of the weights: "float32" or "float64"
+    change       change(config) returns another configuration, for example with another head.  Parameters that the file
+                 lacks are initialized at random, those that are not needed are dropped, and model.notes lists both
 
-    Raises UserError if there is no model, if a file is damaged, or if the tokenizer has ids the model lacks.
+    Raises UserError if there is no model, if a file is damaged, or if the tokenizer has more tokens than the model.
 
     >>> import tempfile, pyllama
     >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
@@ -131,10 +136,11 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"there is no {path}; give a run, a checkpoint, a Hugging Face folder or a llama2.c file")
+        raise UserError(f"there is no model at {path}; give a run, a checkpoint, a Hugging Face folder or a llama2.c "
+                        f"file")
     if path.is_file():
         config, tree = llama2c.read(path)
-        tree, config = llama2c.to_halves(tree, config)          # what a config.json can say to other readers
+        tree, config = llama2c.to_halves(tree, config)          # the layout of Hugging Face
         tree = params.rebuild(tree, (params.cast(a, dtype) for _, a in params.leaves(tree)))
         model = Model(config, tree)
     else:
@@ -154,39 +160,41 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
 
 
 def changed(model: Model, config, dtype: str = "float32") -> Model:
-    """The model with another configuration, with another head say: see load()."""
+    """The model with another configuration, for example with another head: see `change` in load()."""
     tree, notes = fitted(dict(params.leaves(model.params)), config, dtype, strict=False)
     return Model(config, tree, model.tokenizer, (*model.notes, *notes))
 
 
 def fitted(tensors: dict, config, dtype: str, strict: bool):
-    """(the tree of parameters from a state dict, notes).
+    """(tree of parameters, notes) from a state dict {name: array}.
 
-    strict: the names must be those of the configuration; else only those of its BODY must be there, and the notes say
-    what was drawn or left out.
+    strict    True: the names must be those of the configuration.  False: only those of its BODY are required, and the
+              notes list the parameters that were initialized or dropped
+
+    Raises UserError if a required parameter is missing or has the wrong shape.
     """
     tensors = config.model.tidy(tensors, config)
     fresh = config.model.init(config, dtype=dtype)
     if strict:
         return params.named(fresh, tensors), ()
     wanted = dict(params.leaves(fresh))
-    drawn = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
-    if missing := [name for name in drawn if name.startswith(config.BODY)]:
-        raise UserError(f"{missing[0]} is missing, or has another shape by the configuration ({len(missing)} such "
-                        f"names); give the config.json that belongs to the weights")
+    new = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
+    if missing := [name for name in new if name.startswith(config.BODY)]:
+        raise UserError(f"{missing[0]} is missing or has the wrong shape, as {len(missing) - 1} others; give the "
+                        f"config.json that belongs to the weights")
     unused = sorted(tensors.keys() - wanted.keys())
-    notes = tuple(f"{what}: {', '.join(names)}" for what, names in (("new, drawn at random", drawn),
-                                                                    ("left out", unused)) if names)
-    kept = {name: a if name in drawn else tensors[name] for name, a in wanted.items()}
-    return params.named(fresh, kept), notes
+    groups = {"initialized at random": new, "dropped": unused}
+    notes = tuple(f"{outcome}: {', '.join(names)}" for outcome, names in groups.items() if names)
+    merged = {name: a if name in new else tensors[name] for name, a in wanted.items()}
+    return params.named(fresh, merged), notes
 
 
 def config_of(saved: checkpoint.Checkpoint):
-    """The configuration of what a folder holds.  Raises UserError if no family has its model_type."""
+    """The configuration of a checkpoint.  Raises UserError if its model_type is unknown."""
     stored = saved.config
     if not isinstance(stored, dict):
         raise UserError(f"the config.json of {saved.folder} is not an object; give the one that belongs to the weights")
     kind = str(stored.get("model_type", "llama"))
     if kind not in MODELS:
-        raise UserError(f"{saved.folder} holds a {kind!r} model; known are {', '.join(MODELS)}")
+        raise UserError(f"{saved.folder} contains a {kind!r} model; the supported types are {', '.join(MODELS)}")
     return MODELS[kind].config.from_dict(stored)

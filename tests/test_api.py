@@ -123,7 +123,7 @@ def test_generate_is_what_the_command_line_writes(capsys):
 def test_an_encoder_decoder_writes_and_a_classifier_is_refused():
     writer = pyllama.create("transformer", "input.txt", tokenizer="bpe", vocab_size=280, **SMALL)
     assert isinstance(writer.generate("A row", max_new_tokens=3, num_beams=2), str)
-    with pytest.raises(UserError, match=r"lstm .* does not write text; .*predict"):
+    with pytest.raises(UserError, match=r"lstm .* does not generate text; .*predict"):
         tiny("lstm").generate("A row")
 
 

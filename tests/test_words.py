@@ -157,14 +157,14 @@ def test_negatives_follow_the_unigrams_to_the_power_of_three_quarters():
 
 
 @given(documents=texts, window=st.integers(1, 10))
-def test_meetings_are_counted_by_one_over_distance(documents, window):
+def test_cooccurrences_are_counted_by_one_over_distance(documents, window):
     want = np.zeros((5, 5))
     for ids in documents:
         for place, center in enumerate(ids):
             for other in range(max(0, place - window), min(len(ids), place + window + 1)):
                 if other != place:
                     want[center, ids[other]] += 1 / abs(other - place)
-    centers, contexts, counts = glove.meetings(joined(documents), GloveConfig(5, 2, window))
+    centers, contexts, counts = glove.cooccurrences(joined(documents), GloveConfig(5, 2, window))
     got = np.zeros((5, 5))
     got[centers, contexts] = counts
     assert len(counts) == np.count_nonzero(want)
@@ -334,6 +334,6 @@ def test_a_text_that_makes_no_pair_is_refused(model, c):
         model.batches(joined([np.array([0, 10])]), c, 1, 0)
 
 
-def test_documents_of_a_word_each_have_no_meetings():
+def test_documents_of_a_word_each_have_no_cooccurrences():
     with pytest.raises(UserError, match=r"^no document has two tokens, so no words meet; give longer documents$"):
-        glove.meetings(joined([np.array([0]), np.array([1])]), GloveConfig(2, 2))
+        glove.cooccurrences(joined([np.array([0]), np.array([1])]), GloveConfig(2, 2))

@@ -72,8 +72,8 @@ def flags_of(command: Callable) -> list[Flag]:
     flags = []
     helps = comments(command) if is_dataclass(command) else arguments(command)
     for name, parameter in inspect.signature(command).parameters.items():
-        annotation: Any = parameter.annotation
-        if is_dataclass(annotation):
+        annotation = parameter.annotation
+        if holds_flags(annotation):
             flags += [flag._replace(owner=name) for flag in flags_of(annotation)]
             continue
         kind, optional, several = simplified(annotation)
@@ -81,6 +81,11 @@ def flags_of(command: Callable) -> list[Flag]:
         positional = parameter.kind is parameter.POSITIONAL_ONLY
         flags.append(Flag(name, kind, default, helps.get(name, ""), "", positional, several, optional))
     return flags
+
+
+def holds_flags(annotation: Any) -> bool:
+    """Is the parameter a dataclass, whose fields are flags?"""
+    return is_dataclass(annotation)
 
 
 def simplified(annotation: Any) -> tuple[Any, bool, bool]:
@@ -130,10 +135,9 @@ def parse(command: Callable, words: Sequence[str], name: str) -> tuple[list, dic
     positional = [values.pop(flag.name) for flag in flags if flag.positional and flag.name in values]
     named = {flag.name: values[flag.name] for flag in flags if not flag.owner and flag.name in values}
     for owner, parameter in inspect.signature(command).parameters.items():
-        settings: Any = parameter.annotation
-        if is_dataclass(settings):
+        if holds_flags(parameter.annotation):
             owned = [flag.name for flag in flags if flag.owner == owner and flag.name in values]
-            named[owner] = settings(**{field: values[field] for field in owned})
+            named[owner] = parameter.annotation(**{field: values[field] for field in owned})
     return positional, named
 
 

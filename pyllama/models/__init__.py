@@ -1,7 +1,7 @@
-"""The models.  Each family is a module of plain functions: a Config, init, and passes of the form y, back = f(...).
+"""The model families.  Each is a module of plain functions: a Config, init, and passes of the form y, back = f(...).
 
-To add one, write its module after the protocol below, and give it a line in MODELS: the commands, the tasks and the
-tests take it from there.
+To add one, write a module that follows the protocol below, and add a line to MODELS.  The commands, the tasks and the
+tests then use it.
 """
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -12,39 +12,44 @@ from pyllama.rng import NO_DRAW, Draw
 
 
 class ModelModule(Protocol):
-    """What the module of a family offers.  ids [B T], p the tree of parameters, c the configuration.
+    """The functions of a family's module.
 
-    Functions between these, such as hidden() and block(), take the same keywords in the same order.
+    ids [B T] are integers, p is the tree of parameters, c the configuration.  Inner functions, such as hidden() and
+    block(), take the same keywords in the same order.
     """
 
     def init(self, c: Any, seed: int = 0, dtype: str = "float32") -> dict:
-        """The tree of first parameters, with the names of a state dict."""
+        """A tree of random parameters, drawn from the seed.  Its leaves have the names of a state dict."""
 
     def tidy(self, tensors: dict, c: Any) -> dict:
-        """A state dict as other programs write it, with the names that init() gives."""
+        """A state dict written by another program, {name: array}, renamed to the names of init()."""
 
     def logits(self, ids: Any, p: dict, c: Any, *, mask: Any = None, draw: Draw = NO_DRAW,
                recompute: bool = False) -> Any:
-        """(scores of what the head scores, back);  back(dscores) gives the tree of the parameters' gradients."""
+        """(the head's scores, back);  back(dscores) gives the gradients of p, a tree of the same form.
+
+        mask [B T] is 0 at padding.  draw has the random numbers of dropout (see rng.Draw).  recompute trades time for
+        memory (see recompute.py).
+        """
 
     def loss(self, ids: Any, labels: Any, p: dict, c: Any, *, mask: Any = None, draw: Draw = NO_DRAW,
              recompute: bool = False, count: Any = None, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Any:
-        """(the mean loss, back);  back(dloss=1.0) gives the tree of the parameters' gradients.
+        """(mean loss in nats, a 0-d float; back);  back(dloss=1.0) gives the gradients of p, a tree of the same form.
 
-        count: divide the sum of the losses by it instead of by how many labels count.  With a classification head it
-        takes weights [B] too (see layers.class_loss).
+        A label of -100 is ignored.  count: divide the sum of the losses by it instead of by the number of labels that
+        are not ignored.  With a classification head, loss also takes weights [B] (see layers.class_loss).
         """
 
 
 class WriterModule(ModelModule, Protocol):
-    """The module of a family that learns the next token: it continues texts (see generation.py)."""
+    """The module of a family that predicts the next token, and so can continue text (see generation.py)."""
 
     def next_scores(self, ids: Any, p: dict, c: Any, *, mask: Any = None, caches: Any) -> Any:
-        """z [B V] of the token after the last; caches: one a layer, which the ids continue (see kv_cache.py)."""
+        """Scores z [B V] of the token after the last.  caches: one per layer; ids continue them (see kv_cache.py)."""
 
 
 class Family(NamedTuple):
-    model: ModelModule                          # the module
+    model: ModelModule                          # its module
     config: type[Config]
 
 
@@ -56,18 +61,18 @@ MODELS: dict[str, Family] = {                   # model_type in config.json -> f
     "bart": Family(bart, bart.BartConfig),
     "lstm": Family(lstm, lstm.LstmConfig),
 }
-APART: dict[str, tuple[ModuleType, type[Config]]] = {       # models that no command offers
+APART: dict[str, tuple[ModuleType, type[Config]]] = {       # models that are not available in the commands
     "skipgram": (skipgram, skipgram.SkipgramConfig),
     "glove": (glove, glove.GloveConfig),
     "textbook": (textbook, textbook.TextbookConfig),
 }
 
-# A configuration has its module as `model`, which a subclass inherits.  It is set here, where both are known: the base
-# of the configurations cannot import what is built on it.
+# A configuration has its module as `model`, which a subclass inherits.  It is set here, because config.py cannot import
+# the modules that import it.
 for _model, _config in (*MODELS.values(), *APART.values()):
     _config.model = _model
 
 
 def families_with(head: str) -> list[str]:
-    """The families that have this head."""
+    """The names of the families that have this head."""
     return [kind for kind, family in MODELS.items() if head in family.config.HEADS]

@@ -1,8 +1,9 @@
-"""BART (Lewis et al., 2020): the Transformer with learned positions, normed embeddings and exact GELU, trained to
-reconstruct corrupted text (see text/corruption.py).
+"""BART (Lewis et al., 2020): the Transformer with learned positions, normalized embeddings and exact GELU.  It learns
+to reconstruct corrupted text (see text/corruption.py).
 
-    head       scores of the target's tokens, or of classes: there the decoder reads what the encoder reads, and its
-               output at the last end token passes through two linear maps with a tanh between
+    head=seq2seq           scores of the target's tokens
+    head=classification    scores of classes: the decoder reads the same text as the encoder, and its output at the last
+                           end token passes through two linear maps with a tanh between them
 
 Axes: B batch, S source time, T target time, D model, V vocabulary, C classes.
 """
@@ -22,7 +23,10 @@ from pyllama.rng import NO_DRAW, generator
 
 @dataclass(frozen=True)
 class BartConfig(TransformerConfig):
-    """The shape of a BART, under the names of Hugging Face's config.json."""
+    """The configuration of a BART, under the names of Hugging Face's config.json.
+
+    Raises UserError if a field is invalid.
+    """
 
     TYPE = "bart"
     HEADS: ClassVar = {"seq2seq": "BartForConditionalGeneration", "classification": "BartForSequenceClassification"}
@@ -37,7 +41,7 @@ class BartConfig(TransformerConfig):
     activation_function: str = "gelu"
     max_position_embeddings: int = 1024
     positions: Literal["sinusoidal", "learned"] = "learned"
-    position_offset: int = 2                    # rows 0 and 1 of the position vectors belong to no place
+    position_offset: int = 2                    # rows 0 and 1 of the position embeddings are unused
     normalize_embedding: bool = True
     scale_embedding: bool = False
     final_bias: bool = True
@@ -53,17 +57,17 @@ class BartConfig(TransformerConfig):
         super().__post_init__()
         self.check(positive=("num_labels",), choices={"head": self.HEADS})
         if self.head == "classification" and not isinstance(self.eos_token_id, int):
-            raise UserError("a BART that classifies reads its answer at the end token; set eos_token_id to its id")
+            raise UserError("a BART classifies from its output at the end token; set eos_token_id to an integer")
 
     @classmethod
     def from_dict(cls, stored: dict) -> "BartConfig":
-        """From a config.json.  Unknown keys are kept in `extra`."""
+        """The configuration from a config.json; see Config.from_dict."""
         written_by_0_1_0 = stored.get("head") == "lm"
         return super().from_dict({**stored, "head": "seq2seq"} if written_by_0_1_0 else stored)
 
     @classmethod
     def small(cls, shape: Dimensions, **fields):
-        """As TransformerConfig.small, from which it differs in positions, activation and the norm on embeddings."""
+        """TransformerConfig.small with BART's positions, activation and norm on the embeddings."""
         return super().small(shape, head=shape.head, init_std=None, scale_embedding=True, **fields)
 
 
@@ -82,7 +86,7 @@ tidy = transformer.tidy
 
 
 def classify(x, p):
-    """Scores of the classes: x [B D] -> z [B C];  back gives dx, dp."""
+    """Scores of the classes, out(tanh(dense(x))): x [B D] -> z [B C];  back gives dx, dp."""
     z, network_back = feed_forward(x, p["dense"], p["out_proj"], "tanh")
 
     def back(dz):
@@ -92,22 +96,25 @@ def classify(x, p):
     return z, back
 
 
-def end_places(ids, c, *, mask=None):
-    """The place of each row's last end token [B], of ids and mask [B S]; padding does not count."""
+def end_positions(ids, c, *, mask=None):
+    """The position [B] of each row's last end token that is not padding: ids, mask [B S].
+
+    Raises UserError if a row has none.
+    """
     ends = (ids == c.eos_token_id) & (True if mask is None else mask != 0)
     if not ends.any(axis=1).all():
-        raise UserError(f"row {int(np.argmin(ends.any(axis=1)))} has no end token (id {c.eos_token_id}), where a BART "
-                        f"that classifies reads its answer; end each text with it")
+        raise UserError(f"row {int(np.argmin(ends.any(axis=1)))} has no end token (id {c.eos_token_id}), which a BART "
+                        f"needs to classify; add it to each text")
     return ids.shape[1] - 1 - ends[:, ::-1].argmax(axis=1)
 
 
 def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, labels=None):
-    """transformer.logits; with a classification head the scores of the classes: ids [B S] -> z [B C]."""
+    """transformer.logits; with a classification head, scores of the classes: ids [B S] -> z [B C]."""
     if c.head == "seq2seq":
         return transformer.logits(ids, p, c, mask=mask, draw=draw, recompute=recompute, labels=labels)
     x, hidden_back = transformer.hidden(ids, transformer.shifted(ids, c), p["model"], c, mask=mask, draw=draw,
                                         recompute=recompute)
-    x, pick_back = pick(x, end_places(ids, c, mask=mask))
+    x, pick_back = pick(x, end_positions(ids, c, mask=mask))
     z, classify_back = classify(x, p["classification_head"])
 
     def back(dz):
@@ -118,7 +125,7 @@ def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, labels=None):
 
 
 def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
-    """transformer.loss; with a classification head the mean cross-entropy of the labels [B] of the texts ids [B S]."""
+    """transformer.loss; with a classification head, the mean cross-entropy in nats of labels [B] of texts ids [B S]."""
     if c.head == "seq2seq":
         return transformer.loss(ids, labels, p, c, mask=mask, draw=draw, recompute=recompute, count=count, **options)
     z, logits_back = logits(ids, p, c, mask=mask, draw=draw, recompute=recompute)

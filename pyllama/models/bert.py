@@ -1,11 +1,11 @@
-"""BERT (Devlin et al., 2019), an encoder that sees both sides, forward and backward side by side.
+"""BERT (Devlin et al., 2019), a bidirectional encoder, forward and backward side by side.
 
-    head                what it scores                              labels
-    masked_lm           each masked token (see text/corruption.py)  [B T], -100 where nothing is masked
+    head                it scores                                   labels
+    masked_lm           each masked token (see text/corruption.py)  [B T], -100 at tokens that are not masked
     classification      each text, from its first token             [B]
-    tagging             each token                                  [B T], -100 where none is wanted
-    span                each token as the first, and as the last    [B 2], the two places, -100 for none
-    none                nothing: the vectors alone
+    tagging             each token                                  [B T], -100 to ignore a token
+    span                each token as the first, and as the last    [B 2], the two positions, -100 to ignore one
+    none                nothing: hidden() gives the vectors
 
 Parameters have Hugging Face's names.
 
@@ -42,7 +42,10 @@ POOLED = ("classification", "none")                         # the heads that rea
 
 @dataclass(frozen=True)
 class BertConfig(Config):
-    """The shape of a BERT, under the names of Hugging Face's config.json."""
+    """The configuration of a BERT, under the names of Hugging Face's config.json.
+
+    Raises UserError if a field is invalid.
+    """
 
     TYPE = "bert"
     HEADS: ClassVar = {"masked_lm": "BertForMaskedLM", "classification": "BertForSequenceClassification",
@@ -59,9 +62,9 @@ class BertConfig(Config):
     num_attention_heads: int = 12               # H
     intermediate_size: int = 3072               # F
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1            # on the embeddings, on what a layer adds, before a head; in training
-    max_position_embeddings: int = 512          # places there are vectors for
-    type_vocab_size: int = 2                    # kinds of token: first and second text
+    hidden_dropout_prob: float = 0.1            # on the embeddings and residual branches, before a head
+    max_position_embeddings: int = 512          # number of position embeddings
+    type_vocab_size: int = 2                    # token types: first and second text
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
@@ -76,6 +79,7 @@ class BertConfig(Config):
 
     @classmethod
     def small(cls, shape: Dimensions) -> "BertConfig":
+        """The configuration of this size."""
         return cls(vocab_size=shape.vocab_size, hidden_size=shape.width, num_hidden_layers=shape.layers,
                    num_attention_heads=shape.heads, intermediate_size=shape.feed_forward,
                    hidden_dropout_prob=shape.dropout, max_position_embeddings=shape.context, head=shape.head)
@@ -110,13 +114,16 @@ def init(c: BertConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def tidy(tensors, c):
-    """A state dict as init() names it.  Some writers leave "bert." out, call a norm's parameters gamma and beta, or
-    store place numbers, tied copies, and what the head at hand does not read: the next-sentence head, the pooler."""
-    needless = ("position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
+    """The state dict with the names of init().
+
+    Some programs omit "bert.", or call a norm's parameters gamma and beta.  Position ids, tied copies and parameters
+    that this head does not use (the next-sentence head, the pooler) are dropped.
+    """
+    unused = ("position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
                 "cls.seq_relationship.weight", "cls.seq_relationship.bias",
                 *(() if c.head in POOLED else ("pooler.dense.weight", "pooler.dense.bias")))
     tensors = {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): a
-               for name, a in tensors.items() if not name.endswith(needless)}
+               for name, a in tensors.items() if not name.endswith(unused)}
     return {f"bert.{name}" if name.startswith(("embeddings.", "encoder.", "pooler.")) else name: a
             for name, a in tensors.items()}
 
@@ -124,10 +131,10 @@ def tidy(tensors, c):
 # The encoder
 
 def self_attention(x, p, c, *, mask=None):
-    """x [B T D] -> y [B T D], each token attending to all;  back gives dx and the gradients of p["self"] and of
+    """Bidirectional attention: x [B T D] -> y [B T D];  back gives dx and the gradients of p["self"] and
     p["output"]["dense"].
 
-    mask [B T]: 0 marks padding
+    mask [B T]: 0 at padding
     """
     q, q_back = project(x, p["self"]["query"])
     k, k_back = project(x, p["self"]["key"])
@@ -147,7 +154,8 @@ def self_attention(x, p, c, *, mask=None):
 
 
 def block(x, p, c, *, mask=None, draw=NO_DRAW):
-    """y = norm(x + drop(attention(x)));  z = norm(y + drop(feed_forward(y))): x [B T D] -> z [B T D]"""
+    """y = norm(x + drop(attention(x)));  z = norm(y + drop(feed_forward(y))): x [B T D] -> z [B T D];
+    back gives dx, dp."""
     branch = {"eps": c.layer_norm_eps, "norm_first": False, "rate": c.hidden_dropout_prob}
     y, attention_back = residual(lambda n: self_attention(n, p["attention"], c, mask=mask),
                                  x, p["attention"]["output"]["LayerNorm"], **branch, draw=draw.at("attention"))
@@ -164,29 +172,32 @@ def block(x, p, c, *, mask=None, draw=NO_DRAW):
 
 
 def embed(ids, p, c, *, types=None, draw=NO_DRAW):
-    """norm(token + place + type): ids [B T] -> x [B T D];  back gives dp.    types [B T], None: all of type 0"""
+    """norm(token + position + type): ids [B T] -> x [B T D];  back gives dp.    types [B T]; None: all 0
+
+    Raises UserError if T is more than max_position_embeddings.
+    """
     B, T = ids.shape
     if c.max_position_embeddings < T:
-        raise UserError(f"{T} tokens are more than the {c.max_position_embeddings} that the model has positions for "
+        raise UserError(f"the text has {T} tokens, but the model has only {c.max_position_embeddings} positions "
                         f"(max_position_embeddings); shorten the text")
     tokens, token_back = look_up(ids, p["word_embeddings"])
-    places, place_back = look_up(np.broadcast_to(np.arange(T, like=ids), (B, T)), p["position_embeddings"])
-    kinds, kind_back = look_up(np.zeros_like(ids) if types is None else types, p["token_type_embeddings"])
-    x, norm_back = layer_normalize(tokens + places + kinds, p["LayerNorm"], c.layer_norm_eps)
+    positions, position_back = look_up(np.broadcast_to(np.arange(T, like=ids), (B, T)), p["position_embeddings"])
+    kinds, type_back = look_up(np.zeros_like(ids) if types is None else types, p["token_type_embeddings"])
+    x, norm_back = layer_normalize(tokens + positions + kinds, p["LayerNorm"], c.layer_norm_eps)
     x, drop_back = drop(x, c.hidden_dropout_prob, draw.at("embedding"))
 
     def back(dx):
         dx, d_norm = norm_back(drop_back(dx))
-        return {"word_embeddings": token_back(dx), "position_embeddings": place_back(dx),
-                "token_type_embeddings": kind_back(dx), "LayerNorm": d_norm}
+        return {"word_embeddings": token_back(dx), "position_embeddings": position_back(dx),
+                "token_type_embeddings": type_back(dx), "LayerNorm": d_norm}
 
     return x, back
 
 
 def hidden(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
-    """The last layer's output: ids [B T] -> x [B T D].  back(dx) gives the gradients of p["bert"], but the pooler's.
+    """The last layer's output: ids [B T] -> x [B T D];  back(dx) gives the gradients of p["bert"] except the pooler's.
 
-    mask [B T]: 0 marks padding.    types [B T]: which text a token belongs to; None: all to the first
+    mask [B T]: 0 at padding.    types [B T]: 0 in the first text, 1 in the second; None: all 0
     draw, recompute: see llama.logits
     """
     x, embed_back = embed(ids, p["embeddings"], c, types=types, draw=draw)
@@ -203,7 +214,7 @@ def hidden(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
 # The heads
 
 def pool(x, p):
-    """tanh of an affine map of the first token's vector: x [B T D] -> y [B D];  back gives dx, dp"""
+    """tanh(affine(the first token's vector)): x [B T D] -> y [B D];  back gives dx, dp."""
     x, pick_back = pick(x, np.zeros(len(x), int, like=x))
     x, dense_back = project(x, p["dense"])
     y, tanh_back = tanh(x)
@@ -216,7 +227,7 @@ def pool(x, p):
 
 
 def transform(x, p, c):
-    """norm(activation(affine(x))), before the tokens are scored: x [B T D] -> y [B T D];  back gives dx, dp"""
+    """norm(activation(affine(x))), the input of the masked_lm head: x [B T D] -> y [B T D];  back gives dx, dp."""
     y, dense_back = project(x, p["dense"])
     y, activation_back = ACTIVATIONS[c.hidden_act](y)
     y, norm_back = layer_normalize(y, p["LayerNorm"], c.layer_norm_eps)
@@ -232,7 +243,7 @@ def transform(x, p, c):
 def score(x, p, c, *, draw=NO_DRAW):
     """Scores of texts or tokens: x [B T D] -> z [B C], [B T C] or [B T 2];  back gives dx, d_head, d_pooler.
 
-    d_head: {"classifier": ...} or {"qa_outputs": ...}.    d_pooler: {"pooler": ...}, or {} where there is none
+    d_head: {"classifier": ...} or {"qa_outputs": ...}.    d_pooler: {"pooler": ...}, or {} without a pooler
     """
     name = "qa_outputs" if c.head == "span" else "classifier"
     pooled = c.head in POOLED
@@ -253,10 +264,10 @@ def score(x, p, c, *, draw=NO_DRAW):
 
 
 def logits(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
-    """The head's scores: ids [B T] -> of tokens [B T V], texts [B C], tokens' classes [B T C], or first and last places
-    [B T 2];  back gives the gradients of p.
+    """The head's scores: ids [B T] -> z of masked tokens [B T V], of texts [B C], of tokens [B T C], or of spans' first
+    and last tokens [B T 2];  back gives the gradients of p.
 
-    Arguments as in hidden().  A place that is padding has the score -∞ in a span.
+    Arguments as in hidden().  In a span, padding has the score -∞.
     """
     x, hidden_back = hidden(ids, p["bert"], c, mask=mask, types=types, draw=draw, recompute=recompute)
     if c.head == "masked_lm":
@@ -281,16 +292,16 @@ def logits(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
 
 
 def masked_lm_grads(d_bert, dw, db, d_transform):
-    """The gradient tree of a masked language model, dw [V D] being that of the tied table."""
+    """The gradient tree of a masked language model, given dw [V D] of the tied embeddings."""
     grads = {"bert": d_bert, "cls": {"predictions": {"bias": db, "transform": d_transform}}}
     return with_head(grads, d_bert["embeddings"]["word_embeddings"], dw, tied=True)
 
 
 def loss(ids, labels, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False, count=None, **options):
-    """Mean cross-entropy of the labels, see the table above: ids [B T] -> a number.  A span has two labels, its first
-    and its last place.
+    """Mean cross-entropy of the labels (their shapes are in the table above): ids [B T] -> nats, a 0-d float.
 
-    Arguments as in hidden().    count, label_smoothing, z_loss: see ops/cross_entropy.py
+    Arguments as in hidden().  count, label_smoothing, z_loss: see ops/cross_entropy.py.
+    back(dvalue=1.0) gives the gradients of p.  Raises UserError without a head, or for label_smoothing of a span.
     """
     if c.head == "none":
         others = [head for head in c.HEADS if head != "none"]
@@ -311,7 +322,7 @@ def loss(ids, labels, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=Fa
     z, logits_back = logits(ids, p, c, mask=mask, types=types, draw=draw, recompute=recompute)
     if c.head == "span":
         if options.get("label_smoothing"):
-            raise UserError("label_smoothing would put a share of a span on padding; leave it out")
+            raise UserError("label_smoothing would give padding a share of a span's probability; set it to 0")
         z = z.swapaxes(1, 2)
     value, loss_back = class_loss(z.reshape(-1, z.shape[-1]), labels.reshape(-1), count=count, **options)
 

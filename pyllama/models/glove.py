@@ -1,6 +1,6 @@
-"""GloVe (Pennington, Socher & Manning, 2014): vectors whose products are the logarithms of how often words meet.
+"""GloVe (Pennington, Socher & Manning, 2014): word vectors whose dot products fit the logs of cooccurrence counts.
 
-The parameters are two tables [V D] with a bias [V] each: "input" for words as centers, "output" for words as contexts.
+The parameters are two matrices [V D] with a bias [V] each: "input" for center words, "output" for context words.
 
 Axes: D model, V vocabulary, N pairs of words.
 """
@@ -19,24 +19,24 @@ from pyllama.text.tokens import Tokens
 
 @dataclass(frozen=True)
 class GloveConfig(WordsConfig):
-    """GloVe's settings, with the window of the paper."""
+    """GloVe's settings; the window is the paper's."""
 
     TYPE = "glove"
 
     window: int = 10
-    x_max: float = 100.0                        # pairs that meet this often count in full
-    alpha: float = 0.75                         # rarer ones by (x / x_max) to this power
+    x_max: float = 100.0                        # count from which a pair has weight 1
+    alpha: float = 0.75                         # exponent of the weight (x / x_max)^α of rarer pairs
 
     def __post_init__(self):
         super().__post_init__()
         if not self.x_max > 0:
             raise UserError(f"x_max is {self.x_max}; it must be above 0")
         if not 0 <= self.alpha <= 1:
-            raise UserError(f"alpha is {self.alpha}; it must lie in 0 to 1")
+            raise UserError(f"alpha is {self.alpha}; it must be in 0 <= a <= 1")
 
 
 def init(c: GloveConfig, seed: int = 0, dtype: str = "float32") -> dict:
-    """As in the authors' program: all uniform within ±1/2D."""
+    """All parameters uniform within ±1/2D, as in the authors' program."""
     rng = generator(seed, "init")
 
     def table():
@@ -47,7 +47,10 @@ def init(c: GloveConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def loss(centers, contexts, counts, p, c, *, recompute=False):
-    """Mean over the pairs of centers[N] and contexts[N], which meet counts[N] > 0 times; see ops/glove.py."""
+    """Mean weighted squared error of pairs with counts > 0: centers, contexts, counts [N] -> a 0-d float.
+
+    See ops/glove.py.  back(dvalue=1.0) gives the gradients of p.
+    """
     w, v = p["input"]["weight"], p["output"]["weight"]
     y, f = (a.astype(w.real.dtype)[:, None] for a in (np.log(counts), importance(counts, c)))
     error = recomputed(ops.glove) if recompute else ops.glove
@@ -61,22 +64,22 @@ def loss(centers, contexts, counts, p, c, *, recompute=False):
 
 
 def importance(counts, c):
-    """f(x) = min(1, (x / x_max)^α) of counts [N] -> [N]   (equation 9)"""
+    """The weights f(x) = min(1, (x / x_max)^α) of counts [N] -> [N]   (equation 9)."""
     return np.minimum(1, counts / c.x_max) ** c.alpha
 
 
 def vectors(p) -> np.ndarray:
-    """The words' vectors [V D]: the sum of both tables, which differ by chance alone (section 4.2)."""
+    """The word vectors [V D]: the sum of both matrices, which differ only by chance (section 4.2)."""
     return p["input"]["weight"] + p["output"]["weight"]
 
 
-# What it learns from
+# Training data
 
-def meetings(tokens: Tokens, c: GloveConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(centers[N], contexts[N], counts[N]): the pairs of words that meet within a window, sorted, as int64 and float64.
+def cooccurrences(tokens: Tokens, c: GloveConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(centers[N], contexts[N], counts[N]): the pairs of words within a window, sorted, as int64 and float64.
 
-    Two words d places apart count 1/d, once for either as the center, so that the counts are symmetric.  Windows end
-    where documents end.
+    Two words d positions apart count 1/d, once with each as the center, so the counts are symmetric.  Windows do not
+    cross documents.  Raises UserError if there are no pairs.
     """
     ids, document = laid_out(tokens, c)
     pairs, counts = [], []
@@ -88,16 +91,16 @@ def meetings(tokens: Tokens, c: GloveConfig) -> tuple[np.ndarray, np.ndarray, np
         counts.append(count / d)
     pair, which = np.unique(np.concatenate(pairs), return_inverse=True)
     if not pair.size:
-        raise UserError("no document has two tokens, so no words meet; give longer documents")
+        raise UserError("no document has two tokens, so there are no pairs; give longer documents")
     return *np.divmod(pair, c.vocab_size), np.bincount(which, np.concatenate(counts))
 
 
 def batches(tokens: Tokens, c: GloveConfig, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
-    """batch(step) -> (centers, contexts, counts), batch_size of the meetings; an epoch visits each once."""
-    pairs = meetings(tokens, c)
+    """batch(step) -> (centers, contexts, counts), batch_size of the pairs; an epoch visits each once."""
+    pairs = cooccurrences(tokens, c)
 
     def batch(step):
-        _, places = visit(len(pairs[0]), batch_size, seed, step)
-        return tuple(a[places] for a in pairs)
+        _, indices = visit(len(pairs[0]), batch_size, seed, step)
+        return tuple(a[indices] for a in pairs)
 
     return batch

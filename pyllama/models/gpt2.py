@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al., 2019), forward and backward side by side: pre-norm blocks, learned positions, tanh-GELU.
 
-Parameters have Hugging Face's names and its "Conv1D" layout: the matrices of the blocks are stored as (in, out), not
-(out, in) as everywhere else.
+Parameters have Hugging Face's names and its "Conv1D" layout: the matrices of the blocks are stored as (inputs,
+outputs), not (outputs, inputs) as everywhere else.
 
 Axes: B batch, T query time, S key time, D model, H heads, F hidden, V vocabulary.
 """
@@ -31,7 +31,10 @@ from pyllama.rng import NO_DRAW, generator
 
 @dataclass(frozen=True)
 class GPT2Config(Config):
-    """The shape of a GPT-2, under the names of Hugging Face's config.json."""
+    """The configuration of a GPT-2, under the names of Hugging Face's config.json.
+
+    Raises UserError if a field is invalid.
+    """
 
     TYPE = "gpt2"
     HEADS: ClassVar = {"lm": "GPT2LMHeadModel"}
@@ -42,14 +45,14 @@ class GPT2Config(Config):
     LEARNS: ClassVar = {"lm": "next token"}
 
     vocab_size: int = 50257                     # V
-    n_positions: int = 1024                     # places there are position vectors for
+    n_positions: int = 1024                     # number of position embeddings
     n_embd: int = 768                           # D
     n_layer: int = 12                           # L
     n_head: int = 12                            # H
     n_inner: int | None = None                  # F; None: 4 n_embd
     activation_function: str = "gelu_new"
-    resid_pdrop: float = 0.1                    # dropout on what a block adds; in training
-    embd_pdrop: float = 0.1                     # dropout on the embeddings; in training
+    resid_pdrop: float = 0.1                    # dropout on each residual branch
+    embd_pdrop: float = 0.1                     # dropout on the embeddings
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -73,7 +76,7 @@ class GPT2Config(Config):
 
     @property
     def groups(self) -> int:
-        """G, as many as there are heads"""
+        """G = H"""
         return self.n_head
 
     @property
@@ -83,24 +86,28 @@ class GPT2Config(Config):
 
     @property
     def max_position_embeddings(self) -> int:
+        """The context length in tokens."""
         return self.n_positions
 
     @classmethod
     def small(cls, shape: Dimensions) -> "GPT2Config":
+        """The configuration of this size."""
         return cls(vocab_size=shape.vocab_size, n_positions=shape.context, n_embd=shape.width, n_layer=shape.layers,
                    n_head=shape.heads, n_inner=shape.hidden, resid_pdrop=shape.dropout, embd_pdrop=shape.dropout,
                    bos_token_id=shape.bos_id, eos_token_id=shape.eos_id)
 
 
 def init(c: GPT2Config, seed: int = 0, dtype: str = "float32") -> dict:
-    """Weights from N(0, initializer_range²), those of the projections that feed the residual stream divided by √(2L)
-    (section 2.3); norms one, biases zero."""
+    """Weights from N(0, initializer_range²); norms one, biases zero.
+
+    The weights of the projections into the residual stream are divided by √(2L) (section 2.3).
+    """
     weights = Initializer(generator(seed, "init"), c.initializer_range, dtype)
     D, F = c.n_embd, c.n_inner or 4 * c.n_embd
     out_std = c.initializer_range / np.sqrt(2 * c.n_layer)
 
-    def conv(wide, out, std=None):
-        return weights.matrix(wide, out, std) | {"bias": weights.zeros(out)}
+    def conv(inputs, outputs, std=None):
+        return weights.matrix(inputs, outputs, std) | {"bias": weights.zeros(outputs)}
 
     def layer():
         return {"ln_1": weights.norm(D), "attn": {"c_attn": conv(D, 3 * D), "c_proj": conv(D, D, out_std)},
@@ -112,14 +119,17 @@ def init(c: GPT2Config, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def tidy(tensors, c):
-    """A state dict as init() names it: some writers leave "transformer." out, or store causal masks and tied copies."""
+    """The state dict with the names of init().
+
+    Some programs omit "transformer."; causal masks and tied copies are dropped.
+    """
     tensors = {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": a
                for name, a in tensors.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
     return {name: a for name, a in tensors.items() if not (c.tie_word_embeddings and name == "lm_head.weight")}
 
 
 def convolve(x, p):
-    """x w + b, the weight stored as (in, out): x [... D], w [D F], b [F] -> y [... F];  back gives dx, dp"""
+    """x w + b, with w stored as (inputs, outputs): x [... D], w [D F], b [F] -> y [... F];  back gives dx, dp."""
     y, linear_back = linear(x, p["weight"].T, p["bias"])
 
     def back(dy):
@@ -130,9 +140,9 @@ def convolve(x, p):
 
 
 def self_attention(x, p, c, *, mask=None, cache=None):
-    """x [B T D] -> y [B T D], each token attending to itself and those before it;  back gives dx, dp.
+    """Causal attention: x [B T D] -> y [B T D];  back gives dx, dp.
 
-    mask [B S]: 0 marks padding.    cache: x continues the S - T tokens that it holds (see kv_cache.py)
+    mask [B S]: 0 at padding.    cache: x continues the S - T tokens in it (see kv_cache.py)
     """
     qkv, in_back = convolve(x, p["c_attn"])
     y, attention_back = multi_head(*np.split(qkv, 3, axis=-1), c.n_head, mask=mask, causal=True, cache=cache)
@@ -147,7 +157,8 @@ def self_attention(x, p, c, *, mask=None, cache=None):
 
 
 def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None):
-    """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y))): x [B T D] -> z [B T D]"""
+    """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y))): x [B T D] -> z [B T D];
+    back gives dx, dp."""
     branch = {"eps": c.layer_norm_epsilon, "norm_first": True, "rate": c.resid_pdrop}
     y, attention_back = residual(lambda n: self_attention(n, p["attn"], c, mask=mask, cache=cache),
                                  x, p["ln_1"], **branch, draw=draw.at("attention"))
@@ -164,28 +175,32 @@ def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None):
 
 
 def positions(ids, c, *, mask=None, caches=None):
-    """The place of each token [B T] of ids [B T], counted from the first that is not padding."""
+    """The position [B T] of each of ids [B T], counted from the first token that is not padding.
+
+    Raises UserError if there are more than n_positions.
+    """
     start = caches[0].length if caches else 0
     B, T = ids.shape
     if mask is None:
-        places, most = np.broadcast_to(np.arange(start, start + T, like=ids), (B, T)), start + T
+        t = np.broadcast_to(np.arange(start, start + T, like=ids), (B, T))
+        length = start + T
     else:
-        places = np.maximum(np.cumsum(mask, axis=1)[:, start:] - 1, 0)
-        most = int(places.max()) + 1 if places.size else 0
-    if most > c.n_positions:
-        raise UserError(f"{most} tokens are more than the {c.n_positions} that the model has positions for "
+        t = np.maximum(np.cumsum(mask, axis=1)[:, start:] - 1, 0)
+        length = int(t.max()) + 1 if t.size else 0
+    if length > c.n_positions:
+        raise UserError(f"the text has {length} tokens, but the model has only {c.n_positions} positions "
                         f"(n_positions); shorten the text")
-    return places
+    return t
 
 
 def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
-    """The last layer's normalized output: ids [B T] -> x [B T D].  back(dx) gives the gradients of p["transformer"].
+    """The last layer's normalized output: ids [B T] -> x [B T D];  back(dx) gives the gradients of p["transformer"].
 
-    For the arguments see llama.logits.
+    Arguments as in llama.logits.
     """
     tokens, token_back = look_up(ids, p["wte"])
-    places, place_back = look_up(positions(ids, c, mask=mask, caches=caches), p["wpe"])
-    x, drop_back = drop(tokens + places, c.embd_pdrop, draw.at("embedding"))
+    position, position_back = look_up(positions(ids, c, mask=mask, caches=caches), p["wpe"])
+    x, drop_back = drop(tokens + position, c.embd_pdrop, draw.at("embedding"))
 
     def run(x, layer, i):
         return block(x, layer, c, mask=mask, draw=draw.at(i), cache=caches and caches[i])
@@ -197,25 +212,25 @@ def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
         dx, d_norm = norm_back(dx)
         dx, d_layers, _ = layers_back(dx)
         dx = drop_back(dx)
-        return {"wte": token_back(dx), "wpe": place_back(dx), "h": d_layers, "ln_f": d_norm}
+        return {"wte": token_back(dx), "wpe": position_back(dx), "h": d_layers, "ln_f": d_norm}
 
     return x, back
 
 
 def head(p, c):
-    """The matrix of the scores {"weight": [V D]}: its own, or the table of tokens."""
+    """The output matrix {"weight": [V D]}: lm_head, or the token embeddings if they are tied."""
     return p["transformer"]["wte"] if c.tie_word_embeddings else p["lm_head"]
 
 
 def grads_of(d_body, dw, c):
-    """The gradient tree, dw [V D] being that of the scores' matrix."""
+    """The gradient tree, given dw [V D] of the output matrix."""
     return with_head({"transformer": d_body}, d_body["wte"], dw, c.tie_word_embeddings)
 
 
 def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
-    """Scores of the next token after each of the ids: ids [B T] -> z [B T V];  back gives the gradients of p.
+    """Scores of the next token: ids [B T] -> z [B T V];  back gives the gradients of p.
 
-    Arguments as in llama.logits; padding on either side.
+    Arguments as in llama.logits.  Padding may be on either side.
     """
     x, hidden_back = hidden(ids, p["transformer"], c, mask=mask, draw=draw, recompute=recompute, caches=caches)
     z, head_back = linear(x, head(p, c)["weight"])
@@ -228,13 +243,16 @@ def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
 
 
 def next_scores(ids, p, c, *, mask=None, caches):
-    """Scores of the token after the last: ids [B T] -> z [B V];  nothing is kept for a backward pass."""
+    """Scores of the token after the last: ids [B T] -> z [B V].  There is no backward pass."""
     x, _ = hidden(ids, p["transformer"], c, mask=mask, recompute=True, caches=caches)
     return linear(x[:, -1], head(p, c)["weight"])[0]
 
 
 def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
-    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1], both [B T+1] -> a number; see llama.loss."""
+    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1]: ids, labels [B T+1] -> nats, a 0-d float.
+
+    Arguments and back as in llama.loss.
+    """
     mask = None if mask is None else mask[:, :-1]
     x, hidden_back = hidden(ids[:, :-1], p["transformer"], c, mask=mask, draw=draw, recompute=recompute)
     value, loss_back = prediction_loss(x, head(p, c)["weight"], None, labels[:, 1:], count=count, **options)

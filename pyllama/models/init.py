@@ -1,11 +1,11 @@
-"""First weights, as dicts of one layer's parameters under the names of a state dict."""
+"""Initial weights: dicts of one layer's parameters under the names of a state dict."""
 from collections.abc import Callable
 
 import numpy as np
 
 
 class Initializer:
-    """Draws matrices from N(0, std²), one after the other from one stream of random numbers.
+    """Draws matrices from N(0, std²), in order, from one stream of random numbers.
 
     std     a number, or a function of (rows, columns)
     """
@@ -14,20 +14,21 @@ class Initializer:
         self.rng, self.std, self.dtype = rng, std, dtype
 
     def matrix(self, rows: int, columns: int, std: float | None = None) -> dict:
-        """{"weight": [rows columns]}, with a std of its own where one is given"""
+        """{"weight": [rows columns]}; std overrides the default."""
         if std is None:
             std = self.std(rows, columns) if callable(self.std) else self.std
         return {"weight": (std * self.rng.standard_normal((rows, columns))).astype(self.dtype)}
 
-    def affine(self, out: int, wide: int, std: float | None = None, bias: bool = True) -> dict:
-        """{"weight": [out wide], "bias": [out]}, the bias zero, if there is one"""
-        p = self.matrix(out, wide, std)
-        return p | {"bias": self.zeros(out)} if bias else p
+    def affine(self, outputs: int, inputs: int, std: float | None = None, bias: bool = True) -> dict:
+        """{"weight": [outputs inputs], "bias": [outputs]}; the bias, which is optional, is zero."""
+        p = self.matrix(outputs, inputs, std)
+        return p | {"bias": self.zeros(outputs)} if bias else p
 
     def norm(self, width: int, bias: bool = True) -> dict:
-        """{"weight": [width], "bias": [width]}, ones and, if there is a bias, zeros"""
+        """{"weight": [width], "bias": [width]}; the weight is one; the bias, which is optional, is zero."""
         p = {"weight": np.ones(width, self.dtype)}
         return p | {"bias": self.zeros(width)} if bias else p
 
     def zeros(self, *shape: int) -> np.ndarray:
+        """An array of zeros of this shape."""
         return np.zeros(shape, self.dtype)

@@ -1,7 +1,7 @@
-"""The pieces that models are built of, each with its back.  models/llama.py spells most of them out.
+"""The layers that models share, each with its back.  models/llama.py spells most of them out.
 
-A piece takes its parameters as a dict p under the names of a state dict, and its back returns the gradients as a dict
-of the same form, after those of the inputs.  Axes: B batch, T and S time, D model, H heads, K = D/H, F hidden.
+A layer takes its parameters as a dict p under the names of a state dict.  Its back returns the gradients of the inputs,
+then a dict of the parameters' gradients.  Axes: B batch, T and S time, D model, H heads, K = D/H, F hidden.
 """
 from functools import partial
 
@@ -27,7 +27,7 @@ ACTIVATIONS = {"relu": relu, "gelu": gelu, "tanh": tanh,
 
 
 def project(x, p):
-    """linear: x [... D], weight [F D] and, if p has one, bias [F] -> y [... F];  back gives dx, dp"""
+    """linear: x [... D], weight [F D], optional bias [F] -> y [... F];  back gives dx, dp."""
     y, linear_back = linear(x, *p.values())
 
     def back(dy):
@@ -38,7 +38,7 @@ def project(x, p):
 
 
 def layer_normalize(x, p, eps):
-    """layer_norm: x [... D] -> y [... D];  back gives dx, dp"""
+    """layer_norm: x [... D] -> y [... D];  back gives dx, dp."""
     y, norm_back = layer_norm(x, p["weight"], p["bias"], eps=eps)
 
     def back(dy):
@@ -49,46 +49,46 @@ def layer_normalize(x, p, eps):
 
 
 def look_up(ids, p):
-    """embedding: ids [B T] -> y [B T D];  back gives dp"""
+    """embedding: ids [B T] -> y [B T D];  back gives dp."""
     y, embedding_back = embedding(ids, p["weight"])
     return y, lambda dy: {"weight": embedding_back(dy)[1]}
 
 
 def drop(x, rate, draw):
-    """Dropout: x [B ...] -> y [B ...];  x itself where nothing is drawn (see rng.Draw)."""
+    """Dropout: x [B ...] -> y [B ...];  back gives dx.  With NO_DRAW or rate 0, y is x (see rng.Draw)."""
     if not draw.key or not rate:
         return x, lambda dy: dy
     y, dropout_back = dropout(x, rate=rate, key=draw.key, start=draw.row * x[0].size)
     return y, lambda dy: dropout_back(dy)[0]
 
 
-def pick(x, places):
-    """The vector at places[b] of each row: x [B T D], places [B] -> y [B D]"""
+def pick(x, positions):
+    """y[b] = x[b, positions[b]]: x [B T D], positions [B] -> y [B D];  back gives dx."""
     rows = np.arange(len(x), like=x)
 
     def back(dy):
         dx = np.zeros_like(x)
-        dx[rows, places] = dy
+        dx[rows, positions] = dy
         return dx
 
-    return x[rows, places], back
+    return x[rows, positions], back
 
 
 def split_heads(y, H):
-    """[B T H*K] -> [B H T K]"""
+    """y [B T H*K] -> [B H T K]"""
     return y.reshape(*y.shape[:2], H, -1).swapaxes(1, 2)
 
 
 def merge_heads(y):
-    """[B H T K] -> [B T H*K], the inverse and the transpose of split_heads"""
+    """y [B H T K] -> [B T H*K], the inverse and the transpose of split_heads."""
     B, _, T, _ = y.shape
     return y.swapaxes(1, 2).reshape(B, T, -1)
 
 
 def multi_head(q, k, v, H, *, mask=None, causal=False, cache=None):
-    """Attention, each head to its own part of the width: q [B T H*K], k and v [B S H*K] -> y [B T H*K].
+    """Multi-head attention: q [B T H*K], k and v [B S H*K] -> y [B T H*K];  back gives dq, dk, dv.
 
-    mask [B S]: 0 marks keys that nothing sees.    cache: k and v continue what it holds (see kv_cache.py)
+    mask [B S]: 0 at keys to ignore.    cache: k and v continue those in it (see kv_cache.py)
     """
     k, v = split_heads(k, H), split_heads(v, H)
     if cache is not None:
@@ -103,7 +103,7 @@ def multi_head(q, k, v, H, *, mask=None, causal=False, cache=None):
 
 
 def feed_forward(x, p_in, p_out, activation, project=project):
-    """y = p_out(activation(p_in(x))): x [... D] -> y [... D], F inside;  back gives dx, d_in, d_out"""
+    """y = out(activation(in(x))): x [... D] -> hidden [... F] -> y [... D];  back gives dx, d_in, d_out."""
     h, in_back = project(x, p_in)
     h, activation_back = ACTIVATIONS[activation](h)
     y, out_back = project(h, p_out)
@@ -117,11 +117,11 @@ def feed_forward(x, p_in, p_out, activation, project=project):
 
 
 def residual(f, x, p, *, eps, norm_first, rate, draw):
-    """A residual branch around f with a layer norm of parameters p: x [B T D] -> z [B T D].
+    """A residual branch around f with layer norm p: x [B T D] -> z [B T D];  back returns dx, the norm's gradient, then
+    f's.
 
-    norm_first      x + drop(f(norm(x)))    (Xiong et al., 2020)             else    norm(x + drop(f(x)))
-
-    back gives dx, the gradient of p, then what f's back gives after its dx.
+    norm_first=True     z = x + drop(f(norm(x)))        (Xiong et al., 2020)
+    norm_first=False    z = norm(x + drop(f(x)))
     """
     n, norm_back = layer_normalize(x, p, eps) if norm_first else (x, None)
     y, f_back = f(n)
@@ -142,9 +142,9 @@ def residual(f, x, p, *, eps, norm_first, rate, draw):
 
 
 def through(x, layers, run, recompute=False):
-    """Layer after layer: x, layer_back = run(x, layers[i], i), where layer_back(dx) gives dx, ..., d_layer.
+    """A stack of layers: x, layer_back = run(x, layers[i], i), where layer_back(dx) returns dx, *others, d_layer.
 
-    back(dx) gives dx, [d_layer], and in one list all that the layers' backs gave between these two, last layer first.
+    back(dx) returns dx, [d_layer of each layer], [others of all layers, the last layer's first].
     recompute: see recompute.py
     """
     run = recomputed(run) if recompute else run
@@ -165,8 +165,8 @@ def through(x, layers, run, recompute=False):
 
 
 def with_head(grads, d_table, dw, tied):
-    """grads with the gradient dw [V D] of the scores' matrix: as lm_head's own or, where the matrix is the table of
-    tokens, added to d_table: a tied table is used twice, so its gradients add."""
+    """grads with the gradient dw [V D] of the output matrix: under lm_head or, if it is tied to the token embeddings,
+    added to d_table, because a tied matrix is used twice and its gradients add."""
     if not tied:
         return grads | {"lm_head": {"weight": dw}}
     d_table["weight"] = d_table["weight"] + dw
@@ -174,11 +174,10 @@ def with_head(grads, d_table, dw, tied):
 
 
 def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options):
-    """cross_entropy of z [N C] and labels [N] -> a number.
+    """cross_entropy of scores z [N C] and labels [N] -> nats, a 0-d float;  back gives dz, None.
 
-    weights [N] let rows count for more or less: Σ w_n l_n / Σ w_n, or / count.
-
-    The loss is linear in the rows, so rows of one weight are a cross_entropy of their own.
+    weights [N]: the loss is Σ w_n l_n / Σ w_n, or Σ w_n l_n / count.  It is linear in the rows, so rows of equal weight
+    are computed together.
     """
     if weights is None:
         return cross_entropy(z, labels, count=count, ignore_index=ignore_index, **options)
@@ -193,11 +192,12 @@ def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options
 
 
 def prediction_loss(x, w, b, labels, *, count=None, ignore_index=-100, **options):
-    """Mean cross-entropy of the scores x wᵀ + b, x [... D], w [V D], b [V] or None, against labels [...].
+    """Mean cross-entropy of scores x wᵀ + b and labels: x [... D], w [V D], b [V] or None, labels [...] -> nats, a 0-d
+    float;  back(dvalue=1.0) gives dx, dw, db.
 
-    Only the rows whose label counts are scored: where few do, as in masked language modeling, that spares the rest.
-    On a GPU all are: to know how many count would be to wait.
-    count, label_smoothing, z_loss: see ops/cross_entropy.py.    back(dvalue) gives dx, dw, db
+    Rows with an ignored label are not scored, which saves most of the work in masked language modeling.  On a GPU all
+    rows are scored, because counting them would make the host wait.
+    count, label_smoothing, z_loss: see ops/cross_entropy.py
     """
     rows, t = x.reshape(-1, x.shape[-1]), labels.reshape(-1)
     kept = np.flatnonzero(t != ignore_index) if on_host(t) else slice(None)

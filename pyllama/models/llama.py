@@ -1,7 +1,7 @@
 """LLaMA (Touvron et al., 2023), forward and backward side by side.
 
-Parameters are a tree of dicts and lists with Hugging Face's names, so that params.leaves() yields the keys of a
-state dict; a backward pass returns the tree of gradients of the same form.
+Parameters are a tree of dicts and lists with Hugging Face's names, so that params.leaves() yields the keys of a state
+dict.  A backward pass returns a tree of gradients of the same form.
 
 Axes: B batch, T query time, S key time, D model, H query heads, G key/value heads, R = H/G, K head width, F hidden,
 V vocabulary.
@@ -34,7 +34,10 @@ from pyllama.rotary import frequencies
 
 @dataclass(frozen=True)
 class LlamaConfig(Config):
-    """The shape of a LLaMA, under the names of Hugging Face's config.json."""
+    """The configuration of a LLaMA, under the names of Hugging Face's config.json.
+
+    Raises UserError if a field is invalid.
+    """
 
     TYPE = "llama"
     HEADS: ClassVar = {"lm": "LlamaForCausalLM", "classification": "LlamaForSequenceClassification"}
@@ -55,17 +58,17 @@ class LlamaConfig(Config):
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     rope_scaling: dict | None = None            # see ops/rope.py
-    rope_interleaved: bool = False              # False: Hugging Face's halves; True: Meta's neighboring pairs
-    sliding_window: int | None = None           # keys a query looks back on, itself included; None: all
+    rope_interleaved: bool = False              # False: rotate halves, as Hugging Face; True: adjacent pairs, as Meta
+    sliding_window: int | None = None           # keys that a query sees, itself included; None: all
     attention_bias: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
-    resid_pdrop: float = 0.0                    # dropout on the embeddings and on what a block adds; in training
+    resid_pdrop: float = 0.0                    # dropout on the embeddings and on each residual branch
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
-    head: Literal["lm", "classification"] = "lm"            # scores of the next token, or of classes of the whole text
-    num_labels: int = 2                         # C, classes
+    head: Literal["lm", "classification"] = "lm"            # predicts the next token, or the class of the text
+    num_labels: int = 2                         # C
 
     def __post_init__(self):
         self.check(positive=("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
@@ -77,10 +80,10 @@ class LlamaConfig(Config):
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.num_attention_heads % self.groups:
             raise UserError(f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
-                            f"{self.groups}; change one")
+                            f"{self.groups}; change one of them")
         if self.head_width % 2:
-            raise UserError(f"the head width is {self.head_width}, but rotary positions turn pairs; make it even")
-        frequencies(self.head_width // 2, self.rope_theta, self.rope_scaling)       # refuses what it does not know
+            raise UserError(f"the head width is {self.head_width}, but rotary embeddings rotate pairs; make it even")
+        frequencies(self.head_width // 2, self.rope_theta, self.rope_scaling)       # raises UserError if unsupported
 
     @property
     def groups(self) -> int:
@@ -94,7 +97,7 @@ class LlamaConfig(Config):
 
     @classmethod
     def from_dict(cls, stored: dict) -> "LlamaConfig":
-        """From a config.json.  Unknown keys are kept in `extra`; those that change the mathematics refused."""
+        """The configuration from a config.json; see Config.from_dict."""
         stored = dict(stored)
         rope = stored.pop("rope_parameters", None) or {}             # the newer form of rope_theta and rope_scaling
         if rope and stored.get("rope_theta") is None:
@@ -105,7 +108,10 @@ class LlamaConfig(Config):
 
     @classmethod
     def small(cls, shape: Dimensions) -> "LlamaConfig":
-        """F is 8/3 D, rounded up to a multiple of 32, unless it is given: a gated unit has three matrices, not two."""
+        """The configuration of this size.
+
+        By default F is 8/3 D, rounded up to a multiple of 32, because a gated unit has three matrices instead of two.
+        """
         return cls(vocab_size=shape.vocab_size, hidden_size=shape.width,
                    intermediate_size=-(-shape.width * 8 // 96) * 32 if shape.hidden is None else shape.hidden,
                    num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
@@ -113,14 +119,16 @@ class LlamaConfig(Config):
                    bos_token_id=shape.bos_id, eos_token_id=shape.eos_id)
 
     def to_dict(self) -> dict:
-        """For config.json: what Hugging Face's LLaMA reads, and our own keys beside it."""
+        """The contents of config.json: the keys that Hugging Face reads, and our own."""
         return {"hidden_act": "silu", **super().to_dict(),
                 "num_key_value_heads": self.groups, "head_dim": self.head_width}
 
 
 def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
-    """Weights from N(0, initializer_range²), those of the projections that feed the residual stream divided by √(2L)
-    (Radford et al., 2019, section 2.3); norms one, biases zero."""
+    """Weights from N(0, initializer_range²); norms one, biases zero.
+
+    The weights of the projections into the residual stream are divided by √(2L) (Radford et al., 2019, section 2.3).
+    """
     weights = Initializer(generator(seed, "init"), c.initializer_range, dtype)
     D, F, Q, KV = c.hidden_size, c.intermediate_size, c.num_attention_heads * c.head_width, c.groups * c.head_width
     out_std = c.initializer_range / np.sqrt(2 * c.num_hidden_layers)
@@ -147,7 +155,7 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def tidy(tensors, c):
-    """A state dict as init() names it: without the copy of the embeddings that some writers store as a tied output."""
+    """The state dict without the copy of the embeddings that some programs store as the tied output matrix."""
     return {name: a for name, a in tensors.items()
             if name != "lm_head.weight" or (c.head == "lm" and not c.tie_word_embeddings)}
 
@@ -175,9 +183,9 @@ def add_and_normalize(x, a, p, c):
 
 
 def self_attention(x, p, c, *, mask=None, cache=None):
-    """x [B T D] -> y [B T D], each token attending to itself and those before it;  back gives dx, dp.
+    """Causal attention: x [B T D] -> y [B T D];  back gives dx, dp.
 
-    mask [B S]: 0 marks padding.    cache: x continues the S - T tokens that it holds (see kv_cache.py)
+    mask [B S]: 0 at padding.    cache: x continues the S - T tokens in it (see kv_cache.py)
     """
     (B, T, _), K, H, G = x.shape, c.head_width, c.num_attention_heads, c.groups
     turn = {"base": c.rope_theta, "start": 0 if cache is None else cache.length, "interleaved": c.rope_interleaved,
@@ -225,7 +233,8 @@ def feed_forward(x, p):
 
 
 def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None):
-    """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y))): x [B T D] -> z [B T D]"""
+    """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y))): x [B T D] -> z [B T D];
+    back gives dx, dp."""
     n, norm1_back = rms_normalize(x, p["input_layernorm"], c)
     a, attention_back = self_attention(n, p["self_attn"], c, mask=mask, cache=cache)
     a, drop_a_back = drop(a, c.resid_pdrop, draw.at("attention"))
@@ -246,9 +255,9 @@ def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None):
 
 
 def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
-    """The last layer's normalized output: ids [B T] -> x [B T D].  back(dx) gives the gradients of p["model"].
+    """The last layer's normalized output: ids [B T] -> x [B T D];  back(dx) gives the gradients of p["model"].
 
-    For the arguments see logits.
+    Arguments as in logits.
     """
     x, embed_back = look_up(ids, p["embed_tokens"])
     x, drop_back = drop(x, c.resid_pdrop, draw.at("embedding"))
@@ -268,27 +277,29 @@ def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
 
 
 def head(p, c):
-    """The matrix of the scores {"weight": [V D]}: its own, or the table of tokens."""
+    """The output matrix {"weight": [V D]}: lm_head, or the token embeddings if they are tied."""
     return p["model"]["embed_tokens"] if c.tie_word_embeddings else p["lm_head"]
 
 
 def grads_of(d_model, dw, c):
-    """The gradient tree of a language model, dw [V D] being that of the scores' matrix."""
+    """The gradient tree of a language model, given dw [V D] of the output matrix."""
     return with_head({"model": d_model}, d_model["embed_tokens"], dw, c.tie_word_embeddings)
 
 
 def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
-    """Scores of the next token after each of the ids: ids [B T] -> z [B T V];  back gives the gradients of p.
-    With a classification head, of the classes [B C], read at each text's last token.
+    """Scores of the next token: ids [B T] -> z [B T V];  back gives the gradients of p.
 
-    mask         [B S], 0 marks padding
+    With a classification head, scores of the classes [B C], computed at each text's last token.
+
+    ids          integers [B T]
+    mask         [B S]: 0 at padding
     draw         the random numbers of dropout (see rng.Draw); NO_DRAW: no dropout
-    recompute    see recompute.py
-    caches       one a layer (see kv_cache.py): ids continue what they hold
+    recompute    save memory by computing activations twice (see recompute.py)
+    caches       one per layer (see kv_cache.py): ids continue the S - T tokens in them
     """
     x, hidden_back = hidden(ids, p["model"], c, mask=mask, draw=draw, recompute=recompute, caches=caches)
     if c.head == "classification":
-        x, pick_back = pick(x, last_places(ids, mask))
+        x, pick_back = pick(x, last_positions(ids, mask))
         z, score_back = project(x, p["score"])
 
         def back(dz):
@@ -304,25 +315,27 @@ def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
     return z, back
 
 
-def last_places(ids, mask):
-    """The place of each text's last token [B], for ids and mask [B T], with padding on either side."""
+def last_positions(ids, mask):
+    """The position [B] of each text's last token: ids, mask [B T].  Padding may be on either side."""
     if mask is None:
         return np.zeros(len(ids), int, like=ids) + ids.shape[1] - 1
     return ids.shape[1] - 1 - (mask != 0)[:, ::-1].argmax(axis=1)
 
 
 def next_scores(ids, p, c, *, mask=None, caches):
-    """Scores of the token after the last: ids [B T] -> z [B V];  nothing is kept for a backward pass."""
+    """Scores of the token after the last: ids [B T] -> z [B V].  There is no backward pass."""
     x, _ = hidden(ids, p["model"], c, mask=mask, recompute=True, caches=caches)
     return project(x[:, -1], head(p, c))[0]
 
 
 def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
-    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1], as Hugging Face shifts them: ids and labels
-    [B T+1] -> a number.  With a classification head, of the labels [B] of the texts ids [B T].
+    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1]: ids, labels [B T+1] -> nats, a 0-d float.
 
-    A label of -100 does not count.  mask, draw, recompute: see logits.
-    count, label_smoothing, z_loss: see ops/cross_entropy.py.
+    The labels are those of Hugging Face: not shifted, and -100 is ignored.  With a classification head, the mean
+    cross-entropy of the labels [B] of the texts ids [B T].
+
+    mask [B T+1], draw, recompute: see logits.  count, label_smoothing, z_loss: see ops/cross_entropy.py.
+    back(dvalue=1.0) gives the gradients of p.
     """
     if c.head == "classification":
         z, logits_back = logits(ids, p, c, mask=mask, draw=draw, recompute=recompute)

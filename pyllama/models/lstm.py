@@ -1,12 +1,12 @@
-"""Stacked LSTMs in one direction or two, over whole sequences (a label each) or their tokens (a label each).
+"""Stacked LSTMs in one or two directions, to classify sequences or to tag their tokens.
 
 Sources: Hochreiter & Schmidhuber, 1997; both directions, Schuster & Paliwal, 1997; backward through time, truncated or
 not, Williams & Peng, 1990.  Parameters have the names and layouts of PyTorch's nn.Embedding, nn.LSTM and nn.Linear.
 
-Padding lies on the right, and the state there is zero.  In forward direction nothing follows it; in reverse nothing but
-the zero state comes before it: no real token can tell how much there is.
+Padding is on the right, and the state there is zero.  In the forward direction it follows all tokens; in the reverse
+direction it leaves the initial zero state unchanged.  So the amount of padding does not change any result.
 
-Axes: B batch, T time, E embedding, D hidden, of one direction; V vocabulary, C labels.
+Axes: B batch, T time, E embedding, D hidden size of one direction, V vocabulary, C labels.
 """
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -22,7 +22,10 @@ from pyllama.rng import NO_DRAW, generator
 
 @dataclass(frozen=True)
 class LstmConfig(Config):
-    """The shape of the network, under PyTorch's names where it has one."""
+    """The configuration of an LSTM, under PyTorch's names where it has them.
+
+    Raises UserError if a field is invalid.
+    """
 
     TYPE = "lstm"
     HEADS: ClassVar = {"classification": "LSTMForSequenceClassification", "tagging": "LSTMForTokenClassification"}
@@ -34,10 +37,10 @@ class LstmConfig(Config):
     hidden_size: int = 64                       # D
     num_layers: int = 1
     bidirectional: bool = True
-    dropout: float = 0.0                        # between layers and before the classifier; in training
+    dropout: float = 0.0                        # between layers and before the classifier
     num_labels: int = 2                         # C
-    head: Literal["classification", "tagging"] = "classification"      # a label for a sequence, or for each token
-    classifier_size: int | None = None          # None: one linear map; a number: linear to that width, ReLU, linear
+    head: Literal["classification", "tagging"] = "classification"      # labels of sequences, or of tokens
+    classifier_size: int | None = None          # None: linear; a number: linear to this width, ReLU, linear
 
     def __post_init__(self):
         self.check(positive=("vocab_size", "embedding_dim", "hidden_size", "num_layers", "num_labels",
@@ -45,36 +48,36 @@ class LstmConfig(Config):
 
     @classmethod
     def small(cls, shape: Dimensions) -> "LstmConfig":
-        """One layer in both directions: it has neither heads nor a context."""
+        """The configuration of this size, with one bidirectional layer; layers, heads and hidden have no effect."""
         return cls(vocab_size=shape.vocab_size, embedding_dim=shape.width, hidden_size=shape.width,
                    dropout=shape.dropout, head=shape.head)
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """What the names of each direction's parameters end in."""
+        """The suffixes of the parameters' names, one per direction."""
         return ("", "_reverse") if self.bidirectional else ("",)
 
 
 def tidy(tensors, c):
-    """A state dict as init() names it: PyTorch's is."""
+    """The state dict unchanged, because init() has PyTorch's names."""
     return tensors
 
 
 def names(layer, direction):
-    """The names of the four parameters of one LSTM, in the order scan() takes them."""
+    """The names of the four parameters of one layer and direction, in the order of scan()'s arguments."""
     return [f"{name}_l{layer}{direction}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
 
 def init(c: LstmConfig, seed: int = 0, dtype: str = "float32") -> dict:
-    """As PyTorch draws them: embeddings from N(0, 1); an LSTM's weights and biases uniform in ±D^-½, those of a linear
-    map uniform in ±(its inputs)^-½."""
+    """Random parameters as in PyTorch: embeddings from N(0, 1), an LSTM's weights and biases uniform in ±D^-½, a linear
+    layer's uniform in ±(its inputs)^-½."""
     rng = generator(seed, "init")
 
-    def uniform(wide, *shape):
-        return rng.uniform(-wide ** -0.5, wide ** -0.5, shape).astype(dtype)
+    def uniform(inputs, *shape):
+        return rng.uniform(-inputs ** -0.5, inputs ** -0.5, shape).astype(dtype)
 
-    def affine(out, wide):
-        return {"weight": uniform(wide, out, wide), "bias": uniform(wide, out)}
+    def affine(outputs, inputs):
+        return {"weight": uniform(inputs, outputs, inputs), "bias": uniform(inputs, outputs)}
 
     D, Y = c.hidden_size, len(c.directions) * c.hidden_size
     p = {"embedding": {"weight": rng.standard_normal((c.vocab_size, c.embedding_dim)).astype(dtype)}, "lstm": {}}
@@ -88,16 +91,17 @@ def init(c: LstmConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def scan(x, present, w_ih, w_hh, b_ih, b_hh, reverse=False, truncate=None):
-    """An LSTM in one direction: x [B T E] -> its output after each step, h [B T D].  present [B T 1]: 0. marks padding.
+    """An LSTM in one direction: x [B T E] -> the output of each step, h [B T D];  back gives dx and the parameters'
+    gradients.    present [B T 1]: 0. at padding
 
-    Backward through time: a state feeds its own step's output and the next step, so its gradient is the sum of dy and
-    what the next step sends back.  With `truncate` = n (Williams & Peng, 1990) the positions fall into windows of n,
-    counted from the sequence's start in reverse too, and nothing is sent back from one to another: the state carried
-    over counts as a constant.
+    Backpropagation through time: a state is used by its own step's output and by the next step, so its gradient is the
+    sum of dy and the next step's gradient.  With `truncate` = n (Williams & Peng, 1990) the positions are split into
+    windows of n, counted from the start of the sequence in both directions, and no gradient flows from one window to
+    another: the state between them is treated as a constant.
     """
     toward = -1 if reverse else 1
     order = range(x.shape[1])[::toward]
-    a, input_back = linear(x, w_ih, b_ih)                           # every step's at once
+    a, input_back = linear(x, w_ih, b_ih)                           # of all steps at once
     h = c = np.zeros_like(a, shape=(len(x), w_hh.shape[1]))
     hs, backs = [], []
     for t in order:
@@ -124,9 +128,9 @@ def scan(x, present, w_ih, w_hh, b_ih, b_hh, reverse=False, truncate=None):
 
 
 def layer(number, x, present, p, c, *, draw=NO_DRAW, truncate=None):
-    """[forward, reverse]: x [B T E] -> y [B T D], or 2 D;  back gives dx, dp.
+    """One layer in all directions: x [B T E] -> y [B T D], or [B T 2*D] if bidirectional;  back gives dx, dp.
 
-    present [B T 1]: 0. marks padding.    number: 0 is the lowest layer, whose input passes no dropout
+    present [B T 1]: 0. at padding.    number: index of the layer; layer 0 has no dropout on its input
     """
     x, drop_back = drop(x, c.dropout, draw.at(number) if number else NO_DRAW)
     ys, backs = [], []
@@ -147,10 +151,13 @@ def layer(number, x, present, p, c, *, draw=NO_DRAW, truncate=None):
 
 
 def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, truncate=None):
-    """The top layer's output, zero at padding: ids [B T] -> x [B T D], or 2 D.  back(dx) gives the gradients of
-    p["embedding"] and p["lstm"].  For the arguments see logits."""
+    """The last layer's output, zero at padding: ids [B T] -> x [B T D], or [B T 2*D] if bidirectional;  back(dx) gives
+    the gradients of p["embedding"] and p["lstm"].
+
+    Arguments as in logits.  Raises UserError if truncate is less than 1.
+    """
     if truncate is not None and truncate < 1:
-        raise UserError(f"truncate is {truncate}; it must be at least 1, or None for the whole gradient")
+        raise UserError(f"truncate is {truncate}; it must be at least 1, or None for the full gradient")
     x, embed_back = look_up(ids, p["embedding"])
     present = tokens(ids, mask)[..., None].astype(x.real.dtype)
 
@@ -167,20 +174,26 @@ def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, truncate=None
 
 
 def tokens(ids, mask):
-    """Where the ids are tokens: ids, mask [B T] -> bool [B T].  Raises UserError if padding is not on the right."""
+    """True at tokens, False at padding: ids, mask [B T] -> bool [B T].
+
+    Raises UserError if T is 0, the shapes differ, or the padding is not on the right.
+    """
     if not ids.shape[1]:
-        raise UserError("ids have no position at all; give sequences of at least one token, or padding")
+        raise UserError("ids have length 0; give sequences of at least one token, or padding")
     present = np.ones_like(ids, dtype=bool) if mask is None else mask != 0
     if present.shape != ids.shape:
-        raise UserError(f"the mask has shape {present.shape}, ids have {ids.shape}; give a number for each token")
+        raise UserError(f"the mask has shape {present.shape}, but ids have {ids.shape}; give them the same shape")
     if (present[:, 1:] & ~present[:, :-1]).any():
         raise UserError("the mask has a token after padding; put the padding on the right")
     return present
 
 
 def last_states(x, present, c):
-    """The state that each direction ends in, forward's at the last token, reverse's at the first: x [B T D] -> y [B D],
-    or 2 D in both.  Without a token it is the one they begin with: zero, as at any padding, such as position -1."""
+    """The final state of each direction: x [B T D] -> y [B D], or [B T 2*D] -> [B 2*D];  back gives dx.
+
+    The forward direction ends at the last token, the reverse one at the first.  A sequence without tokens has the
+    initial state, which is zero, as at any padding such as position -1.
+    """
     D, rows, last = c.hidden_size, np.arange(len(x), like=present), present.sum(axis=1) - 1
 
     def back(dy):
@@ -192,7 +205,7 @@ def last_states(x, present, c):
 
 
 def classify(x, p, c):
-    """One linear map, or two with a ReLU between them: x [... D] -> z [... C];  back gives dx, dp."""
+    """One linear layer, or two with a ReLU between them: x [... D] -> z [... C];  back gives dx, dp."""
     if c.classifier_size is None:
         return project(x, p)
     z, network_back = feed_forward(x, p["0"], p["2"], "relu")
@@ -205,12 +218,13 @@ def classify(x, p, c):
 
 
 def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, truncate=None):
-    """Scores of the labels: ids [B T] -> z [B C] of the sequences or, to tag them, [B T C] of their tokens.
+    """Scores of the labels: ids [B T] -> z [B C] of sequences or, with head="tagging", [B T C] of tokens;  back gives
+    the gradients of p.
 
-    mask        [B T]: 1 marks tokens, 0 padding, which lies on the right (else UserError) and changes no result
+    mask        [B T]: 1 at tokens, 0 at padding, which must be on the right (else UserError)
     draw        the random numbers of dropout (see rng.Draw); NO_DRAW: no dropout
-    recompute   see recompute.py: a layer at a time
-    truncate    cut the gradient that flows back through the states between windows of so many positions; see scan
+    recompute   save memory by computing each layer's activations twice (see recompute.py)
+    truncate    window, in positions, of truncated backpropagation through time (see scan); None: no truncation
     """
     x, hidden_back = hidden(ids, p, c, mask=mask, draw=draw, recompute=recompute, truncate=truncate)
     x, pool_back = (x, lambda dx: dx) if c.head == "tagging" else last_states(x, tokens(ids, mask), c)
@@ -225,10 +239,10 @@ def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, truncate=None
 
 
 def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, truncate=None, **options):
-    """Mean cross-entropy of the labels, integers below C: ids [B T] -> a number; labels [B], or [B T] to tag tokens.
+    """Mean cross-entropy of the labels: ids [B T], labels [B] or, with head="tagging", [B T] -> nats, a 0-d float.
 
-    A label of -100 does not count, nor does one at padding.  mask, draw, recompute, truncate: see logits.
-    count, label_smoothing, z_loss: see ops/cross_entropy.py.
+    Labels of -100 and labels at padding are ignored.  mask, draw, recompute, truncate: see logits.
+    count, label_smoothing, z_loss: see ops/cross_entropy.py.  back(dvalue=1.0) gives the gradients of p.
     """
     z, logits_back = logits(ids, p, c, mask=mask, draw=draw, recompute=recompute, truncate=truncate)
     if c.head == "tagging":

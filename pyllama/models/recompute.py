@@ -1,11 +1,11 @@
-"""Functions of functions with a back."""
+"""Gradient checkpointing."""
 
 
 def recomputed(f):
-    """f with its activations dropped after forward and computed again for backward: memory for time.
+    """f, but without saved activations: the backward pass computes them again.  It saves memory and costs time.
 
-    Exact, because f is pure: random draws depend on their key alone (pyllama/rng.py).  Source: Chen et al.,
-    "Training deep nets with sublinear memory cost", 2016.
+    The result is exact, because f is pure: random draws depend only on their key (pyllama/rng.py).  Source: Chen et
+    al., "Training deep nets with sublinear memory cost", 2016.
     """
     def g(*inputs, **options):
         y, _ = f(*inputs, **options)

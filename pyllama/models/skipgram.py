@@ -1,9 +1,9 @@
 """Skip-gram with negative sampling (Mikolov et al., 2013): a word's vector predicts the words around it.
 
-The parameters are two tables [V D]: "input" holds the vectors of words as centers, which are what one keeps, and
-"output" those of words as contexts.
+The parameters are two matrices [V D]: "input" for center words, whose rows are the word vectors, and "output" for
+context words.
 
-Axes: D model, V vocabulary, K negatives, N pairs of a center and a context.
+Axes: D model, V vocabulary, K negatives, N pairs of a center and a context word.
 """
 import functools
 from collections.abc import Callable
@@ -26,25 +26,28 @@ class SkipgramConfig(WordsConfig):
     TYPE = "skipgram"
 
     negatives: int = 5                          # K, drawn for each pair
-    noise_exponent: float = 0.75                # negatives are drawn by count to this power
-    subsample: float = 1e-3                     # words of a larger share than this are thinned out; 0: none
+    noise_exponent: float = 0.75                # negatives are drawn in proportion to count^exponent
+    subsample: float = 1e-3                     # share of the text above which words are subsampled; 0: off
 
     def __post_init__(self):
         super().__post_init__()
         self.check(positive=("negatives",))
         for name in ("noise_exponent", "subsample"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must lie in 0 to 1")
+                raise UserError(f"{name} is {getattr(self, name)}; it must be in 0 <= a <= 1")
 
 
 def init(c: SkipgramConfig, seed: int = 0, dtype: str = "float32") -> dict:
-    """As in word2vec: centers uniform within ±1/2D, contexts zero."""
+    """The input matrix uniform within ±1/2D, the output matrix zero, as in word2vec."""
     centers = generator(seed, "init").uniform(-0.5, 0.5, (c.vocab_size, c.hidden_size)) / c.hidden_size
     return {"input": {"weight": centers.astype(dtype)}, "output": {"weight": np.zeros(centers.shape, dtype)}}
 
 
 def loss(centers, contexts, negatives, p, c, *, recompute=False):
-    """Mean over the pairs of centers[N] and contexts[N], with negatives[N K]; see ops/negative_sampling.py."""
+    """Mean loss of pairs with negatives: centers, contexts [N], negatives [N K] -> nats, a 0-d float.
+
+    See ops/negative_sampling.py.  back(dvalue=1.0) gives the gradients of p.
+    """
     x, embed_back = embedding(centers[None], p["input"]["weight"])
     score = recomputed(negative_sampling) if recompute else negative_sampling
     value, score_back = score(x[0], p["output"]["weight"], contexts, negatives)
@@ -58,31 +61,31 @@ def loss(centers, contexts, negatives, p, c, *, recompute=False):
 
 
 def vectors(p) -> np.ndarray:
-    """The words' vectors [V D]."""
+    """The word vectors [V D]."""
     return p["input"]["weight"]
 
 
-# What it learns from
+# Training data
 
 def keep_probability(counts: np.ndarray, subsample: float) -> np.ndarray:
-    """How likely an occurrence of each word stays [V]: min(1, √(t/f)) for a share f of the text (equation 5)."""
+    """The probability [V] to keep an occurrence of each word: min(1, √(t/f)) for a share f of the text (equation 5)."""
     share = counts / counts.sum()
     return np.minimum(1, np.sqrt(subsample / np.maximum(share, subsample))) if subsample else np.ones(len(counts))
 
 
 def noise(counts: np.ndarray, exponent: float) -> np.ndarray:
-    """The cumulative distribution [V] that negatives are drawn from; a word that never occurs is never drawn."""
+    """The cumulative distribution [V] of negatives; a word that never occurs has probability 0."""
     cumulative = np.cumsum(np.where(counts > 0, counts.astype(float) ** exponent, 0))
     return cumulative / cumulative[-1]
 
 
 def neighbors(document: np.ndarray, at: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(centers, contexts): all pairs of places that lie in one document[N] and at most reach[i] from the center at[i].
+    """(centers, contexts): all pairs of positions in the same document[N], at most reach[i] from the center at[i].
 
     at, reach    int64 [M]
     """
-    most = int(reach.max(initial=0))
-    offset = np.delete(np.arange(-most, most + 1), most)
+    farthest = int(reach.max(initial=0))
+    offset = np.delete(np.arange(-farthest, farthest + 1), farthest)
     other = at[:, None] + offset
     near = (np.abs(offset) <= reach[:, None]) & (other >= 0) & (other < len(document))
     near &= document[np.where(near, other, 0)] == document[at][:, None]
@@ -91,10 +94,11 @@ def neighbors(document: np.ndarray, at: np.ndarray, reach: np.ndarray) -> tuple[
 
 
 def batches(tokens: Tokens, c: SkipgramConfig, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
-    """batch(step) -> (centers[N], contexts[N], negatives[N K]), int64: the pairs around batch_size places of the text.
+    """batch(step) -> (centers[N], contexts[N], negatives[N K]), int64: the pairs around batch_size positions.
 
-    An epoch visits each place once.  It thins out frequent words, which draws the others nearer, and gives each center
-    a window of 1 to c.window words: N differs from step to step and may be 0.  Windows end where documents end.
+    An epoch visits each position once.  It subsamples frequent words, which brings the others closer together, and
+    gives each center a random window of 1 to c.window words.  So N differs between steps and may be 0.  Windows do not
+    cross documents.
     """
     ids, document = laid_out(tokens, c)
     counts = np.bincount(ids, minlength=c.vocab_size)
@@ -106,10 +110,10 @@ def batches(tokens: Tokens, c: SkipgramConfig, batch_size: int, seed: int) -> Ca
         return kept, np.cumsum(kept) - 1, generator(seed, "window", epoch).integers(1, c.window + 1, len(ids))
 
     def batch(step):
-        epoch, places = visit(len(ids), batch_size, seed, step)
+        epoch, positions = visit(len(ids), batch_size, seed, step)
         kept, rank, reach = drawn(epoch)
-        places = places[kept[places]]
-        centers, contexts = neighbors(document[kept], rank[places], reach[places])
+        positions = positions[kept[positions]]
+        centers, contexts = neighbors(document[kept], rank[positions], reach[positions])
         uniform = generator(seed, "negatives", step).random((len(centers), c.negatives))
         left = ids[kept]
         return left[centers], left[contexts], np.searchsorted(cumulative, uniform, "right")

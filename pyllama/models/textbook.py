@@ -1,12 +1,12 @@
-"""A block of attention as the textbooks draw it: embedding, one head of attention, a ReLU feed-forward, the output.
+"""A Transformer block as in textbook diagrams: embedding, one attention head, ReLU feed-forward, output.
 
-    x = embedding[ids] (+ place[t])
-    y = (x +) attention((norm) x)                   q, k, v are linear maps of it; a token sees itself and those before
+    x = embedding[ids] (+ position[t])
+    y = (x +) attention((norm) x)                   causal; q, k, v are linear maps of its input
     z = (y +) feed_forward((norm) y)
     scores = z wᵀ + b
 
-What stands in brackets is what the picture leaves out and a language model does not do without: each can be switched on
-by itself.  `python -m bench.textbook` shows what each is worth.
+The parts in brackets are missing in the diagrams, but a language model needs them.  Each can be switched on by itself;
+`python -m bench.textbook` measures the effect.
 
 Axes: B batch, T time, D model, F hidden, V vocabulary.
 """
@@ -23,7 +23,7 @@ from pyllama.rng import NO_DRAW, generator
 
 @dataclass(frozen=True)
 class TextbookConfig(Config):
-    """The shape of the block, and what it has beyond the picture."""
+    """The configuration of the block, and the parts that the diagrams omit."""
 
     TYPE = "textbook"
 
@@ -31,9 +31,9 @@ class TextbookConfig(Config):
     hidden_size: int = 128                      # D
     intermediate_size: int = 512                # F
     max_position_embeddings: int = 128
-    residual: bool = False                      # what goes into a part is added to what comes out
-    norm: bool = False                          # layer norm before each part
-    positions: bool = False                     # a learned vector for each place
+    residual: bool = False                      # add the input of each part to its output
+    norm: bool = False                          # a layer norm before each part
+    positions: bool = False                     # learned position embeddings
 
     def __post_init__(self):
         self.check(positive=("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"))
@@ -41,7 +41,7 @@ class TextbookConfig(Config):
 
 def init(c: TextbookConfig, seed: int = 0, dtype: str = "float32") -> dict:
     """Weights from N(0, 1/inputs), embeddings from N(0, 1); norms one, biases zero."""
-    weights = Initializer(generator(seed, "init"), lambda out, wide: wide ** -0.5, dtype)
+    weights = Initializer(generator(seed, "init"), lambda outputs, inputs: inputs ** -0.5, dtype)
     D, F = c.hidden_size, c.intermediate_size
     p = {"embedding": weights.matrix(c.vocab_size, D, 1.0)}
     if c.positions:
@@ -54,7 +54,7 @@ def init(c: TextbookConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def attend(x, p):
-    """x [B T D] -> y [B T D], each token attending to itself and those before it;  back gives dx, dp."""
+    """Causal attention with one head: x [B T D] -> y [B T D];  back gives dx, dp."""
     q, q_back = project(x, p["q"])
     k, k_back = project(x, p["k"])
     v, v_back = project(x, p["v"])
@@ -69,7 +69,7 @@ def attend(x, p):
 
 
 def part(f, x, p, name, c):
-    """f with the norm and the sum that c puts around it: x [B T D] -> y [B T D];  back gives dx, {name: df, ...}."""
+    """f with the norm and the residual sum of c: x [B T D] -> y [B T D];  back gives dx, {name: df, ...}."""
     n, norm_back = layer_normalize(x, p[f"norm_{name}"], 1e-5) if c.norm else (x, None)
     y, f_back = f(n, p[name])
 
@@ -84,7 +84,7 @@ def part(f, x, p, name, c):
 
 
 def relu_network(x, p):
-    """x [B T D] -> y [B T D], F inside;  back gives dx, dp."""
+    """Feed-forward: x [B T D] -> hidden [B T F] -> y [B T D];  back gives dx, dp."""
     y, network_back = feed_forward(x, p["in"], p["out"], "relu")
 
     def back(dy):
@@ -95,31 +95,32 @@ def relu_network(x, p):
 
 
 def hidden(ids, p, c):
-    """ids [B T] -> z [B T D];  back gives the gradients of all but p["output"]."""
-    (B, T), place_back = ids.shape, None
+    """The block's output: ids [B T] -> z [B T D];  back gives the gradients of all parameters but p["output"]."""
+    B, T = ids.shape
+    position_back = None
     x, token_back = look_up(ids, p["embedding"])
     if c.positions:
         if c.max_position_embeddings < T:
-            raise UserError(f"{T} tokens are more than the {c.max_position_embeddings} that there are places for "
+            raise UserError(f"the text has {T} tokens, but the model has only {c.max_position_embeddings} positions "
                             f"(max_position_embeddings); shorten the text")
-        places, place_back = look_up(np.broadcast_to(np.arange(T, like=ids), (B, T)), p["places"])
-        x = x + places
+        positions, position_back = look_up(np.broadcast_to(np.arange(T, like=ids), (B, T)), p["places"])
+        x = x + positions
     y, attention_back = part(attend, x, p, "attention", c)
     z, network_back = part(relu_network, y, p, "feed_forward", c)
 
     def back(dz):
         dy, d_network = network_back(dz)
         dx, d_attention = attention_back(dy)
-        return {"embedding": token_back(dx), **({"places": place_back(dx)} if place_back else {}), **d_attention,
-                **d_network}
+        d_positions = {"places": position_back(dx)} if position_back else {}
+        return {"embedding": token_back(dx), **d_positions, **d_attention, **d_network}
 
     return z, back
 
 
 def logits(ids, p, c, *, draw=NO_DRAW, recompute=False):
-    """Scores of the next token after each of the ids: ids [B T] -> y [B T V].
+    """Scores of the next token: ids [B T] -> y [B T V];  back gives the gradients of p.
 
-    There is no dropout to draw, and recompute has no effect on one block.
+    draw and recompute have no effect, because there is no dropout and only one block.
     """
     z, hidden_back = hidden(ids, p, c)
     y, output_back = project(z, p["output"])
@@ -132,7 +133,10 @@ def logits(ids, p, c, *, draw=NO_DRAW, recompute=False):
 
 
 def loss(ids, labels, p, c, *, draw=NO_DRAW, recompute=False, count=None, **options):
-    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1], both [B T+1] -> a number; see llama.loss."""
+    """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1]: ids, labels [B T+1] -> nats, a 0-d float.
+
+    Arguments and back as in llama.loss.
+    """
     z, hidden_back = hidden(ids[:, :-1], p, c)
     value, loss_back = prediction_loss(z, p["output"]["weight"], p["output"]["bias"], labels[:, 1:], count=count,
                                        **options)

@@ -1,11 +1,11 @@
 """The Transformer (Vaswani et al., 2017), an encoder and a decoder, forward and backward side by side.
 
-    memory = encode(source)                        each token sees all of the source
-    scores = decode(target so far, memory)         each token sees those before it, and the memory
+    memory = encode(source)                        each token attends to the whole source
+    scores = decode(target so far, memory)         each token attends to itself, those before it, and the memory
 
-A decoder layer attends twice, to itself and to the memory: see models/transformer_layers.py.  The memory serves all of
-them, so its gradients add.  models/bart.py is the same with other positions and norms.  Parameters have the names of
-Hugging Face's BART.
+A decoder layer attends twice, to the target and to the memory: see models/transformer_layers.py.  All decoder layers
+use the memory, so its gradients add.  models/bart.py is the same with other positions and norms.  Parameters have the
+names of Hugging Face's BART.
 
 Axes: B batch, S source time, T target time, D model, H heads, F hidden, V vocabulary.
 """
@@ -35,7 +35,10 @@ from pyllama.rng import NO_DRAW, generator
 
 @dataclass(frozen=True)
 class TransformerConfig(Config):
-    """The shape of an encoder-decoder, under the names of Hugging Face's translation models."""
+    """The configuration of an encoder-decoder, under the names of Hugging Face's translation models.
+
+    Raises UserError if a field is invalid.
+    """
 
     TYPE = "transformer"
     HEADS: ClassVar = {"seq2seq": "TransformerForConditionalGeneration"}
@@ -51,22 +54,22 @@ class TransformerConfig(Config):
     encoder_ffn_dim: int = 2048                 # F
     decoder_ffn_dim: int = 2048
     activation_function: str = "relu"
-    max_position_embeddings: int = 512          # with learned positions: places there are vectors for
+    max_position_embeddings: int = 512          # number of position embeddings, if these are learned
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    position_offset: int = 0                    # row of the first place's vector; BART's is 2
-    norm_first: bool = False                    # True: x + f(norm(x)), and a norm at the end; False: norm(x + f(x))
+    position_offset: int = 0                    # row of the first position's embedding; 2 in BART
+    norm_first: bool = False                    # True: x + f(norm(x)), and a final norm; False: norm(x + f(x))
     normalize_embedding: bool = False           # a norm on the embeddings
-    scale_embedding: bool = True                # multiply the tokens' vectors by √D
-    share_embeddings: bool = True               # one table for source and target; False: one vocabulary, two tables
-    tie_word_embeddings: bool = True            # the target's table predicts as well
-    final_bias: bool = False                    # a bias on the scores
-    dropout: float = 0.1                        # on the embeddings and on what a layer adds; in training
+    scale_embedding: bool = True                # multiply the token embeddings by √D
+    share_embeddings: bool = True               # one embedding matrix for source and target
+    tie_word_embeddings: bool = True            # the target's embeddings are the output matrix too
+    final_bias: bool = False                    # add a bias to the scores
+    dropout: float = 0.1                        # on the embeddings and on each residual branch
     layer_norm_eps: float = 1e-5
-    init_std: float | None = None               # of all weights; None: √(2 / (in + out)), and 1/√D for tokens
+    init_std: float | None = None               # of all weights; None: √(2/(inputs+outputs)), tokens 1/√D
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
-    decoder_start_token_id: int = 0             # what the decoder reads before the first target token
+    decoder_start_token_id: int = 0             # the decoder's first input
 
     def __post_init__(self):
         self.check(positive=("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads",
@@ -76,7 +79,7 @@ class TransformerConfig(Config):
                    choices={"positions": ("sinusoidal", "learned"), "activation_function": ACTIVATIONS})
         if not 0 <= self.decoder_start_token_id < self.vocab_size:
             raise UserError(f"decoder_start_token_id is {self.decoder_start_token_id}, outside the vocabulary of "
-                            f"{self.vocab_size}; give the id that starts a target")
+                            f"{self.vocab_size}; set it to the id of the start token")
 
     @property
     def hidden_size(self) -> int:
@@ -85,10 +88,13 @@ class TransformerConfig(Config):
 
     @classmethod
     def small(cls, shape: Dimensions, **fields):
-        """Of this shape, with pre-norm layers, which learn without a long warmup.  fields: others to set"""
+        """The configuration of this size, with pre-norm layers, which train without a long warmup; fields override it.
+
+        Raises UserError if the tokenizer has no end token.
+        """
         if shape.eos_id is None:
-            raise UserError(f"the tokenizer has no token that ends a text, so that no {cls.TYPE} would know where to "
-                            f"stop; give one that has, or leave --tokenizer out")
+            raise UserError(f"the tokenizer has no end token, which a {cls.TYPE} needs to end its output; give another "
+                            f"tokenizer, or remove --tokenizer")
         return cls(**{"vocab_size": shape.vocab_size, "d_model": shape.width, "encoder_layers": shape.layers,
                       "decoder_layers": shape.layers, "encoder_attention_heads": shape.heads,
                       "decoder_attention_heads": shape.heads, "encoder_ffn_dim": shape.feed_forward,
@@ -98,14 +104,15 @@ class TransformerConfig(Config):
                       "decoder_start_token_id": shape.eos_id if shape.bos_id is None else shape.bos_id, **fields})
 
     def to_dict(self) -> dict:
-        """For config.json."""
+        """The contents of config.json."""
         return {"is_encoder_decoder": True, **super().to_dict()}
 
 
 def init(c: TransformerConfig, seed: int = 0, dtype: str = "float32") -> dict:
-    """Weights from a normal distribution (Glorot & Bengio, 2010, where init_std is None); norms one, biases zero."""
-    def std(out, wide):
-        return c.init_std or math.sqrt(2 / (out + wide))
+    """Weights from N(0, init_std²), or Glorot & Bengio's (2010) normal distribution if that is None; norms one, biases
+    zero."""
+    def std(outputs, inputs):
+        return c.init_std or math.sqrt(2 / (outputs + inputs))
 
     weights = Initializer(generator(seed, "init"), std, dtype)
     D, token_std = c.d_model, c.init_std or c.d_model ** -0.5
@@ -141,8 +148,10 @@ def init(c: TransformerConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def tidy(tensors, c):
-    """A state dict as init() names it: some writers leave "model." out, or the scores' bias where it is zero, or store
-    copies of tables that are shared."""
+    """The state dict with the names of init().
+
+    Some programs omit "model.", or the scores' bias if it is zero.  Copies of shared matrices are dropped.
+    """
     tensors = {f"model.{name}" if name.startswith(("shared.", "encoder.", "decoder.")) else name: a
                for name, a in tensors.items()}
     if c.final_bias and c.head == "seq2seq":
@@ -154,28 +163,32 @@ def tidy(tensors, c):
 
 # The two stacks
 
-def sinusoids(places, D):
-    """[T D] for the places from places[0] to places[1] - 1: sin(t / 10000^(2i/D)) at 2i, its cosine at 2i + 1
-    (section 3.5)."""
+def sinusoids(start, stop, D):
+    """Position encodings [T D] for t = start, ..., stop - 1: sin(t / 10000^(2i/D)) at 2i, its cosine at 2i + 1 (section
+    3.5)."""
     i = np.arange(D)
-    angle = np.arange(*places)[:, None] / 10000 ** (i // 2 * 2 / D)
+    angle = np.arange(start, stop)[:, None] / 10000 ** (i // 2 * 2 / D)
     return np.where(i % 2, np.cos(angle), np.sin(angle))
 
 
 def embed(ids, table, p, c, *, draw=NO_DRAW, start=0):
-    """Token and place: ids [B T], the first at place `start` -> x [B T D];  back gives d_table, dp."""
+    """Token + position: ids [B T], the first at position `start` -> x [B T D];  back gives d_table, dp.
+
+    Raises UserError if learned positions run out.
+    """
     (B, T), D = ids.shape, c.d_model
     scale = math.sqrt(D) if c.scale_embedding else 1.0
     tokens, token_back = look_up(ids, table)
     if c.positions == "learned":
         if start + T > c.max_position_embeddings:
-            raise UserError(f"{start + T} tokens are more than the {c.max_position_embeddings} that the model has "
-                            f"positions for (max_position_embeddings); shorten the text")
+            raise UserError(f"the text has {start + T} tokens, but the model has only {c.max_position_embeddings} "
+                            f"positions (max_position_embeddings); shorten the text")
         rows = np.arange(T, like=ids) + start + c.position_offset
-        places, place_back = look_up(np.broadcast_to(rows, (B, T)), p["embed_positions"])
+        positions, position_back = look_up(np.broadcast_to(rows, (B, T)), p["embed_positions"])
     else:
-        places, place_back = np.asarray(sinusoids((start, start + T), D), tokens.real.dtype, like=tokens), None
-    x = tokens * scale + places
+        positions = np.asarray(sinusoids(start, start + T, D), tokens.real.dtype, like=tokens)
+        position_back = None
+    x = tokens * scale + positions
     if c.normalize_embedding:
         x, norm_back = layer_normalize(x, p["layernorm_embedding"], c.layer_norm_eps)
     x, drop_back = drop(x, c.dropout, draw.at("embedding"))
@@ -184,20 +197,20 @@ def embed(ids, table, p, c, *, draw=NO_DRAW, start=0):
         dx, dp = drop_back(dx), {}
         if c.normalize_embedding:
             dx, dp["layernorm_embedding"] = norm_back(dx)
-        if place_back:
-            dp["embed_positions"] = place_back(dx)
+        if position_back:
+            dp["embed_positions"] = position_back(dx)
         return token_back(dx * scale), dp
 
     return x, back
 
 
 def table_of(p, side, c):
-    """The table of tokens {"weight": [V D]} that the encoder or the decoder reads, of p["model"] or its gradient."""
+    """The token embeddings {"weight": [V D]} of one side, "encoder" or "decoder", in p["model"] or its gradient."""
     return p["shared"] if c.share_embeddings else p[side]["embed_tokens"]
 
 
 def encode(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False):
-    """The memory of a source: ids [B S] -> memory [B S D];  back gives d_table, d_encoder.
+    """The encoder: source ids [B S] -> memory [B S D];  back gives d_table, d_encoder.
 
     mask [B S]: 0 at padding.    draw, recompute: see llama.logits
     """
@@ -210,7 +223,7 @@ def encode(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False):
 
 
 def decode(ids, memory, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
-    """The decoder's output: target ids [B T], memory [B S D] -> x [B T D];  back gives dmemory, d_table, d_decoder.
+    """The decoder: target ids [B T], memory [B S D] -> x [B T D];  back gives dmemory, d_table, d_decoder.
 
     mask [B S]: 0 at the source's padding.    draw, recompute: see llama.logits.    caches: see remember()
     """
@@ -230,8 +243,10 @@ def decode(ids, memory, p, c, *, mask=None, draw=NO_DRAW, recompute=False, cache
 
 
 def side_of(side, run, ids, p, c, *, draw, recompute, start=0):
-    """The encoder or the decoder: ids [B T] -> x [B T D], by the layers that run() makes (see layers.through);
-    back gives d_table, dp, and what else the layers' backs give."""
+    """One side, "encoder" or "decoder": ids [B T] -> x [B T D];  back gives d_table, dp, then the others of the layers.
+
+    run runs a layer: see layers.through
+    """
     table, p = table_of(p, side, c), p[side]
     x, embed_back = embed(ids, table, p, c, draw=draw, start=start)
     x, layers_back = through(x, p["layers"], run, recompute)
@@ -250,24 +265,27 @@ def side_of(side, run, ids, p, c, *, draw, recompute, start=0):
 
 
 def remember(memory, p, c, *, room=64):
-    """What decoding token by token keeps, layer by layer: a cache of the target's keys and values, and those of the
-    memory [B S D]."""
+    """The caches for decoding token by token: for each layer, a Cache of the target's keys and values, and the keys and
+    values of the memory [B S D] with their back."""
     B, H = len(memory), c.decoder_attention_heads
     return [(Cache(B, H, c.d_model // H, memory, room), keys_values(memory, layer["encoder_attn"]))
             for layer in p["decoder"]["layers"]]
 
 
-# The whole
+# The model
 
 def shifted(labels, c):
-    """What the decoder reads, [B T]: the start token, then each label but the last; any token where none counts."""
+    """The decoder's input [B T] for labels [B T]: the start token, then all labels but the last.
+
+    Ignored labels become padding.
+    """
     start = np.full_like(labels[:, :1], c.decoder_start_token_id)
-    read = np.concatenate([start, labels[:, :-1]], axis=1)
-    return np.where(read < 0, c.pad_token_id or 0, read)
+    ids = np.concatenate([start, labels[:, :-1]], axis=1)
+    return np.where(ids < 0, c.pad_token_id or 0, ids)
 
 
 def hidden(ids, target, p, c, *, mask=None, draw=NO_DRAW, recompute=False):
-    """The decoder's output: source ids [B S], target [B T], which it reads -> x [B T D];  back gives d_model."""
+    """The decoder's output: source ids [B S], target ids [B T] -> x [B T D];  back(dx) gives the gradients of p."""
     memory, encode_back = encode(ids, p, c, mask=mask, draw=draw, recompute=recompute)
     x, decode_back = decode(target, memory, p, c, mask=mask, draw=draw, recompute=recompute)
 
@@ -283,22 +301,22 @@ def hidden(ids, target, p, c, *, mask=None, draw=NO_DRAW, recompute=False):
 
 
 def head(p, c):
-    """w [V D] and b [V] or None of the scores x wᵀ + b."""
+    """(w [V D], b [V] or None) of the scores x wᵀ + b."""
     table = table_of(p["model"], "decoder", c) if c.tie_word_embeddings else p["lm_head"]
     return table["weight"], p["final_logits_bias"][0] if c.final_bias else None
 
 
 def grads_of(d_model, dw, db, c):
-    """The gradient tree, dw [V D] and db [V] being those of the scores."""
+    """The gradient tree, given dw [V D] and db [V] of the scores."""
     grads = with_head({"model": d_model}, table_of(d_model, "decoder", c), dw, c.tie_word_embeddings)
     return grads | ({"final_logits_bias": db[None]} if c.final_bias else {})
 
 
 def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, labels=None):
-    """Scores of each token of the target, given the source ids [B S] and the labels [B T] before it -> z [B T V];
-    back gives the gradients of p.    labels None: of the first token alone, [B 1 V]
+    """Scores of each target token, given the source ids [B S] and the labels [B T] before it -> z [B T V];  back gives
+    the gradients of p.
 
-    Arguments as in loss().
+    labels=None: scores of the first target token only, [B 1 V].  Other arguments as in loss().
     """
     target = shifted(np.zeros_like(ids[:, :1]) if labels is None else labels, c)
     x, hidden_back = hidden(ids, target, p["model"], c, mask=mask, draw=draw, recompute=recompute)
@@ -313,10 +331,10 @@ def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, labels=None):
 
 
 def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
-    """Mean cross-entropy of predicting labels [B T] from the source ids [B S] and the labels before each -> a number.
+    """Mean cross-entropy of predicting labels [B T] from source ids [B S] and the previous labels -> nats, a 0-d float.
 
-    A label of -100 does not count.  mask [B S]: 0 at the source's padding.  draw, recompute: see llama.logits.
-    count, label_smoothing, z_loss: see ops/cross_entropy.py.
+    A label of -100 is ignored.  mask [B S]: 0 at the source's padding.  draw, recompute: see llama.logits.
+    count, label_smoothing, z_loss: see ops/cross_entropy.py.  back(dvalue=1.0) gives the gradients of p.
     """
     x, hidden_back = hidden(ids, shifted(labels, c), p["model"], c, mask=mask, draw=draw, recompute=recompute)
     value, loss_back = prediction_loss(x, *head(p, c), labels, count=count, **options)

@@ -34,7 +34,7 @@ def attend(x, kv, p, H, **options):
 
 
 def self_attention(x, p, H, **options):
-    """x [B T D] -> y [B T D];  back gives dx, dp.    options: see layers.multi_head"""
+    """Attention of x [B T D] to itself -> y [B T D];  back gives dx, dp.    options: see layers.multi_head"""
     kv, kv_back = keys_values(x, p)
     y, attend_back = attend(x, kv, p, H, **options)
 
@@ -46,12 +46,12 @@ def self_attention(x, p, H, **options):
     return y, back
 
 
-def cross_attention(x, memory, p, H, *, mask=None, known=None):
-    """x [B T D], memory [B S D] -> y [B T D];  back gives dx, dmemory, dp.
+def cross_attention(x, memory, p, H, *, mask=None, cached=None):
+    """Attention of x [B T D] to memory [B S D] -> y [B T D];  back gives dx, dmemory, dp.
 
-    mask [B S]: 0 at the source's padding.    known: what keys_values gave for this memory before, if it did
+    mask [B S]: 0 at the source's padding.    cached: keys_values(memory, p), if it was computed before
     """
-    kv, kv_back = known or keys_values(memory, p)
+    kv, kv_back = cached or keys_values(memory, p)
     y, attend_back = attend(x, kv, p, H, mask=mask)
 
     def back(dy):
@@ -63,12 +63,12 @@ def cross_attention(x, memory, p, H, *, mask=None, known=None):
 
 
 def branches(c):
-    """The options of layers.residual that all branches of a layer have."""
+    """The options of layers.residual that all branches of a layer share."""
     return {"eps": c.layer_norm_eps, "norm_first": c.norm_first, "rate": c.dropout}
 
 
 def encoder_layer(x, p, c, *, mask=None, draw=NO_DRAW):
-    """Attention to the whole source, then feed-forward, each a layers.residual: x [B S D] -> z [B S D]"""
+    """Bidirectional attention, then feed-forward, as residual branches: x [B S D] -> z [B S D];  back gives dx, dp."""
     y, attention_back = residual(lambda n: self_attention(n, p["self_attn"], c.encoder_attention_heads, mask=mask),
                                  x, p["self_attn_layer_norm"], **branches(c), draw=draw.at("attention"))
     z, feed_back = residual(lambda n: feed_forward(n, p["fc1"], p["fc2"], c.activation_function),
@@ -84,16 +84,16 @@ def encoder_layer(x, p, c, *, mask=None, draw=NO_DRAW):
 
 
 def decoder_layer(x, memory, p, c, *, mask=None, draw=NO_DRAW, cache=None):
-    """Attention to the target so far, attention to the memory, feed-forward: x [B T D], memory [B S D] -> u [B T D];
+    """Causal attention, attention to the memory, feed-forward: x [B T D], memory [B S D] -> u [B T D];
     back gives dx, dmemory, dp.
 
-    mask [B S]: 0 at the source's padding.    cache: one of those that remember() gives
+    mask [B S]: 0 at the source's padding.    cache: this layer's element of transformer.remember()
     """
     H = c.decoder_attention_heads
-    target_cache, known = cache or (None, None)
+    target_cache, memory_kv = cache or (None, None)
     y, self_back = residual(lambda n: self_attention(n, p["self_attn"], H, causal=True, cache=target_cache),
                             x, p["self_attn_layer_norm"], **branches(c), draw=draw.at("attention"))
-    z, cross_back = residual(lambda n: cross_attention(n, memory, p["encoder_attn"], H, mask=mask, known=known),
+    z, cross_back = residual(lambda n: cross_attention(n, memory, p["encoder_attn"], H, mask=mask, cached=memory_kv),
                              y, p["encoder_attn_layer_norm"], **branches(c), draw=draw.at("memory"))
     u, feed_back = residual(lambda n: feed_forward(n, p["fc1"], p["fc2"], c.activation_function),
                             z, p["final_layer_norm"], **branches(c), draw=draw.at("mlp"))

@@ -1,4 +1,4 @@
-"""What skip-gram and GloVe share: the form of their configurations and the order of an epoch."""
+"""The parts shared by skip-gram and GloVe: their configuration and the order of an epoch."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,29 +12,29 @@ from pyllama.text.tokens import Tokens
 
 @dataclass(frozen=True)
 class WordsConfig(Config):
-    """The shape of two tables of word vectors, and how far a word sees."""
+    """The size of two tables of word vectors, and the size of a word's context."""
 
     vocab_size: int = 10000                     # V
     hidden_size: int = 100                      # D
-    window: int = 5                             # words to either side that are a word's context
+    window: int = 5                             # words on either side of a word
 
     def __post_init__(self):
         self.check(positive=("vocab_size", "hidden_size", "window"))
 
 
 def laid_out(tokens: Tokens, c: WordsConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(ids[N], the number of each one's document [N]), int64.  UserError if there are fewer than two."""
+    """(ids [N], the index [N] of each token's document), int64.  Raises UserError if there are fewer than 2 tokens."""
     if len(tokens) < 2:
-        raise UserError(f"there are {len(tokens)} tokens, but it takes 2 to make a pair; give more text")
+        raise UserError(f"there are {len(tokens)} tokens, but a pair needs 2; give more text")
     ids = tokens[:]
     require_below(ids, c.vocab_size)
     return ids, np.repeat(np.arange(len(tokens.starts)), tokens.stops - tokens.starts)
 
 
 def visit(size: int, batch_size: int, seed: int, step: int) -> tuple[int, np.ndarray]:
-    """(epoch, places): which of `size` things belong to this step (0, 1, ...).
+    """(epoch, indices): the indices below `size` that belong to this step (0, 1, ...).
 
-    An epoch visits each once, in an order of its own.  Its last step has what is left.
+    An epoch visits each index once, in random order.  Its last step has the remainder.
     """
     epoch, turn = divmod(step, -(-size // batch_size))
     _, order = shuffled(size, seed, "order", epoch)
