@@ -3,8 +3,8 @@
     score = log p(target | source) / length^length_penalty
 
 Every step extends each of a source's beams by every token.  Among the K most likely extensions, those that end are
-finished.  The K most likely extensions that do not end are the next beams.  With one beam this is greedy decoding, which
-stops at the first end token.  With as many beams as there are targets it is an exhaustive search.
+finished.  The K most likely extensions that do not end are the next beams.  With one beam this is greedy decoding,
+which stops at the first end token.  With as many beams as there are targets it is an exhaustive search.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

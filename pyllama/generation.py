@@ -28,6 +28,7 @@ from pyllama.text.tokenizer import Tokenizer
 class GenerationConfig:
     """How to continue a text, under the names of Hugging Face's generate().  Raises UserError for an invalid value.
 
+    >>> from pyllama.generation import GenerationConfig
     >>> GenerationConfig(do_sample=True, temperature=0.8, top_k=40).greedy
     False
     """
@@ -290,7 +291,7 @@ def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokeni
 
 def stream(params, config, prompt: Sequence[int], tokenizer: Tokenizer,
            settings: GenerationConfig | None = None) -> Iterator[str]:
-    """Yield the continuation of one prompt in pieces, each as soon as it is certain; joined, generate()'s first result."""
+    """Yield the continuation of one prompt in pieces, each as soon as it is certain: generate()'s first result."""
     settings = settings or GenerationConfig()
     rows = begin(config, [prompt], tokenizer, settings)[:1]
     return (piece for _, piece in write(params, config, rows, tokenizer, settings) if piece)

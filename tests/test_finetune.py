@@ -1,12 +1,14 @@
 """Runs of finetune that stop early, are watched, or have rows without room; what predict says beside its answers."""
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
+import pyllama
 from pyllama.cli import tasks as commands
 from pyllama.cli.main import main
-from pyllama.tasks import finetune
+from pyllama.tasks import TASKS, finetune
 from pyllama.training import checkpoint
 from pyllama.training.run import read_log
 
@@ -43,17 +45,16 @@ def test_a_run_out_of_patience_is_measured_at_its_best_and_stays_out_of_patience
     accuracies = {line["step"]: line["val_accuracy"] for line in log if "val_accuracy" in line}
     best = next(step for step, accuracy in accuracies.items() if accuracy == max(accuracies.values()))
     assert [*accuracies] == [*range(4, best + 3 * 4 + 1, 4)]
-    said = f"out of patience at step {best + 12}: the last 3 evaluations on the dev rows were no better than that of " \
-           f"step {best}\n"
-    assert said in out
+    reason = f"stopped early at step {best + 12}: 3 evaluations without improvement since step {best}\n"
+    assert reason in out
     assert (metrics["step"], metrics["accuracy"]) == (best, accuracies[best])
     assert checkpoint.best(run).name == f"step-{best:08d}"
-    assert f"at step {best}, the best on the dev rows" in out
+    assert f"at step {best}, the best checkpoint on the dev rows" in out
 
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for flags in ([], ["--max_steps", "400"]):
         assert main(["resume", str(run), *flags]) == 0
-        assert said in capsys.readouterr().out
+        assert reason in capsys.readouterr().out
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -66,7 +67,17 @@ def test_patience_without_accuracy_looks_at_the_loss(words, tmp_path, capsys):
     losses = [line["val_loss"] for line in read_log(run)]
     best = losses.index(min(losses)) + 1
     assert (len(losses), metrics["step"]) == (best + 2, best)
-    assert f"out of patience at step {best + 2}: the last 2 evaluations" in capsys.readouterr().out
+    assert f"stopped early at step {best + 2}: 2 evaluations without improvement" in capsys.readouterr().out
+
+
+def test_a_model_of_the_task_summarise_is_one_of_summarize(words, tmp_path):
+    """The task had this name in 0.1.0."""
+    model = pyllama.create("transformer", words, hidden_size=8)
+    entry = {"name": "summarise", "fields": [], "max_length": 16, "class_weights": None}
+    model.config = replace(model.config, extra={"task": entry})
+    model.save(tmp_path / "model")
+    task, _, _ = finetune.load(tmp_path / "model")
+    assert task is TASKS["summarize"]
 
 
 def events(folder):
@@ -114,33 +125,33 @@ def test_rows_without_room_are_told_once_and_count_nowhere(tmp_path, capsys):
     metrics = trained("instruct", "llama", data, run, "--max_steps", 1, "--test", 0.2, "--max_length", 80)
     out, err = capsys.readouterr()
     assert (out + err).count("no room") == 1
-    assert "4 of 24 rows left out: they leave no room for an answer in max_length, 80 tokens\n" in out
-    counted = re.search(r"(\d+) rows to train on, (\d+) to validate on, (\d+) to test on", out).groups()
+    assert "4 of 24 rows skipped: they leave no room for an answer in max_length, 80 tokens\n" in out
+    counted = re.search(r"(\d+) training rows, (\d+) validation rows, (\d+) test rows", out).groups()
     assert sum(map(int, counted)) == 20
     assert metrics["rows"] == int(counted[2])
 
     trained("instruct", str(run), data, tmp_path / "more", "--max_steps", 1, "--max_length", 500)
-    assert "4 of 24 rows left out: they leave no room for an answer in the model's context, 80 tokens\n" in \
+    assert "4 of 24 rows skipped: they leave no room for an answer in the model's context, 80 tokens\n" in \
         capsys.readouterr().out
     assert main(["evaluate", "--model", str(run), "--data", str(data), "--max_new_tokens", "2"]) == 0
     out, err = capsys.readouterr()
     assert (out + err).count("no room") == 1
-    assert "4 of 24 rows left out: they leave no room for an answer in the 80 tokens that the model was" in out
+    assert "4 of 24 rows skipped: they leave no room for an answer in the 80 tokens that the model was" in out
     assert re.search(r"^rows +20$", out, re.MULTILINE)
 
     assert main(["predict", "--model", str(run), "--text", "Go?", long, "--max_new_tokens", "2"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == ""
-    assert err == ("1 of 2 prompts leave no room for a response in the 80 tokens that the model was trained to read: "
-                   "not answered\n")
+    assert err == ("1 of 2 prompts are not answered: they leave no room for a response in the 80 tokens that the model "
+                   "was trained to read\n")
 
 
 def test_a_part_without_a_row_that_fits_is_refused(tmp_path, capsys):
     data = instructions(tmp_path / "a.jsonl", *["Go?"] * 20)
     assert main(["finetune", "--task", "instruct", "--model", "gpt2", "--data", str(data), "--max_length", "5",
                  "--out_dir", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == ("pyllama: no train row leaves room for an answer in max_length, 5 tokens; give "
-                                       "shorter rows, or more room\n")
+    assert capsys.readouterr().err == ("pyllama: no train row leaves room for an answer in max_length, 5 tokens; "
+                                       "shorten the rows or raise the limit\n")
     assert not (tmp_path / "run").exists()
 
 
@@ -165,13 +176,13 @@ def test_predict_reads_other_columns_and_leaves_out_what_it_cannot_read(films, t
     flags = ["predict", "--model", str(run), "--data", str(others)]
     capsys.readouterr()
     assert main([*flags, "--fields", "review"]) == 2
-    assert "others.csv line 3: 'text' is '  ', not a text; fix it, or leave such rows out with --bad-rows skip" in \
+    assert "others.csv line 3: 'text' is '  ', not a text; fix it, or skip invalid rows with --bad_rows skip" in \
         capsys.readouterr().err
     for fields in (["review"], ["review", "stars"]):
         assert main([*flags, "--fields", *fields, "--bad-rows", "skip"]) == 0
         said = capsys.readouterr()
         assert [json.loads(line)["text"] for line in said.out.splitlines()] == ["a fine film", "a cold film"]
-        assert "1 of 3 rows left out:" in said.err
+        assert "1 of 3 rows skipped:" in said.err
 
 
 def test_evaluate_of_a_task_refuses_the_flags_for_texts(films, tmp_path, capsys):
@@ -181,9 +192,9 @@ def test_evaluate_of_a_task_refuses_the_flags_for_texts(films, tmp_path, capsys)
     for name, value in (("field", "body"), ("block_size", "8"), ("tokenizer", "t.json")):
         capsys.readouterr()
         assert main([*command, f"--{name}", value]) == 2
-        assert capsys.readouterr().err == (f"pyllama: {name} has no effect on the evaluation of a model that was "
-                                           f"trained on a task; leave it out\n")
+        reason = f"{name} has no effect on a model that was trained on a task"
+        assert capsys.readouterr().err == f"pyllama: {reason}; remove it\n"
     assert main([*command, str(films)]) == 2
-    assert "on the rows of one file, but data names 2" in capsys.readouterr().err
+    assert "on one file of rows, but data names 2" in capsys.readouterr().err
     assert main(command) == 0
     assert "accuracy" in capsys.readouterr().out

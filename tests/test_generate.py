@@ -166,14 +166,14 @@ def test_no_new_tokens():
 def test_an_empty_prompt_begins_with_bos():
     p, c = model("gqa")
     assert generate(p, c, [[]]) == generate(p, c, [[1]])
-    with pytest.raises(UserError, match=r"empty.*give it a prompt"):
+    with pytest.raises(UserError, match=r"empty.*give a prompt"):
         generate(p, replace(c, bos_token_id=None), [[]], CHARACTERS)
 
 
 def test_a_prompt_may_fill_the_window_but_not_more():
     p, c = model("gqa")
     assert len(generate(p, c, [[2] * 16])[0].ids) == 100
-    with pytest.raises(UserError, match=r"17 tokens, .*\(max_position_embeddings\) holds 16; shorten"):
+    with pytest.raises(UserError, match=r"17 tokens, .*\(max_position_embeddings\) is 16; shorten"):
         generate(p, c, [[2], [2] * 17])
 
 

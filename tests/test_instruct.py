@@ -76,7 +76,7 @@ def test_what_is_too_long_loses_its_end_and_what_has_no_room_is_left_out(capsys)
         [*TOKENS.encode("你好"), special.EOS], TOKENS.encode("a ").tolist()]
     answers = instruct.predict(rows_of(ROWS), work)
     note, = instruct.notes(rows_of(ROWS), work, SearchConfig())
-    assert note.startswith("1 of 3 prompts leave no room for a response in the 56 tokens that")
+    assert note.startswith("1 of 3 prompts are not answered: they leave no room for a response in the 56 tokens that")
     assert capsys.readouterr() == ("", "")
     assert answers[0] == ""
     assert all(answers[1:])
@@ -88,7 +88,7 @@ def test_what_is_too_long_loses_its_end_and_what_has_no_room_is_left_out(capsys)
 def test_without_an_end_token_no_response_would_end():
     work = at_work()
     work = work._replace(tokenizer=Tokenizer.bytes(), config=type(work.config)(vocab_size=256))
-    with pytest.raises(UserError, match="no token that ends a text, so that no response would end; take a model with"):
+    with pytest.raises(UserError, match="no end token, so no response would end; use a model with"):
         instruct.examples(rows_of(ROWS), work)
 
 

@@ -138,14 +138,14 @@ def test_dropout_does_not_know_how_a_batch_is_cut_into_parts(head):
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda p: lstm.logits(IDS, p, C, mask=MASK[:, ::-1]), "token after padding; put the padding on the right"),
-    (lambda p: lstm.logits(IDS, p, C, mask=MASK[:, :6]), r"mask has shape \(4, 6\), ids have \(4, 10\); give"),
-    (lambda p: lstm.logits(IDS[:, :0], p, C), "no position at all; give"),
+    (lambda p: lstm.logits(IDS, p, C, mask=MASK[:, :6]), r"mask has shape \(4, 6\), but ids have \(4, 10\); give"),
+    (lambda p: lstm.logits(IDS[:, :0], p, C), "ids have length 0; give"),
     (lambda p: lstm.logits(IDS, p, C, truncate=0), "truncate is 0; it must be at least 1"),
     (lambda p: replace(C, hidden_size=0), "hidden_size is 0; it must be at least 1"),
     (lambda p: replace(C, classifier_size=0), "classifier_size is 0; it must be at least 1"),
     (lambda p: replace(C, dropout=1.0), "dropout is 1.0; it must lie in 0 <= p < 1"),
     (lambda p: replace(C, head="regression"), "head is 'regression'; it must be one of classification, tagging"),
-    (lambda p: LstmConfig.from_dict({"model_type": "gru"}), "model_type = 'gru'; lstm here knows only 'lstm'"),
+    (lambda p: LstmConfig.from_dict({"model_type": "gru"}), "model_type = 'gru'; lstm supports only 'lstm'"),
     (lambda p: from_keras(np.ones((5, 12)), np.ones((4, 12)), np.ones(12)), "give the weights of an LSTM layer"),
     (lambda p: from_keras(np.ones((5, 16)), np.ones((4, 16)), np.ones(32)), "give the weights of an LSTM layer"),
 ])

@@ -112,15 +112,15 @@ def test_another_head_keeps_the_body_and_says_what_is_new(tmp_path):
     for name in got.keys() & tensors.keys():
         np.testing.assert_array_equal(got[name], tensors[name], err_msg=name)
     new, left_out = found.notes
-    assert new.startswith("new, drawn at random: ")
+    assert new.startswith("initialized at random: ")
     assert {*new.partition(": ")[2].split(", ")} == got.keys() - tensors.keys()
-    assert {*left_out.partition("left out: ")[2].split(", ")} == tensors.keys() - got.keys()
+    assert {*left_out.partition("dropped: ")[2].split(", ")} == tensors.keys() - got.keys()
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"model_type": "mamba"}, "holds a 'mamba' model; known are llama, gpt2, bert"),
+    ({"model_type": "mamba"}, "contains a 'mamba' model; the supported types are llama, gpt2, bert"),
     ({"hidden_act": "mish"}, "hidden_act is 'mish'; it must be one of relu, gelu"),
-    ({"is_decoder": True}, "is_decoder = True; bert here knows only False"),
+    ({"is_decoder": True}, "is_decoder = True; bert supports only False"),
     ({"hidden_size": None}, "hidden_size = None, but it must be of type int; fix it"),
     ({"layer_norm_eps": "small"}, "layer_norm_eps = 'small', but it must be of type float; fix it"),
     ({"num_attention_heads": 5}, "hidden_size 12 is not a multiple of num_attention_heads 5; change one"),

@@ -14,7 +14,7 @@ from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import bert
 from pyllama.tasks.finetune import load_rows, save_rows
-from pyllama.tasks.qa import LONGEST, around, label, likeliest, spans, stretches, task, windows
+from pyllama.tasks.qa import LONGEST, around, label, likeliest, spans, task, window_bounds, windows
 from pyllama.tasks.rows import Row, Source, read
 from pyllama.tasks.task import Trained
 from pyllama.text.tokenizer import Tokenizer
@@ -102,7 +102,7 @@ def test_a_lone_surrogate_is_refused():
 @example(count=10, wide=10)
 @example(count=11, wide=10)
 def test_windows_cover_every_token_and_share_half(count, wide):
-    made = stretches(count, wide)
+    made = window_bounds(count, wide)
     assert sorted({i for window in made for i in range(*window)}) == list(range(count))
     assert all(past - first == wide for first, past in made[:-1])
     assert made[-1][1] - made[-1][0] <= wide
@@ -145,7 +145,7 @@ def test_no_window_is_longer_than_it_may_be_and_half_is_the_context(question, co
 
 
 def test_a_length_without_room_is_refused():
-    with pytest.raises(UserError, match="max_length 4 has no room"):
+    with pytest.raises(UserError, match="max_length 4 leaves no room"):
         list(windows([asked("abc")], trained(TOKENIZERS["pairs"], 4)))
 
 
@@ -174,7 +174,7 @@ def test_an_answer_between_tokens_is_found_back_in_each_window_that_has_all_of_i
         if has_all:
             assert learned["ids"][[a, b]].tolist() == ids[[touching[0], touching[-1]]].tolist()
             a, b = np.array([a, b]) - window.before + window.first
-            back = window.places[a, 0], window.places[b, 1]
+            back = window.characters[a, 0], window.characters[b, 1]
             assert back == (first, past) or (back[0] <= first and past <= back[1] and bytes_are_shared)
         else:
             assert (a, b) == (0, 0)
@@ -338,16 +338,17 @@ def test_an_answer_told_without_its_place_is_the_first_there_is():
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    ({"answer": "red cat", "start": 9}, "line 1: the answer 'red cat' does not stand at character 9 .* ' red ca' does"),
-    ({"answer": "cow"}, "line 1: the answer 'cow' does not stand in its context"),
-    ({"answer": "red", "start": -4}, "line 1: the answer 'red' does not stand in its context"),
-    ({"answer": "red", "start": "x"}, "line 1: the answer 'red' starts at 'x', which is not a number"),
+    ({"answer": "red cat", "start": 9},
+     "line 1: the answer 'red cat' does not occur at character 9 .* ' red ca' there"),
+    ({"answer": "cow"}, "line 1: the answer 'cow' does not occur in its context"),
+    ({"answer": "red", "start": -4}, "line 1: the answer 'red' does not occur in its context"),
+    ({"answer": "red", "start": "x"}, "line 1: the answer 'red' has the start 'x', which is not a number"),
     ({"answer": 7}, "line 1: 'text' is 7, not a text"),
     ({"answers": []}, "line 1: it has no answer"),
     ({"answers": ["red"]}, "line 1: the answer 'red' is not an object"),
     ({"answer": "red", "context": 5}, "line 1: 'context' is 5, not a text"),
     ({"answer": "red", "question": " "}, "line 1: 'question' is ' ', not a text"),
-    ({}, "line 1: it has no 'answer'"),
+    ({}, "line 1: it has no field 'answer'"),
     ({"qas": {}}, "line 1: 'qas' is {}, not a list"),
     ({"qas": ["Who?"]}, "line 1, qa 1: it is not an object"),
 ])
@@ -366,7 +367,7 @@ def test_every_answer_of_the_real_rows_is_where_its_label_is(language):
     for window in windows(rows, trained(learned, 96)):
         a, b = label(window, rows[window.row].values["answers"][0]) - window.before + window.first
         if a >= window.first:
-            found[window.row] = rows[window.row].values["context"][window.places[a, 0]:window.places[b, 1]]
+            found[window.row] = rows[window.row].values["context"][window.characters[a, 0]:window.characters[b, 1]]
     measured = task.metrics([found[i] for i in range(len(rows))], rows)
     assert (len(rows), measured["exact_match"]) == (177, 1.0)
 

@@ -95,12 +95,12 @@ def test_all_relations_come_back_and_no_pair_is_missed(given_documents, apart):
 @pytest.mark.parametrize(("line", "by", "reason"), [
     (3, "1\tMaine\tB-Loc", "it has 3 columns instead of 5: number, word, tag, relations, heads"),
     (3, "1\tMaine\tB-Loc\t['N']\t[1]\tmore", "it has 6 columns instead of 5"),
-    (3, "1\tMaine\tLoc\t['N']\t[1]", "the tag 'Loc' is neither O nor B- or I- and a name"),
+    (3, "1\tMaine\tLoc\t['N']\t[1]", "the tag 'Loc' is not O, B-NAME or I-NAME"),
     (5, "3\tSmith\tI-Peop\t['Live_In', 'Kill']\t[1]", r"it has 2 relations, \['Live_In', 'Kill'\], but 1 heads, \[1\]"),
-    (5, "3\tSmith\tI-Peop\t['Live_In']\t[4]", "Live_In goes from token 3 to token 4; only what is tagged B- or I- has"),
-    (5, "3\tSmith\tI-Peop\t['Live_In']\t[9]", "Live_In goes from token 3 to token 9; only"),
-    (6, "4\tleft\tO\t['Live_In']\t[1]", "Live_In goes from token 4 to token 1; only"),
-    (5, "3\tSmith\tI-Peop\t['Live_In']\t[2]", "Live_In goes from a thing to itself, token 2"),
+    (5, "3\tSmith\tI-Peop\t['Live_In']\t[4]", "Live_In goes from token 3 to token 4, but only tokens tagged B- or I- have"),
+    (5, "3\tSmith\tI-Peop\t['Live_In']\t[9]", "Live_In goes from token 3 to token 9, but only"),
+    (6, "4\tleft\tO\t['Live_In']\t[1]", "Live_In goes from token 4 to token 1, but only"),
+    (5, "3\tSmith\tI-Peop\t['Live_In']\t[2]", "Live_In goes from an entity to itself, token 2"),
     (9, "", "there is a token 0 above it; begin each document with a line #doc"),
 ])
 def test_a_bad_line_is_told_with_its_place_and_costs_its_document(tmp_path, line, by, reason):
@@ -111,12 +111,12 @@ def test_a_bad_line_is_told_with_its_place_and_costs_its_document(tmp_path, line
         loaded(tmp_path / "a.conll", content)
     rows, notes = loaded_with_notes(tmp_path / "a.conll", content, bad_rows="skip")
     assert len(rows) == 3                                                       # those of the second time
-    assert notes[0] == "1 of 4 rows left out:"
+    assert notes[0] == "1 of 4 rows skipped:"
     assert notes[1].startswith(f"  {tmp_path}/a.conll line {place}: ")
 
 
 def test_a_mark_among_the_words_costs_the_rows_alone(tmp_path):
-    with pytest.raises(UserError, match=r"a\.conll line 3: .* does not mark one e2"):
+    with pytest.raises(UserError, match=r"a\.conll line 3: .* does not contain one marked entity <e2>"):
         loaded(tmp_path / "a.conll", MAINE.replace("left", "<e2>"))
 
 

@@ -103,15 +103,15 @@ def test_the_original_files_are_read(tmp_path):
     bare = tmp_path / "bare.txt"
     bare.write_text("".join(line + "\n" for line in SENTENCES.split("\n") if line[:1].isdigit()))
     assert [r.values for r in loaded(bare, ("text",))] == [{"text": r.values["text"]} for r in rows]
-    with pytest.raises(UserError, match=r"bare.txt line 1: it has no 'relation'"):
+    with pytest.raises(UserError, match=r"bare.txt line 1: it has no field 'relation'"):
         loaded(bare)
 
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("1\tno quotes\nOther\n", r"line 1: it is neither a number and a sentence"),
     ('1\t"<e1>a</e1> <e2>b</e2>"\nOther\nmore\n', r"line 3: it is neither"),
-    ('1\t"<e1>a</e1> <e2>b</e2>"\n\n2\t"<e1>a</e1> <e2>b</e2>"\nOther\n', r"line 1: it has no 'relation'"),
-    ('1\t"<e1>a</e1> b"\nOther\n', r"line 1: '<e1>a</e1> b' does not mark one e2 as <e2>so</e2>"),
+    ('1\t"<e1>a</e1> <e2>b</e2>"\n\n2\t"<e1>a</e1> <e2>b</e2>"\nOther\n', r"line 1: it has no field 'relation'"),
+    ('1\t"<e1>a</e1> b"\nOther\n', r"line 1: '<e1>a</e1> b' does not contain one marked entity <e2>...</e2>"),
 ])
 def test_a_bad_line_is_told_with_its_place(tmp_path, text, reason):
     (tmp_path / "rows.txt").write_text(text)
@@ -125,7 +125,7 @@ def test_a_text_that_does_not_mark_two_things_is_refused(tmp_path, text):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"text": text, "relation": "R"}))
     for names in (task.fields, task.fields[:-1]):
-        with pytest.raises(UserError, match=r"line 1: .* does not mark one e[12]"):
+        with pytest.raises(UserError, match=r"line 1: .* does not contain one marked entity <e[12]>"):
             loaded(path, names)
 
 
@@ -196,8 +196,8 @@ def test_of_many_triples_the_most_frequent_are_drawn():
     many = [(f"a{i}", "R", f"b{i}") for i in range(1000)]
     figure = graph.drawn([*many, many[-1]])
     names = {one.get_text() for one in figure.axes[0].texts}
-    assert {f"{of}{i}" for of in "ab" for i in (*range(graph.MOST - 1), 999)} == names - {"", "R"}
-    said = f"the {graph.MOST} most frequent of 1,000 triples"
+    assert {f"{of}{i}" for of in "ab" for i in (*range(graph.MAX_DRAWN - 1), 999)} == names - {"", "R"}
+    said = f"the {graph.MAX_DRAWN} most frequent of 1,000 triples"
     assert figure.axes[0].get_title() == said
     assert graph.writer(Path("g.png"))([*many, many[-1]])[1] == said
     assert graph.writer(Path("g.csv"))([*many, many[-1]])[1] == "1,001 triples"
@@ -207,7 +207,7 @@ def test_a_drawing_grows_with_its_names_and_none_lie_on_each_other():
     """Whether they hang together or not: they are further apart than the 8 points that a name is high."""
     pytest.importorskip("networkx")
     pytest.importorskip("matplotlib")
-    def joined(to, most=graph.MOST):
+    def joined(to, most=graph.MAX_DRAWN):
         return [(f"a{i}", "R", to(i)) for i in range(1, most + 1)]
 
     pairs = joined("b{}".format)
@@ -217,17 +217,17 @@ def test_a_drawing_grows_with_its_names_and_none_lie_on_each_other():
         assert ((spots >= 0) & (spots <= [wide, high])).all()
         apart = np.linalg.norm(spots[:, None] - spots, axis=-1)
         assert apart[~np.eye(len(spots), dtype=bool)].min() > 8 / 72
-    areas = [np.prod(graph.drawn(pairs[:count]).get_size_inches()) for count in (1, 10, graph.MOST)]
+    areas = [np.prod(graph.drawn(pairs[:count]).get_size_inches()) for count in (1, 10, graph.MAX_DRAWN)]
     assert areas[0] < areas[1] < areas[2]
 
 
 def test_a_file_without_triples_is_written_and_called_so(tmp_path):
     assert task.export(Path("g.csv"))([row()], [OTHER]) == (b"head,relation,tail\n",
-                                                            "no triple, for every answer is Other,")
+                                                            "no triples, because every answer is Other,")
 
 
 def test_another_suffix_and_an_absent_package_are_refused_at_once(monkeypatch):
-    with pytest.raises(UserError, match=r"g.dot is not a .csv, .graphml, .ttl, .png; give"):
+    with pytest.raises(UserError, match=r"cannot write g.dot; its name must end in .csv, .graphml, .ttl, .png"):
         task.export(Path("g.dot"))
     packages = {"networkx": ".graphml", "rdflib": ".ttl", "matplotlib": ".png"}
     for package, suffix in packages.items():
@@ -251,11 +251,12 @@ def test_train_measure_and_export_from_the_command_line(tmp_path, capsys):
     assert main(ask) == 0
     out, err = capsys.readouterr()
     answer, = out.splitlines()
-    assert err == f"wrote {'no triple, for every answer is Other,' if answer == OTHER else '1 triple'} to {export}\n"
+    content = "no triples, because every answer is Other," if answer == OTHER else "1 triple"
+    assert err == f"wrote {content} to {export}\n"
     assert answer in ("Cause-Effect(e2,e1)", "Component-Whole(e1,e2)", "Other")
     due = [",".join(one) for one in triples([row(text=text)], [answer])]
     assert export.read_text().splitlines() == ["head,relation,tail", *due]
     assert main([*ask[:-1], str(tmp_path / "nowhere/g.csv")]) == 2
     assert "cannot write" in capsys.readouterr().err
     assert main(["predict", "--model", run, "--text", "no marks"]) == 2
-    assert "a --text cannot be used: 'no marks' does not mark one e1" in capsys.readouterr().err
+    assert "input 1 is invalid: 'no marks' does not contain one marked entity <e1>" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_what_is_found_is_scored_as_the_loss_has_it():
 
 @pytest.mark.parametrize(("sources", "changes", "message"), [
     ([[1, 2], []], {}, "a source is empty; give it some text"),
-    ([[1, 2]], {"eos_token_id": None}, "no eos_token_id, so that no target would end; set it"),
+    ([[1, 2]], {"eos_token_id": None}, "no eos_token_id, so no target would end; set it"),
 ])
 def test_what_cannot_be_searched_is_refused(sources, changes, message):
     c = bart.BartConfig(**BART, **changes)

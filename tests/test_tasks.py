@@ -77,9 +77,9 @@ def test_bad_rows_are_counted_and_located(tmp_path, capsys):
     found, notes = read(Source(path, bad_rows="skip"), FIELDS, USABLE)
     assert [row.place for row in found] == [f"{path} line 1", f"{path} line 6"]
     assert capsys.readouterr() == ("", "")
-    reasons = ("line 2: 'text' is '  ', not a text", "line 3: it has no 'label', only text", "line 4: it is not JSON",
-               "line 5: it is not an object")
-    assert notes[0] == "4 of 6 rows left out:"
+    reasons = ("line 2: 'text' is '  ', not a text", "line 3: it has no field 'label', only text",
+               "line 4: it is not JSON", "line 5: it is not an object")
+    assert notes[0] == "4 of 6 rows skipped:"
     for note, reason in zip(notes[1:], reasons, strict=True):
         assert reason in note
     _, many = read(Source(written(tmp_path / "b.jsonl", BAD * 2), bad_rows="skip"), FIELDS, USABLE)
@@ -89,15 +89,15 @@ def test_bad_rows_are_counted_and_located(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("name", "text", "fields", "message"), [
-    ("a.jsonl", "", (), "has no row to use; give a file with text, label"),
-    ("a.xlsx", "x", (), r"is not a \.jsonl, \.json, \.csv, \.tsv"),
+    ("a.jsonl", "", (), "has no valid row; give a file with text, label"),
+    ("a.xlsx", "x", (), r"has an unknown format; convert it to \.jsonl, \.json, \.csv, \.tsv"),
     ("a.json", "{", (), "is not JSON"),
     ("a.json", "3", (), "is not a list of objects"),
     ("a.csv", "a,b\n1,2\n", (), "the first line of .* does not name text, label, but a, b; name the columns"),
     ("a.tsv", "one\ttwo\tthree\n", (), "line 1: it has 3 columns instead of 2"),
     ("a.jsonl", '{"text": "a", "label": "b"}', ("text",), "--fields names 1 fields, but this task reads 2"),
     ("a.csv", 'text,label\n"open,1\n', (), "line 2: unexpected end of data; fix the quotes"),
-    ("a.jsonl", '{"text": "\\ud800", "label": "b"}', (), "'text' escapes half of a surrogate pair"),
+    ("a.jsonl", '{"text": "\\ud800", "label": "b"}', (), "'text' contains half of a surrogate pair"),
     ("a.jsonl", '{"text": "a", "label": [1]}', (), r"'label' is \[1\], not a name or a number"),
 ])
 def test_what_is_no_data_is_refused_in_one_sentence(tmp_path, name, text, fields, message):
@@ -124,9 +124,9 @@ def test_a_split_has_every_row_once(count, dev, test, seed):
 
 
 def test_too_few_rows_to_split_are_refused():
-    with pytest.raises(UserError, match=r"2 rows are too few to keep 0\.1 and 0\.0 of them apart; give more"):
+    with pytest.raises(UserError, match=r"2 rows are too few to hold out shares of 0\.1 and 0\.0; give more rows"):
         rows.split([Row("a", {}), Row("b", {})], (0.1, 0.0), 0)
-    with pytest.raises(UserError, match=r"a share of 1\.5 cannot be kept apart"):
+    with pytest.raises(UserError, match=r"a share of 1\.5 cannot be held out"):
         rows.split([Row("a", {})], (1.5,), 0)
 
 
@@ -327,13 +327,15 @@ def test_a_text_for_a_text_is_learned_and_a_trained_model_learns_on(model, tmp_p
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--task", "guess", "--model", "bert"], "there is no task 'guess'; there are classify, "),
-    (["--task", "classify", "--model", "transformer"], "a transformer model cannot classify; take one of llama, bert"),
+    (["--task", "guess", "--model", "bert"], "there is no task 'guess'; the tasks are classify, "),
+    (["--task", "classify", "--model", "transformer"],
+     "a transformer model cannot do the task classify; choose one of llama, bert"),
     (["--task", "g2p", "--model", "nowhere", "--fields", "text", "label"], "there is no trained model at nowhere"),
-    (["--task", "classify", "--model", "bert", "--block_size", "64"], "block_size is for texts and has no effect"),
-    (["--task", "classify", "--model", "bert", "--dev", "0"], r"dev is 0\.0; give a share between 0 and 1"),
+    (["--task", "classify", "--model", "bert", "--block_size", "64"], "block_size has no effect on rows; remove it"),
+    (["--task", "classify", "--model", "bert", "--dev", "0"], r"dev is 0\.0; it must lie between 0 and 1"),
     (["--task", "classify", "--model", "bert", "--max_length", "0"], "max_length is 0; it must be at least 3"),
-    (["--task", "classify", "--model", "bert", "--fields", "text", "same"], "every row has the label '1'; it takes 2"),
+    (["--task", "classify", "--model", "bert", "--fields", "text", "same"],
+     "every row has the label '1'; give rows of at least 2 classes"),
 ])
 def test_what_cannot_be_trained_is_refused(flags, message, reviews, tmp_path, capsys):
     assert main(["finetune", *flags, "--data", reviews, "--out_dir", str(tmp_path / "x")]) == 2
@@ -363,7 +365,7 @@ def test_a_trained_decoder_cannot_classify_unless_it_has_the_head(tmp_path, caps
     data = written(tmp_path / "a.csv", "text,label\nx,1\ny,2\nz,1\n")
     assert main(["finetune", "--task", "classify", "--model", str(tmp_path / "m"), "--data", str(data), "--dev", "0.3",
                  "--out_dir", str(tmp_path / "x")]) == 2
-    assert "a gpt2 model cannot classify; take one of llama" in capsys.readouterr().err
+    assert "a gpt2 model cannot do the task classify; choose one of llama" in capsys.readouterr().err
 
 
 def test_a_tokenizer_made_elsewhere_keeps_its_own_special_tokens():
@@ -382,7 +384,7 @@ def test_a_tokenizer_made_elsewhere_keeps_its_own_special_tokens():
     batch = collate(TASKS["g2p"].examples(pairs, work).rows)
     assert batch.inputs["labels"].min() == IGNORE
     assert (batch.inputs["labels"][:, -1] == [IGNORE, 1]).all()
-    with pytest.raises(UserError, match="no token that ends a text, so that no bart would know where to stop"):
+    with pytest.raises(UserError, match="the tokenizer has no end token, which a bart needs"):
         small("bart", Tokenizer.bytes())
 
 
@@ -394,4 +396,4 @@ def test_a_model_of_text_predicts_no_task(tmp_path, capsys):
     assert main(["predict", "--model", str(tmp_path / "lm"), "--text", "x"]) == 2
     assert "was not trained on a task; train it with `pyllama finetune` first" in capsys.readouterr().err
     assert main(["predict", "--model", str(tmp_path / "lm")]) == 2
-    assert "needs --data FILE or --text TEXT, one of them" in capsys.readouterr().err
+    assert "needs either --data FILE or --text TEXT; give one of them" in capsys.readouterr().err

@@ -216,7 +216,7 @@ def test_a_task_begins_with_the_vectors_of_its_words(model, frozen, tmp_path, ca
     ("чужой 1 2\n", [], "has no vector for any token of the texts"),
     ("fine 1 2\nfilm 1\n", [], "line 2 has 1 numbers where 2 should follow"),
     ("fine 1 2\n", ["--freeze", "embed_tokens"], "there is no parameter at 'embed_tokens'"),
-    ("fine 1 2 3\n", ["--model", "llama"], "vectors of 3 numbers do not fit a llama: the head width is 3"),
+    ("fine 1 2 3\n", ["--model", "llama"], "vectors of width 3 do not fit a llama: the head width is 3"),
 ])
 def test_vectors_that_do_not_fit_are_refused(content, flags, message, tmp_path, capsys):
     assert main(["finetune", "--task", "classify", "--model", "lstm", "--data", str(reviews(tmp_path)), "--vectors",
@@ -229,7 +229,7 @@ def test_a_task_that_writes_texts_takes_no_vectors(tmp_path, capsys):
     rows = written(tmp_path, '{"source": "fine", "corrected": "fine"}\n' * 9, "rows.jsonl")
     assert main(["finetune", "--task", "write", "--model", "transformer", "--data", str(rows), "--vectors",
                  str(written(tmp_path, "fine 1 2\n")), "--out_dir", str(tmp_path / "run")]) == 2
-    assert "write writes texts, which take more than words to spell" in capsys.readouterr().err
+    assert "word vectors need a vocabulary of words, but write writes text" in capsys.readouterr().err
 
 
 def test_marks_of_a_task_stay_whole_among_words():

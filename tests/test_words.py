@@ -309,17 +309,17 @@ def test_what_is_not_finite_stops_training_before_the_step(model, c):
 def test_a_configuration_comes_back_and_refuses_that_of_another_model(model, c):
     stored = c.to_dict() | {"depth": 3}
     assert type(c).from_dict(stored).to_dict() == stored
-    with pytest.raises(UserError, match=f"model_type = 'llama'; {c.TYPE} here knows only '{c.TYPE}'"):
+    with pytest.raises(UserError, match=f"model_type = 'llama'; {c.TYPE} supports only '{c.TYPE}'"):
         type(c).from_dict(stored | {"model_type": "llama"})
 
 
 @pytest.mark.parametrize(("config", "given", "message"), [
     (SkipgramConfig, {"window": 0}, "window is 0; it must be at least 1"),
     (SkipgramConfig, {"negatives": 0}, "negatives is 0; it must be at least 1"),
-    (SkipgramConfig, {"subsample": 1.5}, "subsample is 1.5; it must lie in 0 to 1"),
+    (SkipgramConfig, {"subsample": 1.5}, "subsample is 1.5; it must lie in 0 <= a <= 1"),
     (GloveConfig, {"vocab_size": 0}, "vocab_size is 0; it must be at least 1"),
     (GloveConfig, {"x_max": 0.0}, "x_max is 0.0; it must be above 0"),
-    (GloveConfig, {"alpha": -1.0}, "alpha is -1.0; it must lie in 0 to 1"),
+    (GloveConfig, {"alpha": -1.0}, "alpha is -1.0; it must lie in 0 <= a <= 1"),
 ])
 def test_a_configuration_that_makes_no_sense_is_refused(config, given, message):
     with pytest.raises(UserError, match=f"^{message}$"):
@@ -328,12 +328,12 @@ def test_a_configuration_that_makes_no_sense_is_refused(config, given, message):
 
 @both
 def test_a_text_that_makes_no_pair_is_refused(model, c):
-    with pytest.raises(UserError, match=r"^there are 1 tokens, but it takes 2 to make a pair; give more text$"):
+    with pytest.raises(UserError, match=r"^there are 1 tokens, but a pair needs 2; give more text$"):
         model.batches(joined([np.array([0])]), c, 1, 0)
     with pytest.raises(IndexError, match="token id 10 is outside the vocabulary of 10"):
         model.batches(joined([np.array([0, 10])]), c, 1, 0)
 
 
 def test_documents_of_a_word_each_have_no_cooccurrences():
-    with pytest.raises(UserError, match=r"^no document has two tokens, so no words meet; give longer documents$"):
+    with pytest.raises(UserError, match=r"^no document has two tokens, so there are no pairs; give longer documents$"):
         glove.cooccurrences(joined([np.array([0]), np.array([1])]), GloveConfig(2, 2))

@@ -113,7 +113,7 @@ class Config:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in shares:
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be in 0 <= p < 1")
+                raise UserError(f"{name} is {getattr(self, name)}; it must lie in 0 <= p < 1")
         for name, part in multiples:
             if getattr(self, name) % getattr(self, part):
                 raise UserError(f"{name} {getattr(self, name)} is not a multiple of {part} {getattr(self, part)}; "

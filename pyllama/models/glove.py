@@ -32,7 +32,7 @@ class GloveConfig(WordsConfig):
         if not self.x_max > 0:
             raise UserError(f"x_max is {self.x_max}; it must be above 0")
         if not 0 <= self.alpha <= 1:
-            raise UserError(f"alpha is {self.alpha}; it must be in 0 <= a <= 1")
+            raise UserError(f"alpha is {self.alpha}; it must lie in 0 <= a <= 1")
 
 
 def init(c: GloveConfig, seed: int = 0, dtype: str = "float32") -> dict:

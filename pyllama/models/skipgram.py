@@ -34,7 +34,7 @@ class SkipgramConfig(WordsConfig):
         self.check(positive=("negatives",))
         for name in ("noise_exponent", "subsample"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be in 0 <= a <= 1")
+                raise UserError(f"{name} is {getattr(self, name)}; it must lie in 0 <= a <= 1")
 
 
 def init(c: SkipgramConfig, seed: int = 0, dtype: str = "float32") -> dict:

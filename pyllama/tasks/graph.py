@@ -82,20 +82,20 @@ def drawn(triples):
     """
     from matplotlib.figure import Figure
     graph = graph_of(triple for triple, _ in Counter(triples).most_common(MAX_DRAWN))
-    places, wide, high = laid_out(graph)
-    figure = Figure(figsize=(wide, high))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, wide), ylim=(high, 0), title=shown(triples))
+    points, width, height = laid_out(graph)
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), title=shown(triples))
     axes.set_axis_off()
     labels = {}
     for head, tail, relation in graph.edges(data="relation"):
         labels.setdefault((head, tail), []).append(relation)
     for (head, tail), relations in labels.items():
-        (x, y), (u, v) = places[head], places[tail]
+        (x, y), (u, v) = points[head], points[tail]
         axes.annotate("", (u, v), (x, y), arrowprops={"arrowstyle": "->", "color": "C0", "shrinkA": 8, "shrinkB": 8})
         axes.text((x + u) / 2, (y + v) / 2, ", ".join(relations), color="C0", fontsize=6, ha="center",
                   va="top" if head == tail else "center", parse_math=False,
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
-    for name, (x, y) in places.items():
+    for name, (x, y) in points.items():
         axes.plot(x, y, "o", color="black", markersize=3)
         axes.text(x, y, name, fontsize=8, ha="center", va="bottom", parse_math=False)
     return figure
@@ -104,24 +104,25 @@ def drawn(triples):
 def laid_out(graph):
     """({name: (x, y)}, width, height) in inches: the connected components, each laid out by itself, in rows."""
     import networkx
-    boxes = []
+    boxes = []                                              # (height, width, {name: (x, y) in the box})
     for part in networkx.weakly_connected_components(graph):
         edges = networkx.Graph((head, tail) for head, tail in graph.edges() if head in part)    # in the triples' order
         reach = min(8, max(networkx.diameter(edges), len(edges) / 8))   # to the outermost: a name is about an inch wide
         spots = networkx.kamada_kawai_layout(edges, scale=reach)
         left, low = (min(spot[axis] for spot in spots.values()) for axis in (0, 1))
         right, top = (max(spot[axis] for spot in spots.values()) for axis in (0, 1))
-        boxes.append((top - low + 0.6, right - left + 1.6, {name: (right - x + 0.8, y - low + 0.4)
-                                                            for name, (x, y) in spots.items()}))
+        inside = {name: (right - x + 0.8, y - low + 0.4) for name, (x, y) in spots.items()}
+        boxes.append((top - low + 0.6, right - left + 1.6, inside))
     boxes.sort(key=lambda box: -round(box[0], 1))           # the boxes of a row have similar heights
-    wide = max([math.sqrt(1.3 * sum(high * wide for high, wide, _ in boxes)), *(wide for _, wide, _ in boxes), 4])
-    places, x, y, row = {}, 0.0, 0.0, 0.0
-    for high, width, spots in boxes:
-        if x + width > wide:
-            x, y, row = 0.0, y + row, 0.0
-        places |= {name: (x + u, y + v) for name, (u, v) in spots.items()}
-        x, row = x + width, max(row, high)
-    return places, wide, max(1.0, y + row)
+    area = sum(height * width for height, width, _ in boxes)
+    row_width = max([math.sqrt(1.3 * area), *(width for _, width, _ in boxes), 4])
+    points, x, y, row_height = {}, 0.0, 0.0, 0.0
+    for height, width, inside in boxes:
+        if x + width > row_width:
+            x, y, row_height = 0.0, y + row_height, 0.0
+        points |= {name: (x + u, y + v) for name, (u, v) in inside.items()}
+        x, row_height = x + width, max(row_height, height)
+    return points, row_width, max(1.0, y + row_height)
 
 
 WRITERS = {".csv": (to_csv,), ".graphml": (to_graphml, "networkx"), ".ttl": (to_turtle, "rdflib"),
