@@ -386,6 +386,6 @@ def test_train_answer_and_measure_from_the_command_line(tmp_path, capsys):
     assert answer
     assert answer in ROW["context"]
     assert main(["predict", "--model", run, "--text", "Who?"]) == 2
-    assert "qa reads context and question, which one text cannot give" in capsys.readouterr().err
+    assert "qa reads context and question, not a single text" in capsys.readouterr().err
     assert main(["predict", "--model", run, "--data", str(bare), "--export", str(tmp_path / "g.csv")]) == 2
     assert "leave --export out" in capsys.readouterr().err
