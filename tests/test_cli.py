@@ -250,6 +250,8 @@ def test_a_run_out_of_patience_says_so_and_stays_so(text, tmp_path, capsys):
     (["train"], r"pyllama: train needs --data \(files.*\); see `pyllama train --help`"),
     (["finetune", "--data", "rows.csv"], r"pyllama: finetune needs --task \(.*\) and --model \("),
     (["generate", "--model"], r"pyllama: --model needs a value; see `pyllama generate --help`"),
+    (["resume"], r"pyllama: resume needs RUN \(folder of the run\); see `pyllama resume --help`"),
+    (["train", "--data", "{text}", "--nesterov=3"], r"pyllama: --nesterov is a switch, without a value"),
     (["models", "llama"], r"pyllama: models has no argument llama; see `pyllama models --help`"),
 ])
 def test_an_error_is_one_sentence_with_exit_code_2(argv, sentence, text, tmp_path, capsys, monkeypatch):

@@ -38,13 +38,13 @@ class Flag(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The flag as it is typed."""
-        return self.name if self.positional else f"--{self.name}"
+        """The flag as it is typed; of a positional argument, its name in capitals."""
+        return self.name.upper() if self.positional else f"--{self.name}"
 
     @property
     def metavar(self) -> str:
-        """The value as the help shows it, such as INT or {cpu,cuda}; empty for a switch."""
-        if self.type is bool:
+        """The value as the help shows it, such as INT or {cpu,cuda}; empty for switches and positional arguments."""
+        if self.type is bool or self.positional:
             return ""
         value = f"{{{','.join(self.choices)}}}" if self.choices else METAVARS[self.type]
         return f"{value} ..." if self.several else value
@@ -118,6 +118,8 @@ class Parser(argparse.ArgumentParser):
         flag, _, cause = flag_and_cause.partition(": ")
         if cause.startswith("expected"):
             message = f"{flag} needs a value"
+        elif cause.startswith("ignored explicit"):
+            message = f"{flag} is a switch, without a value"
         raise UserError(f"{message}; see `pyllama {self.prog} --help`")
 
 
@@ -130,7 +132,8 @@ def parse(command: Callable, words: Sequence[str], name: str) -> tuple[list, dic
     flags = flags_of(command)
     values = words_by_flag(flags, words, name)
     if missing := [flag for flag in flags if flag.required and not values.get(flag.name)]:
-        needed = " and ".join(f"{flag.label} ({flag.help})" for flag in missing)
+        *others, last = [f"{flag.label} ({flag.help})" for flag in missing]
+        needed = f"{', '.join(others)} and {last}" if others else last
         raise UserError(f"{name} needs {needed}; see `pyllama {name} --help`")
     positional = [values.pop(flag.name) for flag in flags if flag.positional and flag.name in values]
     named = {flag.name: values[flag.name] for flag in flags if not flag.owner and flag.name in values}
@@ -149,13 +152,19 @@ def words_by_flag(flags: list[Flag], words: Sequence[str], name: str) -> dict[st
             parser.add_argument(flag.label, action="store_true")
             parser.add_argument(f"--no_{flag.name}", dest=flag.name, action="store_false")
         elif flag.positional:
-            parser.add_argument(flag.name, nargs="*" if flag.several else "?", type=flag.value)
+            parser.add_argument(flag.name, nargs="*" if flag.several else "?", type=flag.value, default=None)
         else:
             parser.add_argument(flag.label, nargs="+" if flag.several else None, type=flag.value)
     namespace, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
         refuse(unknown[0], flags, name)
-    return {flag: tuple(value) if isinstance(value, list) else value for flag, value in vars(namespace).items()}
+    values: dict[str, Any] = {flag.name: getattr(namespace, flag.name, MISSING) for flag in flags}
+    for flag in flags:
+        if values[flag.name] is MISSING or (flag.positional and not values[flag.name]):
+            del values[flag.name]
+        elif flag.several:
+            values[flag.name] = tuple(values[flag.name])
+    return values
 
 
 def refuse(word: str, flags: list[Flag], command: str) -> NoReturn:

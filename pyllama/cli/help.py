@@ -49,7 +49,7 @@ def command_page(name: str, command: Callable) -> str:
         for flag in members:
             lines += entry(f"{flag.label} {flag.metavar}", described(flag), width)
         lines.append("")
-    if flags:
+    if any(not flag.positional for flag in flags):
         lines += textwrap.wrap(FOOTER, width)
     return "\n".join(lines).rstrip()
 
@@ -59,7 +59,7 @@ def usage(name: str, flags: list[Flag]) -> str:
     words = ["usage: pyllama", name]
     for flag in flags:
         if flag.positional:
-            words.append(f"[{flag.name.upper()} ...]" if flag.several else flag.name.upper())
+            words.append(f"[{flag.label} ...]" if flag.several else flag.label)
         elif flag.required:
             words.append(f"{flag.label} {flag.metavar}")
     if any(not flag.required and not flag.positional for flag in flags):

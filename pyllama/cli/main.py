@@ -28,7 +28,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 COMMANDS: dict[str, Any] = {name: command for section in SECTIONS.values() for name, command in section.items()}
 ALIASES = {"eval": "evaluate"}
 
-# What nanoGPT and Hugging Face's trainer call our flags.
+# The names of our flags in nanoGPT and in Hugging Face's trainer.
 SYNONYMS = {
     "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads",
     "n_embd": "hidden_size", "dropout": "resid_pdrop", "dataset": "data", "max_iters": "max_steps",
@@ -71,7 +71,7 @@ def dispatch(argv: list[str]) -> int:
     if argv[:1] == ["--version"]:
         print(f"pyllama {__version__}")
         return 0
-    if argv[:1] in (["--help"], ["-h"]):
+    if argv[:1] in (["--help"], ["-h"], ["help"]):
         print(overview_page(f"pyllama {__version__}: the LLaMA you can read, check and train.", SECTIONS))
         return 0
     name, command = command_named(argv[0] if argv else "")
