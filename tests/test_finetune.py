@@ -72,7 +72,7 @@ def test_patience_without_accuracy_looks_at_the_loss(words, tmp_path, capsys):
 
 def test_a_model_of_the_task_summarise_is_one_of_summarize(words, tmp_path):
     """The task had this name in 0.1.0."""
-    model = pyllama.create("transformer", words, tokenizer="bpe", vocab_size=280, hidden_size=8)
+    model = pyllama.create("transformer", words, tokenizer="bpe", vocab_size=300, hidden_size=8)
     entry = {"name": "summarise", "fields": [], "max_length": 16, "class_weights": None}
     model.config = replace(model.config, extra={"task": entry})
     model.save(tmp_path / "model")

@@ -388,4 +388,4 @@ def test_train_answer_and_measure_from_the_command_line(tmp_path, capsys):
     assert main(["predict", "--model", run, "--text", "Who?"]) == 2
     assert "qa reads context and question, not a single text" in capsys.readouterr().err
     assert main(["predict", "--model", run, "--data", str(bare), "--export", str(tmp_path / "g.csv")]) == 2
-    assert "nothing to export to" in capsys.readouterr().err
+    assert "this task has nothing to export" in capsys.readouterr().err

@@ -34,6 +34,7 @@ class Flag(NamedTuple):
 
     @property
     def required(self) -> bool:
+        """Has it no default?"""
         return self.default is MISSING
 
     @property
@@ -51,6 +52,7 @@ class Flag(NamedTuple):
 
     @property
     def choices(self) -> tuple[str, ...]:
+        """The values of a Literal; else none."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     def value(self, word: str) -> Any:
@@ -114,6 +116,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, with errors as one sentence with cause and cure."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of exiting."""
         _, _, flag_and_cause = message.partition("argument ")
         flag, _, cause = flag_and_cause.partition(": ")
         if cause.startswith("expected"):
@@ -131,9 +134,8 @@ def parse(command: Callable, words: Sequence[str], name: str) -> tuple[list, dic
     """
     flags = flags_of(command)
     values = words_by_flag(flags, words, name)
-    if missing := [flag for flag in flags if flag.required and not values.get(flag.name)]:
-        *others, last = [f"{flag.label} ({flag.help})" for flag in missing]
-        needed = f"{', '.join(others)} and {last}" if others else last
+    if missing := [flag for flag in flags if flag.required and flag.name not in values]:
+        needed = listed([f"{flag.label} ({flag.help})" for flag in missing])
         raise UserError(f"{name} needs {needed}; see `pyllama {name} --help`")
     positional = [values.pop(flag.name) for flag in flags if flag.positional and flag.name in values]
     named = {flag.name: values[flag.name] for flag in flags if not flag.owner and flag.name in values}
@@ -165,6 +167,12 @@ def words_by_flag(flags: list[Flag], words: Sequence[str], name: str) -> dict[st
         elif flag.several:
             values[flag.name] = tuple(values[flag.name])
     return values
+
+
+def listed(words: Sequence[str]) -> str:
+    """The words as a list in a sentence: a, b and c."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def refuse(word: str, flags: list[Flag], command: str) -> NoReturn:

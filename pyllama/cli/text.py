@@ -10,6 +10,7 @@ from rich.progress import Progress
 from pyllama import memory, params, pretrained
 from pyllama.cli import tasks
 from pyllama.cli.display import announce, console
+from pyllama.cli.flags import listed
 from pyllama.cli.plot import draw
 from pyllama.cli.running import check_log_steps, require_new, show_end, show_run
 from pyllama.device import like as on
@@ -78,8 +79,7 @@ class ModelShape:
                 continue
             if not self.family.names().issuperset(names):
                 owners = [kind for kind in TEXT_MODELS if MODELS[kind].config.names().issuperset(names)]
-                raise UserError(f"{flag} applies only to {' and '.join(owners)}; remove it, or remove --model "
-                                f"{self.model}")
+                raise UserError(f"{flag} applies only to {listed(owners)}; remove it, or remove --model {self.model}")
             changes |= dict.fromkeys(names, value)
         return replace(self.family.small(shape), **changes)
 

@@ -49,6 +49,7 @@ class WriterModule(ModelModule, Protocol):
 
 
 class Family(NamedTuple):
+    """A family of models."""
     model: ModelModule                          # its module
     config: type[Config]
 

@@ -30,6 +30,7 @@ def counted(number: int) -> str:
 
 
 def to_csv(triples) -> bytes:
+    """Lines head,relation,tail with a header."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("head", "relation", "tail"), *triples])
     return text.getvalue().encode()
@@ -45,6 +46,7 @@ def graph_of(triples):
 
 
 def to_graphml(triples) -> bytes:
+    """GraphML of graph_of()."""
     import networkx
     return "\n".join(networkx.generate_graphml(graph_of(triples))).encode()
 
@@ -64,6 +66,7 @@ def to_turtle(triples) -> bytes:
 
 
 def to_png(triples) -> bytes:
+    """The drawing of drawn() at 120 dots per inch."""
     data = io.BytesIO()
     drawn(triples).savefig(data, format="png", dpi=120, bbox_inches="tight")
     return data.getvalue()

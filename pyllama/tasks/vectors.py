@@ -18,6 +18,7 @@ class TokenVectors(NamedTuple):
 
     @property
     def width(self) -> int:
+        """D"""
         return self.rows.shape[1]
 
 
