@@ -277,7 +277,7 @@ def test_any_array_gives_what_a_dense_one_gives_and_is_left_alone(dtype, odd):
 @built
 @pytest.mark.parametrize(("file", "which"), [
     ("test_build.py", "kernels or exp or swiglu or edges or results"), ("test_ops.py", "cpu"),
-    ("test_threads.py", "bits"), ("test_models.py", "cpu or float32_kernels")])
+    ("test_threads.py", "bits")])
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_lower_instruction_sets_pass_the_tests_of_kernels_too(isa, file, which):
     if os.environ.get("PYLLAMA_ISA"):

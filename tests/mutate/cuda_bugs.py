@@ -84,10 +84,12 @@ class CudaHunt(Hunt):
             self.note(self.bug).write_text(f"{net_of(report.longreprtext)}\n{report.location[2].partition('[')[0]}")
 
     def concerning(self, name):
-        """The tests that have this name, then those of the kernels' own that have no kernel's."""
+        """The tests that are named after this op, then those of OWN that are not named after a kernel."""
         tests = [test for test in self.tests if runs_kernels(test) and "refuse" not in test.name]
         named = {test for test in tests if any(kernel in test.nodeid for kernel in cuda_text.files())}
-        return [*(test for test in tests if name in test.nodeid),
+        longer = [kernel for kernel in cuda_text.files() if name in kernel and kernel != name]     # add_rms_norm
+        return [*(test for test in tests
+                  if name in test.nodeid and not any(kernel in test.nodeid for kernel in longer)),
                 *(test for test in tests if test.path.name == OWN and test not in named)]
 
 
