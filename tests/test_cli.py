@@ -16,7 +16,7 @@ import pytest
 from pyllama import backend
 from pyllama.cli import main
 from pyllama.cli.flags import flags_of, parse
-from pyllama.cli.help import UNUSED
+from pyllama.cli.help import COMMON, GROUPS, UNUSED
 from pyllama.cli.main import COMMANDS
 from pyllama.op import OPS
 from pyllama.text.tokenizer import Tokenizer
@@ -143,6 +143,13 @@ def test_help_names_every_command_and_flag(capsys, monkeypatch):
                 texts = re.findall(rf"^  {label}\s+([^\n(]+)", out, re.MULTILINE)
                 assert len(texts) == 1, (name, flag.name)
                 assert len(texts[0]) > 3, (name, flag.name)         # more than "(default: 6)"
+
+
+def test_every_flag_that_the_groups_of_the_help_name_exists():
+    flags = {flag.name for command in COMMANDS.values() for flag in flags_of(command)}
+    assert flags >= {name for names in (*GROUPS.values(), *UNUSED.values()) for name in names}
+    for command, names in COMMON.items():
+        assert {flag.name for flag in flags_of(COMMANDS[command])} >= {*names}
 
 
 def test_the_help_of_train_begins_with_the_flags_that_a_newcomer_needs(capsys, monkeypatch):

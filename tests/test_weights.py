@@ -99,7 +99,8 @@ def test_bart_speaks_words_as_well_as_it_is_known_to(tmp_path):
     """Of 1,000 words of its lexicon 69 % without a mistake, with 6.6 % of the phonemes wrong, known from other words of
     the same lexicon; a beam does no worse."""
     config = json.loads((G2P / "us_bart_config.json").read_text(encoding="utf-8"))
-    c, p, *_ = pretrained.load(folder_of(tmp_path, config, load_file(G2P / "us_bart.safetensors")))
+    model = pretrained.load(folder_of(tmp_path, config, load_file(G2P / "us_bart.safetensors")))
+    c, p = model.config, model.params
     letters = {letter: i for i, letter in enumerate(config["grapheme_chars"])}
     words = [line.split("\t") for line in LEXICON.read_text(encoding="utf-8").splitlines()[:1000]]
 

@@ -28,12 +28,12 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
         model: a run, a checkpoint, a Hugging Face folder or a llama2.c file
         data: text: files, folders, patterns, "-" or "python-docs"; task: one .jsonl, .json, .csv or .tsv file
         out: JSON file to write the metrics to
-        field: text: field of a .jsonl file that holds the text
-        block_size: text: window in tokens (default: the model's context length)
-        tokenizer: text: a tokenizer.json or llama2.c tokenizer to use instead of the model's
-        device: text: the CPU, or a GPU through CuPy
-        fields: task: fields to read, in the task's order (default: those of the training rows)
-        bad_rows: task: on an invalid row, stop or skip the row
+        field: field of a .jsonl file that holds the text
+        block_size: window in tokens (default: the model's context length)
+        tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
+        device: the CPU, or a GPU through CuPy (text only)
+        fields: fields to read, in the task's order (default: those of the training rows)
+        bad_rows: on an invalid row, stop or skip the row
     """
     like = on(device)                                       # first: a missing GPU is an error before any work
     if finetune.holds_task(model):

@@ -101,8 +101,12 @@ def simplified(annotation: Any) -> tuple[Any, bool, bool]:
 
 
 def comments(cls: type) -> dict[str, str]:
-    """{field: the comment beside it} of a dataclass."""
-    return dict(re.findall(r"^    (\w+): .*?# (.*)$", inspect.getsource(cls), re.MULTILINE))
+    """{field: the comment beside it} of a dataclass; empty where Python has no source code."""
+    try:
+        source = inspect.getsource(cls)
+    except OSError:
+        return {}
+    return dict(re.findall(r"^    (\w+): .*?# (.*)$", source, re.MULTILINE))
 
 
 def arguments(command: Callable) -> dict[str, str]:

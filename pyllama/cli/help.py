@@ -20,7 +20,7 @@ COMMON = {
 UNUSED = {"finetune": ("block_size", "eval_tokens")}         # it takes a dataclass with these flags, and refuses them
 GROUPS = {
     "rows": ("fields", "bad_rows", "dev", "test", "test_data", "class_weights", "export"),
-    "text": ("field", "tokenizer", "vocab_size", "validation", "split"),
+    "text": ("block_size", "field", "tokenizer", "vocab_size", "validation", "split"),
     "model": ("init_from", "intermediate_size", "num_key_value_heads", "resid_pdrop", "tie_word_embeddings",
               "rope_theta", "sliding_window", "bias", "vectors", "freeze"),
     "schedule": ("warmup_steps", "schedule", "min_lr", "lr_decay_steps", "decay_steps"),
@@ -30,7 +30,7 @@ GROUPS = {
                                    "log_steps", "tensorboard"),
     "sampling": ("top_k", "top_p", "min_p", "repetition_penalty", "num_return_sequences", "stop_strings"),
     "answers written token by token": ("max_new_tokens", "num_beams", "length_penalty", "early_stopping"),
-    "computation": ("block_size", "device", "dtype", "seed", "recompute", "micro_batch_size", "shards"),
+    "computation": ("device", "dtype", "seed", "recompute", "micro_batch_size", "shards"),
 }
 FOOTER = ("Flags may be written with hyphens.  --no_NAME turns a switch off.  --config FILE.toml sets any flag from "
           "lines such as max_steps = 500.")

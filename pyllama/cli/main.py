@@ -6,8 +6,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-# Training splits a batch over the cores (training/loop.py).  A BLAS's own threads would spin against these, several
-# times slower where another process wants a core too.  A BLAS reads this when NumPy is loaded: so it comes first.
+# Training splits a batch over the cores (training/loop.py).  The threads of a BLAS would compete with these, which is
+# several times slower if another process needs a core too.  A BLAS reads these variables when NumPy is imported, so
+# they are set first.
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
@@ -19,11 +20,11 @@ from pyllama.cli.help import command_page, overview_page  # noqa: E402
 from pyllama.errors import UserError  # noqa: E402
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "train": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},
+    "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},
     "use a trained model": {"generate": text.generate, "predict": tasks.predict, "evaluate": evaluate.evaluate},
-    "look around": {"models": overview.models, "tasks": overview.tasks, "plot": text.plot, "report": report.report,
-                    "env": inspect.env},
-    "study": {"ops": inspect.ops, "check": inspect.check},
+    "show information": {"models": overview.models, "tasks": overview.tasks, "plot": text.plot, "report": report.report,
+                         "env": inspect.env},
+    "study the ops": {"ops": inspect.ops, "check": inspect.check},
 }
 COMMANDS: dict[str, Any] = {name: command for section in SECTIONS.values() for name, command in section.items()}
 ALIASES = {"eval": "evaluate"}

@@ -13,7 +13,9 @@ from pyllama.text.readability import measures
 
 
 def report(data: tuple[str, ...] = ("-",), /, field: str = "text", out: Path | None = None) -> int:
-    """Measure the readability and repetition of texts: sentences, reading ease, distinct n-grams, repeated phrases.
+    """Measure the readability and repetition of texts.
+
+    The measures are sentences, reading ease, distinct n-grams and repeated phrases.
 
     Args:
         data: files, folders, patterns, "-" or "python-docs", one column each (default: standard input)
