@@ -26,7 +26,7 @@ llama.loss = observed
 config = llama.LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                            num_attention_heads=2, max_position_embeddings=8)
 settings = loop.Settings(batch_size=2, block_size=8, max_steps=2)
-state = loop.start(llama, config, settings)
+state = loop.start(config, settings)
 between = [threads() for _ in loop.train(state, joined([np.arange(64) % 16]), settings)]
 assert during and set().union(*during) == {1}, during
 assert between == [before, before] and threads() == before
