@@ -1,6 +1,6 @@
-"""Bugs in the CUDA kernels, planted by hand, for what goes wrong in such code is more than an operator; and their hunt.
+"""Handwritten bugs in the CUDA kernels, where more can go wrong than an operator; and the hunt for them.
 
-tests/cuda_bugs.toml lists them.  The tests that may find one have in their names that of an op or an update.
+tests/cuda_bugs.toml lists them.  The tests that may find a bug have the name of its op or update in theirs.
 """
 import os
 import re
@@ -73,8 +73,11 @@ class CudaHunt(Hunt):
     def verdict(self, bug):
         folder = self.folder / str(os.getpid())
         cuda_text.FOLDER = planted(bug, folder / "cuda")
-        shutil.copytree(build.CACHE, folder / "compiled", copy_function=os.symlink)    # what has no bug stays compiled
-        build.CACHE = folder / "compiled"
+        compiled = folder / "compiled"                      # what has no bug stays compiled
+        compiled.mkdir()
+        for finished in build.CACHE.glob("*.*o"):           # other processes may be compiling in folders beside these
+            (compiled / finished.name).symlink_to(finished)
+        build.CACHE = compiled
         self.bug = bug
         return KILLED if next(self.failures(self.concerning(bug.function)), None) else SURVIVED
 
