@@ -1,4 +1,4 @@
-"""Small checkpoints that can be told apart, for the tests of them."""
+"""Small checkpoints that differ in every part, for the tests of checkpoints."""
 import contextlib
 import os
 import tempfile
@@ -10,11 +10,11 @@ from pyllama.training import checkpoint
 
 FILES = ["checksums.json", "config.json", "model.safetensors", "optimizer.safetensors", "tokenizer.json",
          "trainer.json"]
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None         # no test can tell it from a disk, but faster
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None         # for the tests like a disk, but faster
 
 
 def contents(step, **more):
-    """A checkpoint whose every part tells the step."""
+    """A checkpoint with the step in every part."""
     return {"config": {"step": step}, "tokenizer_json": f'"{step}"', "trainer": {"cursor": step, **more},
             "tensors": {"a": np.full(1000, step, np.float32), "b": np.full((), step, np.int64)},
             "optimizer": {"m": np.full(1000, step, np.float64)}}
@@ -31,17 +31,17 @@ def save_three(run):
     return run
 
 
-def step_of(found):
-    """The step that every part of a loaded checkpoint tells."""
-    arrays = [*found.tensors.values(), *found.optimizer.values()]
-    told = {found.step, found.config["step"], found.trainer["step"], found.trainer["cursor"],
-            int(found.tokenizer_path.read_text().strip('"')), *(x for a in arrays for x in np.unique(a).tolist())}
-    assert len(told) == 1, told
-    return found.step
+def step_of(loaded):
+    """The step of a loaded checkpoint; fails unless every part has the same."""
+    arrays = [*loaded.tensors.values(), *loaded.optimizer.values()]
+    steps = {loaded.step, loaded.config["step"], loaded.trainer["step"], loaded.trainer["cursor"],
+             int(loaded.tokenizer_path.read_text().strip('"')), *(x for a in arrays for x in np.unique(a).tolist())}
+    assert len(steps) == 1, steps
+    return loaded.step
 
 
 def steps(run):
-    """The names of all that lies in the run's checkpoints."""
+    """The names in the run's folder of checkpoints, sorted."""
     return sorted(folder.name for folder in (run / "checkpoints").iterdir())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-slow = [HealthCheck.too_slow, HealthCheck.data_too_large]              # problems span thousands of numbers by intent
+slow = [HealthCheck.too_slow, HealthCheck.data_too_large]              # problems have thousands of numbers on purpose
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=slow)
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)         # a red CI is never a lottery
 settings.register_profile("few", settings.get_profile("ci"), max_examples=5)            # for the lower instruction sets
@@ -22,15 +22,17 @@ if os.environ.get("PYLLAMA_TEST_GPU"):
 
 
 def pytest_runtest_setup(item):
-    """The random orders of GPU threads are a test's own, whatever ran before it."""
+    """The random orders of GPU threads depend on the test alone, not on the tests before it."""
     if stand_in := sys.modules.get("tests.fakecupy"):
         stand_in.seed = zlib.crc32(item.nodeid.encode())
 
 
 @pytest.fixture(autouse=True, scope="session")
 def poison():
-    """np.empty is full of NaN: a pass that leaves a part of an output unwritten shows.  Bytes are the kernels' scratch
-    memory, which they read as floats: one that reads there what it has not written shows too."""
+    """Fill np.empty with NaN, so that an output which a pass leaves partly unwritten shows.
+
+    Bytes are the kernels' scratch memory, which they read as floats: these show reads of what was never written.
+    """
     def poisoned(create):
         @functools.wraps(create)
         def create_poisoned(*args, **kwargs):

@@ -1,6 +1,6 @@
-"""Every kernel at work: each op that has one, forward and backward, on small and on large problems; and in training.
+"""Run every kernel: each op that has one, forward and backward, on small and large problems; then in training.
 
-    python -m tests.exercise            # all of it once: for a tool that watches a program
+    python -m tests.exercise            # once, for tools that watch a program, such as valgrind
 """
 import itertools
 import sys

@@ -1,11 +1,11 @@
-"""Marks for tests that need an optional package: without it they are skipped, and say what to install."""
+"""Marks for tests that need an optional package: without it they are skipped with the command that installs it."""
 from importlib.util import find_spec
 
 import pytest
 
 
 def needs(package, extra):
-    """Skip the test where the package, of this extra of pyproject.toml, is not installed."""
+    """Skip the test if the package, which belongs to this extra of pyproject.toml, is not installed."""
     reason = f"needs {package}: pip install --editable '.[{extra}]'"
     return pytest.mark.skipif(find_spec(package) is None, reason=reason)
 

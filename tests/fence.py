@@ -1,4 +1,4 @@
-"""Arrays at the edge of memory that may not be touched: a kernel that goes beyond ends by a segmentation fault."""
+"""Arrays beside protected memory pages: a kernel that reads or writes past an array ends with a segmentation fault."""
 import ctypes
 import mmap
 import sys
@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-can_fence = pytest.mark.skipif(sys.platform == "win32", reason="memory is protected by other means there")
+can_fence = pytest.mark.skipif(sys.platform == "win32", reason="Windows protects memory by other calls")
 
 
 def fenced(x, behind=True):
-    """A copy of x at the very edge of memory that may not be touched: behind it, or before it."""
+    """A copy of x that ends (or, without behind, begins) exactly where a protected page begins (ends)."""
     page = mmap.PAGESIZE
     size = -(-x.nbytes // page) * page
     room = mmap.mmap(-1, page + size + page)
@@ -23,6 +23,6 @@ def fenced(x, behind=True):
 
 
 def fence_results(patch, behind=True):
-    """Until the patch is undone, let what np.empty makes be fenced: kernels' results and their scratch memory."""
+    """Until the patch is undone, np.empty returns fenced arrays: the kernels' results and scratch memory."""
     empty = np.empty
     patch.setattr(np, "empty", lambda *args, **options: fenced(empty(*args, **options), behind))

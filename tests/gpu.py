@@ -1,9 +1,9 @@
-"""The generic tests on a GPU, or on what stands in for one.
+"""Run the generic tests on a GPU, or on the stand-in for one.
 
     PYLLAMA_TEST_GPU=1 python -m pytest -k cuda tests/test_ops.py tests/test_laws*.py tests/test_models.py
 
-Within backend.use("cuda") an op takes its inputs from the host to the device, and brings its results back: so tests
-that know nothing of devices run the kernels.  What is on the device already stays there.
+Within backend.use("cuda") an op copies inputs from the host to the device, and its results back.  So tests that know
+nothing of devices run the kernels.  Arrays that are on the device already stay there.
 """
 import contextlib
 import sys
@@ -20,7 +20,7 @@ _standing_in = contextlib.ExitStack()                      # never closed
 
 
 def install():
-    """For the whole process.  A real GPU is used where there is one."""
+    """Let the whole process do so, on a real GPU if there is one."""
     try:
         device.cupy()
     except UserError:
@@ -58,12 +58,12 @@ def put(x):
 
 
 def brought(results):
-    """The arrays on the host: one, or a tuple of them."""
+    """The array on the host, or a tuple of arrays."""
     if isinstance(results, tuple):
         return tuple(map(brought, results))
     if results is None or device.on_host(results):
         return results
-    return device.host(results)[()]                         # of no axes: a NumPy number, as the kernels of the CPU give
+    return device.host(results)[()]                         # 0-d arrays become numbers, as on the CPU
 
 
 def share_memory(a, b):

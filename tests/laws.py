@@ -1,4 +1,4 @@
-"""What the files of laws share: the decorator that runs a law on every backend, and a bound on rounding errors."""
+"""Shared by the files of laws: the decorator that runs a law on every backend, and a bound on rounding errors."""
 import inspect
 
 import numpy as np
@@ -20,8 +20,8 @@ DRAWN = {
 def law(op, **drawn):
     """Test a property of op on every backend that has it.
 
-    Each parameter of the test is drawn from the strategy given here; axes are sizes, rng a generator and dtype a
-    precision without being told.
+    Each parameter of the test is drawn from the strategy given here; by default an axis is a size, rng a generator and
+    dtype a precision.
     """
     def decorate(f):
         def test(on, **values):
@@ -38,9 +38,9 @@ def law(op, **drawn):
 
 
 def close(got, want, roundings, size=1.0):
-    """got and want differ by no more than this many roundings of numbers of this size, entry by entry.
+    """Assert that got and want differ, entry by entry, by at most this many roundings of numbers of this size.
 
-    A rounding is at most eps/2; eps is allowed for each, so that second-order terms need no thought.
+    A rounding is at most eps/2; eps is allowed for each, which covers second-order terms.
     """
     got, want = np.asarray(got), np.asarray(want)
     assert got.shape == want.shape
@@ -49,5 +49,5 @@ def close(got, want, roundings, size=1.0):
 
 
 def same(got, want):
-    """got and want are equal, bit for bit but for the sign of zero."""
+    """Assert that got and want are equal bit for bit, except for the sign of zero."""
     np.testing.assert_array_equal(got, want, strict=True)

@@ -1,4 +1,4 @@
-"""Real data and trained weights beside the project, where a machine has them."""
+"""Real data and trained weights in a folder beside the project, on machines that have them."""
 from pathlib import Path
 
 import pytest
@@ -7,6 +7,6 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def needs(*paths):
-    """Skip the test, saying why, where one of the paths is absent."""
+    """Skip the test if one of the paths is absent, and name it."""
     absent = [str(path) for path in paths if not path.exists()]
     return pytest.mark.skipif(bool(absent), reason=f"not on this machine: {', '.join(absent)}")

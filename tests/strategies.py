@@ -1,4 +1,4 @@
-"""Hypothesis' side of pyllama.testing: a problem that shrinks."""
+"""A Hypothesis strategy for the random problems of pyllama.testing, which then shrink."""
 from hypothesis import strategies as st
 
 from pyllama.op import between

@@ -1,4 +1,4 @@
-"""The Python API: models are trained in place, runs go on bit for bit, and a caller's NumPy is left as it was."""
+"""The Python API: models train in place, runs resume bit for bit, and the caller's NumPy stays unchanged."""
 import subprocess
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The benchmarks' machinery: what workers answer, whose turn it is, what is made of the figures.  Nothing is timed."""
+"""The parts of the benchmarks: workers' answers, the order of turns, and reports.  Nothing is timed."""
 import itertools
 import json
 import math
@@ -40,13 +40,13 @@ def test_a_worker_trains_answers_and_ends():
         "size", "impl", "tok_s", "ratio_eager", "ratio_fastest", "mfu", "sgemm_gflops", "peak_rss_mb"}
 
 
-def test_a_worker_that_ends_is_missed(capfd):
+def test_a_worker_that_ends_early_is_an_error(capfd):
     with Worker("mine", "bench.train_pyllama", "nonsense") as worker, pytest.raises(ChildProcessError, match="mine"):
         worker.ask(steps=1)
     assert "KeyError: 'nonsense'" in capfd.readouterr().err
 
 
-def test_a_library_that_one_tunes_is_not_tuned_for_the_other(monkeypatch):
+def test_a_worker_does_not_inherit_variables_that_tune_libraries(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     monkeypatch.setenv("PYLLAMA_ARENA", "0")
     given = {}

@@ -1,4 +1,4 @@
-"""The benchmarks of a GPU: what they count, and that they run, on the stand-in for CuPy.  Nothing is timed."""
+"""The benchmarks of a GPU: their counts, and that they run on the stand-in for CuPy.  Nothing is timed."""
 import json
 import re
 import textwrap

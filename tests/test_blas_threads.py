@@ -1,4 +1,4 @@
-"""NumPy's own threads: one while pyllama computes, as many as before afterwards, whichever is imported first."""
+"""NumPy's BLAS threads: one while pyllama trains, as many as before afterwards, in either order of imports."""
 import os
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The compiled module: every instruction set, any thread count, any array, and what its variables mean."""
+"""The compiled module: every instruction set, any thread count, any array, and its environment variables."""
 import os
 
 import numpy as np

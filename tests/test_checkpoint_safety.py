@@ -104,9 +104,9 @@ def test_whichever_write_fails_the_error_is_clear_and_the_rest_intact(run, monke
         return ""
 
     for good in range(10):          # six files, their folder, its parent, the pointer, and the pointer's folder
-        told = refusal(good)
+        message = refusal(good)
         assert [words for words in ("cannot save step 4", str(run), os.strerror(number), cure,
-                                    "earlier checkpoints are intact") if words not in told] == []
+                                    "earlier checkpoints are intact") if words not in message] == []
         assert steps(run)[:3] == ["step-00000001", "step-00000002", "step-00000003"]
         assert not list(run.rglob(".*"))
         assert checkpoint.load(run).notes == ()

@@ -169,7 +169,7 @@ def test_flags_become_the_arguments_of_a_function():
     assert parse(command, ["a", "--on", "--no_on"], "c")[1]["on"] is False
 
 
-def test_the_version_is_told(capsys):
+def test_the_version_is_printed(capsys):
     version = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
     assert call(capsys, "--version") == (0, f"pyllama {version}\n", "")
     assert f"pyllama {version}:" in call(capsys, "--help")[1]

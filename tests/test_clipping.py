@@ -1,4 +1,4 @@
-"""The gradient's norm and clipping by it: at every magnitude, and with every number that is none; on every backend."""
+"""The gradient norm and clipping: at every magnitude, with infinities and NaN, on every backend."""
 import math
 
 import numpy as np
@@ -105,7 +105,7 @@ def test_lanes_that_differ_are_refused():
 @each_dtype
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [1, 40_000])
-def test_a_norm_that_is_no_number_is_returned_and_clips_nothing(dtype, bad, at):
+def test_a_norm_that_is_not_a_number_is_returned_and_clips_nothing(dtype, bad, at):
     g = np.ones(70_000, dtype)
     g[at] = bad
     for norm in global_norm(g), sum_and_norm([np.ones_like(g), g]):

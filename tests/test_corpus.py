@@ -1,4 +1,4 @@
-"""Texts are read from every kind of source, in one order, and what cannot be read is named with its place."""
+"""Texts are read from every kind of source in a fixed order; an error names the file and the line."""
 import io
 import json
 import os
@@ -134,7 +134,7 @@ def test_a_text_file_that_is_none_is_named(content, said, chunk, tmp_path, monke
     ("{}", "its fields are none"),
     (r'{"text": "\ud83d"}', "half of a surrogate pair"),
 ])
-def test_a_line_that_is_no_record_is_named(line, said, tmp_path):
+def test_a_line_that_is_not_a_record_is_named(line, said, tmp_path):
     (tmp_path / "bad.jsonl").write_text(json.dumps({"text": "good"}) + f"\n{line}\n")
     with pytest.raises(UserError, match=rf"bad\.jsonl line 2 .*{said}"):
         texts(tmp_path)

@@ -1,4 +1,4 @@
-"""The GPU's whole path without a GPU: arrays and kernels of the stand-in for CuPy, from an op to a run in a folder."""
+"""The whole GPU path without a GPU: from one op to a run folder, with the stand-in for CuPy."""
 import json
 import re
 import shutil

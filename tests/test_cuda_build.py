@@ -113,7 +113,7 @@ def test_what_is_used_is_read_from_what_the_compiler_says(compiler):
     ("sm_90", 1024, 72, 0, 0),                      # "too many resources requested for launch"
 ])
 def test_how_many_blocks_fit(arch, threads, registers, shared, blocks):
-    """As CUDA's own cuda_occupancy.h has it."""
+    """As in CUDA's cuda_occupancy.h."""
     assert at_once(Used(threads, registers, shared, 0, 0), arch) == blocks
     assert list(faults(Used(threads, registers, shared, 0, 0), arch)) == (
         [] if blocks else [f"not a single block of {threads} threads with {registers} registers each fits"])

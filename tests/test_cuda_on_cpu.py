@@ -1,4 +1,4 @@
-"""The executor of CUDA kernels runs what is right, the same in every order, and refuses what CUDA would not run."""
+"""The executor of CUDA kernels runs correct kernels alike in every order of threads, and refuses what CUDA refuses."""
 import gc
 import re
 import threading
@@ -308,7 +308,7 @@ def test_runs_in_place_on_views_and_takes_0_for_a_null_pointer():
     assert x[2].tolist() == [8, 3, 7, 11]
 
 
-def test_bytes_are_told_apart_in_an_allocation_that_is_seen_as_both():
+def test_bytes_are_distinguished_in_an_allocation_that_is_used_as_two_types():
     module = Module('''extern "C" __global__ void k(float *y, signed char *z) {
         z[threadIdx.x] = threadIdx.x;
     }''', checked=True)

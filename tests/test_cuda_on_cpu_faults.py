@@ -1,4 +1,4 @@
-"""The executor of CUDA kernels finds what is wrong in them, and says where."""
+"""The executor of CUDA kernels finds faults in kernels and names the line."""
 import re
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Where arrays live: why there is no GPU, in three different sentences, and reading numbers from wherever they are."""
+"""Devices: the three reasons why a GPU is missing, and reading numbers from either device."""
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -49,7 +49,7 @@ def test_why_there_is_no_gpu_is_said_before_any_work(command, found, sentence, m
 
 
 @pytest.mark.parametrize("why", ["libcudart.so.13: cannot open shared object file", "No module named 'fastrlock'"])
-def test_a_broken_cupy_is_told_from_a_missing_one(why, monkeypatch, tmp_path):
+def test_a_broken_cupy_is_distinguished_from_a_missing_one(why, monkeypatch, tmp_path):
     kind = "ModuleNotFoundError" if "module" in why else "ImportError"
     (tmp_path / "cupy.py").write_text(f"raise {kind}({why!r}, name='fastrlock')")
     monkeypatch.syspath_prepend(tmp_path)

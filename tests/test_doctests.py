@@ -1,4 +1,4 @@
-"""The examples in the docstrings: they print what they say, on every backend, and every op has one."""
+"""The examples in the docstrings print what they say, on every backend; every op has an example."""
 import contextlib
 import doctest
 import importlib

@@ -1,4 +1,4 @@
-"""Packages that need not be installed: what pip is asked for, and what a user is told."""
+"""Optional packages: the message names the package and the command that installs it."""
 import re
 import sys
 import tomllib

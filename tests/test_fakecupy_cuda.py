@@ -1,4 +1,4 @@
-"""The stand-in's names, its cupy.cuda and its kernels, and a training step on its arrays."""
+"""The stand-in for CuPy: its names, its cupy.cuda, its kernels, and a training step on its arrays."""
 import inspect
 import sys
 
@@ -78,7 +78,7 @@ def test_a_launch_that_goes_wrong_on_a_device_is_refused(launch):
 
 @needs_compiler
 @pytest.mark.parametrize("what", [HOST, None, HOST.tolist(), memoryview(HOST)], ids=type)
-def test_what_is_not_on_the_device_is_no_argument(what):
+def test_an_argument_that_is_not_on_the_device_is_refused(what):
     x = on_the_stand_in()
     with fakecupy.counting() as counts, pytest.raises(TypeError, match="scale: argument 1 is a "):
         x.cp.RawKernel(KERNELS, "scale")((1,), (32,), (x.a, what, 1.0, 20))

@@ -1,4 +1,4 @@
-"""Runs of finetune that stop early, are watched, or have rows without room; what predict says beside its answers."""
+"""finetune with early stopping, event files and rows that do not fit; what predict prints beside its answers."""
 import json
 import re
 from dataclasses import replace
@@ -119,7 +119,7 @@ def instructions(path, *asked):
     return path
 
 
-def test_rows_without_room_are_told_once_and_count_nowhere(tmp_path, capsys):
+def test_rows_that_do_not_fit_are_reported_once_and_do_not_count(tmp_path, capsys):
     run, long = tmp_path / "run", " ".join(map(str, range(99)))
     data = instructions(tmp_path / "a.jsonl", *["Go?"] * 20, *[long] * 4)
     metrics = trained("instruct", "llama", data, run, "--max_steps", 1, "--test", 0.2, "--max_length", 80)

@@ -1,4 +1,4 @@
-"""What every op rests on: shape lines, the choice of a backend, random numbers, recomputation."""
+"""The parts below every op: shape lines, the choice of a backend, random numbers, recomputation."""
 import threading
 import types
 import weakref
@@ -128,7 +128,7 @@ def test_calls_that_fit():
 
 
 @pytest.mark.usefixtures("unregistered")
-def test_what_passed_once_is_told_from_what_never_did():
+def test_a_valid_call_does_not_let_invalid_ones_pass():
     """The check runs once for each combination of shapes and dtypes: others must not slip through."""
     op = shaped("x[... D], w[D] -> y[... D]")
     for _ in range(2):

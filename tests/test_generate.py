@@ -1,4 +1,4 @@
-"""Generation against its definition: no cache, no batch, no streaming.  How a token is chosen: test_sampling.py."""
+"""Generation compared with its definition, without cache, batch or streaming.  Sampling: test_sampling.py."""
 import functools
 from dataclasses import replace
 
@@ -187,7 +187,7 @@ def test_an_id_that_no_token_has_is_never_chosen():
     assert max(generate(p, c, [[3]])[0].ids) >= 10
 
 
-def test_scores_that_are_not_numbers_are_the_users_to_mend():
+def test_scores_that_are_not_numbers_are_a_user_error():
     p, c = model("gqa")
     broken = p | {"lm_head": {"weight": p["lm_head"]["weight"] * np.nan}}
     with pytest.raises(UserError, match="diverged"):

@@ -52,7 +52,7 @@ def test_a_prompt_has_an_input_where_there_is_one():
 @pytest.mark.parametrize(("change", "message"), [
     ({"input": 5}, "'input' is 5, not a text"), ({"output": " "}, "'output' is ' ', not a text"),
     ({"instruction": ["x"]}, r"'instruction' is \['x'\], not a text")])
-def test_what_is_no_text_is_a_bad_row(change, message):
+def test_a_value_that_is_not_text_is_a_bad_row(change, message):
     with pytest.raises(BadRow, match=message):
         instruct.usable({**ROWS[0], **change})
 

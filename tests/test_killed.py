@@ -1,4 +1,4 @@
-"""A training run that is killed again and again comes to the same end as one that is left alone."""
+"""A training run that is killed and resumed many times ends exactly like an undisturbed one."""
 import os
 import subprocess
 import sys

@@ -53,7 +53,7 @@ def test_cross_entropy_is_the_naive_formula(rng, N, V, settings):
 
 @law(cross_entropy, label_smoothing=smoothings, offset=st.floats(-100, 100))
 def test_cross_entropy_is_shift_invariant(rng, N, V, label_smoothing, offset):
-    """A constant added to a row's logits is no information; so the gradient along it is zero: rows of dz sum to 0."""
+    """A constant added to a row's logits changes nothing; so the gradient along it is zero: rows of dz sum to 0."""
     z, t = drawn(rng, N, V)
     shift = offset * rng.standard_normal((N, 1))
     (loss, back), (moved, back_moved) = (cross_entropy(x, t, label_smoothing=label_smoothing) for x in (z, z + shift))

@@ -1,4 +1,4 @@
-"""Laws of the losses that word vectors are learned by."""
+"""Laws of the losses of word vectors."""
 import math
 
 import numpy as np

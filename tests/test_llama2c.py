@@ -1,4 +1,4 @@
-"""llama2.c's files: trained weights do what they are known to do, and every number survives the way there and back."""
+"""llama2.c's files: trained weights give known results, and every number survives a round trip."""
 import struct
 from itertools import pairwise
 
@@ -34,9 +34,9 @@ def stories():
 @needs(STORIES)
 def test_the_trained_model_tells_its_story(trained):
     c, p, tokenizer = trained
-    told = generate(p, c, [[]], tokenizer, GenerationConfig(max_new_tokens=40))[0]
-    assert told.text.startswith("Once upon a time, there was a little girl named Lily.")
-    assert "".join(stream(p, c, [], tokenizer, GenerationConfig(max_new_tokens=40))) == told.text
+    story = generate(p, c, [[]], tokenizer, GenerationConfig(max_new_tokens=40))[0]
+    assert story.text.startswith("Once upon a time, there was a little girl named Lily.")
+    assert "".join(stream(p, c, [], tokenizer, GenerationConfig(max_new_tokens=40))) == story.text
 
 
 @needs(STORIES)
@@ -161,7 +161,7 @@ def test_the_tokenizer_gives_the_stories_back(trained):
     (lambda data: data[:-1] + b"\xff", "can't decode byte 0xff"),
     (lambda data: data + data[-9:], "a piece occurs twice"),
 ], ids=["cut", "cut in a header", "empty", "no longest", "longer than the longest", "bytes", "not UTF-8", "twice"])
-def test_what_is_no_tokenizer_is_named(tmp_path, change, message):
+def test_a_file_that_is_not_a_tokenizer_is_named(tmp_path, change, message):
     path = write_pieces(tmp_path / "tokenizer.bin", [*FIXED, ("a", -1.0)])
     assert llama2c.read_tokenizer(path).decode([259]) == "a"
     path.write_bytes(change(path.read_bytes()))
@@ -266,7 +266,7 @@ def test_halves_have_the_scores_of_pairs(heads):
     (lambda data: struct.pack("<7i", *[2**30] * 3, 2**29, 1, 2**30, 2**30), "implies"),
     (lambda data: data[:16] + struct.pack("<i", 3) + data[20:], "not a llama2.c model"),
 ], ids=["cut", "too long", "cut in the header", "empty", "a text", "nonsense", "beyond int64", "3 groups of 4 heads"])
-def test_what_is_no_model_is_named(tmp_path, change, message):
+def test_a_file_that_is_not_a_model_is_named(tmp_path, change, message):
     path = tmp_path / "model.bin"
     llama2c.write(path, *small())
     path.write_bytes(change(path.read_bytes()))

@@ -1,4 +1,4 @@
-"""LSTMs: what a test of the gradients cannot see, and trained weights that do what they are known to do."""
+"""LSTMs: what gradient tests cannot see, and trained weights with known results."""
 import json
 from dataclasses import replace
 
@@ -163,7 +163,7 @@ def test_a_config_survives_the_way_there_and_back():
 # Keras
 
 def test_keras_weights_make_the_same_step_and_survive_the_way_there_and_back():
-    """The step as Keras' documentation has it: h and c from x, with gates i f c o side by side."""
+    """The step as in Keras' documentation: h and c from x, with gates i f c o side by side."""
     rng, E, D = np.random.default_rng(4), 3, 4
     kernel, recurrent, bias = (rng.standard_normal(shape) for shape in ((E, 4 * D), (D, 4 * D), 4 * D))
     x, h, c = (rng.standard_normal((2, wide)) for wide in (E, D, D))

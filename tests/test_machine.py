@@ -1,4 +1,4 @@
-"""What of the machine this process may use, as files of the system tell it."""
+"""The cores and memory that this process may use, read from the system's files."""
 import os
 
 import pytest

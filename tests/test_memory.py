@@ -1,4 +1,4 @@
-"""The arena behind NumPy's arrays: contents survive, zeros are zero, the cap holds; in threads and after a fork too."""
+"""The arena behind NumPy's arrays: contents survive, zeros are zero, the cap holds in threads and after forks."""
 import contextvars
 import os
 import subprocess
@@ -287,7 +287,7 @@ assert after - before < 9000 * 32, seen         # the least that one object left
 
 
 @needs_arena
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="resident memory is told elsewhere")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="this system reports resident memory elsewhere")
 def test_ten_thousand_steps_leave_nothing_resident():
     run = python("-c", TRAINS, timeout=300, OPENBLAS_NUM_THREADS="1")
     assert run.returncode == 0, run.stderr
@@ -317,7 +317,7 @@ def test_without_the_compiled_module_there_is_no_arena(monkeypatch):
 
 @needs_arena
 @pytest.mark.parametrize("wrong", ["much", "-1", "1.5"])
-def test_a_wrong_cap_is_the_users_to_mend(monkeypatch, wrong):
+def test_a_wrong_cap_is_a_user_error(monkeypatch, wrong):
     monkeypatch.setenv("PYLLAMA_ARENA_CAP", wrong)
     with pytest.raises(UserError, match=f"PYLLAMA_ARENA_CAP.*'{wrong}'"):
         memory.install()

@@ -1,4 +1,4 @@
-"""The mutator itself: it makes the bugs it should, where it should, and its verdicts are true."""
+"""The mutation tester itself: it plants the right bugs in the right places, and its verdicts are correct."""
 import ast
 import importlib
 import os
@@ -170,7 +170,7 @@ def test_a_planted_kernel_runs_in_the_fork_alone(tmp_path, bug):
     assert (ROOT / "csrc/cpu/swiglu.c").read_text() == before
 
 
-def test_a_kernel_that_does_not_compile_is_no_mutant(tmp_path):
+def test_a_kernel_that_does_not_compile_is_not_a_mutant(tmp_path):
     assert not c_mutants.plant(Mutant("swiglu.c", "swiglu", "", "", "", "syntax error"), tmp_path / "build")
 
 
@@ -200,7 +200,7 @@ def test_reasons_have_their_limits():
     assert not judge(verdicts, reasons, 95)
 
 
-def test_the_score_leaves_out_what_is_no_bug():
+def test_the_score_leaves_out_accepted_survivors():
     assert percent(every=10, killed=8, known=1) == pytest.approx(800 / 9)
     assert percent(every=1, killed=0, known=1) == 100
 
@@ -277,7 +277,7 @@ def test_the_net_that_a_bug_was_caught_in(said, net):
     assert cuda_bugs.net_of(f"def test_the_order_of_threads():\n    f()\nE   tests.KernelError: {said}") == net
 
 
-def test_a_bug_that_is_not_found_or_does_not_compile_is_told(capsys):
+def test_a_bug_that_is_not_found_or_does_not_compile_is_reported(capsys):
     caught, missed, broken = (Mutant("relu.cu", "relu", "relu.cu:1", "", what, "") for what in ("one", "two", "three"))
     assert cuda_bugs.judge({caught: ("comparison", "test_relu")})
     assert not cuda_bugs.judge({caught: ("comparison", "test_relu"), missed: ("not found", "")})

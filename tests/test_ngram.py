@@ -1,4 +1,4 @@
-"""The n-gram model is its formula, a distribution in every context, and as good as it was on a real text."""
+"""The n-gram model: its formula, a distribution in every context, and a known loss on a real text."""
 import math
 from collections import Counter
 from pathlib import Path

@@ -42,10 +42,10 @@ def test_a_bert_is_asked_for_what_was_hidden_and_sees_the_rest():
 def test_a_bart_tells_the_whole_text_from_what_is_left_of_it():
     batch = source("bart").batch(SETTINGS, 0)
     windows = source("bart").tokens[:].tolist()
-    for read, mask, told in zip(batch.inputs["ids"], batch.inputs["mask"], batch.inputs["labels"], strict=True):
-        assert told.tolist() in [windows[i:i + 24] for i in range(len(windows))]
+    for read, mask, labels in zip(batch.inputs["ids"], batch.inputs["mask"], batch.inputs["labels"], strict=True):
+        assert labels.tolist() in [windows[i:i + 24] for i in range(len(windows))]
         assert mask.sum() < 24
-        assert set(read[mask]) - set(told) == {MASK}
+        assert set(read[mask]) - set(labels) == {MASK}
     assert batch.targets == 4 * 24
 
 

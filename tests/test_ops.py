@@ -23,6 +23,8 @@ from tests.strategies import problems
 RUNS = [(op, on) for op in OPS.values() for on in op.backends()]
 each_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 each_run = pytest.mark.parametrize(("op", "on"), RUNS, ids=[f"{op.name}-{on}" for op, on in RUNS])
+each_kernel = pytest.mark.parametrize(("op", "on"), [run for run in RUNS if run[1] != "numpy"],
+                                      ids=lambda x: getattr(x, "name", x))
 each_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
@@ -308,11 +310,11 @@ def test_an_option_left_out_is_the_reference_s_default(op, on):
 
 
 @can_fence
-@pytest.mark.parametrize(("op", "on"), [run for run in RUNS if run[1] != "numpy"], ids=lambda x: getattr(x, "name", x))
+@each_kernel
 @each_dtype
 @given(data=st.data(), behind=st.booleans())
 def test_kernels_read_nothing_beyond_their_inputs(op, on, dtype, data, behind):
-    """One that does ends here, by a segmentation fault."""
+    """A kernel that does ends the process with a segmentation fault."""
     inputs, options, dy = data.draw(problems(op, dtype))
     with backend.use(on):
         _, back = op(*(fenced(x, behind) for x in inputs), **options)
@@ -320,11 +322,11 @@ def test_kernels_read_nothing_beyond_their_inputs(op, on, dtype, data, behind):
 
 
 @can_fence
-@pytest.mark.parametrize(("op", "on"), [run for run in RUNS if run[1] != "numpy"], ids=lambda x: getattr(x, "name", x))
+@each_kernel
 @each_dtype
 @given(data=st.data(), behind=st.booleans())
 def test_kernels_write_nothing_beyond_their_results_and_scratch_memory(op, on, dtype, data, behind):
-    """One that does ends here, as above."""
+    """A kernel that does ends the process, as above."""
     inputs, options, dy = data.draw(problems(op, dtype))
     wanted = results(op, on, inputs, options, dy)
     with pytest.MonkeyPatch.context() as patch:

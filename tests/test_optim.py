@@ -1,4 +1,4 @@
-"""Optimizers against a scalar transcription of their formulas, with a tolerance that follows the rounding errors.
+"""Optimizers compared with scalar versions of their formulas, with a tolerance that follows the rounding errors.
 
 Every test runs on every backend.
 """

@@ -1,4 +1,4 @@
-"""Processes that share the steps: the model learns what one alone would, and each refuses what cannot work."""
+"""Processes that share a batch train the model that one process alone would, and refuse what cannot work."""
 import sys
 import threading
 from dataclasses import replace
@@ -47,7 +47,7 @@ def learn(size, settings, job):
 
 @given(size=st.integers(1, 4), rows=st.integers(1, 7), accumulate=st.integers(1, 2))
 @settings(max_examples=5)
-def test_those_who_share_learn_what_one_alone_would(size, rows, accumulate):
+def test_processes_that_share_a_batch_learn_what_one_alone_would(size, rows, accumulate):
     """Dropout, clipping and a share without a row included; every rank has the same bits in the end."""
     chosen = replace(SHORT, batch_size=rows, gradient_accumulation_steps=accumulate, max_steps=3, shards=1,
                      max_grad_norm=0.1, dtype="float64")
@@ -77,7 +77,7 @@ def test_the_first_writes_and_all_stop_together(tmp_path):
     assert not (tmp_path / "1").exists()
 
 
-def test_who_is_asked_to_stop_takes_the_others_along():
+def test_a_process_that_is_asked_to_stop_stops_the_others():
     """In the same step: one that went on alone would wait for the others for ever."""
     chosen, steps = replace(SHORT, max_steps=40), [[], []]
 
@@ -166,7 +166,7 @@ def test_processes_meet_by_a_file_and_sum_in_place(nccl, monkeypatch, tmp_path):
     assert nccl.asked[-1] == (5, 5, 6, 8, 0, 99)
 
 
-def test_who_waits_in_vain_for_the_first_says_so(nccl, monkeypatch, tmp_path):
+def test_a_process_that_waits_in_vain_for_the_first_says_so(nccl, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(parallel, "PATIENCE", 0.01)

@@ -162,7 +162,7 @@ def test_sentences_change_places_and_stay_whole(text, seed):
         assert sentences(got) == sentences(text)
 
 
-def test_spans_are_as_long_as_told():
+def test_spans_have_the_requested_lengths():
     """Of 20,000 tokens 30 % are hidden by spans of mean length 3, of which one in e³ has no length but a mask.  A span
     touches another, whose mask it shares, with a probability of at most 0.3 (1 + 1/3) = 0.4."""
     text = [1] * 20000

@@ -1,4 +1,4 @@
-"""The kernels' declarations: in C, in the table of kernels and in Cython they are the same."""
+"""The kernels' declarations in C, in the table of kernels and in Cython are the same."""
 import re
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Answers out of texts: every character accounted for, in windows, labels, predictions and measures."""
+"""Extractive question answering: windows, labels, predictions and metrics, exact to the character."""
 import json
 from itertools import pairwise
 from types import SimpleNamespace
@@ -51,8 +51,8 @@ def trained(tokenizer, max_length=24, **changes):
 
 def asked(context, question="a b?", *answers):
     row = {"context": context, "question": question}
-    told = [{"text": context[first:past], "answer_start": first} for first, past in answers]
-    return Row("here", row | ({"answer": told[0]["text"], "answers": told} if told else {}))
+    spans = [{"text": context[first:past], "answer_start": first} for first, past in answers]
+    return Row("here", row | ({"answer": spans[0]["text"], "answers": spans} if spans else {}))
 
 
 # Places
@@ -125,15 +125,15 @@ def test_a_window_is_the_question_then_the_context_in_its_frame(tokenizer):
 def test_a_pair_is_framed_as_the_tokenizer_frames_it():
     tokenizer = TOKENIZERS["word pieces"]
     one, = windows([asked("the cats b", "a café")], trained(tokenizer))
-    told = tokenizer.rust.encode("a café", "the cats b")
-    assert (one.inputs["ids"].tolist(), one.inputs["types"].tolist()) == (told.ids, told.type_ids)
+    encoding = tokenizer.rust.encode("a café", "the cats b")
+    assert (one.inputs["ids"].tolist(), one.inputs["types"].tolist()) == (encoding.ids, encoding.type_ids)
     another = word_pieces()
     another.rust.post_processor = processors.TemplateProcessing(
         pair="[CLS] $A [SEP] [SEP] $B", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     assert [list(ids) for ids in around(another)] == [[1], [2, 2], []]
 
 
-def test_a_model_of_one_type_is_told_none():
+def test_a_model_with_one_token_type_gets_no_types():
     assert all("types" not in w.inputs for w in windows([asked("abc")], trained(Tokenizer.bytes(), type_vocab_size=1)))
 
 
@@ -163,10 +163,10 @@ def test_an_answer_between_tokens_is_found_back_in_each_window_that_has_all_of_i
     touching = [n for n in seen if places[n, 1] > first and places[n, 0] < past]
     # A token of a letter and the first byte of the next has both of them.
     bytes_are_shared = places[touching[0], 0] < first or places[touching[-1], 1] > past
-    row, work = asked(context, "b", (first, past)), trained(tokenizer, max_length)
+    row, model = asked(context, "b", (first, past)), trained(tokenizer, max_length)
     whole = 0
-    made = list(windows([row], work))
-    for window, learned in zip(made, task.examples([row], work).rows, strict=True):
+    made = list(windows([row], model))
+    for window, learned in zip(made, task.examples([row], model).rows, strict=True):
         a, b = label(window, row.values["answers"][0])
         assert learned["labels"].tolist() == [a, b]
         has_all = window.first <= touching[0] and touching[-1] < window.past
@@ -204,43 +204,43 @@ def test_the_likeliest_stretch_is_the_best_of_all_there_are(seed, N):
 @on_all
 @given(contexts=st.lists(texts, min_size=1, max_size=3), max_length=st.integers(8, 24))
 def test_what_is_predicted_is_a_stretch_of_the_context_whatever_stands_beside_it(tokenizer, contexts, max_length):
-    rows, work = [asked(context) for context in contexts], trained(tokenizer, max_length)
-    places = spans(rows, work)
-    answers = task.predict(rows, work)
+    rows, model = [asked(context) for context in contexts], trained(tokenizer, max_length)
+    places = spans(rows, model)
+    answers = task.predict(rows, model)
     for row, (first, past), answer in zip(rows, places, answers, strict=True):
         context = row.values["context"]
         assert answer == context[first:past] == answer.strip()
         assert 0 <= first <= past <= len(context)
         assert answer or not context.strip() or tokenizer is TOKENIZERS["word pieces"]
-        assert spans([row], work) == [(first, past)]
+        assert spans([row], model) == [(first, past)]
 
 
-def told_by(scores, max_length=11):
+def scored_by(scores, max_length=11):
     """A Trained whose scores of a token, as first and last place, depend on its byte alone."""
     table = np.zeros((256, 2))
     for character, pair in scores.items():
         table[ord(character)] = pair
-    model = SimpleNamespace(logits=lambda p, c, ids, mask, types: (table[ids], None))
-    return Trained(SimpleNamespace(model=model, type_vocab_size=2), {}, Tokenizer.bytes(), max_length)
+    family = SimpleNamespace(logits=lambda p, c, ids, mask, types: (table[ids], None))
+    return Trained(SimpleNamespace(model=family, type_vocab_size=2), {}, Tokenizer.bytes(), max_length)
 
 
 def test_the_question_is_no_answer():
-    work = told_by({"?": (9, 9), "b": (1, 0), "c": (0, 1)})
-    assert task.predict([asked("a b c d", "??")], work) == ["b c"]
+    model = scored_by({"?": (9, 9), "b": (1, 0), "c": (0, 1)})
+    assert task.predict([asked("a b c d", "??")], model) == ["b c"]
 
 
 def test_of_two_windows_that_wins_whose_answer_is_further_above_its_first_token(monkeypatch):
     """Windows of 10 characters begin 5 apart; of the first, all scores are 100 higher."""
-    work = told_by({"x": (3, 3), "y": (5, 5)})
-    plain, calls = work.config.model.logits, []
+    model = scored_by({"x": (3, 3), "y": (5, 5)})
+    plain, calls = model.config.model.logits, []
 
     def lifted(**inputs):
         z, _ = plain(**inputs)
         calls.append(len(z))
         return z + 100 * np.array([np.isin(ord("x"), ids) for ids in inputs["ids"]])[:, None, None], None
 
-    monkeypatch.setattr(work.config.model, "logits", lifted)
-    assert task.predict([asked("aaxaaaaaaaaaaaaaaayaa", "q")], work) == ["y"]
+    monkeypatch.setattr(model.config.model, "logits", lifted)
+    assert task.predict([asked("aaxaaaaaaaaaaaaaaayaa", "q")], model) == ["y"]
     assert sum(calls) == 4
 
 
@@ -252,10 +252,10 @@ def test_rows_are_learned_by_heart():
                         intermediate_size=48, max_position_embeddings=40, hidden_dropout_prob=0.0)
     settings = Settings(max_steps=120, batch_size=4, learning_rate=1e-2, warmup_steps=5, weight_decay=0.0)
     state = start(c, settings)
-    work = Trained(c, state.p, TOKENIZERS["learned"], 20)
-    losses = [record.loss for record in train(state, task.examples(rows, work), settings)]
+    model = Trained(c, state.p, TOKENIZERS["learned"], 20)
+    losses = [record.loss for record in train(state, task.examples(rows, model), settings)]
     assert losses[-1] < 0.1 < 1 < losses[0]
-    assert task.predict([Row("", task.askable(row.values)) for row in rows], work) == ["cat", "mat", "308", "黑豹队"]
+    assert task.predict([Row("", task.askable(row.values)) for row in rows], model) == ["cat", "mat", "308", "黑豹队"]
 
 
 # Measures
@@ -279,10 +279,10 @@ def test_english_is_measured_in_words(answer, right, exact, f1):
 def test_chinese_is_measured_in_characters_and_the_mean_is_over_rows():
     def row(context, right):
         return Row("", {"context": context, "answers": [{"text": right}]})
-    told = task.metrics(["黑豹队", "136次", "《红楼梦》", "no"],
-                   [row("黑", "豹队"), row("黑", "136 次"), row("黑", "红楼梦"), row("x", "yes")])
-    assert told == {"exact_match": 0.5, "f1": pytest.approx((0.8 + 1 + 1 + 0) / 4), "segmentation": "characters",
-                    "rows": 4}
+    metrics = task.metrics(["黑豹队", "136次", "《红楼梦》", "no"],
+                           [row("黑", "豹队"), row("黑", "136 次"), row("黑", "红楼梦"), row("x", "yes")])
+    assert metrics == {"exact_match": 0.5, "f1": pytest.approx((0.8 + 1 + 1 + 0) / 4), "segmentation": "characters",
+                       "rows": 4}
     assert task.metrics(["x", "x"], [row("黑", "x"), row("x", "x")])["segmentation"] == "words"
 
 
@@ -315,15 +315,15 @@ def test_squad_is_unfolded(tmp_path):
         task.askable(row.values) for row in rows]
 
 
-@pytest.mark.parametrize("told", [
+@pytest.mark.parametrize("answer", [
     {"answer": "red cat", "start": 10}, {"answer": "red cat", "answer_start": "10"}, {"answer": "red cat"},
     {"answers": {"text": ["red cat"], "answer_start": [10]}}, {"answer": " red cat", "start": 9},
     {"answers": [{"text": "red cat", "answer_start": 10}], "answer": "red cat"},
 ])
-def test_answers_may_be_told_in_several_ways(tmp_path, told):
+def test_answers_may_be_given_in_several_forms(tmp_path, answer):
     around = {"context": ROW["context"], "question": "Who?"}
-    source = write(tmp_path / "rows.jsonl", {**around, **told}, {"context": ROW["context"],
-                                                                 "qas": [{"question": "Who?", **told}]})
+    source = write(tmp_path / "rows.jsonl", {**around, **answer}, {"context": ROW["context"],
+                                                                   "qas": [{"question": "Who?", **answer}]})
     rows, _ = read(source, task.fields, task.usable, task.readers)
     assert [row.values for row in rows] == [ROW, ROW]
     assert [row.place.removeprefix(str(source.data)) for row in rows] == [" line 1", " line 2, qa 1"]
@@ -333,7 +333,7 @@ def test_answers_may_be_told_in_several_ways(tmp_path, told):
     assert row.values == ROW
 
 
-def test_an_answer_told_without_its_place_is_the_first_there_is():
+def test_an_answer_without_a_position_is_its_first_occurrence():
     assert task.usable({**task.askable(ROW), "answer": "red"})["answers"] == [{"text": "red", "answer_start": 1}]
 
 
@@ -352,7 +352,7 @@ def test_an_answer_told_without_its_place_is_the_first_there_is():
     ({"qas": {}}, "line 1: 'qas' is {}, not a list"),
     ({"qas": ["Who?"]}, "line 1, qa 1: it is not an object"),
 ])
-def test_what_is_wrong_with_a_row_is_told_with_its_place(tmp_path, change, reason):
+def test_a_bad_row_is_reported_with_its_line(tmp_path, change, reason):
     source = write(tmp_path / "rows.jsonl", {"context": ROW["context"], "question": "Who?", **change})
     with pytest.raises(UserError, match=reason):
         read(source, task.fields, task.usable, task.readers)

@@ -1,4 +1,4 @@
-"""The compiled module called wrongly: every call that a kernel would go astray on is refused before it runs."""
+"""Wrong calls of the compiled module: each is refused before a kernel could access memory out of bounds."""
 import numpy as np
 import pytest
 

@@ -1,4 +1,4 @@
-"""Relations from files in the multi-head form: the rows they make, in which direction, and what is wrong with one."""
+"""Relations from files in the multi-head format: their rows, their directions, and errors."""
 import json
 from itertools import combinations
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_every_two_things_of_a_document_make_a_row(tmp_path):
         ("Ann Smith", "Live_In", "Maine"), ("Ann Smith", "Work_For", "Old Mill")]
 
 
-def test_two_things_may_have_several_relations_each_told_once(tmp_path):
+def test_two_entities_may_have_several_relations_each_listed_once(tmp_path):
     rows = loaded(tmp_path / "a.conll", "#doc 1\r\n"
                   "0\ta\tB-X\t['R', 'S', 'R']\t[1, 1, 2]\r\n"       # the two R are one: 1 and 2 are of the same thing
                   "1\tb\tB-X\t['R']\t[0]\r\n"
@@ -86,9 +86,9 @@ def test_all_relations_come_back_and_no_pair_is_missed(given_documents, apart):
         related = {frozenset(one[:2]) for one in relations}
         others += [(names[a], names[b]) for a, b in combinations(range(len(sizes)), 2) if {a, b} not in related]
     rows = [Row(*row) for row in multi_head(Path("a"), "\n".join(lines), task.fields, 0)]
-    told = [row.values["relation"] for row in rows]
-    assert sorted(triples(rows, told)) == sorted(due)
-    unrelated = [row for row, relation in zip(rows, told, strict=True) if relation == OTHER]
+    labels = [row.values["relation"] for row in rows]
+    assert sorted(triples(rows, labels)) == sorted(due)
+    unrelated = [row for row, relation in zip(rows, labels, strict=True) if relation == OTHER]
     assert [one[::2] for one in triples(unrelated, ["R"] * len(unrelated))] == others
 
 
@@ -103,7 +103,7 @@ def test_all_relations_come_back_and_no_pair_is_missed(given_documents, apart):
     (5, "3\tSmith\tI-Peop\t['Live_In']\t[2]", "Live_In goes from an entity to itself, token 2"),
     (9, "", "there is a token 0 above it; begin each document with a line #doc"),
 ])
-def test_a_bad_line_is_told_with_its_place_and_costs_its_document(tmp_path, line, by, reason):
+def test_a_bad_line_is_reported_with_its_number_and_costs_its_document(tmp_path, line, by, reason):
     lines = MAINE.splitlines()
     lines[line - 1] = by
     content, place = "\n".join([*lines, *MAINE.splitlines()]), line + (line == 9)

@@ -1,4 +1,4 @@
-"""Relations between marked things: read, measured as the official scorer does, and written as a graph."""
+"""Relations between marked entities: read, scored as the official scorer does, and written as a graph."""
 import csv
 import io
 import json
@@ -29,8 +29,8 @@ Comment:
 3 "A <e1>dog</e1> and a <e2>cat</e2>."
 Other
 '''
-# What the scorer of SemEval-2010 task 8 says of one system: rows true, columns told, Other last; then how often the
-# relation was right but not its direction, and its F1 in percent.
+# The output of SemEval-2010 task 8's scorer for one system.  Rows are true classes and columns are answers, Other last;
+# then how often the relation was right but its direction wrong, and the F1 in percent.
 OFFICIAL = """
 C-E 300    0    0    0    4    1    0    2    2   12   3 91.88
 C-W   1  235    5    1    1   11   11    6    3   29   8 78.20
@@ -62,10 +62,10 @@ def test_f1_is_the_official_scorers():
     names = [line[0] for line in lines[:-1]]
     answers, rows = [], []
     for true, line in zip([*names, OTHER], lines, strict=True):
-        for told, count in zip([*names, OTHER], map(int, line[1:11]), strict=True):
+        for answer, count in zip([*names, OTHER], map(int, line[1:11]), strict=True):
             for i in range(count):                                  # both directions occur, and count as one class
                 way = "" if true == OTHER else "(e1,e2)" if i % 2 else "(e2,e1)"
-                answers.append(told if told == OTHER else told + (way or "(e1,e2)"))
+                answers.append(answer if answer == OTHER else answer + (way or "(e1,e2)"))
                 rows.append(row(true + way))
         answers += [f"{true}(e1,e2)"] * int(line[11])
         rows += [row(f"{true}(e2,e1)")] * int(line[11])
@@ -113,7 +113,7 @@ def test_the_original_files_are_read(tmp_path):
     ('1\t"<e1>a</e1> <e2>b</e2>"\n\n2\t"<e1>a</e1> <e2>b</e2>"\nOther\n', r"line 1: it has no field 'relation'"),
     ('1\t"<e1>a</e1> b"\nOther\n', r"line 1: '<e1>a</e1> b' does not contain one marked entity <e2>...</e2>"),
 ])
-def test_a_bad_line_is_told_with_its_place(tmp_path, text, reason):
+def test_a_bad_line_is_reported_with_its_number(tmp_path, text, reason):
     (tmp_path / "rows.txt").write_text(text)
     with pytest.raises(UserError, match=reason):
         loaded(tmp_path / "rows.txt")
@@ -190,7 +190,7 @@ def test_a_drawing_has_an_arrow_from_each_head_to_its_tail():
 
 
 def test_of_many_triples_the_most_frequent_are_drawn():
-    """One of a thousand twice, and it comes last; of the others those told first."""
+    """One of a thousand twice, and it comes last; of the others, the first in the list."""
     pytest.importorskip("networkx")
     pytest.importorskip("matplotlib")
     many = [(f"a{i}", "R", f"b{i}") for i in range(1000)]

@@ -1,4 +1,4 @@
-"""How a text reads and repeats itself, by hand."""
+"""Readability and repetition of a text, compared with values computed by hand."""
 import json
 import re
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen, against one naive loop for each rule."""
+"""Sampling the next token, compared with a naive loop for each rule."""
 import math
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Schedules: bounds, shape, seams and ends, for every one in the table and for each against its own formula."""
+"""Schedules: bounds, shape, transitions and ends of all of them, and each compared with its formula."""
 import itertools
 import math
 

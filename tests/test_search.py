@@ -1,4 +1,4 @@
-"""Beam search against all there is to find, and decoding token by token against decoding at once."""
+"""Beam search compared with exhaustive search, and decoding token by token with decoding at once."""
 from itertools import product
 
 import numpy as np
@@ -93,7 +93,7 @@ def test_token_by_token_and_padded_it_scores_as_at_once(name):
         caches = [(own.keep([1, 0]) or own, ((k[::-1], v[::-1]), back)) for own, ((k, v), back) in caches]
 
 
-def test_what_is_found_is_scored_as_the_loss_has_it():
+def test_beam_search_scores_agree_with_the_loss():
     """The score of a target is minus its mean cross-entropy; in a batch as alone."""
     c = bart.BartConfig(**BART)
     p, sources = randomized(bart, c), [[3, 1, 4], [1, 5, 9, 2, 6], [5]]

@@ -100,7 +100,7 @@ def test_bad_rows_are_counted_and_located(tmp_path, capsys):
     ("a.jsonl", '{"text": "\\ud800", "label": "b"}', (), "'text' contains half of a surrogate pair"),
     ("a.jsonl", '{"text": "a", "label": [1]}', (), r"'label' is \[1\], not a name or a number"),
 ])
-def test_what_is_no_data_is_refused_in_one_sentence(tmp_path, name, text, fields, message):
+def test_a_file_that_is_not_data_is_refused_in_one_sentence(tmp_path, name, text, fields, message):
     with pytest.raises(UserError, match=message):
         read(Source(written(tmp_path / name, text), fields), FIELDS, USABLE)
 
@@ -132,7 +132,7 @@ def test_too_few_rows_to_split_are_refused():
 
 # Batches
 
-def test_padding_is_told_and_does_not_count():
+def test_padding_is_marked_and_does_not_count():
     batch = collate([{"ids": np.array([5, 6, 7]), "labels": np.array([1])},
                      {"ids": np.array([8]), "labels": np.array([2, IGNORE, 3])}])
     assert batch.inputs["ids"].tolist() == [[5, 6, 7], [8, 0, 0]]

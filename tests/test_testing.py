@@ -1,4 +1,4 @@
-"""The gradient checker: are its problems what shape lines say, does it find what is wrong and pass what is right?"""
+"""The gradient checker: its problems follow the shape lines; it rejects wrong gradients and accepts correct ones."""
 import numpy as np
 import pytest
 

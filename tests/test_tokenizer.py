@@ -1,4 +1,4 @@
-"""Tokenizers give a text back, agree with the library on the same file, and say what is wrong with a text or a file."""
+"""Tokenizers decode what they encode, agree with the library on the same file, and explain errors."""
 import json
 from pathlib import Path
 from unittest import mock
@@ -256,7 +256,7 @@ def test_an_id_outside_the_vocabulary_is_named(wrong):
 
 
 @pytest.mark.parametrize("content", [b"", b"not JSON", b"[]", b"{}", b'{"model": {"type": "Magic"}}', b"\xff\xfe\x00"])
-def test_what_is_no_tokenizer_json_is_refused(content, tmp_path):
+def test_a_file_that_is_not_a_tokenizer_json_is_refused(content, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer\.json"):
         Tokenizer.load(tmp_path)

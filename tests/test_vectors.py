@@ -1,4 +1,4 @@
-"""Files of word vectors: every number survives, only the rows wanted are kept, damage is named."""
+"""Files of word vectors: every number survives, only the wanted rows are kept, damage is reported."""
 import gzip
 import json
 import re

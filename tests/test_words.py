@@ -1,4 +1,4 @@
-"""Skip-gram and GloVe: what they learn from, how they learn, and that words of a kind end up together."""
+"""Skip-gram and GloVe: their training pairs, how they learn, and that similar words end up together."""
 import math
 
 import numpy as np
@@ -59,7 +59,7 @@ def test_negative_sampling_is_the_naive_formula(rng, N, V, D, K):
 
 @law(negative_sampling)
 def test_a_hopeless_pair_costs_its_score_and_overflows_nothing(dtype):
-    """-log σ(-z) is z and -log σ(z) is 0 where e^-z is no more; the gradient there is 1, and 0."""
+    """-log σ(-z) is z and -log σ(z) is 0 where e^-z underflows; the gradient there is 1, and 0."""
     x, w = np.array([[1.0]], dtype), np.array([[-2000.0], [3000.0]], dtype)
     loss, back = negative_sampling(x, w, np.array([0]), np.array([[1]]))
     assert loss == 5000

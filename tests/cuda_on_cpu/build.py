@@ -1,4 +1,4 @@
-"""Compiles a kernel's text to a library that Python loads; once, for the cache keeps it.
+"""Compile the text of kernels to a library that Python loads; a cache keeps it.
 
 (a) The text is compiled within an unnamed namespace: gcc refuses to put the __shared__ arrays of inline functions,
     which other files could share, into one section with those of kernels.
@@ -67,7 +67,7 @@ def find_kernels(code):
 
 
 def understood(option):
-    """An option of NVRTC's as g++ has it; ValueError if it has none."""
+    """The option of g++ for one of NVRTC's; ValueError if there is none."""
     if re.match(r"--?std=c\+\+\d\d$|-D\w", option):
         return option.replace("--std", "-std")
     raise ValueError(f"the executor understands -std=c++NN and -DNAME=VALUE, not {option}")

@@ -41,7 +41,7 @@ def new(shape, dtype):
 def allocation_of(array):
     """(low, high), the addresses of the allocation that the array lies in.
 
-    TypeError if it is no array, KernelError if it is not in device memory.
+    TypeError if it is not an array, KernelError if it is not in device memory.
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"an array in device memory is needed, not {type(array).__name__}")

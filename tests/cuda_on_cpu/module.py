@@ -189,7 +189,7 @@ class Kernel:
 
 
 def code(a):
-    """An array's or a number's type as Parameter has it."""
+    """The type of an array or a number, in the form of Parameter."""
     return f"{a.dtype.kind}{a.dtype.itemsize}"
 
 

@@ -25,7 +25,7 @@ def unwrap(x):
 
 def wrap(x, given=(), keep_order=False):
     """What NumPy made of the arrays `given`, on the device.  They and views of them are what they are; all else is
-    copied to memory of its own, in C order unless NumPy's is kept.  A number becomes an array of no axes.
+    copied to memory of its own, in C order unless NumPy's is kept.  A number becomes a 0-d array.
     """
     if isinstance(x, NUMBERS):
         for a in given:

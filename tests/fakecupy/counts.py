@@ -1,4 +1,4 @@
-"""How often the host and the device have met."""
+"""Count the copies, launches and waits between host and device."""
 import contextlib
 import dataclasses
 import threading
@@ -32,7 +32,7 @@ def count(**more):
 
 @contextlib.contextmanager
 def counting():
-    """Yield Counts that, once the context is left, tell what happened within."""
+    """Yield Counts that hold, once the context is left, what happened within."""
     before, within = dataclasses.replace(stats), Counts()
     try:
         yield within

@@ -1,4 +1,4 @@
-"""cupy.cuda: one device, which has done its work when it is told to, and kernels, run by tests/cuda_on_cpu."""
+"""cupy.cuda: one device that runs each task at once, and kernels, which tests/cuda_on_cpu runs."""
 import functools
 import threading
 import time

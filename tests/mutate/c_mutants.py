@@ -52,7 +52,7 @@ def changes(source: str) -> Iterator[tuple[int, str, str, str, str, str]]:
         start, end = tokens[first].start, tokens[last].end
         left, right = source.rfind("\n", 0, start) + 1, source.find("\n", end)
         before, after = squeeze(source[left:right]), squeeze(source[left:start] + text + source[end:right])
-        if "__builtin_prefetch" in before:              # no result depends on what a cache is told
+        if "__builtin_prefetch" in before:              # prefetching changes no result
             continue
         line, code = source.count("\n", 0, start) + 1, source[:start] + text + source[end:]
         yield line, functions[first], before, before, after, code

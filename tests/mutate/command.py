@@ -1,10 +1,10 @@
-"""The mutation score of our own tests.
+"""Measure the mutation score of our tests.
 
 Plants small bugs in the ops' Python functions and in the C kernels, one at a time, and runs the tests on each.  A bug
-that no test notices survives.  The exit status is 0 if the tests notice every bug but those that tests/survivors.toml
-lists with the reason why they are none, and at least 95 % of those in forward passes.
+that no test notices survives.  The exit status is 0 if tests/survivors.toml lists every survivor, with the reason why
+it is not a bug, and if the tests notice at least 95 % of the bugs in forward passes.
 
-With --cuda the bugs are those of tests/cuda_bugs.toml in the CUDA kernels, and every one must be noticed.
+With --cuda the bugs are those of tests/cuda_bugs.toml in the CUDA kernels; the tests must notice all of them.
 """
 import argparse
 import json
@@ -65,7 +65,7 @@ def main(words=None):
     if options.json:
         options.json.write_text(json.dumps([{**m._asdict(), "survived": s} for m, s in verdicts.items()], indent=1))
     for test in sorted(hunt.left_out):
-        print("left out, for it fails or takes too long without a bug:", test)
+        print("left out, because it fails or takes too long without a bug:", test)
     if options.cuda:
         return 0 if cuda_bugs.judge({bug: found[bug] for bug in mutants}) else 1
     reasons = tomllib.loads((ROOT / "tests/survivors.toml").read_text())

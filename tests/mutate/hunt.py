@@ -1,4 +1,4 @@
-"""Runs the tests on mutants: collected once, then one forked process for each mutant.
+"""Run the tests on mutants: collect them once, then fork a process for each mutant.
 
 (a) A fork starts in a millisecond with every module imported and every test collected, and what the bug breaks dies
     with it.  Nothing is written to the working tree.

@@ -1,4 +1,4 @@
-"""What the survivors say about the tests: the table, and whether each survivor has a reason."""
+"""Judge the tests by the mutants that survive: print the table, and check that each survivor has a reason."""
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -51,7 +51,7 @@ def table(scores):
 
 
 def percent(every, killed, known):
-    """The mutation score: what is accepted is no bug, and does not count."""
+    """The mutation score; accepted survivors are not bugs and do not count."""
     return 100 * killed / (every - known) if every > known else 100.0
 
 

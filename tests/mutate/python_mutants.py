@@ -53,7 +53,7 @@ def mutants_in(definition: ast.FunctionDef, unit: str, file: str) -> Iterator[Mu
 
 
 def numbered(changes, unit: str, file: str, original: str) -> Iterator[Mutant]:
-    """Equal texts once; equal descriptions told apart by a number."""
+    """Yield each distinct mutant once; a number distinguishes equal descriptions."""
     seen, met = {original}, Counter()
     for line, function, statement, before, after, code in changes:
         if code not in seen:
