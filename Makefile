@@ -52,7 +52,7 @@ bench-train: $(BUILT) $(PEERS)/bin/torchrun
 bench-gpu: $(DEV)
 	$(BIN)/python -m bench.gpu $(ARGS)
 
-bench-minilm: $(BUILT)                                      # skipped where the data or the weights are missing
+bench-minilm: $(DEV)                                        # skipped where the data or the weights are missing
 	$(BIN)/python -m bench.minilm $(ARGS)
 
 gpu-resources: $(DEV)                                       # what every kernel takes of a GPU; needs none

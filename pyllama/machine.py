@@ -2,6 +2,7 @@
 import contextlib
 import functools
 import os
+import threading
 from pathlib import Path
 
 CPUS, CGROUPS, CGROUP = Path("/sys/devices/system/cpu"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -41,6 +42,9 @@ def read(path):
         return ""
 
 
+_lock, _inside, _limiter = threading.Lock(), 0, None        # of one_blas_thread()
+
+
 @functools.cache
 def _blas():
     """A controller of the BLAS libraries that are loaded, NumPy's among them."""
@@ -54,7 +58,18 @@ def one_blas_thread():
 
     Training already splits a batch over the cores.  A BLAS's own threads would spin against these, which is several
     times slower if another process needs a core too.  The number of threads belongs to the process: meanwhile NumPy
-    uses one thread in the process's other threads, too.  The cost is 10 µs a call.
+    uses one thread in the process's other threads, too.  The first to enter sets it, the last to leave restores it.
+    The cost is 10 µs a call.
     """
-    with _blas().limit(limits=1):
+    global _inside, _limiter
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _limiter = _blas().limit(limits=1)
+    try:
         yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _limiter.restore_original_limits()

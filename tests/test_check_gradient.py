@@ -43,6 +43,47 @@ def test_a_holomorphic_function_is_checked_to_rounding():
         check_gradient(scaled(1.0 + 1e-10), [X])
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6])
+def test_the_error_is_relative_to_the_gradient_however_small_it_is(scale):
+    def scaled_mean(times):
+        return lambda x: (scale * x.mean(), lambda dy: np.full(x.shape, times * scale * dy / x.size))
+
+    assert check_gradient(scaled_mean(1.0), [X]) < 1e-11
+    for times in (0.0, 1.01):
+        with pytest.raises(WrongGradient):
+            check_gradient(scaled_mean(times), [X])
+
+
+def test_rounding_where_the_true_gradient_is_zero_is_not_an_error():
+    """The softmax of any scores sums to one."""
+    def total(x):
+        p = np.exp(x) / np.exp(x).sum()
+        return p.sum(), lambda dy: p * (dy - (p * dy).sum())
+
+    check_gradient(total, [10 * X])
+
+
+def refuses_by_assertion(x):
+    assert x.dtype == np.float64
+    return x * x, lambda dy: 2 * x * dy
+
+
+def refuses_by_an_error_of_its_own(x):
+    if np.iscomplexobj(x):
+        raise RuntimeError("real numbers only")
+    return x * x, lambda dy: 2 * x * dy
+
+
+def drops_the_imaginary_part(x):
+    x = np.asarray(x, float)
+    return x * x, lambda dy: 2 * x * dy
+
+
+@pytest.mark.parametrize("f", [refuses_by_assertion, refuses_by_an_error_of_its_own, drops_the_imaginary_part])
+def test_a_function_may_refuse_complex_numbers_in_any_way(f):
+    assert check_gradient(f, [X]) < 1e-9
+
+
 def test_ops_and_layers_with_integers_and_trees_pass():
     assert check_gradient(rms_norm, [X, W]) < 1e-11
     assert check_gradient(embedding, [np.array([[0, 2, 2]]), X]) < 1e-11

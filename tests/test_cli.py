@@ -106,7 +106,8 @@ def test_flags_win_over_the_config_file_and_synonyms_mean_the_same(text, tmp_pat
     config.write_text("n_layer = 1\nnum_attention_heads = 2\nn_embd = 8\nmax_iters = 9\ntie_word_embeddings = true\n"
                       f"data = ['{text}']\nbatch_size = 2\nblock_size = 8\nwarmup_steps = 1\nmin-lr = 1e-5\n")
     code, _, _ = call(capsys, "train", "--config", config, "--out_dir", tmp_path / "a", "--max_steps=2",
-                      "--nesterov=False", "--tokenizer", "byte", "--device=cpu", "--compile=False", "--eval_iters=20")
+                      "--nesterov=False", "--tokenizer", "byte", "--device=cpu", "--compile=False", "--eval_iters=20",
+                      "--compile", "--seed", "1")
     assert code == 0
     saved = checkpoint.load(tmp_path / "a")
     assert saved.step == 2
@@ -114,6 +115,7 @@ def test_flags_win_over_the_config_file_and_synonyms_mean_the_same(text, tmp_pat
     assert saved.config["tie_word_embeddings"] is True
     assert saved.config["vocab_size"] == 256
     assert saved.trainer["settings"]["min_lr"] == 1e-5
+    assert saved.trainer["settings"]["seed"] == 1           # a flag without a value, and without effect, takes no other
 
 
 def test_init_from_starts_where_the_other_model_ended(trained, text, tmp_path, capsys):

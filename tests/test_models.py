@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyllama import backend, params
-from pyllama.models import APART, MODELS, bart, bert, glove, gpt2, llama, lstm, skipgram, textbook, transformer
+from pyllama.models import LIBRARY_ONLY, MODELS, bart, bert, glove, gpt2, llama, lstm, skipgram, textbook, transformer
 from pyllama.models.config import Dimensions
 from pyllama.models.kv_cache import new_cache
 from pyllama.rng import Draw
@@ -249,7 +249,7 @@ ORDER = ("mask", "types", "draw", "recompute", "cache", "caches", "labels", "cou
          "options")
 
 
-@pytest.mark.parametrize("module", [module for module, _ in (*MODELS.values(), *APART.values())],
+@pytest.mark.parametrize("module", [module for module, _ in (*MODELS.values(), *LIBRARY_ONLY.values())],
                          ids=lambda module: module.__name__)
 def test_what_follows_the_configuration_goes_by_keyword_in_one_order(module):
     for name, f in inspect.getmembers(module, inspect.isfunction):

@@ -18,8 +18,9 @@ from pyllama.models import MODELS, families_with, gpt2
 from pyllama.models.config import Dimensions
 from pyllama.tasks import TASKS, classify, finetune, rows, seq2seq
 from pyllama.tasks.rows import Row, Source, read
-from pyllama.tasks.task import Trained, encode
+from pyllama.tasks.task import Trained
 from pyllama.text import special
+from pyllama.text.special import encode
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import IGNORE, Examples, collate

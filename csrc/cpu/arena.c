@@ -82,19 +82,19 @@ static void to_system(block *b) {
 }
 
 static void *new_block(size_t size, size_t class, int zero) {
-    size_t align = size < HUGE_PAGE ? LINE : HUGE_PAGE, colour = 0;
+    size_t align = size < HUGE_PAGE ? LINE : HUGE_PAGE, color = 0;
     if (size >= MAPPED) {                          /* see (j) */
         static size_t made;
-        colour = __atomic_fetch_add(&made, 1, __ATOMIC_RELAXED) % 16 * 4 * LINE;
+        color = __atomic_fetch_add(&made, 1, __ATOMIC_RELAXED) % 16 * 4 * LINE;
     }
-    size_t total = sizeof(block) + align + colour + size;
+    size_t total = sizeof(block) + align + color + size;
     char *base = from_system(total, zero);
     if (!base) return NULL;
     uintptr_t start = ((uintptr_t)base + sizeof(block) + align - 1) & ~(align - 1);
 #ifdef MADV_HUGEPAGE
     if (align == HUGE_PAGE) madvise((void *)start, size & ~(align - 1), MADV_HUGEPAGE);
 #endif
-    void *data = (void *)(start + colour);
+    void *data = (void *)(start + color);
     *header(data) = (block){base, total, NULL, size, class, size};
     return data;
 }

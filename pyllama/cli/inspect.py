@@ -12,7 +12,7 @@ from pyllama import __version__, backend, device, memory
 from pyllama.cli.display import console
 from pyllama.errors import UserError, pip_install
 from pyllama.op import OPS
-from pyllama.testing import check as check_gradient
+from pyllama.testing import check as check_op
 
 # The packages that env() looks for, and what needs each of the optional ones.
 PACKAGES = {
@@ -70,7 +70,7 @@ def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50,
     for op in checked:
         for name in {on} & {*op.backends()} if on else op.backends():
             with backend.use(name):
-                finding = check_gradient(op, seed, problems)
+                finding = check_op(op, seed, problems)
             worst = max(worst, finding.error) if finding.error == finding.error else np.inf
             options = "".join(f", {k}={v:.3g}" if isinstance(v, float) else f", {k}={v}"
                               for k, v in finding.options.items())

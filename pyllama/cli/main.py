@@ -106,9 +106,11 @@ def normalized(words: list[str]) -> list[str]:
     from_files: list[str] = []
     from_line: list[str] = []
     rest = iter(words)
+    ignored = False
     for word in rest:
         if not word.startswith("--"):
-            from_line.append(word)
+            from_line += [] if ignored else [word]
+            ignored = False
             continue
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
@@ -118,10 +120,11 @@ def normalized(words: list[str]) -> list[str]:
             if not path:
                 raise UserError("--config needs the name of a TOML file after it")
             from_files += normalized(from_toml(Path(path)))
-        elif name in IGNORED:
-            if not equals:
-                next(rest, "")
-        elif name in SWITCHES and value.lower() in ("true", "false"):
+            continue
+        ignored = name in IGNORED and not equals            # and its value, the next word unless that is a flag
+        if name in IGNORED:
+            continue
+        if name in SWITCHES and value.lower() in ("true", "false"):
             from_line.append(f"--{name}" if value.lower() == "true" else f"--no_{name}")
         else:
             from_line.append(f"--{name}{equals}{value}")

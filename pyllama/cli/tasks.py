@@ -60,7 +60,6 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
              f"validation rows, {len(parts['test']):,} test rows; steps {state.step} to {last_step} in {folder}")
     if show_run(plan, log_steps):
         return show_end(f"stopped at step {state.step}", stopped_in=folder)
-    memory.release()                                        # what training took; answering needs other sizes
     _, model, _ = tuning.load(folder, plan.settings.dtype)
     part = "test" if parts["test"] else "dev"
     for note in task.notes(parts[part], model, task_run.search):

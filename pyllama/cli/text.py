@@ -40,7 +40,7 @@ FIELDS = {"num_key_value_heads": ("num_key_value_heads",), "bias": ("attention_b
 class ModelShape:
     """The size of the model, and options of its family."""
 
-    model: str = "llama"                        # model family: llama, gpt2, bert or bart
+    model: str = "llama"                        # model family that learns from text: see `pyllama models`
     num_hidden_layers: int = 6                  # number of layers
     hidden_size: int = 288                      # width of the model
     num_attention_heads: int = 6                # number of attention heads

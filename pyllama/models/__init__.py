@@ -62,7 +62,7 @@ MODELS: dict[str, Family] = {                   # model_type in config.json -> f
     "bart": Family(bart, bart.BartConfig),
     "lstm": Family(lstm, lstm.LstmConfig),
 }
-APART: dict[str, tuple[ModuleType, type[Config]]] = {       # models that are not available in the commands
+LIBRARY_ONLY: dict[str, tuple[ModuleType, type[Config]]] = {       # models that are not available in the commands
     "skipgram": (skipgram, skipgram.SkipgramConfig),
     "glove": (glove, glove.GloveConfig),
     "textbook": (textbook, textbook.TextbookConfig),
@@ -70,7 +70,7 @@ APART: dict[str, tuple[ModuleType, type[Config]]] = {       # models that are no
 
 # A configuration has its module as `model`, which a subclass inherits.  It is set here, because config.py cannot import
 # the modules that import it.
-for _model, _config in (*MODELS.values(), *APART.values()):
+for _model, _config in (*MODELS.values(), *LIBRARY_ONLY.values()):
     _config.model = _model
 
 

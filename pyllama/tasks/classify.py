@@ -3,9 +3,11 @@ from collections import Counter
 
 import numpy as np
 
+from pyllama import machine, memory
 from pyllama.errors import UserError
 from pyllama.tasks.rows import BadRow, text_of
-from pyllama.tasks.task import Task, encode, labels_of, number_of
+from pyllama.tasks.task import Task, labels_of, number_of
+from pyllama.text.special import encode
 from pyllama.training.examples import Examples
 
 AT_ONCE = 32                                                # texts in a batch of predict()
@@ -36,6 +38,8 @@ def examples(rows, trained):
                      for text, label in zip(ids, labels, strict=True)])
 
 
+@memory.arena()
+@machine.one_blas_thread()
 def predict(rows, trained, search=None):
     """The most likely class of each text, a name."""
     texts = Examples([{"ids": ids} for ids in encode(trained.tokenizer, [row.values["text"] for row in rows],

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pyllama import machine, memory
 from pyllama.errors import UserError
 from pyllama.tasks.rows import NOT_OBJECT, BadRow, json_array, json_lines, text_of
 from pyllama.tasks.task import Task
@@ -168,6 +169,8 @@ def label(window, answer):
     return window.before - window.first + within[[0, -1]]
 
 
+@memory.arena()
+@machine.one_blas_thread()
 def predict(rows, trained, search=None):
     """The most likely span of each context, a text."""
     return [row.values["context"][first:past] for row, (first, past) in zip(rows, spans(rows, trained), strict=True)]

@@ -8,7 +8,8 @@ import numpy as np
 from pyllama import beam
 from pyllama.errors import optional
 from pyllama.tasks.rows import text_of
-from pyllama.tasks.task import Task, encode
+from pyllama.tasks.task import Task
+from pyllama.text.special import encode
 from pyllama.training.examples import Examples
 
 AT_ONCE = 32                                                # sources in a batch of predict()

@@ -8,7 +8,6 @@ from pyllama import models
 from pyllama.errors import UserError
 from pyllama.tasks.rows import BadRow, Reader, Row, texts_of
 from pyllama.text import special
-from pyllama.text.special import encode  # noqa: F401
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training.examples import Examples
 

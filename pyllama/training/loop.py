@@ -43,6 +43,11 @@ class Settings:
     """How to train: batches, optimizer, learning rate, precision; not the data, nor the model.
 
     Raises UserError if a value is out of range, or if the numbers of the schedule do not fit together.
+
+    >>> import pyllama
+    >>> settings = pyllama.Settings(max_steps=100, warmup_steps=10, learning_rate=1e-3)
+    >>> [f"{settings.rate(step):.1e}" for step in (0, 10, 99)]
+    ['1.0e-04', '1.0e-03', '1.0e-04']
     """
 
     batch_size: int = 16                        # windows of text, or rows of a task, in a batch
@@ -186,7 +191,8 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
     frozen = [leaf for tree in grads for name, leaf in params.leaves(tree) if name in names]
     threads = backend.cpu.threads() if backend.cpu else machine.cores()
     memory.release()                                    # of the setup, whose arrays had other sizes
-    with ThreadPoolExecutor(min(threads, shards)) as pool:
+    with ThreadPoolExecutor(min(threads, shards)) as pool, contextlib.ExitStack() as stack:
+        stack.callback(memory.release)                  # of the steps, when the caller has had the last one
 
         def in_parallel(f, shards):
             contexts = [contextvars.copy_context() for _ in shards]         # with NumPy's allocator and errstate
