@@ -24,6 +24,13 @@ def handler(*array):
     return np._core.multiarray.get_handler_name(*array)
 
 
+@pytest.fixture(autouse=True)
+def no_arena():
+    """A command that ran before in this process leaves its arena installed."""
+    if backend.cpu:
+        memory.uninstall()
+
+
 @pytest.fixture
 def arena():
     assert memory.install()
