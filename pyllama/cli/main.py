@@ -6,18 +6,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-# Training splits a batch over the cores (training/loop.py).  The threads of a BLAS would compete with these, which is
-# several times slower if another process needs a core too.  A BLAS reads these variables when NumPy is imported, so
-# they are set first.
-for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-    os.environ.setdefault(variable, "1")
-
-from pyllama import __version__, backend  # noqa: E402
-from pyllama.cli import evaluate, inspect, overview, report, tasks, text  # noqa: E402
-from pyllama.cli.display import console  # noqa: E402
-from pyllama.cli.flags import flags_of, parse  # noqa: E402
-from pyllama.cli.help import command_page, overview_page  # noqa: E402
-from pyllama.errors import UserError  # noqa: E402
+from pyllama import __version__, backend
+from pyllama.cli import evaluate, inspect, overview, report, tasks, text
+from pyllama.cli.display import console
+from pyllama.cli.flags import flags_of, parse
+from pyllama.cli.help import command_page, overview_page
+from pyllama.errors import UserError
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},

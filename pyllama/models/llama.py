@@ -29,7 +29,7 @@ from pyllama.models.layers import (
 from pyllama.ops import attention, linear_cross_entropy, rms_norm, rope, swiglu
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.rng import NO_DRAW, generator
-from pyllama.rotary import frequencies
+from pyllama.rotary import items
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class LlamaConfig(Config):
                             f"{self.groups}; change one of them")
         if self.head_width % 2:
             raise UserError(f"the head width is {self.head_width}, but rotary embeddings rotate pairs; make it even")
-        frequencies(self.head_width // 2, self.rope_theta, self.rope_scaling)       # raises UserError if unsupported
+        items(self.rope_scaling)                                # raises UserError if unsupported
 
     @property
     def groups(self) -> int:
