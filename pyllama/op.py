@@ -55,6 +55,7 @@ class Op:
 
     def __init__(self, line, forward, backward, **options):
         self.name = forward.__module__.rpartition(".")[2]
+        self.name_backward, self.name_into = f"{self.name}_backward", f"{self.name}_backward_into"     # of kernels
         self.shapes, self.forward, self.backward, self.options = line, forward, backward, options
         self.__doc__ = inspect.getdoc(inspect.getmodule(forward))
         self.inputs, self.outputs = map(shapes.arrays, line.split("->"))
@@ -70,9 +71,9 @@ class Op:
         if result is NotImplemented:
             kernels, result = None, self.forward(*inputs, **options)
         y, saved = result
-        backward = getattr(kernels, f"{self.name}_backward", self.backward)
+        backward = getattr(kernels, self.name_backward, self.backward)
         if places := params.places(inputs):
-            into = getattr(kernels, f"{self.name}_backward_into", None)
+            into = getattr(kernels, self.name_into, None)
             backward = functools.partial(into, into=places) if into else backward
         signature, count = shapes.signature(self.each(y)), len(inputs)  # back holds no array but those in saved
 

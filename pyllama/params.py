@@ -147,8 +147,8 @@ def places(inputs):
     places = {}
     for i, x in enumerate(inputs):
         place = of_leaf.get(id(x))
-        if place is None and (layouts := transposed.get(id(x.base))):   # every .T is another object
-            place = layouts.get(_layout(x))
+        if place is None and x.base is not None and (layouts := transposed.get(id(x.base))):
+            place = layouts.get(_layout(x))                             # every .T is another object
         if place is not None:
             places[i] = place
     return places
