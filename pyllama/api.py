@@ -5,17 +5,18 @@ records may print, plot or break.  They train the model in place.
 """
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pyllama import pretrained
+from pyllama import params, pretrained
 from pyllama.beam import SearchConfig
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
-from pyllama.pretrained import Model, load
+from pyllama.pretrained import Model, check_dtype, load, with_options
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source
@@ -25,12 +26,12 @@ from pyllama.text.corpus import Sources
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import objectives, text_run
 from pyllama.training.loop import Record, Settings
-from pyllama.training.run import Plan, RunPolicy, run, saved_run
+from pyllama.training.run import Plan, RunPolicy, require_new, run, saved_run
 from pyllama.training.text_run import Text
 
 __all__ = ["Model", "create", "finetune", "generate", "load", "predict", "resume", "train"]
 
-# Field names that work for all families, and the dimensions they set.
+# Field names that work for all families that have them, and the dimensions they set.
 SHARED = {"hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads",
           "intermediate_size": "hidden", "dropout": "dropout"}
 
@@ -49,10 +50,11 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
     seed                       seed of the weights
     dtype                      "float32" or "float64"
     fields                     other fields of the family's configuration, under the names of its config.json; for every
-                               family also hidden_size, num_hidden_layers, num_attention_heads, intermediate_size and
-                               dropout.  Default: 2 layers of width 128 with 4 heads, no dropout
+                               family also hidden_size, num_hidden_layers and dropout, and for all but "lstm"
+                               num_attention_heads and intermediate_size.  Default: 2 layers (an lstm: 1) of width 128
+                               with 4 heads, no dropout
 
-    Raises UserError for an unknown family, head or field, and if the data cannot be read.
+    Raises UserError for an unknown family, head, field or dtype, and if the data cannot be read.
 
     >>> import pyllama
     >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
@@ -65,16 +67,20 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
     head = head or next(iter(config_class.LEARNS or config_class.HEADS))
     if head not in config_class.HEADS:
         raise UserError(f"a {family} has no head {head!r}; it has {', '.join(config_class.HEADS)}")
+    check_dtype(dtype)
+    absent = {name for name, dimension in SHARED.items() if dimension in config_class.UNUSED}
+    shared = {name: value for name, value in fields.items() if name in SHARED.keys() - absent}
+    own = {name: value for name, value in fields.items() if name not in shared}
+    if unknown := sorted(own.keys() - config_class.names()):
+        known = sorted(config_class.names() | SHARED.keys() - absent)
+        raise UserError(f"a {family} has no field {unknown[0]!r}; it has {', '.join(known)}")
     if not isinstance(data, Tokenizer):
         learns = config_class.LEARNS.get(head)
         data = text_run.make_tokenizer(Text(sources(data), tokenizer=tokenizer, vocab_size=vocab_size),
                                        with_mask=learns is not None and objectives.needs_mask(learns))
     shape = Dimensions(vocab_size=data.vocab_size, context=max_position_embeddings, head=head, **special.ids_of(data),
-                       **{"dropout": 0.0, **{SHARED[name]: value for name, value in fields.items() if name in SHARED}})
-    special_fields = {name: value for name, value in fields.items() if name not in SHARED}
-    if unknown := sorted(special_fields.keys() - config_class.names()):
-        raise UserError(f"a {family} has no field {unknown[0]!r}; it has {', '.join(sorted(config_class.names()))}")
-    config = replace(config_class.small(shape), **special_fields)
+                       **{"dropout": 0.0, **{SHARED[name]: value for name, value in shared.items()}})
+    config = replace(config_class.small(shape), **own)
     return Model(config, config.model.init(config, seed, dtype), data)
 
 
@@ -86,11 +92,12 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     evaluation.  The evaluation is None except every policy.eval_steps steps and after the last step.
 
     data          files, folders, patterns: see text.corpus.documents; or a .bin of tokens
-    settings      None: Settings(), which trains for 1,000 steps
+    settings      None: Settings(), which trains for 1,000 steps; its dtype is replaced by the model's
     validation    share of the text held out for evaluations, its last part
     field         field of a .jsonl file that holds the text
     out_dir       folder of the run, with checkpoints and log as in `pyllama train`, for resume(); None: save nothing
-    policy        when to evaluate, save and stop; None: RunPolicy()
+    policy        when to evaluate, save and stop, a pyllama.training.run.RunPolicy, such as RunPolicy(eval_steps=100);
+                  None: RunPolicy()
 
     Raises UserError if the model has no tokenizer or does not train on text, if the text cannot be read, or if the loss
     is not finite.
@@ -105,7 +112,7 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     with contextlib.ExitStack() as stack:
         tokens_in = None if folder else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         text = Text(sources(data), field=field, validation=validation)
-        plan = text_run.begin(folder, model.config, model.require_tokenizer(), text, settings or Settings(),
+        plan = text_run.begin(folder, model.config, model.require_tokenizer(), text, of_dtype(model, settings),
                               policy or RunPolicy(), params=model.params, tokens_in=tokens_in)
         yield from run_in_place(model, plan)
 
@@ -116,7 +123,8 @@ def resume(path: str | Path, max_steps: int | None = None) -> Iterator[Record]:
     path         folder of a run of train(), finetune() or the command line; load(path) loads the model afterwards
     max_steps    new number of steps, to train longer
 
-    Raises UserError if there is no run, or if it is already past max_steps.
+    Warns if the latest checkpoint is damaged and an older one is used.  Raises UserError if there is no run, or if it
+    is already past max_steps.
 
     >>> import pyllama
     >>> list(pyllama.resume("runs/that-is-not-there"))
@@ -126,6 +134,7 @@ or a folder with config.json and model.safetensors
     """
     folder = Path(path)
     saved = saved_run(folder, max_steps)
+    warn(saved.checkpoint.notes)
     config = pretrained.config_of(saved.checkpoint)
     plan = tuning.resume(folder, saved).plan if "task" in saved.about else text_run.resume(folder, saved, config)
     yield from run(*plan)
@@ -139,14 +148,14 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
 
     data             a .jsonl, .json, .csv or .tsv file of rows
     task             "classify", "qa", "translate", ...: see pyllama.tasks.TASKS
-    settings         None: Settings()
+    settings         None: Settings(); its dtype is replaced by the model's
     fields           fields to read, in the task's order; none: the task's names, such as text and label
     dev              share of the rows held out for evaluations
     max_length       maximum tokens of a text; longer ones are truncated
     epochs           passes over the rows, instead of settings.max_steps
     class_weights    "balanced": every class has the same total weight
     out_dir          as in train(); load(out_dir) loads the latest weights, predict(out_dir, ...) uses the best
-    policy           when to evaluate, save and stop; None: RunPolicy()
+    policy           as in train()
 
     Raises UserError if there is no such task, the model cannot have its head, or a row is invalid.
 
@@ -160,8 +169,8 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
     ['good', 'bad']
     """
     setup = Setup(model="", dev=dev, max_length=max_length, epochs=epochs, class_weights=class_weights)
-    task_run = tuning.begin(new_folder(out_dir), task, Source(Path(data), tuple(fields)), setup, settings or Settings(),
-                       policy or RunPolicy(), SearchConfig(), model)
+    task_run = tuning.begin(new_folder(out_dir), task, Source(Path(data), tuple(fields)), setup,
+                            of_dtype(model, settings), policy or RunPolicy(), SearchConfig(), model)
     model.notes = task_run.notes
     yield from run_in_place(model, task_run.plan)
 
@@ -169,13 +178,18 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
 def generate(model: Model | str | Path, prompt: str | Sequence[str], **options: Any) -> str | list[str]:
     """Continue the prompt with a model, or with the one at a path; see Model.generate.
 
+    Warns of the notes on how the model at a path was loaded.
+
     >>> import pyllama
     >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
     >>> text = pyllama.generate(model, "The for statement", max_new_tokens=3)
     >>> text.startswith("The for statement"), len(text)
     (True, 20)
     """
-    return opened(model).generate(prompt, **options)
+    if not isinstance(model, Model):
+        model = load(model)
+        warn(model.notes)
+    return model.generate(prompt, **options)
 
 
 def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict], **options: Any) -> Any:
@@ -183,26 +197,30 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
 
     model      a Model, or the path of a run of finetune() or the command line, whose best checkpoint is used
     inputs     a text, if the task reads one field, or a row: a dict of the task's fields, without the answer
-    options    fields of beam.SearchConfig, for tasks that generate text: num_beams, max_new_tokens, length_penalty,
-               early_stopping
+    options    fields of pyllama.beam.SearchConfig, for tasks that generate text: num_beams, max_new_tokens,
+               length_penalty, early_stopping
 
-    An answer is a text: the class, the span, or the generated text.  Raises UserError if the model was not trained on a
-    task, or an input is invalid.
+    An answer is a text: the class, the span, or the generated text.  Warns of the notes on how the model at a path was
+    loaded, and on inputs that are not answered.  Raises UserError if the model was not trained on a task, or an input
+    or option is invalid.
 
     >>> import pyllama
     >>> model = pyllama.create("lstm", "python-docs", hidden_size=8)
     >>> pyllama.predict(model, "a fine film")
     Traceback (most recent call last):
-    pyllama.errors.UserError: the model was not trained on a task; train it with `pyllama finetune` first
+    pyllama.errors.UserError: the model was not trained on a task; fine-tune it on one first
     """
+    notes: Iterable[str] = ()
     if isinstance(model, Model):
         trained = tuning.trained(model.config, model.params, model.require_tokenizer())
         task = tuning.task_of(model.config.extra["task"]["name"])
     else:
-        task, trained, _ = tuning.load(Path(model))
+        task, trained, notes = tuning.load(Path(model))
     single = isinstance(inputs, str | dict)
     rows = rows_of(task, [inputs] if isinstance(inputs, str | dict) else inputs)
-    answers = task.predict(rows, trained, SearchConfig(**options))
+    search = with_options(SearchConfig, options)
+    warn((*notes, *task.notes(rows, trained, search)))
+    answers = task.predict(rows, trained, search)
     return answers[0] if single else answers
 
 
@@ -215,14 +233,20 @@ def new_folder(out_dir: str | Path | None) -> Path | None:
     """The folder of a new run.  Raises UserError if it already contains one."""
     if out_dir is None:
         return None
-    if (Path(out_dir) / "latest").exists():
-        raise UserError(f"{out_dir} already contains a run; continue it with pyllama.resume, or choose another out_dir")
+    require_new(Path(out_dir), resume="pyllama.resume")
     return Path(out_dir)
 
 
-def opened(model: Model | str | Path) -> Model:
-    """The model itself, or the one loaded from a path."""
-    return model if isinstance(model, Model) else load(model)
+def of_dtype(model: Model, settings: Settings | None) -> Settings:
+    """The settings with the model's dtype, which a resume must have too."""
+    _, weights = next(params.leaves(model.params))
+    return replace(settings or Settings(), dtype=weights.dtype.name)
+
+
+def warn(notes: Iterable[str]) -> None:
+    """Warn of each note, in the caller of the function that calls this."""
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
 
 
 def run_in_place(model: Model, plan: Plan) -> Iterator[Record]:

@@ -1,6 +1,8 @@
 """Errors that the user can fix, and optional packages."""
 import importlib
+from dataclasses import fields
 from types import ModuleType
+from typing import Any, Literal, get_args, get_origin
 
 DISTRIBUTION = "pyllama-reference"                          # what pip calls this package
 EXTRAS = {                                                  # package -> the extra that installs it
@@ -18,6 +20,14 @@ class UserError(Exception):
     ...     print(error)
     there is no model at not-there; give a run, a checkpoint, a Hugging Face folder or a llama2.c file
     """
+
+
+def check_choices(settings: Any) -> None:
+    """Raise UserError if a field of a dataclass whose type is a Literal has another value."""
+    for field in fields(settings):
+        value, choices = getattr(settings, field.name), get_args(field.type)
+        if get_origin(field.type) is Literal and value not in choices:
+            raise UserError(f"{field.name} is {value!r}; it must be one of {', '.join(choices)}")
 
 
 def pip_install(package: str) -> str:

@@ -218,15 +218,20 @@ def begin(config, prompts, tokenizer: Tokenizer | None, settings: GenerationConf
         ids = [int(i) for i in prompt] or ([] if first is None else [first])
         if not ids:
             raise UserError("the prompt is empty and the model has no bos_token_id to start with; give a prompt")
-        if len(ids) > config.max_position_embeddings:
-            raise UserError(f"the prompt has {len(ids)} tokens, but the model's context (max_position_embeddings) "
-                            f"is {config.max_position_embeddings}; shorten it")
+        check_length(ids, config)
         for _ in range(settings.num_return_sequences):
             rng = generator(settings.seed, "generate", copies[tuple(ids)], *ids)
             text = Text(tokenizer, ids, settings.stop_strings) if tokenizer else None
             rows.append(Row(ids, rng, text, ends if isinstance(ends, list) else [ends], settings.max_new_tokens))
             copies[tuple(ids)] += 1
     return rows
+
+
+def check_length(ids: Sequence[int], config) -> None:
+    """Raise UserError if the prompt has more tokens than the model has positions."""
+    if len(ids) > config.max_position_embeddings:
+        raise UserError(f"the prompt has {len(ids)} tokens, but the model's context (max_position_embeddings) "
+                        f"is {config.max_position_embeddings}; shorten it")
 
 
 def padded(sequences: list[list[int]]):

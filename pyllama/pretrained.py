@@ -3,11 +3,12 @@
 A model is loaded from a run, a checkpoint, a Hugging Face folder or a llama2.c file.
 """
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pyllama import beam, files, generation, params
 from pyllama.device import host
@@ -18,8 +19,10 @@ from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 
+DTYPES = ("float32", "float64")
 
-@dataclass
+
+@dataclass(eq=False)
 class Model:
     """A model that is ready to use.
 
@@ -29,29 +32,36 @@ class Model:
     notes       notes for the user on how the model was loaded
     """
     config: Any
-    params: dict
+    params: dict = field(repr=False)
     tokenizer: Tokenizer | None = None
     notes: tuple[str, ...] = ()
 
-    def loss(self, ids, labels, **options):
+    def loss(self, ids: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None,
+             **options: Any) -> tuple[Any, Callable[..., dict]]:
         """(mean loss in nats per target, back);  back(dloss=1.0) gives the gradients, a tree of the form of params.
 
         ids       integers [B T]
         labels    as in Hugging Face's models: of a text [B T], not shifted, -100 to ignore a token; of classes [B]
-        options   mask [B T] (0 at padding), label_smoothing, z_loss, recompute: see pyllama.models.ModelModule
+        mask      [B T], 0 at padding; None: there is no padding
+        options   label_smoothing, z_loss, recompute: see pyllama.models.ModelModule
 
         The loss is a 0-d float.  Raises IndexError if an id is not below vocab_size, UserError if the head has no loss.
         """
-        return self.config.model.loss(np.asarray(ids), np.asarray(labels), self.params, self.config, **options)
+        mask = None if mask is None else np.asarray(mask)
+        return self.config.model.loss(np.asarray(ids), np.asarray(labels), self.params, self.config, mask=mask,
+                                      **options)
 
-    def logits(self, ids, **options):
+    def logits(self, ids: ArrayLike, *, mask: ArrayLike | None = None,
+               **options: Any) -> tuple[Any, Callable[..., dict]]:
         """(scores, back) for integers ids [B T]: of the next token [B T V], of classes [B C], or as the head has them.
 
-        back(dscores) gives the gradients, a tree of the form of params.  options: mask [B T] (0 at padding), recompute.
+        back(dscores) gives the gradients, a tree of the form of params.  mask [B T] is 0 at padding.  options:
+        recompute.
         """
-        return self.config.model.logits(np.asarray(ids), self.params, self.config, **options)
+        mask = None if mask is None else np.asarray(mask)
+        return self.config.model.logits(np.asarray(ids), self.params, self.config, mask=mask, **options)
 
-    def generate(self, prompt: str | Sequence[str], **options) -> str | list[str]:
+    def generate(self, prompt: str | Sequence[str], **options: Any) -> str | list[str]:
         """The prompt and its continuation; with an encoder-decoder, the target for the prompt as source.
 
         A str gives a str, a list gives a list; with num_return_sequences above 1 always a list.  Decoding is greedy
@@ -62,8 +72,12 @@ class Model:
                   beam.SearchConfig: num_beams, max_new_tokens, length_penalty, early_stopping
 
         Raises UserError if the model does not generate text or has no tokenizer, or if a prompt or option is invalid.
+
+        A prompt may have max_position_embeddings tokens; with sinusoidal positions its length is not limited.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if wrong := [prompt for prompt in prompts if not isinstance(prompt, str)]:
+            raise UserError(f"a prompt is {wrong[0]!r}; give a text, or a list of texts")
         write = self._targets if self.config.head == "seq2seq" else self._continued
         texts = write(prompts, options)
         return texts[0] if isinstance(prompt, str) and len(texts) == 1 else texts
@@ -74,7 +88,7 @@ class Model:
         if self.config.learns != "next token":
             raise UserError(f"a {self.config.TYPE} with the head {self.config.head!r} does not generate text; use "
                             f"pyllama.predict, or another model")
-        settings = generation.GenerationConfig(**options)
+        settings = with_options(generation.GenerationConfig, options)
         prompts = [generation.startable(prompt, tokenizer) for prompt in prompts]
         ids = [tokenizer.encode(prompt, add_special_tokens=True).tolist() for prompt in prompts]
         results = generation.generate(self.params, self.config, ids, tokenizer, settings)
@@ -84,8 +98,10 @@ class Model:
     def _targets(self, prompts, options):
         """generate() of an encoder-decoder: a list of texts."""
         tokenizer = self.require_tokenizer()
-        ids = special.encode(tokenizer, prompts, self.config.max_position_embeddings)
-        search = beam.SearchConfig(**options)
+        search = with_options(beam.SearchConfig, options)
+        ids = special.encode(tokenizer, prompts)
+        for source in ids if self.config.positions == "learned" else ():
+            generation.check_length(source, self.config)
         hypotheses = beam.targets(self.params, self.config, ids, search, tokenizer.vocab_size)
         return [tokenizer.decode(best.ids, skip_special_tokens=True) for best, *_ in hypotheses]
 
@@ -98,21 +114,49 @@ class Model:
     def save(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and tokenizer.json into the folder, in Hugging Face's format.
 
-        The folder is created if necessary; each file is replaced atomically.  Raises UserError if the folder contains a
-        run, or cannot be written.
+        The folder is created if necessary; each file is replaced atomically.  Without a tokenizer, a tokenizer.json of
+        another model is deleted.  Raises UserError if the folder contains a run, is one of its checkpoints, or cannot
+        be written.
         """
         folder = Path(folder)
         if (folder / "checkpoints").exists():
             raise UserError(f"{folder} contains a run, which a saved model would damage; choose another folder")
+        if checkpoint.in_run(folder):
+            raise UserError(f"{folder} belongs to a run, which a saved model would damage; choose another folder")
         tensors = {name: host(a) for name, a in params.leaves(self.params)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another") from None
+        if self.tokenizer is None:
+            remove(folder / checkpoint.TOKENIZER)
         files.export(folder / checkpoint.MODEL, files.to_safetensors(tensors))
         files.export(folder / checkpoint.CONFIG, [files.to_json(self.config.to_dict())])
-        if self.tokenizer:
+        if self.tokenizer is not None:
             files.export(folder / checkpoint.TOKENIZER, [self.tokenizer.rust.to_str(pretty=True).encode()])
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it exists.  Raises UserError if it cannot be deleted."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot delete {path}, which belongs to another model: {error.strerror}; choose another "
+                        f"folder") from None
+
+
+def with_options(settings: type, options: dict[str, Any]) -> Any:
+    """The dataclass with these fields.  Raises UserError if it does not have one of them, or a value is invalid."""
+    names = [f.name for f in fields(settings)]
+    if unknown := sorted(options.keys() - set(names)):
+        raise UserError(f"there is no option {unknown[0]!r} here; the options are {', '.join(names)}")
+    return settings(**options)
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise UserError if weights cannot have this dtype."""
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
 
 
 def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32",
@@ -125,7 +169,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     change       change(config) returns another configuration, for example with another head.  Parameters that the file
                  lacks are initialized at random, those that are not needed are dropped, and model.notes lists both
 
-    Raises UserError if there is no model, if a file is damaged, or if the tokenizer has more tokens than the model.
+    Raises UserError if there is no model, if a file is damaged, if the dtype is another, or if the tokenizer has more
+    tokens than the model.
 
     >>> import tempfile, pyllama
     >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
@@ -134,6 +179,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     >>> pyllama.load(folder).config.hidden_size
     8
     """
+    check_dtype(dtype)
     path = Path(path)
     if not path.exists():
         raise UserError(f"there is no model at {path}; give a run, a checkpoint, a Hugging Face folder or a llama2.c "
@@ -180,8 +226,9 @@ def fitted(tensors: dict, config, dtype: str, strict: bool):
     wanted = dict(params.leaves(fresh))
     new = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
     if missing := [name for name in new if name.startswith(config.BODY)]:
-        raise UserError(f"{missing[0]} is missing or has the wrong shape, as {len(missing) - 1} others; give the "
-                        f"config.json that belongs to the weights")
+        others = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0]} is missing or has the wrong shape{others}; give the config.json that belongs to "
+                        f"the weights")
     unused = sorted(tensors.keys() - wanted.keys())
     groups = {"initialized at random": new, "dropped": unused}
     notes = tuple(f"{outcome}: {', '.join(names)}" for outcome, names in groups.items() if names)

@@ -17,13 +17,6 @@ def check_log_steps(log_steps: int) -> None:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
 
 
-def require_new(out_dir: Path) -> None:
-    """Raise UserError if the folder already contains a run."""
-    if (out_dir / "latest").exists():
-        raise UserError(f"{out_dir} already contains a run; continue it with `pyllama resume {out_dir}`, or choose "
-                        f"another --out_dir")
-
-
 def show_run(plan: Plan, log_steps: int) -> bool:
     """Run the plan with a progress display.  True if Ctrl-C, here or in another process, stopped it early."""
     state, last_step, comm = plan.state, plan.settings.max_steps, plan.comm

@@ -10,14 +10,14 @@ from rich.table import Table
 from pyllama import files, memory
 from pyllama.beam import SearchConfig
 from pyllama.cli.display import announce, console
-from pyllama.cli.running import check_log_steps, require_new, show_end, show_run
+from pyllama.cli.running import check_log_steps, show_end, show_run
 from pyllama.errors import UserError
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source, read
 from pyllama.tasks.task import rows_of
 from pyllama.training.loop import Settings
-from pyllama.training.run import RunPolicy, Saved
+from pyllama.training.run import RunPolicy, Saved, require_new
 
 SHOWN = 5                                                   # rows in the table of answers
 WIDE = 5                                                    # classes whose names fit in one row
@@ -39,7 +39,7 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy
                                  ("eval_tokens", policy.eval_tokens, RunPolicy.eval_tokens)):
         if value != default:
             raise UserError(f"{name} has no effect on rows; remove it, or limit their length with max_length")
-    require_new(out_dir)
+    require_new(out_dir, resume=f"`pyllama resume {out_dir}`")
     memory.install()
     task_run = tuning.begin(out_dir, task, source, setup, settings, policy, search)
     for note in task_run.notes:

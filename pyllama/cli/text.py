@@ -12,7 +12,7 @@ from pyllama.cli import tasks
 from pyllama.cli.display import announce, console
 from pyllama.cli.flags import listed
 from pyllama.cli.plot import draw
-from pyllama.cli.running import check_log_steps, require_new, show_end, show_run
+from pyllama.cli.running import check_log_steps, show_end, show_run
 from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, startable, stream
@@ -25,7 +25,7 @@ from pyllama.text.tokens import Tokens, prepare
 from pyllama.training import objectives, text_run
 from pyllama.training.loop import Settings
 from pyllama.training.parallel import from_environment
-from pyllama.training.run import Plan, RunPolicy, saved_run
+from pyllama.training.run import Plan, RunPolicy, require_new, saved_run
 from pyllama.training.text_run import Text
 
 TEXT_MODELS = [kind for kind, family in MODELS.items() if family.config.LEARNS]     # models that learn from text
@@ -100,7 +100,7 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
     like, comm = on(device), from_environment(out_dir, device)        # first: a missing GPU is an error before any work
     console.quiet = comm.rank > 0
     check_log_steps(log_steps)
-    require_new(out_dir)
+    require_new(out_dir, resume=f"`pyllama resume {out_dir}`")
     memory.install()
     if init_from:
         named = None if text.tokenizer in text_run.LEARNED else Path(text.tokenizer)

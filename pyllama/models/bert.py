@@ -80,7 +80,7 @@ class BertConfig(Config):
     @classmethod
     def small(cls, shape: Dimensions) -> "BertConfig":
         """The configuration of this size."""
-        return cls(vocab_size=shape.vocab_size, hidden_size=shape.width, num_hidden_layers=shape.layers,
+        return cls(vocab_size=shape.vocab_size, hidden_size=shape.width, num_hidden_layers=shape.depth,
                    num_attention_heads=shape.heads, intermediate_size=shape.feed_forward,
                    hidden_dropout_prob=shape.dropout, max_position_embeddings=shape.context, head=shape.head)
 

@@ -16,13 +16,18 @@ class Dimensions:
     context: int                                            # context length in tokens
     head: Any                                               # one of the family's HEADS
     width: int = 128                                        # D
-    layers: int = 2                                         # L; of an encoder-decoder, on each side
+    layers: int | None = None                               # L; of an encoder-decoder, on each side; None: see depth
     heads: int = 4                                          # H; unused by an LSTM
     hidden: int | None = None                               # F; None: 4 D, in LLaMA 8/3 D
     dropout: float = 0.1
     pad_id: int = 0
     bos_id: int | None = 1
     eos_id: int | None = 2
+
+    @property
+    def depth(self) -> int:
+        """L of a transformer"""
+        return 2 if self.layers is None else self.layers
 
     @property
     def feed_forward(self) -> int:
@@ -44,6 +49,7 @@ class Config:
     HEADS: ClassVar[dict[str, str]] = {}                    # head -> Hugging Face's name of the architecture
     BODY: ClassVar[tuple[str, ...]] = ()                    # prefixes of the parameters that all heads share
     DROPOUTS: ClassVar[tuple[str, ...]] = ()                # the fields that are dropout rates
+    UNUSED: ClassVar[tuple[str, ...]] = ()                  # the Dimensions that small() does not use
     LEARNS: ClassVar[dict[str, Learns]] = {}                # head -> its objective on plain text
     model: ClassVar[Any]                                    # the family's module: see pyllama.models.MODELS
 

@@ -92,7 +92,7 @@ class GPT2Config(Config):
     @classmethod
     def small(cls, shape: Dimensions) -> "GPT2Config":
         """The configuration of this size."""
-        return cls(vocab_size=shape.vocab_size, n_positions=shape.context, n_embd=shape.width, n_layer=shape.layers,
+        return cls(vocab_size=shape.vocab_size, n_positions=shape.context, n_embd=shape.width, n_layer=shape.depth,
                    n_head=shape.heads, n_inner=shape.hidden, resid_pdrop=shape.dropout, embd_pdrop=shape.dropout,
                    bos_token_id=shape.bos_id, eos_token_id=shape.eos_id)
 

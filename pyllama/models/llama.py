@@ -114,7 +114,7 @@ class LlamaConfig(Config):
         """
         return cls(vocab_size=shape.vocab_size, hidden_size=shape.width,
                    intermediate_size=-(-shape.width * 8 // 96) * 32 if shape.hidden is None else shape.hidden,
-                   num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+                   num_hidden_layers=shape.depth, num_attention_heads=shape.heads,
                    max_position_embeddings=shape.context, resid_pdrop=shape.dropout, head=shape.head,
                    bos_token_id=shape.bos_id, eos_token_id=shape.eos_id)
 

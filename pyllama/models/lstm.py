@@ -31,6 +31,7 @@ class LstmConfig(Config):
     HEADS: ClassVar = {"classification": "LSTMForSequenceClassification", "tagging": "LSTMForTokenClassification"}
     BODY = ("embedding.", "lstm.")
     DROPOUTS = ("dropout",)
+    UNUSED = ("heads", "hidden")
 
     vocab_size: int = 10000                     # V
     embedding_dim: int = 64                     # E
@@ -48,8 +49,9 @@ class LstmConfig(Config):
 
     @classmethod
     def small(cls, shape: Dimensions) -> "LstmConfig":
-        """The configuration of this size, with one bidirectional layer; layers, heads and hidden have no effect."""
+        """The configuration of this size, bidirectional, with one layer by default."""
         return cls(vocab_size=shape.vocab_size, embedding_dim=shape.width, hidden_size=shape.width,
+                   num_layers=1 if shape.layers is None else shape.layers,
                    dropout=shape.dropout, head=shape.head)
 
     @property

@@ -93,10 +93,10 @@ class TransformerConfig(Config):
         Raises UserError if the tokenizer has no end token.
         """
         if shape.eos_id is None:
-            raise UserError(f"the tokenizer has no end token, which a {cls.TYPE} needs to end its output; give another "
-                            f"tokenizer, or remove --tokenizer")
-        return cls(**{"vocab_size": shape.vocab_size, "d_model": shape.width, "encoder_layers": shape.layers,
-                      "decoder_layers": shape.layers, "encoder_attention_heads": shape.heads,
+            raise UserError(f"the tokenizer has no end token, which a {cls.TYPE} needs to end its output; use "
+                            f"one with an end token, such as bpe")
+        return cls(**{"vocab_size": shape.vocab_size, "d_model": shape.width, "encoder_layers": shape.depth,
+                      "decoder_layers": shape.depth, "encoder_attention_heads": shape.heads,
                       "decoder_attention_heads": shape.heads, "encoder_ffn_dim": shape.feed_forward,
                       "decoder_ffn_dim": shape.feed_forward, "max_position_embeddings": shape.context,
                       "norm_first": True, "dropout": shape.dropout, "pad_token_id": shape.pad_id,

@@ -1,7 +1,8 @@
 """Fine-tune a model on a task in a run folder, and load it again to answer new rows.
 
     RUN/data/train.jsonl  dev.jsonl  test.jsonl      the rows, so that a resumed run needs no other file
-    RUN/metrics.json                                 metrics of the best checkpoint on the test or validation rows
+    RUN/metrics.json                                 metrics of the best checkpoint on the test or validation rows;
+                                                     only the command `pyllama finetune` writes it
 """
 import contextlib
 import json
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from pyllama import pretrained
 from pyllama.beam import SearchConfig
-from pyllama.errors import UserError, optional
+from pyllama.errors import UserError, check_choices, optional
 from pyllama.files import DamagedFile, read_json, rewrite
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
@@ -50,6 +51,7 @@ class Setup:
     vectors: Path | None = None                 # pretrained word vectors (.txt, .vec); tokens are then words
 
     def __post_init__(self):
+        check_choices(self)
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"epochs is {self.epochs}; it must be at least 1")
         if self.max_length < 3:
@@ -168,10 +170,10 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
 
     if model is None and setup.model not in MODELS and Path(setup.model).exists():
         if setup.vectors:
-            raise UserError(f"{setup.model} already has embeddings; remove --vectors, or train from scratch")
+            raise UserError(f"{setup.model} already has embeddings; remove vectors, or train from scratch")
         model = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
         if model.tokenizer is None:
-            raise UserError(f"{setup.model} has no tokenizer; give one with --tokenizer")
+            raise UserError(f"{setup.model} has no tokenizer; set tokenizer to a tokenizer.json")
     elif model is not None:
         model = pretrained.changed(model, suited(model.config), settings.dtype)
     if model is not None:
@@ -214,7 +216,7 @@ def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Seq
     require_head(task, setup.model)
     if setup.vectors and task.writes:
         raise UserError(f"word vectors need a vocabulary of words, but {task.name} writes text, which needs subwords; "
-                        f"remove --vectors")
+                        f"remove vectors")
     texts_of = task.texts or (lambda values: [values[name] for name in task.fields])
     texts = (text for row in rows for text in texts_of(row.values))
     learn = special.words if setup.vectors else task.tokenizer
@@ -232,7 +234,7 @@ def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Seq
         if pretrained_vectors is None:
             raise
         raise UserError(f"vectors of width {pretrained_vectors.width} do not fit a {setup.model}: {error}; give other "
-                        f"vectors, or another --model") from None
+                        f"vectors, or another model") from None
     config = suited(config)
     state = start(config, settings)
     if pretrained_vectors is None:
@@ -270,11 +272,11 @@ def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
             if path.exists() and path.read_bytes() != content:
-                raise UserError(f"{path} already exists and would be overwritten; choose another --out_dir")
+                raise UserError(f"{path} already exists and would be overwritten; choose another out_dir")
         for path, content in files.items():
             rewrite(path, [content])
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another --out_dir") from None
+        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another out_dir") from None
 
 
 def load_rows(folder: Path) -> dict[str, list[Row]]:
@@ -294,7 +296,7 @@ def trained(config, p, tokenizer) -> Trained:
     """The model as a Trained.  Raises UserError if it was not trained on a task."""
     entry = config.extra.get("task")
     if entry is None:
-        raise UserError("the model was not trained on a task; train it with `pyllama finetune` first")
+        raise UserError("the model was not trained on a task; fine-tune it on one first")
     return Trained(config, p, tokenizer, entry["max_length"])
 
 
@@ -338,6 +340,6 @@ def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, 
     folder = checkpoint.best(path) if (path / "best").exists() else path
     model = pretrained.load(folder, None, dtype)
     if model.tokenizer is None:
-        raise UserError(f"{path} has no tokenizer, so it cannot read text; give a run of `pyllama finetune`")
+        raise UserError(f"{path} has no tokenizer, so it cannot read text; give a run of finetune")
     learner = trained(model.config, model.params, model.tokenizer)
     return task_of(model.config.extra["task"]["name"]), learner, model.notes

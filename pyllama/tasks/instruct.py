@@ -51,7 +51,7 @@ def end(trained) -> int:
     ids = trained.tokenizer.eos_id if trained.config.eos_token_id is None else trained.config.eos_token_id
     if ids is None:
         raise UserError("the model has no end token, so no response would end; use a model with an eos_token_id, such "
-                        "as one trained with --tokenizer bpe")
+                        "as one trained with tokenizer bpe")
     return ids[0] if isinstance(ids, list) else ids
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pyllama import rng
-from pyllama.errors import UserError
+from pyllama.errors import UserError, check_choices
 
 SHOWN = 5                                           # invalid rows that a note lists
 
@@ -34,6 +34,9 @@ class Source:
     fields: tuple[str, ...] = ()                    # fields to read, in the task's order (default: the task's names)
     bad_rows: Literal["fatal", "skip"] = "fatal"    # on an invalid row: stop, or skip the row
 
+    def __post_init__(self):
+        check_choices(self)
+
 
 # (path, its text, names of the fields, how many of the last ones may be absent) -> (place, fields or the error) of each
 # row
@@ -56,7 +59,7 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
     if not answer and len(wanted) == len(names) - 1:
         wanted += tuple(names[-1:])
     if len(wanted) != len(names):
-        raise UserError(f"--fields names {len(wanted)} fields, but this task reads {len(names)}: {', '.join(names)}")
+        raise UserError(f"fields names {len(wanted)} fields, but this task reads {len(names)}: {', '.join(names)}")
     rows, bad, spare = [], [], 0 if answer else 1
     for place, values in raw(source.data, wanted, spare, readers or {}):
         try:
@@ -64,11 +67,11 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
                 raise values
             if missing := [name for name in wanted[:len(wanted) - spare] if values.get(name) is None]:
                 raise BadRow(f"it has no field {missing[0]!r}, only {', '.join(map(str, values)) or 'none'}; choose "
-                             f"the fields with --fields")
+                             f"others with fields")
             rows.append(Row(place, usable({**values, **dict(zip(names, map(values.get, wanted), strict=True))})))
         except BadRow as error:
             if source.bad_rows == "fatal":
-                raise UserError(f"{place}: {error}; fix it, or skip invalid rows with --bad_rows skip") from None
+                raise UserError(f"{place}: {error}; fix it, or set bad_rows to skip") from None
             bad.append(f"{place}: {error}")
     if not rows:
         raise UserError(f"{source.data} has no valid row; give a file with {', '.join(wanted)}")
@@ -139,7 +142,7 @@ def columns(path, text, wanted, spare):
     head = lines[0][1] if lines and set(wanted[:len(wanted) - spare]) <= {*lines[0][1]} else None
     if path.suffix.lower() == ".csv" and not head and lines:
         raise UserError(f"the first line of {path} does not name {', '.join(wanted)}, but {', '.join(lines[0][1])}; "
-                        f"name the columns to read with --fields")
+                        f"name the columns to read with fields")
     names = head or list(wanted)
     for number, cells in lines[1:] if head else lines:
         complete = len(names) - (0 if head else spare) <= len(cells) <= len(names)

@@ -97,14 +97,17 @@ class Task:
 def rows_of(task: Task, inputs: Sequence[str | dict]) -> list[Row]:
     """The rows of inputs to answer: texts, or dicts without the answer.
 
-    Raises UserError if an input is a text and the task reads several fields, or if an input is invalid.
+    Raises UserError if an input is a text and the task reads several fields, if it is neither a text nor a dict, or if
+    it is invalid.
     """
     question_fields = task.fields[:-1]
     rows = []
     for number, question in enumerate(inputs, 1):
+        if not isinstance(question, str | dict):
+            raise UserError(f"input {number} is {question!r}; give a text, or a dict of {', '.join(question_fields)}")
         if isinstance(question, str) and len(question_fields) > 1:
             raise UserError(f"{task.name} reads {' and '.join(question_fields)}, not a single text; give rows with "
-                            f"these fields (--data FILE)")
+                            f"these fields")
         values = {question_fields[0]: question} if isinstance(question, str) else question
         try:
             rows.append(Row(f"input {number}", task.question(values)))

@@ -5,7 +5,8 @@ from one complex step where f is holomorphic, exact to rounding.  Where it is no
 refuses complex numbers), J v comes from central differences: the two are compared first, so nobody has to say which.
 """
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Slope(NamedTuple):
     error: float
 
 
-def check_gradient(f, inputs, *, seed: int = 0) -> float:
+def check_gradient(f: Callable[..., tuple[Any, Callable]], inputs: Sequence[Any], *, seed: int = 0) -> float:
     """The largest relative error of the gradients that f's back returns; raises WrongGradient if one is wrong.
 
     f         called as ``y, back = f(*inputs)``; y is a floating array, a number or a tuple of these, and ``back(dy)``

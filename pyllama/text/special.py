@@ -27,10 +27,10 @@ def ids_of(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"pad_id": PAD if pad is None else pad, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
     """The ids of each text, int64 [N], with the tokenizer's special tokens around it.
 
-    A longer text is truncated to max_length ids, of which the last is the same.
+    A longer text is truncated to max_length ids, of which the last is the same.  None: there is no limit.
     """
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
@@ -38,4 +38,6 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[
         encoded = [ids.astype(int) for ids in tokenizer.encode_batch(texts, add_special_tokens=True)]
     else:
         encoded = [np.array([*start, *ids, *end], int) for ids in tokenizer.encode_batch(texts)]
+    if max_length is None:
+        return encoded
     return [ids if len(ids) <= max_length else np.append(ids[:max_length - 1], ids[-1]) for ids in encoded]

@@ -126,6 +126,13 @@ def best(run: str | Path) -> Path:
     return folder
 
 
+def in_run(folder: str | Path) -> bool:
+    """Is this a checkpoint, or the place of one?"""
+    folder = Path(folder).resolve()
+    return folder.parent.name == "checkpoints" or any((folder / name).exists() for name in (CHECKSUMS, TRAINER,
+                                                                                            OPTIMIZER))
+
+
 # Writing
 
 def publish(hidden, checksums) -> Path:

@@ -25,7 +25,7 @@ import numpy as np
 
 from pyllama import backend, machine, memory, params
 from pyllama.device import on_host, read
-from pyllama.errors import UserError
+from pyllama.errors import UserError, check_choices
 from pyllama.ops import cross_entropy
 from pyllama.rng import Draw
 from pyllama.text.tokens import Batch, Tokens, evaluation_windows
@@ -41,6 +41,9 @@ AT_ONCE = 2 ** 18               # numbers in a layer's input at a time: hides Py
 @dataclass(frozen=True)
 class Settings:
     """How to train: batches, optimizer, learning rate, precision; not the data, nor the model.
+
+    dtype is the precision of weights that are made or loaded for the run.  pyllama.train() and pyllama.finetune()
+    replace it by that of the model they are given.
 
     Raises UserError if a value is out of range, or if the numbers of the schedule do not fit together.
 
@@ -78,6 +81,7 @@ class Settings:
     shards: int = 0                             # parts of a step computed in parallel; 0: one per core
 
     def __post_init__(self):
+        check_choices(self)
         for name in ("batch_size", "block_size", "gradient_accumulation_steps", "max_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -219,7 +223,7 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
                 culprit = first_not_finite(state.p, lambda: gradient(state, batch, settings, grads))    # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
                                 f"{culprit}; lower learning_rate or lengthen warmup_steps, from the start or "
-                                f"with --init_from an earlier checkpoint")
+                                f"from an earlier checkpoint (init_from)")
             lr = settings.rate(state.step)
             state.optimizer.step(state.flat, flats[0], lr, settings.weight_decay,
                                  clip_scale(norm, settings.max_grad_norm))

@@ -233,13 +233,19 @@ def saved_run(folder: Path, max_steps: int | None = None) -> Saved:
     saved = checkpoint.load(folder)
     trainer = saved.trainer
     if "settings" not in trainer or saved.tokenizer_path is None:
-        raise UserError(f"{folder} has a model but no training state; start a run with --init_from {folder}")
+        raise UserError(f"{folder} has a model but no training state; start a run from its weights (init_from)")
     settings = from_stored(Settings, trainer["settings"])
     settings = settings if max_steps is None else replace(settings, max_steps=max_steps)
     if settings.max_steps < saved.step:
         raise UserError(f"{folder} is at step {saved.step} already; make max_steps larger")
     return Saved(saved, settings, from_stored(RunPolicy, trainer["keeping"]),
                  from_stored(BestSoFar, trainer["standing"]), trainer["about"], Tokenizer.load(saved.tokenizer_path))
+
+
+def require_new(folder: Path, resume: str) -> None:
+    """Raise UserError if the folder already contains a run.  resume: how to continue it, for the message."""
+    if (folder / "latest").exists():
+        raise UserError(f"{folder} already contains a run; continue it with {resume}, or choose another out_dir")
 
 
 def restore(state: State, saved: Checkpoint) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, check_choices
 from pyllama.text import corpus, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare, split, token_file
@@ -28,6 +28,9 @@ class Text:
     validation: float = 0.1                     # share of the text held out for validation
     split: Literal["position", "document"] = "position"     # hold out the last part, or randomly chosen documents
 
+    def __post_init__(self):
+        check_choices(self)
+
     @property
     def token_file(self) -> Path | None:
         """The path of the .bin file of tokens, if the data are one."""
@@ -40,7 +43,7 @@ def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
     with_mask   add a mask token to one of byte pairs
     """
     if text.tokenizer in ("char", "bpe") and text.token_file:
-        raise UserError("a .bin has tokens, not text to learn a tokenizer from; set --tokenizer to a tokenizer.json")
+        raise UserError("a .bin has tokens, not text to learn a tokenizer from; set tokenizer to a tokenizer.json")
     if text.tokenizer == "byte":
         return Tokenizer.bytes()
     documents = (document for _, document in corpus.documents(text.data, text.field))
@@ -93,8 +96,8 @@ def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator 
     path = text.token_file or folder / "data/tokens.bin"
     tokens = token_file(path)
     if fingerprint(tokens) != saved.about["tokens"]:
-        raise UserError(f"{path} has changed since {folder} was started; restore it, or start a new run with "
-                        f"--init_from {folder}")
+        raise UserError(f"{path} has changed since {folder} was started; restore it, or start a new run from "
+                        f"its weights (init_from)")
     state = start(config, saved.settings, like=like)
     restore(state, saved.checkpoint)
     objective = objectives.objective_of(config, saved.tokenizer)
