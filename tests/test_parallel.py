@@ -170,7 +170,7 @@ def test_a_process_that_waits_in_vain_for_the_first_says_so(nccl, monkeypatch, t
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(parallel, "PATIENCE", 0.01)
-    with pytest.raises(UserError, match=r"process 1 waited 0\.01 seconds for .* give all processes the same --out_dir"):
+    with pytest.raises(UserError, match=r"process 1 waited 0\.01 seconds for .* give all processes the same out_dir"):
         parallel.from_environment(tmp_path, "cuda")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="LOCAL_RANK is 2, but there are 2 GPUs here"):

@@ -117,6 +117,20 @@ def test_another_head_keeps_the_body_and_says_what_is_new(tmp_path):
     assert {*left_out.partition("dropped: ")[2].split(", ")} == tensors.keys() - got.keys()
 
 
+@pytest.mark.parametrize(("absent", "message"), [
+    (["bert.embeddings.LayerNorm.weight"], r"^bert\.\S+\.weight is missing or has the wrong shape; give"),
+    (["bert.embeddings.LayerNorm.bias", "bert.embeddings.LayerNorm.weight"],
+     r"^bert\.\S+ is missing or has the wrong shape, and 1 more; give")])
+def test_another_head_needs_the_body(tmp_path, absent, message):
+    model, c, *_ = SAVED["bert"]
+    tensors = dict(params.leaves(randomized(model, c)))
+    for name in absent:
+        del tensors[name]
+    path = folder(tmp_path, c.to_dict(), tensors)
+    with pytest.raises(UserError, match=message):
+        pretrained.load(path, change=lambda c: replace(c, head="classification", num_labels=5))
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"model_type": "mamba"}, "contains a 'mamba' model; the supported types are llama, gpt2, bert"),
     ({"hidden_act": "mish"}, "hidden_act is 'mish'; it must be one of relu, gelu"),

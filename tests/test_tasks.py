@@ -85,7 +85,7 @@ def test_bad_rows_are_counted_and_located(tmp_path, capsys):
         assert reason in note
     _, many = read(Source(written(tmp_path / "b.jsonl", BAD * 2), bad_rows="skip"), FIELDS, USABLE)
     assert (len(many), many[-1]) == (1 + rows.SHOWN + 1, "  and 3 more")
-    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is '  ', not a text; fix it, or skip invalid rows"):
+    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is '  ', not a text; fix it, or set bad_rows to skip"):
         read(Source(path), FIELDS, USABLE)
 
 
@@ -395,6 +395,6 @@ def test_a_model_of_text_predicts_no_task(tmp_path, capsys):
                  "--n_head", "2", "--n_layer", "1", "--block_size", "8", "--batch_size", "2"]) == 0
     capsys.readouterr()
     assert main(["predict", "--model", str(tmp_path / "lm"), "--text", "x"]) == 2
-    assert "was not trained on a task; train it with `pyllama finetune` first" in capsys.readouterr().err
+    assert "was not trained on a task; fine-tune it on one first" in capsys.readouterr().err
     assert main(["predict", "--model", str(tmp_path / "lm")]) == 2
     assert "needs either --data FILE or --text TEXT; give one of them" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def no_model_metrics(rows, trained):
 
 def no_export(path):
     """The default of Task.export."""
-    raise UserError(f"this task has nothing to export to {path}; use --out for its answers")
+    raise UserError(f"this task has nothing to export to {path}; use out for its answers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def from_environment(folder: Path, on: str) -> Communicator:
         raise UserError(f"WORLD_SIZE is {size} and RANK {rank}, but RANK must be at least 0 and below WORLD_SIZE; "
                         f"unset both to train alone")
     if on != "cuda":
-        raise UserError(f"WORLD_SIZE is {size}, but several processes need GPUs; set --device cuda, or unset "
+        raise UserError(f"WORLD_SIZE is {size}, but several processes need GPUs; set device to cuda, or unset "
                         f"WORLD_SIZE")
     cuda = device.cupy().cuda
     if not getattr(cuda.nccl, "available", False):
@@ -121,7 +121,7 @@ def meet(file: Path, rank: int, size: int, nccl) -> Nccl:
             return Nccl(rank, size, tuple(map(int, file.read_text().split(","))))
         except (OSError, ValueError):                       # not written yet
             time.sleep(0.1)
-    raise UserError(f"process {rank} waited {PATIENCE} seconds for {file}; give all processes the same --out_dir")
+    raise UserError(f"process {rank} waited {PATIENCE} seconds for {file}; give all processes the same out_dir")
 
 
 def first_alone(comm: Communicator, make: Callable, like):
