@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -142,9 +143,12 @@ def test_notes_on_a_damaged_checkpoint_are_warnings_at_the_callers_line():
                  lambda: pyllama.predict("task", "a fine film"),
                  lambda: list(pyllama.resume("task")),
                  lambda: list(pyllama.resume("text"))):
-        with pytest.warns(UserWarning, match="is damaged") as caught:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             call()
-        assert ["is used instead" in str(w.message) for w in caught] == [False, True]
+        damaged, other = [str(w.message) for w in caught]
+        assert "is damaged" in damaged
+        assert "is used instead" in other
         assert {w.filename for w in caught} == {__file__}
 
 
@@ -291,14 +295,14 @@ def test_finetune_gives_the_model_a_head_and_predict_answers():
 
 
 def test_predict_warns_of_prompts_that_it_does_not_answer():
-    rows = "prompt,response\n" + "name a color,red\nname a fruit,fig\n" * 8
+    rows = "instruction,output\n" + "name a color,red\nname a fruit,fig\n" * 8
     Path("rows.csv").write_text(rows)
     fields = {**SMALL, "max_position_embeddings": 64}
     model = pyllama.create("llama", "rows.csv", tokenizer="bpe", vocab_size=280, **fields)
     settings = pyllama.Settings(max_steps=1, **QUICK)
     list(pyllama.finetune(model, "rows.csv", "instruct", settings, max_length=64))
     with pytest.warns(UserWarning, match="1 of 1 prompts are not answered"):
-        pyllama.predict(model, {"prompt": TEXT})
+        pyllama.predict(model, TEXT)
 
 
 # Messages and signatures

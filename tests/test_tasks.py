@@ -85,7 +85,7 @@ def test_bad_rows_are_counted_and_located(tmp_path, capsys):
         assert reason in note
     _, many = read(Source(written(tmp_path / "b.jsonl", BAD * 2), bad_rows="skip"), FIELDS, USABLE)
     assert (len(many), many[-1]) == (1 + rows.SHOWN + 1, "  and 3 more")
-    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is '  ', not a text; fix it, or set bad_rows to skip"):
+    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is '  ', not a text; fix it, or set bad_rows"):
         read(Source(path), FIELDS, USABLE)
 
 
