@@ -45,7 +45,7 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
     data                       text to learn the tokenizer from (files, folders, patterns: see text.corpus.documents),
                                or a Tokenizer
     tokenizer                  "char", "byte", "bpe" with vocab_size tokens, or the path of a tokenizer.json
-    max_position_embeddings    context length in tokens
+    max_position_embeddings    context length in tokens; an lstm has no limit
     head                       a head of the family; None: the one that trains on plain text
     seed                       seed of the weights
     dtype                      "float32" or "float64"
