@@ -3,7 +3,6 @@
 The functions that train are generators of records.  Each step runs when its record is requested, so the loop over the
 records may print, plot or break.  They train the model in place.
 """
-import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,12 +108,13 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     [1, 2]
     """
     folder = new_folder(out_dir)
-    with contextlib.ExitStack() as stack:
-        tokens_in = None if folder else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        text = Text(sources(data), field=field, validation=validation)
+    text = Text(sources(data), field=field, validation=validation)
+    # Without a run folder the tokens stay readable through their memory map when their file is gone: so nothing is left
+    # behind, even by a generator that is never finished.
+    with tempfile.TemporaryDirectory() as scratch:
         plan = text_run.begin(folder, model.config, model.require_tokenizer(), text, of_dtype(model, settings),
-                              policy or RunPolicy(), params=model.params, tokens_in=tokens_in)
-        yield from run_in_place(model, plan)
+                              policy or RunPolicy(), params=model.params, tokens_in=None if folder else Path(scratch))
+    yield from run_in_place(model, plan)
 
 
 def resume(path: str | Path, max_steps: int | None = None) -> Iterator[Record]:

@@ -152,6 +152,15 @@ def test_notes_on_a_damaged_checkpoint_are_warnings_at_the_callers_line():
         assert {w.filename for w in caught} == {__file__}
 
 
+def test_a_generator_that_is_left_where_it_is_leaves_no_file_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    records = pyllama.train(tiny(), "input.txt", pyllama.Settings(max_steps=2, **QUICK))
+    next(records)
+    assert not list((tmp_path / "scratch").iterdir())
+    assert [record.step for record in records] == [2]
+
+
 # Models
 
 def test_loss_takes_labels_as_hugging_face_does():
