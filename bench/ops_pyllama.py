@@ -2,6 +2,7 @@
 import contextlib
 import sys
 
+import pyllama.ops  # noqa: F401 -- registers
 from bench.passes import serve_passes
 from pyllama import backend, machine, memory
 from pyllama.op import OPS

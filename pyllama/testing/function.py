@@ -56,6 +56,8 @@ def check_gradient(f: Callable[..., tuple[Any, Callable]], inputs: Sequence[Any]
     >>> check_gradient(square, [np.array([1.0, -2.0, 3.0])]) < 1e-11
     True
     """
+    if not isinstance(inputs, list | tuple):
+        raise TypeError(f"inputs is a {type(inputs).__name__}; give a list of f's inputs, such as [x]")
     rng = np.random.default_rng(seed)
     inputs = [mapped(in_float64, x) for x in inputs]
     y, back = f(*inputs)

@@ -36,6 +36,8 @@ def documents(sources: Sources, field: str = "text") -> Iterator[Document]:
     line if a source is missing, empty, not UTF-8 or not as described.
     """
     for source in [sources] if isinstance(sources, str | Path) else sources:
+        if not str(source):
+            raise UserError("the name of a source is empty; give a file, a folder or a pattern")
         if str(source) == "python-docs":
             from pydoc_data.topics import topics
             yield from ((f"python-docs/{topic}", topics[topic]) for topic in sorted(topics))
