@@ -1,6 +1,6 @@
 # Each target works from nothing: it makes .venv, installs what it needs into it and compiles the kernels.
 # PYTHON chooses the Python of a new .venv (make clean removes the old one):  make PYTHON=python3.12 test
-# ARGS goes to a benchmark; PEERS is the environment that PyTorch lives in, for nothing else needs it.
+# ARGS goes to a benchmark.  PEERS is an environment of its own for PyTorch, which only benchmarks need.
 
 PYTHON  ?= python3
 BIN     := .venv/bin
@@ -21,7 +21,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
 .PHONY: demo test check lint bench bench-gemm bench-train bench-gpu bench-minilm gpu-resources mutate \
         sanitize race valgrind cross docs picture dist-check clean
 
-demo: $(BUILT)                                              # a second time: what is left of the first
+demo: $(BUILT)                                              # again: resumes the run if it was stopped
 	@echo ".venv takes $$(du -sm .venv | cut -f 1) MB"
 	if test -e $(DEMO)/latest; then $(BIN)/pyllama resume $(DEMO); \
 	else $(BIN)/pyllama train --out_dir $(DEMO) $(RECIPE); fi
@@ -55,7 +55,7 @@ bench-gpu: $(DEV)
 bench-minilm: $(DEV)                                        # skipped where the data or the weights are missing
 	$(BIN)/python -m bench.minilm $(ARGS)
 
-gpu-resources: $(DEV)                                       # what every kernel takes of a GPU; needs none
+gpu-resources: $(DEV)                                       # registers and memory of every kernel; no GPU
 	$(BIN)/python -m bench.gpu_resources $(ARGS)
 
 mutate: $(DEV)
@@ -81,7 +81,7 @@ race: build/race/.built
 	$(CURDIR)/$(BIN)/python -m tests.exercise && $(CURDIR)/$(BIN)/python -m pytest \
 	    -k "bits or same_model or meanwhile" tests/test_threads.py
 
-valgrind: $(BUILT)                                          # it knows no AVX-512
+valgrind: $(BUILT)                                          # valgrind does not support AVX-512
 	PYLLAMA_ISA=avx2 PYTHONMALLOC=malloc valgrind --quiet --error-exitcode=1 \
 	    --suppressions=tests/suppressions/valgrind.txt $(BIN)/python -m tests.exercise
 
@@ -118,7 +118,7 @@ $(BUILT): setup.py pyproject.toml pyllama/cpu.pyx $(wildcard csrc/*.h csrc/cpu/*
 	@$(BIN)/python -c "from pyllama import backend; print(backend.why_no_cpu or f'kernels: {backend.cpu.isa}')"
 	@touch $@
 
-$(DEV): $(BUILT)                                            # asks for what is installed by its name: builds nothing
+$(DEV): $(BUILT)                                            # by the installed name, so nothing is built again
 	$(PIP) install "pyllama-reference[dev]"
 	$(PIP) install "pyllama-reference[test-cuda]" || echo "CuPy or NVRTC cannot be installed: tests of CUDA are skipped"
 	@touch $@

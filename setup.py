@@ -1,7 +1,7 @@
 """The compiled part: csrc/cpu/table.c once per precision and instruction set, linked under one Cython module.
 
-What this compiler or this kind of processor does not know is left out; without a compiler, NumPy does everything.
-A build leaves nothing in the tree that it builds from but an editable install's module.
+Instruction sets that this compiler or processor does not support are left out; without a compiler, NumPy does
+everything.  A build writes nothing into the source tree, except the module of an editable install.
 """
 import re
 import subprocess

@@ -137,8 +137,14 @@ def test_every_target_that_is_named_is_in_the_makefile():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page):
-    folder = ROOT if page == "README.md" else ROOT / "docs"
-    for target in re.findall(r"\]\(([^)#]+)[)#]", PAGES[page]):
-        assert "://" in target or (folder / target).exists(), target
+@pytest.mark.parametrize("path", [path for folder in (".", "docs", "bench") for path in (ROOT / folder).glob("*.md")],
+                         ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)[)#]", path.read_text("utf-8")):
+        assert "://" in target or (path.parent / target).exists(), target
+
+
+def test_every_file_that_contributing_names_is_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for name in re.findall(r"`((?:pyllama|csrc|tests|docs|bench)/[\w/.]+)`", page):
+        assert "NAME" in name or (ROOT / name).exists(), name

@@ -24,7 +24,7 @@
 #include "cast.c"
 #endif
 
-/* No op: the tests measure the accuracy of EXP through it. */
+/* Not an op: the tests measure the accuracy of EXP with it. */
 static void exp_of(real *restrict y, const real *restrict x, idx n, int threads) {
     (void)threads;
     for (idx i = 0; i < n; i++) y[i] = EXP(x[i]);

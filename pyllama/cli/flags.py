@@ -34,7 +34,7 @@ class Flag(NamedTuple):
 
     @property
     def required(self) -> bool:
-        """Has it no default?"""
+        """Must the flag be given, because it has no default?"""
         return self.default is MISSING
 
     @property
