@@ -182,6 +182,10 @@ def test_every_decoder_learns_to_answer(model, capitals, tmp_path, capsys):
     assert answers == [json.loads(line) for line in capitals.read_text().splitlines()]
     assert main(["predict", "--model", str(run), "--text", "Bye", "--max_new_tokens", "2"]) == 0
     assert len(capsys.readouterr().out) < len("So\nlong!\n")
+    for data, measured in (("rows.txt", "nats per token"), ("rows.jsonl", "exact_match")):
+        (tmp_path / "rows.txt").write_text(capitals.read_text())
+        assert main(["evaluate", "--model", str(run), "--data", str(tmp_path / data)]) == 0
+        assert measured in capsys.readouterr().out
 
 
 def test_epochs_count_all_that_a_step_learns_from():

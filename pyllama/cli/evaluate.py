@@ -16,6 +16,8 @@ from pyllama.tasks.rows import Source, read
 from pyllama.training import objectives
 from pyllama.training.loop import Settings, start
 
+ROWS = {".jsonl", ".json", ".csv", ".tsv"}                  # of other files a model that continues texts has the loss
+
 
 def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path | None = None, field: str = "text",
              block_size: int | None = None, tokenizer: Path | None = None, device: Device = "cpu",
@@ -36,7 +38,9 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
         bad_rows: on an invalid row, stop or skip the row
     """
     like = on(device)                                       # first: a missing GPU is an error before any work
-    if finetune.holds_task(model):
+    task = finetune.stored_task(model)
+    on_text = task is None or (task.head == "lm" and not any(Path(name).suffix.lower() in ROWS for name in data))
+    if not on_text:
         refuse("on a task", field=field != "text", block_size=block_size, tokenizer=tokenizer,
                device=device != "cpu")
         if len(data) != 1:

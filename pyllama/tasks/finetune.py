@@ -324,12 +324,13 @@ def measure(task: Task, rows: Sequence[Row], model: Trained, search: SearchConfi
     return answers, {**task.model_metrics(rows, model), **task.metrics(answers, rows)}
 
 
-def holds_task(path: Path) -> bool:
-    """Does the path hold a model that was trained on a task?  Reads config.json alone; load() reports its errors."""
+def stored_task(path: Path) -> Task | None:
+    """The task that the model at this path was trained on.  Reads config.json alone; load() reports its errors."""
     for folder in (path, *path.glob("checkpoints/step-*")):
         with contextlib.suppress(DamagedFile, AttributeError):
-            return isinstance(read_json(folder / checkpoint.CONFIG).get("task"), dict)
-    return False
+            entry = read_json(folder / checkpoint.CONFIG).get("task")
+            return task_of(entry["name"]) if isinstance(entry, dict) else None
+    return None
 
 
 def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, ...]]:
