@@ -1,6 +1,5 @@
-"""Rows, batches, measures, and the commands finetune, resume, predict and evaluate."""
+"""Rows, batches, and the commands finetune, resume, predict and evaluate."""
 import json
-import math
 import re
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import MODELS, families_with, gpt2
 from pyllama.models.config import Dimensions
-from pyllama.tasks import TASKS, classify, finetune, rows, seq2seq
+from pyllama.tasks import TASKS, classify, finetune, rows
 from pyllama.tasks.rows import Row, Source, read
 from pyllama.tasks.task import Trained
 from pyllama.text import special
@@ -25,7 +24,6 @@ from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import IGNORE, Examples, collate
 from pyllama.training.loop import Settings
-from tests.extras import needs_rouge, needs_sacrebleu, needs_scikit_learn
 
 # Rows
 
@@ -163,86 +161,6 @@ def test_a_long_text_keeps_its_start_and_end_tokens():
     assert short[[0, -1]].tolist() == long[[0, -1]].tolist() == [1, 2]
     assert len(short) == 3
     assert len(long) == 5
-
-
-# Measures
-
-labels = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
-
-
-@needs_scikit_learn
-@given(labels)
-def test_classification_is_measured_as_scikit_learn_does(pairs):
-    from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
-    pairs = [*pairs, ("b", "b"), ("c", "c")]
-    truth, answers = map(list, zip(*pairs, strict=True))
-    got = classify.metrics(answers, [Row("", {"label": label}) for label in truth])
-    names = got["labels"]
-    precision, recall, f1, _ = precision_recall_fscore_support(truth, answers, average="macro", zero_division=0)
-    np.testing.assert_allclose([got["precision_macro"], got["recall_macro"], got["f1_macro"]], [precision, recall, f1])
-    assert got["accuracy"] == got["f1_micro"] == pytest.approx(accuracy_score(truth, answers))
-    assert got["confusion"] == confusion_matrix(truth, answers, labels=names).tolist()
-
-
-@given(st.text("abc", max_size=6), st.text("abc", max_size=6))
-def test_edits_are_the_shortest_way(a, b):
-    """Against the definition, by recursion."""
-    def shortest(a, b):
-        if not a or not b:
-            return len(a) + len(b)
-        return min(shortest(a[1:], b) + 1, shortest(a, b[1:]) + 1, shortest(a[1:], b[1:]) + (a[0] != b[0]))
-
-    assert seq2seq.edits(a, b) == shortest(a, b)
-
-
-def test_a_correction_is_measured_by_its_edits():
-    """Two edits are due; one is made as it should be, one elsewhere: precision and recall are a half, so is F."""
-    got = seq2seq.correction(["he go to school yesterday"], ["he went to a school yesterday"],
-                             ["he went to school yesterday ."])
-    assert (got["edit_precision"], got["edit_recall"], got["edit_f0.5"]) == (0.5, 0.5, 0.5)
-    same = seq2seq.correction(["fine"], ["fine"], ["fine"])
-    assert (same["edit_f0.5"], same["exact_match"], same["edit_error_rate"]) == (1.0, 1.0, 0.0)
-    assert seq2seq.correction(["a b"], ["a b"], ["a c"])["edit_f0.5"] == 0.0
-    assert seq2seq.correction(["a b c d"], ["x b c d"], ["x b y d"])["edit_f0.5"] == pytest.approx(1.25 * 0.5 / 0.75)
-
-
-LEFT, MENDED, RIGHT = "a b c d e f x", "a b c d e f y", "p q r s t u v"
-
-
-@pytest.mark.parametrize(("texts", "fourth_power"), [               # (source, answer, reference); the product of the 4
-    ([(LEFT, MENDED, MENDED)], 1),
-    ([(LEFT, LEFT, MENDED)], (6 - 1) / 7 * (5 - 1) / 6 * (4 - 1) / 5 * (3 - 1) / 4),        # what is left counts twice
-    ([(LEFT, "a b c d e f z", MENDED)], 6 / 7 * 5 / 6 * 4 / 5 * 3 / 4),
-    ([(LEFT, LEFT, MENDED), (RIGHT, RIGHT, RIGHT)], (5 + 7) / 14 * (4 + 6) / 12 * (3 + 5) / 10 * (2 + 4) / 8),
-    ([("p q r s", "p q r s", "a b c d"), ("a b c d", "a b c d", "a b c d")], (1 / 2) ** 4),     # none is below 0
-    ([("x x " + RIGHT, "x x " + RIGHT, "x " + RIGHT)], 8 / 9 * (7 - 1) / 8 * (6 - 1) / 7 * (5 - 1) / 6),
-    ([(MENDED, "a b c d", MENDED)], math.exp(4 * (1 - 7 / 4))),     # brevity alone
-    ([("a b c d", MENDED, "a b c d")], 4 / 7 * 3 / 6 * 2 / 5 * 1 / 4),
-    ([("a b c", "a b c", "a b d")], 0),                             # no pair is right but for one that is left
-    ([("a b", "a c", "a c")], 1),                                   # too short for three words
-    ([("a b", "", "a c")], 0),
-])
-def test_gleu_is_as_derived_by_hand(texts, fourth_power):
-    sources, answers, truth = zip(*texts, strict=True)
-    assert seq2seq.gleu(sources, answers, truth) == pytest.approx(fourth_power ** 0.25)
-    assert seq2seq.correction(sources, answers, truth)["gleu"] == seq2seq.gleu(sources, answers, truth)
-
-
-@needs_sacrebleu
-def test_bleu_is_sacrebleus_and_cuts_chinese():
-    from sacrebleu import corpus_bleu
-    answers, truth = ["我不想听你的理论。"], ["我不想听他的理论。"]
-    got = seq2seq.translation(answers, truth)
-    assert got["bleu"] == corpus_bleu(answers, [truth], tokenize="zh").score
-    assert "tok:zh" in got["bleu_signature"]
-    assert "tok:13a" in seq2seq.translation(["a b"], ["a c"])["bleu_signature"]
-
-
-@needs_rouge
-def test_rouge_is_of_stems():
-    """ROUGE-1: both of 2 words; ROUGE-2: the one pair; "cats" and "cat" are one stem."""
-    got = seq2seq.summary(["cats sleep"], ["the cat sleeps"])
-    assert (got["rouge1"], got["rouge2"], got["rougeL"]) == pytest.approx((0.8, 2 / 3, 0.8))
 
 
 # The commands

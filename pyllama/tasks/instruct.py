@@ -10,16 +10,15 @@
     mice</s>                    these tokens have labels, the end token too; the label of those above is -100
 """
 import importlib.util
-from types import SimpleNamespace
 
 import numpy as np
 
 from pyllama.beam import SearchConfig
-from pyllama.errors import UserError, optional
+from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, generate
 from pyllama.tasks.rows import texts_of
+from pyllama.tasks.seq2seq import rouge
 from pyllama.tasks.task import Task
-from pyllama.text.readability import words
 from pyllama.training import loop
 from pyllama.training.examples import IGNORE, Examples
 
@@ -101,17 +100,10 @@ def notes(rows, trained, search):
 
 
 def metrics(answers, rows):
-    """The share of exact matches; ROUGE-L's F-measure, the mean over rows, if rouge-score is installed.
-
-    ROUGE-L is of words and Chinese characters, because rouge-score's own tokenizer does not support Chinese.
-    """
-    truth, rouge = [row.values["output"] for row in rows], {}
-    if importlib.util.find_spec("rouge_score"):
-        scorer = optional("rouge_score.rouge_scorer", "ROUGE-L").RougeScorer(
-            ["rougeL"], tokenizer=SimpleNamespace(tokenize=words))
-        rouge = {"rougeL": float(np.mean([scorer.score(b, a)["rougeL"].fmeasure
-                                          for a, b in zip(answers, truth, strict=True)]))}
-    return {"exact_match": float(np.mean([a == b for a, b in zip(answers, truth, strict=True)])), **rouge,
+    """The share of exact matches; ROUGE-L's F-measure, without a stemmer, if rouge-score is installed."""
+    truth = [row.values["output"] for row in rows]
+    scores = rouge(answers, truth, ("rougeL",), stemmed=False) if importlib.util.find_spec("rouge_score") else {}
+    return {"exact_match": float(np.mean([a == b for a, b in zip(answers, truth, strict=True)])), **scores,
             "rows": len(rows)}
 
 

@@ -2,6 +2,7 @@
 import math
 from collections import Counter
 from difflib import SequenceMatcher
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from pyllama import beam
 from pyllama.errors import optional
 from pyllama.tasks.rows import text_of
 from pyllama.tasks.task import Task
+from pyllama.text import scripts
 from pyllama.text.special import encode
 from pyllama.training.examples import Examples
 
@@ -69,26 +71,57 @@ def edits(a, b) -> int:
 
 
 def translation(answers, truth) -> dict:
-    """BLEU and chrF, 0 to 100, as computed by sacrebleu, with its signatures; Chinese uses its tokenizer "zh"."""
+    """BLEU and chrF, 0 to 100, as computed by sacrebleu, with its signatures, which name the tokenizer."""
     sacrebleu = optional("sacrebleu", "the task translate")
-    chinese = any("\u4e00" <= character <= "\u9fff" for text in truth for character in text)
-    bleu, chrf = sacrebleu.BLEU(tokenize="zh" if chinese else "13a"), sacrebleu.CHRF()
+    bleu, chrf = sacrebleu.BLEU(tokenize=bleu_tokenizer(truth)), sacrebleu.CHRF()
     return {"bleu": bleu.corpus_score(answers, [truth]).score, "bleu_signature": str(bleu.get_signature()),
             "chrf": chrf.corpus_score(answers, [truth]).score, "chrf_signature": str(chrf.get_signature()),
             **exact_and_edits(answers, truth)}
 
 
+def bleu_tokenizer(truth) -> str:
+    """sacrebleu's tokenizer for these references, by the scripts of most of their letters.
+
+    zh      Chinese
+    char    Japanese, Thai and other scripts without spaces: of characters, because no word list is needed
+    13a     all others
+    """
+    counts = scripts.letters(truth)
+    if 2 * counts[""] >= counts.total():
+        return "13a"
+    return "zh" if counts["Han"] > 0.9 * (counts.total() - counts[""]) else "char"
+
+
 def summary(answers, truth) -> dict:
-    """The F-measure of ROUGE-1, ROUGE-2 and ROUGE-L by rouge-score with Porter's stemmer; the mean over the rows."""
-    rouge = optional("rouge_score.rouge_scorer", "the task summarize")
-    scorer = rouge.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    """The F-measure of ROUGE-1, ROUGE-2 and ROUGE-L with Porter's stemmer: see rouge()."""
+    return {**rouge(answers, truth, ("rouge1", "rouge2", "rougeL"), stemmed=True), "rows": len(truth)}
+
+
+def rouge(answers, truth, kinds, *, stemmed) -> dict:
+    """{kind: F-measure} by rouge-score, the mean over the rows, and "variant", its definition in words.
+
+    The words are those of scripts.words(), which are rouge-score's in English; its own tokenizer drops every letter
+    that is not ASCII.  stemmed: by Porter's stemmer, for English words.
+    """
+    scorers = optional("rouge_score.rouge_scorer", "ROUGE")
+    english = scorers.tokenizers.DefaultTokenizer(use_stemmer=stemmed)
+
+    def tokenize(text):
+        parts = (english.tokenize(word) if word.isascii() else [word] for word in scripts.words(text))
+        return [token for part in parts for token in part]
+
+    scorer = scorers.RougeScorer(list(kinds), tokenizer=SimpleNamespace(tokenize=tokenize))
     scores = [scorer.score(b, a) for a, b in zip(answers, truth, strict=True)]
-    return {**{name: float(np.mean([score[name].fmeasure for score in scores])) for name in scores[0]},
-            "variant": "rouge-score, use_stemmer=True, F-measure, mean over rows", "rows": len(truth)}
+    characters = "; characters of scripts without spaces" if any(map(scripts.UNSPACED.search, truth)) else ""
+    return {**{kind: float(np.mean([score[kind].fmeasure for score in scores])) for kind in kinds},
+            "variant": f"rouge-score's {', '.join(kinds)} (not rougeLsum), use_stemmer={stemmed}, F-measure, mean over "
+                       f"rows{characters}"}
 
 
 def correction(sources, answers, truth) -> dict:
     """Precision, recall and F0.5 of the edits of words (Ng et al., 2014), and GLEU.
+
+    Words are those of scripts.pieces(): each letter, in scripts without spaces.
 
     An edit is correct if the reference has the same one at the same position.  F0.5 weighs precision twice as much as
     recall.
@@ -109,7 +142,7 @@ def correction(sources, answers, truth) -> dict:
 
 def changes(source, text) -> set:
     """The edits that turn source into text: {(first word, past the last, replacement words...)}"""
-    a, b = source.split(), text.split()
+    a, b = scripts.pieces(source), scripts.pieces(text)
     return {(i, j, *b[k:end]) for kind, i, j, k, end in SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes()
             if kind != "equal"}
 
@@ -128,7 +161,7 @@ def gleu(sources, answers, truth) -> float:
     the reference; left_n are in the source but not in the reference.  Repeated n-grams count as often as they occur in
     both texts.  If no answer has n words, the mean skips n.  If a sum is 0, GLEU is 0.
     """
-    triples = [[text.split() for text in texts] for texts in zip(sources, answers, truth, strict=True)]
+    triples = [[*map(scripts.pieces, texts)] for texts in zip(sources, answers, truth, strict=True)]
     words = sum(len(answer) for _, answer, _ in triples)
     brevity = min(0.0, 1 - sum(len(reference) for _, _, reference in triples) / max(1, words))
     logs = []
