@@ -252,4 +252,5 @@ def warn(notes: Iterable[str]) -> None:
 def run_in_place(model: Model, plan: Plan) -> Iterator[Record]:
     """Run the plan.  The model shares its weights from the first step on."""
     model.config, model.params = plan.state.config, plan.state.p
+    warn(plan.settings.notes)
     yield from run(*plan)

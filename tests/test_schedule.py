@@ -1,12 +1,14 @@
 """Schedules: bounds, shape, transitions and ends of all of them, and each compared with its formula."""
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pyllama.errors import UserError
+from pyllama.training.loop import Settings
 from pyllama.training.schedule import SCHEDULES
 
 EPS = 2.0 ** -52
@@ -127,3 +129,18 @@ def test_a_bad_value_is_named(name, wrong):
     options = {"step": 0, "learning_rate": 1.0, "min_lr": 0.1, "warmup_steps": 1, "max_steps": 2, "decay_steps": 1}
     with pytest.raises(UserError, match=f"^{next(iter(wrong))} is .*; it must be "):
         SCHEDULES[name](**options | wrong)
+
+
+@pytest.mark.parametrize(("max_steps", "warmup"), [(1, 0), (9, 0), (29, 2), (999, 99), (1000, 100), (100_000, 100)])
+def test_by_default_a_short_run_has_a_short_warmup(max_steps, warmup):
+    """It belongs to the number of steps, also if that is set later, as by the number of epochs."""
+    settings = replace(Settings(), max_steps=max_steps)
+    assert settings.warmup == warmup
+    assert max(settings.rate(step) for step in range(max_steps)) == settings.learning_rate
+    assert settings.notes == ()
+
+
+def test_a_run_that_ends_in_its_warmup_is_noted():
+    note, = Settings(max_steps=29, warmup_steps=100).notes
+    assert "at 29% of learning_rate: warmup_steps is 100 and max_steps 29" in note
+    assert Settings(max_steps=29, warmup_steps=29).notes == ()

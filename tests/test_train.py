@@ -356,3 +356,13 @@ def test_tensorboard_event_files_hold_the_losses(tmp_path):
         got |= dict([(event.step, value.simple_value) for value in event.summary.value if value.tag == "loss"])
     assert list(got) == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(list(got.values()), want, rtol=1e-6)               # stored as float32
+
+
+def test_a_longer_resume_does_not_warm_up_again(tmp_path):
+    """The default warmup is a tenth of the steps, here 2 of 20; 40 steps would have 4."""
+    policy = RunPolicy(eval_steps=99, save_steps=99)
+    _, happenings = begin(tmp_path, replace(SHORT, max_steps=20, warmup_steps=None), policy)
+    next(happenings)
+    happenings.close()
+    stored = checkpoint.load(tmp_path).trainer["settings"]
+    assert replace(from_stored(loop.Settings, stored), max_steps=40).warmup == 2

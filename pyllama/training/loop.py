@@ -57,7 +57,7 @@ class Settings:
     block_size: int = 128                       # context length in tokens
     max_steps: int = 1000                       # optimizer steps in all
     learning_rate: float = 1e-3                 # peak learning rate
-    warmup_steps: int = 100                     # steps of linear warmup
+    warmup_steps: int | None = None             # steps of linear warmup (default: a tenth of max_steps, at most 100)
     schedule: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"     # decay after the warmup
     min_lr: float | None = None                 # final learning rate (default: learning_rate / 10)
     lr_decay_steps: int | None = None           # step at which min_lr is reached (default: max_steps)
@@ -104,10 +104,24 @@ class Settings:
         """The number of rows in a step: windows of text, or examples of a task."""
         return self.batch_size * self.gradient_accumulation_steps
 
+    @property
+    def warmup(self) -> int:
+        """The number of warmup steps."""
+        return min(100, self.max_steps // 10) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user on settings that are probably not meant."""
+        if self.warmup <= self.max_steps:
+            return ()
+        share = self.max_steps / self.warmup
+        return (f"the run ends in its warmup, at {share:.0%} of learning_rate: warmup_steps is {self.warmup} and "
+                f"max_steps {self.max_steps}; make warmup_steps smaller",)
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         return SCHEDULES[self.schedule](step, learning_rate=self.learning_rate, min_lr=float(self.min_lr or 0),
-                                        warmup_steps=self.warmup_steps, decay_steps=self.decay_steps,
+                                        warmup_steps=self.warmup, decay_steps=self.decay_steps,
                                         max_steps=self.lr_decay_steps or self.max_steps)
 
 

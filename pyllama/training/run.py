@@ -101,6 +101,7 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
 
     Raises UserError as loop.train() and checkpoint.save() do.
     """
+    settings = replace(settings, warmup_steps=settings.warmup)     # a resume with more steps must not warm up again
     best_so_far, saved = best_so_far or BestSoFar(), state.step
     writes = folder is not None and comm.rank == 0
     log = Log(folder, state.step, policy.tensorboard) if folder and writes else NoLog()
