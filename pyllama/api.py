@@ -171,7 +171,7 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
     setup = Setup(model="", dev=dev, max_length=max_length, epochs=epochs, class_weights=class_weights)
     task_run = tuning.begin(new_folder(out_dir), task, Source(Path(data), tuple(fields)), setup,
                             of_dtype(model, settings), policy or RunPolicy(), SearchConfig(), model)
-    model.notes = task_run.notes
+    model.notes, model.tokenizer = task_run.notes, task_run.tokenizer
     yield from run_in_place(model, task_run.plan)
 
 

@@ -15,7 +15,7 @@ from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.formats import llama2c
 from pyllama.models import MODELS
-from pyllama.text import special
+from pyllama.text import special, tokenizer_files
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 
@@ -112,10 +112,10 @@ class Model:
         return self.tokenizer
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors and tokenizer.json into the folder, in Hugging Face's format.
+        """Write config.json, model.safetensors and the tokenizer's files into the folder, in Hugging Face's format.
 
-        The folder is created if necessary; each file is replaced atomically.  Without a tokenizer, a tokenizer.json of
-        another model is deleted.  Raises UserError if the folder contains a run, is one of its checkpoints, or cannot
+        The folder is created if necessary; each file is replaced atomically.  Files of another model's tokenizer are
+        deleted.  Raises UserError if the folder contains a run, is one of its checkpoints, or cannot
         be written.
         """
         folder = Path(folder)
@@ -128,12 +128,13 @@ class Model:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another") from None
-        if self.tokenizer is None:
-            remove(folder / checkpoint.TOKENIZER)
+        of_tokenizer = self.tokenizer.files(self.config.takes_types) if self.tokenizer else {}
+        for name in {tokenizer_files.TOKENIZER, *tokenizer_files.BESIDE} - of_tokenizer.keys():
+            remove(folder / name)
         files.export(folder / checkpoint.MODEL, files.to_safetensors(tensors))
         files.export(folder / checkpoint.CONFIG, [files.to_json(self.config.to_dict())])
-        if self.tokenizer is not None:
-            files.export(folder / checkpoint.TOKENIZER, [self.tokenizer.rust.to_str(pretty=True).encode()])
+        for name, text in of_tokenizer.items():
+            files.export(folder / name, [text.encode()])
 
 
 def remove(path: Path) -> None:

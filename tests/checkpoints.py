@@ -15,7 +15,8 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None         # for th
 
 def contents(step, **more):
     """A checkpoint with the step in every part."""
-    return {"config": {"step": step}, "tokenizer_json": f'"{step}"', "trainer": {"cursor": step, **more},
+    return {"config": {"step": step}, "trainer": {"cursor": step, **more},
+            "tokenizer_files": {"tokenizer.json": f'"{step}"'},
             "tensors": {"a": np.full(1000, step, np.float32), "b": np.full((), step, np.int64)},
             "optimizer": {"m": np.full(1000, step, np.float64)}}
 

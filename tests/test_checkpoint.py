@@ -38,7 +38,7 @@ def test_tensors_come_back_as_they_were(model, optimizer, strided):
     if strided:
         model = {name: a.T[..., ::-1] if a.ndim else a for name, a in model.items()}
     with scratch() as run:
-        folder = checkpoint.save(run, 7, config={}, tensors=model, tokenizer_json=None, optimizer=optimizer, trainer={})
+        folder = checkpoint.save(run, 7, config={}, tensors=model, tokenizer_files={}, optimizer=optimizer, trainer={})
         found = checkpoint.load(run)
         for saved, loaded in (model, found.tensors), (optimizer, found.optimizer), \
                              (model, load_file(folder / "model.safetensors")):
@@ -61,7 +61,7 @@ def test_the_rest_comes_back_as_it_was(tmp_path):
     trainer = {"step": 0, "rate": 0.1 + 0.2, "key": 2 ** 80, "words": ["é", None, True], "best": float("inf")}
     config = {"hidden_size": 64, "rope_scaling": {"factor": 8.0}}
     folder = checkpoint.save(tmp_path, 12, **contents(12) | {"trainer": trainer, "config": config,
-                                                             "tokenizer_json": '{"é": 1}'})
+                                                             "tokenizer_files": {"tokenizer.json": '{"é": 1}'}})
     assert folder == tmp_path / "checkpoints" / "step-00000012"
     for path in tmp_path, folder, str(folder):
         found = checkpoint.load(path)
@@ -72,7 +72,7 @@ def test_the_rest_comes_back_as_it_was(tmp_path):
 
 
 def test_without_a_tokenizer_there_is_none(tmp_path):
-    checkpoint.save(tmp_path, 1, **contents(1) | {"tokenizer_json": None})
+    checkpoint.save(tmp_path, 1, **contents(1) | {"tokenizer_files": {}})
     assert checkpoint.load(tmp_path).tokenizer_path is None
 
 

@@ -14,9 +14,10 @@ from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import bert
 from pyllama.tasks.finetune import load_rows, save_rows
-from pyllama.tasks.qa import LONGEST, around, label, likeliest, spans, task, window_bounds, windows
+from pyllama.tasks.qa import LONGEST, label, likeliest, spans, task, window_bounds, windows
 from pyllama.tasks.rows import Row, Source, read
 from pyllama.tasks.task import Trained
+from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training.loop import Settings, start, train
 from tests.shared import SHARED, needs
@@ -130,7 +131,7 @@ def test_a_pair_is_framed_as_the_tokenizer_frames_it():
     another = word_pieces()
     another.rust.post_processor = processors.TemplateProcessing(
         pair="[CLS] $A [SEP] [SEP] $B", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
-    assert [list(ids) for ids in around(another)] == [[1], [2, 2], []]
+    assert special.around(another, texts=2) == [[1], [2, 2], []]
 
 
 def test_a_model_with_one_token_type_gets_no_types():
@@ -221,7 +222,7 @@ def scored_by(scores, max_length=11):
     for character, pair in scores.items():
         table[ord(character)] = pair
     family = SimpleNamespace(logits=lambda p, c, ids, mask, types: (table[ids], None))
-    return Trained(SimpleNamespace(model=family, type_vocab_size=2), {}, Tokenizer.bytes(), max_length)
+    return Trained(SimpleNamespace(model=family, takes_types=True), {}, Tokenizer.bytes(), max_length)
 
 
 def test_the_question_is_no_answer():

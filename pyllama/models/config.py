@@ -70,6 +70,11 @@ class Config:
         """The training objective of this head on plain text; None: it has none."""
         return self.LEARNS.get(self.head)
 
+    @property
+    def takes_types(self) -> bool:
+        """Does the model read the types of tokens, which tell a pair's two texts apart?"""
+        return getattr(self, "type_vocab_size", 1) > 1
+
     @classmethod
     def names(cls) -> set[str]:
         """The names of the fields."""

@@ -127,18 +127,17 @@ def resume(folder: Path, saved: Saved) -> TaskRun:
     task = task_of(saved.about["task"])
     state = start(pretrained.config_of(saved.checkpoint), saved.settings)
     restore(state, saved.checkpoint)
-    parts = load_rows(folder / "data")
-    plan = plan_of(folder, task, state, saved.tokenizer, parts, saved.settings, saved.policy, saved.about,
-                   saved.best_so_far)
-    return TaskRun(task, plan, saved.tokenizer, parts, SearchConfig(**saved.about["search"]))
+    tokenizer, parts = framed(saved.tokenizer, state.config), load_rows(folder / "data")
+    plan = plan_of(folder, task, state, tokenizer, parts, saved.settings, saved.policy, saved.about, saved.best_so_far)
+    return TaskRun(task, plan, tokenizer, parts, SearchConfig(**saved.about["search"]))
 
 
 def plan_of(folder, task: Task, state: State, tokenizer: Tokenizer, parts, settings: Settings, policy: RunPolicy,
             about: dict, best_so_far: BestSoFar) -> Plan:
     """The arguments of run.run() for a task."""
     rows = examples(task, parts, state, tokenizer)
-    return Plan(folder, state, rows["train"], rows["dev"], settings, policy, about, tokenizer.rust.to_str(pretty=True),
-                best_so_far, evaluation(task, parts["dev"], tokenizer))
+    return Plan(folder, state, rows["train"], rows["dev"], settings, policy, about,
+                tokenizer.files(state.config.takes_types), best_so_far, evaluation(task, parts["dev"], tokenizer))
 
 
 def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model: Model | None = None):
@@ -178,9 +177,9 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         model = pretrained.changed(model, suited(model.config), settings.dtype)
     if model is not None:
         state = start(model.config, settings, model.params)
-        return state, model.require_tokenizer(), parts, (*notes, *model.notes)
+        return state, framed(model.require_tokenizer(), model.config), parts, (*notes, *model.notes)
     state, tokenizer, model_notes = from_scratch(task, setup, settings, suited, parts["train"])
-    return state, tokenizer, parts, (*notes, *model_notes)
+    return state, framed(tokenizer, state.config), parts, (*notes, *model_notes)
 
 
 def with_room(task: Task, parts: dict[str, list[Row]], model: Trained, limit: str) -> tuple[dict, tuple[str, ...]]:
@@ -292,12 +291,20 @@ def load_rows(folder: Path) -> dict[str, list[Row]]:
     return parts
 
 
+def framed(tokenizer: Tokenizer, config) -> Tokenizer:
+    """The tokenizer with the start and end tokens around a text, if they are not there already.
+
+    A model that continues texts gets no end token, because its texts are prompts.
+    """
+    return special.framed(tokenizer, end=config.learns != "next token")
+
+
 def trained(config, p, tokenizer) -> Trained:
     """The model as a Trained.  Raises UserError if it was not trained on a task."""
     entry = config.extra.get("task")
     if entry is None:
         raise UserError("the model was not trained on a task; fine-tune it on one first")
-    return Trained(config, p, tokenizer, entry["max_length"])
+    return Trained(config, p, framed(tokenizer, config), entry["max_length"])
 
 
 def examples(task: Task, parts: dict[str, list[Row]], state: State, tokenizer) -> dict[str, Examples]:

@@ -117,7 +117,7 @@ def windows(rows, trained):
     Raises UserError if there is no room for a question and a context.
     """
     tokenizer = trained.tokenizer
-    start, middle, end = around(tokenizer)
+    start, middle, end = special.around(special.framed(tokenizer), texts=2)
     room = trained.max_length - len(start) - len(middle) - len(end)
     if room < 2:
         raise UserError(f"max_length {trained.max_length} leaves no room for a question and a context; raise it to 64 "
@@ -130,7 +130,7 @@ def windows(rows, trained):
         before = np.concatenate([start, question[:room // 2], middle]).astype(int)
         for first, past in window_bounds(len(ids), trained.max_length - len(before) - len(end)):
             inputs = {"ids": np.concatenate([before, ids[first:past], end]).astype(int)}
-            if getattr(trained.config, "type_vocab_size", 1) > 1:
+            if trained.config.takes_types:
                 inputs["types"] = (np.arange(len(inputs["ids"])) >= len(before)).astype(int)
             yield Window(number, inputs, len(before), first, past, characters)
 
@@ -139,17 +139,6 @@ def window_bounds(count, width):
     """(first, past) of windows of `width` tokens that cover `count` tokens; each overlaps the last by width // 2."""
     starts = range(0, max(count - width // 2, 1), width - width // 2)
     return [(first, min(first + width, count)) for first in starts]
-
-
-def around(tokenizer):
-    """The ids of the special tokens before the question, between question and context, and after the context."""
-    if tokenizer.rust.num_special_tokens_to_add(is_pair=True):
-        pair = tokenizer.rust.encode("a", "a")
-        sequence = np.array([-1 if text is None else text for text in pair.sequence_ids])
-        (a, b), (c, d) = np.flatnonzero(sequence == 0)[[0, -1]], np.flatnonzero(sequence == 1)[[0, -1]]
-        return pair.ids[:a], pair.ids[b + 1:c], pair.ids[d + 1:]
-    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    return [] if tokenizer.bos_id is None else [tokenizer.bos_id], end, end
 
 
 # Training and answering

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -12,11 +13,18 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pyllama.errors import UserError
 from pyllama.files import rewrite
+from pyllama.text import tokenizer_files
 
-# Names on the Hugging Face Hub.  If a vocabulary has several, the earlier one marks the end in pretraining.
-EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<｜end▁of▁sentence｜>", "<|eot_id|>")
-BOS = ("<|begin_of_text|>", "<s>", "<bos>", "<|bos|>", "<｜begin▁of▁sentence｜>", "<|startoftext|>", "<|endoftext|>")
-MASK = ("<mask>", "[MASK]")
+# Names on the Hugging Face Hub, for tokenizers whose settings do not say which token has a role.  If a vocabulary has
+# several, the earlier one marks the end in pretraining.
+NAMES = {
+    "eos_token": ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<｜end▁of▁sentence｜>", "[EOS]",
+                  "<|eot_id|>", "<|im_end|>"),
+    "bos_token": ("<|begin_of_text|>", "<s>", "<bos>", "<|bos|>", "<｜begin▁of▁sentence｜>", "<|startoftext|>", "[BOS]",
+                  "<|endoftext|>"),
+    "mask_token": ("<mask>", "[MASK]"),
+    "pad_token": ("<pad>", "[PAD]", "<|pad|>"),
+    "unk_token": ("<unk>", "[UNK]")}
 
 PIECE = 2**16                                       # least number of characters in a piece of a long text
 AT_ONCE = 64                                        # texts encoded at once: the library uses about 100 bytes a token
@@ -33,11 +41,12 @@ class Tokenizer:
     'hello'
     """
 
-    def __init__(self, rust: tokenizers.Tokenizer):
+    def __init__(self, rust: tokenizers.Tokenizer, settings: dict[str, Any] | None = None):
+        """settings: the content of tokenizer_config.json, such as the names of the special tokens and chat_template."""
         # A tokenizer.json may truncate or pad texts, which would silently shorten a corpus.
         rust.no_truncation()
         rust.no_padding()
-        self.rust = rust
+        self.rust, self.settings = rust, settings or {}
 
     # Constructors
 
@@ -96,28 +105,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a tokenizer.json, given the file or its folder.  Raises UserError if it cannot be read."""
-        path = Path(path)
-        file = path / "tokenizer.json" if path.is_dir() else path
-        try:
-            text = file.read_bytes().decode()
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror}; give a tokenizer.json "
-                            f"or a folder that has one") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{file} is not a tokenizer.json, because it is not UTF-8; give one written by Hugging "
-                            f"Face or by pyllama") from None
-        try:
-            return cls(tokenizers.Tokenizer.from_str(text))
-        except Exception as error:                  # the library raises nothing narrower
-            raise UserError(f"{file} is not a tokenizer.json that the tokenizers library can read: {error}; "
-                            f"give one written by Hugging Face or by pyllama") from None
+        """Read a tokenizer.json, given the file or its folder, with the settings in tokenizer_config.json beside it.
+
+        Raises UserError if a file cannot be read.
+        """
+        return cls(*tokenizer_files.read(path))
 
     def save(self, folder: str | Path) -> None:
-        """Write folder/tokenizer.json, completely or not at all."""
-        file = Path(folder) / "tokenizer.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        rewrite(file, [self.rust.to_str(pretty=True).encode()])
+        """Write tokenizer.json and tokenizer_config.json into the folder, each completely or not at all."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name, text in self.files().items():
+            rewrite(Path(folder) / name, [text.encode()])
+
+    def files(self, types: bool = False) -> dict[str, str]:
+        """{name: text} of the files that save() writes.  types: the model takes token types, as BERT does."""
+        roles = {role: token for role in NAMES if (token := self.special_token(role)) is not None}
+        inputs = ["input_ids", *["token_type_ids"] * types, "attention_mask"]
+        return tokenizer_files.written(self.rust, self.settings, roles, inputs)
 
     # Properties
 
@@ -138,28 +142,49 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int | None:
-        """The id of the token that ends a text, known by its name (EOS), or None."""
-        return self._special(EOS)
+        """The id of the token that ends a text, or None."""
+        return self._id_of("eos_token")
 
     @property
     def bos_id(self) -> int | None:
-        """The id of the token that starts a text, known by its name (BOS), or None.  GPT-2's is its end of text."""
-        return self._special(BOS)
+        """The id of the token that starts a text, or None.  GPT-2's is its end of text."""
+        return self._id_of("bos_token")
 
     @property
     def mask_id(self) -> int | None:
-        """The id of the mask token, known by its name (MASK), or None."""
-        return self._special(MASK)
+        """The id of the mask token, or None."""
+        return self._id_of("mask_token")
+
+    @property
+    def pad_id(self) -> int | None:
+        """The id of the padding token, or None."""
+        return self._id_of("pad_token")
 
     @property
     def special_ids(self) -> list[int]:
         """The ids of the special tokens, sorted."""
-        return sorted(i for i, token in self.rust.get_added_tokens_decoder().items() if token.special)
+        return sorted(self._special.values())
 
-    def _special(self, names):
-        """The id of the first of these names that is a special token, or None."""
-        ids = {token.content: i for i, token in self.rust.get_added_tokens_decoder().items() if token.special}
-        return next((ids[name] for name in names if name in ids), None)
+    @functools.cached_property
+    def _special(self) -> dict[str, int]:
+        """{text: id} of the special tokens."""
+        return {token.content: i for i, token in self.rust.get_added_tokens_decoder().items() if token.special}
+
+    def special_token(self, role: str) -> str | None:
+        """The token with a role, such as "eos_token": the one that the settings name, or else known by NAMES; or None.
+
+        A token that the vocabulary lacks has no role.
+        """
+        named = self.settings.get(role)
+        named = named.get("content") if isinstance(named, dict) else named
+        if isinstance(named, str) and self.rust.token_to_id(named) is not None:
+            return named
+        return next((name for name in NAMES[role] if name in self._special), None)
+
+    def _id_of(self, role: str) -> int | None:
+        """The id of the token with this role, or None."""
+        token = self.special_token(role)
+        return None if token is None else self.rust.token_to_id(token)
 
     # Encoding and decoding
 

@@ -1,7 +1,8 @@
 """Checkpoints: folders that are complete or absent, and are verified byte by byte when they are read.
 
     RUN/latest  RUN/best             one line each, the name of a checkpoint: step-00000100
-    RUN/checkpoints/step-00000100/   config.json  model.safetensors  tokenizer.json     readable by Hugging Face
+    RUN/checkpoints/step-00000100/   config.json  model.safetensors                     readable by Hugging Face
+                                     tokenizer.json  tokenizer_config.json              too
                                      optimizer.safetensors  trainer.json                to resume training
                                      checksums.json                                     size and SHA-256 of each file
 
@@ -20,7 +21,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +31,9 @@ from pyllama.errors import UserError
 from pyllama.files import DamagedFile, read_json, read_tensors, rewrite, sync, to_json, to_safetensors, write
 
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
+TOKENIZER_SETTINGS = "tokenizer_config.json"
 OPTIMIZER, TRAINER, CHECKSUMS = "optimizer.safetensors", "trainer.json", "checksums.json"
-NEEDED = {CONFIG, MODEL, OPTIMIZER, TRAINER}
+NEEDED, OPTIONAL = {CONFIG, MODEL, OPTIMIZER, TRAINER}, {TOKENIZER, TOKENIZER_SETTINGS}
 NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")          # the step and, from the second on, the generation
 CURES = {errno.ENOSPC: "free some space on that disk", errno.EDQUOT: "free some space or have the quota raised",
          errno.EFBIG: "raise the file-size limit (ulimit -f)"}
@@ -49,13 +51,14 @@ class Checkpoint(NamedTuple):
     notes: tuple[str, ...] = ()                         # why this is not the latest checkpoint of the run
 
 
-def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndarray], tokenizer_json: str | None,
-         optimizer: dict[str, np.ndarray], trainer: dict, keep: int = 3, best: bool = False) -> Path:
+def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndarray],
+         tokenizer_files: Mapping[str, str], optimizer: dict[str, np.ndarray], trainer: dict, keep: int = 3,
+         best: bool = False) -> Path:
     """Save a checkpoint, make it the `latest` of the run, and prune older ones.  Returns its folder.
 
     config          JSON-serializable: config.json
     tensors         the parameters, by name
-    tokenizer_json  the text of tokenizer.json; None: there is none
+    tokenizer_files {name: text} of the tokenizer's files, from Tokenizer.files(); {}: there is none
     optimizer       the arrays of Optimizer.state(), by name
     trainer         JSON-serializable: what else a resume needs; the step is added
     keep            the number of checkpoints that stay, besides the best; those of later steps, to which a run resumed
@@ -70,9 +73,8 @@ def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndar
     hidden = run / "checkpoints" / f".step-{step:08d}"
     files: dict[str, Iterable] = {
         CONFIG: [to_json(config)], TRAINER: [to_json(trainer | {"step": step})],
-        MODEL: to_safetensors(tensors), OPTIMIZER: to_safetensors(optimizer)}
-    if tokenizer_json is not None:
-        files[TOKENIZER] = [tokenizer_json.encode()]
+        MODEL: to_safetensors(tensors), OPTIMIZER: to_safetensors(optimizer),
+        **{name: [text.encode()] for name, text in tokenizer_files.items()}}
     try:
         hidden.parent.mkdir(parents=True, exist_ok=True)
         for stale in hidden.parent.glob(".step-*"):
@@ -233,7 +235,7 @@ def verify(folder):
     path = folder / CHECKSUMS
     checksums = read_json(path)
     try:
-        if not isinstance(checksums, dict) or not NEEDED <= checksums.keys() <= NEEDED | {TOKENIZER} or \
+        if not isinstance(checksums, dict) or not NEEDED <= checksums.keys() <= NEEDED | OPTIONAL or \
                 to_json(checksums) != path.read_bytes():
             raise DamagedFile(f"{path} is damaged: it is not a list of checksums as written by pyllama")
         for name, recorded in checksums.items():

@@ -8,7 +8,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +65,7 @@ class Plan(NamedTuple):
     settings: Settings
     policy: RunPolicy
     about: dict                                 # what else a resume needs, JSON-serializable
-    tokenizer_json: str | None
+    tokenizer_files: Mapping[str, str] | None   # {name: text}: see Tokenizer.files()
     best_so_far: BestSoFar
     evaluate: Callable
     comm: Communicator = SOLO
@@ -82,15 +82,15 @@ class Saved(NamedTuple):
 
 
 def run(folder: Path | None, state: State, training, validation, settings: Settings, policy: RunPolicy, about: dict,
-        tokenizer_json: str | None = None, best_so_far: BestSoFar | None = None, evaluate: Callable = evaluate,
-        comm: Communicator = SOLO) -> Generator[Record]:
+        tokenizer_files: Mapping[str, str] | None = None, best_so_far: BestSoFar | None = None,
+        evaluate: Callable = evaluate, comm: Communicator = SOLO) -> Generator[Record]:
     """Train to settings.max_steps, and yield a Record after each step, with its evaluation if there is one.
 
     folder          of the run; None: nothing is logged or saved
     training        the source of batches for loop.train()
     validation      the data for evaluate()
     about           what else a resume needs, JSON-serializable: saved with each checkpoint
-    tokenizer_json  the text of tokenizer.json; None: there is none
+    tokenizer_files {name: text} of the tokenizer's files; None: there is none
     evaluate        evaluate(state, validation, settings, most) returns a NamedTuple of numbers, among them the loss,
                     with a property `rank`, which is lower for better ones
     comm            the processes that share the steps; the first writes
@@ -112,7 +112,7 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
         if folder is None or not writes:
             return
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
-                        tokenizer_json=tokenizer_json, best=best,
+                        tokenizer_files=tokenizer_files or {}, best=best,
                         optimizer=on_the_host(state.optimizer.state().items()),
                         keep=policy.save_total_limit,
                         trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(policy),

@@ -50,7 +50,7 @@ def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
     if text.tokenizer == "char":
         return Tokenizer.characters("".join(documents))
     if text.tokenizer == "bpe" and with_mask:
-        return special.byte_pairs(documents, text.vocab_size, [special.MASK])
+        return special.framed(special.byte_pairs(documents, text.vocab_size, [special.MASK]))
     if text.tokenizer == "bpe":
         return Tokenizer.byte_pairs(documents, text.vocab_size)
     return Tokenizer.load(text.tokenizer)
@@ -110,7 +110,7 @@ def plan(folder, state: State, objective, tokens: Tokens, text: Text, settings: 
     """Split the tokens and put the arguments of run() together."""
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     return Plan(folder, state, objective.source(training), objective.source(validation), settings, policy, about,
-                tokenizer.rust.to_str(pretty=True), best_so_far, objective.evaluate, comm)
+                tokenizer.files(state.config.takes_types), best_so_far, objective.evaluate, comm)
 
 
 def fingerprint(tokens: Tokens) -> str:

@@ -1,0 +1,88 @@
+"""The files of a Hugging Face tokenizer: tokenizer.json, and its settings in tokenizer_config.json and beside it."""
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from pyllama.errors import UserError
+
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+SPECIAL_TOKENS, CHAT_TEMPLATE = "special_tokens_map.json", "chat_template.jinja"       # older and newer places
+BESIDE = (SETTINGS, SPECIAL_TOKENS, CHAT_TEMPLATE, "added_tokens.json")
+# Settings of transformers that name a class or a file of their own, or repeat what tokenizer.json says.
+NOT_KEPT = ("auto_map", "add_bos_token", "add_eos_token", "added_tokens_decoder", "tokenizer_file", "name_or_path",
+            "special_tokens_map_file")
+
+
+def read(path: str | Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """(tokenizer, settings) from a tokenizer.json, given the file or its folder.
+
+    The settings are those of tokenizer_config.json, with the special tokens of special_tokens_map.json and the template
+    of chat_template.jinja.  For a file with another name they are empty.
+
+    Raises UserError if a file cannot be read.
+    """
+    path = Path(path)
+    file = path / TOKENIZER if path.is_dir() else path
+    rust = _rust(file)
+    return rust, read_settings(file.parent) if file.name == TOKENIZER else {}
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings in a folder: see read()."""
+    settings = {**_object(folder / SPECIAL_TOKENS), **_object(folder / SETTINGS)}
+    if (folder / CHAT_TEMPLATE).is_file():                      # transformers prefers this one
+        settings["chat_template"] = _text(folder / CHAT_TEMPLATE)
+    return settings
+
+
+def written(rust: tokenizers.Tokenizer, settings: dict[str, Any], special: dict[str, str],
+            inputs: list[str]) -> dict[str, str]:
+    """{name: text} of tokenizer.json and tokenizer_config.json, from which transformers makes the same tokenizer.
+
+    settings    those that read() gave
+    special     the special tokens by role: {"eos_token": "</s>", ...}
+    inputs      the arrays that the model takes: ["input_ids", "attention_mask", ...]
+
+    The class is PreTrainedTokenizerFast, because others change what tokenizer.json says.
+    """
+    kept = {name: value for name, value in settings.items() if name not in NOT_KEPT}
+    complete = {"clean_up_tokenization_spaces": False, **kept, **special, "model_input_names": inputs,
+                "tokenizer_class": "PreTrainedTokenizerFast"}
+    return {TOKENIZER: rust.to_str(pretty=True),
+            SETTINGS: json.dumps(complete, indent=2, sort_keys=True, ensure_ascii=False) + "\n"}
+
+
+def _rust(file: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a tokenizer.json."""
+    text = _text(file, f"give a {TOKENIZER} or a folder that has one")
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:                      # the library raises nothing narrower
+        raise UserError(f"{file} is not a tokenizer.json that the tokenizers library can read: {error}; "
+                        f"give one written by Hugging Face or by pyllama") from None
+
+
+def _text(file: Path, cure: str = "fix that, or move it elsewhere") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; {cure}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not a {file.name}, because it is not UTF-8; give one written by Hugging Face or by "
+                        f"pyllama") from None
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """The object of a JSON file; {} if the file does not exist."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(_text(file))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not JSON ({error}); fix it, or move it elsewhere") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not a JSON object; fix it, or move it elsewhere")
+    return content
