@@ -56,7 +56,8 @@ def around(tokenizer: Tokenizer, texts: int = 1) -> list[list[int]]:
     >>> special.around(tokenizer), special.around(tokenizer, texts=2)
     ([[1], [2]], [[1], [2], [2]])
     """
-    whole = tokenizer.rust.post_process(*[WORD.encode("a")] * texts)
+    word = WORD.encode("a")
+    whole = tokenizer.rust.post_process(word, word if texts == 2 else None)
     text_of = [-1 if text is None else text for text in whole.sequence_ids]
     edges = [edge for text in range(texts) for edge in (text_of.index(text), text_of.index(text) + 1)]
     return [whole.ids[first:past] for first, past in zip([0, *edges[1::2]], [*edges[::2], len(whole.ids)], strict=True)]
