@@ -1,4 +1,4 @@
-"""Rows, batches, and the commands finetune, resume, predict and evaluate."""
+"""Batches, and the commands finetune, resume, predict and evaluate."""
 import json
 import re
 from types import SimpleNamespace
@@ -15,8 +15,8 @@ from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import MODELS, families_with, gpt2
 from pyllama.models.config import Dimensions
-from pyllama.tasks import TASKS, classify, finetune, rows
-from pyllama.tasks.rows import Row, Source, read
+from pyllama.tasks import TASKS, classify, finetune
+from pyllama.tasks.rows import Row
 from pyllama.tasks.task import Trained
 from pyllama.text import special
 from pyllama.text.special import encode
@@ -24,110 +24,7 @@ from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import IGNORE, Examples, collate
 from pyllama.training.loop import Settings
-
-# Rows
-
-FIELDS, USABLE = classify.task.fields, classify.task.usable
-REVIEWS = [{"text": "a fine film", "label": "good"}, {"text": 'dull, "long"\tand loud', "label": 7}]
-
-
-def written(path, text):
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize(("name", "text"), [
-    ("a.jsonl", "\n".join(map(json.dumps, REVIEWS)) + "\n\n"),
-    ("a.json", json.dumps(REVIEWS)),
-    ("a.json", json.dumps({"data": REVIEWS})),
-    ("a.csv", 'label,text\ngood,a fine film\n7,"dull, ""long""\tand loud"\n'),
-    ("a.csv", '\ufefftext,other,label\na fine film,x,good\n"dull, ""long""\tand loud",,7\n'),
-])
-def test_every_form_of_a_file_gives_the_same_rows(tmp_path, name, text):
-    found, notes = read(Source(written(tmp_path / name, text)), FIELDS, USABLE)
-    assert notes == ()
-    assert [row.values for row in found] == [{**row, "label": str(row["label"])} for row in REVIEWS]
-
-
-@pytest.mark.parametrize("head", ["", "source\ttarget\n", "target\tsource\n", "source\ttarget\r\n"])
-def test_a_tsv_names_its_columns_or_has_them_in_order(tmp_path, head):
-    line = "b\ta" if head.startswith("target") else "a\tb" + "\r\n" * head.endswith("\r\n")
-    (row,), _ = read(Source(written(tmp_path / "a.tsv", head + line)), ("source", "target"), TASKS["g2p"].usable)
-    assert row.values == {"source": "a", "target": "b"}
-
-
-def test_fields_of_other_names_are_read_in_the_tasks_order(tmp_path):
-    path = written(tmp_path / "a.jsonl", '{"zh": "门", "en": "door", "id": 3}')
-    (row,), _ = read(Source(path, ("en", "zh")), ("source", "target"), TASKS["translate"].usable)
-    assert row == (f"{path} line 1", {"source": "door", "target": "门"})
-
-
-BAD = """{"text": "fine", "label": "good"}
-{"text": "  ", "label": "bad"}
-{"text": "no label"}
-not json
-[1, 2]
-{"text": "fine too", "label": "bad"}
-"""
-
-
-def test_bad_rows_are_counted_and_located(tmp_path, capsys):
-    path = written(tmp_path / "a.jsonl", BAD)
-    found, notes = read(Source(path, bad_rows="skip"), FIELDS, USABLE)
-    assert [row.place for row in found] == [f"{path} line 1", f"{path} line 6"]
-    assert capsys.readouterr() == ("", "")
-    reasons = ("line 2: 'text' is '  ', not a text", "line 3: it has no field 'label', only text",
-               "line 4: it is not JSON", "line 5: it is not an object")
-    assert notes[0] == "4 of 6 rows skipped:"
-    for note, reason in zip(notes[1:], reasons, strict=True):
-        assert reason in note
-    _, many = read(Source(written(tmp_path / "b.jsonl", BAD * 2), bad_rows="skip"), FIELDS, USABLE)
-    assert (len(many), many[-1]) == (1 + rows.SHOWN + 1, "  and 3 more")
-    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is '  ', not a text; fix it, or set bad_rows"):
-        read(Source(path), FIELDS, USABLE)
-
-
-@pytest.mark.parametrize(("name", "text", "fields", "message"), [
-    ("a.jsonl", "", (), "has no valid row; give a file with text, label"),
-    ("a.xlsx", "x", (), r"has an unknown format; convert it to \.jsonl, \.json, \.csv, \.tsv"),
-    ("a.json", "{", (), "is not JSON"),
-    ("a.json", "3", (), "is not a list of objects"),
-    ("a.csv", "a,b\n1,2\n", (), "the first line of .* does not name text, label, but a, b; name the columns"),
-    ("a.tsv", "one\ttwo\tthree\n", (), "line 1: it has 3 columns instead of 2"),
-    ("a.jsonl", '{"text": "a", "label": "b"}', ("text",), "fields names 1 fields, but this task reads 2"),
-    ("a.csv", 'text,label\n"open,1\n', (), "line 2: unexpected end of data; fix the quotes"),
-    ("a.jsonl", '{"text": "\\ud800", "label": "b"}', (), "'text' contains half of a surrogate pair"),
-    ("a.jsonl", '{"text": "a", "label": [1]}', (), r"'label' is \[1\], not a name or a number"),
-])
-def test_a_file_that_is_not_data_is_refused_in_one_sentence(tmp_path, name, text, fields, message):
-    with pytest.raises(UserError, match=message):
-        read(Source(written(tmp_path / name, text), fields), FIELDS, USABLE)
-
-
-def test_other_encodings_and_absent_files_are_refused(tmp_path):
-    (tmp_path / "a.csv").write_bytes("text,label\ncafé,1\n".encode("latin-1"))
-    with pytest.raises(UserError, match="is not UTF-8 at byte 14"):
-        read(Source(tmp_path / "a.csv"), FIELDS, USABLE)
-    with pytest.raises(UserError, match=r"cannot read .*b\.csv: No such file"):
-        read(Source(tmp_path / "b.csv"), FIELDS, USABLE)
-
-
-@given(count=st.integers(3, 40), dev=st.sampled_from([0.0, 0.2, 0.34]), test=st.sampled_from([0.0, 0.2]),
-       seed=st.integers(0, 9))
-def test_a_split_has_every_row_once(count, dev, test, seed):
-    every = [Row(str(i), {}) for i in range(count)]
-    parts = rows.split(every, (dev, test), seed)
-    assert sorted(int(row.place) for part in parts for row in part) == list(range(count))
-    assert [len(part) for part in parts[1:]] == [round(dev * count), round(test * count)]
-    assert parts == rows.split(every, (dev, test), seed)
-
-
-def test_too_few_rows_to_split_are_refused():
-    with pytest.raises(UserError, match=r"2 rows are too few to hold out shares of 0\.1 and 0\.0; give more rows"):
-        rows.split([Row("a", {}), Row("b", {})], (0.1, 0.0), 0)
-    with pytest.raises(UserError, match=r"a share of 1\.5 cannot be held out"):
-        rows.split([Row("a", {})], (1.5,), 0)
-
+from tests.shared import written
 
 # Batches
 

@@ -12,7 +12,7 @@ from pyllama.cli.text import Device, encode, load
 from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.tasks import finetune
-from pyllama.tasks.rows import Source, read
+from pyllama.tasks.rows import Source
 from pyllama.training import objectives
 from pyllama.training.loop import Settings, start
 
@@ -83,7 +83,7 @@ def of_task(model: Path, source: Source, search: SearchConfig) -> dict:
     memory.install()
     task, trained, notes = finetune.load(model)
     source = Source(source.data, source.fields or fields_of_training(trained), source.bad_rows)
-    rows, row_notes = read(source, task.fields, task.usable, task.readers)
+    rows, row_notes = task.read(source)
     limit = f"the {trained.max_length} tokens that the model was trained to read"
     parts, room_notes = finetune.with_room(task, {"evaluation": rows}, trained, limit)
     rows = parts["evaluation"]

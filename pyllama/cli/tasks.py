@@ -14,7 +14,7 @@ from pyllama.cli.running import check_log_steps, show_end, show_run
 from pyllama.errors import UserError
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
-from pyllama.tasks.rows import Source, read
+from pyllama.tasks.rows import Source
 from pyllama.tasks.task import rows_of
 from pyllama.training.loop import Settings
 from pyllama.training.run import RunPolicy, Saved, require_new
@@ -98,7 +98,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     exported = task.export(export) if export else None
     if data:
         source = Source(data, fields or fields_of_training(trained), bad_rows)
-        rows, row_notes = read(source, task.fields, task.question, task.readers, answer=False)
+        rows, row_notes = task.read(source, answer=False)
         notes += row_notes
     else:
         rows = rows_of(task, text)

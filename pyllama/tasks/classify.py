@@ -5,6 +5,7 @@ import numpy as np
 
 from pyllama import machine, memory
 from pyllama.errors import UserError
+from pyllama.tasks.labels import in_order
 from pyllama.tasks.rows import BadRow, text_of
 from pyllama.tasks.task import Task, labels_of, number_of
 from pyllama.text.special import encode
@@ -15,15 +16,21 @@ AT_ONCE = 32                                                # texts in a batch o
 
 def usable(values):
     """{text, label} of a row.  Raises BadRow."""
-    label = values["label"]
-    if not isinstance(label, str | int) or not str(label).strip():
+    return {"text": text_of(values, "text"), "label": label_of(values["label"])}
+
+
+def label_of(label) -> str:
+    """The name of a class, without white space around it; of a number its digits, of 1.0 those of 1.  Raises BadRow."""
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if not isinstance(label, str | int | float) or label != label or not str(label).strip():
         raise BadRow(f"'label' is {label!r}, not a name or a number")
-    return {"text": text_of(values, "text"), "label": str(label)}
+    return str(label).strip()
 
 
 def labels(rows):
-    """The names of the classes in alphabetical order.  Raises UserError if there is only one."""
-    names = sorted({row.values["label"] for row in rows})
+    """The names of the classes in order.  Raises UserError if there is only one."""
+    names = in_order(row.values["label"] for row in rows)
     if len(names) < 2:
         raise UserError(f"every row has the label {names[0]!r}; give rows of at least 2 classes")
     return names
@@ -58,7 +65,7 @@ def metrics(answers, rows):
     micro    over all decisions, where F1 equals the accuracy
     """
     truth = [row.values["label"] for row in rows]
-    names = sorted({*truth, *answers})
+    names = in_order([*truth, *answers])
     index = {name: i for i, name in enumerate(names)}
     confusion = np.zeros((len(names), len(names)), int)
     for (true, answer), count in Counter(zip(truth, answers, strict=True)).items():

@@ -20,8 +20,8 @@ from pyllama.files import DamagedFile, read_json, rewrite
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model
-from pyllama.tasks import TASKS, vectors
-from pyllama.tasks.rows import Row, Source, read, split
+from pyllama.tasks import TASKS, labels, vectors
+from pyllama.tasks.rows import Row, Source, split
 from pyllama.tasks.task import Task, Trained
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
@@ -145,14 +145,15 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
 
     Returns (state, tokenizer, {part: rows}, notes).
     """
-    rows, notes = read(source, task.fields, task.usable, task.readers)
+    rows, notes = task.read(source)
     parts = dict(zip(PARTS, split(rows, (setup.dev, setup.test), settings.seed), strict=True))
     if setup.test_data:
         test = replace(source, data=setup.test_data)
-        parts["test"], test_notes = read(test, task.fields, task.usable, task.readers)
+        parts["test"], test_notes = task.read(test)
         notes += test_notes
     names = task.labels(rows) if task.labels else []
     answers = [row.values[task.fields[-1]] for row in parts["train"]]
+    notes += tuple(labels.notes([row.values[task.fields[-1]] for row in rows])) if names else ()
     weights = balanced(names, answers) if setup.class_weights == "balanced" else None
 
     def suited(config):
@@ -244,12 +245,12 @@ def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Seq
     return state, tokenizer, (note,)
 
 
-def balanced(names, labels) -> list[float]:
+def balanced(names, answers) -> list[float]:
     """A weight for each class, inversely proportional to its frequency, with mean 1 over the rows."""
     if not names:
         raise UserError("class_weights apply only to tasks with classes; remove them")
-    counts = Counter(labels)
-    return [len(labels) / (len(names) * max(1, counts[name])) for name in names]
+    counts = Counter(answers)
+    return [len(answers) / (len(names) * max(1, counts[name])) for name in names]
 
 
 def require_head(task: Task, kind: str) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 
 from pyllama import machine, memory
 from pyllama.errors import UserError
-from pyllama.tasks.rows import NOT_OBJECT, BadRow, json_array, json_lines, text_of
+from pyllama.tasks.row_files import NOT_OBJECT, json_array, json_lines
+from pyllama.tasks.rows import BadRow, text_of
 from pyllama.tasks.task import Task
 from pyllama.text import special
 from pyllama.training.examples import Examples
@@ -44,10 +45,9 @@ def unfolding(reader):
 
 def unfolded(place, values):
     """(place, values) of each row in an object that may contain lists of objects."""
-    if not isinstance(values, dict):
+    name = next((name for name in INSIDE if name in values), None) if isinstance(values, dict) else None
+    if name is None:
         yield place, values
-    elif (name := next((name for name in INSIDE if name in values), None)) is None:
-        yield place, {"answer": values["answers"], **values} if "answers" in values else values
     elif not isinstance(values[name], list):
         yield place, BadRow(f"{name!r} is {values[name]!r}, not a list")
     else:
@@ -55,6 +55,11 @@ def unfolded(place, values):
         for number, inner in enumerate(values[name], 1):
             within = {**around, **inner} if isinstance(inner, dict) else BadRow(NOT_OBJECT)
             yield from unfolded(f"{place}, {name[:-1]} {number}", within)
+
+
+def unpacked(values):
+    """The row with its list of answers as the field answer, if that is absent."""
+    return {"answer": values["answers"], **values} if "answers" in values else values
 
 
 def askable(values):
@@ -231,6 +236,7 @@ task = Task(
     summary="the span of a text that answers a question",
     fields=("context", "question", "answer"),
     readers={".json": unfolding(json_array), ".jsonl": unfolding(json_lines)},
+    unpacked=unpacked,
     usable=usable,
     askable=askable,
     head="span",

@@ -1,14 +1,14 @@
 """Read the rows of a task from .jsonl, .json, .csv or .tsv files.  Each row knows its file and line."""
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from pyllama import rng
 from pyllama.errors import UserError, check_choices
+from pyllama.tasks.columns import found, plain, value_of
+from pyllama.tasks.row_files import READERS, BadRow, Reader, text_of_file
 
 SHOWN = 5                                           # invalid rows that a note lists
 
@@ -16,14 +16,9 @@ SHOWN = 5                                           # invalid rows that a note l
 class Row(NamedTuple):
     """A row, and its place in the file for error messages."""
     place: str                                      # "reviews.jsonl line 7"
-    values: dict
-
-
-class BadRow(ValueError):
-    """The error in a row; the message has the cause but not the place."""
-
-
-NOT_OBJECT = "it is not an object"
+    values: dict                                    # the fields that the task needs
+    given: Mapping[str, Any] = MappingProxyType({}) # all fields of the file, as they are there
+    number: int = 0                                 # of the row in its file, from 1; invalid rows count
 
 
 @dataclass(frozen=True)
@@ -38,44 +33,86 @@ class Source:
         check_choices(self)
 
 
-# (path, its text, names of the fields, how many of the last ones may be absent) -> (place, fields or the error) of each
-# row
-Reader = Callable[[Path, str, Sequence[str], int], Iterator[tuple[str, dict | BadRow]]]
-
-
 def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
-         readers: dict[str, Reader] | None = None, answer: bool = True) -> tuple[list[Row], tuple[str, ...]]:
-    """(rows, notes): the file's rows, each a dict with the task's `names`, and notes on the rows that were skipped.
+         readers: dict[str, Reader] | None = None, answer: bool = True, *, optional: Sequence[str] = (),
+         unpacked: Callable[[dict], dict] = dict) -> tuple[list[Row], tuple[str, ...]]:
+    """(rows, notes): the file's rows, each a dict with the task's `names`, and notes on how they were read.
 
     usable     the row as the task needs it, from its fields; raises BadRow
     readers    the task's own, by suffix
     answer     False: the last of the names may be absent, from the rows and from source.fields
+    optional   names that a row may also have; source.fields has them all, before the answer, or none
+    unpacked   unpacked(values) adds fields that others contain; raises BadRow
 
-    The first line of a .csv names its columns.  That of a .tsv may; else its columns are the names in order.
+    source.fields may name a field inside an object: data.text.  Without source.fields a field may have another spelling
+    or a synonym: see columns.py.  The first line of a .csv names its columns.  That of a .tsv may; else its columns are
+    the names in order.
 
     Raises UserError with file, line and reason for an invalid row, unless source.bad_rows is "skip".
     """
-    wanted = tuple(source.fields or names)
-    if not answer and len(wanted) == len(names) - 1:
-        wanted += tuple(names[-1:])
-    if len(wanted) != len(names):
-        raise UserError(f"fields names {len(wanted)} fields, but this task reads {len(names)}: {', '.join(names)}")
-    rows, bad, spare = [], [], 0 if answer else 1
-    for place, values in raw(source.data, wanted, spare, readers or {}):
+    asked = columns_of(source.fields, names, optional, answer)
+    needed = [asked[name] for name in (names if answer else names[:-1])]
+    suffix, by_suffix = source.data.suffix.lower(), READERS | (readers or {})
+    if suffix not in by_suffix:
+        raise UserError(f"{source.data} has an unknown format; convert it to {', '.join(by_suffix)}")
+    of_table = [column for name, column in asked.items() if name in names or len(source.fields) == len(asked)]
+    records = by_suffix[suffix](source.data, text_of_file(source.data), of_table, 0 if answer else 1)
+    rows: list[Row] = []
+    bad: list[str] = []
+    in_file: dict[tuple, dict[str, str]] = {}               # {the names of a row's fields: those that were asked for}
+    stripped = number = 0
+    for number, (place, given) in enumerate(records, 1):
         try:
-            if isinstance(values, Exception):
-                raise values
-            if missing := [name for name in wanted[:len(wanted) - spare] if values.get(name) is None]:
-                raise BadRow(f"it has no field {missing[0]!r}, only {', '.join(map(str, values)) or 'none'}; choose "
-                             f"others with fields")
-            rows.append(Row(place, usable({**values, **dict(zip(names, map(values.get, wanted), strict=True))})))
+            if isinstance(given, BadRow):
+                raise given
+            values = unpacked(given)
+            if (fields := tuple(values)) not in in_file:
+                in_file[fields] = found(list(asked.values()), fields)
+            columns = {column: in_file[fields].get(column, column) for column in asked.values()}
+            require(values, [columns[column] for column in needed])
+            by_name = {name: value_of(values, columns[column]) for name, column in asked.items()}
+            given_here = {name: value for name, value in by_name.items() if value is not None or name in names}
+            row = Row(place, usable({**values, **given_here}), given, number)
         except BadRow as error:
             if source.bad_rows == "fatal":
                 raise UserError(f"{place}: {error}; fix it, or set bad_rows to skip") from None
             bad.append(f"{place}: {error}")
+            continue
+        rows.append(row)
+        told, kept = by_name[names[-1]], row.values.get(names[-1])
+        stripped += isinstance(told, str) and told != kept == told.strip()
     if not rows:
-        raise UserError(f"{source.data} has no valid row; give a file with {', '.join(wanted)}")
-    return rows, left_out(bad, len(rows) + len(bad))
+        raise UserError(f"{source.data} has no valid row; give a file with {', '.join(asked.values())}")
+    synonyms = {column: name for columns in in_file.values() for name, column in columns.items()
+                if plain(name) != plain(column)}
+    notes = [f"the field {column!r} is read as {name!r}" for column, name in synonyms.items()]
+    if stripped:
+        notes.append(f"white space around {names[-1]!r} is removed in {stripped} of {number} rows")
+    return rows, (*notes, *left_out(bad, number))
+
+
+def columns_of(fields: Sequence[str], names: Sequence[str], optional: Sequence[str],
+               answer: bool) -> dict[str, str]:
+    """{a name of the task: the column that is asked for}, the optional ones before the answer, which is last.
+
+    Raises UserError if `fields` has another number of them.
+    """
+    every = (*names[:-1], *optional, names[-1])
+    for asked in (every, tuple(names), *(() if answer else (tuple(names[:-1]), every[:-1]))):
+        if len(fields) in (0, len(asked)):
+            columns = dict(zip(asked, fields or asked, strict=True))
+            return {name: columns.get(name, name) for name in every}
+    raise UserError(f"fields names {len(fields)} fields, but this task reads {len(names)}: {', '.join(names)}")
+
+
+def require(values: dict, columns: Sequence[str]) -> None:
+    """Raise BadRow if a column is absent or null."""
+    for column in columns:
+        if value_of(values, column) is None:
+            if column in values:
+                raise BadRow(f"{column!r} is null")
+            raise BadRow(f"it has no field {column!r}, only {', '.join(map(str, values)) or 'none'}; choose others "
+                         f"with fields")
 
 
 def left_out(bad: list[str], total: int) -> tuple[str, ...]:
@@ -86,69 +123,6 @@ def left_out(bad: list[str], total: int) -> tuple[str, ...]:
     if len(bad) > SHOWN:
         notes.append(f"  and {len(bad) - SHOWN} more")
     return tuple(notes)
-
-
-def raw(path: Path, wanted: Sequence[str], spare: int,
-        readers: dict[str, Reader]) -> Iterator[tuple[str, dict | BadRow]]:
-    """(place, fields or the error) of each row that is not empty; the last `spare` fields may be absent."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a .jsonl, .json, .csv or .tsv file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 at byte {error.start}: {error.reason}; save it as UTF-8") from None
-    by_suffix: dict[str, Reader] = {".jsonl": json_lines, ".json": json_array, ".csv": columns, ".tsv": columns,
-                                    ".txt": columns, **readers}
-    if path.suffix.lower() not in by_suffix:
-        raise UserError(f"{path} has an unknown format; convert it to {', '.join(by_suffix)}")
-    yield from by_suffix[path.suffix.lower()](path, text, wanted, spare)
-
-
-def json_lines(path, text, wanted, spare):
-    """A Reader of one JSON object a line."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                values = json.loads(line)
-            except ValueError as error:
-                values = BadRow(f"it is not JSON ({error})")
-            yield f"{path} line {number}", values if isinstance(values, dict | BadRow) else BadRow(NOT_OBJECT)
-
-
-def json_array(path, text, wanted, spare):
-    """A Reader of a JSON list of objects, which may be the value of "data"."""
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); fix it") from None
-    items = content.get("data", content) if isinstance(content, dict) else content
-    if not isinstance(items, list):
-        raise UserError(f"{path} is not a list of objects; give a list, or one object a line in a .jsonl")
-    for number, values in enumerate(items, 1):
-        yield f"{path} item {number}", values if isinstance(values, dict) else BadRow(NOT_OBJECT)
-
-
-def columns(path, text, wanted, spare):
-    """A Reader of a .csv (RFC 4180), or of a .tsv, whose columns are separated by tabs, without quotes."""
-    if path.suffix.lower() == ".csv":
-        csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        try:
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-        except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: {error}; fix the quotes") from None
-    else:
-        lines = [(n, line.rstrip("\r").split("\t")) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    head = lines[0][1] if lines and set(wanted[:len(wanted) - spare]) <= {*lines[0][1]} else None
-    if path.suffix.lower() == ".csv" and not head and lines:
-        raise UserError(f"the first line of {path} does not name {', '.join(wanted)}, but {', '.join(lines[0][1])}; "
-                        f"name the columns to read with fields")
-    names = head or list(wanted)
-    for number, cells in lines[1:] if head else lines:
-        complete = len(names) - (0 if head else spare) <= len(cells) <= len(names)
-        values = dict(zip(names, cells, strict=False))
-        yield (f"{path} line {number}",
-               values if complete else BadRow(f"it has {len(cells)} columns instead of {len(names)}"))
 
 
 def text_of(values: dict, name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pyllama import models
 from pyllama.errors import UserError
-from pyllama.tasks.rows import BadRow, Reader, Row, texts_of
+from pyllama.tasks.rows import BadRow, Reader, Row, Source, read, texts_of
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training.examples import Examples
@@ -49,6 +49,7 @@ class Task:
     fields: tuple[str, ...]                     # the fields of a row, the answer last
     optional_fields: tuple[str, ...] = ()       # texts that a row may also have
     readers: dict[str, Reader] = field(default_factory=dict)    # for the task's own file formats, by suffix
+    unpacked: Callable[[dict], dict] = dict     # a row of a file with the fields that others contain; raises BadRow
     usable: Callable[[dict], dict]              # a row as the task needs it, from its fields; raises BadRow
     askable: Callable[[dict], dict] | None = None       # the same without the answer; None: the texts of the fields
 
@@ -84,6 +85,11 @@ class Task:
             return self.askable(values)
         return texts_of(values, self.fields[:-1], self.optional_fields)
 
+    def read(self, source: Source, answer: bool = True) -> tuple[list[Row], tuple[str, ...]]:
+        """(rows, notes) of a file.  answer: must the rows have one?  See rows.read()."""
+        return read(source, self.fields, self.usable if answer else self.question, self.readers, answer,
+                    optional=self.optional_fields, unpacked=self.unpacked)
+
     def models(self) -> list[str]:
         """The names of the families that can do the task."""
         return models.families_with(self.head)
@@ -110,7 +116,7 @@ def rows_of(task: Task, inputs: Sequence[str | dict]) -> list[Row]:
                             f"these fields")
         values = {question_fields[0]: question} if isinstance(question, str) else question
         try:
-            rows.append(Row(f"input {number}", task.question(values)))
+            rows.append(Row(f"input {number}", task.question(task.unpacked(values)), values, number))
         except BadRow as error:
             raise UserError(f"input {number} is invalid: {error}; fix it") from None
     return rows
@@ -119,6 +125,9 @@ def rows_of(task: Task, inputs: Sequence[str | dict]) -> list[Row]:
 def number_of(label: str, config) -> int:
     """The index of a class in a configuration.  Raises UserError if the model does not have it."""
     names = labels_of(config)
+    stripped = [name.strip() for name in names]             # models of 0.1.0 may have the class "good "
+    if label not in names and label in stripped:
+        return stripped.index(label)
     if label not in names:
         raise UserError(f"the model has the classes {', '.join(names[:9])}{', ...' * (len(names) > 9)}, but not "
                         f"{label!r}; train it on rows with this class")
