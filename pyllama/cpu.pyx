@@ -114,6 +114,16 @@ if _isa == NULL:
 isa = _isa.decode()                                     # the instruction set in use
 
 
+cdef forgotten(const kernels *k):
+    """The number of the first slot that table.c left empty, or None.  A call of it would end the process."""
+    cdef const size_t *slots = <const size_t *>k        # the first is a number, the others are functions
+    return next((i for i in range(1, sizeof(kernels) // sizeof(size_t)) if not slots[i]), None)
+
+
+if (_slot := forgotten(kernels_of[0])) is not None:
+    raise ImportError(f"kernel {_slot} of csrc/kernels.h is not in csrc/cpu/table.c; list it there by SLOT and build")
+
+
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 cdef int _threads = 1
@@ -225,7 +235,7 @@ cdef np.ndarray new(like):
 cdef np.ndarray indices(a):
     """a as a C-contiguous array of pointer-sized integers."""
     cdef np.ndarray array = np.asarray(a)
-    if array.dtype.kind not in "iub":
+    if array.dtype.kind not in "iu":
         raise TypeError(f"indices must be integers, not {array.dtype}")
     return np.PyArray_FROM_OTF(array, np.NPY_INTP, np.NPY_ARRAY_IN_ARRAY | np.NPY_ARRAY_FORCECAST)
 

@@ -17,18 +17,23 @@ The line declares the shapes (see shapes.py) and the options.  Tests draw the va
 from the interval name=between(low, high).
 
 The two functions are the reference.  They are pure; holomorphic, because a complex step then differentiates them
-exactly; and written with NumPy's functions and methods alone, because they run on CuPy's arrays, too.  A backend's
-kernels, looked up by name, run instead if they support the inputs:
+exactly; and written with NumPy's functions and methods alone, because they run on CuPy's arrays, too.
+
+An op of the package pyllama.ops has the name of its module.  A backend's kernels of that name run instead of the
+reference if they support the inputs:
 
     NAME(*inputs, **options) -> y, saved             or NotImplemented, to decline: then the reference runs both passes
     NAME_backward(dy, *saved, **options) -> gradients
     NAME_backward_into(dy, *saved, into={i: array}, **options)
                                                      optional: may add the gradient of input i to into[i] (the same
                                                      shape and precision, any strides) and then return into[i]
+
+An op that is registered elsewhere is named after its forward function, module.function, and its functions always run.
 """
 import contextlib
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -36,7 +41,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pyllama import backend, params, shapes
+from pyllama.errors import UserError
 
+PACKAGE = "pyllama.ops."                            # the modules whose ops may have kernels
 OPS: dict[str, "Op"] = {}                           # name -> Op: what is tested, benchmarked and documented
 _watcher: ContextVar[Callable | None] = ContextVar("watcher of op calls", default=None)
 
@@ -50,27 +57,46 @@ class between(NamedTuple):
 class Op:
     """A registered op, called as op(*inputs, **options); see the module.
 
-    Raises TypeError or ValueError if the inputs, or the gradient passed to back, do not fit the declared shapes.
+    name    the name in OPS; None: the module's in pyllama.ops, elsewhere the module's and forward's, with a number if
+            the module has another op of that name
+
+    Raises ValueError for a line that is not a shape line, UserError for a name that another module has taken.  A call
+    raises TypeError or ValueError if the inputs, the gradient passed to back, or the results do not fit the line.
     """
 
-    def __init__(self, line, forward, backward, **options):
-        self.name = forward.__module__.rpartition(".")[2]
-        self.name_backward, self.name_into = f"{self.name}_backward", f"{self.name}_backward_into"     # of kernels
+    def __init__(self, line, forward, backward, *, name=None, **options):
         self.shapes, self.forward, self.backward, self.options = line, forward, backward, options
+        self.inputs, self.outputs = shapes.parse(line)
+        self.module, function = named(forward)
+        self.has_kernels = name is None and self.module.startswith(PACKAGE)
+        self.name = name or (self.module.removeprefix(PACKAGE) if self.has_kernels else self.free(function))
+        self.name_backward, self.name_into = f"{self.name}_backward", f"{self.name}_backward_into"     # of kernels
         self.__doc__ = inspect.getdoc(inspect.getmodule(forward))
-        self.inputs, self.outputs = map(shapes.arrays, line.split("->"))
         self.check = functools.lru_cache(4096)(functools.partial(shapes.check, self))   # once a signature
+        if self.name in OPS and OPS[self.name].module != self.module:
+            raise UserError(f"the op {self.name!r} of {self.module} has the name of an op of {OPS[self.name].module}; "
+                            f"give it another: op(..., name={f'{self.module}.{self.name}'!r})")
         OPS[self.name] = self
+
+    def free(self, function):
+        """module.function, or the first of -2, -3, ... behind it that is free or is this very op, registered again."""
+        name = f"{self.module}.{function}"
+        numbered = (f"{name}-{n}" if n > 1 else name for n in itertools.count(1))
+        return next(name for name in numbered if name not in OPS or OPS[name].is_same(self))
+
+    def is_same(self, other):
+        """Do both have the same code, as in a cell of a notebook that runs again?"""
+        return self.module == other.module and code(self) == code(other) and None not in code(self)
 
     def __call__(self, *inputs, **options):
         if watcher := _watcher.get():
             return watcher(self, inputs, options)
         self.check(shapes.signature(inputs))
-        kernels = backend.kernels_for(inputs)
+        kernels = backend.kernels_for(inputs) if self.has_kernels else None
         result = getattr(kernels, self.name, self.forward)(*inputs, **options)
         if result is NotImplemented:
             kernels, result = None, self.forward(*inputs, **options)
-        y, saved = result
+        y, saved = self.require_pair(result)
         backward = getattr(kernels, self.name_backward, self.backward)
         if places := params.places(inputs):
             into = getattr(kernels, self.name_into, None)
@@ -82,7 +108,7 @@ class Op:
                 dy = float(dy)
             for output, d, (shape, dtype) in zip(self.outputs, self.each(dy), signature, strict=True):
                 shapes.check_dy(self, output, d, shape, dtype)
-            grads = backward(dy, *saved, **options)[:count]
+            grads = self.require_each(backward(dy, *saved, **options), count)[:count]
             return params.gather(places, grads) if places else grads
 
         return y, back
@@ -95,9 +121,43 @@ class Op:
                             f"not {len(ys)}")
         return ys
 
+    def require_pair(self, result):
+        """What forward returned.  Raises TypeError unless it is y, saved."""
+        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple | list):
+            return result
+        raise TypeError(f"{self.name}: forward returned {described(result)}; return y, saved, where saved is the tuple "
+                        f"of what backward needs")
+
+    def require_each(self, grads, count):
+        """What backward returned.  Raises TypeError unless it is at least `count` gradients."""
+        if isinstance(grads, tuple | list) and len(grads) >= count:
+            return grads
+        raise TypeError(f"{self.name}: backward returned {described(grads)} for {count} inputs; return a tuple with "
+                        f"one gradient for each, None for integers")
+
     def backends(self):
         """The names of the backends with this op: the reference, and the compiled modules that have a kernel."""
-        return ["numpy", *(name for name in backend.available() if hasattr(getattr(backend, name, None), self.name))]
+        compiled = backend.available() if self.has_kernels else []
+        return ["numpy", *(name for name in compiled if hasattr(getattr(backend, name, None), self.name))]
+
+
+def named(forward):
+    """(module, name) of a function, or of the class of another callable."""
+    function = forward if hasattr(forward, "__qualname__") else type(forward)
+    return function.__module__, function.__qualname__
+
+
+def code(op):
+    """The code of forward and of backward; None for one that other values are bound to, or that has no code."""
+    return [getattr(f, "__code__", None) if not getattr(f, "__closure__", None) else None
+            for f in (op.forward, op.backward)]
+
+
+def described(result):
+    """What a function returned, in a few words."""
+    if isinstance(result, tuple | list):
+        return f"a {type(result).__name__} of {len(result)}"
+    return "None" if result is None else f"one {type(result).__name__}"
 
 
 @contextlib.contextmanager

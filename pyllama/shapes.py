@@ -3,7 +3,8 @@
     x[... D], w[D] -> y[... D]
 
 Shapes     x[... D] has any leading axes, then D;  a[2*K] is an axis of length 2K;  ids[B T]<V holds integers below V;
-           b[E]? is optional (optional inputs come last);  -> s[... D], y[... D] are two outputs.
+           b[E]? is optional (optional inputs come last);  -> s[... D], y[... D] are two outputs;  y[] is a number.
+           Commas may separate axes: x[N, D].
 Axes       B batch, T query time, S key time, D model, E output, H query heads, G key/value heads,
            R = H/G query heads per key/value head, K head width, P = K/2 rotary pairs, F hidden, V vocabulary,
            L layers, N rows.
@@ -26,10 +27,43 @@ class Array(NamedTuple):
         return f"{self.name}[{' '.join(self.axes)}]"
 
 
-def arrays(side):
+ARRAY = re.compile(r"\s*([^\W\d]\w*)\s*\[([^\[\]]*)\](?:<(\w+))?(\?)?\s*")
+AXIS = re.compile(r"\.\.\.|\w+(?:\*\w+)*")                           # ..., a letter, a number, a product of these
+
+
+def parse(line):
+    """(inputs, outputs) of a shape line.  Raises ValueError if it is not one."""
+    sides = line.split("->")
+    if len(sides) != 2:
+        raise wrong(line, f"it has {len(sides) - 1} arrows")
+    inputs, outputs = (arrays(side, line) for side in sides)
+    optional = [x.optional for x in inputs]
+    if optional != sorted(optional) or any(y.optional for y in outputs):
+        raise wrong(line, "only the last inputs may be optional")
+    if len(names := [x.name for x in (*inputs, *outputs)]) > len(set(names)):
+        raise wrong(line, f"{max(names, key=names.count)} occurs twice")
+    return inputs, outputs
+
+
+def arrays(side, line):
     """Parse one side of a shape line: its inputs or its outputs."""
-    return [Array(name, tuple(axes.split()), below, bool(optional))
-            for name, axes, below, optional in re.findall(r"(\w+)\[(.*?)\](?:<(\w+))?(\?)?", side)]
+    parsed = []
+    for text in re.split(r",(?![^\[]*\])", side):                          # commas, but for those between brackets
+        match = ARRAY.fullmatch(text)
+        if not match:
+            raise wrong(line, f"{text.strip()!r} is not a name with its axes in brackets")
+        name, axes, below, optional = match.groups(default="")
+        axes = tuple(axes.replace(",", " ").split())
+        if odd := [axis for axis in axes if not AXIS.fullmatch(axis)]:
+            raise wrong(line, f"{odd[0]!r} in {text.strip()!r} is not an axis")
+        if axes.count("...") > 1:
+            raise wrong(line, f"{text.strip()!r} has '...' twice")
+        parsed.append(Array(name, axes, below, bool(optional)))
+    return parsed
+
+
+def wrong(line, reason):
+    return ValueError(f"{line!r} is not a shape line: {reason}; write one such as 'x[... D], w[D] -> y[... D]'")
 
 
 def signature(inputs):
@@ -46,7 +80,8 @@ def check(op, actual):
     sizes = {}
     precision = None
     for declared, (shape, dtype) in zip(op.inputs, actual, strict=False):
-        if (dtype.kind in "iub") != bool(declared.below):
+        whole = dtype.kind in "iu" or (dtype.kind == "b" and declared.below in ("", "2"))      # True is not a token id
+        if whole != bool(declared.below):
             kind = "integer" if declared.below else "floating"
             raise TypeError(f"{name}: {declared.name} must be {kind}, not {dtype}")
         if not declared.below:
@@ -107,6 +142,8 @@ def require_below(ids, bound, what="token id"):
     Traceback (most recent call last):
     IndexError: token id 7 is outside the vocabulary of 5 (0 to 4)
     """
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"a {what} must be an integer, not {ids.dtype}; convert the ids")
     wrong = ids[(ids < 0) | (ids >= bound)]
     if wrong.size:
         raise IndexError(f"{what} {int(wrong[0])} is outside the vocabulary of {bound} (0 to {bound - 1})")

@@ -2,11 +2,15 @@
 import functools
 import os
 import sys
+import types
 import zlib
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from pyllama import backend
+from pyllama import op as op_module
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large]              # problems have thousands of numbers on purpose
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=slow)
@@ -48,3 +52,17 @@ def poison():
         patch.setattr(np, "empty", poisoned(np.empty))
         patch.setattr(np, "empty_like", poisoned(np.empty_like))
         yield
+
+
+@pytest.fixture
+def unregistered(monkeypatch):
+    """Ops made in a test do not join those of the library."""
+    monkeypatch.setattr(op_module, "OPS", {})
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Stands for the compiled module, built or not."""
+    module = types.SimpleNamespace()
+    monkeypatch.setattr(backend, "cpu", module)
+    return module

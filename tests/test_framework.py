@@ -1,6 +1,5 @@
-"""The parts below every op: shape lines, the choice of a backend, random numbers, recomputation."""
+"""The parts below every op: the choice of a backend, random numbers, recomputation."""
 import threading
-import types
 import weakref
 
 import numpy as np
@@ -8,171 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import backend, params
-from pyllama import op as op_module
+from pyllama import backend
 from pyllama.models.recompute import recomputed
-from pyllama.op import Op
 from pyllama.ops import cross_entropy, dropout, linear, rms_norm, swiglu
 from pyllama.rng import generator
-from pyllama.shapes import fits
-
-
-@pytest.fixture
-def unregistered(monkeypatch):
-    """Ops made in a test do not join those of the library."""
-    monkeypatch.setattr(op_module, "OPS", {})
-
-
-def double(x, *others, **options):
-    return 2 * x, ()
-
-
-def double_backward(dy, **options):
-    return (2 * dy,)
-
-
-def shaped(line):
-    return Op(line, double, double_backward)
-
-
-# --- shape lines ------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize(("axes", "shape", "sizes"), [
-    ("... D", (5,), {"...": (), "D": 5}),
-    ("... D", (2, 3, 5), {"...": (2, 3), "D": 5}),
-    ("... T 2*P", (7, 4, 6), {"...": (7,), "T": 4, "P": 3}),
-    ("B 3", (2, 3), {"B": 2}),
-    ("B B", (4, 4), {"B": 4}),
-    ("B 2*B", (4, 8), {"B": 4}),
-    ("H H*K", (4, 12), {"H": 4, "K": 3}),
-    ("H H*K", (0, 0), {"H": 0, "K": 0}),
-    ("N D", (0, 5), {"N": 0, "D": 5}),
-    ("2*P", (0,), {"P": 0}),
-    ("", (), {}),
-])
-def test_shapes_that_fit_tell_the_sizes(axes, shape, sizes):
-    found = {}
-    assert fits(tuple(axes.split()), shape, found)
-    assert found == sizes
-
-
-@pytest.mark.parametrize(("axes", "shape"), [
-    ("... D", ()), ("N D", (5,)), ("N D", (2, 3, 5)), ("2*P", (5,)), ("B 3", (2, 4)), ("B B", (4, 5)),
-    ("B 2*B", (4, 9)), ("B 2*B", (0, 8)), ("H H*K", (0, 5)), ("", (1,)), ("... T K", (3,)), ("A ... B", (5,)),
-])
-def test_shapes_that_do_not_fit(axes, shape):
-    assert not fits(tuple(axes.split()), shape, {})
-
-
-@st.composite
-def shape_lines(draw):
-    """The axes of an input, and a shape made from drawn sizes."""
-    sizes = {axis: draw(st.integers(0, 5)) for axis in "ABC"} | {"...": draw(st.lists(st.integers(0, 3), max_size=3))}
-    axes = draw(st.lists(st.sampled_from(["A", "B", "C", "2*A", "3*B", "4"]), max_size=4))
-    if draw(st.booleans()):
-        axes.insert(draw(st.integers(0, len(axes))), "...")
-    shape = []
-    for axis in axes:
-        number, _, letter = axis.rpartition("*")
-        shape += sizes["..."] if axis == "..." else [4] if axis == "4" else [int(number or 1) * sizes[letter]]
-    return tuple(axes), tuple(shape)
-
-
-@given(line=shape_lines(), data=st.data())
-def test_shapes_made_from_sizes_fit_and_others_do_not(line, data):
-    """Twice the same axes: the second input must have the first one's sizes, every one of them and no more."""
-    axes, shape = line
-    sizes = {}
-    assert fits(axes, shape, sizes)
-    assert fits(axes, shape, sizes)
-    wrong = list(shape)
-    if wrong and data.draw(st.booleans()):
-        wrong[data.draw(st.integers(0, len(wrong) - 1))] += data.draw(st.sampled_from([1, 2, 12]))
-    else:
-        wrong.insert(data.draw(st.integers(0, len(wrong))), data.draw(st.integers(1, 5)))
-    assert not fits(axes, tuple(wrong), sizes)
-
-
-def arrays(*shapes, dtype="float64"):
-    return [np.zeros(shape, dtype) for shape in shapes]
-
-
-@pytest.mark.usefixtures("unregistered")
-@pytest.mark.parametrize(("inputs", "error", "message"), [
-    (arrays((2, 3)), TypeError, "test_framework takes x[... D], w[D], b[E]?; got 1 inputs"),
-    (arrays((2, 3), 3, 4, 4), TypeError, "takes x[... D], w[D], b[E]?; got 4 inputs"),
-    (arrays((2, 3), 4), ValueError, "w has shape (4,), which does not fit w[D] with {'...': (2,), 'D': 3}"),
-    (arrays((), 4), ValueError, "x has shape (), which does not fit x[... D]"),
-    ([np.zeros((2, 3), "int64"), np.zeros(3)], TypeError, "x must be floating, not int64"),
-    ([np.zeros((2, 3), "float32"), np.zeros(3)], TypeError, "w is float64 but x is float32; convert one"),
-    ([np.zeros((2, 3)), np.zeros(3), np.zeros(4, "complex64")], TypeError, "b is complex64 but x is float64"),
-])
-def test_a_call_that_does_not_fit_says_why(inputs, error, message):
-    with pytest.raises(error) as refused:
-        shaped("x[... D], w[D], b[E]? -> y[... D]")(*inputs)
-    assert message in str(refused.value)
-
-
-@pytest.mark.usefixtures("unregistered")
-def test_calls_that_fit():
-    """Complex stands for the real precision of its parts; bounded inputs are integers of any type, or truth values."""
-    op = shaped("x[... D], w[D], ids[B]<V? -> y[... D]")
-    assert [(wanted.name, wanted.below, wanted.optional) for wanted in op.inputs] == [
-        ("x", "", False), ("w", "", False), ("ids", "V", True)]
-    op(*arrays((3,), 3))
-    op(np.zeros((0, 3), complex), np.zeros(3))
-    for kind in ("int64", "uint16", "bool"):
-        op(*arrays((2, 3), 3), np.zeros(4, kind))
-    with pytest.raises(TypeError, match="ids must be integer, not float64"):
-        op(*arrays((2, 3), 3, 4))
-
-
-@pytest.mark.usefixtures("unregistered")
-def test_a_valid_call_does_not_let_invalid_ones_pass():
-    """The check runs once for each combination of shapes and dtypes: others must not slip through."""
-    op = shaped("x[... D], w[D] -> y[... D]")
-    for _ in range(2):
-        op(*arrays((2, 3), 3))
-        for wrong in (arrays((2, 3), 2), [np.zeros((2, 3)), np.zeros(3, "float32")], arrays((2, 3))):
-            with pytest.raises((TypeError, ValueError)):
-                op(*wrong)
-
-
-@pytest.mark.usefixtures("unregistered")
-def test_back_gives_one_gradient_for_each_input_and_refuses_another_precision():
-    y, back = Op("x[D], b[D]? -> y[D]", lambda x, b=0: (x + b, ()), lambda dy: (dy, dy))(np.ones(3))
-    assert len(back(y)) == 1
-    with pytest.raises(TypeError, match="dy is float32 but y is float64"):
-        back(y.astype("float32"))
-
-
-@pytest.mark.usefixtures("unregistered")
-def test_several_outputs_are_given_and_taken_as_a_tuple():
-    op = Op("x[D] -> s[D], p[]", lambda x: ((x + 1, np.sum(x * x)), (x,)), lambda dy, x: (dy[0] + 2 * dy[1] * x,))
-    x = np.arange(3.0)
-    (s, p), back = op(x)
-    np.testing.assert_array_equal(s, [1, 2, 3])
-    assert p == 5
-    dx, = back((s, p))
-    np.testing.assert_array_equal(dx, [1, 12, 23])
-    with pytest.raises(ValueError, match=r"dp has shape \(3,\), p has \(\)"):
-        back((s, s))
-    with pytest.raises(TypeError, match="ds is float32 but s is float64"):
-        back((s.astype("float32"), p))
-    for wrong in (s, (s,), (s, p, p)):
-        with pytest.raises(TypeError, match=rf"returns s\[D\], p\[\]: pass one gradient for each, not {len(wrong)}"):
-            back(wrong)
-
 
 # --- the choice of a backend ------------------------------------------------------------------------------------------
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """Stands for the compiled module, built or not."""
-    module = types.SimpleNamespace()
-    monkeypatch.setattr(backend, "cpu", module)
-    return module
-
 
 def test_kernels_run_on_real_arrays_of_one_precision(kernels):
     x = np.zeros(3)
@@ -180,42 +20,6 @@ def test_kernels_run_on_real_arrays_of_one_precision(kernels):
     assert backend.kernels_for([x.astype("float32"), np.zeros(3, int)]) is kernels
     for inputs in ([x, x + 0j], [x.astype("float32"), x], [x.astype("float16")], [x.view(np.matrix)], [x.astype(int)]):
         assert backend.kernels_for(inputs) is None
-
-
-@pytest.mark.usefixtures("unregistered")
-def test_a_kernel_may_decline(kernels):
-    """Then the reference runs in both passes; each call asks again."""
-    def thrice(x, **options):
-        return (3 * x, (3,)) if x.size < 3 else NotImplemented
-
-    kernels.test_framework = thrice
-    kernels.test_framework_backward = lambda dy, factor: (factor * dy,)
-    op = shaped("x[D] -> y[D]")
-    for size, factor in ((2, 3), (3, 2), (2, 3)):
-        x = np.arange(1.0, size + 1)
-        y, back = op(x)
-        np.testing.assert_array_equal(y, factor * x)
-        np.testing.assert_array_equal(back(x)[0], factor * x)
-
-
-@pytest.mark.usefixtures("unregistered")
-@pytest.mark.parametrize(("adds", "declines", "total"), [(True, False, 30), (False, False, 3), (True, True, 2)])
-def test_a_kernel_may_add_its_gradient_to_the_place(kernels, adds, declines, total):
-    """One that has and one that has not are found by the name; the reference never sees the place."""
-    def into_place(dy, *, into):
-        if adds:
-            into[0] += 30 * dy
-        return (into[0] if adds else 3 * dy,)
-
-    kernels.test_framework = lambda x: NotImplemented if declines else (3 * x, ())
-    kernels.test_framework_backward_into = into_place
-    x, place = np.ones(2), np.zeros(2)
-    with params.adding([x], [place]):
-        y, back = shaped("x[D] -> y[D]")(x)
-        (left,) = back(np.ones_like(y))
-    np.testing.assert_array_equal(place, [total, total])
-    assert left == 0
-    assert np.ndim(left) == 0
 
 
 def test_use_nests_and_ends_however_it_is_left(kernels):

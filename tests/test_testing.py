@@ -3,18 +3,11 @@ import numpy as np
 import pytest
 
 import pyllama.ops  # noqa: F401 -- registers
-from pyllama import op as op_module
 from pyllama.op import OPS, Op, between
 from pyllama.ops import add_rms_norm, rms_norm
 from pyllama.shapes import signature
 from pyllama.testing import check, complex_step, problem
 from pyllama.testing.problems import choose_by
-
-
-@pytest.fixture
-def unregistered(monkeypatch):
-    """Ops made in a test do not join those of the library."""
-    monkeypatch.setattr(op_module, "OPS", {})
 
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)

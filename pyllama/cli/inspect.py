@@ -65,6 +65,8 @@ def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50,
     checked = chosen(() if all else names)
     if on and names and not all and (lacking := [op.name for op in checked if on not in op.backends()]):
         raise UserError(f"{lacking[0]} has no {on} kernel to check; remove --on {on}")
+    if not backend.cpu:
+        print(f"no C kernels: {backend.why_no_cpu}")
     worst = 0.0
     print(f"{'op':22}{'backend':9}{'error':9}largest for")
     for op in checked:
@@ -89,7 +91,7 @@ def env() -> int:
     table.add_row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     table.add_row("NumPy", f"{np.__version__} with {blas['name']} {blas['version']}")
     if backend.cpu:
-        kernels = [name for name, op in OPS.items() if hasattr(backend.cpu, name)]
+        kernels = [name for name, op in OPS.items() if "cpu" in op.backends()]
         table.add_row("C kernels", f"{backend.cpu.isa}, threads {backend.cpu.threads()}: {', '.join(kernels)}; NumPy "
                                    f"runs the other ops")
         table.add_row("memory", "arena" if memory.install() else "NumPy's own, because PYLLAMA_ARENA=0")
