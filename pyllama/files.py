@@ -1,7 +1,9 @@
 """Durable files, written with a checksum and forced to the disk; JSON and safetensors, to bytes and back."""
 import contextlib
+import errno
 import glob
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -68,7 +70,7 @@ def replacing(path: str | Path, only_writer: bool = False) -> Iterator[BinaryIO]
 
     only_writer     no other process writes to this path: delete the unfinished files that killed processes left
 
-    If writing fails, the temporary file is deleted and `path` is unchanged.
+    The new name is forced to the disk, too.  If writing fails, the temporary file is deleted and `path` is unchanged.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
@@ -81,6 +83,7 @@ def replacing(path: str | Path, only_writer: bool = False) -> Iterator[BinaryIO]
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+        sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -100,13 +103,28 @@ def export(path: str | Path, chunks: Iterable) -> None:
         raise UserError(f"cannot write {path}: {reason}; name a file in a folder that exists") from None
 
 
-def sync(folder):
-    """Force the folder's entries, the names of its files, to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(folder: str | Path) -> None:
+    """Force the folder's entries, the names of its files, to the disk, if its file system and its rights allow that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:                                     # a folder in which one may write but not list
+        return
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Create a folder and its missing parents, and force their names to the disk.  Returns them, innermost first."""
+    missing = list(itertools.takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+    return missing
 
 
 def read_json(path):

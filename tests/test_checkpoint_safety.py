@@ -46,8 +46,8 @@ def test_everything_is_on_the_disk_before_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: (log.append(f"rename {b.name}"), replace(a, b)))
     save(tmp_path, 1, best=True)
     assert sorted(log[:6]) == FILES
-    assert log[6:] == [".step-00000001", "rename step-00000001", "checkpoints", ".latest", "rename latest",
-                       tmp_path.name, ".best", "rename best", tmp_path.name]
+    assert log[6:] == [".step-00000001", "rename step-00000001", "checkpoints", ".best", "rename best",
+                       tmp_path.name, ".latest", "rename latest", tmp_path.name]
 
 
 def dying(*arguments):

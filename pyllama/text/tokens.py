@@ -15,7 +15,7 @@ import numpy as np
 
 from pyllama import rng
 from pyllama.errors import UserError
-from pyllama.files import replacing, rewrite
+from pyllama.files import make_folder, replacing, rewrite
 from pyllama.text.corpus import Document, Sources, documents
 from pyllama.text.epochs import step_rows
 from pyllama.text.tokenizer import Tokenizer
@@ -116,7 +116,7 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
     with contextlib.suppress(UserError):
         return _stored(file, made_of)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         with replacing(file) as out:
             starts, count = _encode(documents(sources, field), tokenizer, out, lambda done: progress(done, total))
             # Before the new file gets its name: the old sidecar must not describe the new tokens.

@@ -9,12 +9,13 @@
 A kill, a power cut or a full disk at any moment leaves the checkpoints that `latest` and `best` name complete, because:
 
 (a) A checkpoint is written under a hidden name.  Each file and then the folder is forced to the disk before the rename.
-(b) `latest` and `best` are replaced, by rename, once the folder that they will name is on the disk.
+(b) `best` and then `latest` are replaced, by rename, once the folder that they will name is on the disk.  Between the
+    two, a resume from `latest` repeats the steps to the best one.
 (c) An existing folder is never written to.  If a step is saved again with the same contents, the folder stays.  With
     other contents (a run resumed with other settings) it becomes step-00000100-2, and the old one is pruned.
 (d) A pruned folder is hidden by a rename before its files are deleted.  A save deletes what a killed one left hidden.
 
-Only one process at a time may save to a run.  The same state gives the same bytes.
+Only one process at a time may save to a run: see lock.py.  The same state gives the same bytes.
 """
 import errno
 import hashlib
@@ -28,7 +29,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.files import DamagedFile, read_json, read_tensors, rewrite, sync, to_json, to_safetensors, write
+from pyllama.files import (
+    DamagedFile,
+    make_folder,
+    read_json,
+    read_tensors,
+    rewrite,
+    sync,
+    to_json,
+    to_safetensors,
+    write,
+)
 
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 TOKENIZER_SETTINGS = "tokenizer_config.json"
@@ -76,7 +87,7 @@ def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndar
         MODEL: to_safetensors(tensors), OPTIMIZER: to_safetensors(optimizer),
         **{name: [text.encode()] for name, text in tokenizer_files.items()}}
     try:
-        hidden.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(hidden.parent)
         for stale in hidden.parent.glob(".step-*"):
             shutil.rmtree(stale)
         hidden.mkdir()
@@ -84,9 +95,9 @@ def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndar
         write(hidden / CHECKSUMS, [checksums])
         sync(hidden)
         folder = publish(hidden, checksums)
-        point(run, "latest", folder)
         if best:
             point(run, "best", folder)
+        point(run, "latest", folder)
         prune(run, step, keep)
     except OSError as error:
         cure = CURES.get(error.errno or 0, "fix that")
@@ -158,7 +169,6 @@ def publish(hidden, checksums) -> Path:
 def point(run, which, folder):
     """Write the name of a checkpoint to RUN/latest or RUN/best."""
     rewrite(run / which, [f"{folder.name}\n".encode()], only_writer=True)
-    sync(run)
 
 
 def prune(run, step, keep):
