@@ -25,7 +25,7 @@ from pyllama.text.corpus import Sources
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import objectives, text_run
 from pyllama.training.loop import Record, Settings
-from pyllama.training.run import Plan, RunPolicy, require_new, run, saved_run
+from pyllama.training.run import Plan, RunPolicy, new_run, run, saved_run
 from pyllama.training.text_run import Text
 
 __all__ = ["Model", "create", "finetune", "generate", "load", "predict", "resume", "train"]
@@ -107,14 +107,16 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     >>> [record.step for record in pyllama.train(model, "python-docs", settings, validation=0.001)]
     [1, 2]
     """
-    folder = new_folder(out_dir)
+    folder = Path(out_dir) if out_dir else None
     text = Text(sources(data), field=field, validation=validation)
     # Without a run folder the tokens stay readable through their memory map when their file is gone: so nothing is left
     # behind, even by a generator that is never finished.
-    with tempfile.TemporaryDirectory() as scratch:
-        plan = text_run.begin(folder, model.config, model.require_tokenizer(), text, of_dtype(model, settings),
-                              policy or RunPolicy(), params=model.params, tokens_in=None if folder else Path(scratch))
-    yield from run_in_place(model, plan)
+    with new_run(folder, "pyllama.resume") as lock:
+        with tempfile.TemporaryDirectory() as scratch:
+            plan = text_run.begin(folder, model.config, model.require_tokenizer(), text, of_dtype(model, settings),
+                                  policy or RunPolicy(), params=model.params,
+                                  tokens_in=None if folder else Path(scratch), lock=lock)
+        yield from run_in_place(model, plan)
 
 
 def resume(path: str | Path, max_steps: int | None = None) -> Iterator[Record]:
@@ -133,11 +135,12 @@ def resume(path: str | Path, max_steps: int | None = None) -> Iterator[Record]:
 or a folder with config.json and model.safetensors
     """
     folder = Path(path)
-    saved = saved_run(folder, max_steps)
-    warn(saved.checkpoint.notes)
-    config = pretrained.config_of(saved.checkpoint)
-    plan = tuning.resume(folder, saved).plan if "task" in saved.about else text_run.resume(folder, saved, config)
-    yield from run(*plan)
+    with saved_run(folder, max_steps) as saved:
+        warn(saved.notes)
+        config = pretrained.config_of(saved.checkpoint)
+        plan = tuning.resume(folder, saved).plan if "task" in saved.about else text_run.resume(folder, saved, config)
+        warn(plan.notes)
+        yield from run(*plan)
 
 
 def finetune(model: Model, data: str | Path, task: str, settings: Settings | None = None, *,
@@ -169,10 +172,12 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
     ['good', 'bad']
     """
     setup = Setup(model="", dev=dev, max_length=max_length, epochs=epochs, class_weights=class_weights)
-    task_run = tuning.begin(new_folder(out_dir), task, Source(Path(data), tuple(fields)), setup,
-                            of_dtype(model, settings), policy or RunPolicy(), SearchConfig(), model)
-    model.notes, model.tokenizer = task_run.notes, task_run.tokenizer
-    yield from run_in_place(model, task_run.plan)
+    folder = Path(out_dir) if out_dir else None
+    with new_run(folder, "pyllama.resume") as lock:
+        task_run = tuning.begin(folder, task, Source(Path(data), tuple(fields)), setup, of_dtype(model, settings),
+                                policy or RunPolicy(), SearchConfig(), model, lock)
+        model.notes, model.tokenizer = task_run.notes, task_run.tokenizer
+        yield from run_in_place(model, task_run.plan)
 
 
 def generate(model: Model | str | Path, prompt: str | Sequence[str], **options: Any) -> str | list[str]:
@@ -229,14 +234,6 @@ def sources(data: Sources) -> tuple[str, ...]:
     return (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))
 
 
-def new_folder(out_dir: str | Path | None) -> Path | None:
-    """The folder of a new run.  Raises UserError if it already contains one."""
-    if out_dir is None:
-        return None
-    require_new(Path(out_dir), resume="pyllama.resume")
-    return Path(out_dir)
-
-
 def of_dtype(model: Model, settings: Settings | None) -> Settings:
     """The settings with the model's dtype, which a resume must have too."""
     _, weights = next(params.leaves(model.params))
@@ -252,5 +249,5 @@ def warn(notes: Iterable[str]) -> None:
 def run_in_place(model: Model, plan: Plan) -> Iterator[Record]:
     """Run the plan.  The model shares its weights from the first step on."""
     model.config, model.params = plan.state.config, plan.state.p
-    warn(plan.settings.notes)
+    warn(plan.notes)
     yield from run(*plan)

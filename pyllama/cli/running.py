@@ -20,7 +20,7 @@ def check_log_steps(log_steps: int) -> None:
 def show_run(plan: Plan, log_steps: int) -> bool:
     """Run the plan with a progress display.  True if Ctrl-C, here or in another process, stopped it early."""
     state, last_step, comm = plan.state, plan.settings.max_steps, plan.comm
-    for note in plan.settings.notes:
+    for note in plan.notes:
         console.print(note)
     records = run(*plan)
     with interruptible() as interrupt, contextlib.closing(records):

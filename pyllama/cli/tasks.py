@@ -17,7 +17,7 @@ from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source
 from pyllama.tasks.task import rows_of
 from pyllama.training.loop import Settings
-from pyllama.training.run import RunPolicy, Saved, require_new
+from pyllama.training.run import RunPolicy, Saved, new_run
 
 SHOWN = 5                                                   # rows in the table of answers
 WIDE = 5                                                    # classes whose names fit in one row
@@ -39,12 +39,12 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy
                                  ("eval_tokens", policy.eval_tokens, RunPolicy.eval_tokens)):
         if value != default:
             raise UserError(f"{name} has no effect on rows; remove it, or limit their length with max_length")
-    require_new(out_dir, resume=f"`pyllama resume {out_dir}`")
     memory.install()
-    task_run = tuning.begin(out_dir, task, source, setup, settings, policy, search)
-    for note in task_run.notes:
-        console.print(note)
-    return train(out_dir, task_run, log_steps)
+    with new_run(out_dir, f"`pyllama resume {out_dir}`") as lock:
+        task_run = tuning.begin(out_dir, task, source, setup, settings, policy, search, lock=lock)
+        for note in task_run.notes:
+            console.print(note)
+        return train(out_dir, task_run, log_steps)
 
 
 def resume(folder: Path, saved: Saved, log_steps: int) -> int:

@@ -23,9 +23,10 @@ from pyllama.text import corpus, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare
 from pyllama.training import objectives, text_run
+from pyllama.training.lock import RunLock
 from pyllama.training.loop import Settings
-from pyllama.training.parallel import from_environment
-from pyllama.training.run import Plan, RunPolicy, require_new, saved_run
+from pyllama.training.parallel import Communicator, from_environment
+from pyllama.training.run import Plan, RunPolicy, new_run, saved_run
 from pyllama.training.text_run import Text
 
 TEXT_MODELS = [kind for kind, family in MODELS.items() if family.config.LEARNS]     # models that learn from text
@@ -100,8 +101,15 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
     like, comm = on(device), from_environment(out_dir, device)        # first: a missing GPU is an error before any work
     console.quiet = comm.rank > 0
     check_log_steps(log_steps)
-    require_new(out_dir, resume=f"`pyllama resume {out_dir}`")
     memory.install()
+    with new_run(out_dir, f"`pyllama resume {out_dir}`", comm.rank == 0) as lock:
+        plan = begin(text, shape, settings, policy, out_dir, init_from, like, comm, lock)
+        return show_training(plan, log_steps)
+
+
+def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, out_dir: Path, init_from: Path | None,
+          like, comm: Communicator, lock: RunLock | None) -> Plan:
+    """Plan the run of the command train."""
     if init_from:
         named = None if text.tokenizer in text_run.LEARNED else Path(text.tokenizer)
         model, tokenizer = load(init_from, named, settings.dtype)
@@ -116,9 +124,8 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
         if with_mask:
             objectives.require_mask(shape.model, tokenizer)
         config = shape.config(settings.block_size, tokenizer)
-    plan = text_run.begin(out_dir, config, tokenizer, text, settings, policy, params=tree, like=like, comm=comm,
-                          encode=encode)
-    return show_training(plan, log_steps)
+    return text_run.begin(out_dir, config, tokenizer, text, settings, policy, params=tree, like=like, comm=comm,
+                          encode=encode, lock=lock)
 
 
 def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, device: Device = "cpu") -> int:
@@ -136,16 +143,16 @@ def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, devi
     like, comm = on(device), from_environment(run, device)
     console.quiet = comm.rank > 0
     check_log_steps(log_steps)
-    saved = saved_run(run, max_steps)
-    for note in saved.checkpoint.notes:
-        console.print(note)
     memory.install()
-    config = pretrained.config_of(saved.checkpoint)
-    if "task" in saved.about:
-        if device != "cpu":
-            raise UserError("finetune runs only on the CPU; remove --device")
-        return tasks.resume(run, saved, log_steps)
-    return show_training(text_run.resume(run, saved, config, like=like, comm=comm), log_steps)
+    with saved_run(run, max_steps, comm.rank == 0) as saved:
+        for note in saved.notes:
+            console.print(note)
+        config = pretrained.config_of(saved.checkpoint)
+        if "task" in saved.about:
+            if device != "cpu":
+                raise UserError("finetune runs only on the CPU; remove --device")
+            return tasks.resume(run, saved, log_steps)
+        return show_training(text_run.resume(run, saved, config, like=like, comm=comm), log_steps)
 
 
 def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:

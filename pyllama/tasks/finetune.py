@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from pyllama import pretrained
 from pyllama.beam import SearchConfig
 from pyllama.errors import UserError, check_choices, optional
-from pyllama.files import DamagedFile, read_json, rewrite
+from pyllama.files import DamagedFile, make_folder, read_json, rewrite
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model
@@ -27,6 +27,7 @@ from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.examples import Examples
+from pyllama.training.lock import RunLock
 from pyllama.training.loop import Settings, State, mean_loss, start
 from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, restore
 
@@ -101,8 +102,10 @@ class TaskRun(NamedTuple):
 
 
 def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings: Settings, policy: RunPolicy,
-          search: SearchConfig, model: Model | None = None) -> TaskRun:
+          search: SearchConfig, model: Model | None = None, lock: RunLock | None = None) -> TaskRun:
     """A run from step 0, of `model` or, if it is None, of the model that setup names.
+
+    lock   of the folder; None: run() locks it
 
     Raises UserError if the model cannot do the task, or the rows are invalid.
     """
@@ -118,7 +121,7 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
              for field in ("test_data", "tokenizer", "vectors")}
     about = {"task": task.name, "setup": asdict(setup) | paths, "search": asdict(search)}
     settings = setup.planned(settings, len(parts["train"]))
-    plan = plan_of(folder, task, state, tokenizer, parts, settings, policy, about, BestSoFar())
+    plan = plan_of(folder, task, state, tokenizer, parts, settings, policy, about, BestSoFar(), lock)
     return TaskRun(task, plan, tokenizer, parts, search, (*notes, *room_notes))
 
 
@@ -128,16 +131,18 @@ def resume(folder: Path, saved: Saved) -> TaskRun:
     state = start(pretrained.config_of(saved.checkpoint), saved.settings)
     restore(state, saved.checkpoint)
     tokenizer, parts = framed(saved.tokenizer, state.config), load_rows(folder / "data")
-    plan = plan_of(folder, task, state, tokenizer, parts, saved.settings, saved.policy, saved.about, saved.best_so_far)
+    plan = plan_of(folder, task, state, tokenizer, parts, saved.settings, saved.policy, saved.about, saved.best_so_far,
+                   saved.lock)
     return TaskRun(task, plan, tokenizer, parts, SearchConfig(**saved.about["search"]))
 
 
 def plan_of(folder, task: Task, state: State, tokenizer: Tokenizer, parts, settings: Settings, policy: RunPolicy,
-            about: dict, best_so_far: BestSoFar) -> Plan:
+            about: dict, best_so_far: BestSoFar, lock: RunLock | None) -> Plan:
     """The arguments of run.run() for a task."""
     rows = examples(task, parts, state, tokenizer)
     return Plan(folder, state, rows["train"], rows["dev"], settings, policy, about,
-                tokenizer.files(state.config.takes_types), best_so_far, evaluation(task, parts["dev"], tokenizer))
+                tokenizer.files(state.config.takes_types), best_so_far, evaluation(task, parts["dev"], tokenizer),
+                lock=lock)
 
 
 def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model: Model | None = None):
@@ -269,7 +274,7 @@ def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> None:
 
     files = {folder / f"{part}.jsonl": "".join(map(line, rows)).encode() for part, rows in parts.items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for path, content in files.items():
             if path.exists() and path.read_bytes() != content:
                 raise UserError(f"{path} already exists and would be overwritten; choose another out_dir")

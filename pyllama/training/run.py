@@ -2,13 +2,15 @@
 
     RUN/log.jsonl         one line for each step, with the evaluation after it, if any
     RUN/checkpoints/      see checkpoint.py; RUN/latest and RUN/best name one each
+    RUN/lock              names the process that writes to the run now: see lock.py
     RUN/data/             the text as tokens
     RUN/tensorboard/      event files, if RunPolicy.tensorboard is set
 """
 import contextlib
 import json
 import math
-from collections.abc import Callable, Generator, Mapping
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from pyllama.files import rewrite
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.checkpoint import Checkpoint
+from pyllama.training.lock import RunLock, locked
 from pyllama.training.loop import SOLO, Record, Settings, State, evaluate, train
 from pyllama.training.parallel import Communicator
 
@@ -69,6 +72,12 @@ class Plan(NamedTuple):
     best_so_far: BestSoFar
     evaluate: Callable
     comm: Communicator = SOLO
+    lock: RunLock | None = None                 # of the folder; None: run() locks it
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user."""
+        return (*self.settings.notes, *(self.lock.notes if self.lock else ()))
 
 
 class Saved(NamedTuple):
@@ -79,11 +88,17 @@ class Saved(NamedTuple):
     best_so_far: BestSoFar
     about: dict
     tokenizer: Tokenizer
+    lock: RunLock | None                        # of the folder
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user."""
+        return self.checkpoint.notes
 
 
 def run(folder: Path | None, state: State, training, validation, settings: Settings, policy: RunPolicy, about: dict,
         tokenizer_files: Mapping[str, str] | None = None, best_so_far: BestSoFar | None = None,
-        evaluate: Callable = evaluate, comm: Communicator = SOLO) -> Generator[Record]:
+        evaluate: Callable = evaluate, comm: Communicator = SOLO, lock: RunLock | None = None) -> Generator[Record]:
     """Train to settings.max_steps, and yield a Record after each step, with its evaluation if there is one.
 
     folder          of the run; None: nothing is logged or saved
@@ -94,23 +109,25 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
     evaluate        evaluate(state, validation, settings, most) returns a NamedTuple of numbers, among them the loss,
                     with a property `rank`, which is lower for better ones
     comm            the processes that share the steps; the first writes
+    lock            of the folder; None: lock it until the generator ends
 
     Close the generator to stop after a step.  A checkpoint is written every save_steps, after an evaluation with a new
     best rank, and at the end: the last step, patience or close().  An error does not write one: if the loss is not
     finite, the parameters were bad already, and KeyboardInterrupt may leave them half updated.
 
-    Raises UserError as loop.train() and checkpoint.save() do.
+    Raises UserError as loop.train(), checkpoint.save() and RunLock do.
     """
     settings = replace(settings, warmup_steps=settings.warmup)     # a resume with more steps must not warm up again
     best_so_far, saved = best_so_far or BestSoFar(), state.step
-    writes = folder is not None and comm.rank == 0
-    log = Log(folder, state.step, policy.tensorboard) if folder and writes else NoLog()
+    folder = folder.absolute() if folder and comm.rank == 0 else None       # the caller may change the working folder
 
     def save(best=False):
         nonlocal saved
         saved = state.step                              # before saving: a save that failed is not repeated
-        if folder is None or not writes:
+        if folder is None or lock is None:
             return
+        lock.check()
+        log.sync()                                      # the log must not end before the checkpoint
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
                         tokenizer_files=tokenizer_files or {}, best=best,
                         optimizer=on_the_host(state.optimizer.state().items()),
@@ -121,30 +138,34 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
     def out_of_patience():
         return policy.patience and best_so_far.stale >= policy.patience
 
-    try:
-        for record in () if out_of_patience() else train(state, training, settings, comm):
-            last = record.step == settings.max_steps
-            evaluation, better = None, False
-            if last or record.step % policy.eval_steps == 0:
-                evaluation = evaluate(state, validation, settings, policy.eval_tokens)
-                better = evaluation.rank < best_so_far.best
-                best_so_far.stale = 0 if better else best_so_far.stale + 1
-                if better:
-                    best_so_far.best, best_so_far.best_step = evaluation.rank, record.step
-            log.write(record, evaluation)
-            if better or last or record.step % policy.save_steps == 0:
-                save(better)
-            yield record._replace(evaluation=evaluation)
-            if out_of_patience():
-                break
-        if saved < state.step:
-            save()
-    except GeneratorExit:
-        if saved < state.step:
-            save()
-        raise
-    finally:
-        log.close()
+    with contextlib.ExitStack() as stack:
+        lock = lock or stack.enter_context(locked(folder))
+        log = Log(folder, state.step, policy.tensorboard) if folder else NoLog()
+        stack.callback(log.close)
+        try:
+            for record in () if out_of_patience() else train(state, training, settings, comm):
+                last = record.step == settings.max_steps
+                evaluation, better = None, False
+                if last or record.step % policy.eval_steps == 0:
+                    evaluation = evaluate(state, validation, settings, policy.eval_tokens)
+                    better = evaluation.rank < best_so_far.best
+                    best_so_far.stale = 0 if better else best_so_far.stale + 1
+                    if better:
+                        best_so_far.best, best_so_far.best_step = evaluation.rank, record.step
+                if lock:
+                    lock.check()
+                log.write(record, evaluation)
+                if better or last or record.step % policy.save_steps == 0:
+                    save(better)
+                yield record._replace(evaluation=evaluation)
+                if out_of_patience():
+                    break
+            if saved < state.step:
+                save()
+        except GeneratorExit:
+            if saved < state.step and not (lock and lock.inherited):
+                save()
+            raise
 
 
 def versions() -> dict:
@@ -162,7 +183,6 @@ class Log:
         path = folder / "log.jsonl"
         lines = (json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             rewrite(path, map(str.encode, lines), only_writer=True)
             self.file, self.board = path.open("a"), None
         except OSError as error:
@@ -177,16 +197,31 @@ class Log:
     def write(self, record: Record, evaluation):
         line = {name: value for name, value in record._asdict().items() if name != "evaluation"}
         line |= ({f"val_{k}": v for k, v in evaluation._asdict().items()} if evaluation else {})
-        try:
+        with self.reporting():
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
-        except OSError as error:
-            raise UserError(f"cannot write {self.file.name}: {error.strerror}; free some space and resume: the "
-                            f"checkpoints are intact") from None
+            deleted = os.fstat(self.file.fileno()).st_nlink == 0
+        if deleted:
+            raise UserError(f"{self.file.name} was deleted or replaced during the run; resume, which starts it again: "
+                            f"the checkpoints are intact")
         if self.board:
             for name, value in line.items():
                 if name != "step" and value is not None:        # an accuracy that was not measured
                     self.board.add_scalar(name, value, record.step)
+
+    def sync(self):
+        """Force the lines to the disk."""
+        with self.reporting():
+            os.fsync(self.file.fileno())
+
+    @contextlib.contextmanager
+    def reporting(self):
+        """Raise UserError where an OSError is raised."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write {self.file.name}: {error.strerror}; free some space and resume: the "
+                            f"checkpoints are intact") from None
 
     def close(self):
         with contextlib.suppress(OSError):              # a full disk was reported when the line was written
@@ -199,6 +234,9 @@ class NoLog:
     """The log of a process that does not write."""
 
     def write(self, record: Record, evaluation):
+        pass
+
+    def sync(self):
         pass
 
     def close(self):
@@ -222,13 +260,37 @@ def on_the_host(named) -> dict[str, np.ndarray]:
     return {name: host(a) for name, a in named}
 
 
-def saved_run(folder: Path, max_steps: int | None = None) -> Saved:
-    """Read the latest checkpoint of a run, to resume it.
+@contextlib.contextmanager
+def new_run(folder: Path | None, resume: str, writes: bool = True) -> Iterator[RunLock | None]:
+    """Hold the lock of the folder of a new run.
+
+    resume   how to continue a run, for the message
+    writes   False: this process does not write
+
+    Raises UserError if the folder already contains a run, or if another process writes to it.
+    """
+    with locked(folder, writes) as lock:
+        if folder and (folder / "latest").exists():
+            raise UserError(f"{folder} already contains a run; continue it with {resume}, or choose another out_dir")
+        yield lock
+
+
+@contextlib.contextmanager
+def saved_run(folder: Path, max_steps: int | None = None, writes: bool = True) -> Iterator[Saved]:
+    """The latest checkpoint of a run, to resume it.  Holds the run's lock.
 
     max_steps   the new last step; None: as before
+    writes      False: this process does not write
 
-    Raises UserError if the folder is not that of a run, or the run is past max_steps.
+    Raises UserError if the folder is not that of a run, if the run is past max_steps, or if another process writes to
+    it.
     """
+    with locked(folder, writes and (folder / "checkpoints").is_dir()) as lock:
+        yield read_saved(folder, max_steps)._replace(lock=lock)
+
+
+def read_saved(folder: Path, max_steps: int | None) -> Saved:
+    """saved_run() without a lock."""
     if folder.resolve().parent.name == "checkpoints":
         raise UserError(f"{folder} is a single checkpoint; resume its run, {folder.resolve().parent.parent}")
     saved = checkpoint.load(folder)
@@ -240,13 +302,8 @@ def saved_run(folder: Path, max_steps: int | None = None) -> Saved:
     if settings.max_steps < saved.step:
         raise UserError(f"{folder} is at step {saved.step} already; make max_steps larger")
     return Saved(saved, settings, from_stored(RunPolicy, trainer["keeping"]),
-                 from_stored(BestSoFar, trainer["standing"]), trainer["about"], Tokenizer.load(saved.tokenizer_path))
-
-
-def require_new(folder: Path, resume: str) -> None:
-    """Raise UserError if the folder already contains a run.  resume: how to continue it, for the message."""
-    if (folder / "latest").exists():
-        raise UserError(f"{folder} already contains a run; continue it with {resume}, or choose another out_dir")
+                 from_stored(BestSoFar, trainer["standing"]), trainer["about"], Tokenizer.load(saved.tokenizer_path),
+                 lock=None)
 
 
 def restore(state: State, saved: Checkpoint) -> None:

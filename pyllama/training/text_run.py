@@ -10,6 +10,7 @@ from pyllama.text import corpus, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare, split, token_file
 from pyllama.training import objectives
+from pyllama.training.lock import RunLock
 from pyllama.training.loop import SOLO, Settings, State, start
 from pyllama.training.parallel import Communicator, first_alone
 from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, from_stored, restore
@@ -58,7 +59,7 @@ def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
 
 def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, settings: Settings, policy: RunPolicy, *,
           params: dict | None = None, tokens_in: Path | None = None, like=None, comm: Communicator = SOLO,
-          encode: Callable = prepare) -> Plan:
+          encode: Callable = prepare, lock: RunLock | None = None) -> Plan:
     """Plan a run from step 0.
 
     folder      of the run; None: nothing is saved
@@ -66,6 +67,7 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
     tokens_in   the folder for tokens.bin; None: `data` in the run's folder
     like        an array on the device to train on; None: the host
     encode      prepare(), or a function with the same arguments, such as one that shows progress
+    lock        of the folder; None: run() locks it
 
     Raises UserError if the model cannot learn from text or sees fewer tokens than block_size, or if the text cannot be
     read.
@@ -86,7 +88,7 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
     tokens = first_alone(comm, tokens_of_text, like)
     about = {"text": asdict(text), "tokens": fingerprint(tokens)}
     state = start(config, settings, params, like)
-    return plan(folder, state, objective, tokens, text, settings, policy, about, tokenizer, BestSoFar(), comm)
+    return plan(folder, state, objective, tokens, text, settings, policy, about, tokenizer, BestSoFar(), comm, lock)
 
 
 def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator = SOLO) -> Plan:
@@ -102,15 +104,15 @@ def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator 
     restore(state, saved.checkpoint)
     objective = objectives.objective_of(config, saved.tokenizer)
     return plan(folder, state, objective, tokens, text, saved.settings, saved.policy, saved.about, saved.tokenizer,
-                saved.best_so_far, comm)
+                saved.best_so_far, comm, saved.lock)
 
 
 def plan(folder, state: State, objective, tokens: Tokens, text: Text, settings: Settings, policy: RunPolicy,
-         about: dict, tokenizer: Tokenizer, best_so_far: BestSoFar, comm: Communicator) -> Plan:
+         about: dict, tokenizer: Tokenizer, best_so_far: BestSoFar, comm: Communicator, lock: RunLock | None) -> Plan:
     """Split the tokens and put the arguments of run() together."""
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     return Plan(folder, state, objective.source(training), objective.source(validation), settings, policy, about,
-                tokenizer.files(state.config.takes_types), best_so_far, objective.evaluate, comm)
+                tokenizer.files(state.config.takes_types), best_so_far, objective.evaluate, comm, lock)
 
 
 def fingerprint(tokens: Tokens) -> str:
