@@ -4,13 +4,12 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyllama import backend
+from pyllama.cli.output import console
 from pyllama.training.loop import Record
 
-console = Console(highlight=False, soft_wrap=True, markup=False)         # a user's file name may look like markup
 SMOOTH = 0.05                                               # weight of the newest step in the displayed loss and speed
 
 

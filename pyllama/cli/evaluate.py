@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pyllama import files, memory
 from pyllama.beam import SearchConfig
-from pyllama.cli.display import console
+from pyllama.cli.output import console
 from pyllama.cli.tasks import fields_of_training, show
 from pyllama.cli.text import Device, encode, load
 from pyllama.device import like as on

@@ -9,7 +9,7 @@ from rich.table import Table
 
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import __version__, backend, device, memory
-from pyllama.cli.display import console
+from pyllama.cli.output import console
 from pyllama.errors import UserError, pip_install
 from pyllama.op import OPS
 from pyllama.testing import check as check_op

@@ -4,7 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyllama import params, rng
-from pyllama.cli.display import console
+from pyllama.cli.output import console
 from pyllama.models import MODELS
 from pyllama.models.config import Config, Dimensions
 from pyllama.tasks import TASKS

@@ -2,6 +2,7 @@
 import io
 from pathlib import Path
 
+from pyllama.cli.output import visible
 from pyllama.errors import UserError, optional
 from pyllama.files import export
 from pyllama.training.run import read_log
@@ -22,12 +23,13 @@ def draw(runs: list[Path], out: Path) -> None:
             lines = read_log(folder)
             if not lines:
                 raise UserError(f"{folder} has no log.jsonl with steps; give the folder of a run")
+            name = " " + visible(folder.resolve().name).replace("$", r"\$")       # not a formula, nor a hidden label
             axes.plot([line["step"] for line in lines], [line[key] for line in lines], color=f"C{number}",
-                      linewidth=0.8, alpha=0.8, label=folder.name)
+                      linewidth=0.8, alpha=0.8, label=name)
             evaluated = [line for line in lines if f"val_{key}" in line]
             axes.plot([line["step"] for line in evaluated], [line[f"val_{key}"] for line in evaluated], "o-",
                       color="black", markerfacecolor=f"C{number}", markersize=4, linewidth=0.5,
-                      label=f"{folder.name}, validation" if evaluated else "_")
+                      label=f"{name}, validation" if evaluated else "_")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     figure.axes[0].legend()

@@ -6,7 +6,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from pyllama.cli.display import console
+from pyllama.cli.output import console
 from pyllama.files import export
 from pyllama.text import corpus
 from pyllama.text.readability import measures

@@ -4,7 +4,8 @@ import signal
 from pathlib import Path
 
 from pyllama import memory
-from pyllama.cli.display import console, follow, interruptible
+from pyllama.cli.display import follow, interruptible
+from pyllama.cli.output import console
 from pyllama.errors import UserError
 from pyllama.training.run import Plan, run
 

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from pyllama import files, memory
 from pyllama.beam import SearchConfig
-from pyllama.cli.display import announce, console
+from pyllama.cli.display import announce
+from pyllama.cli.output import console, emit, visible
 from pyllama.cli.running import check_log_steps, show_end, show_run
 from pyllama.errors import UserError
 from pyllama.tasks import finetune as tuning
@@ -103,7 +104,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     else:
         rows = rows_of(task, text)
     for note in (*notes, *task.notes(rows, trained, search)):
-        print(note, file=sys.stderr)                        # the answers go to standard output
+        print(visible(note), file=sys.stderr)                        # the answers go to standard output
     answers = task.predict(rows, trained, search)
     if text:
         lines = answers
@@ -114,11 +115,11 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         files.export(out, ["".join(line + "\n" for line in lines).encode()])
         console.print(f"wrote {len(lines):,} lines to {out}")
     else:
-        sys.stdout.writelines(line + "\n" for line in lines)
+        emit("".join(line + "\n" for line in lines), end="")
     if export and exported:
         content, description = exported(rows, answers)
         files.export(export, [content])
-        print(f"wrote {description} to {export}", file=sys.stderr)
+        print(visible(f"wrote {description} to {export}"), file=sys.stderr)
     return 0
 
 

@@ -9,8 +9,9 @@ from rich.progress import Progress
 
 from pyllama import memory, params, pretrained
 from pyllama.cli import tasks
-from pyllama.cli.display import announce, console
-from pyllama.cli.flags import listed
+from pyllama.cli.display import announce
+from pyllama.cli.output import console, emit
+from pyllama.cli.parsing import listed
 from pyllama.cli.plot import draw
 from pyllama.cli.running import check_log_steps, show_end, show_run
 from pyllama.device import like as on
@@ -196,11 +197,11 @@ def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenize
     ids = tokenizer_of_model.encode(prompt, add_special_tokens=True).tolist()
     if settings.num_return_sequences == 1:
         for piece in itertools.chain([prompt], stream(tree, writer.config, ids, tokenizer_of_model, settings)):
-            print(piece, end="", flush=True)
-        print()
+            emit(piece, end="")
+        emit("")
     else:
         for result in generate_batch(tree, writer.config, [ids], tokenizer_of_model, settings):
-            print(f"{prompt}{result.text}\n{'-' * 15}")
+            emit(f"{prompt}{result.text}\n{'-' * 15}")
     return 0
 
 
