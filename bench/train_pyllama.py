@@ -13,7 +13,7 @@ from bench.rotation import peak_rss, serve
 from bench.sizes import RULE, SIZES, text, weight
 from bench.timed import timed
 from pyllama import memory, params
-from pyllama.cli.flags import parse
+from pyllama.cli.parsing import parse
 from pyllama.models import llama
 from pyllama.text.tokens import Tokens
 from pyllama.training.loop import Settings, start, train

@@ -15,9 +15,10 @@ import pytest
 
 from pyllama import backend
 from pyllama.cli import main
-from pyllama.cli.flags import flags_of, parse
+from pyllama.cli.flags import flags_of
 from pyllama.cli.help import COMMON, GROUPS, UNUSED
 from pyllama.cli.main import COMMANDS
+from pyllama.cli.parsing import parse
 from pyllama.op import OPS
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint

@@ -8,7 +8,8 @@ import pytest
 
 import pyllama
 from pyllama.cli import main, text
-from pyllama.cli.main import ALIASES, COMMANDS, SYNONYMS
+from pyllama.cli.main import ALIASES, COMMANDS
+from pyllama.cli.parsing import SYNONYMS
 from pyllama.tasks import TASKS
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source

@@ -5,15 +5,13 @@
 
 The help of a flag is the comment beside its field, or its line under "Args:" in the docstring.
 """
-import argparse
-import difflib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pyllama.errors import UserError
 
@@ -63,6 +61,8 @@ class Flag(NamedTuple):
             if word not in self.choices:
                 raise UserError(f"{self.label} is {word!r}; it must be one of {', '.join(self.choices)}")
             return word
+        if self.type is Path and "\0" in word:
+            raise UserError(f"{self.label} is {word!r}; a path has no zero character")
         try:
             return self.type(word)
         except ValueError:
@@ -114,75 +114,3 @@ def arguments(command: Callable) -> dict[str, str]:
     _, _, listed = (inspect.getdoc(command) or "").partition("Args:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n      .*)*)", listed, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with errors as one sentence with cause and cure."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UserError instead of exiting."""
-        _, _, flag_and_cause = message.partition("argument ")
-        flag, _, cause = flag_and_cause.partition(": ")
-        if cause.startswith("expected"):
-            message = f"{flag} needs a value"
-        elif cause.startswith("ignored explicit"):
-            message = f"{flag} is a switch, without a value"
-        raise UserError(f"{message}; see `pyllama {self.prog} --help`")
-
-
-def parse(command: Callable, words: Sequence[str], name: str) -> tuple[list, dict[str, Any]]:
-    """(positional, named) arguments to call the command with; parameters that are dataclasses are constructed.
-
-    name    of the command, for messages
-    Raises UserError if a flag is unknown, missing or has an unsuitable value.
-    """
-    flags = flags_of(command)
-    values = words_by_flag(flags, words, name)
-    if missing := [flag for flag in flags if flag.required and flag.name not in values]:
-        needed = listed([f"{flag.label} ({flag.help})" for flag in missing])
-        raise UserError(f"{name} needs {needed}; see `pyllama {name} --help`")
-    positional = [values.pop(flag.name) for flag in flags if flag.positional and flag.name in values]
-    named = {flag.name: values[flag.name] for flag in flags if not flag.owner and flag.name in values}
-    for owner, parameter in inspect.signature(command).parameters.items():
-        if holds_flags(parameter.annotation):
-            owned = [flag.name for flag in flags if flag.owner == owner and flag.name in values]
-            named[owner] = parameter.annotation(**{field: values[field] for field in owned})
-    return positional, named
-
-
-def words_by_flag(flags: list[Flag], words: Sequence[str], name: str) -> dict[str, Any]:
-    """{name: value} of the flags that the words set."""
-    parser = Parser(prog=name, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for flag in flags:
-        if flag.type is bool:
-            parser.add_argument(flag.label, action="store_true")
-            parser.add_argument(f"--no_{flag.name}", dest=flag.name, action="store_false")
-        elif flag.positional:
-            parser.add_argument(flag.name, nargs="*" if flag.several else "?", type=flag.value, default=None)
-        else:
-            parser.add_argument(flag.label, nargs="+" if flag.several else None, type=flag.value)
-    namespace, unknown = parser.parse_known_intermixed_args(words)
-    if unknown:
-        refuse(unknown[0], flags, name)
-    values: dict[str, Any] = {flag.name: getattr(namespace, flag.name, MISSING) for flag in flags}
-    for flag in flags:
-        if values[flag.name] is MISSING or (flag.positional and not values[flag.name]):
-            del values[flag.name]
-        elif flag.several:
-            values[flag.name] = tuple(values[flag.name])
-    return values
-
-
-def listed(words: Sequence[str]) -> str:
-    """The words as a list in a sentence: a, b and c."""
-    *others, last = words
-    return f"{', '.join(others)} and {last}" if others else last
-
-
-def refuse(word: str, flags: list[Flag], command: str) -> NoReturn:
-    """Raises UserError for a word that is not a flag of the command."""
-    name = word.partition("=")[0]
-    close = difflib.get_close_matches(name, [flag.label for flag in flags], 1)
-    hint = f"did you mean {close[0]}?" if close else f"see `pyllama {command} --help`"
-    kind = "flag" if word.startswith("-") else "argument"
-    raise UserError(f"{command} has no {kind} {name}; {hint}")

@@ -1,0 +1,156 @@
+"""Standard output as a person may have it: ASCII, closed, full, a terminal; and names that are hard to print."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyllama.cli import main
+from pyllama.cli.output import escape, visible
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--num_hidden_layers", "1", "--num_attention_heads", "1", "--hidden_size", "8", "--batch_size", "2",
+        "--block_size", "8", "--warmup_steps", "1", "--max_steps", "2"]
+WORDS = "日本 \U0001f600 é\x1b[31m\n"
+
+
+def test_control_characters_are_visible():
+    assert visible("a\tb\r\nc\rd\x1b[2J\x9b\x7f\u202e\udcff日") == r"a" "\tb\r\nc" r"\x0dd\x1b[2J\x9b\x7f\u202e\xff日"
+    assert json.loads(f'"{escape(chr(0x1f600))}{escape("日")}"') == "\U0001f600日"
+
+
+def process(*words, stdout=subprocess.PIPE, shell="", cwd=None, **environment):
+    """(exit code, standard output, standard error) of the command in a process of its own, as bytes."""
+    command = [sys.executable, "-X", "utf8=0", "-m", "pyllama", *map(os.fsencode, map(str, words))]
+    if shell:
+        command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
+    environment |= {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False,
+                          cwd=cwd, env=os.environ | environment)
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    assert b"Exception ignored" not in done.stderr, done.stderr.decode()
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A text, rows, and models of both, whose words are not ASCII."""
+    folder = tmp_path_factory.mktemp("output")
+    (folder / "text.txt").write_text(WORDS * 40)
+    (folder / "rows.csv").write_text("text,label\n" + "日本,好\n中国,\U0001f600\n" * 12)
+    assert main(["train", "--data", f"{folder}/text.txt", "--out_dir", f"{folder}/run", *TINY]) == 0
+    assert main(["finetune", "--task", "classify", "--model", "lstm", "--data", f"{folder}/rows.csv", "--out_dir",
+                 f"{folder}/tuned", "--max_steps", "2", "--warmup_steps", "1", "--vocab_size", "300"]) == 0
+    return folder
+
+
+# Every command that prints, with what it needs.
+COMMANDS = {
+    "train": ["train", "--data", "text.txt", "--out_dir", "{new}", *TINY],
+    "resume": ["resume", "run", "--max_steps", "3"],
+    "finetune": ["finetune", "--task", "classify", "--model", "lstm", "--data", "rows.csv", "--out_dir", "{new}",
+                 "--max_steps", "2", "--warmup_steps", "1", "--vocab_size", "300"],
+    "generate": ["generate", "--model", "run", "--prompt", "日本", "--max_new_tokens", "20"],
+    "predict": ["predict", "--model", "tuned", "--text", "日本"],
+    "predict rows": ["predict", "--model", "tuned", "--data", "rows.csv"],
+    "evaluate": ["evaluate", "--model", "run", "--data", "text.txt"],
+    "evaluate rows": ["evaluate", "--model", "tuned", "--data", "rows.csv"],
+    "report": ["report", "text.txt"],
+    "models": ["models"],
+    "tasks": ["tasks"],
+    "ops": ["ops"],
+    "ops NAME": ["ops", "rms_norm"],
+    "check": ["check", "relu", "--problems", "1"],
+    "env": ["env"],
+    "help": ["--help"],
+    "help NAME": ["help", "train"],
+}
+each_command = pytest.mark.parametrize("name", COMMANDS)
+
+
+def words(name, new):
+    return [word.format(new=new) for word in COMMANDS[name]]
+
+
+@each_command
+def test_an_output_that_is_ascii_gets_escapes(name, folder, tmp_path):
+    code, out, err = process(*words(name, tmp_path / "new"), cwd=folder, PYTHONIOENCODING="ascii")
+    assert code == 0, err
+    assert out.isascii()
+    if name == "predict rows":
+        assert {json.loads(line)["text"] for line in out.splitlines()} == {"日本", "中国"}
+
+
+@each_command
+@pytest.mark.parametrize("shell", [">/dev/full", ">&-", ">&- 2>&-"])
+def test_an_output_that_cannot_be_written_is_a_sentence(name, shell, folder, tmp_path):
+    code, _, err = process(*words(name, tmp_path / "new"), cwd=folder, shell=shell)
+    assert code == 2
+    if "2>" not in shell:
+        assert re.search(rb"cannot write to standard output: .*; redirect it to a file", err), err
+        assert err.count(b"pyllama: ") == 1
+
+
+@each_command
+def test_an_output_that_is_closed_early_is_no_error(name, folder, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    code, _, err = process(*words(name, tmp_path / "new"), cwd=folder, stdout=write)
+    os.close(write)
+    assert (code, err.replace(b"\n", b"")) == (128 + signal.SIGPIPE, b"") or b"pyllama: " not in err
+
+
+LONG = "n" * 256
+
+
+@pytest.mark.parametrize("argv", [
+    ["train", "--data", LONG], ["train", "--data", "text.txt", "--out_dir", LONG, *TINY], ["resume", LONG],
+    ["train", "--data", "text.txt", "--init_from", LONG], ["train", "--data", "text.txt", "--tokenizer", LONG],
+    ["train", "--config", LONG], ["generate", "--model", LONG], ["generate", "--model", "run", "--tokenizer", LONG],
+    ["generate", "--model", "run", "--prompt", f"FILE:{LONG}"], ["predict", "--model", LONG, "--text", "x"],
+    ["predict", "--model", "tuned", "--data", LONG], ["predict", "--model", "tuned", "--text", "x", "--out", LONG],
+    ["evaluate", "--model", LONG, "--data", "text.txt"], ["evaluate", "--model", "run", "--data", LONG],
+    ["finetune", "--task", "classify", "--model", LONG, "--data", "rows.csv"], ["plot", LONG], ["report", LONG],
+    ["report", "text.txt", "--out", LONG], ["finetune", "--task", "classify", "--model", "lstm", "--data", LONG],
+], ids=lambda argv: " ".join(argv).replace(LONG, "LONG"))
+@pytest.mark.parametrize("name", [LONG, "no\x1b[31m$\udcff"], ids=["long", "strange"])
+def test_a_long_name_is_a_sentence_and_a_strange_one_a_name(argv, name, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    code = main([word.replace(LONG, name) for word in argv])
+    assert code in ((2,) if name == LONG else (0, 2))               # a command before may have made the file
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert err.count("pyllama: ") == (code == 2)
+    assert err.count("\n") <= 1
+
+
+def test_control_characters_of_a_text_stay_in_a_pipe_and_are_escaped_on_a_terminal(folder, monkeypatch, capsys):
+    flags = ["generate", "--model", str(folder / "run"), "--prompt", "é\x1b[31m", "--max_new_tokens", "1"]
+    assert main(flags) == 0
+    assert "é\x1b[31m" in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(flags) == 0
+    assert r"é\x1b[31m" in capsys.readouterr().out
+
+
+INTERRUPTED = """
+import importlib.abc, os, runpy, signal, sys
+
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "numpy":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["pyllama", "env"]
+runpy.run_module("pyllama", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_python_imports_leaves_no_traceback():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
