@@ -181,7 +181,7 @@ def test_predict_reads_other_columns_and_leaves_out_what_it_cannot_read(films, t
     for fields in (["review"], ["review", "stars"]):
         assert main([*flags, "--fields", *fields, "--bad-rows", "skip"]) == 0
         said = capsys.readouterr()
-        assert [json.loads(line)["text"] for line in said.out.splitlines()] == ["a fine film", "a cold film"]
+        assert [json.loads(line)["review"] for line in said.out.splitlines()] == ["a fine film", "a cold film"]
         assert "1 of 3 rows skipped:" in said.err
 
 

@@ -384,7 +384,7 @@ def test_train_answer_and_measure_from_the_command_line(tmp_path, capsys):
     capsys.readouterr()
     bare = write(tmp_path / "bare.jsonl", {"context": ROW["context"], "question": "Who?"}).data
     assert main(["predict", "--model", run, "--data", str(bare)]) == 0
-    answer = json.loads(capsys.readouterr().out.splitlines()[-1])["answer"]
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])["predicted"]
     assert answer
     assert answer in ROW["context"]
     assert main(["predict", "--model", run, "--text", "Who?"]) == 2

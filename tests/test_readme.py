@@ -128,7 +128,7 @@ def test_every_flag_that_is_named_exists(page):
     known = {name for settings in (text.Text, text.ModelShape, text.Settings, text.RunPolicy,
                                    text.GenerationConfig, Source, Setup) for name in settings.__dataclass_fields__}
     known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help", "task", "text", "export", "device", "debug",
-              "init_from"}
+              "init_from", "out"}
     known |= {"no_deps"}                                    # of pip
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", PAGES[page])}
     assert {SYNONYMS.get(flag, flag) for flag in flags} <= known

@@ -139,7 +139,7 @@ def test_a_text_for_a_text_is_learned_and_a_trained_model_learns_on(model, tmp_p
     assert main(["predict", "--model", str(tmp_path / "two"), "--data", str(path), "--max_new_tokens", "8"]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer["source"] for answer in answers] == words
-    assert np.mean([answer["target"] == word.upper() for answer, word in zip(answers, words, strict=True)]) > 0.8
+    assert np.mean([answer["predicted"] == word.upper() for answer, word in zip(answers, words, strict=True)]) > 0.8
 
 
 @pytest.mark.parametrize(("flags", "message"), [

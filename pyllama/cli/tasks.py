@@ -1,5 +1,4 @@
 """The commands finetune and predict, whose signatures give the flags (see flags.py)."""
-import json
 import sys
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from pyllama.cli.display import announce
 from pyllama.cli.output import console, emit, visible
 from pyllama.cli.running import check_log_steps, show_end, show_run
 from pyllama.errors import UserError
+from pyllama.tasks import answers
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source
@@ -65,10 +65,10 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
     part = "test" if parts["test"] else "dev"
     for note in task.notes(parts[part], model, task_run.search):
         console.print(note)
-    answers, metrics = tuning.measure(task, parts[part], model, task_run.search)
+    predicted, metrics = tuning.measure(task, parts[part], model, task_run.search)
     result = {"task": task.name, "rows": part, "step": best.best_step, **metrics}
     files.export(folder / "metrics.json", [files.to_json(result)])
-    show(task, parts[part], answers, metrics)
+    show(task, parts[part], predicted, metrics)
     if state.step < last_step:
         console.print(f"stopped early at step {state.step}: {best.stale} evaluations without improvement since step "
                       f"{best.best_step}")
@@ -81,13 +81,14 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
             bad_rows: Literal["fatal", "skip"] = "fatal") -> int:
     """Answer rows or texts with a model that was trained on a task.
 
-    There is one answer a line: JSON for the rows of a file, text for --text.
+    For --text, one answer a line.  For the rows of a file, one JSON object a line: all fields of the row, then
+    "predicted" and, of a class, its probability; with --bad_rows skip also "row", its number in the file.
 
     Args:
         model: a run of finetune, or one of its checkpoints
         data: a .jsonl, .json, .csv or .tsv file of rows; the answer field may be absent
         text: texts to answer, instead of a file
-        out: file to write (default: standard output)
+        out: file to write: .jsonl, .json, .csv or .tsv (default: standard output)
         export: relations: file for the triples, as .csv, .graphml or .ttl, or drawn as .png
         fields: fields to read, in the task's order, with or without the answer (default: those of the training rows)
         bad_rows: on an invalid row, stop or skip the row
@@ -97,6 +98,8 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     memory.install()
     task, trained, notes = tuning.load(model)
     exported = task.export(export) if export else None
+    plain = lines_of_answers if text else answers.json_lines
+    write = answers.format_of(out, plain) if out else plain
     if data:
         source = Source(data, fields or fields_of_training(trained), bad_rows)
         rows, row_notes = task.read(source, answer=False)
@@ -104,23 +107,25 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     else:
         rows = rows_of(task, text)
     for note in (*notes, *task.notes(rows, trained, search)):
-        print(visible(note), file=sys.stderr)                        # the answers go to standard output
-    answers = task.predict(rows, trained, search)
-    if text:
-        lines = answers
-    else:
-        lines = [json.dumps({**row.values, task.fields[-1]: answer}, ensure_ascii=False)
-                 for row, answer in zip(rows, answers, strict=True)]
+        print(visible(note), file=sys.stderr)               # the answers go to standard output
+    predicted, details = task.answered(rows, trained, search)
+    table = answers.beside(rows, predicted, details, numbered=bad_rows == "skip")
+    content = write(table).encode("utf-8", "backslashreplace")      # as JSON writes half of a surrogate pair
     if out:
-        files.export(out, ["".join(line + "\n" for line in lines).encode()])
-        console.print(f"wrote {len(lines):,} lines to {out}")
+        files.export(out, [content])
+        console.print(f"wrote the answers to {len(rows):,} rows to {out}")
     else:
-        emit("".join(line + "\n" for line in lines), end="")
+        emit(content.decode(), end="")
     if export and exported:
-        content, description = exported(rows, answers)
-        files.export(export, [content])
+        triples, description = exported(rows, predicted)
+        files.export(export, [triples])
         print(visible(f"wrote {description} to {export}"), file=sys.stderr)
     return 0
+
+
+def lines_of_answers(table: answers.Table) -> str:
+    """The answers alone, one a line."""
+    return "".join(f"{row['predicted']}\n" for row in table)
 
 
 def fields_of_training(trained) -> tuple[str, ...]:
@@ -128,7 +133,7 @@ def fields_of_training(trained) -> tuple[str, ...]:
     return tuple(trained.config.extra["task"].get("fields", ()))
 
 
-def show(task, rows, answers, metrics) -> None:
+def show(task, rows, predicted, metrics) -> None:
     """Print the metrics, and the confusion matrix or the first answers."""
     names = metrics.get("labels", [])
     for name, value in metrics.items():
@@ -143,6 +148,6 @@ def show(task, rows, answers, metrics) -> None:
             table.add_row(name if head is name else f"{head} {name}", *map(str, counts))
     else:
         table = Table(*task.fields, "predicted", box=SIMPLE)
-        for row, answer in zip(rows[:SHOWN], answers, strict=False):
+        for row, answer in zip(rows[:SHOWN], predicted, strict=False):
             table.add_row(*(str(row.values[name])[:60] for name in task.fields), answer[:60])
     console.print(table)

@@ -5,6 +5,7 @@ import numpy as np
 
 from pyllama import machine, memory
 from pyllama.errors import UserError
+from pyllama.tasks.answers import ByClass
 from pyllama.tasks.labels import in_order
 from pyllama.tasks.rows import BadRow, text_of
 from pyllama.tasks.task import Task, labels_of, number_of
@@ -45,17 +46,34 @@ def examples(rows, trained):
                      for text, label in zip(ids, labels, strict=True)])
 
 
-@memory.arena()
-@machine.one_blas_thread()
 def predict(rows, trained, search=None):
     """The most likely class of each text, a name."""
+    return detailed(rows, trained)[0]
+
+
+def detailed(rows, trained, search=None):
+    """(the most likely class of each text, {its probability, the probabilities of all classes})"""
+    names, answers, details = labels_of(trained.config), [], []
+    for row in probabilities(rows, trained):
+        best = int(row.argmax())
+        answers.append(names[best])
+        shares = ByClass((name, round(float(p), 6)) for name, p in zip(names, row, strict=True))
+        details.append({"probability": shares[names[best]], "probabilities": shares})
+    return answers, details
+
+
+@memory.arena()
+@machine.one_blas_thread()
+def probabilities(rows, trained):
+    """Of each class for each text: [N C], softmax of the scores."""
     texts = Examples([{"ids": ids} for ids in encode(trained.tokenizer, [row.values["text"] for row in rows],
                                                      trained.max_length)])
-    names, answers = labels_of(trained.config), []
+    parts = []
     for _, batch in texts.in_turn(AT_ONCE):
         z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)
-        answers += [names[i] for i in z.argmax(axis=-1)]
-    return answers
+        e = np.exp(z.astype(np.float64) - z.max(axis=-1, keepdims=True))
+        parts.append(e / e.sum(axis=-1, keepdims=True))
+    return np.concatenate(parts)
 
 
 def metrics(answers, rows):
@@ -88,6 +106,7 @@ task = Task(
     labels=labels,
     examples=examples,
     predict=predict,
+    detailed=detailed,
     metrics=metrics,
     metric_names=("accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_micro", "confusion"),
     quick=True)

@@ -105,6 +105,7 @@ task = Task(
     markers=MARKS,
     examples=lambda rows, trained: classify.examples(labeled(rows), trained),
     predict=classify.predict,
+    detailed=classify.detailed,
     metrics=metrics,
     metric_names=("f1_macro", "accuracy", "confusion"),
     quick=True,

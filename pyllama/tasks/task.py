@@ -66,6 +66,8 @@ class Task:
 
     # Predictions, from (rows, trained, search)
     predict: Callable[[Sequence[Row], Trained, Any], list]      # an answer for each row
+    # (answers, a dict of details for each, such as its probability)
+    detailed: Callable[[Sequence[Row], Trained, Any], tuple[list, list[dict]]] | None = None
     notes: Callable[[Sequence[Row], Trained, Any], Sequence[str]] = no_notes    # for the user, beside the answers
 
     # Metrics
@@ -89,6 +91,12 @@ class Task:
         """(rows, notes) of a file.  answer: must the rows have one?  See rows.read()."""
         return read(source, self.fields, self.usable if answer else self.question, self.readers, answer,
                     optional=self.optional_fields, unpacked=self.unpacked)
+
+    def answered(self, rows: Sequence[Row], trained: Trained, search: Any) -> tuple[list, list[dict]]:
+        """(answers, details of each), for tasks without details empty ones."""
+        if self.detailed:
+            return self.detailed(rows, trained, search)
+        return self.predict(rows, trained, search), [{} for _ in rows]
 
     def models(self) -> list[str]:
         """The names of the families that can do the task."""
