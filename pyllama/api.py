@@ -205,7 +205,8 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
     options    fields of pyllama.beam.SearchConfig, for tasks that generate text: num_beams, max_new_tokens,
                length_penalty, early_stopping
 
-    An answer is a text: the class, the span, or the generated text.  Warns of the notes on how the model at a path was
+    An answer is a text: the class, the span, or the generated text; in tagging, a list of entities, dicts
+    with start, end, text, label and score.  Warns of the notes on how the model at a path was
     loaded, and on inputs that are not answered.  Raises UserError if the model was not trained on a task, or an input
     or option is invalid.
 
@@ -225,7 +226,7 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
     rows = rows_of(task, [inputs] if isinstance(inputs, str | dict) else inputs)
     search = with_options(SearchConfig, options)
     warn((*notes, *task.notes(rows, trained, search)))
-    answers = task.predict(rows, trained, search)
+    answers = [*map(task.shown, task.predict(rows, trained, search))]
     return answers[0] if single else answers
 
 

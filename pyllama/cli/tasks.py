@@ -88,7 +88,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         model: a run of finetune, or one of its checkpoints
         data: a .jsonl, .json, .csv or .tsv file of rows; the answer field may be absent
         text: texts to answer, instead of a file
-        out: file to write: .jsonl, .json, .csv or .tsv (default: standard output)
+        out: file to write: .jsonl, .json, .csv, .tsv or, of tags, .conll (default: standard output)
         export: relations: file for the triples, as .csv, .graphml or .ttl, or drawn as .png
         fields: fields to read, in the task's order, with or without the answer (default: those of the training rows)
         bad_rows: on an invalid row, stop or skip the row
@@ -109,7 +109,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     for note in (*notes, *task.notes(rows, trained, search)):
         print(visible(note), file=sys.stderr)               # the answers go to standard output
     predicted, details = task.answered(rows, trained, search)
-    table = answers.beside(rows, predicted, details, numbered=bad_rows == "skip")
+    table = answers.beside(rows, [*map(task.shown, predicted)], details, numbered=bad_rows == "skip")
     content = write(table).encode("utf-8", "backslashreplace")      # as JSON writes half of a surrogate pair
     if out:
         files.export(out, [content])
@@ -125,7 +125,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
 
 def lines_of_answers(table: answers.Table) -> str:
     """The answers alone, one a line."""
-    return "".join(f"{row['predicted']}\n" for row in table)
+    return "".join(f"{answers.cell(row['predicted'])}\n" for row in table)
 
 
 def fields_of_training(trained) -> tuple[str, ...]:
@@ -136,18 +136,24 @@ def fields_of_training(trained) -> tuple[str, ...]:
 def show(task, rows, predicted, metrics) -> None:
     """Print the metrics, and the confusion matrix or the first answers."""
     names = metrics.get("labels", [])
+    by_label = metrics.get("by_label", {})
     for name, value in metrics.items():
         if isinstance(value, float):
             console.print(f"{name:20}{value:.4f}")
-        elif name not in ("labels", "confusion"):
+        elif name not in ("labels", "confusion", "by_label"):
             console.print(f"{name:20}{value}")
     if names:
         heads = names if len(names) <= WIDE else list(map(str, range(1, len(names) + 1)))
         table = Table("true \\ predicted", *heads, box=SIMPLE)
         for head, name, counts in zip(heads, names, metrics["confusion"], strict=True):
             table.add_row(name if head is name else f"{head} {name}", *map(str, counts))
+    elif by_label:
+        table = Table("label", *next(iter(by_label.values())), box=SIMPLE)
+        for name, values in by_label.items():
+            table.add_row(name, *(f"{value:.4f}" if isinstance(value, float) else f"{value:,}" for value in
+                                  values.values()))
     else:
         table = Table(*task.fields, "predicted", box=SIMPLE)
         for row, answer in zip(rows[:SHOWN], predicted, strict=False):
-            table.add_row(*(str(row.values[name])[:60] for name in task.fields), answer[:60])
+            table.add_row(*(str(row.values[name])[:60] for name in task.fields), str(task.shown(answer))[:60])
     console.print(table)

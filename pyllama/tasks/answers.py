@@ -70,6 +70,22 @@ def tab_separated(table: Table) -> str:
     return "".join("\t".join(row) + "\n" for row in [names, *rows])
 
 
+def word_columns(table: Table) -> str:
+    """A .conll: each word and its tag in a line, and an empty line behind each row.
+
+    Raises UserError if the answers are not tags, or a word contains a tab or a line end.
+    """
+    sentences = []
+    for row in table:
+        if "predicted_tags" not in row:
+            raise UserError("a .conll has words and their tags, but the answers are no tags; write a .jsonl or .csv")
+        if broken := next((word for word in row["tokens"] if any(character in word for character in "\t\n\r")), None):
+            raise UserError(f"{broken[:60]!r} contains a tab or a line end, which a .conll cannot hold; write a .jsonl")
+        pairs = zip(row["tokens"], row["predicted_tags"], strict=True)
+        sentences.append("".join(f"{word}\t{tag}\n" for word, tag in pairs))
+    return "\n".join(sentences)
+
+
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """(names of all columns, the cells of each row)"""
     table = [flat(row) for row in table]
@@ -92,7 +108,8 @@ def cell(value: Any) -> str:
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {".jsonl": json_lines, ".ndjson": json_lines, ".json": json_list,
-                                              ".csv": comma_separated, ".tsv": tab_separated}
+                                              ".csv": comma_separated, ".tsv": tab_separated,
+                                              ".conll": word_columns}
 
 
 def format_of(path: Path, plain: Callable[[Table], str]) -> Callable[[Table], str]:

@@ -73,14 +73,18 @@ class Measured(NamedTuple):
     """An evaluation during the training of a task."""
     loss: float                                 # mean, nats per target
     accuracy: float | None = None               # of tasks with quick metrics
+    f1: float | None = None                     # of entities
 
     @property
     def rank(self) -> float:
-        """The error rate, or the loss if there is no accuracy; the best checkpoint has the lowest."""
+        """1 - F1 of entities, else the error rate, or the loss without either; the best checkpoint has the lowest."""
+        if self.f1 is not None:
+            return 1 - self.f1
         return self.loss if self.accuracy is None else 1 - self.accuracy
 
     def __str__(self):
-        return "" if self.accuracy is None else f"accuracy {self.accuracy:.1%}"
+        shares = {"accuracy": self.accuracy, "F1": self.f1}
+        return "   ".join(f"{name} {share:.1%}" for name, share in shares.items() if share is not None)
 
 
 def task_of(name: str) -> Task:
@@ -158,7 +162,8 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         notes += test_notes
     names = task.labels(rows) if task.labels else []
     answers = [row.values[task.fields[-1]] for row in parts["train"]]
-    notes += tuple(labels.notes([row.values[task.fields[-1]] for row in rows])) if names else ()
+    notes += tuple(labels.notes([row.values[task.fields[-1]] for row in rows])) \
+        if names and task.head == "classification" else ()
     weights = balanced(names, answers) if setup.class_weights == "balanced" else None
 
     def suited(config):
@@ -252,8 +257,8 @@ def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Seq
 
 def balanced(names, answers) -> list[float]:
     """A weight for each class, inversely proportional to its frequency, with mean 1 over the rows."""
-    if not names:
-        raise UserError("class_weights apply only to tasks with classes; remove them")
+    if not names or any(not isinstance(label, str) for label in answers):
+        raise UserError("class_weights apply only to tasks with one class for each row; remove them")
     counts = Counter(answers)
     return [len(answers) / (len(names) * max(1, counts[name])) for name in names]
 
@@ -327,7 +332,9 @@ def evaluation(task: Task, rows: Sequence[Row], tokenizer):
         if not task.quick:
             return Measured(loss)
         model = trained(state.config, state.p, tokenizer)
-        return Measured(loss, task.metrics(task.predict(rows, model, None), rows)["accuracy"])
+        metrics = task.metrics(task.predict(rows, model, None), rows)
+        f1 = None if task.ranked_by == "accuracy" else metrics.get(task.ranked_by)
+        return Measured(loss, metrics["accuracy"], f1)
     return evaluate
 
 

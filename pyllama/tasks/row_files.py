@@ -15,6 +15,15 @@ class BadRow(ValueError):
 
 
 NOT_OBJECT = "it is not an object"
+
+
+class NotObject(BadRow):
+    """The error in a row that is another JSON value, which a task's own reader may know."""
+    def __init__(self, value):
+        super().__init__(NOT_OBJECT)
+        self.value = value
+
+
 DELIMITERS = (",", ";", "\t", "|")                          # of a .csv, in the order in which they are tried
 
 # (path, its text, names of the fields, how many of the last ones may be absent) -> (place, fields or the error) of each
@@ -74,7 +83,7 @@ def json_lines(path, text, wanted, spare):
                 values = parsed(line)
             except BadRow as error:
                 values = error
-            yield f"{path} line {number}", values if isinstance(values, dict | BadRow) else BadRow(NOT_OBJECT)
+            yield f"{path} line {number}", values if isinstance(values, dict | BadRow) else NotObject(values)
 
 
 def json_array(path, text, wanted, spare):
@@ -87,7 +96,7 @@ def json_array(path, text, wanted, spare):
     if not isinstance(items, list):
         raise UserError(f"{path} is not a list of objects; give a list, or one object a line in a .jsonl")
     for number, values in enumerate(items, 1):
-        yield f"{path} item {number}", values if isinstance(values, dict) else BadRow(NOT_OBJECT)
+        yield f"{path} item {number}", values if isinstance(values, dict) else NotObject(values)
 
 
 def comma_separated(path, text, wanted, spare):

@@ -25,6 +25,11 @@ def no_notes(rows, trained, search):
     return ()
 
 
+def as_it_is(answer):
+    """The default of Task.shown."""
+    return answer
+
+
 def no_model_metrics(rows, trained):
     """The default of Task.model_metrics."""
     return {}
@@ -69,12 +74,14 @@ class Task:
     # (answers, a dict of details for each, such as its probability)
     detailed: Callable[[Sequence[Row], Trained, Any], tuple[list, list[dict]]] | None = None
     notes: Callable[[Sequence[Row], Trained, Any], Sequence[str]] = no_notes    # for the user, beside the answers
+    shown: Callable[[Any], Any] = as_it_is                      # an answer as JSON, for the user
 
     # Metrics
     metrics: Callable[[list, Sequence[Row]], dict]              # of the answers to the rows
     model_metrics: Callable[[Sequence[Row], Trained], dict] = no_model_metrics  # that need the model
     metric_names: tuple[str, ...]               # for lists
     quick: bool = False                         # are the metrics quick enough to compute at each evaluation?
+    ranked_by: str = "accuracy"                 # if so, the metric that selects the best checkpoint, where it applies
     packages: tuple[str, ...] = ()              # that compute the metrics
 
     # A file of all answers together: path -> (rows, answers) -> (the file's bytes, its content in words).  Raises

@@ -27,16 +27,18 @@ SCRIPTS = {name: re.compile(f"[{block}]") for name, block in BLOCKS.items()}
 
 
 class Run(NamedTuple):
-    """A part of a text: a word, a letter of a script without spaces, or another character."""
-    text: str
+    """A part text[first:past] of a text: a word, a letter of a script without spaces, or another character."""
+    text: str                                               # without invisible characters
+    first: int
+    past: int
     is_word: bool = False
     is_unspaced: bool = False                               # is_word is True too
 
 
 def runs(text: str) -> Iterator[Run]:
-    """The runs of a text.  White space is another character; invisible characters in a word are left out."""
-    run = Run("")
-    for character in text:
+    """The runs of a text.  White space is another character; invisible characters are left out."""
+    run = Run("", 0, 0)
+    for place, character in enumerate(text):
         category = unicodedata.category(character)
         if category == "Cf" and character != ZERO_WIDTH_SPACE:
             continue
@@ -44,11 +46,11 @@ def runs(text: str) -> Iterator[Run]:
         marks_run = category[0] == "M" and run.is_word
         extends_run = category[0] in "LMN" and run.is_word and not (unspaced or run.is_unspaced)
         if marks_run or extends_run:
-            run = run._replace(text=run.text + character)
+            run = run._replace(text=run.text + character, past=place + 1)
             continue
         if run.text:
             yield run
-        run = Run(character, category[0] in "LN", unspaced)
+        run = Run(character, place, place + 1, category[0] in "LN", unspaced)
     if run.text:
         yield run
 

@@ -6,6 +6,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, processors
 
+from pyllama.text.scripts import UNSPACED
 from pyllama.text.tokenizer import Tokenizer
 
 PAD, BOS, EOS = 0, 1, 2
@@ -22,6 +23,12 @@ def byte_pairs(texts: Iterable[str], vocab_size: int, marks: Sequence[str] = (),
 def words(texts: Iterable[str], vocab_size: int, marks: Sequence[str] = ()) -> Tokenizer:
     """Learn a vocabulary of words; the special tokens and the marks come first.  See Tokenizer.words()."""
     return Tokenizer.words(texts, vocab_size, (*SPECIAL, *marks))
+
+
+def separate_words(texts: Iterable[str], vocab_size: int, marks: Sequence[str] = ()) -> Tokenizer:
+    """byte_pairs() for tagging: no token has parts of two words, as scripts.runs() separates them, or white space."""
+    alone = rf"{UNSPACED.pattern}\p{{M}}*|[^\s\p{{L}}\p{{M}}\p{{N}}]"
+    return Tokenizer.byte_pairs(texts, vocab_size, (*SPECIAL, *marks), alone, spaces=False)
 
 
 def framed(tokenizer: Tokenizer, end: bool = True) -> Tokenizer:

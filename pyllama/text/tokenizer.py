@@ -64,13 +64,15 @@ class Tokenizer:
 
     @classmethod
     def byte_pairs(cls, texts: Iterable[str], vocab_size: int,
-                   special: Sequence[str] = ("<|endoftext|>",), alone: str = "") -> "Tokenizer":
+                   special: Sequence[str] = ("<|endoftext|>",), alone: str = "", spaces: bool = True
+                   ) -> "Tokenizer":
         """Learn byte-level BPE from the texts, as in GPT-2.
 
         The special tokens come first (ids 0, 1, ...), then the 256 bytes, then the merges.  Any text can be encoded.
 
         vocab_size   the number of tokens; the result has fewer if the texts have no more pairs
         alone        a regular expression; no token has a match of it together with other text
+        spaces       False: white space separates tokens but is in none, so decoding joins words
 
         Raises UserError if vocab_size is too small for the bytes and the special tokens.
 
@@ -81,9 +83,10 @@ class Tokenizer:
             raise UserError(f"vocab_size {vocab_size} is too small: 256 bytes and {len(special)} special tokens "
                             f"need {least}; make it larger, or use a character or byte tokenizer")
         rust = tokenizers.Tokenizer(models.BPE())
+        splits = [(alone, "isolated")] * bool(alone) + [(r"\s+", "removed")] * (not spaces)
         words = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        rust.pre_tokenizer = words if not alone else pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(tokenizers.Regex(alone), "isolated"), words])
+        rust.pre_tokenizer = words if not splits else pre_tokenizers.Sequence(
+            [*(pre_tokenizers.Split(tokenizers.Regex(regex), behavior) for regex, behavior in splits), words])
         rust.decoder = decoders.ByteLevel()
         rust.train_from_iterator(texts, trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=list(special), show_progress=False,
