@@ -98,8 +98,8 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     policy        when to evaluate, save and stop, a pyllama.training.run.RunPolicy, such as RunPolicy(eval_steps=100);
                   None: RunPolicy()
 
-    Raises UserError if the model has no tokenizer or does not train on text, if the text cannot be read, or if the loss
-    is not finite.
+    Warns of dropout rates of config.json that are not applied.  Raises UserError if the model has no tokenizer or does
+    not train on text, if the text cannot be read, or if the loss is not finite.
 
     >>> import pyllama
     >>> model = pyllama.create("gpt2", "python-docs", hidden_size=8, num_hidden_layers=1)
@@ -108,6 +108,7 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     [1, 2]
     """
     folder = Path(out_dir) if out_dir else None
+    warn(model.config.training_notes())
     text = Text(sources(data), field=field, validation=validation)
     # Without a run folder the tokens stay readable through their memory map when their file is gone: so nothing is left
     # behind, even by a generator that is never finished.
@@ -136,7 +137,7 @@ or a folder with config.json and model.safetensors
     """
     folder = Path(path)
     with saved_run(folder, max_steps) as saved:
-        warn(saved.notes)
+        warn((*saved.notes, *pretrained.reading_notes(saved.checkpoint)))
         config = pretrained.config_of(saved.checkpoint)
         plan = tuning.resume(folder, saved).plan if "task" in saved.about else text_run.resume(folder, saved, config)
         warn(plan.notes)

@@ -15,6 +15,7 @@ from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.formats import llama2c
 from pyllama.models import MODELS
+from pyllama.models.config import OURS
 from pyllama.text import special, tokenizer_files
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
@@ -192,11 +193,11 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         model = Model(config, tree)
     else:
         saved = checkpoint.load(path)
-        config = config_of(saved)
+        config = config_of(saved, any_head=change is not None)
         config = change(config) if change else config
-        tree, notes = fitted(saved.tensors, config, dtype, strict=change is None)
+        config, tree, notes = fitted(saved.tensors, config, dtype, strict=change is None)
         beside = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
-        model = Model(config, tree, beside, (*saved.notes, *notes))
+        model = Model(config, tree, beside, (*saved.notes, *reading_notes(saved), *notes))
     if tokenizer is not None:
         llama2c_file = str(tokenizer).endswith(".bin")
         model = replace(model, tokenizer=(llama2c.read_tokenizer if llama2c_file else Tokenizer.load)(tokenizer))
@@ -208,41 +209,98 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
 
 def changed(model: Model, config, dtype: str = "float32") -> Model:
     """The model with another configuration, for example with another head: see `change` in load()."""
-    tree, notes = fitted(dict(params.leaves(model.params)), config, dtype, strict=False)
+    config, tree, notes = fitted(dict(params.leaves(model.params)), config, dtype, strict=False)
     return Model(config, tree, model.tokenizer, (*model.notes, *notes))
 
 
 def fitted(tensors: dict, config, dtype: str, strict: bool):
-    """(tree of parameters, notes) from a state dict {name: array}.
+    """(configuration, tree of parameters, notes) from a state dict {name: array}.
 
-    strict    True: the names must be those of the configuration.  False: only those of its BODY are required, and the
-              notes list the parameters that were initialized or dropped
+    strict    True: all parameters must be there.  False: only those of the configuration's BODY are required, and the
+              others are initialized at random
 
-    Raises UserError if a required parameter is missing or has the wrong shape.
+    The configuration changes if tied matrices differ.  The notes list the parameters that were initialized and the
+    tensors that are not used.  Raises UserError if a required parameter is missing or has the wrong shape.
     """
     tensors = config.model.tidy(tensors, config)
+    for copy, name in config.copies().items():
+        if copy in tensors:
+            tensors.setdefault(name, tensors[copy])             # some programs store the copy alone
+    asked, config = config, config.fitted_to(tensors)
     fresh = config.model.init(config, dtype=dtype)
-    if strict:
-        return params.named(fresh, tensors), ()
     wanted = dict(params.leaves(fresh))
     new = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
-    if missing := [name for name in new if name.startswith(config.BODY)]:
-        others = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]} is missing or has the wrong shape{others}; give the config.json that belongs to "
-                        f"the weights")
-    unused = sorted(tensors.keys() - wanted.keys())
-    groups = {"initialized at random": new, "dropped": unused}
-    notes = tuple(f"{outcome}: {', '.join(names)}" for outcome, names in groups.items() if names)
+    if missing := [name for name in new if strict or name.startswith(config.BODY)]:
+        raise UserError(complaint(missing, tensors, config))
+    unused = tensors.keys() - wanted.keys() - asked.copies().keys()
+    notes = [f"initialized at random: {', '.join(new)}"] if new else []
+    notes += [f"{'not used' if strict else 'dropped'}: {', '.join(sorted(unused))}"] if unused else []
+    if config is not asked:
+        untied = asked.copies().keys() - config.copies().keys()
+        notes.append(f"not tied, because they differ from the token embeddings: {', '.join(sorted(untied))}")
     merged = {name: a if name in new else tensors[name] for name, a in wanted.items()}
-    return params.named(fresh, merged), notes
+    return config, params.named(fresh, merged), tuple(notes)
 
 
-def config_of(saved: checkpoint.Checkpoint):
-    """The configuration of a checkpoint.  Raises UserError if its model_type is unknown."""
+def complaint(missing: list[str], tensors: dict, config) -> str:
+    """The message about parameters that are missing or have the wrong shape."""
+    if not any(name in tensors or name.startswith(config.BODY) for name in missing):
+        return (f"the weights have no {missing[0]}, which the head {config.head!r} of a {config.TYPE} needs; fine-tune "
+                f"the model on a task first, or give a model with this head")
+    name = next((name for name in missing if name in tensors), missing[0])
+    others = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    if name in tensors:
+        wanted = dict(params.leaves(config.model.init(config)))[name].shape
+        return (f"{name} has shape {tensors[name].shape} in the weights but {wanted} by the configuration{others}; "
+                f"give the config.json that belongs to the weights")
+    return f"{name} is missing in the weights{others}; give the config.json that belongs to the weights"
+
+
+def reading_notes(saved: checkpoint.Checkpoint) -> tuple[str, ...]:
+    """Notes for the user on how the configuration of a checkpoint is read."""
+    kind, stored = family_of(saved)
+    family = MODELS[kind].config
+    again = family.from_dict(stored).to_dict()["model_type"]
+    written = saved.config.get("model_type", again)
+    retyped = (f"config.json says {written}, which transformers computes in another way; saved again, the model is of "
+               f"type {again}",) if written != again else ()
+    return (*retyped, *family.notes_on(stored))
+
+
+def config_of(saved: checkpoint.Checkpoint, any_head: bool = True):
+    """The configuration of a checkpoint.
+
+    any_head    accept an architecture with a head that the family lacks, because the head is going to be replaced
+
+    Raises UserError if its model_type or its architecture is not supported.
+    """
+    kind, stored = family_of(saved)
+    family = MODELS[kind].config
+    architectures = stored.get("architectures") or []
+    supported = any(other.config.head_of(name) for other in MODELS.values() for name in architectures)
+    if not any_head and "head" not in stored and architectures and not supported:
+        raise UserError(f"{saved.folder} contains a {architectures[0]}, which is not supported; of the type {kind}, "
+                        f"the supported models are {', '.join(family.HEADS.values())}")
+    return family.from_dict(stored)
+
+
+def family_of(saved: checkpoint.Checkpoint) -> tuple[str, dict]:
+    """(the name of the family, the config.json with this name as its model_type).
+
+    Raises UserError if the family is not supported.
+    """
     stored = saved.config
     if not isinstance(stored, dict):
         raise UserError(f"the config.json of {saved.folder} is not an object; give the one that belongs to the weights")
-    kind = str(stored.get("model_type", "llama"))
+    architectures = stored.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise UserError(f"the config.json of {saved.folder} has architectures = {architectures!r}, but it must be a "
+                        f"list of names; fix it")
+    by_architecture = next((kind for kind, family in MODELS.items() for name in architectures
+                            if family.config.head_of(name)), "llama")
+    kind = str(stored.get("model_type", by_architecture)).removeprefix(OURS)
     if kind not in MODELS:
-        raise UserError(f"{saved.folder} contains a {kind!r} model; the supported types are {', '.join(MODELS)}")
-    return MODELS[kind].config.from_dict(stored)
+        named = f" ({architectures[0]})" if architectures else ""
+        raise UserError(f"{saved.folder} contains a {kind!r} model{named}, which is not supported; the supported types "
+                        f"are {', '.join(MODELS)}")
+    return kind, {**stored, "model_type": kind}

@@ -175,7 +175,8 @@ def small(dtype="float32", **changes):
     """(config, parameters), every number different."""
     c = llama.LlamaConfig(**dict(vocab_size=11, hidden_size=16, intermediate_size=12, num_hidden_layers=3,
                                  num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=9,
-                                 rope_interleaved=True, bos_token_id=1, eos_token_id=[1, 2]) | changes)
+                                 rms_norm_eps=1e-5, rope_interleaved=True, bos_token_id=1,
+                                 eos_token_id=[1, 2]) | changes)
     tree, rng = llama.init(c, 0, dtype), np.random.default_rng(1)
     return c, params.rebuild(tree, (rng.standard_normal(a.shape).astype(dtype) for _, a in params.leaves(tree)))
 

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from pyllama import backend, params
-from pyllama.models import LIBRARY_ONLY, MODELS, bart, bert, glove, gpt2, llama, lstm, skipgram, textbook, transformer
+from pyllama.models import (
+    LIBRARY_ONLY,
+    MODELS,
+    bart,
+    bert,
+    glove,
+    gpt2,
+    llama,
+    llama_config,
+    lstm,
+    skipgram,
+    textbook,
+    transformer,
+)
 from pyllama.models.config import Dimensions
 from pyllama.models.kv_cache import new_cache
 from pyllama.rng import Draw
@@ -60,6 +73,10 @@ VARIANTS = {                                    # model, configuration, what goe
     "llama-bias-meta": (llama, llama.LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, head_dim=4,
                                                  rope_interleaved=True), TEXT, {"label_smoothing": 0.1}),
     "llama-window-padding": (llama, llama.LlamaConfig(**SMALL, sliding_window=3), TEXT, {"mask": PADDING}),
+    "qwen2-window": (llama, llama_config.Qwen2Config(**SMALL | {"num_key_value_heads": 2}, use_sliding_window=True,
+                                                     sliding_window=3, max_window_layers=1), TEXT, {}),
+    "qwen3-bias": (llama, llama_config.Qwen3Config(**SMALL, num_key_value_heads=3, head_dim=4, attention_bias=True),
+                   TEXT, {"mask": PADDING}),
     "llama-stretched": (llama, llama.LlamaConfig(**SMALL, rope_theta=100.0, rope_scaling={
         "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8}), TEXT, {}),
@@ -239,14 +256,14 @@ def test_a_subclass_of_a_configuration_has_the_model_of_its_parent():
     """As a reader of a notebook would write it: in a module that is not a model."""
     @dataclass(frozen=True)
     class Mine(llama.LlamaConfig):
-        hidden_size: int = 12
+        hidden_size: int = 64
 
     assert Mine().model is llama
     assert textbook.TextbookConfig().model is textbook
 
 
-ORDER = ("mask", "types", "draw", "recompute", "cache", "caches", "labels", "count", "truncate", "start", "room",
-         "options")
+ORDER = ("mask", "types", "draw", "recompute", "cache", "caches", "window", "labels", "count", "truncate",
+         "start", "room", "options")
 
 
 @pytest.mark.parametrize("module", [module for module, _ in (*MODELS.values(), *LIBRARY_ONLY.values())],

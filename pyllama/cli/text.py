@@ -114,6 +114,8 @@ def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
     if init_from:
         named = None if text.tokenizer in text_run.LEARNED else Path(text.tokenizer)
         model, tokenizer = load(init_from, named, settings.dtype)
+        for note in model.config.training_notes():
+            console.print(note)
         config = replace(model.config, **dict.fromkeys(model.config.DROPOUTS, shape.resid_pdrop))
         tree = model.params
         if others := [f.name for f in fields(shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
@@ -146,7 +148,7 @@ def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, devi
     check_log_steps(log_steps)
     memory.install()
     with saved_run(run, max_steps, comm.rank == 0) as saved:
-        for note in saved.notes:
+        for note in (*saved.notes, *pretrained.reading_notes(saved.checkpoint)):
             console.print(note)
         config = pretrained.config_of(saved.checkpoint)
         if "task" in saved.about:

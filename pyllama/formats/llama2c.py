@@ -66,8 +66,8 @@ def read(path: str | Path) -> tuple[LlamaConfig, dict]:
     # As in run.c, <s> also ends a text: the model was trained on texts in a row, each of which begins with it.
     c = LlamaConfig(vocab_size=h.vocab_size, hidden_size=h.dim, intermediate_size=h.hidden_dim,
                     num_hidden_layers=h.n_layers, num_attention_heads=h.n_heads, num_key_value_heads=h.n_kv_heads,
-                    max_position_embeddings=h.seq_len, rope_interleaved=True, tie_word_embeddings=tied,
-                    bos_token_id=1, eos_token_id=[1, 2])
+                    max_position_embeddings=h.seq_len, rms_norm_eps=1e-5, rope_interleaved=True,
+                    tie_word_embeddings=tied, bos_token_id=1, eos_token_id=[1, 2])
     order = _tensors(c, version)
     expected = start + 4 * sum(math.prod(shape) for _, shape in order)
     if data.size != expected:
@@ -92,7 +92,8 @@ def write(path: str | Path, config: LlamaConfig, parameters: dict) -> None:
     """
     c = config
     fixed = {"head_width": c.hidden_size / c.num_attention_heads, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-             "rope_scaling": None, "sliding_window": None, "attention_bias": False, "mlp_bias": False}
+             "rope_scaling": None, "sliding_window": None, "attention_bias": False, "mlp_bias": False,
+             "biases": (False, False), "HEAD_NORMS": False}
     for name, only in fixed.items():
         if getattr(c, name) != only:
             raise UserError(f"llama2.c's format requires {name} = {only}, but the model has {getattr(c, name)}; "

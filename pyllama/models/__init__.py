@@ -6,7 +6,7 @@ tests then use it.
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
-from pyllama.models import bart, bert, glove, gpt2, llama, lstm, skipgram, textbook, transformer
+from pyllama.models import bart, bert, glove, gpt2, llama, llama_config, lstm, skipgram, textbook, transformer
 from pyllama.models.config import Config
 from pyllama.rng import NO_DRAW, Draw
 
@@ -55,7 +55,10 @@ class Family(NamedTuple):
 
 
 MODELS: dict[str, Family] = {                   # model_type in config.json -> family
-    "llama": Family(llama, llama.LlamaConfig),
+    "llama": Family(llama, llama_config.LlamaConfig),
+    "mistral": Family(llama, llama_config.MistralConfig),
+    "qwen2": Family(llama, llama_config.Qwen2Config),
+    "qwen3": Family(llama, llama_config.Qwen3Config),
     "gpt2": Family(gpt2, gpt2.GPT2Config),
     "bert": Family(bert, bert.BertConfig),
     "transformer": Family(transformer, transformer.TransformerConfig),

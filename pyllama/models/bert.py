@@ -52,8 +52,10 @@ class BertConfig(Config):
                        "tagging": "BertForTokenClassification", "span": "BertForQuestionAnswering", "none": "BertModel"}
     ONLY: ClassVar = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
                       "tie_word_embeddings": True, "quantization_config": None}
+    ROOT = "bert"
     BODY = ("bert.embeddings.", "bert.encoder.")
     DROPOUTS = ("hidden_dropout_prob",)
+    UNAPPLIED = ("attention_probs_dropout_prob", "classifier_dropout")
     LEARNS: ClassVar = {"masked_lm": "masked tokens"}
 
     vocab_size: int = 30522                     # V

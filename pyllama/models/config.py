@@ -1,10 +1,14 @@
 """The base class of all configurations: it reads, checks and writes a config.json, and describes a family."""
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from pyllama.errors import UserError
 
 NUMBERS: dict[Any, Any] = {float: int | float}                              # JSON writes 1.0 as 1
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+OURS = "pyllama-"                                       # begins the model_type of what no transformers model computes
 Learns = Literal["next token", "masked tokens", "corrupted text"]
 
 
@@ -47,8 +51,11 @@ class Config:
     TYPE: ClassVar[str] = ""                                # model_type
     ONLY: ClassVar[dict[str, Any]] = {}                     # keys that change the mathematics: the supported value
     HEADS: ClassVar[dict[str, str]] = {}                    # head -> Hugging Face's name of the architecture
+    ALIASES: ClassVar[dict[str, str]] = {}                  # other architectures whose weights have a head
     BODY: ClassVar[tuple[str, ...]] = ()                    # prefixes of the parameters that all heads share
     DROPOUTS: ClassVar[tuple[str, ...]] = ()                # the fields that are dropout rates
+    UNAPPLIED: ClassVar[tuple[str, ...]] = ()               # dropout rates of transformers that training here lacks
+    USUAL_IDS: ClassVar[dict[str, int]] = {}                # of special tokens: transformers' defaults, if not ours
     UNUSED: ClassVar[tuple[str, ...]] = ()                  # the Dimensions that small() does not use
     LEARNS: ClassVar[dict[str, Learns]] = {}                # head -> its objective on plain text
     model: ClassVar[Any]                                    # the family's module: see pyllama.models.MODELS
@@ -90,7 +97,9 @@ class Config:
             if stored.get(name, only) != only:
                 raise UserError(f"config.json has {name} = {stored[name]!r}; {cls.TYPE} supports only {only!r}")
         names = cls.names()
-        rewritten = {*names, "model_type", *(("architectures",) if cls.HEADS else ())}        # by to_dict()
+        stored = cls.with_known_ids(stored)
+        # to_dict() writes these again, and parameters are stored as float32 or float64 whatever they were.
+        rewritten = {*names, "model_type", "dtype", "torch_dtype", *(("architectures",) if cls.HEADS else ())}
         values = {name: value for name, value in stored.items() if name in names}
         for f in fields(cls):
             wanted = NUMBERS.get(f.type, f.type) if f.type in (int, float, bool, str) else object
@@ -98,18 +107,84 @@ class Config:
                 raise UserError(f"config.json has {f.name} = {values[f.name]!r}, but it must be of type "
                                 f"{getattr(f.type, '__name__', f.type)}; fix it")
         architectures = stored.get("architectures") or ()
-        heads = [head for head, architecture in cls.HEADS.items() if architecture in architectures]
+        heads = [head for architecture in architectures if (head := cls.head_of(architecture))]
         if heads and "head" in names and "head" not in stored:
             values["head"] = heads[0]
         if "num_labels" in names and stored.get("id2label"):
             values.setdefault("num_labels", len(stored["id2label"]))
         return cls(**values, extra={name: value for name, value in stored.items() if name not in rewritten})
 
+    @classmethod
+    def head_of(cls, architecture: str) -> str | None:
+        """The head of an architecture, by Hugging Face's name; None: it is not supported."""
+        heads = {name: head for head, name in cls.HEADS.items()} | cls.ALIASES
+        return heads.get(architecture)
+
+    @classmethod
+    def with_known_ids(cls, stored: dict) -> dict:
+        """A config.json whose special tokens are in its vocabulary, or else None, as other programs ignore them.
+
+        Raises UserError for an end token that is not an id, or outside the vocabulary and not the family's usual one.
+        """
+        defaults = {f.name: f.default for f in fields(cls)} | cls.USUAL_IDS
+        V: Any = stored.get("vocab_size", defaults.get("vocab_size"))
+        for name in SPECIAL_IDS if isinstance(V, int) else ():
+            value = stored.get(name, defaults.get(name))
+            ids: list[Any] = value if isinstance(value, list) else [value]
+            if name not in defaults or value is None:
+                continue
+            if not all(type(i) is int for i in ids):
+                raise UserError(f"config.json has {name} = {value!r}, but it must be an id or a list of ids; fix it")
+            known = all(0 <= i < V for i in ids)
+            if name == "eos_token_id" and not known and value != defaults[name]:
+                raise UserError(f"config.json has {name} = {value!r}, outside the vocabulary of {V} tokens; set it to "
+                                f"the id of the end token")
+            stored = {**stored, name: value if known else None}
+        return stored
+
+    @classmethod
+    def notes_on(cls, stored: dict) -> tuple[str, ...]:
+        """Notes for the user on how a config.json is read."""
+        return ()
+
+    def training_notes(self) -> tuple[str, ...]:
+        """Notes for the user on what training does otherwise than transformers: dropout rates that are not applied."""
+        rates = {name: self.extra[name] for name in self.UNAPPLIED if self.extra.get(name)}
+        return tuple(f"{name} {rate} of config.json is not applied in training" for name, rate in rates.items())
+
+    def copies(self) -> dict[str, str]:
+        """The tensors of a state dict that are not parameters, because they equal one: {copy: parameter}."""
+        return {}
+
+    def fitted_to(self, tensors: dict):
+        """The configuration for these tensors, {name: array} with the names of a state dict: untied if copies differ.
+
+        Raises UserError, with the name of the copy, if the family cannot be untied.
+        """
+        for copy, name in self.copies().items():
+            if copy in tensors and name in tensors and not np.array_equal(tensors[copy], tensors[name]):
+                if "tie_word_embeddings" not in self.names():
+                    raise UserError(f"{copy} differs from {name}, but in a {self.TYPE} they are the same matrix; give "
+                                    f"a model in which they are")
+                changes: dict[str, Any] = {"tie_word_embeddings": False}
+                return replace(self, **changes)
+        return self
+
+    def same_in_transformers(self) -> type["Config"] | None:
+        """The class of the transformers model that computes the same; None: there is none."""
+        return type(self)
+
     def to_dict(self) -> dict:
-        """The contents of config.json: the keys that Hugging Face reads, and our own."""
+        """The contents of config.json: the keys that Hugging Face reads, and our own.
+
+        The model_type is that of the transformers model that computes the same.  If there is none, it is one that
+        transformers does not know, so that it refuses the folder instead of computing something else.
+        """
         values = {name: getattr(self, name) for name in (f.name for f in fields(self)) if name != "extra"}
-        architectures = {"architectures": [self.HEADS[self.head]]} if self.HEADS else {}
-        return {**self.extra, "model_type": self.TYPE, **architectures, **values}
+        same = self.same_in_transformers()
+        kind = same.TYPE if same else f"{OURS}{self.TYPE}"
+        architectures = {"architectures": [(same or self).HEADS[self.head]]} if self.HEADS else {}
+        return {**self.extra, "model_type": kind, **architectures, **values}
 
     def check(self, *, positive=(), shares=(), multiples=(), choices=None):
         """Raise UserError for the first invalid field.

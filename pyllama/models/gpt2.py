@@ -38,10 +38,13 @@ class GPT2Config(Config):
 
     TYPE = "gpt2"
     HEADS: ClassVar = {"lm": "GPT2LMHeadModel"}
+    ALIASES: ClassVar = {"GPT2Model": "lm", "GPT2DoubleHeadsModel": "lm"}
     ONLY: ClassVar = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                       "add_cross_attention": False, "quantization_config": None}
     BODY = ("transformer.",)
     DROPOUTS = ("resid_pdrop", "embd_pdrop")
+    UNAPPLIED = ("attn_pdrop",)
+    USUAL_IDS: ClassVar = {"bos_token_id": 50256, "eos_token_id": 50256}
     LEARNS: ClassVar = {"lm": "next token"}
 
     vocab_size: int = 50257                     # V
@@ -63,6 +66,10 @@ class GPT2Config(Config):
         self.check(positive=("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"),
                    shares=("resid_pdrop", "embd_pdrop"), multiples=[("n_embd", "n_head")],
                    choices={"activation_function": ACTIVATIONS})
+
+    def copies(self) -> dict[str, str]:
+        """See Config.copies."""
+        return {"lm_head.weight": "transformer.wte.weight"} if self.tie_word_embeddings else {}
 
     @property
     def hidden_size(self) -> int:
@@ -121,11 +128,10 @@ def init(c: GPT2Config, seed: int = 0, dtype: str = "float32") -> dict:
 def tidy(tensors, c):
     """The state dict with the names of init().
 
-    Some programs omit "transformer."; causal masks and tied copies are dropped.
+    A model without a head omits "transformer.".
     """
-    tensors = {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": a
-               for name, a in tensors.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
-    return {name: a for name, a in tensors.items() if not (c.tie_word_embeddings and name == "lm_head.weight")}
+    return {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": a
+            for name, a in tensors.items()}
 
 
 def convolve(x, p):

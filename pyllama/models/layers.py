@@ -19,11 +19,19 @@ from pyllama.ops import (
     linear,
     linear_cross_entropy,
     relu,
+    swiglu,
     tanh,
 )
 
-ACTIVATIONS = {"relu": relu, "gelu": gelu, "tanh": tanh,
-               **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), partial(gelu, tanh=True))}
+
+def silu(x):
+    """x σ(x): x [... F] -> y [... F];  back gives (dx,).  It is the gate of SwiGLU with ones for values."""
+    y, swiglu_back = swiglu(x, np.ones_like(x))
+    return y, lambda dy: swiglu_back(dy)[:1]
+
+
+ACTIVATIONS = {"relu": relu, "gelu": gelu, "gelu_python": gelu, "tanh": tanh, "silu": silu, "swish": silu,
+               **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), partial(gelu, tanh=True))}
 
 
 def project(x, p):
@@ -72,6 +80,13 @@ def pick(x, positions):
         return dx
 
     return x[rows, positions], back
+
+
+def last_positions(ids, mask):
+    """The position [B] of each text's last token: ids, mask [B T].  Padding may be on either side."""
+    if mask is None:
+        return np.zeros(len(ids), int, like=ids) + ids.shape[1] - 1
+    return ids.shape[1] - 1 - (mask != 0)[:, ::-1].argmax(axis=1)
 
 
 def split_heads(y, H):

@@ -1,23 +1,20 @@
 """LLaMA (Touvron et al., 2023), forward and backward side by side.
 
+Mistral, Qwen2 and Qwen3 are the same with other options: see models/llama_config.py.
+
 Parameters are a tree of dicts and lists with Hugging Face's names, so that params.leaves() yields the keys of a state
 dict.  A backward pass returns a tree of gradients of the same form.
 
 Axes: B batch, T query time, S key time, D model, H query heads, G key/value heads, R = H/G, K head width, F hidden,
 V vocabulary.
 """
-import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
 import numpy as np
 
-from pyllama.errors import UserError
-from pyllama.models.config import Config, Dimensions
 from pyllama.models.init import Initializer
 from pyllama.models.layers import (
     class_loss,
     drop,
+    last_positions,
     look_up,
     merge_heads,
     pick,
@@ -26,102 +23,12 @@ from pyllama.models.layers import (
     through,
     with_head,
 )
+from pyllama.models.llama_config import LlamaConfig
 from pyllama.ops import attention, linear_cross_entropy, rms_norm, rope, swiglu
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.rng import NO_DRAW, generator
-from pyllama.rotary import items
 
-
-@dataclass(frozen=True)
-class LlamaConfig(Config):
-    """The configuration of a LLaMA, under the names of Hugging Face's config.json.
-
-    Raises UserError if a field is invalid.
-    """
-
-    TYPE = "llama"
-    HEADS: ClassVar = {"lm": "LlamaForCausalLM", "classification": "LlamaForSequenceClassification"}
-    ONLY: ClassVar = {"hidden_act": "silu", "attention_dropout": 0.0,
-                      "partial_rotary_factor": 1.0, "quantization_config": None}
-    BODY = ("model.",)
-    DROPOUTS = ("resid_pdrop",)
-    LEARNS: ClassVar = {"lm": "next token"}
-
-    vocab_size: int = 32000                     # V
-    hidden_size: int = 288                      # D
-    intermediate_size: int = 768                # F
-    num_hidden_layers: int = 6                  # L
-    num_attention_heads: int = 6                # H
-    num_key_value_heads: int | None = None      # G; None: as many as query heads
-    head_dim: int | None = None                 # K; None: hidden_size / num_attention_heads
-    max_position_embeddings: int = 256
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
-    rope_scaling: dict | None = None            # see ops/rope.py
-    rope_interleaved: bool = False              # False: rotate halves, as Hugging Face; True: adjacent pairs, as Meta
-    sliding_window: int | None = None           # keys that a query sees, itself included; None: all
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    tie_word_embeddings: bool = False
-    initializer_range: float = 0.02
-    resid_pdrop: float = 0.0                    # dropout on the embeddings and on each residual branch
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    head: Literal["lm", "classification"] = "lm"            # predicts the next token, or the class of the text
-    num_labels: int = 2                         # C
-
-    def __post_init__(self):
-        self.check(positive=("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-                             "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
-                             "sliding_window", "num_labels"), shares=("resid_pdrop",), choices={"head": self.HEADS},
-                   multiples=[("hidden_size", "num_attention_heads")] if self.head_dim is None else [])
-        for name in ("rms_norm_eps", "rope_theta"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.num_attention_heads % self.groups:
-            raise UserError(f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
-                            f"{self.groups}; change one of them")
-        if self.head_width % 2:
-            raise UserError(f"the head width is {self.head_width}, but rotary embeddings rotate pairs; make it even")
-        items(self.rope_scaling)                                # raises UserError if unsupported
-
-    @property
-    def groups(self) -> int:
-        """G"""
-        return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
-
-    @property
-    def head_width(self) -> int:
-        """K"""
-        return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
-
-    @classmethod
-    def from_dict(cls, stored: dict) -> "LlamaConfig":
-        """The configuration from a config.json; see Config.from_dict."""
-        stored = dict(stored)
-        rope = stored.pop("rope_parameters", None) or {}             # the newer form of rope_theta and rope_scaling
-        if rope and stored.get("rope_theta") is None:
-            stored["rope_theta"] = rope.get("rope_theta", 10000.0)
-        if rope.get("rope_type", "default") != "default" and stored.get("rope_scaling") is None:
-            stored["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-        return super().from_dict(stored)
-
-    @classmethod
-    def small(cls, shape: Dimensions) -> "LlamaConfig":
-        """The configuration of this size.
-
-        By default F is 8/3 D, rounded up to a multiple of 32, because a gated unit has three matrices instead of two.
-        """
-        return cls(vocab_size=shape.vocab_size, hidden_size=shape.width,
-                   intermediate_size=-(-shape.width * 8 // 96) * 32 if shape.hidden is None else shape.hidden,
-                   num_hidden_layers=shape.depth, num_attention_heads=shape.heads,
-                   max_position_embeddings=shape.context, resid_pdrop=shape.dropout, head=shape.head,
-                   bos_token_id=shape.bos_id, eos_token_id=shape.eos_id)
-
-    def to_dict(self) -> dict:
-        """The contents of config.json: the keys that Hugging Face reads, and our own."""
-        return {"hidden_act": "silu", **super().to_dict(),
-                "num_key_value_heads": self.groups, "head_dim": self.head_width}
+__all__ = ["LlamaConfig", "block", "hidden", "init", "logits", "loss", "next_scores", "tidy"]
 
 
 def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
@@ -132,14 +39,18 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
     weights = Initializer(generator(seed, "init"), c.initializer_range, dtype)
     D, F, Q, KV = c.hidden_size, c.intermediate_size, c.num_attention_heads * c.head_width, c.groups * c.head_width
     out_std = c.initializer_range / np.sqrt(2 * c.num_hidden_layers)
+    bias, out_bias = c.biases
+
+    def head_norms():
+        return {name: weights.norm(c.head_width, bias=False) for name in ("q_norm", "k_norm") if c.HEAD_NORMS}
 
     def layer():
         return {
             "input_layernorm": weights.norm(D, bias=False),
-            "self_attn": {"q_proj": weights.affine(Q, D, bias=c.attention_bias),
-                          "k_proj": weights.affine(KV, D, bias=c.attention_bias),
-                          "v_proj": weights.affine(KV, D, bias=c.attention_bias),
-                          "o_proj": weights.affine(D, Q, out_std, c.attention_bias)},
+            "self_attn": {"q_proj": weights.affine(Q, D, bias=bias),
+                          "k_proj": weights.affine(KV, D, bias=bias),
+                          "v_proj": weights.affine(KV, D, bias=bias),
+                          "o_proj": weights.affine(D, Q, out_std, out_bias), **head_norms()},
             "post_attention_layernorm": weights.norm(D, bias=False),
             "mlp": {"gate_proj": weights.affine(F, D, bias=c.mlp_bias),
                     "up_proj": weights.affine(F, D, bias=c.mlp_bias),
@@ -155,13 +66,13 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
 
 def tidy(tensors, c):
-    """The state dict without the copy of the embeddings that some programs store as the tied output matrix."""
-    return {name: a for name, a in tensors.items()
-            if name != "lm_head.weight" or (c.head == "lm" and not c.tie_word_embeddings)}
+    """The state dict with the names of init(): a model without a head omits "model."."""
+    return {f"model.{name}" if name.startswith(("embed_tokens.", "layers.", "norm.")) else name: a
+            for name, a in tensors.items()}
 
 
 def rms_normalize(x, p, c):
-    """rms_norm: x [B T D] -> y [B T D];  back gives dx, dp"""
+    """rms_norm: x [... D] -> y [... D];  back gives dx, dp"""
     y, norm_back = rms_norm(x, p["weight"], eps=c.rms_norm_eps)
 
     def back(dy):
@@ -182,10 +93,27 @@ def add_and_normalize(x, a, p, c):
     return yn, back
 
 
-def self_attention(x, p, c, *, mask=None, cache=None):
+def normalize_heads(x, p, name, c):
+    """Qwen3's norm of queries or keys, p[name] [K]: x [B H T K] -> y [B H T K];  back gives dx, {name: dp}.
+
+    The other families have none: y is x.
+    """
+    if not c.HEAD_NORMS:
+        return x, lambda dy: (dy, {})
+    y, norm_back = rms_normalize(x, p[name], c)
+
+    def back(dy):
+        dx, dp = norm_back(dy)
+        return dx, {name: dp}
+
+    return y, back
+
+
+def self_attention(x, p, c, *, mask=None, cache=None, window=None):
     """Causal attention: x [B T D] -> y [B T D];  back gives dx, dp.
 
     mask [B S]: 0 at padding.    cache: x continues the S - T tokens in it (see kv_cache.py)
+    window: keys that a query sees, itself included; None: all
     """
     (B, T, _), K, H, G = x.shape, c.head_width, c.num_attention_heads, c.groups
     turn = {"base": c.rope_theta, "start": 0 if cache is None else cache.length, "interleaved": c.rope_interleaved,
@@ -193,13 +121,15 @@ def self_attention(x, p, c, *, mask=None, cache=None):
     q, q_back = project(x, p["q_proj"])
     k, k_back = project(x, p["k_proj"])
     v, v_back = project(x, p["v_proj"])
-    q, turn_q_back = rope(split_heads(q, H), **turn)
-    k, turn_k_back = rope(split_heads(k, G), **turn)
+    q, norm_q_back = normalize_heads(split_heads(q, H), p, "q_norm", c)
+    k, norm_k_back = normalize_heads(split_heads(k, G), p, "k_norm", c)
+    q, turn_q_back = rope(q, **turn)
+    k, turn_k_back = rope(k, **turn)
     v = split_heads(v, G)
     if cache is not None:
         k, v = cache.extend(k, v)
     y, attention_back = attention(q.reshape(B, G, -1, T, K), k, v, *([] if mask is None else [mask]),
-                                  causal=True, window=c.sliding_window)
+                                  causal=True, window=window)
     y, o_back = project(merge_heads(y.reshape(B, H, T, K)), p["o_proj"])
 
     def back(dy):
@@ -207,10 +137,12 @@ def self_attention(x, p, c, *, mask=None, cache=None):
         dq, dk, dv, *_ = attention_back(split_heads(dy, H).reshape(B, G, -1, T, K))
         dq, = turn_q_back(dq.reshape(B, H, T, K))
         dk, = turn_k_back(dk)
+        dq, d_q_norm = norm_q_back(dq)
+        dk, d_k_norm = norm_k_back(dk)
         dx_q, dwq = q_back(merge_heads(dq))
         dx_k, dwk = k_back(merge_heads(dk))
         dx_v, dwv = v_back(merge_heads(dv))
-        return dx_q + dx_k + dx_v, {"q_proj": dwq, "k_proj": dwk, "v_proj": dwv, "o_proj": do}
+        return dx_q + dx_k + dx_v, {"q_proj": dwq, "k_proj": dwk, "v_proj": dwv, "o_proj": do, **d_q_norm, **d_k_norm}
 
     return y, back
 
@@ -232,11 +164,11 @@ def feed_forward(x, p):
     return y, back
 
 
-def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None):
+def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None, window=None):
     """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y))): x [B T D] -> z [B T D];
     back gives dx, dp."""
     n, norm1_back = rms_normalize(x, p["input_layernorm"], c)
-    a, attention_back = self_attention(n, p["self_attn"], c, mask=mask, cache=cache)
+    a, attention_back = self_attention(n, p["self_attn"], c, mask=mask, cache=cache, window=window)
     a, drop_a_back = drop(a, c.resid_pdrop, draw.at("attention"))
     (y, n), norm2_back = add_and_normalize(x, a, p["post_attention_layernorm"], c)
     f, feed_back = feed_forward(n, p["mlp"])
@@ -263,7 +195,7 @@ def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
     x, drop_back = drop(x, c.resid_pdrop, draw.at("embedding"))
 
     def run(x, layer, i):
-        return block(x, layer, c, mask=mask, draw=draw.at(i), cache=caches and caches[i])
+        return block(x, layer, c, mask=mask, draw=draw.at(i), cache=caches and caches[i], window=c.window(i))
 
     x, layers_back = through(x, p["layers"], run, recompute)
     x, norm_back = rms_normalize(x, p["norm"], c)
@@ -313,13 +245,6 @@ def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
             return grads_of(hidden_back(dx), d_head["weight"], c)
 
     return z, back
-
-
-def last_positions(ids, mask):
-    """The position [B] of each text's last token: ids, mask [B T].  Padding may be on either side."""
-    if mask is None:
-        return np.zeros(len(ids), int, like=ids) + ids.shape[1] - 1
-    return ids.shape[1] - 1 - (mask != 0)[:, ::-1].argmax(axis=1)
 
 
 def next_scores(ids, p, c, *, mask=None, caches):

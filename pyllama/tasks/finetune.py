@@ -188,7 +188,8 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         model = pretrained.changed(model, suited(model.config), settings.dtype)
     if model is not None:
         state = start(model.config, settings, model.params)
-        return state, framed(model.require_tokenizer(), model.config), parts, (*notes, *model.notes)
+        notes = (*notes, *model.notes, *model.config.training_notes())
+        return state, framed(model.require_tokenizer(), model.config), parts, notes
     state, tokenizer, model_notes = from_scratch(task, setup, settings, suited, parts["train"])
     return state, framed(tokenizer, state.config), parts, (*notes, *model_notes)
 

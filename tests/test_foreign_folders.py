@@ -1,0 +1,127 @@
+"""Folders that other programs wrote: what is read as in transformers, with a note, and what is refused by name."""
+import numpy as np
+import pytest
+
+from pyllama import params, pretrained
+from pyllama.errors import UserError
+from pyllama.models import MODELS, llama, llama_config
+from tests.test_models import IDS, SMALL, small
+from tests.test_pretrained import folder
+
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SMALL, "num_key_value_heads": 2}
+
+
+def tensors_of(c):
+    return dict(params.leaves(c.model.init(c)))
+
+
+def read(tmp_path, changes=None, tensors=None, **options):
+    """The model of a folder of a LLaMA with these changes to its config.json and these tensors beside its own."""
+    c = llama.LlamaConfig(**SMALL, num_key_value_heads=2)
+    return pretrained.load(folder(tmp_path, LLAMA | (changes or {}), tensors_of(c) | (tensors or {})), **options)
+
+
+def test_keys_that_are_absent_have_the_defaults_of_transformers(tmp_path):
+    c = read(tmp_path).config
+    assert (c.rms_norm_eps, c.rope_theta, c.bos_token_id, c.eos_token_id) == (1e-6, 10000.0, 1, 2)
+    stored = {key: value for key, value in LLAMA.items() if key != "max_position_embeddings"}
+    assert llama.LlamaConfig.from_dict(stored).max_position_embeddings == 2048
+    assert llama_config.MistralConfig.from_dict({**stored, "model_type": "mistral"}).sliding_window == 4096
+
+
+def test_a_window_of_a_llama_is_ignored_with_a_note(tmp_path):
+    model = read(tmp_path, {"sliding_window": 3})
+    assert "sliding_window 3 of config.json is ignored" in model.notes[0]
+    assert model.config.window(0) is None
+    assert model.config.to_dict()["model_type"] == "llama"
+
+
+def test_a_window_of_a_run_of_0_1_0_is_kept_and_saved_as_a_mistral(tmp_path):
+    ours = llama.LlamaConfig(**SMALL, num_key_value_heads=2, sliding_window=3)
+    model = read(tmp_path, ours.to_dict() | {"model_type": "llama"})
+    assert model.config.window(0) == 3
+    assert "config.json says llama" in model.notes[0]
+    model.save(tmp_path / "again")
+    again = pretrained.load(tmp_path / "again")
+    assert (again.config.TYPE, again.config.window(0), again.notes) == ("mistral", 3, ())
+    np.testing.assert_array_equal(again.logits(IDS)[0], model.logits(IDS)[0])
+
+
+@pytest.mark.parametrize("changes", [{"rope_interleaved": True}, {"sliding_window": 3, "attention_bias": True}])
+def test_what_transformers_cannot_compute_has_a_type_that_it_refuses(changes, tmp_path):
+    c = llama.LlamaConfig(**SMALL, **changes)
+    stored = c.to_dict()
+    assert stored["model_type"] == "pyllama-llama"
+    model = pretrained.load(folder(tmp_path, stored, tensors_of(c)))
+    assert model.config.to_dict() == stored
+    assert model.notes == ()
+
+
+@pytest.mark.parametrize("extra", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.9.mlp.up_proj.weight",
+                                   "score.weight", "position_ids"])
+def test_tensors_that_are_not_needed_are_a_note(extra, tmp_path):
+    assert read(tmp_path, tensors={extra: np.ones(2)}).notes == (f"not used: {extra}",)
+
+
+def test_the_copy_of_a_tied_matrix_that_differs_unties_it(tmp_path):
+    head = np.random.default_rng(0).standard_normal((19, 12)).astype("float32")
+    model = read(tmp_path, {"tie_word_embeddings": True}, {"lm_head.weight": head})
+    assert model.notes == ("not tied, because they differ from the token embeddings: lm_head.weight",)
+    assert model.config.to_dict()["tie_word_embeddings"] is False
+    np.testing.assert_array_equal(model.params["lm_head"]["weight"], head)
+
+
+def test_a_tied_matrix_may_be_stored_as_its_copy_alone(tmp_path):
+    c = llama.LlamaConfig(**SMALL, tie_word_embeddings=True)
+    tensors = tensors_of(c)
+    copy = {"lm_head.weight": tensors.pop("model.embed_tokens.weight")}
+    model = pretrained.load(folder(tmp_path, c.to_dict(), tensors | copy))
+    np.testing.assert_array_equal(model.params["model"]["embed_tokens"]["weight"], copy["lm_head.weight"])
+    assert model.config.tie_word_embeddings
+
+
+def test_a_body_without_a_head_is_fine_tuned_and_not_read_as_a_writer(tmp_path):
+    c = llama.LlamaConfig(**SMALL, tie_word_embeddings=True)
+    body = {name.removeprefix("model."): a for name, a in tensors_of(c).items()}
+    path = folder(tmp_path, LLAMA | {"architectures": ["LlamaModel"], "num_key_value_heads": 6}, body)
+    with pytest.raises(UserError, match=r"the weights have no lm_head\.weight, which the head 'lm' of a llama needs"):
+        pretrained.load(path)
+    classifier = small("llama", "classification")
+    model = pretrained.load(path, change=lambda c: type(c)(**SMALL, head="classification"))
+    assert model.notes == ("initialized at random: score.weight",)
+    assert classifier.HEADS["classification"] == "LlamaForSequenceClassification"
+
+
+def test_the_stored_precision_is_not_kept(tmp_path):
+    stored = read(tmp_path, {"dtype": "bfloat16", "torch_dtype": "bfloat16"}).config.to_dict()
+    assert not {"dtype", "torch_dtype"} & stored.keys()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"architectures": ["LlamaForTokenClassification"]},
+     r"contains a LlamaForTokenClassification, which is not supported; .* LlamaForCausalLM, LlamaForSequenceClass"),
+    ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+     r"'t5' model \(T5ForConditionalGeneration\), which is not supported; the supported types are llama, mistral"),
+    ({"architectures": "LlamaForCausalLM"}, "architectures = 'LlamaForCausalLM', but it must be a list of names"),
+    ({"eos_token_id": "0"}, "eos_token_id = '0', but it must be an id or a list of ids; fix it"),
+    ({"eos_token_id": [2, 999]}, "eos_token_id = .2, 999., outside the vocabulary of 19 tokens; set it"),
+    ({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}},
+     "rope_parameters for each type of layer, such as 'full_attention'"),
+    ({"rope_parameters": "default"}, "rope_parameters = 'default', but it must be an object"),
+    ({"model_type": "mistral", "attention_bias": True}, "a mistral has no biases to switch on with attention_bias"),
+    ({"model_type": "qwen2", "layer_types": ["full_attention"]}, "layer_types is .* for each of the 2 layers"),
+])
+def test_what_cannot_be_read_is_refused_by_name(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, changes)
+
+
+def test_usual_end_tokens_outside_a_small_vocabulary_end_nothing():
+    stored = small("gpt2", "lm").to_dict() | {"eos_token_id": 50256}
+    assert MODELS["gpt2"].config.from_dict(stored).eos_token_id is None
+
+
+def test_dropout_that_training_does_not_apply_is_a_note_of_training(tmp_path):
+    model = read(tmp_path, {"attention_dropout": 0.1})
+    assert model.notes == ()
+    assert model.config.training_notes() == ("attention_dropout 0.1 of config.json is not applied in training",)
