@@ -110,8 +110,8 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     folder = Path(out_dir) if out_dir else None
     warn(model.config.training_notes())
     text = Text(sources(data), field=field, validation=validation)
-    # Without a run folder the tokens stay readable through their memory map when their file is gone: so nothing is left
-    # behind, even by a generator that is never finished.
+    # Without a run folder the tokens stay readable when the name of their open file is gone: so nothing is left behind,
+    # even by a generator that is never finished.
     with new_run(folder, "pyllama.resume") as lock:
         with tempfile.TemporaryDirectory() as scratch:
             plan = text_run.begin(folder, model.config, model.require_tokenizer(), text, of_dtype(model, settings),

@@ -328,10 +328,11 @@ def test_answers_may_be_given_in_several_forms(tmp_path, answer):
     rows, _ = task.read(source)
     assert [row.values for row in rows] == [ROW, ROW]
     assert [row.place.removeprefix(str(source.data)) for row in rows] == [" line 1", " line 2, qa 1"]
-    save_rows({"train": rows, "dev": [], "test": []}, tmp_path / "kept")
-    kept = load_rows(tmp_path / "kept")["train"]
+    digests = save_rows({"train": rows, "dev": rows, "test": []}, tmp_path / "data")
+    parts, _ = load_rows(tmp_path, digests)
+    kept = parts["train"]
     assert [row[:2] for row in kept] == [row[:2] for row in rows]
-    (row, *_), _ = task.read(Source(tmp_path / "kept/train.jsonl"))
+    (row, *_), _ = task.read(Source(tmp_path / "data/train.jsonl"))
     assert row.values == ROW
 
 

@@ -5,6 +5,7 @@
                                                      only the command `pyllama finetune` writes it
 """
 import contextlib
+import hashlib
 import json
 import math
 from collections import Counter
@@ -29,7 +30,7 @@ from pyllama.training import checkpoint
 from pyllama.training.examples import Examples
 from pyllama.training.lock import RunLock
 from pyllama.training.loop import Settings, State, mean_loss, start
-from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, restore
+from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, changed_since, restore
 
 PARTS = ("train", "dev", "test")
 RENAMED = {"summarise": "summarize"}            # names of tasks in runs made by 0.1.0
@@ -119,11 +120,10 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
     state, tokenizer, parts, notes = prepare(task, source, setup, settings, model)
     learner = trained(state.config, state.p, tokenizer)
     parts, room_notes = with_room(task, parts, learner, length_limit(setup, learner))
-    if folder:
-        save_rows(parts, folder / "data")
+    rows = save_rows(parts, folder / "data") if folder else {}
     paths = {field: str(value) if (value := getattr(setup, field)) else None
              for field in ("test_data", "tokenizer", "vectors")}
-    about = {"task": task.name, "setup": asdict(setup) | paths, "search": asdict(search)}
+    about = {"task": task.name, "setup": asdict(setup) | paths, "search": asdict(search), "rows": rows}
     settings = setup.planned(settings, len(parts["train"]))
     plan = plan_of(folder, task, state, tokenizer, parts, settings, policy, about, BestSoFar(), lock)
     return TaskRun(task, plan, tokenizer, parts, search, (*notes, *room_notes))
@@ -134,9 +134,10 @@ def resume(folder: Path, saved: Saved) -> TaskRun:
     task = task_of(saved.about["task"])
     state = start(pretrained.config_of(saved.checkpoint), saved.settings)
     restore(state, saved.checkpoint)
-    tokenizer, parts = framed(saved.tokenizer, state.config), load_rows(folder / "data")
-    plan = plan_of(folder, task, state, tokenizer, parts, saved.settings, saved.policy, saved.about, saved.best_so_far,
-                   saved.lock)
+    tokenizer = framed(saved.tokenizer, state.config)
+    parts, rows = load_rows(folder, saved.about.get("rows"))
+    plan = plan_of(folder, task, state, tokenizer, parts, saved.settings, saved.policy, saved.about | {"rows": rows},
+                   saved.best_so_far, saved.lock)
     return TaskRun(task, plan, tokenizer, parts, SearchConfig(**saved.about["search"]))
 
 
@@ -270,8 +271,8 @@ def require_head(task: Task, kind: str) -> None:
         raise UserError(f"a {kind} model cannot do the task {task.name}; choose one of {', '.join(task.models())}")
 
 
-def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> None:
-    """Write the rows of each part into a run's folder.
+def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> dict[str, str]:
+    """Write the rows of each part into a run's folder.  Returns the SHA-256 of each file, by part.
 
     Raises UserError if the folder contains other rows, or cannot be written.
     """
@@ -288,19 +289,31 @@ def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> None:
             rewrite(path, [content])
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}; choose another out_dir") from None
+    return {path.stem: hashlib.sha256(content).hexdigest() for path, content in files.items()}
 
 
-def load_rows(folder: Path) -> dict[str, list[Row]]:
-    """The rows that save_rows() wrote.  Raises UserError if a file is missing or damaged."""
-    parts = {}
+def load_rows(run: Path, stored: dict[str, str] | None) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """(rows, SHA-256 of their file) of each part that save_rows() wrote.
+
+    stored    the SHA-256 of each file when the run was started; None: unknown, in a run of 0.1.0
+
+    Raises UserError if a file is missing, is damaged or has changed.
+    """
+    parts, digests = {}, {}
     for part in PARTS:
-        path = folder / f"{part}.jsonl"
+        path = run / "data" / f"{part}.jsonl"
         try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            content = path.read_bytes()
+            digests[part] = hashlib.sha256(content).hexdigest()
+            if stored and digests[part] != stored[part]:
+                raise UserError(changed_since(run, path))
+            lines = [json.loads(line) for line in content.decode().split("\n") if line]
             parts[part] = [Row(line.pop("place"), line) for line in lines]
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+            if not lines and part != "test":
+                raise ValueError("it has no rows")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{path} is missing or damaged ({error}); restore it, or train again") from None
-    return parts
+    return parts, digests
 
 
 def framed(tokenizer: Tokenizer, config) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""A corpus as token ids: encoded once into a memory-mapped file, split, and cut into windows.
+"""A corpus as token ids: encoded once into a file, split, and cut into windows.
 
 A batch depends on (seed, step) alone.  A run that is resumed, or shared among ranks, therefore sees the same batches.
 """
@@ -18,6 +18,7 @@ from pyllama.errors import UserError
 from pyllama.files import make_folder, replacing, rewrite
 from pyllama.text.corpus import Document, Sources, documents
 from pyllama.text.epochs import step_rows
+from pyllama.text.id_file import IdFile, blocks_of
 from pyllama.text.tokenizer import Tokenizer
 
 AT_ONCE = 2**20                                     # characters that are encoded together, in parallel
@@ -50,7 +51,7 @@ class Tokens:
     >>> len(tokens), tokens[2:4].tolist()
     (5, [3, 4])
     """
-    ids: np.ndarray                                 # [N], uint16 or uint32, usually memory-mapped
+    ids: np.ndarray | IdFile                        # [N], uint16 or uint32
     starts: np.ndarray                              # int64, of each range
     stops: np.ndarray                               # int64, exclusive
 
@@ -81,6 +82,22 @@ class Tokens:
     def where(self, chosen: np.ndarray) -> "Tokens":
         """The ranges i for which chosen[i] is true, as a view."""
         return Tokens(self.ids, self.starts[chosen], self.stops[chosen])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all ids of the file or array, in hexadecimal."""
+        digest = hashlib.sha256()
+        for block in blocks_of(self.ids):
+            digest.update(block.data)
+        return digest.hexdigest()
+
+    @property
+    def documents_fingerprint(self) -> str:
+        """SHA-256 of the width of an id and the borders of the documents, in hexadecimal."""
+        digest = hashlib.sha256(self.ids.dtype.name.encode())
+        for borders in self.starts, self.stops:
+            digest.update(borders.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def batch(self, settings, step: int) -> Batch:
         """The windows of a step of loop.train(): see windows()."""
@@ -129,7 +146,7 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
 
 
 def token_file(path: str | Path, vocab_size: int | None = None, tokenizer_hash: str | None = None) -> Tokens:
-    """Map a file of tokens: from prepare(), from llm.c (with its header) or from nanoGPT (uint16 without a header).
+    """Open a file of tokens: from prepare(), from llm.c (with its header) or from nanoGPT (uint16 without a header).
 
     vocab_size       check that all ids are below it
     tokenizer_hash   check that prepare() used the tokenizer with this hash
@@ -152,9 +169,8 @@ def token_file(path: str | Path, vocab_size: int | None = None, tokenizer_hash: 
         if rest or count < 1 or (dtype and count != header[2]):
             raise UserError(f"{path} is not a complete token file: it has {size} bytes"
                             + (f", but its header says {header[2]} tokens" if dtype else "") + "; copy it again")
-        ids = np.memmap(path, dtype or np.uint16, "r", offset).view(np.ndarray)
-        tokens = Tokens(ids, np.array([0]), np.array([count]))
-    if vocab_size is not None and (largest := int(tokens.ids.max())) >= vocab_size:
+        tokens = Tokens(IdFile(path, dtype or np.uint16, offset), np.array([0]), np.array([count]))
+    if vocab_size is not None and (largest := max(int(ids.max()) for ids in blocks_of(tokens.ids))) >= vocab_size:
         raise UserError(f"{path} has the id {largest}, but the vocabulary has {vocab_size} tokens; "
                         f"give the tokenizer that the file was made with")
     return tokens
@@ -178,7 +194,7 @@ def _stored(file: Path, made_of: dict) -> Tokens:
     """The tokens of a file that prepare() wrote.  Raises UserError unless it is complete and made of `made_of`."""
     try:
         side = json.loads(_sidecar(file).read_bytes())
-        ids = np.memmap(file, side["dtype"], "r").view(np.ndarray)
+        ids = IdFile(file, side["dtype"])
         starts = np.array(side["documents"], np.int64)
         valid = len(ids) == side["tokens"] and made_of.items() <= side.items()
     except (OSError, ValueError, TypeError, KeyError):

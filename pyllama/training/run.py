@@ -93,7 +93,11 @@ class Saved(NamedTuple):
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user."""
-        return self.checkpoint.notes
+        needed = "rows" if "task" in self.about else "documents"
+        if needed in self.about or (needed == "documents" and self.about["text"]["split"] == "position"):
+            return self.checkpoint.notes
+        return (*self.checkpoint.notes, f"{self.checkpoint.folder} is of an older version, which kept no fingerprint "
+                                        f"of its {needed}: this resume cannot check whether they have changed")
 
 
 def run(folder: Path | None, state: State, training, validation, settings: Settings, policy: RunPolicy, about: dict,
@@ -304,6 +308,12 @@ def read_saved(folder: Path, max_steps: int | None) -> Saved:
     return Saved(saved, settings, from_stored(RunPolicy, trainer["keeping"]),
                  from_stored(BestSoFar, trainer["standing"]), trainer["about"], Tokenizer.load(saved.tokenizer_path),
                  lock=None)
+
+
+def changed_since(folder: Path, file: str | Path) -> str:
+    """The message that a file which a resume needs is not what it was."""
+    return (f"{file} has changed since {folder} was started; restore it, or start a new run from its weights "
+            f"(init_from)")
 
 
 def restore(state: State, saved: Checkpoint) -> None:

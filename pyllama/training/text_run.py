@@ -1,5 +1,4 @@
 """A training run on text: start one with a model, or resume one from its folder."""
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from pyllama.training import objectives
 from pyllama.training.lock import RunLock
 from pyllama.training.loop import SOLO, Settings, State, start
 from pyllama.training.parallel import Communicator, first_alone
-from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, from_stored, restore
+from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, changed_since, from_stored, restore
 
 LEARNED = ("char", "byte", "bpe")                           # tokenizers that need no file
 
@@ -86,24 +85,30 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
         return encode(text.data, tokenizer, tokens_in or Path(folder or ".", "data"), text.field)
 
     tokens = first_alone(comm, tokens_of_text, like)
-    about = {"text": asdict(text), "tokens": fingerprint(tokens)}
+    about = {"text": asdict(text), "tokens": tokens.fingerprint, "documents": tokens.documents_fingerprint}
     state = start(config, settings, params, like)
     return plan(folder, state, objective, tokens, text, settings, policy, about, tokenizer, BestSoFar(), comm, lock)
 
 
 def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator = SOLO) -> Plan:
-    """Plan the rest of a saved run, from its latest checkpoint.  Raises UserError if its tokens have changed."""
+    """Plan the rest of a saved run, from its latest checkpoint.
+
+    Raises UserError if its tokens, or the borders of the documents, have changed.
+    """
     stored = saved.about["text"]
     text = from_stored(Text, stored | {"data": tuple(stored["data"])})
     path = text.token_file or folder / "data/tokens.bin"
     tokens = token_file(path)
-    if fingerprint(tokens) != saved.about["tokens"]:
-        raise UserError(f"{path} has changed since {folder} was started; restore it, or start a new run from "
-                        f"its weights (init_from)")
+    about = {"tokens": tokens.fingerprint, "documents": tokens.documents_fingerprint}
+    about |= saved.about                                    # a run of 0.1.0 has no fingerprint of the documents
+    if tokens.fingerprint != about["tokens"]:
+        raise UserError(changed_since(folder, path))
+    if tokens.documents_fingerprint != about["documents"]:
+        raise UserError(changed_since(folder, f"{path}.json"))
     state = start(config, saved.settings, like=like)
     restore(state, saved.checkpoint)
     objective = objectives.objective_of(config, saved.tokenizer)
-    return plan(folder, state, objective, tokens, text, saved.settings, saved.policy, saved.about, saved.tokenizer,
+    return plan(folder, state, objective, tokens, text, saved.settings, saved.policy, about, saved.tokenizer,
                 saved.best_so_far, comm, saved.lock)
 
 
@@ -113,8 +118,3 @@ def plan(folder, state: State, objective, tokens: Tokens, text: Text, settings: 
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     return Plan(folder, state, objective.source(training), objective.source(validation), settings, policy, about,
                 tokenizer.files(state.config.takes_types), best_so_far, objective.evaluate, comm, lock)
-
-
-def fingerprint(tokens: Tokens) -> str:
-    """SHA-256 of the ids, in hexadecimal."""
-    return hashlib.sha256(tokens.ids.data).hexdigest()
