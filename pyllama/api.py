@@ -19,7 +19,7 @@ from pyllama.pretrained import Model, check_dtype, load, with_options
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source
-from pyllama.tasks.task import rows_of
+from pyllama.tasks.task import learned_limit, rows_of
 from pyllama.text import special
 from pyllama.text.corpus import Sources
 from pyllama.text.tokenizer import Tokenizer
@@ -226,7 +226,7 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
     single = isinstance(inputs, str | dict)
     rows = rows_of(task, [inputs] if isinstance(inputs, str | dict) else inputs)
     search = with_options(SearchConfig, options)
-    warn((*notes, *task.notes(rows, trained, search)))
+    warn((*notes, *task.truncated(rows, trained, learned_limit(trained)), *task.notes(rows, trained, search)))
     answers = [*map(task.shown, task.predict(rows, trained, search))]
     return answers[0] if single else answers
 

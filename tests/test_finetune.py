@@ -11,6 +11,7 @@ from pyllama.cli.main import main
 from pyllama.tasks import TASKS, finetune
 from pyllama.training import checkpoint
 from pyllama.training.run import read_log
+from tests.shared import written
 
 SMALL = ["--vocab_size", "300", "--batch_size", "8", "--shards", "1", "--learning_rate", "0.005", "--warmup_steps", "5"]
 
@@ -153,6 +154,45 @@ def test_a_part_without_a_row_that_fits_is_refused(tmp_path, capsys):
     assert capsys.readouterr().err == ("pyllama: no train row leaves room for an answer in max_length, 5 tokens; "
                                        "shorten the rows or raise the limit\n")
     assert not (tmp_path / "run").exists()
+
+
+# Texts without room
+
+@pytest.mark.parametrize(("task", "model", "row", "needed"), [
+    ("classify", "lstm", {"text": "{}", "label": "{i}"}, 42),
+    ("relations", "lstm", {"text": "<e1>a</e1> <e2>b</e2> {}", "relation": "{i}"}, 50),
+    ("g2p", "transformer", {"source": "a", "target": "{}"}, 42),
+    ("qa", "bert", {"context": "{}", "question": "a", "answer": "x"}, None),      # in windows
+    ("qa", "bert", {"context": "x", "question": "{}", "answer": "x"}, 83),
+    ("instruct", "gpt2", {"instruction": "a", "output": "{}"}, 76)])
+def test_texts_that_are_truncated_are_counted(task, model, row, needed, tmp_path, capsys):
+    """In 3 of 24 rows 40 characters, which are as many tokens; with their edges they need 42, a question twice 40."""
+    lines = [json.dumps({name: value.format("x" * (40 if i < 3 else 4), i=i % 2) for name, value in row.items()})
+             for i in range(24)]
+    data = written(tmp_path / "a.jsonl", "\n".join(lines))
+    least = "60" if task == "instruct" else "30"
+    trained(task, model, data, tmp_path / "run", "--max_steps", 1, "--max_length", least, "--vocab_size",
+            263 if task == "relations" else 259, "--max_new_tokens", 2)
+    note = f"3 of 24 rows have a text that is truncated at {{}}; none would be at {needed}\n"
+    learned = note.format(f"the {least} tokens that the model was trained to read")
+    assert (note.format(f"max_length, {least} tokens") in capsys.readouterr().out) == (needed is not None)
+    assert main(["evaluate", "--model", str(tmp_path / "run"), "--data", str(data), "--max_new_tokens", "2"]) == 0
+    assert (learned in capsys.readouterr().out) == (needed is not None)
+    assert main(["predict", "--model", str(tmp_path / "run"), "--data", str(data), "--max_new_tokens", "2"]) == 0
+    asked = needed if "output" not in row and row.get("target") != "{}" else None
+    assert (learned in capsys.readouterr().err) == (asked is not None)
+
+
+def test_dropouts_that_training_does_not_apply_are_noted(films, tmp_path, capsys):
+    trained("classify", "bert", films, tmp_path / "run", "--max_steps", 1)
+    model = pyllama.load(tmp_path / "run")
+    model.config = replace(model.config, extra={**model.config.extra, "attention_probs_dropout_prob": 0.1,
+                                                "classifier_dropout": None, "layerdrop": 0.0})
+    model.save(tmp_path / "model")
+    capsys.readouterr()
+    trained("classify", str(tmp_path / "model"), films, tmp_path / "more", "--max_steps", 1)
+    assert "dropouts of the model that training does not apply: attention_probs_dropout_prob 0.1\n" in \
+        capsys.readouterr().out
 
 
 # Beside the answers

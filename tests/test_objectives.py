@@ -8,9 +8,10 @@ import pytest
 from pyllama.cli.main import main
 from pyllama.models import MODELS, transformer
 from pyllama.models.config import Dimensions
+from pyllama.rng import generator
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
-from pyllama.text.tokens import joined
+from pyllama.text.tokens import joined, windows
 from pyllama.training import objectives
 from pyllama.training.loop import Settings, start
 
@@ -83,6 +84,19 @@ def test_a_batch_that_hides_nothing_does_not_lower_the_loss():
     found = objectives.evaluate(start(c, small), source("bert"), small)
     assert abs(found.loss - np.log(TOKENS.vocab_size)) < 0.5
     assert found.tokens < len(TEXT) / 4
+
+
+def test_a_step_that_would_mask_nothing_is_drawn_again():
+    """One window of four tokens: of half of the steps nothing would be asked.  The others are as they were."""
+    small = replace(SETTINGS, batch_size=1, block_size=4)
+    made = source("bert")
+    ids = [made.batch(small, step) for step in range(60)]
+    assert all(batch.targets == np.sum(batch.inputs["labels"] != -100) >= 1 for batch in ids)
+    first = [made.damage(windows(made.tokens, 1, 4, small.seed, step)[:, :-1], generator(small.seed, "damage", step))
+             for step in range(60)]
+    assert 15 < sum(batch.targets == 0 for batch in first) < 50
+    for batch, once in zip(ids, first, strict=True):
+        assert not once.targets or (batch.inputs["ids"] == once.inputs["ids"]).all()
 
 
 @pytest.mark.parametrize(("config", "tokenizer", "message"), [

@@ -13,6 +13,7 @@ from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.tasks import finetune
 from pyllama.tasks.rows import Source
+from pyllama.tasks.task import learned_limit
 from pyllama.training import objectives
 from pyllama.training.loop import Settings, start
 
@@ -84,10 +85,11 @@ def of_task(model: Path, source: Source, search: SearchConfig) -> dict:
     task, trained, notes = finetune.load(model)
     source = Source(source.data, source.fields or fields_of_training(trained), source.bad_rows)
     rows, row_notes = task.read(source)
-    limit = f"the {trained.max_length} tokens that the model was trained to read"
+    limit = learned_limit(trained)
     parts, room_notes = finetune.with_room(task, {"evaluation": rows}, trained, limit)
     rows = parts["evaluation"]
-    for note in (*notes, *row_notes, *room_notes, *task.notes(rows, trained, search)):
+    too_long = task.truncated(rows, trained, limit)
+    for note in (*notes, *row_notes, *room_notes, *too_long, *task.notes(rows, trained, search)):
         console.print(note)
     answers, metrics = finetune.measure(task, rows, trained, search)
     show(task, rows, answers, metrics)

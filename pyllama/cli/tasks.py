@@ -16,7 +16,7 @@ from pyllama.tasks import answers
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import Source
-from pyllama.tasks.task import rows_of
+from pyllama.tasks.task import learned_limit, rows_of
 from pyllama.training.loop import Settings
 from pyllama.training.run import RunPolicy, Saved, new_run
 
@@ -106,7 +106,8 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         notes += row_notes
     else:
         rows = rows_of(task, text)
-    for note in (*notes, *task.notes(rows, trained, search)):
+    too_long = task.truncated(rows, trained, learned_limit(trained))
+    for note in (*notes, *too_long, *task.notes(rows, trained, search)):
         print(visible(note), file=sys.stderr)               # the answers go to standard output
     predicted, details = task.answered(rows, trained, search)
     table = answers.beside(rows, [*map(task.shown, predicted)], details, numbered=bad_rows == "skip")

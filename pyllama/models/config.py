@@ -82,6 +82,12 @@ class Config:
         """Does the model read the types of tokens, which tell a pair's two texts apart?"""
         return getattr(self, "type_vocab_size", 1) > 1
 
+    @property
+    def unused_dropouts(self) -> dict[str, float]:
+        """{name: rate} of the dropouts in a config.json that this family does not apply in training."""
+        return {name: rate for name, rate in self.extra.items()
+                if "drop" in name and isinstance(rate, int | float) and rate > 0}
+
     @classmethod
     def names(cls) -> set[str]:
         """The names of the fields."""

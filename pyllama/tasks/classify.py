@@ -62,6 +62,11 @@ def detailed(rows, trained, search=None):
     return answers, details
 
 
+def lengths(rows, trained):
+    """The number of tokens of each text, with special ones."""
+    return [len(ids) for ids in encode(trained.tokenizer, [row.values["text"] for row in rows])]
+
+
 @memory.arena()
 @machine.one_blas_thread()
 def probabilities(rows, trained):
@@ -105,6 +110,7 @@ task = Task(
     head="classification",
     labels=labels,
     examples=examples,
+    lengths=lengths,
     predict=predict,
     detailed=detailed,
     metrics=metrics,

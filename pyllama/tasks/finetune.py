@@ -119,7 +119,9 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
         optional(module, f"the task {task.name}")
     state, tokenizer, parts, notes = prepare(task, source, setup, settings, model)
     learner = trained(state.config, state.p, tokenizer)
-    parts, room_notes = with_room(task, parts, learner, length_limit(setup, learner))
+    limit = length_limit(setup, learner)
+    parts, room_notes = with_room(task, parts, learner, limit)
+    room_notes += task.truncated([row for part in parts.values() for row in part], learner, limit)
     rows = save_rows(parts, folder / "data") if folder else {}
     paths = {field: str(value) if (value := getattr(setup, field)) else None
              for field in ("test_data", "tokenizer", "vectors")}
@@ -188,6 +190,9 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
     elif model is not None:
         model = pretrained.changed(model, suited(model.config), settings.dtype)
     if model is not None:
+        if unused := model.config.unused_dropouts:
+            rates = ", ".join(f"{name} {rate}" for name, rate in unused.items())
+            notes = (*notes, f"dropouts of the model that training does not apply: {rates}")
         state = start(model.config, settings, model.params)
         notes = (*notes, *model.notes, *model.config.training_notes())
         return state, framed(model.require_tokenizer(), model.config), parts, notes

@@ -18,7 +18,7 @@ from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, generate
 from pyllama.tasks.rows import texts_of
 from pyllama.tasks.seq2seq import rouge
-from pyllama.tasks.task import Task
+from pyllama.tasks.task import Task, learned_limit
 from pyllama.training import loop
 from pyllama.training.examples import IGNORE, Examples
 
@@ -74,6 +74,13 @@ def examples(rows, trained):
     return Examples(rows_of_ids)
 
 
+def lengths(rows, trained):
+    """The number of tokens of prompt and response, with start and end; 0 without a response, as no prompt is cut."""
+    responses = trained.tokenizer.encode_batch([row.values.get("output", "") for row in rows])
+    return [len(before) + len(response) + 1 if "output" in row.values else 0
+            for row, before, response in zip(rows, prompts(rows, trained), responses, strict=True)]
+
+
 def predict(rows, trained, search=None):
     """The greedy continuation of each prompt, up to the end token or max_new_tokens; "" if there is no room for one."""
     settings = GenerationConfig(max_new_tokens=(search or SearchConfig()).max_new_tokens)
@@ -94,8 +101,8 @@ def notes(rows, trained, search):
     if search.num_beams > 1:
         lines.append("num_beams has no effect: responses are decoded greedily")
     if too_long := fits(rows, trained).count(False):
-        lines.append(f"{too_long} of {len(rows)} prompts are not answered: they leave no room for a response in the "
-                     f"{trained.max_length} tokens that the model was trained to read")
+        lines.append(f"{too_long} of {len(rows)} prompts are not answered: they leave no room for a response in "
+                     f"{learned_limit(trained)}")
     return lines
 
 
@@ -124,6 +131,7 @@ task = Task(
     texts=lambda values: [prompt(values), values["output"]],
     fits=fits,
     examples=examples,
+    lengths=lengths,
     predict=predict,
     notes=notes,
     metrics=metrics,

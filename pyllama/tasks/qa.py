@@ -122,7 +122,7 @@ def windows(rows, trained):
     Raises UserError if there is no room for a question and a context.
     """
     tokenizer = trained.tokenizer
-    start, middle, end = special.around(special.framed(tokenizer), texts=2)
+    start, middle, end = edges(tokenizer)
     room = trained.max_length - len(start) - len(middle) - len(end)
     if room < 2:
         raise UserError(f"max_length {trained.max_length} leaves no room for a question and a context; raise it to 64 "
@@ -138,6 +138,18 @@ def windows(rows, trained):
             if trained.config.takes_types:
                 inputs["types"] = (np.arange(len(inputs["ids"])) >= len(before)).astype(int)
             yield Window(number, inputs, len(before), first, past, characters)
+
+
+def edges(tokenizer):
+    """The ids of the special tokens before the question, between question and context, and after the context."""
+    return special.around(special.framed(tokenizer), texts=2)
+
+
+def lengths(rows, trained):
+    """Twice the tokens of each question, and the special tokens.  Contexts are not truncated."""
+    edge = sum(map(len, edges(trained.tokenizer)))
+    return [2 * len(question) + edge
+            for question in trained.tokenizer.encode_batch([row.values["question"] for row in rows])]
 
 
 def window_bounds(count, width):
@@ -242,6 +254,7 @@ task = Task(
     head="span",
     tokenizer=partial(special.byte_pairs, alone=UNSPACED),
     examples=examples,
+    lengths=lengths,
     predict=predict,
     metrics=metrics,
     metric_names=("exact_match", "f1"))

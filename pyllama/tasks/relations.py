@@ -104,6 +104,7 @@ task = Task(
     labels=lambda rows: classify.labels(labeled(rows)),
     markers=MARKS,
     examples=lambda rows, trained: classify.examples(labeled(rows), trained),
+    lengths=classify.lengths,
     predict=classify.predict,
     detailed=classify.detailed,
     metrics=metrics,

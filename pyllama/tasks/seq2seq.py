@@ -36,6 +36,17 @@ def examples_of(source, target):
     return examples
 
 
+def lengths_of(source, target):
+    """Task.lengths: the number of tokens, with special ones, of the longer of source and target."""
+    def lengths(rows, trained):
+        longest = [0] * len(rows)
+        for name in (source, target):
+            texts = [row.values.get(name, "") for row in rows]
+            longest = [max(n, len(ids)) for n, ids in zip(longest, encode(trained.tokenizer, texts), strict=True)]
+        return longest
+    return lengths
+
+
 def predict_from(source):
     """Task.predict: the best target of a beam search for each row, as text."""
     def predict(rows, trained, search=None):
@@ -189,7 +200,7 @@ def text_to_text(fields, measure, **others):
         return measure(answers, targets, sources)
 
     return Task(fields=fields, usable=usable_as(source, target), head="seq2seq", examples=examples_of(source, target),
-                predict=predict_from(source), metrics=metrics, **others)
+                lengths=lengths_of(source, target), predict=predict_from(source), metrics=metrics, **others)
 
 
 translate = text_to_text(

@@ -67,6 +67,8 @@ class Task:
 
     # Examples
     fits: Callable[[Sequence[Row], Trained], list[bool]] | None = None      # does each row fit?  None: yes
+    lengths: Callable[[Sequence[Row], Trained], list[int]] | None = None    # the max_length that truncates no text of
+                                                                            # the row; None: no text is truncated
     examples: Callable[[Sequence[Row], Trained], Examples]
 
     # Predictions, from (rows, trained, search)
@@ -105,6 +107,15 @@ class Task:
             return self.detailed(rows, trained, search)
         return self.predict(rows, trained, search), [{} for _ in rows]
 
+    def truncated(self, rows: Sequence[Row], trained: Trained, limit: str) -> tuple[str, ...]:
+        """A note on the rows with a text that is truncated, if there are any.  limit: max_length in words."""
+        lengths = self.lengths(rows, trained) if self.lengths else []
+        too_long = [length for length in lengths if length > trained.max_length]
+        if not too_long:
+            return ()
+        return (f"{len(too_long)} of {len(rows)} rows have a text that is truncated at {limit}; none would be at "
+                f"{max(too_long)}",)
+
     def models(self) -> list[str]:
         """The names of the families that can do the task."""
         return models.families_with(self.head)
@@ -135,6 +146,11 @@ def rows_of(task: Task, inputs: Sequence[str | dict]) -> list[Row]:
         except BadRow as error:
             raise UserError(f"input {number} is invalid: {error}; fix it") from None
     return rows
+
+
+def learned_limit(trained: Trained) -> str:
+    """The maximum length of a text in words, for notes beside predictions."""
+    return f"the {trained.max_length} tokens that the model was trained to read"
 
 
 def number_of(label: str, config) -> int:

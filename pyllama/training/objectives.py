@@ -24,6 +24,7 @@ from pyllama.training import loop
 from pyllama.training.examples import collate
 
 Damage = Callable[[np.ndarray, np.random.Generator], Batch]             # (ids [B T], generator) -> Batch
+ATTEMPTS = 100                                              # draws of a step, which may have special tokens alone
 SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
 
 
@@ -116,9 +117,14 @@ class CorruptedText:
         return len(self.tokens)
 
     def batch(self, settings, step: int) -> Batch:
-        """The corrupted windows of a step, and their labels."""
+        """The corrupted windows of a step, and their labels: drawn again if no token is to be predicted."""
         ids = windows(self.tokens, settings.rows_per_step, settings.block_size, settings.seed, step)
-        return self.damage(ids[:, :-1], generator(settings.seed, "damage", step))
+        batch = self.damage(ids[:, :-1], generator(settings.seed, "damage", step))
+        for attempt in range(1, ATTEMPTS):
+            if batch.targets:
+                break
+            batch = self.damage(ids[:, :-1], generator(settings.seed, "damage", step, attempt))
+        return batch
 
 
 def evaluate(state, source: CorruptedText, settings, most: int | None = None) -> Reconstruction:
