@@ -96,7 +96,7 @@ class Op:
         result = getattr(kernels, self.name, self.forward)(*inputs, **options)
         if result is NotImplemented:
             kernels, result = None, self.forward(*inputs, **options)
-        y, saved = self.require_pair(result)
+        y, saved = self.require_outputs(result)
         backward = getattr(kernels, self.name_backward, self.backward)
         if places := params.places(inputs):
             into = getattr(kernels, self.name_into, None)
@@ -121,12 +121,15 @@ class Op:
                             f"not {len(ys)}")
         return ys
 
-    def require_pair(self, result):
+    def require_outputs(self, result):
         """What forward returned.  Raises TypeError unless it is y, saved."""
-        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple | list):
-            return result
-        raise TypeError(f"{self.name}: forward returned {described(result)}; return y, saved, where saved is the tuple "
-                        f"of what backward needs")
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple | list)):
+            raise TypeError(f"{self.name}: forward returned {described(result)}; return y, saved, where saved is the "
+                            f"tuple of what backward needs")
+        for output, y in zip(self.outputs, self.each(result[0]), strict=True):
+            if not hasattr(y, "dtype"):
+                raise TypeError(f"{self.name}: {output} is {described(y)}; return an array, such as np.asarray(y)")
+        return result
 
     def require_each(self, grads, count):
         """What backward returned.  Raises TypeError unless it is at least `count` gradients."""

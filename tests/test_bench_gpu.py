@@ -13,7 +13,7 @@ from bench.traffic import axes
 from pyllama import cuda_text
 from pyllama.op import OPS
 from pyllama.testing.accuracy import is_computed
-from pyllama.testing.gradient import is_float
+from pyllama.testing.passes import is_float
 from pyllama.testing.problems import packed
 from tests.another import ROOT, python
 from tests.fakecupy import rules

@@ -1,11 +1,12 @@
 """check_gradient accepts right backward passes of all kinds and refuses wrong ones."""
+import ctypes
+
 import numpy as np
 import pytest
 
 from pyllama.models.layers import project
 from pyllama.ops import embedding, rms_norm
-from pyllama.testing import check_gradient
-from pyllama.testing.function import WrongGradient
+from pyllama.testing import WrongGradient, check_gradient
 
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((3, 4)), RNG.standard_normal(4)
@@ -119,6 +120,11 @@ def test_a_gradient_that_is_not_a_number_is_wrong():
 @pytest.mark.parametrize(("back", "message"), [
     (lambda dy: None, "no gradient for input 0, which is floating"),
     (lambda dy: dy.sum(), r"the gradient of input 0 has shape \(\), the input has \(3, 4\)"),
+    (lambda dy: dy[None], r"has shape \(1, 3, 4\), .*; sum it over the axes along which input 0 was broadcast"),
+    (lambda dy: dy + 0j, "the gradient of input 0 is complex128, but the input is float64; return that precision"),
+    (lambda dy: dy.astype(np.float32), "the gradient of input 0 is float32, but the input is float64"),
+    (lambda dy: np.ones(X.shape, int), "the gradient of input 0 is int64"),
+    (lambda dy: dy.astype(object), "the gradient of input 0 is object"),
     (lambda dy: (dy, dy), "back returned 2 gradients for 1 inputs"),
 ])
 def test_anything_but_a_gradient_is_refused_in_one_sentence(back, message):
@@ -129,3 +135,207 @@ def test_anything_but_a_gradient_is_refused_in_one_sentence(back, message):
 def test_an_array_in_the_place_of_the_list_of_inputs_is_refused():
     with pytest.raises(TypeError, match="inputs is a ndarray; give a list"):
         check_gradient(scaled(1.0), X)
+
+
+@pytest.mark.parametrize(("f", "message"), [
+    (lambda x: x, "f returned a ndarray; return y, back"),
+    (lambda x: (x, x), "f returned a tuple of 2; return y, back"),
+    (lambda x: (x, x, lambda dy: dy), "f returned a tuple of 3; return y, back"),
+    (lambda x: (x + 0j, lambda dy: dy), "f returned complex128; .* the real and the imaginary part are two outputs"),
+    (lambda x: (x * np.nan, lambda dy: dy), "f returned NaN; check it at inputs where it is defined"),
+])
+def test_a_forward_pass_of_another_form_is_refused_in_one_sentence(f, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        check_gradient(f, [X])
+
+
+@pytest.mark.parametrize(("x", "message"), [
+    (np.array([1, 2, 3]), "no input is floating, so there is no gradient to check"),
+    (X + 0j, "an input is complex128; .* the real and the imaginary part are two inputs"),
+    (np.array(["a"]), "an input is <U1; give floating arrays"),
+])
+def test_inputs_without_a_gradient_to_check_are_refused(x, message):
+    """They used to pass, whatever back returned."""
+    with pytest.raises(TypeError, match=message):
+        check_gradient(lambda x: (x, lambda dy: 0 * dy), [x])
+
+
+# --- functions that are not holomorphic -------------------------------------------------------------------------------
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def single(x):
+    """tanh of a complex or real x in half of the precision of float64."""
+    return np.tanh(x.astype(np.complex64 if np.iscomplexobj(x) else np.float32))
+
+
+HOLOMORPHIC = {
+    "exp": (np.exp, np.exp, X),
+    "relu by maximum": (lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0, X),
+    "relu by where": (lambda x: np.where(x > 0, x, 0), lambda x: (x > 0) * 1.0, X),
+    "clip": (lambda x: np.clip(x, -1, 1), lambda x: (np.abs(x) < 1) * 1.0, X),
+    "log of all sizes": (np.log, lambda x: 1 / x, np.array([1e-9, 1.0, 1e3])),
+    "an offset": (lambda x: 1e6 + x, np.ones_like, X),
+    "a fast sine": (lambda x: np.sin(1e3 * x), lambda x: 1e3 * np.cos(1e3 * x), X),
+    "an inner maximum": (lambda x: np.exp(x - x.real.max()) * np.exp(x.real.max()), np.exp, X),
+}
+OTHERS = {
+    "abs": (np.abs, np.sign, X),
+    "huber": (lambda x: np.where(np.abs(x) < 1, x * x / 2, np.abs(x) - 0.5), lambda x: np.clip(x, -1, 1), X),
+    "softplus": (softplus, sigmoid, 10 * X),
+    "softplus far out": (softplus, sigmoid, np.array([24.0])),
+    "x sign(x)": (lambda x: x * np.sign(x), np.sign, X),
+    "root of abs": (lambda x: np.sqrt(np.abs(x)), lambda x: np.sign(x) / 2 / np.sqrt(np.abs(x)), X),
+    "the real part": (lambda x: x.real ** 2, lambda x: 2 * x, X),
+    "conj": (lambda x: x * np.conj(x), lambda x: 2 * x, X),
+    "one branch": (lambda x: np.where(x.real > 0, np.abs(x) ** 3, x ** 3), lambda x: 3 * x * x, X),
+    "a millionth": (lambda x: x ** 3 + 1e-6 * np.abs(x), lambda x: 3 * x * x + 1e-6 * np.sign(x), X),
+    "a cast": (lambda x: np.tanh(np.asarray(x, float)), lambda x: 1 - np.tanh(x) ** 2, X),
+    "arctan2": (lambda x: np.arctan2(x, 2.0), lambda x: 2 / (4 + x * x), X),
+    "tiny": (lambda x: 1e-12 * np.abs(x), lambda x: 1e-12 * np.sign(x), X),
+    "huge": (lambda x: 1e12 * np.abs(x), lambda x: 1e12 * np.sign(x), X),
+    "abs at 0": (np.abs, np.sign, np.array([0.0, 1.0, -2.0, 0.0])),
+    "float32 within": (lambda x: single(x).astype(np.result_type(single(x), float)), lambda x: 1 - np.tanh(x) ** 2, X),
+}
+
+
+def reduced(f, df, how, times):
+    """f of an array, or its sum or mean, with a gradient that is off by a factor."""
+    def of_array(x):
+        return f(x), lambda dy: times * df(x) * dy
+
+    def of_sum(x):
+        size = x.size if how == "mean" else 1
+        return np.sum(f(x)) / size, lambda dy: times * df(x) * dy / size
+
+    return of_array if how == "array" else of_sum
+
+
+@pytest.mark.parametrize("how", ["array", "sum", "mean"])
+@pytest.mark.parametrize("name", [*HOLOMORPHIC, *OTHERS])
+def test_every_function_is_judged_rightly_and_the_result_says_how(name, how):
+    f, df, x = (HOLOMORPHIC | OTHERS)[name]
+    agreement = check_gradient(reduced(f, df, how, 1.0), [x])
+    assert agreement <= agreement.tolerance < 1e-3
+    if name in HOLOMORPHIC:
+        assert agreement.method == "complex step"
+    elif name != "float32 within":                  # complex64 is holomorphic, but not exact
+        assert agreement.method == "differences"
+    for times in (0.0, 1.01, -1.0):
+        with pytest.raises(WrongGradient):
+            check_gradient(reduced(f, df, how, times), [x])
+
+
+def test_a_row_norm_is_judged_by_differences():
+    def unit(x):
+        n = np.linalg.norm(x, axis=-1, keepdims=True)
+        y = x / n
+        return y, lambda dy: (dy - y * (dy * y).sum(-1, keepdims=True)) / n
+
+    agreement = check_gradient(unit, [X])
+    assert agreement.method == "differences"
+    with pytest.raises(WrongGradient, match="by differences"):
+        check_gradient(lambda x: (unit(x)[0], lambda dy: dy / np.linalg.norm(x, axis=-1, keepdims=True)), [X])
+
+
+def test_a_kink_at_the_inputs_is_avoided():
+    """The largest of equal numbers: each subgradient is right, but beside them there is only one."""
+    def largest(x):
+        return x.max(), lambda dy: dy * (np.arange(x.size) == x.argmax())
+
+    assert check_gradient(largest, [np.ones(4)]) < 1e-9
+    with pytest.raises(WrongGradient):
+        check_gradient(lambda x: (x.max(), lambda dy: dy * np.ones(4)), [np.ones(4)])
+
+
+def test_a_function_without_a_slope_anywhere_is_not_judged():
+    noise = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="the gradients cannot be compared"):
+        check_gradient(lambda x: (noise.standard_normal(x.shape), lambda dy: 0 * dy), [X])
+
+
+def test_a_function_of_float32_alone_is_called_with_float32():
+    def f(x):
+        assert x.dtype == np.float32
+        return x * x, lambda dy: 2 * x * dy
+
+    agreement = check_gradient(f, [X.astype(np.float32)])
+    assert agreement < agreement.tolerance < 1e-3
+    with pytest.raises(WrongGradient):
+        check_gradient(lambda x: (f(x)[0], lambda dy: x * dy), [X.astype(np.float32)])
+
+
+def test_a_function_in_c_that_takes_no_complex_array_is_judged_by_differences():
+    """It reads the numbers of any array as doubles."""
+    memory = ctypes.pythonapi.PyMemoryView_FromMemory
+    memory.restype, memory.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int]
+
+    def cubed(x):
+        x = np.ascontiguousarray(x)
+        a = np.frombuffer(memory(x.ctypes.data, 8 * x.size, 0x100), float).reshape(x.shape)
+        return a ** 3
+
+    assert check_gradient(lambda x: (cubed(x), lambda dy: 3 * x * x * dy), [X]).method == "differences"
+    with pytest.raises(WrongGradient):
+        check_gradient(lambda x: (cubed(x), lambda dy: x * x * dy), [X])
+
+
+# --- passes that change what is not theirs ----------------------------------------------------------------------------
+
+def changes_its_input(x):
+    x *= 2
+    return x.copy(), lambda dy: 2 * dy
+
+
+def changes_dy(x):
+    def back(dy):
+        dy *= x
+        return 2 * dy.copy()
+    return x * x, back
+
+
+def changes_the_input_later(x):
+    def back(dy):
+        dx = 2 * x * dy
+        x[:] = 0
+        return dx
+    return x * x, back
+
+
+def changes_the_output(x):
+    y = np.exp(x)
+
+    def back(dy):
+        y[:] *= dy
+        return y.copy()
+    return y, back
+
+
+@pytest.mark.parametrize(("f", "message"), [
+    (changes_its_input, "f changes its inputs in place"), (changes_dy, "back changes dy in place"),
+    (changes_the_input_later, "back changes the inputs in place"), (changes_the_output, "back changes y in place")])
+def test_a_pass_that_changes_an_array_in_place_is_refused(f, message):
+    x = X.copy()
+    with pytest.raises(WrongGradient, match=message):
+        check_gradient(f, [x])
+    np.testing.assert_array_equal(x, X)                     # the array of the caller stays
+
+
+def test_a_second_call_of_back_must_give_the_same():
+    def f(x):
+        slope = 2 * x
+
+        def back(dy):
+            dx = dy * slope
+            slope[:] = 0
+            return dx
+        return x * x, back
+
+    with pytest.raises(WrongGradient, match="the second call of back gives another gradient of input 0"):
+        check_gradient(f, [X])

@@ -197,6 +197,12 @@ def test_check_passes_the_ops_and_catches_a_wrong_backward(capsys, monkeypatch):
     code, out, _ = call(capsys, "check", "relu", "--problems", 3)
     assert code == 1
     assert "more than the 1e-11" in out
+    monkeypatch.setattr(op, "backward", lambda dy, x: (dy[None],))
+    code, out, _ = call(capsys, "check", "relu", "--on", "numpy", "--problems", 3)
+    assert code == 1
+    assert "the gradient of x has shape" in out
+    code, out, _ = call(capsys, "check", "relu", "nosuch")
+    assert (code, out) == (2, "")
 
 
 def test_env_says_what_is_there_and_why_something_is_not(capsys, monkeypatch):

@@ -12,7 +12,7 @@ from pyllama import backend, params
 from pyllama.op import OPS
 from pyllama.testing import accuracy, complex_step, problem
 from pyllama.testing.accuracy import tolerances
-from pyllama.testing.gradient import is_float, relative_error, vector
+from pyllama.testing.passes import is_float
 from pyllama.testing.problems import choose_by, packed
 from tests import fakecupy
 from tests.fakecupy.rules import NoLoop
@@ -26,6 +26,16 @@ each_run = pytest.mark.parametrize(("op", "on"), RUNS, ids=[f"{op.name}-{on}" fo
 each_kernel = pytest.mark.parametrize(("op", "on"), [run for run in RUNS if run[1] != "numpy"],
                                       ids=lambda x: getattr(x, "name", x))
 each_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])
+
+
+def vector(op, y):
+    """The outputs of op, or their gradients dy, end to end."""
+    return np.concatenate([np.ravel(a) for a in op.each(y)])
+
+
+def relative_error(dy, jv, dx, v):
+    """|<dy, J v> - <dx, v>|, divided by the sum of the sizes of its terms, or by 1 if that is less."""
+    return float(abs(np.vdot(dy, jv) - np.vdot(dx, v)) / max(1.0, np.abs(dy * jv).sum(), np.abs(dx * v).sum()))
 
 
 def run(op, on, inputs, options, *dys):

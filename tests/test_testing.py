@@ -6,7 +6,7 @@ import pyllama.ops  # noqa: F401 -- registers
 from pyllama.op import OPS, Op, between
 from pyllama.ops import add_rms_norm, rms_norm
 from pyllama.shapes import signature
-from pyllama.testing import check, complex_step, problem
+from pyllama.testing import WrongGradient, check, complex_step, problem
 from pyllama.testing.problems import choose_by
 
 
@@ -119,3 +119,62 @@ def test_the_checker_sees_every_output(kept, error):
         return add_rms_norm.backward([keep * d for keep, d in zip(kept, dy, strict=True)], *saved)
 
     assert (check(Op(add_rms_norm.shapes, forward, backward, eps=between(1e-3, 1.0))).error > 1e-3) == error
+
+
+# --- ops of a user ----------------------------------------------------------------------------------------------------
+
+def checked(line, forward, backward):
+    return check(Op(line, forward, backward), problems=20)
+
+
+ONE, TWO = "x[... D] -> y[... D]", "x[... D], w[D] -> y[... D]"
+
+
+def product(x, w):
+    return x * w, (x, w)
+
+
+def summed(a):
+    return a.reshape(-1, a.shape[-1]).sum(0)
+
+
+@pytest.mark.usefixtures("unregistered")
+@pytest.mark.parametrize(("backward", "message"), [
+    (lambda dy, x, w: (dy * w + 0j, summed(dy * x)), "the gradient of x is complex128"),
+    (lambda dy, x, w: ((dy * w).astype("float32"), summed(dy * x)), "the gradient of x is float32, but the input is f"),
+    (lambda dy, x, w: (dy * w, dy * x), "sum it over the axes along which w was broadcast"),
+    (lambda dy, x, w: (dy * w, None), "no gradient for w, which is floating"),
+    (lambda dy, x, w: (dy * w, summed(x.__imul__(dy))), "back changes the inputs in place"),
+    (lambda dy, x, w: (dy.__imul__(w), summed(dy * x)), "back changes dy in place"),
+])
+def test_results_that_are_not_gradients_are_refused(backward, message):
+    with pytest.raises((TypeError, ValueError, WrongGradient), match=message):
+        checked(TWO, product, backward)
+
+
+@pytest.mark.usefixtures("unregistered")
+@pytest.mark.parametrize(("forward", "backward"), [
+    (lambda x: (np.abs(x), (x,)), lambda dy, x: (dy * np.sign(x),)),
+    (lambda x: (np.tanh(x.astype("float64")), (x,)), lambda dy, x: (dy / np.cosh(x) ** 2,)),
+    (lambda x: (np.log(x), (x,)), lambda dy, x: (dy / x,)),
+    (lambda x: (np.arctanh(x), (x,)), lambda dy, x: (dy / (1 - x * x),)),
+    (lambda x: (np.log(x) - np.log1p(-x), (x,)), lambda dy, x: (dy / (x * (1 - x)),)),
+    (lambda x: (1e-12 * np.tanh(x), (x,)), lambda dy, x: (1e-12 * dy / np.cosh(x) ** 2,)),
+    (lambda x: ((x / np.linalg.norm(x, axis=-1, keepdims=True)), (x, np.linalg.norm(x, axis=-1, keepdims=True))),
+     lambda dy, x, n: (dy / n - x * np.sum(dy * x, -1, keepdims=True) / n ** 3,)),
+], ids=["abs", "cast", "log", "arctanh", "logit", "small", "norm"])
+def test_functions_of_any_kind_domain_and_size_are_judged_rightly(forward, backward):
+    right = checked(ONE, forward, backward)
+    assert right.error <= right.tolerance < 1e-6
+    assert not right.wrong
+    for times in (0.0, 1.01):
+        wrong = checked(ONE, forward, lambda dy, *saved, times=times: (times * backward(dy, *saved)[0],))
+        assert wrong.wrong
+        assert wrong.error > 1e-3
+
+
+@pytest.mark.usefixtures("unregistered")
+def test_an_op_that_jumps_everywhere_is_not_judged():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="cannot be checked: its forward pass jumps"):
+        checked(ONE, lambda x: (rng.standard_normal(x.shape), ()), lambda dy: (0 * dy,))

@@ -5,8 +5,9 @@
     >>> check(rms_norm).error < 1e-11
     True
 """
-from pyllama.testing.function import WrongGradient, check_gradient
+from pyllama.testing.function import Agreement, check_gradient
 from pyllama.testing.gradient import Finding, check, complex_step
+from pyllama.testing.passes import WrongGradient
 from pyllama.testing.problems import Problem, problem
 
-__all__ = ["Finding", "Problem", "WrongGradient", "check", "check_gradient", "complex_step", "problem"]
+__all__ = ["Agreement", "Finding", "Problem", "WrongGradient", "check", "check_gradient", "complex_step", "problem"]

@@ -2,7 +2,7 @@
 import numpy as np
 
 from pyllama import backend
-from pyllama.testing.gradient import is_float
+from pyllama.testing.passes import is_float
 from pyllama.testing.problems import packed
 
 F32 = np.finfo("float32")
