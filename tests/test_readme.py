@@ -1,4 +1,5 @@
 """README.md and docs/ are true: their commands and their Python run, their tables are the code's."""
+import json
 import re
 import shlex
 from itertools import takewhile
@@ -62,6 +63,11 @@ def readers_folder(tmp_path, monkeypatch):
         Path(name).write_text(PLAY)
     for name in ("reviews.csv", "more_reviews.csv"):
         Path(name).write_text(REVIEWS)
+    tagged = {"text": "Ann lives in Maine", "entities": [[0, 3, "PER"], [13, 18, "LOC"]]}
+    Path("entities.jsonl").write_text((json.dumps(tagged) + "\n") * 20)
+    pairs = [{"text": "<e1>Ann</e1> lives in <e2>Maine</e2>", "relation": "Live_In(e1,e2)"},
+             {"text": "<e1>Ann</e1> left <e2>Maine</e2>", "relation": "Other"}]
+    Path("relations.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs * 10))
     assert run(["train", "--model", "bert", "--tokenizer", "bpe", "--data", "input.txt", "--out_dir", "FOLDER"]) == 0
 
 
@@ -83,6 +89,8 @@ def test_every_command_runs(page, readers_folder):
     for words in commands(PAGES[page]):
         if words[0] == "plot":
             pytest.importorskip("matplotlib")
+        if words[0] == "extract":
+            pytest.importorskip("rdflib")
         if "stories260K.bin" not in words:                  # tests/test_llama2c.py has models of this format
             assert run(words) == 0, words
 
@@ -128,7 +136,7 @@ def test_every_flag_that_is_named_exists(page):
     known = {name for settings in (text.Text, text.ModelShape, text.Settings, text.RunPolicy,
                                    text.GenerationConfig, Source, Setup) for name in settings.__dataclass_fields__}
     known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help", "task", "text", "export", "device", "debug",
-              "init_from", "out"}
+              "init_from", "out", "tagger", "relations", "data", "min_score", "limit"}
     known |= {"no_deps"}                                    # of pip
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", PAGES[page])}
     assert {SYNONYMS.get(flag, flag) for flag in flags} <= known

@@ -227,7 +227,7 @@ def test_a_file_without_triples_is_written_and_called_so(tmp_path):
 
 
 def test_another_suffix_and_an_absent_package_are_refused_at_once(monkeypatch):
-    with pytest.raises(UserError, match=r"cannot write g.dot; its name must end in .csv, .graphml, .ttl, .png"):
+    with pytest.raises(UserError, match=r"cannot write g.dot; its name must end in .csv, .jsonl, .graphml, .ttl, .png"):
         task.export(Path("g.dot"))
     packages = {"networkx": ".graphml", "rdflib": ".ttl", "matplotlib": ".png"}
     for package, suffix in packages.items():

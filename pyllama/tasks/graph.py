@@ -1,14 +1,29 @@
-"""Triples (head, relation, tail) as a file: .csv, .graphml, .ttl, or a drawing as .png."""
+"""Triples (head, relation, tail) as a file: .csv, .jsonl, .graphml, .ttl, or a drawing as .png."""
 import csv
 import io
+import json
 import math
 from collections import Counter
+from typing import NamedTuple
 from urllib.parse import quote
 
 from pyllama.errors import UserError, optional
 
 MAX_DRAWN = 50                                              # triples in a drawing; more are unreadable
 SPACE = "http://example.org/"                               # RFC 2606 reserves it for examples
+NAMESPACES = {"ent": SPACE + "entity/", "rel": SPACE + "relation/", "type": SPACE + "type/"}
+
+
+class Triple(NamedTuple):
+    """A triple, and where it comes from.  Functions that take triples also take tuples of the first three."""
+    head: str
+    relation: str
+    tail: str
+    head_type: str = ""                                     # the label of the entity, such as PER; "": none
+    tail_type: str = ""
+    score: float | None = None                              # the probability of the relation
+    document: str = ""                                      # its name
+    sentence: str = ""
 
 
 def writer(path):
@@ -30,19 +45,40 @@ def counted(number: int) -> str:
 
 
 def to_csv(triples) -> bytes:
-    """Lines head,relation,tail with a header."""
+    """Lines head,relation,tail with a header, and further fields of Triple that any of them has."""
+    of_all = [Triple(*triple) for triple in triples]
+    used = [*Triple._fields[:3], *(name for name in Triple._fields[3:]
+                                   if any(getattr(triple, name) not in ("", None) for triple in of_all))]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("head", "relation", "tail"), *triples])
+    rows = ([getattr(triple, name) for name in used] for triple in of_all)
+    csv.writer(text, lineterminator="\n").writerows([used, *rows])
     return text.getvalue().encode()
 
 
+def to_json_lines(triples) -> bytes:
+    """A JSON object for each triple, with the fields of Triple that it has."""
+    objects = ({name: value for name, value in Triple(*triple)._asdict().items() if value not in ("", None)}
+               for triple in triples)
+    return "".join(json.dumps(fields, ensure_ascii=False) + "\n" for fields in objects).encode()
+
+
 def graph_of(triples):
-    """A directed networkx graph, an edge with the attribute `relation` for each triple."""
+    """A directed networkx graph, an edge with the attribute `relation` for each triple; a node may have a `type`."""
     import networkx
     graph = networkx.MultiDiGraph()
-    for head, relation, tail in triples:
+    for head, relation, tail, *_ in triples:
         graph.add_edge(head, tail, relation=relation)
+    for name, kind in types(triples):
+        graph.nodes[name].setdefault("type", kind)
     return graph
+
+
+def types(triples) -> list[tuple[str, str]]:
+    """(entity, its type) without repeats, the most frequent type of an entity first."""
+    of_all = [Triple(*triple) for triple in triples]
+    counts = Counter(pair for triple in of_all for pair in ((triple.head, triple.head_type),
+                                                            (triple.tail, triple.tail_type)) if pair[1])
+    return [pair for pair, _ in counts.most_common()]
 
 
 def to_graphml(triples) -> bytes:
@@ -52,16 +88,19 @@ def to_graphml(triples) -> bytes:
 
 
 def to_turtle(triples) -> bytes:
-    """Entities are ent:NAME with their text as rdfs:label, relations rel:NAME; duplicate triples are merged."""
+    """Entities are ent:NAME with their text as rdfs:label, relations rel:NAME, types type:NAME; duplicate triples are
+    merged."""
     import rdflib
     graph = rdflib.Graph()
-    entities, relations = rdflib.Namespace(SPACE + "entity/"), rdflib.Namespace(SPACE + "relation/")
-    graph.bind("ent", entities)
-    graph.bind("rel", relations)
-    for head, relation, tail in triples:
+    entities, relations, kinds = map(rdflib.Namespace, NAMESPACES.values())
+    for prefix, space in NAMESPACES.items():
+        graph.bind(prefix, space)
+    for head, relation, tail, *_ in triples:
         graph.add((entities[quote(head, safe="")], relations[quote(relation, safe="")], entities[quote(tail, safe="")]))
         for name in (head, tail):
             graph.add((entities[quote(name, safe="")], rdflib.RDFS.label, rdflib.Literal(name)))
+    for name, kind in types(triples):
+        graph.add((entities[quote(name, safe="")], rdflib.RDF.type, kinds[quote(kind, safe="")]))
     return graph.serialize(format="turtle").encode()
 
 
@@ -74,7 +113,7 @@ def to_png(triples) -> bytes:
 
 def shown(triples) -> str:
     """The number of triples in a drawing, and of how many."""
-    number = len(set(triples))
+    number = len({triple[:3] for triple in triples})
     return counted(number) if number <= MAX_DRAWN else f"the {MAX_DRAWN} most frequent of {counted(number)}"
 
 
@@ -84,7 +123,8 @@ def drawn(triples):
     It does not use networkx's drawing, which needs pyplot and its global state.
     """
     from matplotlib.figure import Figure
-    graph = graph_of(triple for triple, _ in Counter(triples).most_common(MAX_DRAWN))
+    frequent = Counter(triple[:3] for triple in triples).most_common(MAX_DRAWN)
+    graph = graph_of([triple for triple, _ in frequent])
     points, width, height = laid_out(graph)
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), title=shown(triples))
@@ -128,5 +168,5 @@ def laid_out(graph):
     return points, row_width, max(1.0, y + row_height)
 
 
-WRITERS = {".csv": (to_csv,), ".graphml": (to_graphml, "networkx"), ".ttl": (to_turtle, "rdflib"),
-           ".png": (to_png, "networkx", "matplotlib")}
+WRITERS = {".csv": (to_csv,), ".jsonl": (to_json_lines,), ".graphml": (to_graphml, "networkx"),
+           ".ttl": (to_turtle, "rdflib"), ".png": (to_png, "networkx", "matplotlib")}
