@@ -5,7 +5,7 @@
 import sys
 from pathlib import Path
 
-from pyllama.training.run import read_log
+from pyllama.training.log import read_log
 
 WIDTH, HEIGHT = 800, 260
 LEFT, RIGHT, TOP, BOTTOM = 60, 30, 20, 45               # margins

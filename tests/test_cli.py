@@ -22,7 +22,7 @@ from pyllama.cli.parsing import parse
 from pyllama.op import OPS
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
-from pyllama.training.run import read_log
+from pyllama.training.log import read_log
 from tests.extras import needs_matplotlib
 
 TINY = ["--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2", "--block_size", "8",
@@ -333,7 +333,7 @@ def test_a_loss_that_is_not_a_number_stops_with_its_place(text, tmp_path, capsys
                      sentence)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_saves_and_the_resumed_run_is_the_undisturbed_one(number, text, tmp_path):
     """The signal goes to a process of its own once its log shows a step; the run is long enough not to end before."""
     flags = ["--data", text, *TINY, "--lr_decay_iters", 3000, "--save_steps", 3000, "--eval_interval", 3000]
@@ -353,7 +353,7 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_undisturbed_one(number, text, t
                 process.send_signal(number)
                 break
         rest = process.stdout.read()
-    assert process.returncode == 130, rest
+    assert process.returncode == 128 + number, rest
     assert "stopping after this step and saving" in rest
     stopped = checkpoint.load(tmp_path / "cut").step
     assert 0 < stopped < 3000

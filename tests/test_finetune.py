@@ -10,7 +10,7 @@ from pyllama.cli import tasks as commands
 from pyllama.cli.main import main
 from pyllama.tasks import TASKS, finetune
 from pyllama.training import checkpoint
-from pyllama.training.run import read_log
+from pyllama.training.log import read_log
 from tests.shared import written
 
 SMALL = ["--vocab_size", "300", "--batch_size", "8", "--shards", "1", "--learning_rate", "0.005", "--warmup_steps", "5"]

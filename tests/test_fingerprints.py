@@ -14,7 +14,7 @@ from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.text import tokens as tokens_module
 from pyllama.text.id_file import IdFile, blocks_of
-from pyllama.training.run import read_log
+from pyllama.training.log import read_log
 
 OLDER = Path(__file__).parent / "golden" / "runs_0_1_0"
 SETTINGS = pyllama.Settings(max_steps=6, batch_size=2, block_size=8, shards=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyllama.training import checkpoint
-from pyllama.training.run import read_log
+from pyllama.training.log import read_log
 from tests.training_and_dying import FLAGS
 
 KILLS = 50

@@ -15,7 +15,7 @@ from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.training import lock
 from pyllama.training.lock import RunLock, locked
-from pyllama.training.run import read_log
+from pyllama.training.log import read_log
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 FLAGS = ["--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2", "--block_size", "8", "--shards", "1",

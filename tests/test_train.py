@@ -16,8 +16,9 @@ from pyllama.errors import UserError
 from pyllama.models import llama
 from pyllama.text.tokens import Batch, Tokens, evaluation_windows, windows
 from pyllama.training import checkpoint, loop
+from pyllama.training.log import read_log
 from pyllama.training.optim import clip_scale, global_norm
-from pyllama.training.run import BestSoFar, RunPolicy, from_stored, read_log, restore, run
+from pyllama.training.run import BestSoFar, RunPolicy, from_stored, restore, run
 
 CONFIG = llama.LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
                            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=8, resid_pdrop=0.2)

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         output.complain(sentence(error, argv))
-        return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 2
+        return 128 + (error.args or (signal.SIGINT,))[0] if isinstance(error, KeyboardInterrupt) else 2
 
 
 def sentence(error: BaseException, argv: list[str]) -> str:

@@ -5,10 +5,16 @@ from pathlib import Path
 from pyllama.cli.output import visible
 from pyllama.errors import UserError, optional
 from pyllama.files import export
-from pyllama.training.run import read_log
+from pyllama.training.log import read_log
 
 PANELS = [("loss", "loss (nats per prediction)"),            # of a token, a class or a position
           ("lr", "learning rate"), ("grad_norm", "gradient norm before clipping")]
+
+
+def curve(lines: list[dict], key: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of the lines of a log that have a value under the key."""
+    points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def draw(runs: list[Path], out: Path) -> None:
@@ -24,12 +30,10 @@ def draw(runs: list[Path], out: Path) -> None:
             if not lines:
                 raise UserError(f"{folder} has no log.jsonl with steps; give the folder of a run")
             name = " " + visible(folder.resolve().name).replace("$", r"\$")       # not a formula, nor a hidden label
-            axes.plot([line["step"] for line in lines], [line[key] for line in lines], color=f"C{number}",
-                      linewidth=0.8, alpha=0.8, label=name)
-            evaluated = [line for line in lines if f"val_{key}" in line]
-            axes.plot([line["step"] for line in evaluated], [line[f"val_{key}"] for line in evaluated], "o-",
-                      color="black", markerfacecolor=f"C{number}", markersize=4, linewidth=0.5,
-                      label=f"{name}, validation" if evaluated else "_")
+            axes.plot(*curve(lines, key), color=f"C{number}", linewidth=0.8, alpha=0.8, label=name)
+            steps, values = curve(lines, f"val_{key}")
+            axes.plot(steps, values, "o-", color="black", markerfacecolor=f"C{number}", markersize=4, linewidth=0.5,
+                      label=f"{name}, validation" if steps else "_")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     figure.axes[0].legend()

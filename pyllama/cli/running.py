@@ -9,8 +9,6 @@ from pyllama.cli.output import console
 from pyllama.errors import UserError
 from pyllama.training.run import Plan, run
 
-STOPPED = 128 + signal.SIGINT                               # the exit code after Ctrl-C
-
 
 def check_log_steps(log_steps: int) -> None:
     """Raise UserError if log_steps is not positive."""
@@ -18,24 +16,35 @@ def check_log_steps(log_steps: int) -> None:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
 
 
-def show_run(plan: Plan, log_steps: int) -> bool:
-    """Run the plan with a progress display.  True if Ctrl-C, here or in another process, stopped it early."""
+def show_run(plan: Plan, log_steps: int) -> int:
+    """Run the plan with a progress display.
+
+    Returns 0, or the exit code if a signal, here or in another process, stopped the run early: 128 + its number.
+    """
     state, last_step, comm = plan.state, plan.settings.max_steps, plan.comm
     for note in plan.notes:
         console.print(note)
+
+    def stop(stop: bool = True) -> None:
+        comm.stop = stop
+
     records = run(*plan)
-    with interruptible() as interrupt, contextlib.closing(records):
+    stop(False)
+    with interruptible(stop) as signals, contextlib.closing(records):
         for _ in follow(records, state.step, last_step, log_steps):
-            comm.stop = interrupt.is_set()
             if comm.stopped or (comm.stop and comm.size == 1):          # processes must stop after the same step
                 break
-    return (interrupt.is_set() or comm.stopped) and state.step < last_step
+    stop(False)
+    early = state.step < last_step or plan.best_so_far.pending
+    return 128 + (signals or [signal.SIGINT])[0] if early and (signals or comm.stopped) else 0
 
 
-def show_end(*sentences: str, stopped_in: Path | None = None, then: str = "") -> int:
-    """Print a run's last line: the sentences, the peak memory, the next command.  Returns the exit code."""
-    if stopped_in:
-        then = f"continue with `pyllama resume {stopped_in}`"
+def show_end(*sentences: str, then: str) -> None:
+    """Print a run's last line: the sentences, the peak memory, the next command."""
     peak = f"peak memory {memory.peak_rss() / 2 ** 20:,.0f} MiB"
     console.print("; ".join([*filter(None, sentences), peak, then]))
-    return STOPPED if stopped_in else 0
+
+
+def show_stop(step: int, folder: Path | None, *sentences: str) -> None:
+    """Print the last line of a run that was stopped early."""
+    show_end(f"stopped at step {step}", *sentences, then=f"continue with `pyllama resume {folder}`")

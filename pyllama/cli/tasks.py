@@ -10,7 +10,7 @@ from pyllama import files, memory
 from pyllama.beam import SearchConfig
 from pyllama.cli.display import announce
 from pyllama.cli.output import console, emit, visible
-from pyllama.cli.running import check_log_steps, show_end, show_run
+from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
 from pyllama.errors import UserError
 from pyllama.tasks import answers
 from pyllama.tasks import finetune as tuning
@@ -54,13 +54,14 @@ def resume(folder: Path, saved: Saved, log_steps: int) -> int:
 
 
 def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
-    """Train with a progress display, then measure; returns the exit code, 0 when done or 130 after Ctrl-C."""
+    """Train with a progress display, then measure; returns the exit code, 0 when done or that of show_run()."""
     task, plan, parts = task_run.task, task_run.plan, task_run.parts
     state, last_step, best = plan.state, plan.settings.max_steps, plan.best_so_far
     announce(f"{state.flat.size:,} parameters; {len(parts['train']):,} training rows, {len(parts['dev']):,} "
              f"validation rows, {len(parts['test']):,} test rows; steps {state.step} to {last_step} in {folder}")
-    if show_run(plan, log_steps):
-        return show_end(f"stopped at step {state.step}", stopped_in=folder)
+    if code := show_run(plan, log_steps):
+        show_stop(state.step, folder)
+        return code
     _, model, _ = tuning.load(folder, plan.settings.dtype)
     part = "test" if parts["test"] else "dev"
     for note in task.notes(parts[part], model, task_run.search):
@@ -72,8 +73,9 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
     if state.step < last_step:
         console.print(f"stopped early at step {state.step}: {best.stale} evaluations without improvement since step "
                       f"{best.best_step}")
-    return show_end(f"measured on the {part} rows at step {best.best_step}, the best checkpoint on the dev rows",
+    show_end(f"measured on the {part} rows at step {best.best_step}, the best checkpoint on the dev rows",
                     then=f"try `pyllama predict --model {folder}`")
+    return 0
 
 
 def predict(model: Path, search: SearchConfig, data: Path | None = None, text: tuple[str, ...] = (),

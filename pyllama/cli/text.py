@@ -13,7 +13,7 @@ from pyllama.cli.display import announce
 from pyllama.cli.output import console, emit
 from pyllama.cli.parsing import listed
 from pyllama.cli.plot import draw
-from pyllama.cli.running import check_log_steps, show_end, show_run
+from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
 from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, startable, stream
@@ -167,17 +167,20 @@ def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
 
 
 def show_training(plan: Plan, log_steps: int) -> int:
-    """Run the plan with a progress display; returns the exit code, 0 when done or 130 after Ctrl-C."""
+    """Run the plan with a progress display; returns the exit code, 0 when done or that of show_run()."""
     folder, state, best = plan.folder, plan.state, plan.best_so_far
     announce(f"{state.flat.size:,} parameters; {len(plan.training):,} training tokens, {len(plan.validation):,} "
              f"validation tokens, vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
              f"{plan.settings.max_steps} in {folder}")
-    stopped = show_run(plan, log_steps)
-    outcome = "stopped" if stopped else "done" if state.step == plan.settings.max_steps else "stopped early"
+    code = show_run(plan, log_steps)
+    quality = f"best validation loss {best.best:.4f} at step {best.best_step}" if best.best_step else ""
+    if code:
+        show_stop(state.step, folder, quality)
+        return code
+    outcome = "done" if state.step == plan.settings.max_steps else "stopped early"
     command = "generate" if objectives.continues(state.config) else "finetune"
-    return show_end(f"{outcome} at step {state.step}",
-                    f"best validation loss {best.best:.4f} at step {best.best_step}" if best.best_step else "",
-                    stopped_in=folder if stopped else None, then=f"try `pyllama {command} --model {folder}`")
+    show_end(f"{outcome} at step {state.step}", quality, then=f"try `pyllama {command} --model {folder}`")
+    return 0
 
 
 def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenizer: Path | None = None,

@@ -6,6 +6,7 @@ import numpy as np
 
 from pyllama.text.epochs import step_rows
 from pyllama.text.tokens import Batch
+from pyllama.training.stopping import unless_stopped
 
 IGNORE = -100
 FILL = {"ids": 0, "labels": IGNORE, "types": 0}             # value of padding, on the right
@@ -29,8 +30,11 @@ class Examples:
         return collate([self.rows[i] for i in chosen])
 
     def in_turn(self, size: int):
-        """Yield (number of the first example, Batch of up to `size` examples), in order."""
-        for first in range(0, len(self.rows), size):
+        """Yield (number of the first example, Batch of up to `size` examples), in order.
+
+        Raises Stopped if the context is stopping().
+        """
+        for first in unless_stopped(range(0, len(self.rows), size)):
             yield first, collate(self.rows[first:first + size])
 
 

@@ -33,6 +33,7 @@ from pyllama.training.diagnose import first_not_finite
 from pyllama.training.optim import SGD, AdamW, Optimizer, clip_scale, global_norm, matrix_slices, sum_and_norm
 from pyllama.training.parallel import Communicator, Solo, share
 from pyllama.training.schedule import SCHEDULES
+from pyllama.training.stopping import unless_stopped
 
 SOLO = Solo()
 AT_ONCE = 2 ** 18               # numbers in a layer's input at a time: hides Python's overhead, keeps memory small
@@ -133,6 +134,7 @@ class State:
     p: dict                                     # the parameters, a tree of views into flat
     optimizer: Optimizer
     step: int = 0                               # number of steps done
+    whole: bool = True                          # False while a step updates the parameters
 
     @property
     def model(self) -> Any:
@@ -143,7 +145,7 @@ class State:
 class Record(NamedTuple):
     """The results of a step."""
     step: int                                   # number of steps done, including this one
-    loss: float                                 # nats per token, mean over the step
+    loss: float                                 # nats per token, mean over the step; NaN if it has no targets
     grad_norm: float                            # norm of the gradient before clipping
     lr: float                                   # learning rate
     tokens: int                                 # in this step, without the first of each row
@@ -239,10 +241,13 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
                                 f"{culprit}; lower learning_rate or lengthen warmup_steps, from the start or "
                                 f"from an earlier checkpoint (init_from)")
             lr = settings.rate(state.step)
+            state.whole = False
             state.optimizer.step(state.flat, flats[0], lr, settings.weight_decay,
                                  clip_scale(norm, settings.max_grad_norm))
             state.step += 1
-            yield Record(state.step, loss, norm, lr, batch.inputs["ids"][:, 1:].size, time.perf_counter() - begin)
+            state.whole = True
+            yield Record(state.step, loss if batch.targets else math.nan, norm, lr, batch.inputs["ids"][:, 1:].size,
+                         time.perf_counter() - begin)
 
 
 @contextlib.contextmanager
@@ -297,10 +302,10 @@ def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], 
 def mean_loss(p, c, batches: Iterable[Batch]) -> tuple[float, float]:
     """(loss, targets): the mean loss over all batches, in nats per target, and the number of targets.
 
-    (nan, 0) if the batches have no targets.
+    (nan, 0) if the batches have no targets.  Raises Stopped if the context is stopping().
     """
     total = targets = 0.0
-    for batch in batches:
+    for batch in unless_stopped(batches):
         value, _ = c.model.loss(**batch.inputs, p=p, c=c, count=1, recompute=True)            # saves no activations
         total += float(value)
         targets += batch.targets
@@ -319,14 +324,14 @@ def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None 
 
     most      evaluate the first `most` targets only; None: all
 
-    Raises UserError for fewer than 2 tokens.
+    Raises UserError for fewer than 2 tokens, and Stopped if the context is stopping().
     """
     tokens = tokens if most is None else tokens.between(0, min(most + 1, len(tokens)))
     logits = settings.block_size * state.config.vocab_size                  # of a row; at most 16 MiB at once
     window = settings.block_size * state.config.hidden_size
     rows = max(1, min(settings.batch_size, 2 ** 22 // logits, AT_ONCE // window))
     loss, right, count = 0.0, 0, 0
-    for ids, labels in evaluation_windows(tokens, rows, settings.block_size):
+    for ids, labels in unless_stopped(evaluation_windows(tokens, rows, settings.block_size)):
         ids, labels = (np.asarray(a, like=state.flat) for a in (ids, labels))
         z, _ = state.model.logits(ids[:, :-1], state.p, state.config, recompute=True)       # saves no activations
         z, target = z.reshape(-1, z.shape[-1]), labels[:, 1:].reshape(-1)

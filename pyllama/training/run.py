@@ -7,9 +7,8 @@
     RUN/tensorboard/      event files, if RunPolicy.tensorboard is set
 """
 import contextlib
-import json
+import itertools
 import math
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,14 +18,15 @@ import numpy as np
 
 from pyllama import __version__, params
 from pyllama.device import host
-from pyllama.errors import UserError, optional
-from pyllama.files import rewrite
+from pyllama.errors import UserError
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.checkpoint import Checkpoint
 from pyllama.training.lock import RunLock, locked
+from pyllama.training.log import Log, NoLog, line_of, record_of
 from pyllama.training.loop import SOLO, Record, Settings, State, evaluate, train
 from pyllama.training.parallel import Communicator
+from pyllama.training.stopping import Stopped, stopping
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class BestSoFar:
     best: float = math.inf                      # its rank
     best_step: int = 0                          # its step
     stale: int = 0                              # number of evaluations since
+    pending: dict | None = None                 # the log's line of a step whose evaluation was stopped
 
 
 class Plan(NamedTuple):
@@ -116,13 +117,17 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
     lock            of the folder; None: lock it until the generator ends
 
     Close the generator to stop after a step.  A checkpoint is written every save_steps, after an evaluation with a new
-    best rank, and at the end: the last step, patience or close().  An error does not write one: if the loss is not
-    finite, the parameters were bad already, and KeyboardInterrupt may leave them half updated.
+    best rank, and at the end: the last step, patience, close(), or KeyboardInterrupt unless it leaves parameters half
+    updated.  An error does not write one: if the loss is not finite, the parameters were bad already.
+
+    An evaluation stops between two batches when comm.stop is set, or by KeyboardInterrupt.  A resume makes up for it.
 
     Raises UserError as loop.train(), checkpoint.save() and RunLock do.
     """
     settings = replace(settings, warmup_steps=settings.warmup)     # a resume with more steps must not warm up again
     best_so_far, saved = best_so_far or BestSoFar(), state.step
+    resumed = [record_of(best_so_far.pending)] if best_so_far.pending else []
+    done = state.step - len(resumed)                    # the last step that is evaluated, if due, and logged
     folder = folder.absolute() if folder and comm.rank == 0 else None       # the caller may change the working folder
 
     def save(best=False):
@@ -142,23 +147,34 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
     def out_of_patience():
         return policy.patience and best_so_far.stale >= policy.patience
 
+    def evaluated(record: Record):
+        """(evaluation, is it the best so far?) after a step for which one is due; (None, False) if it is stopped."""
+        best_so_far.pending = line_of(record)
+        try:
+            with stopping(lambda: comm.stop and comm.size == 1):        # others would wait for this process
+                evaluation = evaluate(state, validation, settings, policy.eval_tokens)
+        except Stopped:
+            return None, False
+        better = evaluation.rank < best_so_far.best
+        best_so_far.stale = 0 if better else best_so_far.stale + 1
+        if better:
+            best_so_far.best, best_so_far.best_step = evaluation.rank, record.step
+        best_so_far.pending = None
+        return evaluation, better
+
     with contextlib.ExitStack() as stack:
         lock = lock or stack.enter_context(locked(folder))
-        log = Log(folder, state.step, policy.tensorboard) if folder else NoLog()
+        log = Log(folder, done, policy.tensorboard) if folder else NoLog()
         stack.callback(log.close)
         try:
-            for record in () if out_of_patience() else train(state, training, settings, comm):
-                last = record.step == settings.max_steps
-                evaluation, better = None, False
-                if last or record.step % policy.eval_steps == 0:
-                    evaluation = evaluate(state, validation, settings, policy.eval_tokens)
-                    better = evaluation.rank < best_so_far.best
-                    best_so_far.stale = 0 if better else best_so_far.stale + 1
-                    if better:
-                        best_so_far.best, best_so_far.best_step = evaluation.rank, record.step
+            for record in () if out_of_patience() else itertools.chain(resumed, train(state, training, settings, comm)):
+                last, best_so_far.pending = record.step == settings.max_steps, None
+                due = last or record.step % policy.eval_steps == 0
+                evaluation, better = evaluated(record) if due else (None, False)
                 if lock:
                     lock.check()
                 log.write(record, evaluation)
+                done = record.step
                 if better or last or record.step % policy.save_steps == 0:
                     save(better)
                 yield record._replace(evaluation=evaluation)
@@ -166,8 +182,9 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
                     break
             if saved < state.step:
                 save()
-        except GeneratorExit:
-            if saved < state.step and not (lock and lock.inherited):
+        except (GeneratorExit, KeyboardInterrupt):
+            known = done == state.step or best_so_far.pending
+            if saved < state.step and state.whole and known and not (lock and lock.inherited):
                 save()
             raise
 
@@ -175,88 +192,6 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
 def versions() -> dict:
     """The versions of pyllama and NumPy, which a checkpoint stores."""
     return {"pyllama": __version__, "numpy": np.__version__}
-
-
-class Log:
-    """log.jsonl and TensorBoard's event files.
-
-    step    the step at which the run starts or resumes; later lines of an earlier run are deleted
-    """
-
-    def __init__(self, folder: Path, step: int, tensorboard: bool):
-        path = folder / "log.jsonl"
-        lines = (json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step)
-        try:
-            rewrite(path, map(str.encode, lines), only_writer=True)
-            self.file, self.board = path.open("a"), None
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder"
-                            ) from None
-        if tensorboard:
-            tensorboard_x = optional("tensorboardX", "tensorboard")
-            # The file name has the time in seconds.  Without the suffix, an immediate resume would overwrite the file.
-            self.board = tensorboard_x.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1,
-                                                     filename_suffix=f".{step}")
-
-    def write(self, record: Record, evaluation):
-        line = {name: value for name, value in record._asdict().items() if name != "evaluation"}
-        line |= ({f"val_{k}": v for k, v in evaluation._asdict().items()} if evaluation else {})
-        with self.reporting():
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
-            deleted = os.fstat(self.file.fileno()).st_nlink == 0
-        if deleted:
-            raise UserError(f"{self.file.name} was deleted or replaced during the run; resume, which starts it again: "
-                            f"the checkpoints are intact")
-        if self.board:
-            for name, value in line.items():
-                if name != "step" and value is not None:        # an accuracy that was not measured
-                    self.board.add_scalar(name, value, record.step)
-
-    def sync(self):
-        """Force the lines to the disk."""
-        with self.reporting():
-            os.fsync(self.file.fileno())
-
-    @contextlib.contextmanager
-    def reporting(self):
-        """Raise UserError where an OSError is raised."""
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"cannot write {self.file.name}: {error.strerror}; free some space and resume: the "
-                            f"checkpoints are intact") from None
-
-    def close(self):
-        with contextlib.suppress(OSError):              # a full disk was reported when the line was written
-            self.file.close()
-        if self.board:
-            self.board.close()
-
-
-class NoLog:
-    """The log of a process that does not write."""
-
-    def write(self, record: Record, evaluation):
-        pass
-
-    def sync(self):
-        pass
-
-    def close(self):
-        pass
-
-
-def read_log(folder: Path) -> list[dict]:
-    """The lines of log.jsonl, up to one that a kill or a power cut left incomplete."""
-    path, lines = Path(folder) / "log.jsonl", []
-    if path.exists():
-        for line in path.read_text(errors="replace").split("\n"):
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-    return lines
 
 
 def on_the_host(named) -> dict[str, np.ndarray]:
