@@ -178,7 +178,8 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         longest = min(setup.max_length, getattr(config, "max_position_embeddings", setup.max_length))
         classes = {"id2label": {str(i): name for i, name in enumerate(names)},
                    "label2id": {name: i for i, name in enumerate(names)}} if names else {}
-        entry = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights}
+        entry = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights,
+                 **task.stored}
         return replace(config, **changes, extra={**config.extra, **classes, "task": entry})
 
     if model is None and setup.model not in MODELS and Path(setup.model).exists():

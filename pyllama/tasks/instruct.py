@@ -8,6 +8,8 @@
 
     ### Response:
     mice</s>                    these tokens have labels, the end token too; the label of those above is -100
+
+In a conversation (see chat.py) every response has labels, and the next turn follows its end token.
 """
 import importlib.util
 
@@ -16,6 +18,7 @@ import numpy as np
 from pyllama.beam import SearchConfig
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, generate
+from pyllama.tasks import chat
 from pyllama.tasks.rows import texts_of
 from pyllama.tasks.seq2seq import rouge
 from pyllama.tasks.task import Task, learned_limit
@@ -28,21 +31,37 @@ OPTIONAL_FIELDS = ("input",)
 
 
 def usable(values):
-    """{instruction, output} of a row, and its input if there is one.  Raises BadRow."""
-    return texts_of(values, FIELDS, OPTIONAL_FIELDS)
+    """{instruction, output} of a row, and its input or the messages of its conversation.  Raises BadRow."""
+    return chat.learnable(values) if "messages" in values else texts_of(values, FIELDS, OPTIONAL_FIELDS)
 
 
-def prompt(values: dict) -> str:
+def askable(values):
+    """The same without the output.  Raises BadRow."""
+    return chat.askable(values) if "messages" in values else texts_of(values, FIELDS[:-1], OPTIONAL_FIELDS)
+
+
+def prompt(values: dict, template: dict[str, str] = chat.TEMPLATE) -> str:
     """The prompt of a row: the text that the model reads before it answers."""
-    context = f"### Input:\n{values['input']}\n\n" if "input" in values else ""
-    return f"### Instruction:\n{values['instruction']}\n\n{context}### Response:\n"
+    return "".join(chat.pieces(values, template))
 
 
 def prompts(rows, trained):
-    """The ids of each row's prompt, a list of integers, with the start token first if there is one."""
+    """(ids [T], learned [T]) of each row's prompt, with the start token first if there is one.
+
+    learned    bool: the responses in a conversation, each with an end token behind it
+    """
+    template = trained.config.extra.get("task", {}).get("template", chat.TEMPLATE)
     start = trained.tokenizer.bos_id if trained.config.bos_token_id is None else trained.config.bos_token_id
-    return [[*([] if start is None else [start]), *ids.tolist()]
-            for ids in trained.tokenizer.encode_batch([prompt(row.values) for row in rows])]
+    of_rows = [chat.pieces(row.values, template) for row in rows]
+    encoded = iter(trained.tokenizer.encode_batch([text for texts in of_rows for text in texts]))
+    for texts in of_rows:
+        ids = [np.array([] if start is None else [start], int)]
+        learned = [np.zeros(len(ids[0]), bool)]
+        for number in range(len(texts)):
+            is_response = number % 2 == 1
+            ids.append(np.array([*next(encoded), *([end(trained)] if is_response else [])], int))
+            learned.append(np.full(len(ids[-1]), is_response))
+        yield np.concatenate(ids), np.concatenate(learned)
 
 
 def end(trained) -> int:
@@ -54,39 +73,46 @@ def end(trained) -> int:
     return ids[0] if isinstance(ids, list) else ids
 
 
+def complete(rows, trained):
+    """(ids [T], learned [T]) of prompt and response of each row; learned as in prompts()."""
+    responses = trained.tokenizer.encode_batch([row.values["output"] for row in rows])
+    for (before, learned), response in zip(prompts(rows, trained), responses, strict=True):
+        ids = np.array([*before, *response, end(trained)], int)
+        yield ids, np.append(learned, np.ones(len(ids) - len(before), bool))
+
+
 def fits(rows, trained):
-    """For each row: is there room for a token of the response after the prompt?"""
-    return [len(ids) < trained.max_length for ids in prompts(rows, trained)]
+    """For each row: is there room for a token of a response after the prompt?"""
+    return [bool(learned[:trained.max_length].any()) for _, learned in complete(rows, trained)]
+
+
+def answerable(rows, trained):
+    """For each row: is there room for a token of its last response?"""
+    return [len(ids) < trained.max_length for ids, _ in prompts(rows, trained)]
 
 
 def examples(rows, trained):
     """ids and labels [T] of prompt and response, truncated on the right at max_length.
 
-    Rows without room for a token of the response are skipped.  Prompt and response are encoded separately, so that the
+    Rows without room for a token of a response are skipped.  Prompt and response are encoded separately, so that the
     prompt has the same tokens as in predict().
     """
-    last, rows_of_ids = end(trained), []
-    responses = trained.tokenizer.encode_batch([row.values["output"] for row in rows])
-    for before, response in zip(prompts(rows, trained), responses, strict=True):
-        ids = np.array([*before, *response, last])[:trained.max_length]
-        if len(before) < len(ids):
-            rows_of_ids.append({"ids": ids, "labels": np.where(np.arange(len(ids)) < len(before), IGNORE, ids)})
-    return Examples(rows_of_ids)
+    whole = [(ids[:trained.max_length], learned[:trained.max_length]) for ids, learned in complete(rows, trained)]
+    return Examples([{"ids": ids, "labels": np.where(learned, ids, IGNORE)} for ids, learned in whole if learned.any()])
 
 
 def lengths(rows, trained):
     """The number of tokens of prompt and response, with start and end; 0 without a response, as no prompt is cut."""
-    responses = trained.tokenizer.encode_batch([row.values.get("output", "") for row in rows])
-    return [len(before) + len(response) + 1 if "output" in row.values else 0
-            for row, before, response in zip(rows, prompts(rows, trained), responses, strict=True)]
+    known = [row for row in rows if "output" in row.values]
+    return [len(ids) for ids, _ in complete(known, trained)] + [0] * (len(rows) - len(known))
 
 
 def predict(rows, trained, search=None):
     """The greedy continuation of each prompt, up to the end token or max_new_tokens; "" if there is no room for one."""
     settings = GenerationConfig(max_new_tokens=(search or SearchConfig()).max_new_tokens)
-    ids_of_row = prompts(rows, trained)
-    answerable = [i for i, ids in enumerate(ids_of_row) if len(ids) < trained.max_length]
-    by_length = sorted(answerable, key=lambda i: len(ids_of_row[i]))
+    ids_of_row = [ids.tolist() for ids, _ in prompts(rows, trained)]
+    fitting = [i for i, ids in enumerate(ids_of_row) if len(ids) < trained.max_length]
+    by_length = sorted(fitting, key=lambda i: len(ids_of_row[i]))
     answers = {}
     for first in range(0, len(by_length), AT_ONCE):
         batch = by_length[first:first + AT_ONCE]
@@ -100,7 +126,7 @@ def notes(rows, trained, search):
     lines = []
     if search.num_beams > 1:
         lines.append("num_beams has no effect: responses are decoded greedily")
-    if too_long := fits(rows, trained).count(False):
+    if too_long := answerable(rows, trained).count(False):
         lines.append(f"{too_long} of {len(rows)} prompts are not answered: they leave no room for a response in "
                      f"{learned_limit(trained)}")
     return lines
@@ -126,10 +152,13 @@ task = Task(
     summary="the response to an instruction",
     fields=FIELDS,
     optional_fields=OPTIONAL_FIELDS,
+    unpacked=chat.unpacked,
     usable=usable,
+    askable=askable,
     head="lm",
     texts=lambda values: [prompt(values), values["output"]],
     fits=fits,
+    stored={"template": chat.TEMPLATE},
     examples=examples,
     lengths=lengths,
     predict=predict,

@@ -65,6 +65,8 @@ class Task:
     texts: Callable[[dict], Sequence[str]] | None = None        # of a row, to learn a tokenizer from; None: all fields
     tokenizer: Callable[..., Tokenizer] = special.byte_pairs    # (texts, vocab_size, marks=markers)
 
+    stored: dict[str, Any] = field(default_factory=dict)        # kept with a model, in config.extra["task"]
+
     # Examples
     fits: Callable[[Sequence[Row], Trained], list[bool]] | None = None      # does each row fit?  None: yes
     lengths: Callable[[Sequence[Row], Trained], list[int]] | None = None    # the max_length that truncates no text of
