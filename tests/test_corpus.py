@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.text import corpus
 from pyllama.text.corpus import documents
@@ -159,3 +160,45 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path):
 def test_an_empty_name_is_not_the_current_folder():
     with pytest.raises(UserError, match="the name of a source is empty"):
         list(corpus.documents(""))
+
+
+# Runs
+
+RUN = {"log.jsonl": '{"step": 1}\n', "data/train.jsonl": '{"text": "row"}\n', "data/dev.jsonl": '{"text": "row"}\n',
+       "checkpoints/step-00000001/notes.txt": "no text"}
+
+
+@pytest.mark.parametrize("mark", ["checkpoints", "lock", "data/tokens.bin.json"])
+@pytest.mark.parametrize("run", ["out", "runs/deep/out", "."])
+def test_what_runs_wrote_is_not_read(folder, monkeypatch, mark, run):
+    """Also of one that was killed before its first checkpoint; the user's own files beside it are read."""
+    monkeypatch.chdir(folder)
+    want = texts("."), texts("**/*.*")
+    for name, text in RUN.items():
+        if mark == "checkpoints" or "checkpoints" not in name:
+            (folder / run / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / run / name).write_text(text)
+    if mark != "checkpoints":
+        (folder / run / mark).write_text("{}")
+    assert (texts("."), texts("**/*.*")) == want
+    assert texts(folder) == want[0]
+    assert texts(f"{run}/data/train.jsonl") == ["row"]          # unless it is named
+    (folder / run / "data/story.txt").write_text("mine")
+    assert "mine" in texts(".")
+
+
+def test_files_named_like_a_run_s_are_read(tmp_path):
+    for name in "log.jsonl", "data/train.jsonl", "notes/checkpoints/a/b.md":
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"text": "read"}')
+    assert len(texts(tmp_path)) == 3
+
+
+def test_a_folder_can_be_trained_on_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 9)
+    flags = ["--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2", "--block_size", "8",
+             "--max_steps", "1"]
+    for run in "out", "runs/second", "third":
+        assert main(["train", "--data", ".", "--out_dir", run, *flags]) == 0
+    assert len({(tmp_path / run / "data/tokens.bin").read_bytes() for run in ("out", "runs/second", "third")}) == 1

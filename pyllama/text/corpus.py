@@ -17,6 +17,11 @@ SEPARATOR = re.compile(r"<\|endoftext\|>(?<=^<\|endoftext\|>)[^\S\n]*(?:\n|\Z)",
 CHUNK = 2**24                                       # bytes of a file read at once
 SUFFIXES = (".jsonl", ".md", ".rst", ".text", ".txt")               # of the files read from a folder
 
+# The files with texts that pyllama writes in a run's folder, the first group, which one of the marks tells from others.
+OF_A_RUN = re.compile(r"(.*/)(?:log\.jsonl|metrics\.json|data/(?:(?:train|dev|test)\.jsonl|tokens\.bin\.json)"
+                      r"|checkpoints/\.?step-\d[^/]*/[^/]+)")
+MARKS = ("checkpoints", "lock", "data/tokens.bin.json")
+
 Document = tuple[str, str]                          # (name, text)
 Sources = str | Path | Sequence[str | Path]
 
@@ -27,8 +32,8 @@ def documents(sources: Sources, field: str = "text") -> Iterator[Document]:
     A source is
     - a text file in UTF-8: one document, or several separated by lines with <|endoftext|> alone;
     - a .jsonl file: one document a line, an object whose string `field` is the text;
-    - a folder: its text and .jsonl files (see SUFFIXES), recursively, without hidden ones;
-    - a pattern such as "src/**/*.py": the files that match it, with any suffix;
+    - a folder: its text and .jsonl files (see SUFFIXES), recursively, without hidden ones and those of a run;
+    - a pattern such as "src/**/*.py": the files that match it, with any suffix, without those of a run;
     - "-": standard input, read as a text file;
     - "python-docs": the language reference that comes with Python, 465 kB of English (pydoc_data.topics).
 
@@ -64,18 +69,26 @@ def _files(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()
-                       and not any(part.startswith(".") for part in file.relative_to(path).parts))
+                       and not any(part.startswith(".") for part in file.relative_to(path).parts)
+                       and not _is_of_a_run(file))
         if not files:
             raise UserError(f"the folder {path} has no {', '.join(SUFFIXES)} file; for files with other suffixes give "
                             f"a pattern such as '{path}/**/*.py'")
         return files
     if path.exists():
         return [path]
-    files = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if not Path(name).is_dir())
+    files = sorted(Path(name) for name in glob.glob(str(source), recursive=True)
+                   if not Path(name).is_dir() and not _is_of_a_run(Path(name)))
     if not files:
         raise UserError(f"there is no file or folder {str(source)!r} in {Path.cwd()}, and no file matches it "
                         f"as a pattern; check the spelling")
     return files
+
+
+def _is_of_a_run(file: Path) -> bool:
+    """Is this a file that a run keeps: its log, its rows, a file of its checkpoints?"""
+    match = OF_A_RUN.fullmatch(file.absolute().as_posix())
+    return match is not None and any((Path(match[1]) / mark).exists() for mark in MARKS)
 
 
 def _chunks(name: object, file: BinaryIO) -> Iterator[str]:
