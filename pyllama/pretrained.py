@@ -227,6 +227,8 @@ def fitted(tensors: dict, config, dtype: str, strict: bool):
         if copy in tensors:
             tensors.setdefault(name, tensors[copy])             # some programs store the copy alone
     asked, config = config, config.fitted_to(tensors)
+    if config is not asked:
+        tensors = {copy: tensors[name] for copy, name in asked.copies().items() if name in tensors} | tensors
     fresh = config.model.init(config, dtype=dtype)
     wanted = dict(params.leaves(fresh))
     new = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]

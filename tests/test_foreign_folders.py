@@ -4,7 +4,8 @@ import pytest
 
 from pyllama import params, pretrained
 from pyllama.errors import UserError
-from pyllama.models import MODELS, llama, llama_config
+from pyllama.models import MODELS, bart, llama, llama_config
+from pyllama.training import optim
 from tests.test_models import IDS, SMALL, small
 from tests.test_pretrained import folder
 
@@ -78,6 +79,70 @@ def test_a_tied_matrix_may_be_stored_as_its_copy_alone(tmp_path):
     model = pretrained.load(folder(tmp_path, c.to_dict(), tensors | copy))
     np.testing.assert_array_equal(model.params["model"]["embed_tokens"]["weight"], copy["lm_head.weight"])
     assert model.config.tie_word_embeddings
+
+
+def randomly(tensors):
+    """Other entries for tensors: every one different."""
+    rng = np.random.default_rng(1)
+    return {name: rng.standard_normal(a.shape) for name, a in tensors.items()}
+
+
+SEQ2SEQ = dict(vocab_size=19, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+               decoder_attention_heads=2, encoder_ffn_dim=12, decoder_ffn_dim=12, max_position_embeddings=7)
+TABLES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
+
+
+@pytest.mark.parametrize("stored", [{}, {"tie_word_embeddings": False}])
+@pytest.mark.parametrize("absent", TABLES)
+def test_a_bart_may_have_three_tables(stored, absent, tmp_path):
+    """The absent one is the shared one, where the others differ from it."""
+    tensors = randomly(tensors_of(bart.BartConfig(**SEQ2SEQ)))
+    shared = tensors["model.shared.weight"]
+    tables = {name: shared if name == absent else shared + i for i, name in enumerate(TABLES)}
+    given = tensors | {name: a for name, a in tables.items() if name != absent}
+    if stored and absent == "lm_head.weight":
+        given[absent] = tables[absent]                          # transformers needs it
+    model = pretrained.load(folder(tmp_path, {"model_type": "bart", **SEQ2SEQ, **stored}, given), dtype="float64")
+    got = dict(params.leaves(model.params))
+    for name, a in tables.items():
+        np.testing.assert_array_equal(got[name], a, err_msg=name)
+    assert bool(model.notes) == (not stored)
+
+
+def test_a_bart_from_scratch_is_an_mbart(tmp_path):
+    c = small("bart", "seq2seq")
+    stored = c.to_dict()
+    assert (stored["model_type"], stored["architectures"]) == ("mbart", ["MBartForConditionalGeneration"])
+    assert stored["init_std"] == 0.02
+    assert c.decoder_start_token_id == c.eos_token_id
+
+
+@pytest.mark.parametrize(("head", "kind"), [("seq2seq", "mbart"), ("classification", "pyllama-bart")])
+def test_a_pre_norm_bart_of_0_1_0_computes_what_it_did_and_is_saved_under_another_type(head, kind, tmp_path):
+    """transformers starts the decoder of an mBART that classifies with another token."""
+    c = bart.BartConfig(**SEQ2SEQ, norm_first=True, decoder_start_token_id=1, head=head)
+    tensors = randomly(tensors_of(c))
+    model = pretrained.load(folder(tmp_path, c.to_dict() | {"model_type": "bart"}, tensors))
+    assert f"saved again, the model is of type {kind}" in model.notes[0]
+    assert model.config == c.from_dict(c.to_dict() | {"model_type": "bart"})
+    model.save(tmp_path / "again")
+    again = pretrained.load(tmp_path / "again")
+    assert again.notes == ()
+    ids = np.array([[1, 5, 7, 2]])
+    np.testing.assert_array_equal(again.logits(ids)[0], model.logits(ids)[0])
+
+
+def test_an_mbart_that_classifies_starts_its_decoder_with_the_last_token():
+    c = bart.MBartConfig(**SEQ2SEQ, head="classification")
+    ids = np.array([[1, 5, 7, 2], [1, 9, 2, 0]])
+    read = bart.decoder_input(ids, c, mask=np.array([[1, 1, 1, 1], [1, 1, 1, 0]]))
+    assert read.tolist() == [[2, 1, 5, 7], [2, 1, 9, 2]]
+
+
+def test_the_bias_of_the_scores_does_not_decay():
+    """It is a bias, though its shape is [1 V]."""
+    tree = {"weight": np.ones((2, 3)), "final_logits_bias": np.ones((1, 3)), "table": np.ones((3, 1))}
+    assert optim.matrix_slices(tree) == [slice(0, 6), slice(9, 12)]
 
 
 def test_a_body_without_a_head_is_fine_tuned_and_not_read_as_a_writer(tmp_path):

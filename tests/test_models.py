@@ -230,7 +230,7 @@ def test_a_family_says_what_the_commands_and_tasks_ask_for(kind):
         c = small(kind, head)
         assert c.model is model
         assert (c.head, c.vocab_size, c.hidden_size) == (head, 19, 12)
-        assert family.from_dict(c.to_dict()).to_dict() == c.to_dict()
+        assert type(c).from_dict(c.to_dict()).to_dict() == c.to_dict()
         assert all(getattr(c, name) == 0.3 for name in family.DROPOUTS)
         names = [name for name, _ in params.leaves(model.init(c))]
         assert all(any(name.startswith(prefix) for name in names) for prefix in family.BODY)

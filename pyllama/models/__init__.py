@@ -63,6 +63,7 @@ MODELS: dict[str, Family] = {                   # model_type in config.json -> f
     "bert": Family(bert, bert.BertConfig),
     "transformer": Family(transformer, transformer.TransformerConfig),
     "bart": Family(bart, bart.BartConfig),
+    "mbart": Family(bart, bart.MBartConfig),
     "lstm": Family(lstm, lstm.LstmConfig),
 }
 LIBRARY_ONLY: dict[str, tuple[ModuleType, type[Config]]] = {       # models that are not available in the commands

@@ -1,5 +1,5 @@
 """BART (Lewis et al., 2020): the Transformer with learned positions, normalized embeddings and exact GELU.  It learns
-to reconstruct corrupted text (see text/corruption.py).
+to reconstruct corrupted text (see text/corruption.py).  mBART (Liu et al., 2020) is BART with pre-norm layers.
 
     head=seq2seq           scores of the target's tokens
     head=classification    scores of classes: the decoder reads the same text as the encoder, and its output at the last
@@ -14,9 +14,9 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.models import transformer
-from pyllama.models.config import Dimensions
+from pyllama.models.config import Config, Dimensions
 from pyllama.models.init import Initializer
-from pyllama.models.layers import class_loss, feed_forward, pick
+from pyllama.models.layers import class_loss, feed_forward, last_positions, pick
 from pyllama.models.transformer import TransformerConfig
 from pyllama.rng import NO_DRAW, generator
 
@@ -30,14 +30,17 @@ class BartConfig(TransformerConfig):
 
     TYPE = "bart"
     HEADS: ClassVar = {"seq2seq": "BartForConditionalGeneration", "classification": "BartForSequenceClassification"}
+    ALIASES: ClassVar = {"BartModel": "seq2seq"}
     LEARNS: ClassVar = {"seq2seq": "corrupted text"}
 
     vocab_size: int = 50265                     # V
-    d_model: int = 768                          # D
-    encoder_attention_heads: int = 12
-    decoder_attention_heads: int = 12
-    encoder_ffn_dim: int = 3072
-    decoder_ffn_dim: int = 3072
+    d_model: int = 1024                         # D
+    encoder_layers: int = 12
+    decoder_layers: int = 12
+    encoder_attention_heads: int = 16
+    decoder_attention_heads: int = 16
+    encoder_ffn_dim: int = 4096
+    decoder_ffn_dim: int = 4096
     activation_function: str = "gelu"
     max_position_embeddings: int = 1024
     positions: Literal["sinusoidal", "learned"] = "learned"
@@ -63,12 +66,41 @@ class BartConfig(TransformerConfig):
     def from_dict(cls, stored: dict) -> "BartConfig":
         """The configuration from a config.json; see Config.from_dict."""
         written_by_0_1_0 = stored.get("head") == "lm"
-        return super().from_dict({**stored, "head": "seq2seq"} if written_by_0_1_0 else stored)
+        tied = stored.get("tie_word_embeddings", True)          # in transformers, of all tables
+        return super().from_dict({"share_embeddings": tied, **stored,
+                                  **({"head": "seq2seq"} if written_by_0_1_0 else {})})
 
     @classmethod
     def small(cls, shape: Dimensions, **fields):
-        """TransformerConfig.small with BART's positions, activation and norm on the embeddings."""
-        return super().small(shape, head=shape.head, init_std=None, scale_embedding=True, **fields)
+        """The configuration of an mBART of this size: its pre-norm layers train without a long warmup.
+
+        The decoder starts with the end token, as transformers starts it for a text that ends.
+        """
+        return super(BartConfig, MBartConfig).small(shape, **{
+            "head": shape.head, "init_std": None, "scale_embedding": True, "decoder_start_token_id": shape.eos_id,
+            **fields})
+
+    def same_in_transformers(self) -> type[Config] | None:
+        """BART or mBART, if the rest is theirs; see Config.same_in_transformers."""
+        same = MBartConfig if self.norm_first else BartConfig
+        theirs = (self.positions, self.position_offset, self.normalize_embedding, self.final_bias)
+        if theirs != ("learned", 2, True, True) or self.share_embeddings != self.tie_word_embeddings:
+            return None
+        return same if self.head == "seq2seq" or isinstance(self, MBartConfig) == self.norm_first else None
+
+
+@dataclass(frozen=True)
+class MBartConfig(BartConfig):
+    """The configuration of an mBART, a BART with pre-norm layers.
+
+    To classify, its decoder starts with the text's last token, not with decoder_start_token_id.
+    """
+
+    TYPE = "mbart"
+    HEADS: ClassVar = {"seq2seq": "MBartForConditionalGeneration", "classification": "MBartForSequenceClassification"}
+    ALIASES: ClassVar = {"MBartModel": "seq2seq"}
+
+    norm_first: bool = True
 
 
 def init(c: BartConfig, seed: int = 0, dtype: str = "float32") -> dict:
@@ -108,11 +140,19 @@ def end_positions(ids, c, *, mask=None):
     return ids.shape[1] - 1 - ends[:, ::-1].argmax(axis=1)
 
 
+def decoder_input(ids, c, *, mask=None):
+    """What the decoder reads of a text to classify: ids [B S] -> target [B S], shifted by one."""
+    target = transformer.shifted(ids, c)
+    if isinstance(c, MBartConfig):
+        target[:, 0] = ids[np.arange(len(ids), like=ids), last_positions(ids, mask)]
+    return target
+
+
 def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, labels=None):
     """transformer.logits; with a classification head, scores of the classes: ids [B S] -> z [B C]."""
     if c.head == "seq2seq":
         return transformer.logits(ids, p, c, mask=mask, draw=draw, recompute=recompute, labels=labels)
-    x, hidden_back = transformer.hidden(ids, transformer.shifted(ids, c), p["model"], c, mask=mask, draw=draw,
+    x, hidden_back = transformer.hidden(ids, decoder_input(ids, c, mask=mask), p["model"], c, mask=mask, draw=draw,
                                         recompute=recompute)
     x, pick_back = pick(x, end_positions(ids, c, mask=mask))
     z, classify_back = classify(x, p["classification_head"])

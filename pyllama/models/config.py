@@ -172,7 +172,8 @@ class Config:
                 if "tie_word_embeddings" not in self.names():
                     raise UserError(f"{copy} differs from {name}, but in a {self.TYPE} they are the same matrix; give "
                                     f"a model in which they are")
-                changes: dict[str, Any] = {"tie_word_embeddings": False}
+                ties = {"tie_word_embeddings", "share_embeddings"} & self.names()
+                changes: dict[str, Any] = dict.fromkeys(ties, False)
                 return replace(self, **changes)
         return self
 

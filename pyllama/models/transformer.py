@@ -88,6 +88,13 @@ class TransformerConfig(Config):
         """D"""
         return self.d_model
 
+    def copies(self) -> dict[str, str]:
+        """See Config.copies."""
+        table = "model.shared.weight" if self.share_embeddings else "model.decoder.embed_tokens.weight"
+        tied = {"lm_head.weight": table} if self.tie_word_embeddings and self.head == "seq2seq" else {}
+        sides = ("encoder", "decoder") if self.share_embeddings else ()
+        return {f"model.{side}.embed_tokens.weight": table for side in sides} | tied
+
     @classmethod
     def small(cls, shape: Dimensions, **fields):
         """The configuration of this size, with pre-norm layers, which train without a long warmup; fields override it.
@@ -106,8 +113,9 @@ class TransformerConfig(Config):
                       "decoder_start_token_id": shape.eos_id if shape.bos_id is None else shape.bos_id, **fields})
 
     def to_dict(self) -> dict:
-        """The contents of config.json."""
-        return {"is_encoder_decoder": True, **super().to_dict()}
+        """The contents of config.json: other programs require a number for init_std."""
+        values = super().to_dict()
+        return {"is_encoder_decoder": True, **values, "init_std": values["init_std"] or 0.02}
 
 
 def init(c: TransformerConfig, seed: int = 0, dtype: str = "float32") -> dict:
@@ -152,15 +160,17 @@ def init(c: TransformerConfig, seed: int = 0, dtype: str = "float32") -> dict:
 def tidy(tensors, c):
     """The state dict with the names of init().
 
-    Some programs omit "model.", or the scores' bias if it is zero.  Copies of shared matrices are dropped.
+    Some programs omit "model.", or the scores' bias if it is zero, or the copies of a shared matrix.
     """
     tensors = {f"model.{name}" if name.startswith(("shared.", "encoder.", "decoder.")) else name: a
                for name, a in tensors.items()}
     if c.final_bias and c.head == "seq2seq":
         tensors = {"final_logits_bias": np.zeros((1, c.vocab_size), np.float32), **tensors}
-    copies = {f"model.{side}.embed_tokens.weight" for side in ("encoder", "decoder") if c.share_embeddings}
-    copies |= {"lm_head.weight"} if c.tie_word_embeddings else set()
-    return {name: a for name, a in tensors.items() if name not in copies}
+    shared = tensors.get("model.shared.weight")
+    if shared is None or c.share_embeddings:
+        return tensors
+    tensors.pop("model.shared.weight")                          # a table of neither side
+    return {f"model.{side}.embed_tokens.weight": shared for side in ("encoder", "decoder")} | tensors
 
 
 # The two stacks

@@ -30,7 +30,7 @@ def matrix_slices(tree, but: Collection[str] = ()) -> list[slice]:
     end = 0
     for name, leaf in params.leaves(tree):
         start, end = end, end + leaf.size
-        if leaf.ndim >= 2 and name not in but:
+        if leaf.ndim >= 2 and name not in but and not name.endswith("bias"):        # BART has a bias [1 V]
             touches = slices and slices[-1].stop == start
             slices.append(slice(slices.pop().start if touches else start, end))
     return slices
