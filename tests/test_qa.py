@@ -285,6 +285,11 @@ def test_chinese_is_measured_in_characters_and_the_mean_is_over_rows():
     assert metrics == {"exact_match": 0.5, "f1": pytest.approx((0.8 + 1 + 1 + 0) / 4), "segmentation": "characters",
                        "rows": 4}
     assert task.metrics(["x", "x"], [row("黑", "x"), row("x", "x")])["segmentation"] == "words"
+    assert task.metrics(["Li"], [row("Li (李) left", "Li")])["segmentation"] == "words"
+    for context, answer, half in (("ฉันไปโรงเรียน", "โรงเรียน", "โรง"), ("私は学校に行く", "学校", "学")):
+        metrics = task.metrics([half], [row(context, answer)])
+        assert metrics["segmentation"] == "characters"
+        assert 0.4 < metrics["f1"] < 1
 
 
 # Rows

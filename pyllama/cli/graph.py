@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.table import Table
-from rich.text import Text
 
 from pyllama import files, memory
 from pyllama.cli.output import console, emit
@@ -82,7 +81,7 @@ def graph(file: Path, query: str, /, limit: int = 100, out: Path | None = None) 
         return 0
     table = Table(*answer.names, box=SIMPLE)
     for row in rows[:limit]:
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     console.print(table, soft_wrap=False)
     if len(rows) > limit:
         console.print(f"the first {limit:,} rows; there are more: raise limit, or write all of them with out")

@@ -23,7 +23,7 @@ from pyllama.errors import UserError
 from pyllama.tasks.row_files import NOT_OBJECT, json_array, json_lines
 from pyllama.tasks.rows import BadRow, text_of
 from pyllama.tasks.task import Task
-from pyllama.text import special
+from pyllama.text import scripts, special
 from pyllama.training.examples import Examples
 
 AT_ONCE = 32                                                # windows in a batch of predict()
@@ -216,23 +216,23 @@ def metrics(answers, rows):
     """Exact match and F1 as in SQuAD's script, but as shares of 1: the best over the reference answers, the mean over
     the rows.  Case, punctuation and the articles a, an, the are ignored.
 
-    F1 is of words or, if most contexts contain Chinese, of characters without white space.
+    F1 is of words or, if most letters of the contexts are of scripts without spaces, of characters.
     """
-    chinese = sum(bool(re.search("[\u4e00-\u9fff]", row.values["context"])) for row in rows) * 2 > len(rows)
-    pairs = [(pieces(answer, chinese), [pieces(reference["text"], chinese) for reference in row.values["answers"]])
+    unspaced = scripts.mostly_unspaced(row.values["context"] for row in rows)
+    pairs = [(pieces(answer, unspaced), [pieces(reference["text"], unspaced) for reference in row.values["answers"]])
              for answer, row in zip(answers, rows, strict=True)]
     return {"exact_match": float(np.mean([answer in references for answer, references in pairs])),
             "f1": float(np.mean([max(f1(answer, reference) for reference in references)
                                  for answer, references in pairs])),
-            "segmentation": "characters" if chinese else "words", "rows": len(rows)}
+            "segmentation": "characters" if unspaced else "words", "rows": len(rows)}
 
 
-def pieces(text, chinese):
+def pieces(text, unspaced):
     """The words or characters of a text that are compared."""
     text = "".join(c for c in text.lower() if c not in string.punctuation
-                   and not (chinese and unicodedata.category(c).startswith("P")))
+                   and not (unspaced and unicodedata.category(c).startswith("P")))
     words = re.sub(r"\b(a|an|the)\b", " ", text).split()
-    return list("".join(words)) if chinese else words
+    return list("".join(words)) if unspaced else words
 
 
 def f1(answer, reference):

@@ -193,7 +193,7 @@ def tagging(values, characters, z, names) -> Tagging:
         within = (characters[:, 0] < end) & (characters[:, 1] > start)
         score = float(certain[within].mean()) if within.any() else 0.0
         entities.append({"start": start, "end": end, "text": values["text"][start:end], "label": label,
-                         "score": round(score, 4)})
+                         "score": round(score, 6)})
     return Tagging(tags, entities)
 
 
@@ -207,12 +207,21 @@ def detailed(rows, trained, search):
 
 
 def notes(rows, trained, search):
-    """Notes on texts that are longer than the model's input."""
-    found, _ = windows(rows, trained)
+    """Notes on texts and on words that are longer than the model's input."""
+    found, characters = windows(rows, trained)
+    lines = []
     if long := sum(count > 1 for count in Counter(window.row for window in found).values()):
-        return [f"{long} of {len(rows)} texts have more than {trained.max_length} tokens; they are read in windows "
-                f"that overlap by half"]
-    return []
+        lines.append(f"{long} of {len(rows)} texts have more than {trained.max_length} tokens; they are read in "
+                     f"windows that overlap by half")
+    width = max((window.past - window.first for window in found), default=0)
+    for row, of_row in zip(rows, characters, strict=True) if lines else ():
+        firsts = first_tokens(row.values["words"], of_row)
+        lengths = np.diff([*firsts[firsts >= 0], len(of_row)])
+        if lengths.size and lengths.max() > width:
+            first, past = row.values["words"][np.flatnonzero(firsts >= 0)[lengths.argmax()]]
+            lines.append(f"{row.place}: the word {row.values['text'][first:past][:30]!r} has {lengths.max()} tokens, "
+                         f"more than the model reads at once; only its beginning counts")
+    return lines
 
 
 # Metrics

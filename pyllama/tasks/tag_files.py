@@ -14,6 +14,7 @@ from functools import partial
 from itertools import pairwise
 
 from pyllama.errors import UserError
+from pyllama.tasks.columns import found
 from pyllama.tasks.row_files import BadRow, NotObject, Reader, json_array, json_lines
 from pyllama.tasks.rows import text_of
 from pyllama.text.scripts import runs
@@ -22,9 +23,11 @@ FIELDS = ("text", "tags")
 OUTSIDE = "O"
 SPAN_TAG = re.compile("O|[BIESLU]-.+", re.DOTALL)
 BILOU = {"L": "E", "U": "S"}                                # other letters of BIOES
-TAGS = ("tags", "ner_tags", "pos_tags", "labels")           # fields with a tag for each word
-SPANS = ("entities", "spans", "label", "labels")            # fields with spans of characters
-LABELS = ("label", "entity_group", "type")                  # the label of a span that is an object
+WORDS = ("tokens", "words")                                 # fields with a list of words, in public data sets
+TAGS = ("tags", "ner_tags", "pos_tags", "labels", "ner", "upos", "pos")     # with a tag for each word
+SPANS = ("entities", "spans", "ents", "label", "labels")    # with spans of characters
+STARTS, ENDS = ("start", "start_offset"), ("end", "end_offset")     # of a span that is an object
+LABELS = ("label", "entity_group", "type", "labels")
 CONLL_U = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 WORD_NAMES = ("word", "words", "token", "tokens", "form")    # of the first column, in a line above the words
 MULTI_HEAD = ("number", "form", "tag", "relations", "heads")    # see relation_files.multi_head
@@ -139,7 +142,10 @@ def from_words(words, tags=None) -> dict:
 
 
 def from_spans(text: str, entities) -> dict:
-    """The row of a text and of the spans in it, {"start", "end", "label"} or [start, end, label].  Raises BadRow."""
+    """The row of a text and of the spans in it, {"start", "end", "label"} or [start, end, label].  Raises BadRow.
+
+    It also has "of_spans", because its tags are BIO, whatever other rows of the file have.
+    """
     if not isinstance(entities, list):
         raise BadRow(f"the entities {str(entities)[:60]!r} are not a list")
     spans = sorted(span_in(text, entity) for entity in entities)
@@ -152,14 +158,15 @@ def from_spans(text: str, entities) -> dict:
         inside = [i for i, (a, b) in enumerate(words) if first <= a and b <= past]
         for i in inside:
             tags[i] = f"{'B' if i == inside[0] else 'I'}-{label}"
-    return {"text": text, "words": words, "tags": tags}
+    return {"text": text, "words": words, "tags": tags, "of_spans": True}
 
 
 def span_in(text: str, entity) -> tuple[int, int, str]:
     """(first, past, label) of an entity, without white space around it.  Raises BadRow."""
     if isinstance(entity, dict):
-        first, past = entity.get("start"), entity.get("end")
-        label = next((entity[name] for name in LABELS if name in entity), None)
+        first, past, label = (next((entity[name] for name in names if name in entity), None)
+                              for names in (STARTS, ENDS, LABELS))
+        label = label[0] if isinstance(label, list) and len(label) == 1 else label
     else:
         first, past, label = entity if isinstance(entity, list) and len(entity) == 3 else (None, None, None)
     if not (isinstance(first, int) and isinstance(past, int) and isinstance(label, str) and label.strip()):
@@ -175,22 +182,29 @@ def span_in(text: str, entity) -> tuple[int, int, str]:
     return first + len(covered) - len(covered.lstrip()), past - len(covered) + len(covered.rstrip()), label.strip()
 
 
-def from_object(values: dict, wanted: Sequence[str] = (), spare: int = 0) -> dict:
+def from_object(values: dict, wanted: Sequence[str] = FIELDS, spare: int = 0) -> dict:
     """The row of an object: words and tags, or a text and its spans.  spare: the answer may be absent.
 
-    wanted: the names of the two fields, if they are not the usual ones.  Raises BadRow.
+    wanted: the names of the two fields, if they are not FIELDS.  Raises BadRow.
     """
-    asked = wanted[0] if wanted and wanted[0] in values else "tokens" if "tokens" in values else "text"
-    question = values.get(asked)
-    answers = (*wanted[1:], *(TAGS if isinstance(question, list) else SPANS))
-    answer = next((values[name] for name in answers if values.get(name) is not None), None)
-    if answer is None and not spare:
-        raise BadRow(f"it has no field {answers[0]!r}, only {', '.join(map(str, values)) or 'none'}; choose others "
-                     f"with fields")
-    if isinstance(question, list) and not any(isinstance(word, dict) for word in question):
-        return from_words(question, None if spare else answer)
-    text = text_of(values, "text" if isinstance(question, list) else asked)
-    return {"text": text, "words": words_of(text)} if spare else from_spans(text, answer)
+    asked, answer_name = (name if name != usual else None for name, usual in zip(wanted, FIELDS, strict=True))
+    name = asked or next((name for name in WORDS if isinstance(values.get(name), list)
+                          and not any(isinstance(word, dict) for word in values[name])), None)
+    question = values.get(name or "text", values.get(found(("text",), values).get("text", "text")))
+    if not isinstance(question, list):
+        question = text_of({name or "text": question} if question is not None else {}, name or "text")
+    if spare:
+        return from_words(question) if isinstance(question, list) else {"text": question, "words": words_of(question)}
+    names = [answer_name] if answer_name else TAGS if isinstance(question, list) else (*SPANS, *TAGS)
+    answer = next((values[name] for name in names if values.get(name) is not None), None)
+    if answer is None:
+        raise BadRow(f"it has no field {names[0]!r}, only {', '.join(map(str, values)) or 'none'}; choose others with "
+                     f"fields")
+    if isinstance(question, list):
+        return from_words(question, answer)
+    if isinstance(answer, list) and answer and all(isinstance(tag, str) for tag in answer):
+        return from_words(question.split(), answer)
+    return from_spans(question, answer)
 
 
 # Files
@@ -273,8 +287,7 @@ def object_rows(reader, path, text, wanted, spare):
             if isinstance(values, BadRow):
                 raise values
             row = from_object(values, wanted, spare)
-            has_tags = any(isinstance(values.get(name), list) for name in (wanted[0], "tokens"))
-            yield place, [place] * len(row["words"]) if has_tags else None, Tagged(values, row)
+            yield place, None if row.pop("of_spans", False) else [place] * len(row["words"]), Tagged(values, row)
         except BadRow as error:
             yield place, None, error
 
