@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.generation.settings import NO_RULES, Rules
 from pyllama.machine import one_blas_thread
 from pyllama.models import transformer
 from pyllama.ops.softmax import log_sum_exp
@@ -52,14 +53,17 @@ class SearchConfig:
             raise UserError(f"length_penalty is {self.length_penalty}; it must be between -10 and 10")
 
 
-def beam_search(step: Callable, start: int, ends: Sequence[int], count: int,
-                settings: SearchConfig) -> list[list[Hypothesis]]:
+def beam_search(step: Callable, start: int, ends: Sequence[int], count: int, settings: SearchConfig,
+                rules: Rules = NO_RULES) -> list[list[Hypothesis]]:
     """For each of `count` sources, up to num_beams targets, the best first.
 
     step     step(tokens [N], rows [N]) -> log p [N V] of the next token; row i extends row rows[i] of the previous step
              by tokens[i].  The first call has one row per source
     start    id of the start token
     ends     ids of the end tokens
+    rules    which tokens may come next
+
+    Raises UserError if the rules exclude every token.
     """
     K, longest = settings.num_beams, settings.max_new_tokens
     live: dict[int, list[Beam]] = {source: [Beam([start], 0.0, source)] for source in range(count)}
@@ -67,6 +71,9 @@ def beam_search(step: Callable, start: int, ends: Sequence[int], count: int,
     for length in range(1, longest + 1):
         beams = [beam for unfinished in live.values() for beam in unfinished]
         log_p = step(np.array([beam.ids[-1] for beam in beams]), np.array([beam.row for beam in beams]))
+        if rules != NO_RULES:
+            log_p = np.stack([rules.restrict(row, beam.ids, length - 1, longest - length + 1, ends)
+                              for row, beam in zip(log_p, beams, strict=True)])
         first = 0
         for source, before in list(live.items()):
             rows = slice(first, first + len(before))
@@ -85,6 +92,8 @@ def beam_search(step: Callable, start: int, ends: Sequence[int], count: int,
                 del live[source]
         if not live:
             break
+    if not all(done.values()):
+        raise UserError("the rules of generation_config.json, or no_repeat_ngram_size, exclude every token; relax them")
     return list(done.values())
 
 
@@ -105,17 +114,20 @@ def satisfied(done, unfinished, length, settings):
 
 @one_blas_thread()
 def targets(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | None = None,
-              size: int | None = None) -> list[list[Hypothesis]]:
+            size: int | None = None, rules: Rules = NO_RULES) -> list[list[Hypothesis]]:
     """For each of the sources, up to num_beams targets of an encoder-decoder, the best first.
 
     p, c       parameters and configuration
     sources    sequences of ids
     size       number of tokens, if the embedding matrix has more rows
+    rules      which tokens may come next
 
     A target is at most max_position_embeddings long if positions are learned.  Raises UserError if the model has no end
     token, or a source is empty.
     """
     settings = settings or SearchConfig()
+    if rules.max_length is not None:
+        settings = replace(settings, max_new_tokens=max(1, rules.max_length - 1))       # it counts the start token
     if c.positions == "learned":
         settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, c.max_position_embeddings))
     ends = c.eos_token_id if isinstance(c.eos_token_id, list) else [c.eos_token_id]
@@ -141,4 +153,4 @@ def targets(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | Non
         z = z[:, :size]
         return z - log_sum_exp(z)
 
-    return beam_search(step, c.decoder_start_token_id, ends, len(sources), settings)
+    return beam_search(step, c.decoder_start_token_id, ends, len(sources), settings, rules)

@@ -2,6 +2,7 @@
 
 A model is loaded from a run, a checkpoint, a Hugging Face folder or a llama2.c file.
 """
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pyllama import beam, files, generation, params
 from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.formats import llama2c
+from pyllama.generation import config_file
 from pyllama.models import MODELS
 from pyllama.models.config import OURS
 from pyllama.text import special, tokenizer_files
@@ -31,11 +33,13 @@ class Model:
     params      the tree of parameters, under the names of a state dict; training changes them in place
     tokenizer   its tokenizer; None if the files have none
     notes       notes for the user on how the model was loaded
+    generation_config       the values of generation_config.json: see generation/config_file.py
     """
     config: Any
     params: dict = field(repr=False)
     tokenizer: Tokenizer | None = None
     notes: tuple[str, ...] = ()
+    generation_config: dict = field(default_factory=dict, repr=False)
 
     def loss(self, ids: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None,
              **options: Any) -> tuple[Any, Callable[..., dict]]:
@@ -70,11 +74,15 @@ class Model:
 
         options   fields of generation.GenerationConfig: max_new_tokens, do_sample, temperature, top_k, top_p, min_p,
                   repetition_penalty, num_return_sequences, stop_strings, seed; for an encoder-decoder, fields of
-                  beam.SearchConfig: num_beams, max_new_tokens, length_penalty, early_stopping
+                  beam.SearchConfig: num_beams, max_new_tokens, length_penalty, early_stopping; for both, fields of
+                  generation.Rules: min_new_tokens, no_repeat_ngram_size, ...
+
+        The folder's generation_config.json decides what no option says; what it has that is not supported is a warning.
 
         Raises UserError if the model does not generate text or has no tokenizer, or if a prompt or option is invalid.
 
-        A prompt may have max_position_embeddings tokens; with sinusoidal positions its length is not limited.
+        Of a prompt that is longer than max_position_embeddings, a decoder reads the last tokens; an encoder with
+        learned positions refuses it.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if wrong := [prompt for prompt in prompts if not isinstance(prompt, str)]:
@@ -89,22 +97,32 @@ class Model:
         if self.config.learns != "next token":
             raise UserError(f"a {self.config.TYPE} with the head {self.config.head!r} does not generate text; use "
                             f"pyllama.predict, or another model")
-        settings = with_options(generation.GenerationConfig, options)
+        config, settings, rules = self._understood(generation.GenerationConfig, options)
         prompts = [generation.startable(prompt, tokenizer) for prompt in prompts]
         ids = [tokenizer.encode(prompt, add_special_tokens=True).tolist() for prompt in prompts]
-        results = generation.generate(self.params, self.config, ids, tokenizer, settings)
+        results = generation.generate(self.params, config, ids, tokenizer, settings, rules=rules)
         repeated = [prompt for prompt in prompts for _ in range(settings.num_return_sequences)]
         return [f"{prompt}{result.text}" for prompt, result in zip(repeated, results, strict=True)]
 
     def _targets(self, prompts, options):
         """generate() of an encoder-decoder: a list of texts."""
         tokenizer = self.require_tokenizer()
-        search = with_options(beam.SearchConfig, options)
+        config, search, rules = self._understood(beam.SearchConfig, options)
         ids = special.encode(tokenizer, prompts)
-        for source in ids if self.config.positions == "learned" else ():
-            generation.check_length(source, self.config)
-        hypotheses = beam.targets(self.params, self.config, ids, search, tokenizer.vocab_size)
+        longest = max(map(len, ids), default=0)
+        if config.positions == "learned" and longest > config.max_position_embeddings:
+            raise UserError(f"the prompt has {longest} tokens, but the model's context (max_position_embeddings) "
+                            f"is {config.max_position_embeddings}; shorten it")
+        hypotheses = beam.targets(self.params, config, ids, search, tokenizer.vocab_size, rules)
         return [tokenizer.decode(best.ids, skip_special_tokens=True) for best, *_ in hypotheses]
+
+    def _understood(self, kind, options):
+        """(config, settings, rules) of a kind of settings, with the options of a caller."""
+        check_options(options, kind, generation.Rules)
+        plan = config_file.understood(self.generation_config, self.config, kind)
+        for note in plan.notes:
+            warnings.warn(note, stacklevel=4)
+        return plan.config, *plan.settings(kind, options)
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.  Raises UserError if there is none."""
@@ -134,6 +152,9 @@ class Model:
             remove(folder / name)
         files.export(folder / checkpoint.MODEL, files.to_safetensors(tensors))
         files.export(folder / checkpoint.CONFIG, [files.to_json(self.config.to_dict())])
+        remove(folder / config_file.FILE)
+        if self.generation_config:
+            files.export(folder / config_file.FILE, [files.to_json(self.generation_config)])
         for name, text in of_tokenizer.items():
             files.export(folder / name, [text.encode()])
 
@@ -149,10 +170,15 @@ def remove(path: Path) -> None:
 
 def with_options(settings: type, options: dict[str, Any]) -> Any:
     """The dataclass with these fields.  Raises UserError if it does not have one of them, or a value is invalid."""
-    names = [f.name for f in fields(settings)]
+    check_options(options, settings)
+    return settings(**options)
+
+
+def check_options(options: dict[str, Any], *settings: type) -> None:
+    """Raise UserError for an option that is not a field of one of these dataclasses."""
+    names = [f.name for kind in settings for f in fields(kind)]
     if unknown := sorted(options.keys() - set(names)):
         raise UserError(f"there is no option {unknown[0]!r} here; the options are {', '.join(names)}")
-    return settings(**options)
 
 
 def check_dtype(dtype: str) -> None:
@@ -197,7 +223,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         config = change(config) if change else config
         config, tree, notes = fitted(saved.tensors, config, dtype, strict=change is None)
         beside = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
-        model = Model(config, tree, beside, (*saved.notes, *reading_notes(saved), *notes))
+        generation_config = config_file.read(saved.folder, config.extra)
+        model = Model(config, tree, beside, (*saved.notes, *reading_notes(saved), *notes), generation_config)
     if tokenizer is not None:
         llama2c_file = str(tokenizer).endswith(".bin")
         model = replace(model, tokenizer=(llama2c.read_tokenizer if llama2c_file else Tokenizer.load)(tokenizer))
@@ -210,7 +237,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
 def changed(model: Model, config, dtype: str = "float32") -> Model:
     """The model with another configuration, for example with another head: see `change` in load()."""
     config, tree, notes = fitted(dict(params.leaves(model.params)), config, dtype, strict=False)
-    return Model(config, tree, model.tokenizer, (*model.notes, *notes))
+    return replace(model, config=config, params=tree, notes=(*model.notes, *notes))
 
 
 def fitted(tensors: dict, config, dtype: str, strict: bool):

@@ -204,9 +204,9 @@ def test_an_lstm_has_the_layers_that_it_is_created_with():
         assert pyllama.create("lstm", "input.txt", hidden_size=8, **fields).config.num_layers == layers
 
 
-def test_a_prompt_longer_than_the_learned_positions_is_refused_and_sinusoidal_ones_have_no_limit(monkeypatch):
+def test_a_source_longer_than_the_learned_positions_is_refused_and_sinusoidal_ones_have_no_limit(monkeypatch):
     bpe = {"tokenizer": "bpe", "vocab_size": 280, **SMALL}
-    for model in (pyllama.create("llama", "input.txt", **bpe), pyllama.create("bart", "input.txt", **bpe),
+    for model in (pyllama.create("bart", "input.txt", **bpe),
                   pyllama.create("transformer", "input.txt", positions="learned", **bpe)):
         with pytest.raises(UserError, match=r"the prompt has \d+ tokens, but .* is 16; shorten it"):
             model.generate(TEXT, max_new_tokens=2)
@@ -235,7 +235,8 @@ def test_generate_gives_a_text_for_a_text_and_a_list_for_a_list():
 
 def test_generate_is_what_the_command_line_writes(capsys):
     tiny().save("saved")
-    for flags, options in ([], {}), (["--do_sample", "--seed", "3"], {"do_sample": True, "seed": 3}):
+    for flags, options in ((["--temperature", "0"], {}), (["--top_k", "0", "--temperature", "1", "--seed", "3"],
+                                                          {"do_sample": True, "seed": 3})):
         assert main(["generate", "--model", "saved", "--prompt", "A", "--max_new_tokens", "9", *flags]) == 0
         assert capsys.readouterr().out == pyllama.generate("saved", "A", max_new_tokens=9, **options) + "\n"
 

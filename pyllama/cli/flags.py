@@ -2,16 +2,17 @@
 
     def train(text: Text, out_dir: Path = Path("out")):     --out_dir, and a flag for each field of Text
     def resume(run: Path, /):                               run is positional on the command line too
+    def generate(options: Annotated[dict, Settings]):       a flag for each field; only those that are set are passed
 
 The help of a flag is the comment beside its field, or its line under "Args:" in the docstring.
 """
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pyllama.errors import UserError
 
@@ -73,10 +74,13 @@ def flags_of(command: Callable) -> list[Flag]:
     """The flags of a function, or of a dataclass, in the order of its signature."""
     flags = []
     helps = comments(command) if is_dataclass(command) else arguments(command)
+    hidden = {f.name for f in fields(command) if not f.metadata.get("flag", True)} if is_dataclass(command) else ()
     for name, parameter in inspect.signature(command).parameters.items():
         annotation = parameter.annotation
-        if holds_flags(annotation):
-            flags += [flag._replace(owner=name) for flag in flags_of(annotation)]
+        if holders := dataclasses_of(annotation):
+            flags += [flag._replace(owner=name) for holder in holders for flag in flags_of(holder)]
+            continue
+        if name in hidden:
             continue
         kind, optional, several = simplified(annotation)
         default = MISSING if parameter.default is parameter.empty else parameter.default
@@ -85,9 +89,15 @@ def flags_of(command: Callable) -> list[Flag]:
     return flags
 
 
-def holds_flags(annotation: Any) -> bool:
-    """Is the parameter a dataclass, whose fields are flags?"""
-    return is_dataclass(annotation)
+def dataclasses_of(annotation: Any) -> tuple[Any, ...]:
+    """The dataclasses whose fields are flags.
+
+    A parameter is one dataclass, which is constructed, or Annotated[dict, ...] with some: {name: value} of the flags
+    that are set.
+    """
+    if get_origin(annotation) is Annotated:
+        return annotation.__metadata__
+    return (annotation,) if is_dataclass(annotation) else ()
 
 
 def simplified(annotation: Any) -> tuple[Any, bool, bool]:

@@ -28,7 +28,8 @@ GROUPS = {
                      "optimizer", "beta1", "beta2", "adam_epsilon", "momentum", "nesterov"),
     "evaluation and checkpoints": ("eval_steps", "eval_tokens", "patience", "save_steps", "save_total_limit",
                                    "log_steps", "tensorboard"),
-    "sampling": ("top_k", "top_p", "min_p", "repetition_penalty", "num_return_sequences", "stop_strings"),
+    "sampling": ("top_k", "top_p", "min_p", "repetition_penalty", "num_return_sequences", "stop_strings",
+                 "min_new_tokens", "no_repeat_ngram_size"),
     "answers written token by token": ("max_new_tokens", "num_beams", "length_penalty", "early_stopping"),
     "computation": ("device", "dtype", "seed", "recompute", "micro_batch_size", "shards"),
 }

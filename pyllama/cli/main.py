@@ -5,14 +5,14 @@ import sys
 from typing import Any
 
 from pyllama import __version__, backend
-from pyllama.cli import evaluate, graph, inspect, output, overview, report, tasks, text
+from pyllama.cli import evaluate, generate, graph, inspect, output, overview, report, tasks, text
 from pyllama.cli.help import command_page, overview_page
 from pyllama.cli.parsing import HelpWanted, parse
 from pyllama.errors import UserError
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},
-    "use a trained model": {"generate": text.generate, "predict": tasks.predict, "evaluate": evaluate.evaluate,
+    "use a trained model": {"generate": generate.generate, "predict": tasks.predict, "evaluate": evaluate.evaluate,
                             "extract": graph.extract, "graph": graph.graph},
     "show information": {"models": overview.models, "tasks": overview.tasks, "plot": text.plot, "report": report.report,
                          "env": inspect.env},

@@ -14,9 +14,9 @@ import re
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_origin
 
-from pyllama.cli.flags import Flag, flags_of, holds_flags
+from pyllama.cli.flags import Flag, dataclasses_of, flags_of
 from pyllama.errors import UserError
 
 SYNONYMS = {
@@ -69,9 +69,10 @@ def parse(command: Callable, words: Sequence[str], name: str) -> tuple[list, dic
     positional = [values.pop(flag.name) for flag in flags if flag.positional and flag.name in values]
     named = {flag.name: values[flag.name] for flag in flags if not flag.owner and flag.name in values}
     for owner, parameter in inspect.signature(command).parameters.items():
-        if holds_flags(parameter.annotation):
-            owned = [flag.name for flag in flags if flag.owner == owner and flag.name in values]
-            named[owner] = parameter.annotation(**{field: values[field] for field in owned})
+        annotation: Any = parameter.annotation
+        if dataclasses_of(annotation):
+            owned = {flag.name: values[flag.name] for flag in flags if flag.owner == owner and flag.name in values}
+            named[owner] = owned if get_origin(annotation) is Annotated else annotation(**owned)
     return positional, named
 
 

@@ -1,26 +1,23 @@
 """The commands train, resume, generate and plot: one function each, whose signature gives the flags (see flags.py)."""
-import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from rich.progress import Progress
 
-from pyllama import memory, params, pretrained
+from pyllama import memory, pretrained
 from pyllama.cli import tasks
 from pyllama.cli.display import announce
-from pyllama.cli.output import console, emit
+from pyllama.cli.output import console
 from pyllama.cli.parsing import listed
 from pyllama.cli.plot import draw
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
 from pyllama.device import like as on
 from pyllama.errors import UserError
-from pyllama.generation import GenerationConfig, startable, stream
-from pyllama.generation import generate as generate_batch
 from pyllama.models import MODELS
 from pyllama.models.config import Config, Dimensions, Learns
-from pyllama.text import corpus, special
+from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare
 from pyllama.training import objectives, text_run
@@ -183,51 +180,16 @@ def show_training(plan: Plan, log_steps: int) -> int:
     return 0
 
 
-def generate(model: Path, settings: GenerationConfig, prompt: str = "", tokenizer: Path | None = None,
-             device: Device = "cpu") -> int:
-    """Continue a text with a trained model.
-
-    Args:
-        model: a run, a checkpoint, a Hugging Face folder or a llama2.c file
-        prompt: text to continue; FILE:path reads it from a file
-        tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
-        device: the CPU, or a GPU through CuPy
-    """
-    like = on(device)
-    writer, tokenizer_of_model = load_writer(model, tokenizer)
-    tree = params.rebuild(writer.params, (np.asarray(a, like=like) for _, a in params.leaves(writer.params)))
-    if prompt.startswith("FILE:"):
-        prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
-    prompt = startable(prompt, tokenizer_of_model)
-    ids = tokenizer_of_model.encode(prompt, add_special_tokens=True).tolist()
-    if settings.num_return_sequences == 1:
-        for piece in itertools.chain([prompt], stream(tree, writer.config, ids, tokenizer_of_model, settings)):
-            emit(piece, end="")
-        emit("")
-    else:
-        for result in generate_batch(tree, writer.config, [ids], tokenizer_of_model, settings):
-            emit(f"{prompt}{result.text}\n{'-' * 15}")
-    return 0
-
-
-def load(model: Path, tokenizer: Path | None, dtype: str = "float32") -> tuple[pretrained.Model, Tokenizer]:
-    """Load a model and its tokenizer, and print the notes.  Raises UserError if it has no tokenizer."""
+def load(model: Path, tokenizer: Path | None, dtype: str = "float32",
+         say: Callable[[str], None] = console.print) -> tuple[pretrained.Model, Tokenizer]:
+    """Load a model and its tokenizer, and `say` the notes.  Raises UserError if it has no tokenizer."""
     memory.install()
     loaded = pretrained.load(model, tokenizer, dtype)
     for note in loaded.notes:
-        console.print(note)
+        say(note)
     if loaded.tokenizer is None:
         raise UserError(f"{model} has no tokenizer; give one with --tokenizer")
     return loaded, loaded.tokenizer
-
-
-def load_writer(model: Path, tokenizer: Path | None) -> tuple[pretrained.Model, Tokenizer]:
-    """load() a model that continues text.  Raises UserError if it does not."""
-    loaded, tokenizer_of_model = load(model, tokenizer)
-    if not objectives.continues(loaded.config):
-        use = "use `pyllama predict`" if "task" in loaded.config.extra else "train it on a task with `pyllama finetune`"
-        raise UserError(f"{model} is a {loaded.config.TYPE} that does not continue text; {use}")
-    return loaded, tokenizer_of_model
 
 
 def plot(runs: tuple[Path, ...], /, out: Path | None = None) -> int:

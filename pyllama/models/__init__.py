@@ -42,7 +42,7 @@ class ModelModule(Protocol):
 
 
 class WriterModule(ModelModule, Protocol):
-    """The module of a family that predicts the next token, and so can continue text (see generation.py)."""
+    """The module of a family that predicts the next token, and so can continue text (see generation/)."""
 
     def next_scores(self, ids: Any, p: dict, c: Any, *, mask: Any = None, caches: Any) -> Any:
         """Scores z [B V] of the token after the last.  caches: one per layer; ids continue them (see kv_cache.py)."""

@@ -1,0 +1,71 @@
+"""The command generate, and the sample of text that train shows."""
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from pyllama import params
+from pyllama.cli.output import emit, visible
+from pyllama.cli.text import Device, load
+from pyllama.device import like as on
+from pyllama.errors import UserError
+from pyllama.generation import GenerationConfig, Rules, config_file, startable, stream
+from pyllama.generation import generate as generate_batch
+from pyllama.text import corpus
+from pyllama.training import objectives
+
+# What the command does where neither a flag nor generation_config.json says it: nanoGPT's values.
+BASE = {"do_sample": True, "temperature": 0.8, "top_k": 200}
+
+
+def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, Rules], prompt: str = "",
+             tokenizer: Path | None = None, device: Device = "cpu") -> int:
+    """Continue a text with a trained model.
+
+    Tokens are sampled with temperature 0.8 from the 200 most likely ones, unless the model's generation_config.json or
+    a flag says otherwise.  --temperature 0 takes the most likely token.
+
+    Args:
+        model: a run, a checkpoint, a Hugging Face folder or a llama2.c file
+        prompt: text to continue; FILE:path reads it from a file
+        tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
+        device: the CPU, or a GPU through CuPy
+    """
+    like = on(device)
+    writer, tokenizer_of_model = load(model, tokenizer, say=note)
+    if not objectives.continues(writer.config):
+        use = "use `pyllama predict`" if "task" in writer.config.extra else "train it on a task with `pyllama finetune`"
+        raise UserError(f"{model} is a {writer.config.TYPE} that does not continue text; {use}")
+    config, settings, rules = chosen(writer, options)
+    tree = params.rebuild(writer.params, (np.asarray(a, like=like) for _, a in params.leaves(writer.params)))
+    if prompt.startswith("FILE:"):
+        prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
+    prompt = startable(prompt, tokenizer_of_model)
+    ids = tokenizer_of_model.encode(prompt, add_special_tokens=True).tolist()
+    if len(ids) > config.max_position_embeddings:
+        note(f"the prompt has {len(ids)} tokens; the model reads the last {config.max_position_embeddings}")
+    if settings.num_return_sequences == 1:
+        emit(prompt, end="")
+        for piece in stream(tree, config, ids, tokenizer_of_model, settings, rules):
+            emit(piece, end="")
+        emit("")
+    else:
+        for result in generate_batch(tree, config, [ids], tokenizer_of_model, settings, rules=rules):
+            emit(f"{prompt}{result.text}\n{'-' * 15}")
+    return 0
+
+
+def chosen(writer, options: dict[str, Any]):
+    """(config, settings, rules) of a generation: what the flags say, or else the model's files, or else BASE."""
+    plan = config_file.understood(writer.generation_config, writer.config, GenerationConfig)
+    for sentence in plan.notes:
+        note(sentence)
+    if any(options.get(name) for name in config_file.SAMPLING) or options.get("num_return_sequences", 1) > 1:
+        options = {"do_sample": True, **options}
+    return plan.config, *plan.settings(GenerationConfig, options, BASE)
+
+
+def note(sentence: str) -> None:
+    """Print a note to standard error, because the text goes to standard output."""
+    print(visible(sentence), file=sys.stderr)
