@@ -33,7 +33,8 @@ def test_run_resumes_as_it_would_have_then(run):
 @pytest.mark.parametrize(("run", "text"), [("llama", "The t t t t t t "), ("gpt2", "The             ")],
                          indirect=["run"])
 def test_run_continues_a_text(run, text, capsys):
-    assert main(["generate", "--model", str(run), "--prompt", "The ", "--max_new_tokens", "12"]) == 0
+    assert main(["generate", "--model", str(run), "--prompt", "The ", "--max_new_tokens", "12",
+                 "--temperature", "0"]) == 0
     assert capsys.readouterr().out == text + "\n"
 
 
