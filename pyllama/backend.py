@@ -34,7 +34,7 @@ def kernels_for(inputs):
     """
     if _forced.get() == "numpy":
         return None
-    kinds = {(type(x), x.dtype.char) for x in inputs if x.dtype.kind not in "iub"}
+    kinds = {(type(x), x.dtype.char) for x in inputs if x is not None and x.dtype.kind not in "iub"}
     if len(kinds) != 1:
         return None
     (kind, precision), = kinds

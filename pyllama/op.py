@@ -3,6 +3,7 @@
     y, back = op(*inputs, **options)        # run forward, save what backward needs
     dx, dw, ... = back(dy)                  # one gradient per input passed; None for an integer input
     (s, y), back = op(...);  back((ds, dy)) # several outputs are a tuple, and so are their gradients
+    y, back = op(x, w, b=b)                 # optional inputs have names, too; one left out is None, as is its gradient
 
 dy is ∂loss/∂y, with the shape and precision of y.  back may hold y and the inputs: do not write to them before it has
 run.  Equal gradients, such as those of two summands, may be the same array.  Layers, blocks, models and losses have
@@ -67,6 +68,7 @@ class Op:
     def __init__(self, line, forward, backward, *, name=None, **options):
         self.shapes, self.forward, self.backward, self.options = line, forward, backward, options
         self.inputs, self.outputs = shapes.parse(line)
+        self.optional = {x.name for x in self.inputs if x.optional}
         self.module, function = named(forward)
         self.has_kernels = name is None and self.module.startswith(PACKAGE)
         self.name = name or (self.module.removeprefix(PACKAGE) if self.has_kernels else self.free(function))
@@ -89,6 +91,8 @@ class Op:
         return self.module == other.module and code(self) == code(other) and None not in code(self)
 
     def __call__(self, *inputs, **options):
+        if options and not self.optional.isdisjoint(options):
+            inputs = self.in_order(inputs, options)
         if watcher := _watcher.get():
             return watcher(self, inputs, options)
         self.check(shapes.signature(inputs))
@@ -112,6 +116,12 @@ class Op:
             return params.gather(places, grads) if places else grads
 
         return y, back
+
+    def in_order(self, inputs, options):
+        """The inputs, then those that options gives by name, which are removed from there."""
+        named = [options.pop(x.name, None) for x in self.inputs[len(inputs):]]
+        last = max((i for i, x in enumerate(named) if x is not None), default=-1)
+        return *inputs, *named[:last + 1]
 
     def each(self, y):
         """y or dy as a tuple: one array for each output.  Raises TypeError if their number is wrong."""

@@ -147,7 +147,7 @@ def places(inputs):
     places = {}
     for i, x in enumerate(inputs):
         place = of_leaf.get(id(x))
-        if place is None and x.base is not None and (layouts := transposed.get(id(x.base))):
+        if place is None and x is not None and x.base is not None and (layouts := transposed.get(id(x.base))):
             place = layouts.get(_layout(x))                             # every .T is another object
         if place is not None:
             places[i] = place

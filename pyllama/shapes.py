@@ -4,7 +4,8 @@
 
 Shapes     x[... D] has any leading axes, then D;  a[2*K] is an axis of length 2K;  ids[B T]<V holds integers below V;
            b[E]? is optional (optional inputs come last);  -> s[... D], y[... D] are two outputs;  y[] is a number.
-           Commas may separate axes: x[N, D].
+           B|1 is an axis of length B or 1, to broadcast;  mask[B T? S] has the shape [B T S] or [B S].  Commas may
+           separate axes: x[N, D].
 Axes       B batch, T query time, S key time, D model, E output, H query heads, G key/value heads,
            R = H/G query heads per key/value head, K head width, P = K/2 rotary pairs, F hidden, V vocabulary,
            L layers, N rows.
@@ -28,7 +29,7 @@ class Array(NamedTuple):
 
 
 ARRAY = re.compile(r"\s*([^\W\d]\w*)\s*\[([^\[\]]*)\](?:<(\w+))?(\?)?\s*")
-AXIS = re.compile(r"\.\.\.|\w+(?:\*\w+)*")                           # ..., a letter, a number, a product of these
+AXIS = re.compile(r"\.\.\.|\w+(?:\*\w+)*(?:\|1|\?)?")                 # ..., a letter, a number, a product of these, ...
 
 
 def parse(line):
@@ -67,8 +68,8 @@ def wrong(line, reason):
 
 
 def signature(inputs):
-    """The (shape, dtype) of each array, as a tuple: hashable."""
-    return tuple([(x.shape, x.dtype) for x in inputs])
+    """The (shape, dtype) of each array, or None for None, as a tuple: hashable."""
+    return tuple([None if x is None else (x.shape, x.dtype) for x in inputs])
 
 
 def check(op, actual):
@@ -79,7 +80,12 @@ def check(op, actual):
         raise TypeError(f"{name} takes {op.shapes.split('->')[0].strip()}; got {len(actual)} inputs")
     sizes = {}
     precision = None
-    for declared, (shape, dtype) in zip(op.inputs, actual, strict=False):
+    for declared, given in zip(op.inputs, actual, strict=False):
+        if given is None and declared.optional:
+            continue
+        if given is None:
+            raise TypeError(f"{name}: {declared.name} is None; pass an array, because it is not optional")
+        shape, dtype = given
         whole = dtype.kind in "iu" or (dtype.kind == "b" and declared.below in ("", "2"))      # True is not a token id
         if whole != bool(declared.below):
             kind = "integer" if declared.below else "floating"
@@ -115,9 +121,15 @@ def fits(axes, shape, sizes):
         if leading < 0 or sizes.setdefault("...", shape[i:i + leading]) != shape[i:i + leading]:
             return False
         axes, shape = axes[:i] + axes[i + 1:], shape[:i] + shape[i + leading:]
+    if len(axes) > len(shape):
+        axes = tuple(axis for axis in axes if not axis.endswith("?"))
     if len(axes) != len(shape):
         return False
     for axis, n in zip(axes, shape, strict=True):
+        axis = axis.removesuffix("?")
+        if axis.endswith("|1") and n == 1:
+            continue
+        axis = axis.removesuffix("|1")
         factors = [int(f) if f.isdigit() else sizes.get(f, f) for f in axis.split("*")]
         product = math.prod(f for f in factors if isinstance(f, int))
         unknown = [f for f in factors if isinstance(f, str)]

@@ -214,6 +214,46 @@ def test_a_backward_pass_that_returns_something_else_is_told_in_one_sentence(bac
 
 
 @pytest.mark.usefixtures("unregistered")
+def test_optional_inputs_may_be_left_out_or_named():
+    """What is left out is None, also between others, and so is its gradient."""
+    def forward(x, ids=None, b=None, *, power=1):
+        return x ** power, (ids, b)
+
+    op = Op("x[D], ids[D]<V?, b[D]? -> y[D]", forward, lambda dy, ids, b, power=1: (dy, None, b), power=[1, 2])
+    x, ids, b = np.ones(2), np.zeros(2, int), np.full(2, 3.0)
+    for inputs, named, count in [((x,), {}, 1), ((x, None, b), {}, 3), ((x,), {"b": b}, 3), ((x, ids), {"b": b}, 3),
+                                 ((x,), {"b": b, "ids": ids, "power": 2}, 3), ((x,), {"b": None}, 1)]:
+        _, back = op(*inputs, **named)
+        dx, *others = back(x)
+        assert dx is x
+        assert len(others) == count - 1
+        assert all(d is None for d in others[:1])
+        assert all(d is b for d in others[1:])
+    with pytest.raises(TypeError, match="x is None; pass an array"):
+        op(None)
+    with pytest.raises(TypeError, match="multiple values for argument 'ids'"):
+        op(x, ids, ids=ids)
+    with pytest.raises(ValueError, match="b has shape"):
+        op(x, b=np.ones(3))
+
+
+@pytest.mark.usefixtures("unregistered")
+def test_axes_that_may_be_1_or_left_out():
+    op = shaped("x[B T], b[B|1 2*T|1 3]?, mask[B T? 3]<2? -> y[B T]")
+    x = np.zeros((2, 5))
+    for shape in [(2, 10, 3), (1, 10, 3), (2, 1, 3), (1, 1, 3)]:
+        op(x, np.zeros(shape))
+    for shape in [(2, 5, 3), (3, 10, 3), (0, 10, 3), (2, 10, 1), (10, 3)]:
+        with pytest.raises(ValueError, match="b has shape"):
+            op(x, np.zeros(shape))
+    for shape in [(2, 5, 3), (2, 3)]:
+        op(x, mask=np.zeros(shape, int))
+    for shape in [(1, 3), (2, 5), (5, 3), (2, 1, 3), (3,)]:
+        with pytest.raises(ValueError, match="mask has shape"):
+            op(x, mask=np.zeros(shape, int))
+
+
+@pytest.mark.usefixtures("unregistered")
 def test_a_valid_call_does_not_let_invalid_ones_pass():
     """The check runs once for each combination of shapes and dtypes: others must not slip through."""
     op = shaped("x[... D], w[D] -> y[... D]")

@@ -20,7 +20,7 @@ class Finding(NamedTuple):
 
     error      relative error of <dy, J v> = <dx, v>
     input      the name of the input whose gradient it is, "" if there was no error at all
-    shapes     the shapes of the problem's inputs
+    shapes     the shapes of the problem's inputs; None for one left out
     options    the problem's options
     tolerance  the largest error that is not a fault of backward: 1e-11 for an exact derivative
     method     "complex step": the derivative is exact; "differences": the op is not holomorphic
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
     """
     error: float
     input: str
-    shapes: list[tuple[int, ...]]
+    shapes: list[tuple[int, ...] | None]
     options: dict
     tolerance: float = EXACT
     method: Method = "complex step"
@@ -92,8 +92,8 @@ def check(op, seed=0, problems=50):
         for found in compared(op, inputs, options, dy, rng):
             judged += found is not None
             if found:
-                finding = Finding(found.error, found.name, [x.shape for x in inputs], options, found.tolerance,
-                                  found.method)
+                shapes = [None if x is None else x.shape for x in inputs]
+                finding = Finding(found.error, found.name, shapes, options, found.tolerance, found.method)
                 worst = max(worst, finding, key=lambda finding: finding.severity)
     if not judged and any(not x.below for x in op.inputs):
         raise ValueError(f"{op.name} cannot be checked: its forward pass jumps, or its noise hides its slope, "
@@ -122,23 +122,29 @@ def inside(op, inputs, options):
 
 def compared(op, inputs, options, dy, rng) -> list[Comparison | None]:
     """The comparison of each floating input; None for one that says nothing."""
-    def run(*inputs):
-        return op(*inputs, **options)
+    given = [i for i, x in enumerate(inputs) if x is not None]
 
-    def reference(*inputs):
-        return op.forward(*inputs, **options)
+    def with_none(arrays):
+        return [arrays[given.index(i)] if i in given else None for i in range(len(inputs))]
 
-    y, back = forward(run, inputs)
-    names = [x.name for x in op.inputs][:len(inputs)]
+    def run(*arrays):
+        y, back = op(*with_none(arrays), **options)
+        return y, lambda dy: [d for i, d in enumerate(back(dy)) if i in given]
+
+    def reference(*arrays):
+        return op.forward(*with_none(arrays), **options)
+
+    arrays, names = [inputs[i] for i in given], [op.inputs[i].name for i in given]
+    y, back = forward(run, arrays)
     comparisons = []
-    for place, (name, x, dx) in enumerate(gradients(back, dy, y, inputs, names)):
+    for place, (name, x, dx) in enumerate(gradients(back, dy, y, arrays, names)):
         v = direction(x, rng)
 
         def neighbor(k, place=place, v=v):
             noise = np.random.default_rng(k)
-            near = [shaken(x, noise) for x in inputs]
+            near = [shaken(x, noise) for x in arrays]
             near_y, near_back = run(*near)
             return gradients(near_back, dy, near_y, near, names)[place][2], line(reference, near, place, v, near_y)
 
-        comparisons.append(compare(name, line(reference, inputs, place, v, y), dx, v, flat(dy), each(y), neighbor))
+        comparisons.append(compare(name, line(reference, arrays, place, v, y), dx, v, flat(dy), each(y), neighbor))
     return comparisons

@@ -21,7 +21,7 @@ class WrongGradient(AssertionError):
 
 
 def is_float(x):
-    return x.dtype.kind == "f"
+    return x is not None and x.dtype.kind == "f"
 
 
 def each(y):

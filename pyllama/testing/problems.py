@@ -19,7 +19,7 @@ GRAIN = 2 ** 15                                              # as in csrc/cpu/re
 
 
 class Problem(NamedTuple):
-    """A call of an op, op(*inputs, **options), and the gradient dy to call back with.
+    """A call of an op, op(*inputs, **options), and the gradient dy to call back with.  Inputs left out are None.
 
     >>> import numpy as np
     >>> from pyllama.ops import tanh
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
     >>> dx.round(4)
     array([1.  , 0.42])
     """
-    inputs: list[np.ndarray]
+    inputs: list[np.ndarray | None]
     options: dict[str, Any]
     dy: Any                                                  # an array, or a tuple for several outputs
 
@@ -73,6 +73,12 @@ class Sizes(dict):
     def shape(self, axes):
         out = []
         for axis in axes:
+            if axis.endswith("?") and self.choose([True, False]):
+                continue
+            if axis.endswith("|1") and self.choose([True, False]):
+                out.append(1)
+                continue
+            axis = axis.removesuffix("?").removesuffix("|1")
             factors = [int(f) if f.isdigit() else self[f] for f in axis.split("*")]
             out += factors[0] if axis == "..." else [math.prod(factors)]
         return tuple(out)
@@ -87,7 +93,8 @@ class Large(Sizes):
 
 def large(op: Op, choose) -> Large:
     """Sizes for which each floating array of several axes has more than GRAIN numbers, and at most 8 times as many."""
-    arrays = [x.axes for x in (*op.outputs, *op.inputs) if not x.below and {*x.axes[:-1]}]
+    arrays = [x.axes for x in (*op.outputs, *op.inputs)
+              if not x.below and not x.optional and {*x.axes[:-1]}]
     while True:
         sizes = Large(choose)
         numbers = [math.prod(sizes.shape(axes)) for axes in arrays]
@@ -116,11 +123,15 @@ def problem(op: Op, choose, dtype: str = "float64", sizes: Sizes | None = None) 
     sizes = Sizes(choose) if sizes is None else sizes
     options = {name: choose(values) for name, values in op.options.items()}
     rng = np.random.default_rng(choose(between(0, 2 ** 32)))
-    given = [wanted for wanted in op.inputs if not wanted.optional or choose([True, False])]
-    shapes = [sizes.shape(wanted.axes) for wanted in given]
-    inputs = []
-    for wanted, shape in zip(given, shapes, strict=True):
-        if wanted.below:
+    shapes = [sizes.shape(wanted.axes) if not wanted.optional or choose([True, False]) else None
+              for wanted in op.inputs]
+    while shapes[-1] is None:
+        shapes.pop()
+    inputs: list[np.ndarray | None] = []
+    for wanted, shape in zip(op.inputs, shapes, strict=False):
+        if shape is None:
+            x = None
+        elif wanted.below:
             x = rng.integers(int(wanted.below) if wanted.below.isdigit() else sizes[wanted.below], size=shape)
             if "ignore_index" in options:
                 x = np.where(rng.random(shape) < 0.25, options["ignore_index"], x)
