@@ -32,7 +32,13 @@ typedef struct {
     idx behind, ahead;                             /* query t sees keys t + S - T - behind .. + ahead */
     heads q, k, v, y;                              /* k and v [B G S K] have r = 0 */
     real *lse;                                     /* [B G R T] */
-    const char *mask;                              /* [B S], or NULL */
+    const char *mask;                              /* [B S], or NULL, as all that follow may be */
+    const char *pairs;                             /* [B S T], a mask of pairs */
+    const idx *keys, *queries;                     /* segments [B S] and [B T] */
+    const real *bias;                              /* [B H T S], with steps of 0 along axes it is shared by */
+    real *dbias;
+    idx bias_b, bias_h;
+    double scale, softcap;                         /* NaN: 1/sqrt(K); 0: none */
 } attending;
 
 typedef struct {

@@ -16,6 +16,7 @@ from pyllama.rotary import tables
 
 cimport numpy as np
 from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport NAN
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "kernels.h" nogil:
@@ -29,6 +30,13 @@ cdef extern from "kernels.h" nogil:
         heads q, k, v, y
         void *lse
         const char *mask
+        const char *pairs
+        const idx *keys
+        const idx *queries
+        const void *bias
+        void *dbias
+        idx bias_b, bias_h
+        double scale, softcap
     ctypedef struct kernels:
         idx gemm_work
         void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down, idx b_right,

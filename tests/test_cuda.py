@@ -27,6 +27,7 @@ GENERIC = {                                     # file: tests that ask what no d
     "test_laws_linear.py": "not refuses_ids and not backends",         # IndexError on the CPU; here see below
     "test_laws_loss.py": "not outside_the_vocabulary",
     "test_laws_attention.py": "",
+    "test_laws_attention_inputs.py": "",
     "test_models.py": "",
 }
 SETTINGS = loop.Settings(batch_size=3, block_size=12, gradient_accumulation_steps=2, max_steps=3, learning_rate=0.01,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyllama.ops import attention
-from pyllama.ops.attention import rows, scores
+from pyllama.ops.attention import biased, rows, scores, visible
 from tests import fakecupy
 from tests.cuda_on_cpu.build import missing
 from tests.laws import close, same
@@ -35,7 +35,7 @@ def drawn(cuda, dtype, B, G, R, T, S, K, before=0, after=0):
 def both_passes(cuda, device, mask, **options):
     q, k, v, dy = device
     y, saved = cuda.attention(q, k, v, mask, **options)
-    dq, dk, dv, _ = cuda.attention_backward(dy, *saved, **options)
+    dq, dk, dv, *_ = cuda.attention_backward(dy, *saved, **options)
     return [a.get() for a in (y, saved[-1], dq, dk, dv)]
 
 
@@ -50,7 +50,8 @@ def check(got, host, mask, **options):
     (*_, R, T, K), S = q.shape, k.shape[-2]
     y, saved = attention.forward(q, k, v, mask, **options)
     wanted = [y, saved[-1], *attention.backward(dy, *saved, **options)[:3]]
-    p = np.exp(scores(q, k, mask, options.get("causal", False), options.get("window")) - saved[-1])
+    seen = visible(q, k, mask, None, options.get("causal", False), options.get("window"))
+    p = np.exp(biased(scores(q, k, None, None), None, seen, q) - saved[-1])
     q_, k_, v_, dy_ = (np.abs(a) for a in (rows(q), k, v, rows(dy)))
     A = (q_ @ k_.swapaxes(-1, -2)).max() / math.sqrt(K)
     dp = dy_ @ v_.swapaxes(-1, -2)

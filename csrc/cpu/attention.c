@@ -8,42 +8,22 @@
  * (c) The visible part is a band of the strip.  The products skip the tiles outside it.  In tiles across
  *     its edges they read entries outside as well, where p is 0.
  * (d) Forward, a thread takes some queries of a head; backward, a head of keys and values, because their
- *     gradients are sums over the queries of R heads.
+ *     gradients are sums over the queries of R heads; or all heads and texts that share a bias.
+ * (e) A strip of which the segments hide everything is skipped: documents packed one after another cost
+ *     little more than one by one.
  */
-#include "tile.h"
+#include "attention.h"
 #ifdef _OPENMP
 #include <omp.h>
 #else
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-enum { KEYS = 16 * MR, QUERIES = 576 / sizeof(real), STRIP = KEYS * QUERIES };
-
-typedef struct {                                   /* (i, j) is visible if i - before <= j <= i + after */
-    idx rows, cols, before, after;
-} band;
-
-typedef struct {
-    idx first, past;
-} span;
-
-INLINE idx most(idx a, idx b) { return a > b ? a : b; }
-INLINE idx clip(idx x, idx high) { return most(0, least(x, high)); }
-INLINE band transposed(band b) { return (band){b.cols, b.rows, b.after, b.before}; }
-
-/* The columns that any of n rows sees. */
-INLINE span seen(band b, idx i, idx n) {
-    return (span){clip(i - b.before, b.cols), clip(i + n + b.after, b.cols)};
-}
-
 INLINE matrix at(heads h, idx b, idx g, idx r, idx t) {
     return (matrix){h.at + b * h.b + g * h.g + r * h.r + t * h.t, h.t, 1};
 }
 
-INLINE band seen_keys(const attending *a, idx s, idx t, idx keys, idx queries) {
-    idx place = t + a->S - a->T - s;
-    return (band){keys, queries, a->ahead + place, a->behind - place};
-}
+INLINE real scale_of(const attending *a) { return a->scale == a->scale ? a->scale : 1 / SQRT(a->K); }
 
 static void pack(real *to, matrix b, idx rows, idx cols) {
     for (idx j = 0; j < cols; j += NR)
@@ -85,34 +65,14 @@ static void multiply(matrix c, matrix x, const real *y, idx K, band b, int accum
         }
 }
 
-/* The rows that multiply() reads of LANES columns from t on. */
-INLINE span read_rows(band b, idx t) {
-    return seen(transposed(b), t - (MR - 1), LANES + 2 * (MR - 1));
-}
-
-static void fill_unseen(real *strip, band b, idx t, const char *mask, real value) {
-    span rows = read_rows(b, t), whole = {t + LANES - 1 - b.after, t + 1 + b.before};
-    for (idx i = rows.first; i < rows.past; i++) {
-        if (!mask && i >= whole.first && i < whole.past) {
-            i = whole.past - 1;
-            continue;
-        }
-        span s = seen(b, i, 1);
-        int first = clip(s.first - t, LANES), past = mask && !mask[i] ? first : clip(s.past - t, LANES);
-        real *restrict row = strip + i * QUERIES + t;
-        #pragma omp simd
-        for (int l = 0; l < LANES; l++) row[l] = l < first || l >= past ? value : row[l];
-    }
-}
-
 /* Of LANES queries from t on: scores to e^(a - top), the highest score and the sum so far brought up to
  * date; the sums so far must be multiplied by shrink. */
-static void soften(real *restrict strip, band b, idx t, const char *mask, real *restrict top,
-                   real *restrict sum, real *restrict shrink) {
-    span rows = read_rows(b, t);
+static void soften(real *restrict strip, sight x, idx t, real *restrict top, real *restrict sum,
+                   real *restrict shrink) {
+    span rows = read_rows(x.band, t);
     real high[LANES], base[LANES], total[LANES];
     memcpy(high, top + t, sizeof high);
-    fill_unseen(strip, b, t, mask, -INFINITY);
+    fill_unseen(strip, x, t, -INFINITY);
     for (idx i = rows.first; i < rows.past; i++) {
         const real *restrict a = strip + i * QUERIES + t;
         #pragma omp simd
@@ -136,10 +96,10 @@ static void soften(real *restrict strip, band b, idx t, const char *mask, real *
     memcpy(sum + t, total, sizeof total);
 }
 
-/* Of LANES queries from t on: scores to p, and dp to da / √K; delta is divided by √K. */
-static void soften_backward(real *restrict p, real *restrict d, band b, idx t, const char *mask,
-                            const real *restrict lse, const real *restrict delta, real scale) {
-    span rows = read_rows(b, t);
+/* Of LANES queries from t on: scores to p, and dp to scale da; delta is multiplied by scale. */
+static void soften_backward(real *restrict p, real *restrict d, sight x, idx t, const real *restrict lse,
+                            const real *restrict delta, real scale) {
+    span rows = read_rows(x.band, t);
     for (idx i = rows.first; i < rows.past; i++) {
         real *restrict pi = p + i * QUERIES + t, *restrict di = d + i * QUERIES + t;
         #pragma omp simd
@@ -148,19 +108,29 @@ static void soften_backward(real *restrict p, real *restrict d, band b, idx t, c
             di[l] = pi[l] * (di[l] * scale - delta[t + l]);
         }
     }
-    fill_unseen(p, b, t, mask, 0);
-    fill_unseen(d, b, t, mask, 0);
+    fill_unseen(p, x, t, 0);
+    fill_unseen(d, x, t, 0);
 }
 
-/* qᵀ / √K */
-static void pack_scaled(real *to, matrix q, idx K, idx queries) {
+/* Of LANES queries from t on: da to scale dz */
+static void scale_slopes(real *restrict d, const real *restrict slope, band b, idx t, real scale) {
+    span rows = read_rows(b, t);
+    for (idx i = rows.first; i < rows.past; i++) {
+        #pragma omp simd
+        for (idx l = i * QUERIES + t; l < i * QUERIES + t + LANES; l++)
+            d[l] = d[l] == 0 ? 0 : d[l] * scale * (slope ? slope[l] : 1);       /* a hidden slope may be NaN */
+    }
+}
+
+/* scale qᵀ */
+static void pack_scaled(real *to, matrix q, idx K, idx queries, real scale) {
     pack(to, (matrix){q.at, 1, q.down}, K, queries);
     #pragma omp simd
-    for (idx i = 0; i < (queries + NR - 1) / NR * NR * K; i++) to[i] *= 1 / SQRT(K);
+    for (idx i = 0; i < (queries + NR - 1) / NR * NR * K; i++) to[i] *= scale;
 }
 
 static idx attention_work(idx K) {
-    idx numbers = 2 * STRIP + 2 * QUERIES * (2 * K + NR + 1) + KEYS * (K + NR) + MR * K;
+    idx numbers = 3 * STRIP + 2 * QUERIES * (2 * K + NR + 1) + KEYS * (K + NR) + MR * K;
     return (numbers + LANES - 1) / LANES * LANES;
 }
 
@@ -180,7 +150,8 @@ static real finish(real *restrict y, idx K, real top, real sum) {
 static real attend_one(const attending *a, idx b, idx g, idx r, real *restrict p) {
     idx K = a->K;
     const real *restrict q = at(a->q, b, g, r, 0).at;
-    real *restrict y = (real *)at(a->y, b, g, r, 0).at, top = -INFINITY, sum = 0, scale = 1 / SQRT(K);
+    real *restrict y = (real *)at(a->y, b, g, r, 0).at, top = -INFINITY, sum = 0, scale = scale_of(a);
+    const real *bias = bias_of(a, b, g, r, 0);
     span keys = seen(transposed(seen_keys(a, 0, 0, a->S, 1)), 0, 1);
     for (idx s = keys.first; s < keys.past; s += STRIP) {
         matrix k = at(a->k, b, g, 0, s), v = at(a->v, b, g, 0, s);
@@ -190,9 +161,10 @@ static real attend_one(const attending *a, idx b, idx g, idx r, real *restrict p
             real dot = 0;
             #pragma omp simd reduction(+ : dot)
             for (idx j = 0; j < K; j++) dot += q[j] * k.at[i * k.down + j];
-            p[i] = a->mask && !a->mask[b * a->S + s + i] ? -INFINITY : dot * scale;
-            high = p[i] > high ? p[i] : high;
+            p[i] = dot * scale;
         }
+        adjust_one(p, look(a, b, s, 0, n, 1), a->softcap, bias ? bias + s : NULL);
+        for (idx i = 0; i < n; i++) high = p[i] > high ? p[i] : high;
         real base = high > -INFINITY ? high : 0, shrink = DECAY(top - base);
         #pragma omp simd reduction(+ : total)
         for (idx i = 0; i < n; i++) {
@@ -214,28 +186,34 @@ static void attend(const attending *a, idx b, idx g, idx r, idx t0, real *work) 
     real *strip = work, *q_columns = strip + STRIP, *v_rows = q_columns + QUERIES * K;
     real *top = v_rows + KEYS * (K + NR), *sum = top + QUERIES, *shrink = sum + QUERIES, *rest = shrink + QUERIES;
     matrix y = at(a->y, b, g, r, t0);
+    const real *bias = bias_of(a, b, g, r, t0);
+    int begun = 0;
     real *lse = a->lse + ((b * a->G + g) * a->R + r) * a->T + t0;
 
-    pack_scaled(q_columns, at(a->q, b, g, r, t0), K, queries);
+    pack_scaled(q_columns, at(a->q, b, g, r, t0), K, queries, scale_of(a));
     for (idx t = 0; t < QUERIES; t++) top[t] = -INFINITY, sum[t] = 0;
 
     span keys = seen(transposed(seen_keys(a, 0, t0, a->S, queries)), 0, queries);
     for (idx s = keys.first; s < keys.past; s += KEYS) {
-        band now = seen_keys(a, s, t0, least(keys.past - s, KEYS), queries);
-        const char *mask = a->mask ? a->mask + b * a->S + s : NULL;
+        sight x = look(a, b, s, t0, least(keys.past - s, KEYS), queries);
+        band now = x.band;
+        if (apart(x)) continue;
         for (idx j = 0; j < queries; j += NR) {
             scores(strip, at(a->k, b, g, 0, s), q_columns, K, now, j, rest);
-            for (idx t = j; t < least(queries, j + NR); t += LANES)
-                soften(strip, now, t, mask, top, sum, shrink);
+            for (idx t = j; t < least(queries, j + NR); t += LANES) {
+                adjust(strip, NULL, now, t, a, bias ? bias + s : NULL);
+                soften(strip, x, t, top, sum, shrink);
+            }
         }
-        for (idx t = 0; t < queries && s > keys.first; t++) {
+        for (idx t = 0; t < queries && begun; t++) {
             real *yt = (real *)y.at + t * y.down;
             if (shrink[t] == 1) continue;
             #pragma omp simd
             for (idx i = 0; i < K; i++) yt[i] *= shrink[t];
         }
         pack(v_rows, at(a->v, b, g, 0, s), now.rows, K);
-        multiply(y, (matrix){strip, 1, QUERIES}, v_rows, K, transposed(now), s > keys.first);
+        multiply(y, (matrix){strip, 1, QUERIES}, v_rows, K, transposed(now), begun);
+        begun = 1;
     }
     for (idx t = 0; t < queries; t++) lse[t] = finish((real *)y.at + t * y.down, K, top[t], sum[t]);
 }
@@ -258,16 +236,21 @@ static void zero(matrix rows, idx n, idx K) {
 static void attend_backward(const attending *a, heads dq, heads dk, heads dv, heads dy, idx b, idx g,
                             real *work) {
     idx K = a->K, done = 0;                        /* of the keys' gradients */
-    real *p = work, *d = p + STRIP, *q_columns = d + STRIP;
+    int extra = a->bias || a->softcap;
+    real *p = work, *d = p + STRIP, *slope = d + STRIP, *q_columns = slope + STRIP;
     real *dy_columns = q_columns + QUERIES * K, *q_rows = dy_columns + QUERIES * K;
     real *dy_rows = q_rows + QUERIES * (K + NR), *k_rows = dy_rows + QUERIES * (K + NR);
-    real *lse = k_rows + KEYS * (K + NR), *delta = lse + QUERIES, *rest = delta + QUERIES, scale = 1 / SQRT(K);
+    real *lse = k_rows + KEYS * (K + NR), *delta = lse + QUERIES, *rest = delta + QUERIES;
+    real scale = scale_of(a), inner = extra ? 1 : scale;        /* a bias needs da itself */
 
     for (idx r = 0; r < a->R; r++)
         for (idx t0 = 0; t0 < a->T; t0 += QUERIES) {
             idx queries = least(a->T - t0, QUERIES);
             matrix q = at(a->q, b, g, r, t0), y = at(a->y, b, g, r, t0), e = at(dy, b, g, r, t0);
-            pack_scaled(q_columns, q, K, queries);
+            const real *bias = bias_of(a, b, g, r, t0);
+            real *dbias = bias ? a->dbias + (bias - a->bias) : NULL;
+            int begun = 0;
+            pack_scaled(q_columns, q, K, queries, scale);
             pack(dy_columns, (matrix){e.at, 1, e.down}, K, queries);
             pack(q_rows, q, queries, K);
             pack(dy_rows, e, queries, K);
@@ -278,29 +261,41 @@ static void attend_backward(const attending *a, heads dq, heads dk, heads dv, he
                 real total = 0;
                 #pragma omp simd reduction(+ : total)
                 for (idx i = 0; i < K; i++) total += yt[i] * et[i];
-                delta[t] = total * scale;
+                delta[t] = total * inner;
             }
             span keys = seen(transposed(seen_keys(a, 0, t0, a->S, queries)), 0, queries);
             idx first = keys.first / KEYS * KEYS;              /* so that strips begin at the same keys */
-            if (keys.first == keys.past) zero(at(dq, b, g, r, t0), queries, K);
             zero(at(dk, b, g, 0, done), first - done, K);
             zero(at(dv, b, g, 0, done), first - done, K);
             for (idx s = first; s < keys.past; s += KEYS) {
-                band now = seen_keys(a, s, t0, least(a->S - s, KEYS), queries);
-                const char *mask = a->mask ? a->mask + b * a->S + s : NULL;
+                sight x = look(a, b, s, t0, least(a->S - s, KEYS), queries);
+                band now = x.band;
                 matrix k = at(a->k, b, g, 0, s);
+                if (apart(x)) {
+                    idx fresh = s < done ? 0 : now.rows;
+                    zero(at(dk, b, g, 0, s), fresh, K);
+                    zero(at(dv, b, g, 0, s), fresh, K);
+                    done = most(done, s + now.rows);
+                    continue;
+                }
                 for (idx j = 0; j < queries; j += NR) {
                     scores(p, k, q_columns, K, now, j, rest);
                     scores(d, at(a->v, b, g, 0, s), dy_columns, K, now, j, rest);
-                    for (idx t = j; t < least(queries, j + NR); t += LANES)
-                        soften_backward(p, d, now, t, mask, lse, delta, scale);
+                    for (idx t = j; t < least(queries, j + NR); t += LANES) {
+                        adjust(p, slope, now, t, a, bias ? bias + s : NULL);
+                        soften_backward(p, d, x, t, lse, delta, inner);
+                        if (bias) add_bias(d, NULL, dbias + s, now, t, a->S);
+                        if (extra) scale_slopes(d, a->softcap ? slope : NULL, now, t, scale);
+                    }
                 }
                 multiply(at(dv, b, g, 0, s), (matrix){p, QUERIES, 1}, dy_rows, K, now, s < done);
                 multiply(at(dk, b, g, 0, s), (matrix){d, QUERIES, 1}, q_rows, K, now, s < done);
                 pack(k_rows, k, now.rows, K);
-                multiply(at(dq, b, g, r, t0), (matrix){d, 1, QUERIES}, k_rows, K, transposed(now), s > first);
+                multiply(at(dq, b, g, r, t0), (matrix){d, 1, QUERIES}, k_rows, K, transposed(now), begun);
+                begun = 1;
                 done = most(done, s + now.rows);
             }
+            if (!begun) zero(at(dq, b, g, r, t0), queries, K);
         }
     zero(at(dk, b, g, 0, done), a->S - done, K);
     zero(at(dv, b, g, 0, done), a->S - done, K);
@@ -308,7 +303,10 @@ static void attend_backward(const attending *a, heads dq, heads dk, heads dv, he
 
 static void attention_backward(const attending *a, heads dq, heads dk, heads dv, heads dy, real *work,
                                int threads) {
+    idx parts_b = a->bias && !a->bias_b ? 1 : a->B, parts_g = a->bias && !a->bias_h ? 1 : a->G;
     #pragma omp parallel for schedule(dynamic) num_threads(threads) if (a->B * a->G * a->T * a->S * a->K > GRAIN)
-    for (idx n = 0; n < a->B * a->G; n++)
-        attend_backward(a, dq, dk, dv, dy, n / a->G, n % a->G, work + omp_get_thread_num() * attention_work(a->K));
+    for (idx n = 0; n < parts_b * parts_g; n++)
+        for (idx b = n / parts_g; b < a->B; b += parts_b)
+            for (idx g = n % parts_g; g < a->G; g += parts_g)
+                attend_backward(a, dq, dk, dv, dy, b, g, work + omp_get_thread_num() * attention_work(a->K));
 }

@@ -25,55 +25,93 @@ cdef np.ndarray new_heads(np.ndarray x):
     return np.empty((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), x.dtype).transpose(0, 2, 1, 3)
 
 
-cdef attending attending_of(np.ndarray q, np.ndarray k, np.ndarray v, np.ndarray mask, bint causal, window) except *:
+cdef attending attending_of(np.ndarray q, np.ndarray k, np.ndarray v, tuple hiding, np.ndarray bias, bint causal, window,
+                            scale, softcap) except *:
     cdef attending a
     if (q.ndim != 5 or k.ndim != 4 or not np.PyArray_SAMESHAPE(k, v) or k.shape[0] != q.shape[0]
             or k.shape[1] != q.shape[1] or k.shape[3] != q.shape[4] or not q.shape[4]):
         raise ValueError(f"attention: q has shape {np.shape(q)}, k {np.shape(k)}, v {np.shape(v)}")
-    if mask is not None and np.shape(mask) != (k.shape[0], k.shape[2]):
-        raise ValueError(f"attention: k has shape {np.shape(k)}, mask {np.shape(mask)}")
     a.B, a.G, a.R, a.T, a.K = q.shape[0], q.shape[1], q.shape[2], q.shape[3], q.shape[4]
     a.S = k.shape[2]
+    a.mask = a.pairs = NULL
+    a.keys = a.queries = NULL
+    if hiding is not None:
+        for x, wanted in zip(hiding, ((a.B, a.S), (a.B, a.S, a.T), (a.B, a.S), (a.B, a.T)), strict=True):
+            if x is not None and np.shape(x) != wanted:
+                raise ValueError(f"attention: k has shape {np.shape(k)}, a mask or the segments {np.shape(x)}")
+        a.mask, a.pairs = address(hiding[0]), address(hiding[1])
+        a.keys, a.queries = <idx *> address(hiding[2]), <idx *> address(hiding[3])
+    if bias is not None and (bias.ndim != 4 or bias.shape[0] not in (1, a.B) or bias.shape[1] not in (1, a.G * a.R)
+                             or bias.shape[2] != a.T or bias.shape[3] != a.S):
+        raise ValueError(f"attention: q has shape {np.shape(q)}, k {np.shape(k)}, bias {np.shape(bias)}")
     a.behind = a.T + a.S if window is None else min(window - 1, a.T + a.S)
     a.ahead = 0 if causal else a.behind
     a.q, a.k, a.v = heads_of(q), heads_of(k), heads_of(v)
-    a.mask = NULL if mask is None else mask.data
+    a.bias, a.dbias = address(bias), NULL
+    a.bias_h = a.T * a.S if bias is not None and bias.shape[1] > 1 else 0
+    a.bias_b = a.T * a.S * bias.shape[1] if bias is not None and bias.shape[0] > 1 else 0
+    a.scale, a.softcap = NAN if scale is None else scale, 0 if softcap is None else softcap
     return a
 
 
-cdef np.ndarray bytes_of(mask):
-    """The mask as contiguous bytes, 0 or 1."""
-    return None if mask is None else np.ascontiguousarray(np.asarray(mask) != 0)
+cdef char *address(np.ndarray x):
+    return NULL if x is None else <char *> x.data
 
 
-def attention(np.ndarray q, np.ndarray k, np.ndarray v, mask=None, *, bint causal=False, window=None):
+cdef tuple hiding(mask, segments, idx T):
+    """mask [B S] or [B S T] and segments of keys [B S] and queries [B T], dense: what hides keys, or None for each.
+
+    None if there is neither.
+    """
+    if mask is None and segments is None:
+        return None
+    seen = pairs = keys = queries = None
+    if mask is not None and mask.ndim == 3:
+        pairs = np.ascontiguousarray(np.asarray(mask).swapaxes(1, 2) != 0)
+    elif mask is not None:
+        seen = np.ascontiguousarray(np.asarray(mask) != 0)
+    if segments is not None:
+        keys = np.ascontiguousarray(segments).astype(np.intp, copy=False)
+        before = max(T - keys.shape[1], 0)                  # queries before the first key have no segment
+        queries = np.ascontiguousarray(keys[:, max(keys.shape[1] - T, 0):])
+        if before:
+            keys = keys - (keys.min() if keys.size else 0)                                  # so that -1 is none of them
+            queries = np.concatenate([np.full((len(keys), before), -1, np.intp), keys], axis=1)
+    return seen, pairs, keys, queries
+
+
+def attention(np.ndarray q, np.ndarray k, np.ndarray v, mask=None, segments=None, bias=None, *, bint causal=False,
+              window=None, scale=None, softcap=None):
     cdef const kernels *kernel = kernels_for(q)
     q, k, v = with_rows(q, q), with_rows(k, q), with_rows(v, q)
-    cdef np.ndarray seen = bytes_of(mask)
-    cdef attending a = attending_of(q, k, v, seen, causal, window)
+    cdef tuple hidden = hiding(mask, segments, q.shape[3] if q.ndim == 5 else 0)
+    cdef np.ndarray added = None if bias is None else dense(bias, q)
+    cdef attending a = attending_of(q, k, v, hidden, added, causal, window, scale, softcap)
     cdef np.ndarray y = new_heads(q), lse = np.empty((a.B, a.G, a.R * a.T, 1), q.dtype)
     cdef int threads = _threads
     cdef np.ndarray work = scratch(threads * kernel.attention_work(a.K), q)
     a.y, a.lse = heads_of(y), lse.data
     with nogil:
         kernel.attention(&a, work.data, threads)
-    return y, (q, k, v, mask, y, lse)
+    return y, (q, k, v, mask, segments, bias, y, lse)
 
 
-def attention_backward(dy, np.ndarray q, np.ndarray k, np.ndarray v, mask, np.ndarray y, np.ndarray lse, *,
-                       bint causal=False, window=None):
+def attention_backward(dy, np.ndarray q, np.ndarray k, np.ndarray v, mask, segments, bias, np.ndarray y,
+                       np.ndarray lse, *, bint causal=False, window=None, scale=None, softcap=None):
     cdef const kernels *kernel = kernels_for(q)
     q, k, v, y, lse = with_rows(q, q), with_rows(k, q), with_rows(v, q), with_rows(y, q), dense(lse, q)
-    cdef np.ndarray seen = bytes_of(mask), d = with_rows(dy, q)
-    cdef attending a = attending_of(q, k, v, seen, causal, window)
+    cdef tuple hidden = hiding(mask, segments, q.shape[3] if q.ndim == 5 else 0)
+    cdef np.ndarray d = with_rows(dy, q), added = None if bias is None else dense(bias, q)
+    cdef attending a = attending_of(q, k, v, hidden, added, causal, window, scale, softcap)
     if not np.PyArray_SAMESHAPE(d, q) or not np.PyArray_SAMESHAPE(y, q) or lse.size != a.B * a.G * a.R * a.T:
         raise ValueError(f"attention_backward: dy has shape {np.shape(d)}, q {np.shape(q)}, y {np.shape(y)}, "
                          f"lse {np.shape(lse)}")
     cdef np.ndarray dq = new_heads(q), dk = new_heads(k), dv = new_heads(v)
+    cdef np.ndarray dbias = None if bias is None else np.zeros(np.shape(added), q.dtype)
     cdef int threads = _threads
     cdef np.ndarray work = scratch(threads * kernel.attention_work(a.K), q)
     cdef heads to_q = heads_of(dq), to_k = heads_of(dk), to_v = heads_of(dv), from_y = heads_of(d)
-    a.y, a.lse = heads_of(y), lse.data
+    a.y, a.lse, a.dbias = heads_of(y), lse.data, address(dbias)
     with nogil:
         kernel.attention_backward(&a, to_q, to_k, to_v, from_y, work.data, threads)
-    return dq, dk, dv, None
+    return dq, dk, dv, None, None, dbias

@@ -89,6 +89,18 @@ static inline real DECAY(real x) {
     return x < DECAY_LOW ? 0 : p * from_bits(to_bits(shifted) << MANTISSA);
 }
 
+/* tanh x = -e / (2 + e), e = e^(-2|x|) - 1 = 2^n (e^f - 1) + 2^n - 1, as in DECAY: near 0, where
+ * n is 0, nothing cancels. */
+static inline real TANH(real x) {
+    const real ROUND = (real)3 / 2 * ((word)1 << MANTISSA) + BIAS, LOG2E = 1.44269504088896340736;
+    real z = -2 * FABS(x), shifted = z * LOG2E + ROUND, n = shifted - ROUND;
+    real f = z - n * LN2_HIGH - n * LN2_LOW, p = INVERSE_FACTORIAL[TERMS];
+    for (int k = TERMS - 1; k >= 1; k--) p = p * f + INVERSE_FACTORIAL[k];
+    real power = from_bits(to_bits(shifted) << MANTISSA);
+    real e = z < DECAY_LOW ? -1 : power * (p * f) + (power - 1), y = -e / (2 + e);
+    return x < 0 ? -y : y;
+}
+
 /* sigma(x), from e^-|x|, which never overflows */
 static inline real SIGMOID(real x) {
     real e = EXP(-FABS(x));

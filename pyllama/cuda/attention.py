@@ -7,7 +7,9 @@ from pyllama.cuda.launching import THREADS, aligned, dense, launch
 BUSY = 256                                              # blocks: enough to occupy a device
 
 
-def attention(q, k, v, mask=None, *, causal=False, window=None):
+def attention(q, k, v, mask=None, segments=None, bias=None, *, causal=False, window=None, scale=None, softcap=None):
+    if (mask is not None and mask.ndim == 3) or any(x is not None for x in (segments, bias, scale, softcap)):
+        return NotImplemented
     if q.shape[-1] > cuda_text.WIDTHS[-1]:                # a thread has too few registers for wider heads
         return NotImplemented
     (q, k, v), (B, G, R, T, K), S = with_rows(q, k, v), q.shape, k.shape[2]
@@ -23,10 +25,11 @@ def attention(q, k, v, mask=None, *, causal=False, window=None):
     if splits > 1:
         launch("attention_join", warps(lse.size), y, lse, *parts, lse.size, G * R, T, K, splits, file="attention",
                **tiles)
-    return y, (q, k, v, mask, y, lse)
+    return y, (q, k, v, mask, segments, bias, y, lse)
 
 
-def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
+def attention_backward(dy, q, k, v, mask, segments, bias, y, lse, *, causal=False, window=None, scale=None,
+                       softcap=None):
     (dy, q, k, v, y), (lse,), (B, G, R, T, K), S = with_rows(dy, q, k, v, y), dense(lse), q.shape, k.shape[2]
     dq, dk, dv, delta = new_heads(q), new_heads(k), new_heads(v), cupy.empty_like(lse)
     seen, tiles = seen_keys(T, S, mask, causal, window), tiled(q, k, v, dy)
@@ -38,7 +41,7 @@ def attention_backward(dy, q, k, v, mask, y, lse, *, causal=False, window=None):
     launch("attention_backward_q", blocks, dq, *inputs, *sizes, shift, *strides, threads=128, **common)
     blocks = B * G * -(-S // (16 * tiles["EACH"]))
     launch("attention_backward_kv", blocks, dk, dv, *inputs, *sizes, *strides, threads=128, **common)
-    return dq, dk, dv, None
+    return dq, dk, dv, None, None, None
 
 
 def with_rows(*arrays):
