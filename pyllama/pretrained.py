@@ -99,7 +99,7 @@ class Model:
                             f"pyllama.predict, or another model")
         config, settings, rules = self._understood(generation.GenerationConfig, options)
         prompts = [generation.startable(prompt, tokenizer) for prompt in prompts]
-        ids = [tokenizer.encode(prompt, add_special_tokens=True).tolist() for prompt in prompts]
+        ids = [special.prompt(tokenizer, prompt) for prompt in prompts]
         results = generation.generate(self.params, config, ids, tokenizer, settings, rules=rules)
         repeated = [prompt for prompt in prompts for _ in range(settings.num_return_sequences)]
         return [f"{prompt}{result.text}" for prompt, result in zip(repeated, results, strict=True)]
@@ -108,7 +108,7 @@ class Model:
         """generate() of an encoder-decoder: a list of texts."""
         tokenizer = self.require_tokenizer()
         config, search, rules = self._understood(beam.SearchConfig, options)
-        ids = special.encode(tokenizer, prompts)
+        ids = special.encode(tokenizer, prompts, allowed_special="all")
         longest = max(map(len, ids), default=0)
         if config.positions == "learned" and longest > config.max_position_embeddings:
             raise UserError(f"the prompt has {longest} tokens, but the model's context (max_position_embeddings) "

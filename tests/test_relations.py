@@ -131,7 +131,8 @@ def test_a_text_that_does_not_mark_two_things_is_refused(tmp_path, text):
 
 def test_a_mark_is_a_token_of_its_own():
     tokenizer = task.tokenizer(["a <e1>dog</e1> of <e2>cats</e2>"] * 9, 300, marks=task.markers)
-    tokens = [tokenizer.rust.id_to_token(int(i)) for i in tokenizer.encode("so<e1>dog</e1>,<e2>x</e2>")]
+    tokens = [tokenizer.rust.id_to_token(int(i)) for i in tokenizer.encode("so<e1>dog</e1>,<e2>x</e2>",
+                                                                           allowed_special=task.markers)]
     assert [token for token in tokens if "<" in token or ">" in token] == ["<e1>", "</e1>", "<e2>", "</e2>"]
 
 

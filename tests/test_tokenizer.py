@@ -12,6 +12,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from pyllama.errors import UserError
 from pyllama.text import tokenizer as module
+from pyllama.text.ordinary import ordinary
 from pyllama.text.tokenizer import Tokenizer
 
 SAMPLE = "It's the cat's; the cat sat on the mat.\nThe rat ran at 12 o'clock\n\n  naïve 漢字 漢字 😀\r\n" * 3
@@ -80,7 +81,8 @@ def test_ids_are_the_librarys(kind, text):
 def test_a_text_cut_for_speed_has_the_ids_of_the_whole(texts):
     with mock.patch.multiple(module, PIECE=1, AT_ONCE=2):
         encoded = PAIRS.encode_batch(texts)
-    assert [ids.tolist() for ids in encoded] == [PAIRS.rust.encode(text).ids for text in texts]
+    plain = ordinary(PAIRS.rust)
+    assert [ids.tolist() for ids in encoded] == [plain.encode(text).ids for text in texts]
 
 
 @pytest.mark.parametrize(("before", "normalizer"), [
@@ -167,11 +169,13 @@ def test_an_ordinary_word_that_spells_an_end_of_text_is_none():
     assert (Tokenizer(html).eos_id, Tokenizer(html).bos_id) == (None, None)
 
 
-def test_a_special_token_spelled_out_is_that_token():
-    ids = PAIRS.encode("cat<|endoftext|>rat")
-    assert (ids == PAIRS.eos_id).sum() == 1
-    assert PAIRS.decode(ids) == "cat<|endoftext|>rat"
-    assert PAIRS.decode(ids, skip_special_tokens=True) == "catrat"
+def test_a_special_token_spelled_out_is_that_token_only_if_allowed():
+    text = "cat<|endoftext|>rat"
+    for allowed, count in ((), 0), ((), 0), ("all", 1), (["<|endoftext|>"], 1), (["<|other|>"], 0):
+        ids = PAIRS.encode(text, allowed_special=allowed)
+        assert (ids == PAIRS.eos_id).sum() == count
+        assert PAIRS.decode(ids) == text
+        assert PAIRS.decode(ids, skip_special_tokens=True) == ("catrat" if count else text)
 
 
 def test_special_tokens_are_added_only_when_asked():

@@ -12,7 +12,7 @@ from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, Rules, config_file, startable, stream
 from pyllama.generation import generate as generate_batch
-from pyllama.text import corpus
+from pyllama.text import corpus, special
 from pyllama.training import objectives
 
 # What the command does where neither a flag nor generation_config.json says it: nanoGPT's values.
@@ -28,7 +28,8 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
 
     Args:
         model: a run, a checkpoint, a Hugging Face folder or a llama2.c file
-        prompt: text to continue; FILE:path reads it from a file
+        prompt: text to continue; special tokens in it, such as <|im_start|>, count as such; FILE:path reads it from a
+            file
         tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
         device: the CPU, or a GPU through CuPy
     """
@@ -42,7 +43,7 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
     if prompt.startswith("FILE:"):
         prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
     prompt = startable(prompt, tokenizer_of_model)
-    ids = tokenizer_of_model.encode(prompt, add_special_tokens=True).tolist()
+    ids = special.prompt(tokenizer_of_model, prompt)
     if len(ids) > config.max_position_embeddings:
         note(f"the prompt has {len(ids)} tokens; the model reads the last {config.max_position_embeddings}")
     if settings.num_return_sequences == 1:

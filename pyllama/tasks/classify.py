@@ -39,7 +39,7 @@ def labels(rows):
 
 def examples(rows, trained):
     """ids [T] of each text, its label, and the label's weight if the classes are weighted."""
-    ids = encode(trained.tokenizer, [row.values["text"] for row in rows], trained.max_length)
+    ids = encode(trained.tokenizer, [row.values["text"] for row in rows], trained.max_length, trained.markers)
     labels = [number_of(row.values["label"], trained.config) for row in rows]
     weights = trained.config.extra["task"].get("class_weights")
     return Examples([{"ids": text, "labels": label, **({"weights": weights[label]} if weights else {})}
@@ -72,7 +72,7 @@ def lengths(rows, trained):
 def probabilities(rows, trained):
     """Of each class for each text: [N C], softmax of the scores."""
     texts = Examples([{"ids": ids} for ids in encode(trained.tokenizer, [row.values["text"] for row in rows],
-                                                     trained.max_length)])
+                                                     trained.max_length, trained.markers)])
     parts = []
     for _, batch in texts.in_turn(AT_ONCE):
         z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)

@@ -335,7 +335,7 @@ def trained(config, p, tokenizer) -> Trained:
     entry = config.extra.get("task")
     if entry is None:
         raise UserError("the model was not trained on a task; fine-tune it on one first")
-    return Trained(config, p, framed(tokenizer, config), entry["max_length"])
+    return Trained(config, p, framed(tokenizer, config), entry["max_length"], task_of(entry["name"]).markers)
 
 
 def examples(task: Task, parts: dict[str, list[Row]], state: State, tokenizer) -> dict[str, Examples]:

@@ -18,6 +18,7 @@ class Trained(NamedTuple):
     params: dict
     tokenizer: Tokenizer
     max_length: int                             # maximum tokens of a text, with special ones; longer ones are truncated
+    markers: tuple[str, ...] = ()               # the special tokens that texts may spell: those of the task
 
 
 def no_notes(rows, trained, search):

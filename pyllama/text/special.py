@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import models, processors
 
 from pyllama.text.scripts import UNSPACED
-from pyllama.text.tokenizer import Tokenizer
+from pyllama.text.tokenizer import Allowed, Tokenizer
 
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<s>", "</s>")                          # in the order of their ids
@@ -76,12 +76,25 @@ def ids_of(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"pad_id": PAD if pad is None else pad, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
+def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = None,
+           allowed_special: Allowed = ()) -> list[np.ndarray]:
     """The ids of each text, int64 [N], with the tokenizer's special tokens around it: see framed().
 
     A longer text is truncated to max_length ids, of which the last is the same.  None: there is no limit.
+    allowed_special is that of Tokenizer.encode().
     """
-    encoded = [ids.astype(int) for ids in framed(tokenizer).encode_batch(texts, add_special_tokens=True)]
+    encoded = framed(tokenizer).encode_batch(texts, add_special_tokens=True, allowed_special=allowed_special)
+    whole = [ids.astype(int) for ids in encoded]
     if max_length is None:
-        return encoded
-    return [ids if len(ids) <= max_length else np.append(ids[:max_length - 1], ids[-1]) for ids in encoded]
+        return whole
+    return [ids if len(ids) <= max_length else np.append(ids[:max_length - 1], ids[-1]) for ids in whole]
+
+
+def prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text to continue: with the special tokens that come before a text, without those behind it.
+
+    Special tokens that the text spells, such as <|im_start|>, are these tokens, as in transformers.
+    """
+    ids = tokenizer.encode(text, add_special_tokens=True, allowed_special="all").tolist()
+    _, behind = around(tokenizer)
+    return ids[:len(ids) - len(behind)]

@@ -3,9 +3,9 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pyllama.errors import UserError
 from pyllama.files import rewrite
-from pyllama.text import tokenizer_files
+from pyllama.text import alphabets, ordinary, tokenizer_files
 
 # Names on the Hugging Face Hub, for tokenizers whose settings do not say which token has a role.  If a vocabulary has
 # several, the earlier one marks the end in pretraining.
@@ -26,6 +26,7 @@ NAMES = {
     "pad_token": ("<pad>", "[PAD]", "<|pad|>"),
     "unk_token": ("<unk>", "[UNK]")}
 
+Allowed = Literal["all"] | Collection[str]          # which special tokens a text may spell: see encode()
 PIECE = 2**16                                       # least number of characters in a piece of a long text
 AT_ONCE = 64                                        # texts encoded at once: the library uses about 100 bytes a token
 
@@ -55,12 +56,12 @@ class Tokenizer:
         """One token for each character of the text, in code-point order.  Raises UserError for an empty text."""
         if not text:
             raise UserError("the text is empty, so it has no characters for a vocabulary; give some text")
-        return cls(_characters(sorted(set(text))))
+        return cls(alphabets.characters(sorted(set(text))))
 
     @classmethod
     def bytes(cls) -> "Tokenizer":
         """256 tokens, one for each byte of UTF-8.  They encode any text and need no training."""
-        return cls(_bytes())
+        return cls(alphabets.single_bytes())
 
     @classmethod
     def byte_pairs(cls, texts: Iterable[str], vocab_size: int,
@@ -191,24 +192,27 @@ class Tokenizer:
 
     # Encoding and decoding
 
-    def encode(self, text: str, add_special_tokens: bool = False) -> np.ndarray:
+    def encode(self, text: str, add_special_tokens: bool = False, allowed_special: Allowed = ()) -> np.ndarray:
         """The ids [N] of a text, in `dtype`.
 
         add_special_tokens   add those with which tokenizer.json surrounds a text
+        allowed_special      the special tokens that become themselves where the text spells them, or "all", as in
+                             transformers.  The others are ordinary text: a document may quote </s>
 
-        A special token written in the text, such as <|endoftext|>, becomes that token.  Raises UserError, with the
-        position, for a character that a character vocabulary lacks and for a lone surrogate.
+        Raises UserError, with the position, for a character that the vocabulary lacks, if there is no unknown token,
+        and for a lone surrogate.
         """
-        return self.encode_batch([text], add_special_tokens)[0]
+        return self.encode_batch([text], add_special_tokens, allowed_special)[0]
 
-    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = False) -> list[np.ndarray]:
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = False,
+                     allowed_special: Allowed = ()) -> list[np.ndarray]:
         """Encode each text as encode() does, in parallel."""
-        _refuse_surrogates(texts)
         if self._lookup:
+            _refuse_surrogates(texts)
             return [self._look_up(text) for text in texts]
-        pieces = [[text] if add_special_tokens else self._pieces(text) for text in texts]
+        pieces = [[text] if add_special_tokens or allowed_special == "all" else self._pieces(text) for text in texts]
         encoded = (np.array(encoding.ids, self.dtype) for encoding in self._encode(
-            self.rust.encode_batch_fast, [piece for parts in pieces for piece in parts], add_special_tokens))
+            "encode_batch_fast", [piece for parts in pieces for piece in parts], add_special_tokens, allowed_special))
         return [np.concatenate([next(encoded) for _ in parts]) for parts in pieces]
 
     def encode_with_positions(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -217,11 +221,9 @@ class Tokenizer:
         The positions (first, past) exclude white space at both ends, so a token of white space has first == past.  A
         token for some bytes of a character has the positions of the character.  Raises UserError as encode() does.
         """
-        _refuse_surrogates(texts)
-        encoded = self._encode(self.rust.encode_batch, texts, False)
         return [(np.array(encoding.ids, self.dtype),
                  np.array([_trimmed(text, *offsets) for offsets in encoding.offsets], int).reshape(-1, 2))
-                for text, encoding in zip(texts, encoded, strict=True)]
+                for text, encoding in zip(texts, self._encode("encode_batch", texts), strict=True)]
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = False) -> str:
         """The text of ids [N].  Bytes that are not UTF-8, such as half a character, become U+FFFD.
@@ -247,9 +249,9 @@ class Tokenizer:
         about twenty times as fast as the library, which takes seconds for a megabyte of characters.
         """
         tokens = sorted(self.rust.get_vocab())
-        if len(tokens) == 256 and _same(self.rust, _bytes()):
+        if len(tokens) == 256 and _same(self.rust, alphabets.single_bytes()):
             return "utf-8", "u1", np.arange(256)
-        if all(len(token) == 1 for token in tokens) and _same(self.rust, _characters(tokens)):
+        if all(len(token) == 1 for token in tokens) and _same(self.rust, alphabets.characters(tokens)):
             return "utf-32-le", "<u4", np.array([ord(token) for token in tokens])
         return None
 
@@ -261,9 +263,7 @@ class Tokenizer:
         ids = np.searchsorted(alphabet, points)
         missing = alphabet[np.minimum(ids, len(alphabet) - 1)] != points
         if missing.any():
-            at = int(missing.argmax())
-            raise UserError(f"the vocabulary has no {text[at]!r} (U+{points[at]:04X}){_position(text, at)}; remove it, "
-                            f"build the tokenizer from text that has it, or use a byte-level one")
+            raise _lacking(text, text[int(missing.argmax())])
         return ids.astype(self.dtype)
 
     def _pieces(self, text: str) -> list[str]:
@@ -288,15 +288,48 @@ class Tokenizer:
         return (parts["normalizer"] is None and before.get("type") == "ByteLevel"
                 and before["use_regex"] and not before["add_prefix_space"])
 
-    def _encode(self, encode, texts: Sequence[str], add_special_tokens: bool) -> Iterator[tokenizers.Encoding]:
+    def _encode(self, method: str, texts: Sequence[str], add_special_tokens: bool = False,
+                allowed_special: Allowed = ()) -> Iterator[tokenizers.Encoding]:
         """Yield the library's encoding of each text.  Raises UserError if the library cannot encode one."""
+        _refuse_surrogates(texts)
+        rust = self._reading(texts, allowed_special)
         for start in range(0, len(texts), AT_ONCE):
+            batch = texts[start:start + AT_ONCE]
+            for text in batch:
+                if character := self._alphabet.missing(text):
+                    raise _lacking(text, character)
             try:
-                encodings = encode(texts[start:start + AT_ONCE], add_special_tokens=add_special_tokens)
+                encodings = getattr(rust, method)(batch, add_special_tokens=add_special_tokens)
             except Exception as error:              # the library raises nothing narrower
                 raise UserError(f"the tokenizer cannot encode this text: {error}; use one with an unknown token, "
                                 f"or a byte-level one") from None
             yield from encodings
+
+    def _reading(self, texts: Sequence[str], allowed: Allowed) -> tokenizers.Tokenizer:
+        """The library's tokenizer that reads the texts as encode() does: `rust` itself if they spell no special token.
+
+        The other one is made when it is first needed, because a large vocabulary takes a second.
+        """
+        if allowed == "all" or not self._special.keys() - set(allowed):
+            return self.rust
+        if self._spells_special and not any(map(self._spells_special.search, texts)):
+            return self.rust
+        return self._ordinary(frozenset(allowed))
+
+    @functools.cached_property
+    def _spells_special(self) -> re.Pattern | None:
+        """A pattern that finds every special token in a text; None if the library searches after normalizing it."""
+        special = [token for token in self.rust.get_added_tokens_decoder().values() if token.special]
+        return None if any(token.normalized for token in special) and self.rust.normalizer else \
+            re.compile("|".join(re.escape(token.content) for token in special))
+
+    @functools.cache                                # noqa: B019 -- lives as long as the tokenizer
+    def _ordinary(self, allowed: frozenset[str]) -> tokenizers.Tokenizer:
+        return ordinary.ordinary(self.rust, allowed)
+
+    @functools.cached_property
+    def _alphabet(self) -> ordinary.Alphabet:
+        return ordinary.Alphabet(self.rust)
 
 
 class Stream:
@@ -324,25 +357,6 @@ class Stream:
         return new
 
 
-def _characters(alphabet: Sequence[str]) -> tokenizers.Tokenizer:
-    """One token for each character; the ids are indices in the alphabet."""
-    rust = tokenizers.Tokenizer(models.WordLevel({character: i for i, character in enumerate(alphabet)}))
-    rust.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-    rust.decoder = decoders.Fuse()
-    return rust
-
-
-def _bytes() -> tokenizers.Tokenizer:
-    """BPE without merges.  Its alphabet represents a printable byte by itself, and the others in order by U+0100 on."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    printable = [ord(character) for character in alphabet if ord(character) < 256]
-    values = printable + sorted(set(range(256)) - set(printable))
-    rust = tokenizers.Tokenizer(models.BPE(dict(zip(alphabet, values, strict=True)), []))
-    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    rust.decoder = decoders.ByteLevel()
-    return rust
-
-
 def _same(first: tokenizers.Tokenizer, second: tokenizers.Tokenizer) -> bool:
     return first.to_str() == second.to_str()
 
@@ -352,6 +366,13 @@ def _refuse_surrogates(texts: Sequence[str]) -> None:
         if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
             raise UserError(f"U+{ord(lone[0]):04X}{_position(text, lone.start())} is half of a surrogate pair, "
                             f"which UTF-8 cannot encode; remove it")
+
+
+def _lacking(text: str, character: str) -> UserError:
+    """The error for a character that the vocabulary lacks."""
+    return UserError(f"the vocabulary has no {character!r} (U+{ord(character):04X})"
+                     f"{_position(text, text.index(character))}; remove it, build the tokenizer from text that has it, "
+                     f"or use a byte-level one")
 
 
 def _trimmed(text: str, first: int, past: int) -> tuple[int, int]:

@@ -1,0 +1,81 @@
+"""Texts are data: special tokens written in them are ordinary text, and no character of them is lost in silence.
+
+A tokenizer finds its special tokens wherever a text spells them, so a row about HTML could end a text by </s>.
+ordinary() is the same tokenizer without that.  BPE without an unknown token drops characters that its vocabulary lacks.
+Alphabet finds them.
+"""
+import functools
+import json
+from collections.abc import Collection
+from typing import Any
+
+import tokenizers
+from tokenizers import pre_tokenizers
+
+HIDDEN = "\U0010ffff\U0010fffe"                     # two noncharacters, which no text has
+
+
+def ordinary(rust: tokenizers.Tokenizer, allowed: Collection[str] = ()) -> tokenizers.Tokenizer:
+    """The tokenizer with its special tokens hidden from texts, except the allowed ones.
+
+    Every token keeps its id.  A hidden token has another spelling, also in the model's vocabulary, because some models
+    (Unigram, WordLevel) would find it there.
+    """
+    parts = json.loads(rust.to_str())
+    hidden = {token["content"] for token in parts["added_tokens"] if token["special"]} - set(allowed)
+
+    def renamed(token):
+        return HIDDEN + token if token in hidden else token
+
+    for token in parts["added_tokens"]:
+        token["content"] = renamed(token["content"])
+    model = parts["model"]
+    vocabulary = model["vocab"]
+    model["vocab"] = {renamed(token): i for token, i in vocabulary.items()} if isinstance(vocabulary, dict) else \
+        [[renamed(token), score] for token, score in vocabulary]
+    if "merges" in model:
+        model["merges"] = [pair for pair in map(_pair, model["merges"]) if hidden.isdisjoint([*pair, "".join(pair)])]
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = renamed(model["unk_token"])
+    return tokenizers.Tokenizer.from_str(json.dumps(parts))
+
+
+def _pair(merge) -> list[str]:
+    """The two tokens of a merge; older files write them with a space between."""
+    return merge.split(" ") if isinstance(merge, str) else merge
+
+
+class Alphabet:
+    """The characters that a tokenizer can encode."""
+
+    def __init__(self, rust: tokenizers.Tokenizer):
+        self._rust = rust
+        self._model: dict[str, Any] = json.loads(rust.to_str())["model"]
+
+    @functools.cached_property
+    def complete(self) -> bool:
+        """Does the tokenizer encode every character, if need be as unknown, or refuse it with an error?"""
+        model, vocabulary = self._model, self._rust.get_vocab(with_added_tokens=False)
+        if model["type"] != "BPE" or model["unk_token"] is not None:
+            return True
+        if model["byte_fallback"]:
+            return all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
+        return "ByteLevel" in str(self._rust.pre_tokenizer) + str(self._rust.normalizer) and \
+            all(byte in vocabulary for byte in pre_tokenizers.ByteLevel.alphabet())
+
+    def missing(self, text: str) -> str | None:
+        """The first character of the text that the tokenizer would drop; None: there is none.
+
+        What the normalizer and the pre-tokenizer remove, such as spaces, is not missing.
+        """
+        missing = [] if self.complete else [character for character in set(text) if self._is_missing(character)]
+        return min(missing, key=text.index, default=None)
+
+    @functools.cache                                # noqa: B019 -- lives as long as its tokenizer
+    def _is_missing(self, character: str) -> bool:
+        rust, vocabulary = self._rust, self._rust.get_vocab(with_added_tokens=False)
+        text = rust.normalizer.normalize_str(character) if rust.normalizer else character
+        pieces = [piece for piece, _ in rust.pre_tokenizer.pre_tokenize_str(text)] if rust.pre_tokenizer else [text]
+        before, behind = self._model["continuing_subword_prefix"] or "", self._model["end_of_word_suffix"] or ""
+        return any(vocabulary.keys().isdisjoint([unit, before + unit, unit + behind, before + unit + behind])
+                   for piece in pieces for unit in piece if unit != "▁" or character == "▁")
