@@ -95,7 +95,7 @@ def test_without_an_end_token_no_response_would_end():
 @pytest.mark.parametrize("arch", instruct.task.models())
 def test_the_scores_of_a_prompt_have_exactly_no_gradient(arch):
     """The loss is the cross-entropy of the scores with these labels, and there the rows that do not count are 0."""
-    _, p, _, _ = work = at_work(arch)
+    _, p, *_ = work = at_work(arch)
     c, inputs = work.config, next(instruct.examples(rows_of(ROWS), work).in_turn(3))[1].inputs
     target = inputs["labels"][:, 1:]
     z, logits_back = c.model.logits(inputs["ids"][:, :-1], p, c, mask=inputs["mask"][:, :-1])
