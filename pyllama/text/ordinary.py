@@ -50,7 +50,9 @@ class Alphabet:
 
     def __init__(self, rust: tokenizers.Tokenizer):
         self._rust = rust
-        self._model: dict[str, Any] = json.loads(rust.to_str())["model"]
+        parts = json.loads(rust.to_str())
+        self._model: dict[str, Any] = parts["model"]
+        self._by_bytes = "ByteLevel" in json.dumps([parts["normalizer"], parts["pre_tokenizer"]])
 
     @functools.cached_property
     def complete(self) -> bool:
@@ -60,8 +62,7 @@ class Alphabet:
             return True
         if model["byte_fallback"]:
             return all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
-        return "ByteLevel" in str(self._rust.pre_tokenizer) + str(self._rust.normalizer) and \
-            all(byte in vocabulary for byte in pre_tokenizers.ByteLevel.alphabet())
+        return self._by_bytes and all(byte in vocabulary for byte in pre_tokenizers.ByteLevel.alphabet())
 
     def missing(self, text: str) -> str | None:
         """The first character of the text that the tokenizer would drop; None: there is none.
