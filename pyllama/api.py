@@ -3,6 +3,7 @@
 The functions that train are generators of records.  Each step runs when its record is requested, so the loop over the
 records may print, plot or break.  They train the model in place.
 """
+import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -252,4 +253,7 @@ def run_in_place(model: Model, plan: Plan) -> Iterator[Record]:
     """Run the plan.  The model shares its weights from the first step on."""
     model.config, model.params = plan.state.config, plan.state.p
     warn(plan.notes)
-    yield from run(*plan)
+    with contextlib.closing(run(*plan)) as records:
+        for record in records:
+            model.config = plan.state.config                # an evaluation may have calibrated it
+            yield record

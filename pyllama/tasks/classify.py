@@ -6,7 +6,7 @@ import numpy as np
 from pyllama import machine, memory
 from pyllama.errors import UserError
 from pyllama.tasks.answers import ByClass
-from pyllama.tasks.labels import in_order
+from pyllama.tasks.labels import in_order, notes
 from pyllama.tasks.rows import BadRow, text_of
 from pyllama.tasks.task import Task, labels_of, number_of
 from pyllama.text.special import encode
@@ -107,6 +107,7 @@ task = Task(
     summary="the class of a text: sentiment, or any labels",
     fields=("text", "label"),
     usable=usable,
+    remarks=lambda rows: notes(row.values["label"] for row in rows),
     head="classification",
     labels=labels,
     examples=examples,

@@ -21,7 +21,7 @@ from pyllama.files import DamagedFile, make_folder, read_json, rewrite
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model
-from pyllama.tasks import TASKS, labels, vectors
+from pyllama.tasks import TASKS, vectors
 from pyllama.tasks.rows import Row, Source, split
 from pyllama.tasks.task import Task, Trained
 from pyllama.text import special
@@ -165,8 +165,7 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         notes += test_notes
     names = task.labels(rows) if task.labels else []
     answers = [row.values[task.fields[-1]] for row in parts["train"]]
-    notes += tuple(labels.notes([row.values[task.fields[-1]] for row in rows])) \
-        if names and task.head == "classification" else ()
+    notes += tuple(task.remarks(rows))
     weights = balanced(names, answers) if setup.class_weights == "balanced" else None
 
     def suited(config):
@@ -349,6 +348,9 @@ def evaluation(task: Task, rows: Sequence[Row], tokenizer):
     def evaluate(state: State, examples: Examples, settings: Settings, most: int | None = None) -> Measured:
         batches = (batch for _, batch in examples.in_turn(settings.batch_size))
         loss, _ = mean_loss(state.p, state.config, batches)
+        if task.calibrated:
+            entry = state.config.extra["task"] | task.calibrated(rows, trained(state.config, state.p, tokenizer))
+            state.config = replace(state.config, extra={**state.config.extra, "task": entry})
         if not task.quick:
             return Measured(loss)
         model = trained(state.config, state.p, tokenizer)

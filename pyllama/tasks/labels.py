@@ -1,6 +1,6 @@
 """The classes of a task: their order, and notes on those that look like a mistake."""
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from pyllama.tasks.columns import is_number
 
@@ -20,8 +20,8 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(different)
 
 
-def notes(labels: Sequence[str]) -> list[str]:
-    """Notes on labels [N] that look like numbers to estimate, like one class in two spellings, or like a header."""
+def notes(labels: Iterable[str]) -> list[str]:
+    """Notes on the labels of all rows: numbers to estimate, one class in two spellings, classes with a single row."""
     counts = Counter(labels)
     lines = []
     if len(counts) > FEW and all(map(is_number, counts)):

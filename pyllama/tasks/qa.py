@@ -8,6 +8,9 @@ B. In a window without the complete answer, the label is the first token, as in 
    the loss, their spans could have any score, and could win against the window that has the answer.
 C. So the first token's score means "not here", and a span's score is taken relative to it.  Only these differences are
    comparable between windows, because a softmax does not change when a number is added to all scores of a window.
+D. A question may have no answer, as in SQuAD 2.0 (Rajpurkar et al., 2018).  Then the label of each of its windows is
+   the first token, and the answer is "" if the best span's score is below a threshold.  The threshold is the one with
+   the highest F1 on the validation rows, at each evaluation; a model of rows that all have answers has none.
 """
 import re
 import string
@@ -58,7 +61,14 @@ def unfolded(place, values):
 
 
 def unpacked(values):
-    """The row with its list of answers as the field answer, if that is absent."""
+    """The row with its list of answers as the field answer, if that is absent; of an impossible question, without any.
+
+    Raises BadRow if an impossible question has an answer.
+    """
+    if str(values.get("is_impossible")).casefold() == "true":
+        if any(values.get(name) for name in ("answer", "answers")):
+            raise BadRow("it has an answer, although is_impossible is true")
+        return {**values, "answer": "", "answers": []}
     return {"answer": values["answers"], **values} if "answers" in values else values
 
 
@@ -70,7 +80,7 @@ def askable(values):
 def usable(values):
     """{context, question, answer, answers} of a row: all reference answers, as in SQuAD; training uses the first.
 
-    Raises BadRow if there is no answer, or one is not in the context.
+    A question without an answer has the answer "" and no answers.  Raises BadRow if an answer is not in the context.
     """
     row = askable(values)
     stored = values.get("answers", values["answer"])
@@ -79,12 +89,18 @@ def usable(values):
     if isinstance(stored, dict):                            # lists side by side, as in Hugging Face's datasets
         stored = [{"text": text, "answer_start": start} for text, start
                   in zip(stored["text"], stored["answer_start"], strict=False)]
+    elif stored == "":
+        stored = []
     elif not isinstance(stored, list):
         stored = [{"text": stored, "answer_start": values.get("start", values.get("answer_start"))}]
-    if not stored:
-        raise BadRow("it has no answer, and unanswerable questions are not supported")
     answers = [located(row["context"], answer) for answer in stored]
-    return {**row, "answer": answers[0]["text"], "answers": answers}
+    return {**row, "answer": answers[0]["text"] if answers else "", "answers": answers}
+
+
+def remarks(rows):
+    """A note on the questions without an answer, if there are any."""
+    count = sum(not row.values["answers"] for row in rows)
+    return [f"{count} of {len(rows)} questions have no answer"] if count else []
 
 
 def located(context, answer):
@@ -162,12 +178,15 @@ def window_bounds(count, width):
 
 def examples(rows, trained):
     """The inputs and the label [2] of each window."""
-    return Examples([{**window.inputs, "labels": label(window, rows[window.row].values["answers"][0])}
+    return Examples([{**window.inputs, "labels": label(window, next(iter(rows[window.row].values["answers"]), None))}
                      for window in windows(rows, trained)])
 
 
 def label(window, answer):
-    """The positions [2] of the answer's first and last token in the window; 0, 0 if it is incomplete (see B above)."""
+    """The positions [2] of the answer's first and last token in the window; 0, 0 if it is incomplete (see B above), or
+    None."""
+    if answer is None:
+        return np.zeros(2, int)
     start, characters = answer["answer_start"], window.characters
     within = np.flatnonzero((characters[:, 1] > start) & (characters[:, 0] < start + len(answer["text"])))
     if not within.size or within[0] < window.first or within[-1] >= window.past:
@@ -175,15 +194,27 @@ def label(window, answer):
     return window.before - window.first + within[[0, -1]]
 
 
+def predict(rows, trained, search=None):
+    """The most likely span of each context, a text; "" if its score is below the model's threshold."""
+    return detailed(rows, trained)[0]
+
+
+def detailed(rows, trained, search=None):
+    """(the answers, {score, start}: the score of the best span above that of no answer, and its first character)"""
+    least = trained.config.extra.get("task", {}).get("least_score", -np.inf)
+    answers, details = [], []
+    for row, (score, first, past) in zip(rows, spans(rows, trained), strict=True):
+        is_answer = score >= least and past > first
+        answers.append(row.values["context"][first:past] if is_answer else "")
+        details.append({"score": round(score, 6) if np.isfinite(score) else None,
+                        "start": first if is_answer else None})
+    return answers, details
+
+
 @memory.arena()
 @machine.one_blas_thread()
-def predict(rows, trained, search=None):
-    """The most likely span of each context, a text."""
-    return [row.values["context"][first:past] for row, (first, past) in zip(rows, spans(rows, trained), strict=True)]
-
-
 def spans(rows, trained):
-    """(first, past) character of the most likely span of each context."""
+    """(score, first, past) of the most likely span of each context: its score above no answer's, its characters."""
     row_windows = list(windows(rows, trained))
     best = [(-np.inf, 0, 0)] * len(rows)
     for begin, batch in Examples([window.inputs for window in row_windows]).in_turn(AT_ONCE):
@@ -191,8 +222,35 @@ def spans(rows, trained):
         for window, scores in zip(row_windows[begin:], z, strict=False):
             of_context = scores[window.before:window.before + window.past - window.first]
             score, first, past = likeliest(of_context, window.characters[window.first:window.past])
-            best[window.row] = max(best[window.row], (score - scores[0].sum(), first, past))
-    return [(first, past) for _, first, past in best]
+            best[window.row] = max(best[window.row], (float(score - scores[0].sum()), first, past))
+    return best
+
+
+def calibrated(rows, trained):
+    """{"least_score": ...}: the score from which on a span is the answer; {} if all rows have answers."""
+    if all(row.values["answers"] for row in rows):
+        return {}
+    found = spans(rows, trained)
+    texts = [row.values["context"][first:past] for row, (_, first, past) in zip(rows, found, strict=True)]
+    gains = np.array([f1 if row.values["answers"] else f1 - 1
+                      for row, (_, f1) in zip(rows, scored(texts, rows), strict=True)])
+    return {"least_score": best_threshold(np.array([score for score, *_ in found]), gains)}
+
+
+def best_threshold(scores, gains):
+    """The t that gives the highest sum of gains [N] over scores [N] >= t; of several the highest.
+
+    Above all scores, where the sum is 0, if no other sum is higher.  As SQuAD's script chooses it, from the gain in F1
+    of answering a question: its F1 or, without an answer, -1.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, sums = scores[order], np.cumsum(gains[order])
+    complete = np.append(scores[1:] < scores[:-1], True)    # equal scores are answered together
+    best = int(np.argmax(np.where(complete, sums, -np.inf)))
+    finite = scores[np.isfinite(scores)]
+    if sums[best] <= 0 or not finite.size:
+        return float(np.nextafter(finite[0], np.inf)) if finite.size else 0.0
+    return float(max(scores[best], finite[-1]))
 
 
 def likeliest(z, characters):
@@ -216,23 +274,44 @@ def metrics(answers, rows):
     """Exact match and F1 as in SQuAD's script, but as shares of 1: the best over the reference answers, the mean over
     the rows.  Case, punctuation and the articles a, an, the are ignored.
 
-    F1 is of words or, if most letters of the contexts are of scripts without spaces, of characters.
+    F1 is of words or, if most letters of the contexts are of scripts without spaces, of characters.  If questions have
+    no answer, also the means over those that have one (HasAns) and those that have none (NoAns).
     """
-    unspaced = scripts.mostly_unspaced(row.values["context"] for row in rows)
-    pairs = [(pieces(answer, unspaced), [pieces(reference["text"], unspaced) for reference in row.values["answers"]])
-             for answer, row in zip(answers, rows, strict=True)]
-    return {"exact_match": float(np.mean([answer in references for answer, references in pairs])),
-            "f1": float(np.mean([max(f1(answer, reference) for reference in references)
-                                 for answer, references in pairs])),
-            "segmentation": "characters" if unspaced else "words", "rows": len(rows)}
+    scores = np.array(scored(answers, rows))
+    has_answer = np.array([bool(row.values["answers"]) for row in rows])
+    parts = {} if has_answer.all() else {"HasAns": scores[has_answer], "NoAns": scores[~has_answer]}
+    of_parts = {f"{part}_{name}": value for part, of_part in parts.items() if len(of_part)
+                for name, value in (*zip(("exact", "f1"), of_part.mean(axis=0).tolist(), strict=True),
+                                    ("total", len(of_part)))}
+    exact_match, mean_f1 = scores.mean(axis=0).tolist()
+    return {"exact_match": exact_match, "f1": mean_f1, **of_parts,
+            "segmentation": "characters" if unspaced(rows) else "words", "rows": len(rows)}
 
 
-def pieces(text, unspaced):
+def scored(answers, rows):
+    """(exact match, F1) of each answer, the best over the row's reference answers; without any, "" is right."""
+    by_character, scores = unspaced(rows), []
+    all_answered = all(row.values["answers"] for row in rows)
+    for answer, row in zip(answers, rows, strict=True):
+        references = [pieces(reference["text"], by_character) for reference in row.values["answers"]]
+        if not all_answered:                                # as in the script of SQuAD 2.0, unlike that of 1.1
+            references = list(filter(None, references)) or [[]]
+        answer = pieces(answer, by_character)
+        scores.append((float(answer in references), max(f1(answer, reference) for reference in references)))
+    return scores
+
+
+def unspaced(rows):
+    """Are most letters of the contexts of scripts without spaces?"""
+    return scripts.mostly_unspaced(row.values["context"] for row in rows)
+
+
+def pieces(text, by_character):
     """The words or characters of a text that are compared."""
     text = "".join(c for c in text.lower() if c not in string.punctuation
-                   and not (unspaced and unicodedata.category(c).startswith("P")))
+                   and not (by_character and unicodedata.category(c).startswith("P")))
     words = re.sub(r"\b(a|an|the)\b", " ", text).split()
-    return list("".join(words)) if unspaced else words
+    return list("".join(words)) if by_character else words
 
 
 def f1(answer, reference):
@@ -251,10 +330,13 @@ task = Task(
     unpacked=unpacked,
     usable=usable,
     askable=askable,
+    remarks=remarks,
     head="span",
     tokenizer=partial(special.byte_pairs, alone=UNSPACED),
     examples=examples,
     lengths=lengths,
     predict=predict,
+    detailed=detailed,
+    calibrated=calibrated,
     metrics=metrics,
     metric_names=("exact_match", "f1"))

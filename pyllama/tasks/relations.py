@@ -7,6 +7,7 @@ import re
 from collections import Counter
 
 from pyllama.tasks import classify, graph
+from pyllama.tasks.labels import notes
 from pyllama.tasks.relation_files import BACKWARDS, MARKS, OTHER, multi_head, semeval
 from pyllama.tasks.rows import BadRow, Row, text_of
 from pyllama.tasks.task import Task
@@ -100,6 +101,7 @@ task = Task(
     readers={".txt": semeval, ".conll": multi_head},
     usable=usable,
     askable=askable,
+    remarks=lambda rows: notes(row.values["relation"] for row in rows),
     head="classification",
     labels=lambda rows: classify.labels(labeled(rows)),
     markers=MARKS,

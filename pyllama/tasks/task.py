@@ -31,6 +31,11 @@ def as_it_is(answer):
     return answer
 
 
+def no_remarks(rows):
+    """The default of Task.remarks."""
+    return ()
+
+
 def no_model_metrics(rows, trained):
     """The default of Task.model_metrics."""
     return {}
@@ -59,6 +64,8 @@ class Task:
     usable: Callable[[dict], dict]              # a row as the task needs it, from its fields; raises BadRow
     askable: Callable[[dict], dict] | None = None       # the same without the answer; None: the texts of the fields
 
+    remarks: Callable[[Sequence[Row]], Sequence[str]] = no_remarks      # notes on the rows of a training
+
     # The model and its tokenizer
     head: str                                   # every family with this head can do the task: see models()
     labels: Callable[[Sequence[Row]], list[str]] | None = None  # the classes that occur, if there are any
@@ -78,6 +85,8 @@ class Task:
     predict: Callable[[Sequence[Row], Trained, Any], list]      # an answer for each row
     # (answers, a dict of details for each, such as its probability)
     detailed: Callable[[Sequence[Row], Trained, Any], tuple[list, list[dict]]] | None = None
+    # What an answer depends on besides the parameters, from (validation rows, trained); kept as `stored` is
+    calibrated: Callable[[Sequence[Row], Trained], dict] | None = None
     notes: Callable[[Sequence[Row], Trained, Any], Sequence[str]] = no_notes    # for the user, beside the answers
     shown: Callable[[Any], Any] = as_it_is                      # an answer as JSON, for the user
 
