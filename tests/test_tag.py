@@ -143,7 +143,9 @@ def test_the_metrics_of_entities_and_of_parts_of_speech():
     assert got["by_label"]["Y"] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
     assert {*tag.task.metric_names} <= {*got}
     names = tag.metrics([tag.Tagging(["NOUN", "X"], [])], [Row("", {"tags": ["NOUN", "VERB"]})])
-    assert names == {"accuracy": 0.5, "words": 2, "rows": 1}
+    assert (names["accuracy"], names["words"], names["rows"], names["f1_macro"]) == (0.5, 2, 1, 1 / 3)
+    assert names["by_label"]["NOUN"] == {"precision": 1, "recall": 1, "f1": 1, "support": 1}
+    assert "f1_micro" not in names
 
 
 def test_rows_without_entities_are_refused():

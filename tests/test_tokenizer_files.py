@@ -110,6 +110,13 @@ def test_a_frame_is_the_start_token_and_the_end_token_behind_each_text(tokens, e
     assert special.framed(framed) is framed
 
 
+def test_the_characters_of_a_framed_byte_level_token_are_without_its_space():
+    """transformers takes the start and the end of an entity or an answer from them."""
+    framed = special.framed(special.byte_pairs(["in Maine"] * 9, 300))
+    encoding = framed.rust.encode("in Maine,")
+    assert encoding.offsets == [(0, 0), (0, 2), (3, 8), (8, 9), (0, 0)]
+
+
 def test_a_frame_leaves_the_original_and_the_rest_of_a_post_processor_alone():
     plain = Tokenizer.byte_pairs(TEXTS, 300, ["<s>", "</s>"])
     plain.rust.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)

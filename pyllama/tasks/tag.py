@@ -188,7 +188,7 @@ def tagging(values, characters, z, names) -> Tagging:
         shared = word and token >= 0 and token == firsts[word - 1]
         tags.append(inside(tag) if shared and spans else tag)
     entities = []
-    for label, first, past in spans_of(tags) if spans else [(tag, i, i + 1) for i, tag in enumerate(tags)]:
+    for label, first, past in (spans_of if spans else word_spans_of)(tags):
         start, end = words[first][0], words[past - 1][1]
         within = (characters[:, 0] < end) & (characters[:, 1] > start)
         score = float(certain[within].mean()) if within.any() else 0.0
@@ -198,11 +198,13 @@ def tagging(values, characters, z, names) -> Tagging:
 
 
 def detailed(rows, trained, search):
-    """(the Tagging of each row, its tags and, if the file has a text instead of words, these words)."""
+    """(the Tagging of each row, {its text, its words, their tags} as far as the file does not have them)."""
     answers, details = predict(rows, trained, search), []
     for row, answer in zip(rows, answers, strict=True):
         words = [row.values["text"][first:past] for first, past in row.values["words"]]
-        details.append({**({} if "tokens" in row.given else {"tokens": words}), "predicted_tags": answer.tags})
+        given = {name: value for name, value in (("text", row.values["text"]), ("tokens", words))
+                 if name not in row.given}
+        details.append({**given, "predicted_tags": answer.tags})
     return answers, details
 
 
@@ -249,6 +251,11 @@ def strict_spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return [span for span in spans_of(tags) if tags[span[1]].startswith("B")]
 
 
+def word_spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Each word as a span, for tags that are names of words."""
+    return [(tag, word, word + 1) for word, tag in enumerate(tags)]
+
+
 def span_scores(answers, truth, spans=spans_of) -> dict:
     """Precision, recall and F1 of the spans in sequences of tags: micro, macro, and of each label.
 
@@ -273,14 +280,16 @@ def quotients(right: int, predicted: int, true: int) -> dict[str, float]:
 
 
 def metrics(answers, rows):
-    """Accuracy over the words; of entities, precision, recall and F1 as seqeval computes them: see span_scores()."""
+    """Accuracy over the words, and precision, recall and F1 of each label; of entities as seqeval computes them: see
+    span_scores()."""
     truth, predicted = [row.values["tags"] for row in rows], [answer.tags for answer in answers]
     right = sum(a == b for ours, theirs in zip(predicted, truth, strict=True)
                 for a, b in zip(ours, theirs, strict=True))
     words = sum(map(len, truth))
     shared = {"accuracy": right / max(1, words), "words": words, "rows": len(rows)}
     if not are_spans([*truth, *predicted]):
-        return shared
+        scores = span_scores(predicted, truth, word_spans_of)
+        return {"f1_macro": scores["macro"]["f1"], "by_label": scores["labels"], **shared}
     scores, strict = span_scores(predicted, truth), span_scores(predicted, truth, strict_spans_of)
     return {**{f"{name}_micro": value for name, value in scores["micro"].items()}, "f1_macro": scores["macro"]["f1"],
             "f1_strict_micro": strict["micro"]["f1"], "f1_strict_macro": strict["macro"]["f1"], "variant": VARIANT,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import models, processors
+from tokenizers import decoders, models, processors
 
 from pyllama.text.scripts import UNSPACED
 from pyllama.text.tokenizer import Allowed, Tokenizer
@@ -35,7 +35,8 @@ def framed(tokenizer: Tokenizer, end: bool = True) -> Tokenizer:
     """The tokenizer with a post-processor that puts the start token before a text and the end token behind it.
 
     A pair of texts has the end token behind each.  A tokenizer that adds special tokens to a text already, or has none
-    to add, is returned as it is.  transformers reads the post-processor too, so both encode texts alike.
+    to add, is returned as it is.  transformers reads the post-processor too, so both encode texts alike, and the
+    characters of a byte-level token are those without its space.
 
     end    False: without the end token, for models that continue a text
     """
@@ -51,7 +52,9 @@ def framed(tokenizer: Tokenizer, end: bool = True) -> Tokenizer:
 
     frame = processors.TemplateProcessing(template("$A:0"), template("$A:0", "$B:1"), list(ids.items()))
     rust = tokenizers.Tokenizer.from_str(tokenizer.rust.to_str())
-    rust.post_processor = processors.Sequence([rust.post_processor, frame]) if rust.post_processor else frame
+    trim = processors.ByteLevel(trim_offsets=True) if isinstance(rust.decoder, decoders.ByteLevel) else None
+    before = rust.post_processor or trim
+    rust.post_processor = processors.Sequence([before, frame]) if before else frame
     return Tokenizer(rust, tokenizer.settings)
 
 
