@@ -64,7 +64,8 @@ def detailed(rows, trained, search=None):
 
 def lengths(rows, trained):
     """The number of tokens of each text, with special ones."""
-    return [len(ids) for ids in encode(trained.tokenizer, [row.values["text"] for row in rows])]
+    texts = [row.values["text"] for row in rows]
+    return [len(ids) for ids in encode(trained.tokenizer, texts, allowed_special=trained.markers)]
 
 
 @memory.arena()

@@ -9,12 +9,11 @@ from itertools import combinations, islice, pairwise
 from typing import Any, NamedTuple
 
 from pyllama.errors import UserError
-from pyllama.tasks import relations, tag
+from pyllama.tasks import classify, relations, tag
 from pyllama.tasks.graph import Triple
 from pyllama.tasks.relation_files import BACKWARDS, MARKS, OTHER
 from pyllama.tasks.rows import Row
 from pyllama.tasks.task import Task, Trained
-from pyllama.text import special
 
 AT_ONCE = 64                                                # documents, and pairs, that are answered together
 # The end of a sentence: a full stop with its closing quotes, before white space, or of Chinese; an empty line
@@ -123,8 +122,8 @@ def fitting(pairs, model: Trained) -> list[str | None]:
     """The text of each pair with its marks.  If the model would not read all of it, only the part from one entity to
     the other; None if that is too long as well."""
     def as_far_as_read(texts):
-        ids = special.encode(model.tokenizer, texts)
-        return [text if len(row) <= model.max_length else None for text, row in zip(texts, ids, strict=True)]
+        lengths = classify.lengths([Row("", {"text": text}) for text in texts], model)
+        return [text if length <= model.max_length else None for text, length in zip(texts, lengths, strict=True)]
 
     whole = as_far_as_read([mark(row.values["text"], one, other) for row, one, other in pairs])
     parts = as_far_as_read([mark(row.values["text"], one, other, one["start"], other["end"])
