@@ -2,15 +2,17 @@
 import contextlib
 import math
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pyllama import backend
 from pyllama.cli.output import console
 from pyllama.training.loop import Record
 
 SMOOTH = 0.05                                               # weight of the newest step in the displayed speed
+QUIET = 30.0                                                # seconds without a line after which a step gets one
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -21,14 +23,16 @@ def announce(summary: str) -> None:
     console.print(summary)
 
 
-def follow(records: Iterable[Record], done: int, total: int, log_steps: int) -> Iterator[Record]:
-    """Yield the records while displaying them: a progress bar on a terminal, else a line every log_steps steps.
+def follow(records: Iterable[Record], done: int, total: int, log_steps: int,
+           sample: Callable[[], str] = str) -> Iterator[Record]:
+    """Yield the records while displaying them, with a line for each evaluation, and a sample of text below it.
 
-    The loss is that of the step, as in the log.
+    A terminal has a progress bar.  Other outputs have a line for the first step, every log_steps steps, and whenever
+    QUIET seconds have passed.  The loss is that of the step, as in the log.
     """
-    seconds = None
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                   TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+    seconds, shown = None, -math.inf
+    bar = Progress(TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(),
+                   TextColumn("{task.fields[speed]}"), TextColumn("ETA"), TimeRemainingColumn(), expand=True,
                    console=console, disable=not console.is_terminal, speed_estimate_period=120)
     with bar:
         task = bar.add_task("starting", total=total, completed=done, speed="")
@@ -38,12 +42,18 @@ def follow(records: Iterable[Record], done: int, total: int, log_steps: int) -> 
             speed = f"{record.tokens / seconds:,.0f} tokens/s"
             bar.update(task, completed=record.step, description=f"loss {loss}, step", speed=speed)
             if record.evaluation:
-                console.print(f"step {record.step:>6}   loss {loss}   validation {record.evaluation.loss:.4f}   "
-                              f"{record.evaluation}   {speed}")
-            elif not console.is_terminal and record.step % log_steps == 0:
+                console.print(f"step {record.step:>6}  loss {loss}  val {record.evaluation.loss:.4f}  "
+                              f"{record.evaluation}")
+                if line := sample():
+                    console.print(f"  {line}")
+            elif not console.is_terminal and (record.step % log_steps == 0 or time.monotonic() - shown > QUIET):
                 left = (total - record.step) * seconds
-                console.print(f"step {record.step:>6}   loss {loss}   lr {record.lr:.2e}   "
-                              f"gradient {record.grad_norm:.3f}   {speed}   ETA {left:.0f} s")
+                console.print(f"step {record.step:>6}  loss {loss}  lr {record.lr:.2e}  "
+                              f"gradient {record.grad_norm:.3f}  {speed}  ETA {left:.0f} s")
+            else:
+                yield record
+                continue
+            shown = time.monotonic()
             yield record
 
 

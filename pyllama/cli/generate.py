@@ -1,4 +1,4 @@
-"""The command generate, and the sample of text that train shows."""
+"""The command generate."""
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from pyllama import params
 from pyllama.cli.output import emit, visible
+from pyllama.cli.sample import BASE
 from pyllama.cli.text import Device, load
 from pyllama.device import like as on
 from pyllama.errors import UserError
@@ -14,9 +15,6 @@ from pyllama.generation import GenerationConfig, Rules, config_file, startable, 
 from pyllama.generation import generate as generate_batch
 from pyllama.text import corpus, special
 from pyllama.training import objectives
-
-# What the command does where neither a flag nor generation_config.json says it: nanoGPT's values.
-BASE = {"do_sample": True, "temperature": 0.8, "top_k": 200}
 
 
 def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, Rules], prompt: str = "",

@@ -27,7 +27,7 @@ GROUPS = {
     "optimization": ("gradient_accumulation_steps", "weight_decay", "max_grad_norm", "label_smoothing", "z_loss",
                      "optimizer", "beta1", "beta2", "adam_epsilon", "momentum", "nesterov"),
     "evaluation and checkpoints": ("eval_steps", "eval_tokens", "patience", "save_steps", "save_total_limit",
-                                   "log_steps", "tensorboard"),
+                                   "log_steps", "sample_tokens", "tensorboard"),
     "sampling": ("top_k", "top_p", "min_p", "repetition_penalty", "num_return_sequences", "stop_strings",
                  "min_new_tokens", "no_repeat_ngram_size"),
     "answers written token by token": ("max_new_tokens", "num_beams", "length_penalty", "early_stopping"),

@@ -1,6 +1,7 @@
 """The parts shared by train, resume and finetune: checks, the loop that Ctrl-C stops, the last line of output."""
 import contextlib
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from pyllama import memory
@@ -10,14 +11,16 @@ from pyllama.errors import UserError
 from pyllama.training.run import Plan, run
 
 
-def check_log_steps(log_steps: int) -> None:
-    """Raise UserError if log_steps is not positive."""
+def check_log_steps(log_steps: int, sample_tokens: int = 0) -> None:
+    """Raise UserError if log_steps is not positive, or sample_tokens is negative."""
     if log_steps < 1:
         raise UserError(f"log_steps is {log_steps}; it must be at least 1")
+    if sample_tokens < 0:
+        raise UserError(f"sample_tokens is {sample_tokens}; it must be at least 0")
 
 
-def show_run(plan: Plan, log_steps: int) -> int:
-    """Run the plan with a progress display.
+def show_run(plan: Plan, log_steps: int, sample: Callable[[], str] = str) -> int:
+    """Run the plan with a progress display.  sample() gives a line to show after an evaluation, or "".
 
     Returns 0, or the exit code if a signal, here or in another process, stopped the run early: 128 + its number.
     """
@@ -31,7 +34,7 @@ def show_run(plan: Plan, log_steps: int) -> int:
     records = run(*plan)
     stop(False)
     with interruptible(stop) as signals, contextlib.closing(records):
-        for _ in follow(records, state.step, last_step, log_steps):
+        for _ in follow(records, state.step, last_step, log_steps, sample):
             if comm.stopped or (comm.stop and comm.size == 1):          # processes must stop after the same step
                 break
     stop(False)

@@ -13,6 +13,7 @@ from pyllama.cli.output import console
 from pyllama.cli.parsing import listed
 from pyllama.cli.plot import draw
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
+from pyllama.cli.sample import command, prompt_from, sampler
 from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.models import MODELS
@@ -84,7 +85,7 @@ class ModelShape:
 
 
 def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, out_dir: Path = Path("out"),
-          log_steps: int = 50, init_from: Path | None = None, device: Device = "cpu") -> int:
+          log_steps: int = 50, sample_tokens: int = 60, init_from: Path | None = None, device: Device = "cpu") -> int:
     """Train a language model on text.
 
     LLaMA and GPT-2 learn to predict the next token, BERT to predict masked tokens, BART to reconstruct corrupted text.
@@ -93,20 +94,21 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
     Args:
         out_dir: folder of the run: checkpoints, log, tokens
         log_steps: steps between progress lines when the output is not a terminal
+        sample_tokens: tokens of text that the model writes after each evaluation, on one line; 0: none
         init_from: start from this model's weights, shape and tokenizer
         device: the CPU, or a GPU through CuPy
     """
     like, comm = on(device), from_environment(out_dir, device)        # first: a missing GPU is an error before any work
     console.quiet = comm.rank > 0
-    check_log_steps(log_steps)
+    check_log_steps(log_steps, sample_tokens)
     memory.install()
     with new_run(out_dir, f"`pyllama resume {out_dir}`", comm.rank == 0) as lock:
-        plan = begin(text, shape, settings, policy, out_dir, init_from, like, comm, lock)
-        return show_training(plan, log_steps)
+        plan, tokenizer = begin(text, shape, settings, policy, out_dir, init_from, like, comm, lock)
+        return show_training(plan, tokenizer, log_steps, sample_tokens)
 
 
 def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, out_dir: Path, init_from: Path | None,
-          like, comm: Communicator, lock: RunLock | None) -> Plan:
+          like, comm: Communicator, lock: RunLock | None) -> tuple[Plan, Tokenizer]:
     """Plan the run of the command train."""
     if init_from:
         named = None if text.tokenizer in text_run.LEARNED else Path(text.tokenizer)
@@ -124,11 +126,13 @@ def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
         if with_mask:
             objectives.require_mask(shape.model, tokenizer)
         config = shape.config(settings.block_size, tokenizer)
-    return text_run.begin(out_dir, config, tokenizer, text, settings, policy, params=tree, like=like, comm=comm,
+    plan = text_run.begin(out_dir, config, tokenizer, text, settings, policy, params=tree, like=like, comm=comm,
                           encode=encode, lock=lock)
+    return plan, tokenizer
 
 
-def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, device: Device = "cpu") -> int:
+def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, sample_tokens: int = 60,
+           device: Device = "cpu") -> int:
     """Continue a run from its latest checkpoint.
 
     The result is bit for bit that of a run that never stopped.  The run keeps its text as tokens, so the original files
@@ -138,11 +142,12 @@ def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, devi
         run: folder of the run
         max_steps: new number of steps, to train longer; the learning rate schedule stretches (default: as before)
         log_steps: steps between progress lines when the output is not a terminal
+        sample_tokens: tokens of text that the model writes after each evaluation, on one line; 0: none
         device: the CPU, or a GPU through CuPy; results are bit-identical only on the same device
     """
     like, comm = on(device), from_environment(run, device)
     console.quiet = comm.rank > 0
-    check_log_steps(log_steps)
+    check_log_steps(log_steps, sample_tokens)
     memory.install()
     with saved_run(run, max_steps, comm.rank == 0) as saved:
         for note in (*saved.notes, *pretrained.reading_notes(saved.checkpoint)):
@@ -152,7 +157,8 @@ def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, devi
             if device != "cpu":
                 raise UserError("finetune runs only on the CPU; remove --device")
             return tasks.resume(run, saved, log_steps)
-        return show_training(text_run.resume(run, saved, config, like=like, comm=comm), log_steps)
+        plan = text_run.resume(run, saved, config, like=like, comm=comm)
+        return show_training(plan, saved.tokenizer, log_steps, sample_tokens)
 
 
 def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
@@ -163,20 +169,23 @@ def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
                        lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def show_training(plan: Plan, log_steps: int) -> int:
+def show_training(plan: Plan, tokenizer: Tokenizer, log_steps: int, sample_tokens: int) -> int:
     """Run the plan with a progress display; returns the exit code, 0 when done or that of show_run()."""
     folder, state, best = plan.folder, plan.state, plan.best_so_far
     announce(f"{state.flat.size:,} parameters; {len(plan.training):,} training tokens, {len(plan.validation):,} "
              f"validation tokens, vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
              f"{plan.settings.max_steps} in {folder}")
-    code = show_run(plan, log_steps)
+    continues = objectives.continues(state.config)
+    prompt = prompt_from(plan.training, tokenizer) if continues else ""
+    tokens = 0 if console.quiet else sample_tokens
+    code = show_run(plan, log_steps, sampler(state, prompt, tokenizer, tokens, lambda: plan.comm.stop))
     quality = f"best validation loss {best.best:.4f} at step {best.best_step}" if best.best_step else ""
     if code:
         show_stop(state.step, folder, quality)
         return code
     outcome = "done" if state.step == plan.settings.max_steps else "stopped early"
-    command = "generate" if objectives.continues(state.config) else "finetune"
-    show_end(f"{outcome} at step {state.step}", quality, then=f"try `pyllama {command} --model {folder}`")
+    then = command(folder, prompt) if continues else f"{command(folder, '', 'finetune')} --task TASK --data FILE"
+    show_end(f"{outcome} at step {state.step}", quality, then=f"try `{then}`")
     return 0
 
 

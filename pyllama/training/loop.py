@@ -166,7 +166,7 @@ class Evaluation(NamedTuple):
         return self.loss
 
     def __str__(self):
-        return f"perplexity {self.perplexity:.2f}   next token {self.accuracy:.1%}"
+        return f"{in_words(self.perplexity)}  next token {self.accuracy:.1%}"
 
 
 def start(config, settings: Settings, tree: dict | None = None, like=None) -> State:
@@ -310,6 +310,11 @@ def mean_loss(p, c, batches: Iterable[Batch]) -> tuple[float, float]:
         total += float(value)
         targets += batch.targets
     return total / targets if targets else math.nan, targets
+
+
+def in_words(perplexity: float) -> str:
+    """The perplexity for a line of 80 columns."""
+    return f"perplexity {perplexity:.2f}" if perplexity < 1000 else f"perplexity {perplexity:.4g}"
 
 
 def perplexity(loss: float) -> float:

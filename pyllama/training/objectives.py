@@ -46,7 +46,7 @@ class Reconstruction(NamedTuple):
         return self.loss
 
     def __str__(self):
-        return f"perplexity {self.perplexity:.2f}"
+        return loop.in_words(self.perplexity)
 
 
 def objective_of(config, tokenizer: Tokenizer) -> Objective:
