@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -73,9 +74,10 @@ def replacing(path: str | Path, only_writer: bool = False) -> Iterator[BinaryIO]
     The new name is forced to the disk, too.  If writing fails, the temporary file is deleted and `path` is unchanged.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    name = path.name if len(os.fsencode(path.name)) < 200 else path.name[:40]           # a name has up to 255 bytes
+    unfinished = path.with_name(f".{name}.{os.getpid()}.{threading.get_ident()}.tmp")
     if only_writer:
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        for leftover in path.parent.glob(f".{glob.escape(name)}.*.tmp"):
             leftover.unlink()
     try:
         with unfinished.open("wb") as file:
@@ -95,12 +97,25 @@ def rewrite(path: str | Path, chunks: Iterable, only_writer: bool = False) -> No
 
 
 def export(path: str | Path, chunks: Iterable) -> None:
-    """rewrite() for a file that the user named.  Raises UserError if it cannot be written."""
+    """rewrite() for a file that the user named; a device or a pipe is written through.
+
+    Raises UserError if it cannot be written.
+    """
     try:
-        rewrite(path, chunks)
+        with through(path) or replacing(path) as file:
+            file.writelines(chunks)
     except (OSError, ValueError) as error:                      # a path such as "." has no file name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path}: {reason}; name a file in a folder that exists") from None
+
+
+def through(path: str | Path) -> BinaryIO | None:
+    """The open stream that a path such as /dev/stdout, a device or a named pipe stands for; None for other paths."""
+    if number := re.fullmatch(r"/dev/std(?:(out)|(err))|/(?:dev|proc/self)/fd/(\d+)", str(path)):
+        out, err, other = number.groups()
+        return os.fdopen(os.dup(1 if out else 2 if err else int(other)), "wb")
+    path = Path(path)
+    return path.open("wb") if path.exists() and not path.is_file() and not path.is_dir() else None
 
 
 def sync(folder: str | Path) -> None:

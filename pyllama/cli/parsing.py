@@ -9,7 +9,9 @@ A value may begin with a hyphen.  Only where it could be a flag it must be writt
 name in nanoGPT or in Hugging Face's trainer.
 """
 import difflib
+import glob
 import inspect
+import os
 import re
 import tomllib
 from collections.abc import Callable, Sequence
@@ -44,6 +46,11 @@ NANOGPT: dict[tuple[str, str], dict[str, str] | str] = {
     **{("dtype", name): f"dtype {name}: weights and activations are float32 or float64 here; remove --dtype"
        for name in ("float16", "bfloat16")},
 }
+OUTPUTS = ("out", "export")
+TEXTS = ("data", "runs", "file")                            # names of files that are not always of type Path
+# The files of a run, of a model or of a folder of texts that a command needs.
+NEEDED = re.compile(r"(checkpoints|data)/.*|latest|best|lock|(generation_)?config\.json|.*tokenizer.*|vocab\..*|"
+                    r".*\.(safetensors|bin|model|jsonl|md|rst|text|txt)", re.IGNORECASE)
 GLOBAL = ("config", "debug", "help")
 SWITCHED = ("true", "false")
 FLAG = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
@@ -101,6 +108,7 @@ class Reader:
             values |= {flag.name: self.value(flag, given)} if given else {}
         if positional:
             raise UserError(f"{self.command} has no argument {positional[0]}; {self.help}")
+        keep_inputs(values)
         return values
 
     def line(self, words: list[str], files: list[Path], positional: list[str]) -> Raw:
@@ -222,6 +230,32 @@ class Reader:
         value = " (a value that begins with -- is written --flag=--x)" if word.startswith("--") else ""
         hint = f"did you mean {close}?" if close else f"{self.help}{value}"
         raise UserError(f"{self.command} has no flag {word.partition('=')[0]}; {hint}")
+
+
+def keep_inputs(values: dict[str, Any]) -> None:
+    """Raise UserError if a file to write (out, export) is one that the command reads, or a part of a model."""
+    for name in OUTPUTS:
+        path = values.get(name)
+        if not isinstance(path, Path):
+            continue
+        for other, value in values.items():
+            sources = value if isinstance(value, tuple) else (value,)
+            reads = other != name and (other in TEXTS or any(isinstance(source, Path) for source in sources))
+            if reads and any(holds(source, path) for source in sources):
+                raise UserError(f"{name} is {path}, which {other} names or contains, too; write another file")
+
+
+def holds(source: str | Path, path: Path) -> bool:
+    """Is the path that of a source: a file, one that matches a pattern, or one that a folder needs?"""
+    folder, path = Path(os.path.realpath(source)), Path(os.path.realpath(path))
+    if folder == path:
+        return path.is_file() or not path.exists()
+    if not path.is_file():
+        return False
+    if folder.is_dir():
+        return folder in path.parents and bool(NEEDED.fullmatch(path.relative_to(folder).as_posix()))
+    return (folder.exists() and folder.samefile(path)) or \
+        any(os.path.samefile(match, path) for match in glob.glob(str(source), recursive=True))
 
 
 def toml(path: Path) -> dict[str, Any]:
