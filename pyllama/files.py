@@ -1,4 +1,4 @@
-"""Durable files, written with a checksum and forced to the disk; JSON and safetensors, to bytes and back."""
+"""Durable files, written with a checksum and forced to the disk; JSON, to bytes and back."""
 import contextlib
 import errno
 import glob
@@ -12,15 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes  # noqa: F401 -- gives NumPy, and through it safetensors, the dtype bfloat16
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
 from pyllama.errors import UserError
-
-DTYPES = {"bool": "BOOL", "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
-          **{f"{kind}{bits}": f"{kind[0].upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}}
 
 
 class DamagedFile(UserError):
@@ -30,26 +22,6 @@ class DamagedFile(UserError):
 def to_json(value) -> bytes:
     """Indented JSON with sorted keys: equal values give equal bytes."""
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
-
-
-def to_safetensors(tensors: dict[str, np.ndarray]) -> Iterator:
-    """Yield the bytes of a safetensors file: the header's length, the header, then the arrays end to end.
-
-    The library's own writer is not used.  It hides errno, so a full disk could not be reported as such, and it writes
-    the memory of a strided array as if it were contiguous.
-    """
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))           # widest first: all are aligned
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}                         # Hugging Face requires it
-    end = 0
-    for name in names:
-        a, start, end = tensors[name], end, end + tensors[name].nbytes
-        header[name] = {"dtype": DTYPES[a.dtype.name], "shape": a.shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for name in names:
-        a = np.ascontiguousarray(tensors[name])
-        yield a.astype(a.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8)
 
 
 def write(path, chunks) -> dict[str, int | str]:
@@ -142,19 +114,19 @@ def make_folder(path: Path) -> list[Path]:
     return missing
 
 
-def read_json(path):
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text, with or without a byte order mark.  Raises ValueError for any other content."""
+    try:
+        return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff"))
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply") from None
+
+
+def read_json(path) -> Any:
     """Parse a JSON file.  Raises DamagedFile."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise DamagedFile(f"{path} is damaged: {error.strerror or error}") from error
     except ValueError as error:
         raise DamagedFile(f"{path} is damaged: it is not JSON ({error})") from error
-
-
-def read_tensors(path) -> dict[str, np.ndarray]:
-    """Read all arrays of a safetensors file, by name.  Raises DamagedFile."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, AttributeError, TypeError) as error:      # the last two: a dtype unknown to NumPy
-        raise DamagedFile(f"{path} cannot be read: {error}") from error

@@ -62,8 +62,10 @@ def cast(x, dtype):
         return kernels.cast(x, dtype) if hasattr(kernels, "cast") else x.astype(dtype)
 
 
-def named(tree, arrays):
+def named(tree, arrays, copy=True):
     """A tree of the same structure from a mapping of dotted names to arrays, each cast to the dtype of its leaf.
+
+    copy    False: keep an array that has this dtype already, if it is writable and occurs once
 
     Raises UserError if a name is missing or unknown, or an array has another shape than its leaf.
     """
@@ -76,7 +78,14 @@ def named(tree, arrays):
         if arrays[name].shape != leaf.shape:
             raise UserError(f"{name} has shape {arrays[name].shape} in the weights but {leaf.shape} by the "
                             f"configuration; give the config.json that belongs to the weights")
-    return rebuild(tree, (cast(arrays[name], leaf.dtype) for name, leaf in template.items()))
+    used: set[int] = set()
+
+    def own(a, dtype):
+        keep = not copy and a.dtype == dtype and a.flags.c_contiguous and a.flags.writeable and id(a) not in used
+        used.add(id(a))
+        return a if keep else cast(a, dtype)
+
+    return rebuild(tree, (own(arrays[name], leaf.dtype) for name, leaf in template.items()))
 
 
 def over(flat, tree):

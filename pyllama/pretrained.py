@@ -15,14 +15,17 @@ from pyllama import beam, files, generation, params
 from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.formats import llama2c
+from pyllama.formats.safetensors import to_safetensors
 from pyllama.generation import config_file
 from pyllama.models import MODELS
 from pyllama.models.config import OURS
+from pyllama.models.init import outlines
 from pyllama.text import special, tokenizer_files
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 
 DTYPES = ("float32", "float64")
+NEW_PARAMETERS = 64                         # more than any head has
 
 
 @dataclass(eq=False)
@@ -150,7 +153,7 @@ class Model:
         of_tokenizer = self.tokenizer.files(self.config.takes_types) if self.tokenizer else {}
         for name in {tokenizer_files.TOKENIZER, *tokenizer_files.BESIDE} - of_tokenizer.keys():
             remove(folder / name)
-        files.export(folder / checkpoint.MODEL, files.to_safetensors(tensors))
+        files.export(folder / checkpoint.MODEL, to_safetensors(tensors))
         files.export(folder / checkpoint.CONFIG, [files.to_json(self.config.to_dict())])
         remove(folder / config_file.FILE)
         if self.generation_config:
@@ -188,7 +191,7 @@ def check_dtype(dtype: str) -> None:
 
 
 def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32",
-         change: Callable | None = None) -> Model:
+         change: Callable | None = None, allow_nan: bool = False) -> Model:
     """Load a model, its weights and its tokenizer.
 
     path         a run, a checkpoint, a Hugging Face folder or a llama2.c file
@@ -196,6 +199,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     dtype        of the weights: "float32" or "float64"
     change       change(config) returns another configuration, for example with another head.  Parameters that the file
                  lacks are initialized at random, those that are not needed are dropped, and model.notes lists both
+    allow_nan    accept weights that are NaN or infinite
 
     Raises UserError if there is no model, if a file is damaged, if the dtype is another, or if the tokenizer has more
     tokens than the model.
@@ -225,6 +229,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         beside = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
         generation_config = config_file.read(saved.folder, config.extra)
         model = Model(config, tree, beside, (*saved.notes, *reading_notes(saved), *notes), generation_config)
+    if not allow_nan:
+        require_finite(model, path)
     if tokenizer is not None:
         llama2c_file = str(tokenizer).endswith(".bin")
         model = replace(model, tokenizer=(llama2c.read_tokenizer if llama2c_file else Tokenizer.load)(tokenizer))
@@ -236,15 +242,16 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
 
 def changed(model: Model, config, dtype: str = "float32") -> Model:
     """The model with another configuration, for example with another head: see `change` in load()."""
-    config, tree, notes = fitted(dict(params.leaves(model.params)), config, dtype, strict=False)
+    config, tree, notes = fitted(dict(params.leaves(model.params)), config, dtype, strict=False, copy=True)
     return replace(model, config=config, params=tree, notes=(*model.notes, *notes))
 
 
-def fitted(tensors: dict, config, dtype: str, strict: bool):
+def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False):
     """(configuration, tree of parameters, notes) from a state dict {name: array}.
 
     strict    True: all parameters must be there.  False: only those of the configuration's BODY are required, and the
               others are initialized at random
+    copy      False: the arrays may become parameters
 
     The configuration changes if tied matrices differ.  The notes list the parameters that were initialized and the
     tensors that are not used.  Raises UserError if a required parameter is missing or has the wrong shape.
@@ -256,19 +263,43 @@ def fitted(tensors: dict, config, dtype: str, strict: bool):
     asked, config = config, config.fitted_to(tensors)
     if config is not asked:
         tensors = {copy: tensors[name] for copy, name in asked.copies().items() if name in tensors} | tensors
-    fresh = config.model.init(config, dtype=dtype)
-    wanted = dict(params.leaves(fresh))
+    outline = outlined(config, tensors, dtype)
+    wanted = dict(params.leaves(outline))
     new = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
     if missing := [name for name in new if strict or name.startswith(config.BODY)]:
         raise UserError(complaint(missing, tensors, config))
+    if whole := [name for name in wanted if name not in new and tensors[name].dtype.kind in "iub"]:
+        raise UserError(f"{whole[0]} is {tensors[whole[0]].dtype} in the weights, which are quantized; convert the "
+                        f"model to float32 or bfloat16 with the library that wrote it")
     unused = tensors.keys() - wanted.keys() - asked.copies().keys()
     notes = [f"initialized at random: {', '.join(new)}"] if new else []
     notes += [f"{'not used' if strict else 'dropped'}: {', '.join(sorted(unused))}"] if unused else []
     if config is not asked:
         untied = asked.copies().keys() - config.copies().keys()
         notes.append(f"not tied, because they differ from the token embeddings: {', '.join(sorted(untied))}")
-    merged = {name: a if name in new else tensors[name] for name, a in wanted.items()}
-    return config, params.named(fresh, merged), tuple(notes)
+    drawn = dict(params.leaves(config.model.init(config, dtype=dtype))) if new else {}
+    merged = {name: drawn[name] if name in new else tensors[name] for name in wanted}
+    return config, params.named(outline, merged, copy), tuple(notes)
+
+
+def outlined(config, tensors: dict, dtype: str = "float32") -> dict:
+    """The tree of the configuration's parameters, as arrays without memory; a new head may have more than the weights.
+
+    Raises UserError if it would have many more parameters than the weights.
+    """
+    with outlines(len(tensors) + NEW_PARAMETERS):
+        return config.model.init(config, dtype=dtype)
+
+
+def require_finite(model: "Model", path: Path) -> None:
+    """Raise UserError if a parameter is NaN or infinite."""
+    for name, a in params.leaves(model.params):
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(np.vdot(a, a)) or np.isfinite(a).all()         # the first is fast, but may overflow
+        if not finite:
+            count = a.size - int(np.isfinite(a).sum())
+            raise UserError(f"{count} of {a.size} numbers of {name} in {path} are NaN or infinite: the model is "
+                            f"damaged, or its training diverged; give another checkpoint, or set allow_nan to study it")
 
 
 def complaint(missing: list[str], tensors: dict, config) -> str:
@@ -279,7 +310,7 @@ def complaint(missing: list[str], tensors: dict, config) -> str:
     name = next((name for name in missing if name in tensors), missing[0])
     others = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
     if name in tensors:
-        wanted = dict(params.leaves(config.model.init(config)))[name].shape
+        wanted = dict(params.leaves(outlined(config, tensors)))[name].shape
         return (f"{name} has shape {tensors[name].shape} in the weights but {wanted} by the configuration{others}; "
                 f"give the config.json that belongs to the weights")
     return f"{name} is missing in the weights{others}; give the config.json that belongs to the weights"

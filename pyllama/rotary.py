@@ -25,11 +25,16 @@ def items(scaling):
     (('rope_type', 'linear'), ('factor', 2.0))
     """
     scaling = scaling or {"rope_type": "default"}
+    if not isinstance(scaling, dict):
+        raise UserError(f"rope scaling is {scaling!r}; it must be an object with a rope_type, or null")
     kind = scaling.get("rope_type", scaling.get("type"))
-    if kind not in NEEDED:
+    if not isinstance(kind, str) or kind not in NEEDED:
         raise UserError(f"rope scaling {kind!r} is not supported; use default, linear, ntk or llama3")
     if missing := [name for name in NEEDED[kind] if name not in scaling]:
         raise UserError(f"rope scaling {kind!r} lacks {missing[0]}; it needs {', '.join(NEEDED[kind])}")
+    for name in NEEDED[kind]:
+        if type(scaling[name]) not in (int, float) or not 0 < scaling[name] < 1e15:
+            raise UserError(f"rope scaling has {name} = {scaling[name]!r}; it must be a positive number")
     return ("rope_type", kind), *((name, scaling[name]) for name in NEEDED[kind])
 
 

@@ -18,7 +18,7 @@ from pyllama.testing.slopes import EXACT
 
 # The packages that env() looks for, and what needs each of the optional ones.
 PACKAGES = {
-    "safetensors": "", "tokenizers": "", "matplotlib": "pyllama plot", "tensorboardX": "train --tensorboard",
+    "tokenizers": "", "matplotlib": "pyllama plot", "tensorboardX": "train --tensorboard",
     "sacrebleu": "the task translate", "rouge_score": "the task summarize",
     "networkx": "predict --export x.graphml or x.png", "rdflib": "predict --export x.ttl", "hypothesis": "the tests"}
 

@@ -1,15 +1,34 @@
 """The base class of all configurations: it reads, checks and writes a config.json, and describes a family."""
+import sys
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import numpy as np
 
 from pyllama.errors import UserError
 
-NUMBERS: dict[Any, Any] = {float: int | float}                              # JSON writes 1.0 as 1
+SHARED = {"architectures": list[str], "id2label": dict, "label2id": dict}      # keys that several families read
+MOST = 2**31                                                                # above every size, in magnitude
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 OURS = "pyllama-"                                       # begins the model_type of what no transformers model computes
 Learns = Literal["next token", "masked tokens", "corrupted text"]
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """May a value from a JSON file stand for a field of this type?  True is not a number, and NaN is none."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in arguments)
+    if origin is Literal:
+        return isinstance(value, str)                       # which ones: see Config.check
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(fits(each, arguments[0]) for each in value)
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max         # JSON writes 1.0 as 1
+    if kind is int:
+        return type(value) is int and abs(value) < MOST
+    return kind is Any or isinstance(value, kind or type(None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +121,19 @@ class Config:
         for name, only in {"model_type": cls.TYPE, **cls.ONLY}.items():
             if stored.get(name, only) != only:
                 raise UserError(f"config.json has {name} = {stored[name]!r}; {cls.TYPE} supports only {only!r}")
+        for name, kind in SHARED.items():
+            if stored.get(name) is not None and not fits(stored[name], kind):
+                raise UserError(f"config.json has {name} = {stored[name]!r}, but it must be of type {kind}; fix it")
         names = cls.names()
         stored = cls.with_known_ids(stored)
         # to_dict() writes these again, and parameters are stored as float32 or float64 whatever they were.
         rewritten = {*names, "model_type", "dtype", "torch_dtype", *(("architectures",) if cls.HEADS else ())}
         values = {name: value for name, value in stored.items() if name in names}
         for f in fields(cls):
-            wanted = NUMBERS.get(f.type, f.type) if f.type in (int, float, bool, str) else object
-            if not isinstance(values.get(f.name, f.default), wanted):
+            if f.name in values and not fits(values[f.name], f.type):
                 raise UserError(f"config.json has {f.name} = {values[f.name]!r}, but it must be of type "
                                 f"{getattr(f.type, '__name__', f.type)}; fix it")
-        architectures = stored.get("architectures") or ()
+        architectures = stored.get("architectures") or []
         heads = [head for architecture in architectures if (head := cls.head_of(architecture))]
         if heads and "head" in names and "head" not in stored:
             values["head"] = heads[0]
@@ -134,7 +155,7 @@ class Config:
         """
         defaults = {f.name: f.default for f in fields(cls)} | cls.USUAL_IDS
         V: Any = stored.get("vocab_size", defaults.get("vocab_size"))
-        for name in SPECIAL_IDS if isinstance(V, int) else ():
+        for name in SPECIAL_IDS if type(V) is int else ():
             value = stored.get(name, defaults.get(name))
             ids: list[Any] = value if isinstance(value, list) else [value]
             if name not in defaults or value is None:

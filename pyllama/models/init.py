@@ -1,7 +1,29 @@
 """Initial weights: dicts of one layer's parameters under the names of a state dict."""
-from collections.abc import Callable
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import numpy as np
+
+from pyllama.errors import UserError
+
+LARGEST = 2**48                                     # numbers in a parameter
+_left: ContextVar[Iterator[int] | None] = ContextVar("parameters that outlines may still have", default=None)
+
+
+@contextlib.contextmanager
+def outlines(most: int):
+    """Let init() of a model draw nothing within this context: its arrays have shapes, and no memory.
+
+    most    how many arrays there may be: more of them raise UserError
+    """
+    token = _left.set(itertools.chain(range(most), [-1]).__iter__())
+    try:
+        yield
+    finally:
+        _left.reset(token)
 
 
 class Initializer:
@@ -17,7 +39,7 @@ class Initializer:
         """{"weight": [rows columns]}; std overrides the default."""
         if std is None:
             std = self.std(rows, columns) if callable(self.std) else self.std
-        return {"weight": (std * self.rng.standard_normal((rows, columns))).astype(self.dtype)}
+        return {"weight": self.array((rows, columns), lambda shape: std * self.rng.standard_normal(shape))}
 
     def affine(self, outputs: int, inputs: int, std: float | None = None, bias: bool = True) -> dict:
         """{"weight": [outputs inputs], "bias": [outputs]}; the bias, which is optional, is zero."""
@@ -26,9 +48,23 @@ class Initializer:
 
     def norm(self, width: int, bias: bool = True) -> dict:
         """{"weight": [width], "bias": [width]}; the weight is one; the bias, which is optional, is zero."""
-        p = {"weight": np.ones(width, self.dtype)}
+        p = {"weight": self.array((width,), np.ones)}
         return p | {"bias": self.zeros(width)} if bias else p
+
+    def uniform(self, bound: float, *shape: int) -> np.ndarray:
+        """An array of this shape, uniform in ±bound."""
+        return self.array(shape, lambda shape: self.rng.uniform(-bound, bound, shape))
 
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of zeros of this shape."""
-        return np.zeros(shape, self.dtype)
+        return self.array(shape, np.zeros)
+
+    def array(self, shape: tuple[int, ...], fill: Callable) -> np.ndarray:
+        """fill(shape), or within outlines() an array of this shape without memory."""
+        left = _left.get()
+        if left is None:
+            return fill(shape).astype(self.dtype, copy=False)
+        if next(left) < 0 or math.prod(shape) >= LARGEST:
+            raise UserError("config.json describes more or larger parameters than the weights have; give the "
+                            "config.json that belongs to the weights")
+        return np.broadcast_to(np.zeros((), self.dtype), shape)

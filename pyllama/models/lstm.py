@@ -15,6 +15,7 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.models.config import Config, Dimensions
+from pyllama.models.init import Initializer
 from pyllama.models.layers import class_loss, drop, feed_forward, look_up, project, through
 from pyllama.ops import linear, lstm_cell
 from pyllama.rng import NO_DRAW, generator
@@ -73,16 +74,16 @@ def names(layer, direction):
 def init(c: LstmConfig, seed: int = 0, dtype: str = "float32") -> dict:
     """Random parameters as in PyTorch: embeddings from N(0, 1), an LSTM's weights and biases uniform in ±D^-½, a linear
     layer's uniform in ±(its inputs)^-½."""
-    rng = generator(seed, "init")
+    weights = Initializer(generator(seed, "init"), 1.0, dtype)
 
     def uniform(inputs, *shape):
-        return rng.uniform(-inputs ** -0.5, inputs ** -0.5, shape).astype(dtype)
+        return weights.uniform(inputs ** -0.5, *shape)
 
     def affine(outputs, inputs):
         return {"weight": uniform(inputs, outputs, inputs), "bias": uniform(inputs, outputs)}
 
     D, Y = c.hidden_size, len(c.directions) * c.hidden_size
-    p = {"embedding": {"weight": rng.standard_normal((c.vocab_size, c.embedding_dim)).astype(dtype)}, "lstm": {}}
+    p = {"embedding": weights.matrix(c.vocab_size, c.embedding_dim), "lstm": {}}
     for layer in range(c.num_layers):
         shapes = (4 * D, Y if layer else c.embedding_dim), (4 * D, D), (4 * D,), (4 * D,)
         for direction in c.directions:

@@ -165,7 +165,7 @@ def tidy(tensors, c):
     tensors = {f"model.{name}" if name.startswith(("shared.", "encoder.", "decoder.")) else name: a
                for name, a in tensors.items()}
     if c.final_bias and c.head == "seq2seq":
-        tensors = {"final_logits_bias": np.zeros((1, c.vocab_size), np.float32), **tensors}
+        tensors = {"final_logits_bias": np.broadcast_to(np.float32(0), (1, c.vocab_size)), **tensors}
     shared = tensors.get("model.shared.weight")
     if shared is None or c.share_embeddings:
         return tensors

@@ -29,22 +29,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.files import (
-    DamagedFile,
-    make_folder,
-    read_json,
-    read_tensors,
-    rewrite,
-    sync,
-    to_json,
-    to_safetensors,
-    write,
-)
+from pyllama.files import DamagedFile, make_folder, read_json, rewrite, sync, to_json, write
+from pyllama.formats.safetensors import read_tensors, to_safetensors
 
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 OPTIMIZER, TRAINER, CHECKSUMS = "optimizer.safetensors", "trainer.json", "checksums.json"
 NEEDED, OPTIONAL = {CONFIG, MODEL, OPTIMIZER, TRAINER}, {TOKENIZER, TOKENIZER_SETTINGS}
+PICKLED = {"pytorch_model*.bin": "a pickle of PyTorch", "*.pth": "a pickle of PyTorch", "*.pt": "a pickle of PyTorch",
+           "*.ckpt": "a pickle", "tf_model.h5": "a model of TensorFlow", "flax_model.msgpack": "a model of Flax"}
 NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")          # the step and, from the second on, the generation
 CURES = {errno.ENOSPC: "free some space on that disk", errno.EDQUOT: "free some space or have the quota raised",
          errno.EFBIG: "raise the file-size limit (ulimit -f)"}
@@ -216,8 +209,25 @@ def existing(path) -> Path | None:
 # Reading
 
 def load_run(run) -> Checkpoint:
-    """The latest checkpoint of a run or, if that is damaged, the newest undamaged one."""
-    latest, notes = named(run, "latest"), []
+    """The latest checkpoint of a run or, if that is damaged, the newest undamaged one.
+
+    A process that trains may prune the latest one while it is read.  Then `latest` names another one, which is read.
+    """
+    while True:
+        latest = named(run, "latest")
+        try:
+            saved = newest(run, latest)
+        except UserError:
+            if named(run, "latest") == latest:
+                raise
+        else:
+            if not saved.notes or named(run, "latest") == latest:
+                return saved
+
+
+def newest(run, latest) -> Checkpoint:
+    """The checkpoint that `latest` names or, if that is damaged, the newest undamaged one."""
+    notes = []
     folders = in_order(run / "checkpoints", latest)
     if folders and latest not in folders:
         notes.append(f"{run / 'latest'} does not name an existing checkpoint")
@@ -275,15 +285,33 @@ def read_model(folder) -> dict[str, np.ndarray]:
     if (folder / MODEL).is_file():
         return read_tensors(folder / MODEL)
     if not (folder / INDEX).is_file():
-        raise UserError(f"{folder} has neither {MODEL} nor {INDEX}; convert the model to safetensors")
+        raise UserError(no_model(folder))
     try:
         shard_of = read_json(folder / INDEX)["weight_map"]
         shards = sorted(set(shard_of.values()))
     except (KeyError, TypeError, AttributeError):
         raise DamagedFile(f"{folder / INDEX} is damaged: it has no weight_map") from None
+    if wrong := [shard for shard in shards if not is_file_name(shard)]:
+        raise DamagedFile(f"{folder / INDEX} is damaged: {wrong[0]!r} is not the name of a file in its folder; "
+                          f"download the model again")
     tensors: dict[str, np.ndarray] = {}
     for shard in shards:
         tensors |= read_tensors(folder / shard)
     if missing := sorted(shard_of.keys() - tensors.keys()):
         raise UserError(f"{folder} lacks {missing[0]}, which {INDEX} lists; download the model again")
     return tensors
+
+
+def is_file_name(name) -> bool:
+    """Does this name a file in a folder, and not outside it?"""
+    return isinstance(name, str) and Path(name).name == name and name not in ("", "..")
+
+
+def no_model(folder) -> str:
+    """The message that a folder has no weights that can be read, and what it has instead."""
+    for pattern, kind in PICKLED.items():
+        if found := sorted(folder.glob(pattern)):
+            danger = ", which may run any program when it is opened" if "pickle" in kind else ""
+            return (f"{found[0]} is {kind}{danger}, so it is not read; load it with transformers, and write {MODEL} "
+                    f"with model.save_pretrained(FOLDER, safe_serialization=True)")
+    return f"{folder} has neither {MODEL} nor {INDEX}; convert the model to safetensors"

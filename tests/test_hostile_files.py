@@ -1,0 +1,194 @@
+"""Files that are damaged, odd or made to harm: a sentence, little memory, and nothing loaded from elsewhere."""
+import contextlib
+import json
+import math
+import os
+import shutil
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import pyllama
+from pyllama import pretrained
+from pyllama.errors import UserError
+from pyllama.files import parse_json
+from pyllama.models import MODELS
+from pyllama.models.config import Dimensions
+from pyllama.params import leaves
+from pyllama.training import checkpoint
+
+ODD = [None, [], {}, [1], {"a": 1}, -1, 0, 1, 3, 10**6, 2**31, 2**63, 10**30, 0.5, -0.5, 1e300, math.nan, math.inf,
+       -math.inf, "", "x", "1", True, False, [None], [[]], "é\ud800"]
+MORE = ["rope_scaling", "rope_parameters", "layer_types", "id2label", "label2id", "problem_type", "architectures",
+        "head_dim", "torch_dtype", "quantization_config", "sliding_window", "task"]
+
+
+def small(kind, head):
+    return MODELS[kind].config.small(Dimensions(vocab_size=20, context=8, head=head, width=8, layers=1, heads=2))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """{kind: the folder of a small model}"""
+    return {kind: saved(tmp_path_factory.mktemp(kind), kind) for kind in MODELS}
+
+
+def saved(folder, kind="llama"):
+    c = small(kind, next(iter(MODELS[kind].config.HEADS)))
+    pretrained.Model(c, c.model.init(c)).save(folder)
+    return folder
+
+
+def changed(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_any_value_in_config_json_is_read_or_refused_in_a_sentence(kind):
+    family = MODELS[kind].config
+    for head in family.HEADS:
+        stored = json.loads(json.dumps(small(kind, head).to_dict())) | {"model_type": kind}
+        for name in {*stored, *MORE}:
+            for value in ODD:
+                with contextlib.suppress(UserError):
+                    c = family.from_dict(stored | {name: value})
+                    _ = c.to_dict(), c.copies(), c.training_notes(), c.unused_dropouts, family.notes_on(stored)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_size_that_is_not_that_of_the_weights_takes_no_memory(kind, folders, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(folders[kind], folder)
+    text = (folder / "config.json").read_text()
+    for name, value in json.loads(text).items():
+        if type(value) is not int:
+            continue
+        for size in (10**6, 2**31 - 1, 2**40):
+            changed(folder, **{name: size})
+            tracemalloc.start()
+            with contextlib.suppress(UserError):
+                pyllama.load(folder)
+            assert tracemalloc.get_traced_memory()[1] < 2**24
+            tracemalloc.stop()
+            (folder / "config.json").write_text(text)
+
+
+def test_deep_json_and_byte_order_marks(tmp_path):
+    for deep in ("[" * 100_000, '{"a":' * 100_000):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parse_json(deep)
+    assert parse_json('\ufeff{"a": 1}') == parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    folder = saved(tmp_path / "model")
+    path = folder / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert pyllama.load(folder).config.hidden_size == 8
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"config\.json is damaged: it is not JSON \(its lists .* nested too deeply"):
+        pyllama.load(folder)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+def with_weights(folder, change):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    return folder
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(value, tmp_path):
+    def damage(tensors):
+        tensors["model.norm.weight"][3] = value
+
+    folder = with_weights(saved(tmp_path), damage)
+    with pytest.raises(UserError, match=r"1 of 8 numbers of model\.norm\.weight in .* are NaN or infinite.*allow_nan"):
+        pyllama.load(folder)
+    weight = dict(leaves(pretrained.load(folder, allow_nan=True).params))["model.norm.weight"]
+    np.testing.assert_array_equal(weight[3], np.float32(value))
+
+
+def test_large_weights_are_finite_and_too_large_ones_become_infinite(tmp_path):
+    def enlarge(tensors):
+        tensors["model.norm.weight"] = np.full(8, 3e38, np.float32)
+        tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].astype(np.float64)
+
+    folder = with_weights(saved(tmp_path), enlarge)
+    assert pyllama.load(folder).params["model"]["norm"]["weight"][0] == np.float32(3e38)
+    with_weights(folder, lambda tensors: tensors["model.embed_tokens.weight"].__setitem__((0, 0), 1e300))
+    with pytest.raises(UserError, match="embed_tokens"):
+        pyllama.load(folder)
+
+
+def test_weights_of_integers_are_quantized_and_refused(tmp_path):
+    def quantize(tensors):
+        tensors["model.norm.weight"] = np.ones(8, np.int8)
+
+    with pytest.raises(UserError, match=r"model\.norm\.weight is int8 in the weights, which are quantized; convert"):
+        pyllama.load(with_weights(saved(tmp_path), quantize))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_loaded_parameters_are_those_of_the_file_and_belong_to_the_model(kind, folders):
+    model = pyllama.load(folders[kind])
+    stored = load_file(folders[kind] / "model.safetensors")
+    arrays = dict(leaves(model.params))
+    for name, a in arrays.items():
+        assert a.flags.writeable
+        if name in stored:
+            np.testing.assert_array_equal(a, stored[name])
+    a = list(arrays.values())
+    assert not any(np.shares_memory(one, other) for i, one in enumerate(a) for other in a[:i])
+    again = pretrained.changed(model, model.config)
+    assert not any(np.shares_memory(one, other) for (_, one), (_, other) in
+                   zip(leaves(again.params), leaves(model.params), strict=True))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth",
+                                  "model.pt", "tf_model.h5", "flax_model.msgpack"])
+def test_a_pickle_is_not_opened(name, tmp_path):
+    folder = saved(tmp_path)
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(UserError, match=rf"{name} is a .*, so it is not read; load it with transformers"):
+        pyllama.load(folder)
+
+
+@pytest.mark.parametrize("shard", ["../outside.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", 5, ["a"]])
+def test_a_shard_outside_the_folder_is_not_opened(shard, tmp_path):
+    folder = saved(tmp_path / "model")
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    names = load_file(tmp_path / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, shard)}))
+    with pytest.raises(UserError, match=r"index\.json is damaged: "):
+        pyllama.load(folder)
+
+
+def test_a_run_is_read_while_another_process_saves_and_prunes(tmp_path):
+    """Each load has undamaged tensors and no note: `latest` is read again if its checkpoint is pruned meanwhile."""
+    ended = threading.Event()
+
+    def save():
+        step = 0
+        while not ended.is_set():
+            step += 1
+            checkpoint.save(tmp_path, step, config={"step": step}, tensors={"w": np.full(9, step, np.float32)},
+                            optimizer={}, trainer={}, keep=1, tokenizer_files={})
+
+    checkpoint.save(tmp_path, 0, config={"step": 0}, tensors={"w": np.zeros(9, np.float32)}, optimizer={}, trainer={},
+                    keep=1, tokenizer_files={})
+    writer = threading.Thread(target=save)
+    writer.start()
+    try:
+        for _ in range(100):
+            found = checkpoint.load(tmp_path)
+            assert found.notes == ()
+            assert found.tensors["w"].tolist() == [found.config["step"]] * 9
+    finally:
+        ended.set()
+        writer.join()
+    assert os.listdir(tmp_path / "checkpoints")
