@@ -41,7 +41,7 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
            **fields: Any) -> Model:
     """Create a model with random weights.
 
-    family                     "llama", "gpt2", "bert", "bart", "transformer" or "lstm"
+    family                     "llama", "mistral", "gpt2", "bert", "bart", "lstm", ...: see pyllama.models.MODELS
     data                       text to learn the tokenizer from (files, folders, patterns: see text.corpus.documents),
                                or a Tokenizer
     tokenizer                  "char", "byte", "bpe" with vocab_size tokens, or the path of a tokenizer.json

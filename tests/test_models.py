@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pyllama import backend, params
+from pyllama.errors import UserError
 from pyllama.models import (
     LIBRARY_ONLY,
     MODELS,
@@ -16,6 +17,7 @@ from pyllama.models import (
     llama,
     llama_config,
     lstm,
+    roberta,
     skipgram,
     textbook,
     transformer,
@@ -28,8 +30,8 @@ from tests.gpu import brought, moved
 STEP = 1e-30
 # They add one number to all scores of a softmax, which does not feel it: the biases of keys that no rope turns; and of
 # a span, whose softmax runs over the places, what is added to the vectors of all places.
-IDLE = ("k_proj.bias", "key.bias")
-IDLE_IN_SPAN = ("qa_outputs.bias", "layer.1.output.LayerNorm.bias")
+IDLE = ("k_proj.bias", "key.bias", "k_lin.bias")
+IDLE_IN_SPAN = ("qa_outputs.bias", "layer.1.output.LayerNorm.bias", "layer.1.output_layer_norm.bias")
 SMALL = dict(vocab_size=19, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=6,
              max_position_embeddings=16, initializer_range=0.5)
 
@@ -250,6 +252,16 @@ def test_a_family_that_learns_the_next_token_continues_texts(kind):
         got = model.next_scores(IDS[:, start:end], p, c, mask=mask, caches=caches)
         want, _ = model.logits(IDS[:, :end], p, c, mask=mask)
         np.testing.assert_allclose(got, want[:, -1], rtol=1e-9)
+
+
+def test_a_roberta_reads_as_many_tokens_as_it_has_positions_after_that_of_padding():
+    c = MODELS["roberta"].config(**BERT | {"max_position_embeddings": 8}, type_vocab_size=1, pad_token_id=1)
+    p, ids = roberta.init(c), np.full((1, 7), 5)
+    assert c.context == 6
+    assert c.position_ids(np.array([[1, 5, 1, 5]])).tolist() == [[1, 2, 1, 3]]
+    roberta.logits(ids[:, :6], p, c)
+    with pytest.raises(UserError, match=r"has 7 tokens, but the model has only 6 positions"):
+        roberta.logits(ids, p, c)
 
 
 def test_a_subclass_of_a_configuration_has_the_model_of_its_parent():

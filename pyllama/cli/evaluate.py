@@ -67,7 +67,7 @@ def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Pa
     """Evaluate on text, print the result and return it: loss in nats per token, perplexity, accuracy, tokens."""
     pretrained, tokenizer_of_model = load(model, tokenizer)
     objective = objectives.objective_of(pretrained.config, tokenizer_of_model)
-    context = pretrained.config.max_position_embeddings
+    context = pretrained.config.context
     settings = Settings(block_size=context if block_size is None else block_size)
     if settings.block_size > context:
         raise UserError(f"block_size is {block_size}, but {model} has a context of {context} tokens; reduce it")

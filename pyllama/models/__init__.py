@@ -6,7 +6,20 @@ tests then use it.
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
-from pyllama.models import bart, bert, glove, gpt2, llama, llama_config, lstm, skipgram, textbook, transformer
+from pyllama.models import (
+    bart,
+    bert,
+    distilbert,
+    glove,
+    gpt2,
+    llama,
+    llama_config,
+    lstm,
+    roberta,
+    skipgram,
+    textbook,
+    transformer,
+)
 from pyllama.models.config import Config
 from pyllama.rng import NO_DRAW, Draw
 
@@ -61,6 +74,10 @@ MODELS: dict[str, Family] = {                   # model_type in config.json -> f
     "qwen3": Family(llama, llama_config.Qwen3Config),
     "gpt2": Family(gpt2, gpt2.GPT2Config),
     "bert": Family(bert, bert.BertConfig),
+    "roberta": Family(roberta, roberta.RobertaConfig),
+    "xlm-roberta": Family(roberta, roberta.XlmRobertaConfig),
+    "camembert": Family(roberta, roberta.CamembertConfig),
+    "distilbert": Family(distilbert, distilbert.DistilBertConfig),
     "transformer": Family(transformer, transformer.TransformerConfig),
     "bart": Family(bart, bart.BartConfig),
     "mbart": Family(bart, bart.MBartConfig),

@@ -7,7 +7,7 @@
     span                each token as the first, and as the last    [B 2], the two positions, -100 to ignore one
     none                nothing: hidden() gives the vectors
 
-Parameters have Hugging Face's names.
+Parameters have Hugging Face's names.  models/encoder.py has what RoBERTa and DistilBERT share with it.
 
 Axes: B batch, T time, D model, H heads, F hidden, V vocabulary, C classes.
 """
@@ -16,27 +16,22 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pyllama.errors import UserError
 from pyllama.models.config import Config, Dimensions
+from pyllama.models.encoder import embed, first, logits, loss, transform_of
 from pyllama.models.init import Initializer
 from pyllama.models.layers import (
     ACTIVATIONS,
-    class_loss,
     drop,
     feed_forward,
-    layer_normalize,
-    look_up,
     multi_head,
-    pick,
-    prediction_loss,
     project,
     residual,
     through,
-    with_head,
 )
-from pyllama.ops import linear, tanh
+from pyllama.ops import tanh
 from pyllama.rng import NO_DRAW, generator
 
+__all__ = ["BertConfig", "block", "hidden", "init", "logits", "loss", "score", "tidy", "transform"]
 POOLED = ("classification", "none")                         # the heads that read the first token through bert.pooler
 
 
@@ -52,7 +47,8 @@ class BertConfig(Config):
                        "tagging": "BertForTokenClassification", "span": "BertForQuestionAnswering", "none": "BertModel"}
     ONLY: ClassVar = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
                       "tie_word_embeddings": True, "quantization_config": None}
-    ROOT = "bert"
+    ALIASES: ClassVar = {"BertForPreTraining": "masked_lm"}
+    ROOT = "bert"                               # of the names of the parameters that all heads share
     BODY = ("bert.embeddings.", "bert.encoder.")
     DROPOUTS = ("hidden_dropout_prob",)
     UNAPPLIED = ("attention_probs_dropout_prob", "classifier_dropout")
@@ -79,17 +75,26 @@ class BertConfig(Config):
                    shares=("hidden_dropout_prob",), multiples=[("hidden_size", "num_attention_heads")],
                    choices={"head": self.HEADS, "hidden_act": ACTIVATIONS})
 
+    def copies(self) -> dict[str, str]:
+        """See Config.copies."""
+        decoder = "cls.predictions.decoder"
+        return {f"{decoder}.weight": "bert.embeddings.word_embeddings.weight",
+                f"{decoder}.bias": "cls.predictions.bias"} if self.head == "masked_lm" else {}
+
+    def position_ids(self, ids):
+        """The rows [B T] of the position embeddings for ids [B T]."""
+        return np.broadcast_to(np.arange(ids.shape[1], like=ids), ids.shape)
+
     @classmethod
-    def small(cls, shape: Dimensions) -> "BertConfig":
+    def small(cls, shape: Dimensions):
         """The configuration of this size."""
         return cls(vocab_size=shape.vocab_size, hidden_size=shape.width, num_hidden_layers=shape.depth,
                    num_attention_heads=shape.heads, intermediate_size=shape.feed_forward,
                    hidden_dropout_prob=shape.dropout, max_position_embeddings=shape.context, head=shape.head)
 
 
-def init(c: BertConfig, seed: int = 0, dtype: str = "float32") -> dict:
-    """Weights from N(0, initializer_range²); norms one, biases zero."""
-    weights = Initializer(generator(seed, "init"), c.initializer_range, dtype)
+def init_body(weights, c):
+    """The parameters that all heads share."""
     D, F = c.hidden_size, c.intermediate_size
 
     def layer():
@@ -98,11 +103,17 @@ def init(c: BertConfig, seed: int = 0, dtype: str = "float32") -> dict:
                 "intermediate": {"dense": weights.affine(F, D)},
                 "output": {"dense": weights.affine(D, F), "LayerNorm": weights.norm(D)}}
 
-    p = {"bert": {"embeddings": {"word_embeddings": weights.matrix(c.vocab_size, D),
-                                 "position_embeddings": weights.matrix(c.max_position_embeddings, D),
-                                 "token_type_embeddings": weights.matrix(c.type_vocab_size, D),
-                                 "LayerNorm": weights.norm(D)},
-                  "encoder": {"layer": [layer() for _ in range(c.num_hidden_layers)]}}}
+    return {"embeddings": {"word_embeddings": weights.matrix(c.vocab_size, D),
+                           "position_embeddings": weights.matrix(c.max_position_embeddings, D),
+                           "token_type_embeddings": weights.matrix(c.type_vocab_size, D),
+                           "LayerNorm": weights.norm(D)},
+            "encoder": {"layer": [layer() for _ in range(c.num_hidden_layers)]}}
+
+
+def init(c: BertConfig, seed: int = 0, dtype: str = "float32") -> dict:
+    """Weights from N(0, initializer_range²); norms one, biases zero."""
+    weights, D = Initializer(generator(seed, "init"), c.initializer_range, dtype), c.hidden_size
+    p = {"bert": init_body(weights, c)}
     if c.head in POOLED:
         p["bert"]["pooler"] = {"dense": weights.affine(D, D)}
     if c.head == "masked_lm":
@@ -118,15 +129,11 @@ def init(c: BertConfig, seed: int = 0, dtype: str = "float32") -> dict:
 def tidy(tensors, c):
     """The state dict with the names of init().
 
-    Some programs omit "bert.", or call a norm's parameters gamma and beta.  Position ids, tied copies and parameters
-    that this head does not use (the next-sentence head, the pooler) are dropped.
+    A model without a head omits "bert."; some programs call a norm's parameters gamma and beta.
     """
-    unused = ("position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
-                "cls.seq_relationship.weight", "cls.seq_relationship.bias",
-                *(() if c.head in POOLED else ("pooler.dense.weight", "pooler.dense.bias")))
     tensors = {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): a
-               for name, a in tensors.items() if not name.endswith(unused)}
-    return {f"bert.{name}" if name.startswith(("embeddings.", "encoder.", "pooler.")) else name: a
+               for name, a in tensors.items()}
+    return {f"{c.ROOT}.{name}" if name.startswith(("embeddings.", "encoder.", "pooler.")) else name: a
             for name, a in tensors.items()}
 
 
@@ -173,31 +180,10 @@ def block(x, p, c, *, mask=None, draw=NO_DRAW):
     return z, back
 
 
-def embed(ids, p, c, *, types=None, draw=NO_DRAW):
-    """norm(token + position + type): ids [B T] -> x [B T D];  back gives dp.    types [B T]; None: all 0
-
-    Raises UserError if T is more than max_position_embeddings.
-    """
-    B, T = ids.shape
-    if c.max_position_embeddings < T:
-        raise UserError(f"the text has {T} tokens, but the model has only {c.max_position_embeddings} positions "
-                        f"(max_position_embeddings); shorten the text")
-    tokens, token_back = look_up(ids, p["word_embeddings"])
-    positions, position_back = look_up(np.broadcast_to(np.arange(T, like=ids), (B, T)), p["position_embeddings"])
-    kinds, type_back = look_up(np.zeros_like(ids) if types is None else types, p["token_type_embeddings"])
-    x, norm_back = layer_normalize(tokens + positions + kinds, p["LayerNorm"], c.layer_norm_eps)
-    x, drop_back = drop(x, c.hidden_dropout_prob, draw.at("embedding"))
-
-    def back(dx):
-        dx, d_norm = norm_back(drop_back(dx))
-        return {"word_embeddings": token_back(dx), "position_embeddings": position_back(dx),
-                "token_type_embeddings": type_back(dx), "LayerNorm": d_norm}
-
-    return x, back
-
-
 def hidden(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
-    """The last layer's output: ids [B T] -> x [B T D];  back(dx) gives the gradients of p["bert"] except the pooler's.
+    """The last layer's output: ids [B T] -> x [B T D];  back(dx) gives the gradients of p, except the pooler's.
+
+    p: the parameters below c.ROOT
 
     mask [B T]: 0 at padding.    types [B T]: 0 in the first text, 1 in the second; None: all 0
     draw, recompute: see llama.logits
@@ -217,29 +203,29 @@ def hidden(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
 
 def pool(x, p):
     """tanh(affine(the first token's vector)): x [B T D] -> y [B D];  back gives dx, dp."""
-    x, pick_back = pick(x, np.zeros(len(x), int, like=x))
+    x, first_back = first(x)
     x, dense_back = project(x, p["dense"])
     y, tanh_back = tanh(x)
 
     def back(dy):
         dx, d_dense = dense_back(*tanh_back(dy))
-        return pick_back(dx), {"dense": d_dense}
+        return first_back(dx), {"dense": d_dense}
 
     return y, back
 
 
 def transform(x, p, c):
-    """norm(activation(affine(x))), the input of the masked_lm head: x [B T D] -> y [B T D];  back gives dx, dp."""
-    y, dense_back = project(x, p["dense"])
-    y, activation_back = ACTIVATIONS[c.hidden_act](y)
-    y, norm_back = layer_normalize(y, p["LayerNorm"], c.layer_norm_eps)
+    """norm(activation(affine(x))), the input of the masked_lm head: x [B T D] -> (y [B T D], the scores' bias [V]);
+    back(dy, db) gives dx and the head's gradients."""
+    p_head = p["cls"]["predictions"]
+    y, transform_back = transform_of(x, p_head["transform"]["dense"], p_head["transform"]["LayerNorm"],
+                                     c.hidden_act, c.layer_norm_eps)
 
-    def back(dy):
-        dy, d_norm = norm_back(dy)
-        dx, d_dense = dense_back(*activation_back(dy))
-        return dx, {"dense": d_dense, "LayerNorm": d_norm}
+    def back(dy, db):
+        dx, d_dense, d_norm = transform_back(dy)
+        return dx, {"cls": {"predictions": {"bias": db, "transform": {"dense": d_dense, "LayerNorm": d_norm}}}}
 
-    return y, back
+    return (y, p_head["bias"]), back
 
 
 def score(x, p, c, *, draw=NO_DRAW):
@@ -263,73 +249,3 @@ def score(x, p, c, *, draw=NO_DRAW):
         return dx, {name: d_head}, {"pooler": d_pooler} if pooled else {}
 
     return z, back
-
-
-def logits(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
-    """The head's scores: ids [B T] -> z of masked tokens [B T V], of texts [B C], of tokens [B T C], or of spans' first
-    and last tokens [B T 2];  back gives the gradients of p.
-
-    Arguments as in hidden().  In a span, padding has the score -∞.
-    """
-    x, hidden_back = hidden(ids, p["bert"], c, mask=mask, types=types, draw=draw, recompute=recompute)
-    if c.head == "masked_lm":
-        p_head = p["cls"]["predictions"]
-        x, transform_back = transform(x, p_head["transform"], c)
-        z, table_back = linear(x, p["bert"]["embeddings"]["word_embeddings"]["weight"], p_head["bias"])
-
-        def back(dz):
-            dx, dw, db = table_back(dz)
-            dx, d_transform = transform_back(dx)
-            return masked_lm_grads(hidden_back(dx), dw, db, d_transform)
-    else:
-        z, score_back = score(x, p, c, draw=draw)
-        if c.head == "span" and mask is not None:
-            z = np.where(mask[..., None] != 0, z, -np.inf)
-
-        def back(dz):
-            dx, d_head, d_pooler = score_back(dz)
-            return {"bert": hidden_back(dx) | d_pooler, **d_head}
-
-    return z, back
-
-
-def masked_lm_grads(d_bert, dw, db, d_transform):
-    """The gradient tree of a masked language model, given dw [V D] of the tied embeddings."""
-    grads = {"bert": d_bert, "cls": {"predictions": {"bias": db, "transform": d_transform}}}
-    return with_head(grads, d_bert["embeddings"]["word_embeddings"], dw, tied=True)
-
-
-def loss(ids, labels, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False, count=None, **options):
-    """Mean cross-entropy of the labels (their shapes are in the table above): ids [B T] -> nats, a 0-d float.
-
-    Arguments as in hidden().  count, label_smoothing, z_loss: see ops/cross_entropy.py.
-    back(dvalue=1.0) gives the gradients of p.  Raises UserError without a head, or for label_smoothing of a span.
-    """
-    if c.head == "none":
-        others = [head for head in c.HEADS if head != "none"]
-        raise UserError(f"a BERT without a head has no loss; choose a head: {', '.join(others)}")
-    if c.head == "masked_lm":
-        x, hidden_back = hidden(ids, p["bert"], c, mask=mask, types=types, draw=draw, recompute=recompute)
-        p_head = p["cls"]["predictions"]
-        x, transform_back = transform(x, p_head["transform"], c)
-        value, loss_back = prediction_loss(x, p["bert"]["embeddings"]["word_embeddings"]["weight"], p_head["bias"],
-                                           labels, count=count, **options)
-
-        def back(dvalue=1.0):
-            dx, dw, db = loss_back(dvalue)
-            dx, d_transform = transform_back(dx)
-            return masked_lm_grads(hidden_back(dx), dw, db, d_transform)
-
-        return value, back
-    z, logits_back = logits(ids, p, c, mask=mask, types=types, draw=draw, recompute=recompute)
-    if c.head == "span":
-        if options.get("label_smoothing"):
-            raise UserError("label_smoothing would give padding a share of a span's probability; set it to 0")
-        z = z.swapaxes(1, 2)
-    value, loss_back = class_loss(z.reshape(-1, z.shape[-1]), labels.reshape(-1), count=count, **options)
-
-    def back(dvalue=1.0):
-        dz = loss_back(dvalue)[0].reshape(z.shape)
-        return logits_back(dz.swapaxes(1, 2) if c.head == "span" else dz)
-
-    return value, back

@@ -92,6 +92,11 @@ class Config:
         return next(iter(self.HEADS), "")
 
     @property
+    def context(self) -> int | None:
+        """The longest text in tokens; None: it has no limit."""
+        return getattr(self, "max_position_embeddings", None)
+
+    @property
     def learns(self) -> Learns | None:
         """The training objective of this head on plain text; None: it has none."""
         return self.LEARNS.get(self.head)

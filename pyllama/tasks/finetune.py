@@ -174,7 +174,7 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         changes = {"head": task.head} if "head" in config.names() else {}
         changes |= {"num_labels": len(names)} if names else {}
         changes |= {name: setup.resid_pdrop for name in config.DROPOUTS if setup.resid_pdrop is not None}
-        longest = min(setup.max_length, getattr(config, "max_position_embeddings", setup.max_length))
+        longest = min(setup.max_length, config.context or setup.max_length)
         classes = {"id2label": {str(i): name for i, name in enumerate(names)},
                    "label2id": {name: i for i, name in enumerate(names)}} if names else {}
         entry = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights,
@@ -219,7 +219,7 @@ def with_room(task: Task, parts: dict[str, list[Row]], model: Trained, limit: st
 
 def length_limit(setup: Setup, model: Trained) -> str:
     """The limit of a text's length in words: max_length, or the trained model's context if that is smaller."""
-    context = getattr(model.config, "max_position_embeddings", math.inf)
+    context = model.config.context or math.inf
     capped = setup.model not in MODELS and context <= setup.max_length
     return f"the model's context, {context} tokens" if capped else f"max_length, {model.max_length} tokens"
 

@@ -95,7 +95,7 @@ def noised(config, tokenizer: Tokenizer) -> Damage:
     """BART's corruption: see corrupt()."""
     ends = frozenset(i for i in range(tokenizer.vocab_size)
                      if tokenizer.decode([i]).rstrip().endswith(SENTENCE_ENDS))
-    longest = config.max_position_embeddings
+    longest = config.context
 
     def damage(ids, rng):
         return collate([{"ids": np.array(corruption.corrupt(row, rng, tokenizer.mask_id, ends)[:longest]),

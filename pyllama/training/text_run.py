@@ -74,8 +74,8 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
     if text.token_file:
         text = replace(text, data=(str(text.token_file),))          # absolute: a resume may run in another folder
     objective = objectives.objective_of(config, tokenizer)          # first: raises if it does not learn from text
-    context = getattr(config, "max_position_embeddings", settings.block_size)
-    if settings.block_size > context:
+    context = config.context
+    if context is not None and settings.block_size > context:
         raise UserError(f"block_size is {settings.block_size}, but the model sees only {context} tokens "
                         f"(max_position_embeddings); make block_size smaller")
 

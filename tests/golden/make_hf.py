@@ -98,37 +98,31 @@ def numbers(name):
     """(what to store in JSON, arrays) of one case."""
     import torch
     import transformers
+    from safetensors.torch import load_file
 
     architecture, config, inputs = CASES[name]
     family = getattr(transformers, architecture)
     model = family(family.config_class(**config)).double().eval()
-    for key, a in [*model.named_parameters(), *model.named_buffers()]:
-        if not key.endswith(("inv_freq", "position_ids", "token_type_ids", "embed_scale")):
-            a.data = torch.tensor(weight(key, a.shape))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        stored = json.loads(Path(folder, "config.json").read_text())
+        shapes = {key: list(a.shape) for key, a in load_file(Path(folder, "model.safetensors")).items()}
+    everything = model.state_dict(keep_vars=True)               # a tied matrix under each of its names
+    for key, shape in shapes.items():
+        everything[key].data.copy_(torch.tensor(weight(key, shape)))
     outputs = model(**{key: torch.tensor(a) for key, a in inputs.items()})
-    arrays = {}
+    arrays, loss = {}, None
     if "loss" in outputs:
         outputs.loss.backward()
-        arrays = {f"gradient/{key}": a.grad for key, a in model.named_parameters() if a.grad is not None}
+        loss = float(outputs.loss.detach())
+        arrays = {f"gradient/{key}": everything[key].grad for key in shapes if everything[key].grad is not None}
     if "start_logits" in outputs:
         arrays["logits"] = torch.stack([outputs.start_logits, outputs.end_logits], -1)
     else:
         arrays["logits"] = outputs.logits if "logits" in outputs else outputs.last_hidden_state
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        stored = json.loads(Path(folder, "config.json").read_text())
-        shapes = {key: list(a.shape) for key, a in safe_file(folder).items()}
-    loss = float(outputs.loss.detach()) if "loss" in outputs else None
     inputs = {key: a.tolist() for key, a in inputs.items()}
     return ({"config": stored, "shapes": shapes, "loss": loss, "inputs": inputs},
             {key: a.detach().numpy().astype("float32") for key, a in arrays.items()})
-
-
-def safe_file(folder):
-    """The tensors that save_pretrained() wrote."""
-    from safetensors.torch import load_file
-
-    return load_file(Path(folder, "model.safetensors"))
 
 
 def main():
