@@ -96,7 +96,8 @@ def test_balanced_classes_count_the_same(tmp_path):
     labels = ["a"] * 30 + ["b"] * 10
     weights = finetune.balanced(["a", "b"], labels)
     assert weights == [40 / 60, 2.0]
-    config = SimpleNamespace(extra={"task": {"class_weights": weights}, "id2label": {"0": "a", "1": "b"}})
+    config = SimpleNamespace(extra={"task": {"class_weights": weights}, "id2label": {"0": "a", "1": "b"}},
+                             takes_types=False)
     work = Trained(config, {}, Tokenizer.bytes(), 8)
     examples = classify.examples([Row("", {"text": "x", "label": label}) for label in labels], work)
     batch = collate(examples.rows)

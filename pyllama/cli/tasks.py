@@ -104,7 +104,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     write = answers.format_of(out, plain) if out else plain
     if data:
         source = Source(data, fields or fields_of_training(trained), bad_rows)
-        rows, row_notes = task.read(source, answer=False)
+        rows, row_notes = task.read(source, answer=False, all_optional=trained.entry.get("pairs", False))
         notes += row_notes
     else:
         rows = rows_of(task, text)
@@ -133,7 +133,7 @@ def lines_of_answers(table: answers.Table) -> str:
 
 def fields_of_training(trained) -> tuple[str, ...]:
     """The names of the fields in the rows that a model was trained on."""
-    return tuple(trained.config.extra["task"].get("fields", ()))
+    return tuple(trained.entry.get("fields", ()))
 
 
 def show(task, rows, predicted, metrics) -> None:

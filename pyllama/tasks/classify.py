@@ -1,23 +1,24 @@
-"""Text classification: sentiment, or any labels."""
+"""Text classification: sentiment, or any labels; of pairs of texts: inference, paraphrases."""
 from collections import Counter
 
 import numpy as np
 
 from pyllama import machine, memory
 from pyllama.errors import UserError
+from pyllama.tasks import pairs
 from pyllama.tasks.answers import ByClass
 from pyllama.tasks.labels import in_order, notes
-from pyllama.tasks.rows import BadRow, text_of
+from pyllama.tasks.rows import BadRow, texts_of
 from pyllama.tasks.task import Task, labels_of, number_of
-from pyllama.text.special import encode
 from pyllama.training.examples import Examples
 
+OPTIONAL_FIELDS = ("text_pair",)
 AT_ONCE = 32                                                # texts in a batch of predict()
 
 
 def usable(values):
-    """{text, label} of a row.  Raises BadRow."""
-    return {"text": text_of(values, "text"), "label": label_of(values["label"])}
+    """{text, label} of a row, and its text_pair if it has one.  Raises BadRow."""
+    return {**texts_of(values, ("text",), OPTIONAL_FIELDS), "label": label_of(values["label"])}
 
 
 def label_of(label) -> str:
@@ -38,12 +39,11 @@ def labels(rows):
 
 
 def examples(rows, trained):
-    """ids [T] of each text, its label, and the label's weight if the classes are weighted."""
-    ids = encode(trained.tokenizer, [row.values["text"] for row in rows], trained.max_length, trained.markers)
+    """The inputs of each row, its label, and the label's weight if the classes are weighted."""
     labels = [number_of(row.values["label"], trained.config) for row in rows]
-    weights = trained.config.extra["task"].get("class_weights")
-    return Examples([{"ids": text, "labels": label, **({"weights": weights[label]} if weights else {})}
-                     for text, label in zip(ids, labels, strict=True)])
+    weights = trained.entry.get("class_weights")
+    return Examples([{**inputs, "labels": label, **({"weights": weights[label]} if weights else {})}
+                     for inputs, label in zip(pairs.inputs(rows, trained, trained.max_length), labels, strict=True)])
 
 
 def predict(rows, trained, search=None):
@@ -63,17 +63,15 @@ def detailed(rows, trained, search=None):
 
 
 def lengths(rows, trained):
-    """The number of tokens of each text, with special ones."""
-    texts = [row.values["text"] for row in rows]
-    return [len(ids) for ids in encode(trained.tokenizer, texts, allowed_special=trained.markers)]
+    """The number of tokens of each text or pair, with special ones."""
+    return [len(inputs["ids"]) for inputs in pairs.inputs(rows, trained)]
 
 
 @memory.arena()
 @machine.one_blas_thread()
 def probabilities(rows, trained):
     """Of each class for each text: [N C], softmax of the scores."""
-    texts = Examples([{"ids": ids} for ids in encode(trained.tokenizer, [row.values["text"] for row in rows],
-                                                     trained.max_length, trained.markers)])
+    texts = Examples(pairs.inputs(rows, trained, trained.max_length))
     parts = []
     for _, batch in texts.in_turn(AT_ONCE):
         z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)
@@ -105,11 +103,13 @@ def metrics(answers, rows):
 
 task = Task(
     name="classify",
-    summary="the class of a text: sentiment, or any labels",
+    summary="the class of a text or of a pair of texts: sentiment, inference, or any labels",
     fields=("text", "label"),
+    optional_fields=OPTIONAL_FIELDS,
     usable=usable,
     remarks=lambda rows: notes(row.values["label"] for row in rows),
     head="classification",
+    texts=lambda values: list(values.values()),
     labels=labels,
     examples=examples,
     lengths=lengths,

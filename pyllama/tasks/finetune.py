@@ -178,7 +178,7 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         classes = {"id2label": {str(i): name for i, name in enumerate(names)},
                    "label2id": {name: i for i, name in enumerate(names)}} if names else {}
         entry = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights,
-                 **task.stored}
+                 "pairs": "text_pair" in rows[0].values, **task.stored}
         return replace(config, **changes, extra={**config.extra, **classes, "task": entry})
 
     if model is None and setup.model not in MODELS and Path(setup.model).exists():

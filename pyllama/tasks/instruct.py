@@ -50,7 +50,7 @@ def prompts(rows, trained):
 
     learned    bool: the responses in a conversation, each with an end token behind it
     """
-    template = trained.config.extra.get("task", {}).get("template", chat.TEMPLATE)
+    template = trained.entry.get("template", chat.TEMPLATE)
     start = trained.tokenizer.bos_id if trained.config.bos_token_id is None else trained.config.bos_token_id
     of_rows = [chat.pieces(row.values, template) for row in rows]
     encoded = iter(trained.tokenizer.encode_batch([text for texts in of_rows for text in texts]))

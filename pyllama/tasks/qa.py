@@ -201,7 +201,7 @@ def predict(rows, trained, search=None):
 
 def detailed(rows, trained, search=None):
     """(the answers, {score, start}: the score of the best span above that of no answer, and its first character)"""
-    least = trained.config.extra.get("task", {}).get("least_score", -np.inf)
+    least = trained.entry.get("least_score", -np.inf)
     answers, details = [], []
     for row, (score, first, past) in zip(rows, spans(rows, trained), strict=True):
         is_answer = score >= least and past > first

@@ -35,13 +35,14 @@ class Source:
 
 def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
          readers: dict[str, Reader] | None = None, answer: bool = True, *, optional: Sequence[str] = (),
-         unpacked: Callable[[dict], dict] = dict) -> tuple[list[Row], tuple[str, ...]]:
+         unpacked: Callable[[dict], dict] = dict, all_optional: bool = False) -> tuple[list[Row], tuple[str, ...]]:
     """(rows, notes): the file's rows, each a dict with the task's `names`, and notes on how they were read.
 
     usable     the row as the task needs it, from its fields; raises BadRow
     readers    the task's own, by suffix
     answer     False: the last of the names may be absent, from the rows and from source.fields
     optional   names that a row may also have; source.fields has them all, before the answer, or none
+    all_optional    without an answer, source.fields has the optional names, if it has as many
     unpacked   unpacked(values) adds fields that others contain; raises BadRow
 
     source.fields may name a field inside an object: data.text.  Without source.fields a field may have another spelling
@@ -50,7 +51,7 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
 
     Raises UserError with file, line and reason for an invalid row, unless source.bad_rows is "skip".
     """
-    asked = columns_of(source.fields, names, optional, answer)
+    asked = columns_of(source.fields, names, optional, answer, all_optional)
     needed = [asked[name] for name in (names if answer else names[:-1])]
     suffix, by_suffix = source.data.suffix.lower(), READERS | (readers or {})
     if suffix not in by_suffix:
@@ -92,17 +93,19 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
 
 
 def columns_of(fields: Sequence[str], names: Sequence[str], optional: Sequence[str],
-               answer: bool) -> dict[str, str]:
+               answer: bool = True, all_optional: bool = False) -> dict[str, str]:
     """{a name of the task: the column that is asked for}, the optional ones before the answer, which is last.
 
     Raises UserError if `fields` has another number of them.
     """
     every = (*names[:-1], *optional, names[-1])
-    for asked in (every, tuple(names), *(() if answer else (tuple(names[:-1]), every[:-1]))):
+    without_answer = () if answer else (names[:-1], every[:-1])
+    for asked in (every, *(without_answer[::-1] if all_optional else ()), names, *without_answer):
         if len(fields) in (0, len(asked)):
             columns = dict(zip(asked, fields or asked, strict=True))
             return {name: columns.get(name, name) for name in every}
-    raise UserError(f"fields names {len(fields)} fields, but this task reads {len(names)}: {', '.join(names)}")
+    also = f", or {len(every)}: {', '.join(every)}" if optional else ""
+    raise UserError(f"fields names {len(fields)} fields, but this task reads {len(names)}: {', '.join(names)}{also}")
 
 
 def require(values: dict, columns: Sequence[str]) -> None:

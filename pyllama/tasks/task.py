@@ -20,6 +20,11 @@ class Trained(NamedTuple):
     max_length: int                             # maximum tokens of a text, with special ones; longer ones are truncated
     markers: tuple[str, ...] = ()               # the special tokens that texts may spell: those of the task
 
+    @property
+    def entry(self) -> dict:
+        """What the training stored in config.json's "task"."""
+        return self.config.extra.get("task", {})
+
 
 def no_notes(rows, trained, search):
     """The default of Task.notes."""
@@ -108,10 +113,11 @@ class Task:
             return self.askable(values)
         return texts_of(values, self.fields[:-1], self.optional_fields)
 
-    def read(self, source: Source, answer: bool = True) -> tuple[list[Row], tuple[str, ...]]:
+    def read(self, source: Source, answer: bool = True,
+             all_optional: bool = False) -> tuple[list[Row], tuple[str, ...]]:
         """(rows, notes) of a file.  answer: must the rows have one?  See rows.read()."""
         return read(source, self.fields, self.usable if answer else self.question, self.readers, answer,
-                    optional=self.optional_fields, unpacked=self.unpacked)
+                    optional=self.optional_fields, unpacked=self.unpacked, all_optional=all_optional)
 
     def answered(self, rows: Sequence[Row], trained: Trained, search: Any) -> tuple[list, list[dict]]:
         """(answers, details of each), for tasks without details empty ones."""
