@@ -118,7 +118,8 @@ def test_lists_of_words_may_have_other_names(tmp_path, fields):
     ("a.conll", "a\tB-X\n\tO\n", r"line 2: it has no word or no tag"),
     ("a.conll", "a B-X\nb PER\nc O\n", r"line 2: the tag 'PER' is not O, B-NAME or I-NAME"),
     ("a.jsonl", '{"tokens": ["a"], "tags": ["O", "O"]}', r"line 1: it has 1 words but 2 tags"),
-    ("a.jsonl", '{"tokens": ["a"], "tags": [3]}', r"are not a list of names, not numbers: replace each by its name"),
+    ("a.jsonl", '{"tokens": ["a"], "tags": [3]}', r"the tags \[3\] are numbers; write the name of each, such as B-PER"),
+    ("a.jsonl", '{"tokens": ["a"], "tags": "O"}', r"the tags 'O' are not a list of names"),
     ("a.jsonl", '{"tokens": ["a", " "], "tags": ["O", "O"]}', r"is not a list of words"),
     ("a.jsonl", '{"text": "ab"}', r"line 1: it has no field 'entities', only text; choose others with fields"),
     ("a.jsonl", '{"text": "ab", "entities": [[0, 3, "X"]]}', r"covers nothing of a text of 2 characters"),
@@ -134,6 +135,16 @@ def test_lists_of_words_may_have_other_names(tmp_path, fields):
 def test_a_bad_row_is_located(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path / name, text)
+
+
+def test_a_txt_without_tags_has_a_text_a_line(tmp_path):
+    rows = read(tmp_path / "a.txt", "Ann lives in Maine.\n\nShe left.\n", answer=False)
+    assert [row.values["text"] for row in rows] == ["Ann lives in Maine.", "She left."]
+    assert [row.place for row in rows] == [f"{tmp_path}/a.txt line {n}" for n in (1, 3)]
+    rows = read(tmp_path / "a.txt", "Ann B-PER\nlives O\n\nBo B-PER\n", answer=False)
+    assert [row.values["text"] for row in rows] == ["Ann lives", "Bo"]
+    rows = read(tmp_path / "a.conll", "Ann\nlives\n\nBo\n", answer=False)
+    assert [row.values["text"] for row in rows] == ["Ann lives", "Bo"]
 
 
 def test_bad_rows_may_be_skipped(tmp_path):

@@ -132,13 +132,13 @@ def from_words(words, tags=None) -> dict:
     row = {"text": text_of({"tokens": " ".join(words)}, "tokens"), "words": spans}
     if tags is None:
         return row
+    if isinstance(tags, list) and any(isinstance(tag, int) for tag in tags):
+        raise BadRow(f"the tags {str(tags)[:60]} are numbers; write the name of each, such as B-PER")
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.strip() for tag in tags):
-        hint = ", not numbers: replace each by its name" if isinstance(tags, list) and any(
-            isinstance(tag, int) for tag in tags) else ""
-        raise BadRow(f"the tags {str(tags)[:60]!r} are not a list of names{hint}")
+        raise BadRow(f"the tags {str(tags)[:60]!r} are not a list of names")
     if len(tags) != len(words):
         raise BadRow(f"it has {len(words)} words but {len(tags)} tags")
-    return {**row, "tags": tags}
+    return {**row, "tags": [tag.strip() for tag in tags]}
 
 
 def from_spans(text: str, entities) -> dict:
@@ -213,10 +213,15 @@ def column_rows(path, text, wanted, spare):
     """(place of the row, places of its tags, Tagged or BadRow) of each sentence of a file of columns.
 
     A line has a word, perhaps other columns, and its tag, separated by tabs or spaces; an empty line ends a sentence.
-    wanted: the numbers of the two columns from 1, or their names in CoNLL-U or in the first line.
+    wanted: the numbers of the two columns from 1, or their names in CoNLL-U or in the first line.  Where the tags may
+    be absent, a .txt without them has a text a line.
     """
     lines = [(number, line.strip("\r\n ")) for number, line in enumerate(text.split("\n"), 1)]
     separator = "\t" if any("\t" in line for _, line in lines) else None
+    if spare and path.suffix.lower() == ".txt" and not separator and not are_columns(line.split() for _, line in lines):
+        yield from ((f"{path} line {number}", None, Tagged({"text": line}, {"text": line, "words": words_of(line)}))
+                    for number, line in lines if line)
+        return
     names, lines = named_columns(path, lines, separator)
     first, last = columns_of(path, wanted, names, spare)
     sentence, width = [], None
@@ -228,6 +233,12 @@ def column_rows(path, text, wanted, spare):
             width = width or len(sentence[0][1])
             yield sentence_row(path, sentence, width, first, last, spare)
             sentence = []
+
+
+def are_columns(lines: Iterable[list[str]]) -> bool:
+    """Do lines of cells have a tag in their last column?"""
+    filled = [cells for cells in lines if cells]
+    return len({*map(len, filled)}) == 1 and len(filled[0]) > 1 and are_spans([[cells[-1] for cells in filled]])
 
 
 def named_columns(path, lines, separator):
