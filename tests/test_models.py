@@ -274,7 +274,7 @@ def test_a_subclass_of_a_configuration_has_the_model_of_its_parent():
     assert textbook.TextbookConfig().model is textbook
 
 
-ORDER = ("mask", "types", "draw", "recompute", "cache", "caches", "window", "labels", "count", "truncate",
+ORDER = ("mask", "segments", "types", "draw", "recompute", "cache", "caches", "window", "labels", "count", "truncate",
          "start", "room", "options")
 
 

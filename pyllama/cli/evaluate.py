@@ -22,7 +22,7 @@ ROWS = {".jsonl", ".json", ".csv", ".tsv"}                  # of other files a m
 
 def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path | None = None, field: str = "text",
              block_size: int | None = None, tokenizer: Path | None = None, device: Device = "cpu",
-             fields: tuple[str, ...] = (), bad_rows: Literal["fatal", "skip"] = "fatal") -> int:
+             packing: bool = False, fields: tuple[str, ...] = (), bad_rows: Literal["fatal", "skip"] = "fatal") -> int:
     """Evaluate a model: its loss on text, or the metrics of the task it was trained on.
 
     On text: loss, perplexity and next-token accuracy.
@@ -35,6 +35,7 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
         block_size: window in tokens (default: the model's context length)
         tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
         device: the CPU, or a GPU through CuPy (text only)
+        packing: keep the documents of a window apart, as `train --packing` does
         fields: fields to read, in the task's order (default: those of the training rows)
         bad_rows: on an invalid row, stop or skip the row
     """
@@ -42,7 +43,7 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
     task = finetune.stored_task(model)
     on_text = task is None or (task.head == "lm" and not any(Path(name).suffix.lower() in ROWS for name in data))
     if not on_text:
-        refuse("on a task", field=field != "text", block_size=block_size, tokenizer=tokenizer,
+        refuse("on a task", field=field != "text", block_size=block_size, tokenizer=tokenizer, packing=packing,
                device=device != "cpu")
         if len(data) != 1:
             raise UserError(f"a task is evaluated on one file of rows, but data names {len(data)}; give one file")
@@ -50,7 +51,7 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
     else:
         changed = {f.name: getattr(search, f.name) != f.default for f in fields_of(SearchConfig)}
         refuse("on text", fields=fields, bad_rows=bad_rows != "fatal", **changed)
-        metrics = of_text(model, data, field, block_size, tokenizer, like)
+        metrics = of_text(model, data, field, block_size, tokenizer, like, packing)
     if out:
         files.export(out, [files.to_json(metrics)])
     return 0
@@ -63,12 +64,14 @@ def refuse(kind: str, **flags: Any) -> None:
             raise UserError(f"{name} has no effect on a model that was trained {kind}; remove it")
 
 
-def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Path | None, like) -> dict:
+def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Path | None, like,
+            packing: bool = False) -> dict:
     """Evaluate on text, print the result and return it: loss in nats per token, perplexity, accuracy, tokens."""
     pretrained, tokenizer_of_model = load(model, tokenizer)
     objective = objectives.objective_of(pretrained.config, tokenizer_of_model)
     context = pretrained.config.context
-    settings = Settings(block_size=context if block_size is None else block_size)
+    settings = Settings(block_size=context if block_size is None else block_size, packing=packing)
+    objectives.check_packing(pretrained.config, settings)
     if settings.block_size > context:
         raise UserError(f"block_size is {block_size}, but {model} has a context of {context} tokens; reduce it")
     state = start(pretrained.config, settings, pretrained.params, like)

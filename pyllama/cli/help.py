@@ -17,10 +17,10 @@ COMMON = {
     "predict": ("data", "text", "out"),
     "evaluate": ("out",),
 }
-UNUSED = {"finetune": ("block_size", "eval_tokens")}         # it takes a dataclass with these flags, and refuses them
+UNUSED = {"finetune": ("block_size", "packing", "eval_tokens")}      # in a dataclass that it takes; it refuses them
 GROUPS = {
     "rows": ("fields", "bad_rows", "dev", "test", "test_data", "class_weights", "export"),
-    "text": ("block_size", "field", "tokenizer", "vocab_size", "validation", "split"),
+    "text": ("block_size", "packing", "field", "tokenizer", "vocab_size", "validation", "split"),
     "model": ("init_from", "intermediate_size", "num_key_value_heads", "resid_pdrop", "tie_word_embeddings",
               "rope_theta", "sliding_window", "bias", "vectors", "freeze"),
     "schedule": ("warmup_steps", "schedule", "min_lr", "lr_decay_steps", "decay_steps"),

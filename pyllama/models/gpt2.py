@@ -145,13 +145,15 @@ def convolve(x, p):
     return y, back
 
 
-def self_attention(x, p, c, *, mask=None, cache=None):
+def self_attention(x, p, c, *, mask=None, segments=None, cache=None):
     """Causal attention: x [B T D] -> y [B T D];  back gives dx, dp.
 
     mask [B S]: 0 at padding.    cache: x continues the S - T tokens in it (see kv_cache.py)
+    segments [B S]: packed documents
     """
     qkv, in_back = convolve(x, p["c_attn"])
-    y, attention_back = multi_head(*np.split(qkv, 3, axis=-1), c.n_head, mask=mask, causal=True, cache=cache)
+    y, attention_back = multi_head(*np.split(qkv, 3, axis=-1), c.n_head, mask=mask, segments=segments, causal=True,
+                                   cache=cache)
     y, out_back = convolve(y, p["c_proj"])
 
     def back(dy):
@@ -162,11 +164,11 @@ def self_attention(x, p, c, *, mask=None, cache=None):
     return y, back
 
 
-def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None):
+def block(x, p, c, *, mask=None, segments=None, draw=NO_DRAW, cache=None):
     """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y))): x [B T D] -> z [B T D];
     back gives dx, dp."""
     branch = {"eps": c.layer_norm_epsilon, "norm_first": True, "rate": c.resid_pdrop}
-    y, attention_back = residual(lambda n: self_attention(n, p["attn"], c, mask=mask, cache=cache),
+    y, attention_back = residual(lambda n: self_attention(n, p["attn"], c, mask=mask, segments=segments, cache=cache),
                                  x, p["ln_1"], **branch, draw=draw.at("attention"))
     z, feed_back = residual(lambda n: feed_forward(n, *p["mlp"].values(), c.activation_function, convolve),
                             y, p["ln_2"], **branch, draw=draw.at("mlp"))
@@ -180,8 +182,9 @@ def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None):
     return z, back
 
 
-def positions(ids, c, *, mask=None, caches=None):
-    """The position [B T] of each of ids [B T], counted from the first token that is not padding.
+def positions(ids, c, *, mask=None, segments=None, caches=None):
+    """The position [B T] of each of ids [B T], counted from the first token that is not padding or, with segments, from
+    the first of its document.
 
     Raises UserError if there are more than n_positions.
     """
@@ -189,6 +192,7 @@ def positions(ids, c, *, mask=None, caches=None):
     B, T = ids.shape
     if mask is None:
         t = np.broadcast_to(np.arange(start, start + T, like=ids), (B, T))
+        t = t if segments is None else t - first_positions(segments)
         length = start + T
     else:
         t = np.maximum(np.cumsum(mask, axis=1)[:, start:] - 1, 0)
@@ -199,17 +203,26 @@ def positions(ids, c, *, mask=None, caches=None):
     return t
 
 
-def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
+def first_positions(segments):
+    """The position [B T] at which the document of each token begins.  segments [B T]: their numbers, in any order."""
+    B, T = segments.shape
+    begins = np.ones_like(segments)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    number = np.cumsum(begins)                                      # ascending, so that its first place can be searched
+    return np.searchsorted(number, number).reshape(B, T) - T * np.arange(B, like=segments)[:, None]
+
+
+def hidden(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, caches=None):
     """The last layer's normalized output: ids [B T] -> x [B T D];  back(dx) gives the gradients of p["transformer"].
 
     Arguments as in llama.logits.
     """
     tokens, token_back = look_up(ids, p["wte"])
-    position, position_back = look_up(positions(ids, c, mask=mask, caches=caches), p["wpe"])
+    position, position_back = look_up(positions(ids, c, mask=mask, segments=segments, caches=caches), p["wpe"])
     x, drop_back = drop(tokens + position, c.embd_pdrop, draw.at("embedding"))
 
     def run(x, layer, i):
-        return block(x, layer, c, mask=mask, draw=draw.at(i), cache=caches and caches[i])
+        return block(x, layer, c, mask=mask, segments=segments, draw=draw.at(i), cache=caches and caches[i])
 
     x, layers_back = through(x, p["h"], run, recompute)
     x, norm_back = layer_normalize(x, p["ln_f"], c.layer_norm_epsilon)
@@ -233,12 +246,13 @@ def grads_of(d_body, dw, c):
     return with_head({"transformer": d_body}, d_body["wte"], dw, c.tie_word_embeddings)
 
 
-def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
+def logits(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, caches=None):
     """Scores of the next token: ids [B T] -> z [B T V];  back gives the gradients of p.
 
     Arguments as in llama.logits.  Padding may be on either side.
     """
-    x, hidden_back = hidden(ids, p["transformer"], c, mask=mask, draw=draw, recompute=recompute, caches=caches)
+    x, hidden_back = hidden(ids, p["transformer"], c, mask=mask, segments=segments, draw=draw, recompute=recompute,
+                            caches=caches)
     z, head_back = linear(x, head(p, c)["weight"])
 
     def back(dz):
@@ -254,13 +268,14 @@ def next_scores(ids, p, c, *, mask=None, caches):
     return linear(x[:, -1], head(p, c)["weight"])[0]
 
 
-def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
+def loss(ids, labels, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, count=None, **options):
     """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1]: ids, labels [B T+1] -> nats, a 0-d float.
 
     Arguments and back as in llama.loss.
     """
-    mask = None if mask is None else mask[:, :-1]
-    x, hidden_back = hidden(ids[:, :-1], p["transformer"], c, mask=mask, draw=draw, recompute=recompute)
+    mask, segments = (None if x is None else x[:, :-1] for x in (mask, segments))
+    x, hidden_back = hidden(ids[:, :-1], p["transformer"], c, mask=mask, segments=segments, draw=draw,
+                            recompute=recompute)
     value, loss_back = prediction_loss(x, head(p, c)["weight"], None, labels[:, 1:], count=count, **options)
 
     def back(dvalue=1.0):

@@ -100,15 +100,16 @@ def merge_heads(y):
     return y.swapaxes(1, 2).reshape(B, T, -1)
 
 
-def multi_head(q, k, v, H, *, mask=None, causal=False, cache=None):
+def multi_head(q, k, v, H, *, mask=None, segments=None, causal=False, cache=None):
     """Multi-head attention: q [B T H*K], k and v [B S H*K] -> y [B T H*K];  back gives dq, dk, dv.
 
     mask [B S]: 0 at keys to ignore.    cache: k and v continue those in it (see kv_cache.py)
+    segments [B S]: numbers of packed documents, which do not see each other
     """
     k, v = split_heads(k, H), split_heads(v, H)
     if cache is not None:
         k, v = cache.extend(k, v)
-    y, attention_back = attention(split_heads(q, H)[:, :, None], k, v, *([] if mask is None else [mask]), causal=causal)
+    y, attention_back = attention(split_heads(q, H)[:, :, None], k, v, mask=mask, segments=segments, causal=causal)
 
     def back(dy):
         dq, dk, dv, *_ = attention_back(split_heads(dy, H)[:, :, None])

@@ -109,10 +109,11 @@ def normalize_heads(x, p, name, c):
     return y, back
 
 
-def self_attention(x, p, c, *, mask=None, cache=None, window=None):
+def self_attention(x, p, c, *, mask=None, segments=None, cache=None, window=None):
     """Causal attention: x [B T D] -> y [B T D];  back gives dx, dp.
 
     mask [B S]: 0 at padding.    cache: x continues the S - T tokens in it (see kv_cache.py)
+    segments [B S]: packed documents.  Scores depend on distances alone, so positions need not restart with each.
     window: keys that a query sees, itself included; None: all
     """
     (B, T, _), K, H, G = x.shape, c.head_width, c.num_attention_heads, c.groups
@@ -128,8 +129,8 @@ def self_attention(x, p, c, *, mask=None, cache=None, window=None):
     v = split_heads(v, G)
     if cache is not None:
         k, v = cache.extend(k, v)
-    y, attention_back = attention(q.reshape(B, G, -1, T, K), k, v, *([] if mask is None else [mask]),
-                                  causal=True, window=window)
+    y, attention_back = attention(q.reshape(B, G, -1, T, K), k, v, mask=mask, segments=segments, causal=True,
+                                  window=window)
     y, o_back = project(merge_heads(y.reshape(B, H, T, K)), p["o_proj"])
 
     def back(dy):
@@ -164,11 +165,12 @@ def feed_forward(x, p):
     return y, back
 
 
-def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None, window=None):
+def block(x, p, c, *, mask=None, segments=None, draw=NO_DRAW, cache=None, window=None):
     """y = x + drop(attention(norm(x)));  z = y + drop(feed_forward(norm(y))): x [B T D] -> z [B T D];
     back gives dx, dp."""
     n, norm1_back = rms_normalize(x, p["input_layernorm"], c)
-    a, attention_back = self_attention(n, p["self_attn"], c, mask=mask, cache=cache, window=window)
+    a, attention_back = self_attention(n, p["self_attn"], c, mask=mask, segments=segments, cache=cache,
+                                       window=window)
     a, drop_a_back = drop(a, c.resid_pdrop, draw.at("attention"))
     (y, n), norm2_back = add_and_normalize(x, a, p["post_attention_layernorm"], c)
     f, feed_back = feed_forward(n, p["mlp"])
@@ -186,7 +188,7 @@ def block(x, p, c, *, mask=None, draw=NO_DRAW, cache=None, window=None):
     return z, back
 
 
-def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
+def hidden(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, caches=None):
     """The last layer's normalized output: ids [B T] -> x [B T D];  back(dx) gives the gradients of p["model"].
 
     Arguments as in logits.
@@ -195,7 +197,8 @@ def hidden(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
     x, drop_back = drop(x, c.resid_pdrop, draw.at("embedding"))
 
     def run(x, layer, i):
-        return block(x, layer, c, mask=mask, draw=draw.at(i), cache=caches and caches[i], window=c.window(i))
+        return block(x, layer, c, mask=mask, segments=segments, draw=draw.at(i), cache=caches and caches[i],
+                     window=c.window(i))
 
     x, layers_back = through(x, p["layers"], run, recompute)
     x, norm_back = rms_normalize(x, p["norm"], c)
@@ -218,18 +221,20 @@ def grads_of(d_model, dw, c):
     return with_head({"model": d_model}, d_model["embed_tokens"], dw, c.tie_word_embeddings)
 
 
-def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, caches=None):
+def logits(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, caches=None):
     """Scores of the next token: ids [B T] -> z [B T V];  back gives the gradients of p.
 
     With a classification head, scores of the classes [B C], computed at each text's last token.
 
     ids          integers [B T]
     mask         [B S]: 0 at padding
+    segments     [B S]: the numbers of documents that are packed into a row; they do not see each other
     draw         the random numbers of dropout (see rng.Draw); NO_DRAW: no dropout
     recompute    save memory by computing activations twice (see recompute.py)
     caches       one per layer (see kv_cache.py): ids continue the S - T tokens in them
     """
-    x, hidden_back = hidden(ids, p["model"], c, mask=mask, draw=draw, recompute=recompute, caches=caches)
+    x, hidden_back = hidden(ids, p["model"], c, mask=mask, segments=segments, draw=draw, recompute=recompute,
+                            caches=caches)
     if c.head == "classification":
         x, pick_back = pick(x, last_positions(ids, mask))
         z, score_back = project(x, p["score"])
@@ -253,21 +258,21 @@ def next_scores(ids, p, c, *, mask=None, caches):
     return project(x[:, -1], head(p, c))[0]
 
 
-def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=None, **options):
+def loss(ids, labels, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, count=None, **options):
     """Mean cross-entropy of predicting labels[:, 1:] from ids[:, :-1]: ids, labels [B T+1] -> nats, a 0-d float.
 
     The labels are those of Hugging Face: not shifted, and -100 is ignored.  With a classification head, the mean
     cross-entropy of the labels [B] of the texts ids [B T].
 
-    mask [B T+1], draw, recompute: see logits.  count, label_smoothing, z_loss: see ops/cross_entropy.py.
+    mask and segments [B T+1], draw, recompute: see logits.  count, label_smoothing, z_loss: see ops/cross_entropy.py.
     back(dvalue=1.0) gives the gradients of p.
     """
     if c.head == "classification":
-        z, logits_back = logits(ids, p, c, mask=mask, draw=draw, recompute=recompute)
+        z, logits_back = logits(ids, p, c, mask=mask, segments=segments, draw=draw, recompute=recompute)
         value, loss_back = class_loss(z, labels, count=count, **options)
         return value, lambda dvalue=1.0: logits_back(loss_back(dvalue)[0])
-    mask = None if mask is None else mask[:, :-1]
-    x, hidden_back = hidden(ids[:, :-1], p["model"], c, mask=mask, draw=draw, recompute=recompute)
+    mask, segments = (None if x is None else x[:, :-1] for x in (mask, segments))
+    x, hidden_back = hidden(ids[:, :-1], p["model"], c, mask=mask, segments=segments, draw=draw, recompute=recompute)
     rows = x.reshape(-1, c.hidden_size)
     value, loss_back = linear_cross_entropy(rows, head(p, c)["weight"], labels[:, 1:].reshape(-1),
                                             count=count, **options)

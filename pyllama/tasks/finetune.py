@@ -112,9 +112,11 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
 
     lock   of the folder; None: run() locks it
 
-    Raises UserError if the model cannot do the task, or the rows are invalid.
+    Raises UserError if the model cannot do the task, the rows are invalid, or the settings ask for packing.
     """
     task = task_of(name)
+    if settings.packing:
+        raise UserError("packing keeps the documents of a text apart, and rows are apart already; leave it out")
     for module in task.packages:
         optional(module, f"the task {task.name}")
     state, tokenizer, parts, notes = prepare(task, source, setup, settings, model)

@@ -70,8 +70,21 @@ class Tokens:
             return np.zeros(positions.shape, np.int64)
         if not 0 <= positions.min() <= positions.max() < len(self):
             raise IndexError(f"positions {positions.min()} to {positions.max()} of {len(self)} tokens")
-        number = np.searchsorted(self._ends, positions, "right")       # of the range that has the position
+        number = self.documents_at(positions)
         return self.ids[positions - self._ends[number] + self.stops[number]].astype(np.int64)
+
+    def ending_with(self, end: int) -> "Tokens":
+        """The tokens, as documents that each end with the id `end`; the last may lack it."""
+        found, count = [], 0
+        for block in blocks_of(self.ids):
+            found.append(count + 1 + np.flatnonzero(block == end))
+            count += len(block)
+        borders = np.unique(np.concatenate([[0], *found, [count]]))
+        return Tokens(self.ids, borders[:-1], borders[1:])
+
+    def documents_at(self, positions: np.ndarray) -> np.ndarray:
+        """The number of the range that has each position."""
+        return np.searchsorted(self._ends, positions, "right")
 
     def between(self, begin: int, end: int) -> "Tokens":
         """The tokens at positions begin to end - 1, as a view."""
@@ -100,9 +113,15 @@ class Tokens:
         return digest.hexdigest()
 
     def batch(self, settings, step: int) -> Batch:
-        """The windows of a step of loop.train(): see windows()."""
-        ids = windows(self, settings.rows_per_step, settings.block_size, settings.seed, step)
-        return Batch({"ids": ids, "labels": ids}, ids[:, 1:].size)
+        """The windows of a step of loop.train(): see windows() and, if settings.packing, within_documents()."""
+        positions = window_positions(len(self), settings.rows_per_step, settings.block_size, settings.seed, step)
+        ids = self[positions]
+        if not settings.packing:
+            return Batch({"ids": ids, "labels": ids}, ids[:, 1:].size)
+        segments = self.documents_at(positions)
+        labels = within_documents(ids, segments)
+        targets = max(1, int(np.sum(labels[:, 1:] != -100)))                # documents of one token have none
+        return Batch({"ids": ids, "labels": labels, "segments": segments}, targets)
 
 
 def joined(documents: Sequence[np.ndarray]) -> Tokens:
@@ -295,10 +314,27 @@ def windows(tokens: Tokens, batch_size: int, block_size: int, seed: int, step: i
     of the first window, so the borders move; fewer than 2·block_size tokens at the ends are left to other epochs.  A
     batch may continue in the next epoch.  Raises UserError if the tokens do not fill one window.
     """
-    count = windows_per_epoch(len(tokens), block_size)
-    rows, phases = step_rows(count, batch_size, seed, step, phases=len(tokens) - block_size * count)
-    starts = phases + block_size * rows
-    return tokens[starts[:, None] + np.arange(block_size + 1)]
+    return tokens[window_positions(len(tokens), batch_size, block_size, seed, step)]
+
+
+def window_positions(size: int, batch_size: int, block_size: int, seed: int, step: int) -> np.ndarray:
+    """The positions [B T+1] of windows() among `size` tokens."""
+    count = windows_per_epoch(size, block_size)
+    rows, phases = step_rows(count, batch_size, seed, step, phases=size - block_size * count)
+    return (phases + block_size * rows)[:, None] + np.arange(block_size + 1)
+
+
+def within_documents(labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """The labels [B T+1], -100 where a token follows one of another document: segments [B T+1] are their numbers.
+
+    >>> import numpy as np
+    >>> from pyllama.text.tokens import within_documents
+    >>> within_documents(np.array([[5, 6, 7, 8]]), np.array([[0, 0, 1, 1]]))
+    array([[   5,    6, -100,    8]])
+    """
+    first = np.zeros(labels.shape, bool)
+    first[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return np.where(first, -100, labels)
 
 
 def evaluation_windows(tokens: Tokens, batch_size: int, block_size: int,
@@ -320,3 +356,13 @@ def evaluation_windows(tokens: Tokens, batch_size: int, block_size: int,
         inside = positions < len(tokens)
         ids = np.where(inside, tokens[np.minimum(positions, len(tokens) - 1)], 0)
         yield ids, np.where(inside, ids, -100)
+
+
+def packed_evaluation_windows(tokens: Tokens, batch_size: int, block_size: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield (ids, labels, segments) as evaluation_windows(), but a document's first token is not a target."""
+    begin = 0
+    for ids, labels in evaluation_windows(tokens, batch_size, block_size):
+        positions = begin + block_size * np.arange(len(ids))[:, None] + np.arange(block_size + 1)
+        segments = tokens.documents_at(np.minimum(positions, len(tokens) - 1))
+        yield ids, within_documents(labels, segments), segments
+        begin += block_size * len(ids)

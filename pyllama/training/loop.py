@@ -28,7 +28,7 @@ from pyllama.device import on_host, read
 from pyllama.errors import UserError, check_choices
 from pyllama.ops import cross_entropy
 from pyllama.rng import Draw
-from pyllama.text.tokens import Batch, Tokens, evaluation_windows
+from pyllama.text.tokens import Batch, Tokens, evaluation_windows, packed_evaluation_windows
 from pyllama.training.diagnose import first_not_finite
 from pyllama.training.optim import SGD, AdamW, Optimizer, clip_scale, global_norm, matrix_slices, sum_and_norm
 from pyllama.training.parallel import Communicator, Solo, share
@@ -56,6 +56,7 @@ class Settings:
 
     batch_size: int = 16                        # windows of text, or rows of a task, in a batch
     block_size: int = 128                       # context length in tokens
+    packing: bool = False                       # keep the documents of a window apart: none sees or predicts another
     max_steps: int = 1000                       # optimizer steps in all
     learning_rate: float = 1e-3                 # peak learning rate
     warmup_steps: int | None = None             # steps of linear warmup (default: a tenth of max_steps, at most 100)
@@ -336,12 +337,14 @@ def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None 
     window = settings.block_size * state.config.hidden_size
     rows = max(1, min(settings.batch_size, 2 ** 22 // logits, AT_ONCE // window))
     loss, right, count = 0.0, 0, 0
-    for ids, labels in unless_stopped(evaluation_windows(tokens, rows, settings.block_size)):
-        ids, labels = (np.asarray(a, like=state.flat) for a in (ids, labels))
-        z, _ = state.model.logits(ids[:, :-1], state.p, state.config, recompute=True)       # saves no activations
+    windows = packed_evaluation_windows if settings.packing else evaluation_windows
+    for arrays in unless_stopped(windows(tokens, rows, settings.block_size)):
+        ids, labels, *segments = (np.asarray(a, like=state.flat) for a in arrays)
+        apart = {"segments": segments[0][:, :-1]} if segments else {}
+        z, _ = state.model.logits(ids[:, :-1], state.p, state.config, recompute=True, **apart)  # saves no activations
         z, target = z.reshape(-1, z.shape[-1]), labels[:, 1:].reshape(-1)
         loss += float(cross_entropy(z, target, count=1)[0])
         right += int(np.sum(z.argmax(axis=-1) == target))
         count += int(np.sum(target != -100))
-    mean = loss / count
+    mean, count = loss / max(1, count), max(1, count)
     return Evaluation(mean, perplexity(mean), right / count, count)

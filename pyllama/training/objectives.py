@@ -68,6 +68,12 @@ def continues(config) -> bool:
     return config.learns == "next token"
 
 
+def check_packing(config, settings: loop.Settings) -> None:
+    """Raise UserError if the settings ask for packing, but the model does not predict the next token."""
+    if settings.packing and not continues(config):
+        raise UserError("packing needs a model that predicts the next token, such as llama or gpt2; leave packing out")
+
+
 def needs_mask(learns: Learns) -> bool:
     """Does this objective replace tokens by a mask token?"""
     return learns in DAMAGES

@@ -68,12 +68,13 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
     encode      prepare(), or a function with the same arguments, such as one that shows progress
     lock        of the folder; None: run() locks it
 
-    Raises UserError if the model cannot learn from text or sees fewer tokens than block_size, or if the text cannot be
-    read.
+    Raises UserError if the model cannot learn from text, sees fewer tokens than block_size or cannot keep packed
+    documents apart, or if the text cannot be read.
     """
     if text.token_file:
         text = replace(text, data=(str(text.token_file),))          # absolute: a resume may run in another folder
     objective = objectives.objective_of(config, tokenizer)          # first: raises if it does not learn from text
+    objectives.check_packing(config, settings)
     context = config.context
     if context is not None and settings.block_size > context:
         raise UserError(f"block_size is {settings.block_size}, but the model sees only {context} tokens "
@@ -115,6 +116,8 @@ def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator 
 def plan(folder, state: State, objective, tokens: Tokens, text: Text, settings: Settings, policy: RunPolicy,
          about: dict, tokenizer: Tokenizer, best_so_far: BestSoFar, comm: Communicator, lock: RunLock | None) -> Plan:
     """Split the tokens and put the arguments of run() together."""
+    if settings.packing and len(tokens.starts) == 1 and tokenizer.eos_id is not None:
+        tokens = tokens.ending_with(tokenizer.eos_id)           # a .bin of other programs does not list its documents
     training, validation = split(tokens, text.validation, text.split, settings.seed, settings.block_size)
     return Plan(folder, state, objective.source(training), objective.source(validation), settings, policy, about,
                 tokenizer.files(state.config.takes_types), best_so_far, objective.evaluate, comm, lock)
