@@ -221,7 +221,8 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
     notes: Iterable[str] = ()
     if isinstance(model, Model):
         trained = tuning.trained(model.config, model.params, model.require_tokenizer())
-        task = tuning.task_of(model.config.extra["task"]["name"])
+        task = tuning.task_of_config(model.config.to_dict())
+        assert task                                         # trained() raises an error if there is none
     else:
         task, trained, notes = tuning.load(Path(model))
     single = isinstance(inputs, str | dict)

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer as Rust
 from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models import bert
-from pyllama.tasks.finetune import load_rows, save_rows
 from pyllama.tasks.qa import LONGEST, label, likeliest, spans, task, window_bounds, windows
 from pyllama.tasks.rows import Row, Source
+from pyllama.tasks.run_rows import load_rows, save_rows
 from pyllama.tasks.task import Trained
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer

@@ -1,12 +1,10 @@
 """Fine-tune a model on a task in a run folder, and load it again to answer new rows.
 
-    RUN/data/train.jsonl  dev.jsonl  test.jsonl      the rows, so that a resumed run needs no other file
-    RUN/metrics.json                                 metrics of the best checkpoint on the test or validation rows;
-                                                     only the command `pyllama finetune` writes it
+    RUN/data/           the rows: see run_rows.py
+    RUN/metrics.json    metrics of the best checkpoint on the test or validation rows; only the command `pyllama
+                        finetune` writes it
 """
 import contextlib
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -17,12 +15,13 @@ from typing import Literal, NamedTuple
 from pyllama import pretrained
 from pyllama.beam import SearchConfig
 from pyllama.errors import UserError, check_choices, optional
-from pyllama.files import DamagedFile, make_folder, read_json, rewrite
+from pyllama.files import DamagedFile, read_json
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model
 from pyllama.tasks import TASKS, vectors
 from pyllama.tasks.rows import Row, Source, split
+from pyllama.tasks.run_rows import PARTS, load_rows, save_rows
 from pyllama.tasks.task import Task, Trained
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
@@ -30,9 +29,12 @@ from pyllama.training import checkpoint
 from pyllama.training.examples import Examples
 from pyllama.training.lock import RunLock
 from pyllama.training.loop import Settings, State, mean_loss, start
-from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, changed_since, restore
+from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, restore
 
-PARTS = ("train", "dev", "test")
+# The tasks of Hugging Face's heads; and the tokens that such a model reads at most
+OF_HUGGING_FACE = {"ForSequenceClassification": "classify", "ForTokenClassification": "tag",
+                   "ForQuestionAnswering": "qa"}
+LONGEST = 512
 RENAMED = {"summarise": "summarize"}            # names of tasks in runs made by 0.1.0
 
 
@@ -278,51 +280,6 @@ def require_head(task: Task, kind: str) -> None:
         raise UserError(f"a {kind} model cannot do the task {task.name}; choose one of {', '.join(task.models())}")
 
 
-def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> dict[str, str]:
-    """Write the rows of each part into a run's folder.  Returns the SHA-256 of each file, by part.
-
-    Raises UserError if the folder contains other rows, or cannot be written.
-    """
-    def line(row):
-        return json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n"
-
-    files = {folder / f"{part}.jsonl": "".join(map(line, rows)).encode() for part, rows in parts.items()}
-    try:
-        make_folder(folder)
-        for path, content in files.items():
-            if path.exists() and path.read_bytes() != content:
-                raise UserError(f"{path} already exists and would be overwritten; choose another out_dir")
-        for path, content in files.items():
-            rewrite(path, [content])
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another out_dir") from None
-    return {path.stem: hashlib.sha256(content).hexdigest() for path, content in files.items()}
-
-
-def load_rows(run: Path, stored: dict[str, str] | None) -> tuple[dict[str, list[Row]], dict[str, str]]:
-    """(rows, SHA-256 of their file) of each part that save_rows() wrote.
-
-    stored    the SHA-256 of each file when the run was started; None: unknown, in a run of 0.1.0
-
-    Raises UserError if a file is missing, is damaged or has changed.
-    """
-    parts, digests = {}, {}
-    for part in PARTS:
-        path = run / "data" / f"{part}.jsonl"
-        try:
-            content = path.read_bytes()
-            digests[part] = hashlib.sha256(content).hexdigest()
-            if stored and digests[part] != stored[part]:
-                raise UserError(changed_since(run, path))
-            lines = [json.loads(line) for line in content.decode().split("\n") if line]
-            parts[part] = [Row(line.pop("place"), line) for line in lines]
-            if not lines and part != "test":
-                raise ValueError("it has no rows")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{path} is missing or damaged ({error}); restore it, or train again") from None
-    return parts, digests
-
-
 def framed(tokenizer: Tokenizer, config) -> Tokenizer:
     """The tokenizer with the start and end tokens around a text, if they are not there already.
 
@@ -333,10 +290,24 @@ def framed(tokenizer: Tokenizer, config) -> Tokenizer:
 
 def trained(config, p, tokenizer) -> Trained:
     """The model as a Trained.  Raises UserError if it was not trained on a task."""
-    entry = config.extra.get("task")
-    if entry is None:
+    task = task_of_config(config.to_dict())
+    if task is None:
         raise UserError("the model was not trained on a task; fine-tune it on one first")
-    return Trained(config, p, framed(tokenizer, config), entry["max_length"], task_of(entry["name"]).markers)
+    if config.extra.get("problem_type") in ("regression", "multi_label_classification"):
+        raise UserError(f"the model was trained for {config.extra['problem_type']}, not for one class a text; use a "
+                        f"model of classes")
+    longest = min(getattr(config, "max_position_embeddings", LONGEST), LONGEST)
+    max_length = config.extra.get("task", {}).get("max_length", longest)
+    return Trained(config, p, framed(tokenizer, config), max_length, task.markers)
+
+
+def task_of_config(stored: dict) -> Task | None:
+    """The task of a config.json: the one that our training stored, or that of a Hugging Face model's head; or None."""
+    entry = stored.get("task")
+    if isinstance(entry, dict):
+        return task_of(entry["name"])
+    kinds = (kind for name in stored.get("architectures") or () for kind in OF_HUGGING_FACE if name.endswith(kind))
+    return next((task_of(OF_HUGGING_FACE[kind]) for kind in kinds), None)
 
 
 def examples(task: Task, parts: dict[str, list[Row]], state: State, tokenizer) -> dict[str, Examples]:
@@ -372,8 +343,7 @@ def stored_task(path: Path) -> Task | None:
     """The task that the model at this path was trained on.  Reads config.json alone; load() reports its errors."""
     for folder in (path, *path.glob("checkpoints/step-*")):
         with contextlib.suppress(DamagedFile, AttributeError):
-            entry = read_json(folder / checkpoint.CONFIG).get("task")
-            return task_of(entry["name"]) if isinstance(entry, dict) else None
+            return task_of_config(read_json(folder / checkpoint.CONFIG))
     return None
 
 
@@ -387,4 +357,6 @@ def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, 
     if model.tokenizer is None:
         raise UserError(f"{path} has no tokenizer, so it cannot read text; give a run of finetune")
     learner = trained(model.config, model.params, model.tokenizer)
-    return task_of(model.config.extra["task"]["name"]), learner, model.notes
+    task = task_of_config(model.config.to_dict())
+    assert task                                             # trained() raises an error if there is none
+    return task, learner, model.notes

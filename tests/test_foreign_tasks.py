@@ -1,0 +1,57 @@
+"""Models that others fine-tuned for a task: predict and evaluate read them by their head."""
+import json
+
+import pytest
+
+import pyllama
+from pyllama.cli.main import main
+from pyllama.errors import UserError
+from pyllama.models import bert
+from pyllama.pretrained import Model
+from tests.shared import written
+from tests.test_qa import word_pieces
+
+NAMES = {"classification": ["neg", "neu", "pos"], "tagging": ["O", "B-PER", "I-PER"]}
+
+
+def saved(folder, head, **extra):
+    """A BERT as transformers saves it: with the names of its classes and without an entry of ours."""
+    names = NAMES.get(head, [])
+    config = bert.BertConfig(vocab_size=15, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                             intermediate_size=16, max_position_embeddings=40, head=head, initializer_range=1.0,
+                             num_labels=len(names) or 2, extra={**extra, "id2label": {str(i): name for i, name
+                                                                                      in enumerate(names)}})
+    Model(config, bert.init(config, 5), word_pieces()).save(folder)
+    stored = json.loads((folder / "config.json").read_text())
+    del stored["head"]
+    (folder / "config.json").write_text(json.dumps(stored))
+    return str(folder)
+
+
+def test_a_classifier_answers_and_is_measured(tmp_path, capsys):
+    model = saved(tmp_path / "m", "classification")
+    data = written(tmp_path / "a.csv", "sentence,label\nthe cat,pos\ncats b,neg\n")
+    assert main(["predict", "--model", model, "--data", str(data)]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["label"] for row in answers] == ["pos", "neg"]
+    assert all(list(row["probabilities"]) == NAMES["classification"] for row in answers)
+    assert main(["evaluate", "--model", model, "--data", str(data)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert pyllama.predict(model, "the cat") == answers[0]["predicted"]
+
+
+def test_a_model_of_spans_and_one_of_tags_answer(tmp_path, capsys):
+    question = {"context": "the cat, a cat", "question": "a cat"}
+    assert pyllama.predict(saved(tmp_path / "q", "span"), question) in question["context"]
+    assert isinstance(pyllama.predict(saved(tmp_path / "t", "tagging"), "the cat"), list)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_numbers_and_several_classes_are_not_one_class(tmp_path, kind):
+    with pytest.raises(UserError, match=f"the model was trained for {kind}, not for one class a text"):
+        pyllama.predict(saved(tmp_path / "m", "classification", problem_type=kind), "the cat")
+
+
+def test_a_model_of_masked_words_still_has_no_task(tmp_path):
+    with pytest.raises(UserError, match="the model was not trained on a task; fine-tune it on one first"):
+        pyllama.predict(saved(tmp_path / "m", "masked_lm"), "the cat")
