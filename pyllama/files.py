@@ -1,16 +1,21 @@
-"""Durable files, written with a checksum and forced to the disk; JSON, to bytes and back."""
+"""Durable files, written with a checksum and forced to the disk; JSON; files of others, unpacked."""
 import contextlib
 import errno
+import functools
 import glob
+import gzip
 import hashlib
+import io
 import itertools
 import json
 import os
 import re
 import threading
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from pyllama.errors import UserError
 
@@ -130,3 +135,82 @@ def read_json(path) -> Any:
         raise DamagedFile(f"{path} is damaged: {error.strerror or error}") from error
     except ValueError as error:
         raise DamagedFile(f"{path} is damaged: it is not JSON ({error})") from error
+
+
+# Reading what others wrote
+
+RATIO, LEAST = 200, 2**28                               # a compressed file may hold this many times its size, or LEAST
+OTHERS = {b"BZh": "bzip2: unpack it with bunzip2", b"\xfd7zXZ": "xz: unpack it with unxz",
+          b"\x28\xb5\x2f\xfd": "Zstandard: unpack it with unzstd", b"7z\xbc\xaf": "7-Zip: unpack it",
+          b"%PDF": "PDF: save its text as .txt", b"\x93NUMPY": "an array of NumPy: write it as text",
+          b"\x80\x04": "a pickle: convert it with the program that wrote it"}
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, most: int | None = None) -> Iterator[io.BufferedReader]:
+    """Open a file for reading, decompressed if it is a .gz, or a .zip of one file, whatever its name.
+
+    most    bytes that a compressed file may hold; None: RATIO times its size, at least LEAST
+
+    A pipe can be opened again: its bytes are kept.  Raises UserError for another archive, a damaged one or one that
+    holds more; OSError if the file cannot be read.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        raw: Any = stack.enter_context(path.open("rb") if path.is_file() else
+                                       io.BufferedReader(io.BytesIO(piped(path))))     # type: ignore[arg-type]
+        begin = raw.read(8)
+        size = raw.seek(0, os.SEEK_END)
+        raw.seek(0)
+        limit = max(RATIO * size, LEAST) if most is None else most
+        if kind := next((kind for magic, kind in OTHERS.items() if begin.startswith(magic)), None):
+            raise UserError(f"{path} is {kind}")
+        if begin.startswith(b"\x1f\x8b"):
+            yield io.BufferedReader(Unpacked(path, stack.enter_context(gzip.GzipFile(fileobj=raw)), limit))
+        elif begin.startswith(b"PK\x03\x04"):
+            yield io.BufferedReader(Unpacked(path, stack.enter_context(only_file(path, raw)), limit))
+        else:
+            yield raw
+
+
+@functools.cache
+def piped(path: Path) -> bytes:
+    """All bytes of a pipe, kept because it can be read only once."""
+    return path.read_bytes()
+
+
+@contextlib.contextmanager
+def only_file(path: Path, raw: BinaryIO) -> Iterator[IO[bytes]]:
+    """The file in a .zip that holds one.  Raises UserError for another .zip."""
+    try:
+        with zipfile.ZipFile(raw) as archive:
+            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+            if len(names) != 1:
+                listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+                raise UserError(f"{path} is a .zip of {len(names)} files ({listed}); unpack it and give one of them")
+            with archive.open(names[0]) as file:
+                yield file
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:        # the last: it has a password
+        raise UserError(f"{path} cannot be unpacked: {error}; unpack it with another program") from None
+
+
+class Unpacked(io.RawIOBase):
+    """The content of a compressed file, up to a limit.  Reading raises UserError beyond it and where it is damaged."""
+
+    def __init__(self, path: Path, file: IO[bytes] | gzip.GzipFile, limit: int):
+        self.path, self.file, self.limit, self.size = path, file, limit, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        try:
+            content = self.file.read(len(buffer))
+        except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.path} is not a complete compressed file: {error}; fetch it again") from None
+        self.size += len(content)
+        if self.size > self.limit:
+            raise UserError(f"{self.path} holds more than {self.limit:,} bytes, far more than its own size; if that is "
+                            f"right, unpack it and give the file itself")
+        buffer[:len(content)] = content
+        return len(content)

@@ -1,7 +1,10 @@
 """Texts are read from every kind of source in a fixed order; an error names the file and the line."""
+import gzip
 import io
 import json
 import os
+import threading
+import zipfile
 from unittest import mock
 
 import pytest
@@ -50,6 +53,36 @@ def test_a_file_named_like_a_pattern_is_that_file(tmp_path, monkeypatch):
     (tmp_path / "a[1].txt").write_text("bracket")
     (tmp_path / "a1.txt").write_text("one")
     assert texts("a[1].txt") == ["bracket"]
+
+
+def test_compressed_files_and_pipes_are_read(tmp_path):
+    lines = json.dumps({"text": "one"}) + "\n" + json.dumps({"text": "two"}) + "\n"
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfa text"))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("inside.txt", "of a zip")
+    packed = [tmp_path / name for name in ("a.txt.gz", "b.jsonl.gz", "c.zip")]
+    assert texts(packed) == ["a text", "one", "two", "of a zip"]
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("of a pipe"))
+    writer.start()
+    for _ in range(2):                                      # to see whether it changed, and to encode it
+        assert texts(tmp_path / "pipe") == ["of a pipe"]
+    writer.join()
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"a text" * 99)[:-9])
+    with pytest.raises(UserError, match=r"cut\.txt\.gz is not a complete compressed file"):
+        texts(tmp_path / "cut.txt.gz")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("one.txt", "1")
+        archive.writestr("two.txt", "2")
+    with pytest.raises(UserError, match=r"two\.zip is a \.zip of 2 files \(one\.txt, two\.txt\); unpack it"):
+        texts(tmp_path / "two.zip")
+
+
+def test_a_line_of_deep_json_is_named(tmp_path):
+    (tmp_path / "deep.jsonl").write_text('{"text": "fine"}\n' + "[" * 100_000 + "\n")
+    with pytest.raises(UserError, match=r"deep\.jsonl line 2 is not JSON \(its lists or objects are nested"):
+        texts(tmp_path / "deep.jsonl")
 
 
 @given(st.lists(st.text(st.sampled_from("a\n \r漢"), min_size=1).map(lambda text: f"x{text}\n"), min_size=1),

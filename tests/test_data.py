@@ -220,6 +220,28 @@ def test_token_files_of_nanogpt_and_llm_c_are_read(head, dtype, tmp_path):
         token_file(tmp_path / "train.bin", vocab_size=50256)
 
 
+@pytest.mark.parametrize(("dtype", "vocab_size", "read_as"), [
+    (np.uint16, 50257, np.uint16), (np.uint16, None, np.uint16), (np.uint32, 70000, np.uint32),
+    (np.uint32, 50257, np.uint32), (np.uint32, None, np.uint32), (np.int32, 300, np.uint32)])
+def test_the_width_of_ids_without_a_header_is_found(dtype, vocab_size, read_as, tmp_path):
+    ids = np.random.default_rng(0).integers(0, vocab_size or 300, 20000)
+    ids.astype(dtype).tofile(tmp_path / "train.bin")
+    tokens = token_file(tmp_path / "train.bin", vocab_size)
+    assert tokens.ids.dtype == read_as
+    np.testing.assert_array_equal(tokens[:], ids)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (np.arange(99, dtype=np.int64).tobytes(), "has ids of 64 bits; write them as uint16, or as uint32 for"),
+    (np.full(99, 3e-5, np.float32).tobytes(), "has the id 43138, but the vocabulary has 300 tokens"),
+    (header(20240520, 2, 3) + bytes(6), r"has version \[2\] of llm\.c's format, which is not supported"),
+])
+def test_token_files_of_another_form_are_refused(content, message, tmp_path):
+    (tmp_path / "train.bin").write_bytes(content)
+    with pytest.raises(UserError, match=rf"train\.bin {message}"):
+        token_file(tmp_path / "train.bin", vocab_size=300)
+
+
 @pytest.mark.parametrize("content", [b"", b"abc", header(20240520, 1, 3) + b"1234", header(20240520, 1, 0),
                                      header(20240520, 1, 3)[:500]])
 def test_a_token_file_cut_short_is_refused(content, tmp_path):

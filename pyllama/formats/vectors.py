@@ -2,9 +2,10 @@
 
     .txt    GloVe: only these lines
     .vec    fastText and word2vec: a first line with the number of words and the width of the vectors
+    .bin    word2vec, read only: such a first line; then each word, a space and its numbers in little-endian float32
 
-read() looks at the first line to tell which of the two a file is, not at its name.  A file whose name ends in .gz is
-compressed.  A word may contain spaces, as a few of GloVe's do, if its last part is not a number.
+read() looks at the content to tell which of these a file is and whether it is compressed, not at its name.  A word may
+contain spaces, as a few of GloVe's do, if its last part is not a number.
 
     words, rows = vectors.read("glove.6B.100d.txt", vocabulary)
     filled = vectors.into(p["model"]["embed_tokens"]["weight"], vocabulary, words, rows)
@@ -15,9 +16,11 @@ To freeze these rows, set their gradient to zero before each step of the optimiz
 
 Sources: nlp.stanford.edu/projects/glove; fasttext.cc/docs/en/english-vectors.html.
 """
+import codecs
 import contextlib
 import gzip
-import zlib
+import itertools
+import re
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +29,11 @@ from typing import BinaryIO
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.files import replacing
+from pyllama.files import opened, replacing
+
+LONGEST = 2**24                                     # bytes of a line
+WIDEST = 2**20                                      # numbers in a vector
+FASTTEXT = (793712314).to_bytes(4, "little")        # the first bytes of fastText's .bin
 
 
 def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[list[str], np.ndarray]:
@@ -38,7 +45,7 @@ def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[l
 
     Raises UserError with the line number if a line has more or fewer numbers than the first, a number that is not
     finite, no word, or a word that is not UTF-8.  Raises it also if the file cannot be read, is empty, or has another
-    number of lines than its first line says.
+    number of words than its first line says.  A byte order mark is skipped.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -51,64 +58,123 @@ def read(path: str | Path, vocabulary: Collection[str] | None = None) -> tuple[l
     (['dog'], [[3.0, 4.0]])
     """
     wanted = None if vocabulary is None else {word.encode() for word in vocabulary}
-    promised, width = None, 0
     seen: set[bytes] = set()
-    words, numbers, number, count = [], array("f"), 0, 0
-    for number, line in enumerate(_lines(path), 1):
-        location = f"{path} line {number}"
-        fields = line.rstrip().split(b" ")
-        if number == 1:
-            if len(fields) == 2 and all(field.isdigit() for field in fields):
-                promised, width = map(int, fields)
+    words, numbers, count, complete = [], array("f"), 0, True
+    with _source(path) as (promised, width, entries):
+        for place, word, fields in entries:
+            count += 1
+            if word in seen or (wanted is not None and word not in wanted):
                 continue
-            width = len(fields) - 1
-        count += 1
-        if width < 1 or len(fields) <= width or (len(fields) > width + 1 and _number(fields[-width - 1]) is not None):
-            raise UserError(f"{location} has {len(fields) - 1} numbers where {width or 'some'} should follow a word; "
-                            f"fix or remove it")
-        word = b" ".join(fields[:-width])
-        if word in seen or (wanted is not None and word not in wanted):
-            continue
-        with np.errstate(over="ignore"):
-            row = np.array([_number(field) for field in fields[-width:]], np.float32)           # None becomes NaN
-        if not np.isfinite(row).all():
-            wrong = fields[-width:][int(np.argmin(np.isfinite(row)))].decode(errors="replace")
-            raise UserError(f"{location} has {wrong!r}, which is not a finite float32 number; fix or remove it")
-        try:
-            words.append(word.decode())
-        except UnicodeDecodeError as error:
-            raise UserError(f"{location} is not UTF-8: {error.reason}; save the file as UTF-8") from None
-        if not word:
-            raise UserError(f"{location} has no word before its numbers; remove it")
-        seen.add(word)
-        numbers.frombytes(row.tobytes())
-        if wanted is not None and len(seen) == len(wanted):
-            promised = None
-            break
-    if not count and not promised:
-        raise UserError(f"{path} is empty; give a file of word vectors")
-    if promised not in (None, count):
-        raise UserError(f"{path} announces {promised} words in its first line but has {count} in {number} lines; "
-                        f"it is truncated or damaged; fetch it again")
+            row = _row(place, fields)
+            try:
+                words.append(word.decode())
+            except UnicodeDecodeError as error:
+                raise UserError(f"{place} is not UTF-8: {error.reason}; save the file as UTF-8") from None
+            if not word:
+                raise UserError(f"{place} has no word before its numbers; remove it")
+            seen.add(word)
+            numbers.frombytes(row.tobytes())
+            if wanted is not None and len(seen) == len(wanted):
+                complete = False
+                break
+    if complete and promised not in (None, count):
+        raise UserError(f"{path} announces {promised} words in its first line but has {count}; it is truncated or "
+                        f"damaged; fetch it again")
     return words, np.array(numbers, np.float32, copy=None).reshape(len(words), width)
+
+
+def _row(place: str, fields: list[bytes] | np.ndarray) -> np.ndarray:
+    """The numbers of a vector, float32 [D].  Raises UserError if one is not finite."""
+    with np.errstate(over="ignore"):
+        row = fields if isinstance(fields, np.ndarray) else np.array([_number(field) for field in fields], np.float32)
+    if not np.isfinite(row).all():
+        wrong = fields[int(np.argmin(np.isfinite(row)))]
+        shown = wrong.decode(errors="replace") if isinstance(wrong, bytes) else str(wrong)
+        raise UserError(f"{place} has {shown!r}, which is not a finite float32 number; fix or remove it")
+    return row
 
 
 def _number(field: bytes) -> float | None:
     try:
         return float(field)
     except ValueError:
-        return None
+        return None                                         # becomes NaN
 
 
-def _lines(path: str | Path) -> Iterator[bytes]:
-    """Yield the lines of a file, decompressed.  Raises UserError if it cannot be read."""
+@contextlib.contextmanager
+def _source(path: str | Path) -> Iterator[tuple[int | None, int, Iterator[tuple]]]:
+    """(number of words that the file announces, width, an iterator of (place, word, its numbers)) of a file."""
     try:
-        with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
-            yield from file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is not a complete .gz file: {error}; fetch it again") from None
+        with opened(path) as file:
+            first = _line(path, 1, file).removeprefix(codecs.BOM_UTF8)
+            if not first:
+                raise UserError(f"{path} is empty; give a file of word vectors")
+            if first.startswith(FASTTEXT):
+                raise UserError(f"{path} is a model of fastText with its subwords; give the .vec file beside it")
+            fields = first.rstrip().split(b" ")
+            if len(fields) == 2 and all(field.isdigit() for field in fields):
+                promised, width = map(int, fields)
+                if not promised or not 0 < width <= WIDEST:
+                    raise UserError(f"{path} announces {promised} words of {width} numbers; give a file of word "
+                                    f"vectors")
+                binary = _is_binary(file.peek(), width)
+                yield promised, width, (_binary(path, file, promised, width) if binary else
+                                        _text(path, file, width, 2, ()))
+            else:
+                yield None, len(fields) - 1, _text(path, file, len(fields) - 1, 1, (first,))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a file of word vectors") from None
+
+
+def _line(path, number: int, file) -> bytes:
+    """The next line.  Raises UserError if it is longer than LONGEST."""
+    line = file.readline(LONGEST)
+    if len(line) == LONGEST:
+        raise UserError(f"{path} line {number} is longer than {LONGEST:,} bytes; give a file of word vectors, one a "
+                        f"line")
+    return line
+
+
+def _text(path, file, width: int, number: int, lines: Sequence[bytes]) -> Iterator[tuple[str, bytes, list[bytes]]]:
+    """The entries of a text: `lines` are its next ones, which have been read, the first of them line `number`."""
+    rest = iter(lambda: _line(path, number, file), b"")
+    for number, line in enumerate(itertools.chain(lines, rest), number):            # noqa: B020 -- for the message
+        fields = line.rstrip().split(b" ")
+        if width < 1 or len(fields) <= width or (len(fields) > width + 1 and _number(fields[-width - 1]) is not None):
+            raise UserError(f"{path} line {number} has {len(fields) - 1} numbers where {width or 'some'} should follow "
+                            f"a word; fix or remove it")
+        yield f"{path} line {number}", b" ".join(fields[:-width]), fields[-width:]
+
+
+def _is_binary(head: bytes, width: int) -> bool:
+    """Are these the first bytes behind the first line of word2vec's binary file, and not a text?"""
+    line, end, _ = head.partition(b"\n")
+    fields = line.rstrip().split(b" ")[1:]
+    whole = fields if end else fields[:-1]                                          # the last may be cut
+    if whole and all(_number(field) is not None for field in whole) and (not end or len(whole) == width):
+        return False
+    numbers = head.partition(b" ")[2][:4 * width]
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(numbers)
+    except UnicodeDecodeError:
+        return True
+    return re.search(rb"[\x00-\x08\x0e-\x1f]", numbers) is not None
+
+
+def _binary(path, file, promised: int, width: int) -> Iterator[tuple[str, bytes, np.ndarray]]:
+    """The entries of word2vec's binary file: a word, a space, its numbers, perhaps a line end."""
+    content, at, size = b"", 0, 4 * width
+    for number in range(1, promised + 1):
+        while (space := content.find(b" ", at)) < 0 or len(content) < space + 1 + size:
+            more = file.read(2 ** 20) if len(content) - at <= LONGEST else b""
+            if not more:
+                raise UserError(f"{path} ends in word {number} of the {promised} that it announces; fetch it again")
+            content, at = content[at:] + more, 0
+        word = content[at:space].lstrip(b"\n")
+        yield f"{path} word {number}", word, np.frombuffer(content, "<f4", width, space + 1).astype(np.float32)
+        at = space + 1 + size
+    if (content[at:] + file.read(2)).strip():
+        raise UserError(f"{path} has more than the {promised} words that it announces; fetch it again")
 
 
 def write(path: str | Path, words: Sequence[str], rows: np.ndarray) -> None:
@@ -131,8 +197,8 @@ def write(path: str | Path, words: Sequence[str], rows: np.ndarray) -> None:
     path = Path(path)
     try:
         with replacing(path) as file, _packing(path, file) as out:
-            # With width 1, a first line "7 3" would be read as a count, not as the word 7.
-            if ".txt" not in path.suffixes[-2:] or rows.shape[1] == 1:
+            # Else a first line "7 3" would be read as a count, not as the word 7, and U+FEFF as a byte order mark.
+            if ".txt" not in path.suffixes[-2:] or rows.shape[1] == 1 or (words and words[0][0] == "\ufeff"):
                 out.write(f"{len(words)} {rows.shape[1]}\n".encode())
             out.writelines(_formatted(words, rows))
     except OSError as error:

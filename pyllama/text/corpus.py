@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyllama.errors import UserError
+from pyllama.files import opened, parse_json
 
 # A line of a text file, with its end.  The lookbehind checks that the separator starts the line: a pattern that starts
 # with a literal is forty times as fast.
 SEPARATOR = re.compile(r"<\|endoftext\|>(?<=^<\|endoftext\|>)[^\S\n]*(?:\n|\Z)", re.MULTILINE)
 CHUNK = 2**24                                       # bytes of a file read at once
 SUFFIXES = (".jsonl", ".md", ".rst", ".text", ".txt")               # of the files read from a folder
+
+PACKED = (".gz", ".zip")
 
 # The files with texts that pyllama writes in a run's folder, the first group, which one of the marks tells from others.
 OF_A_RUN = re.compile(r"(.*/)(?:log\.jsonl|metrics\.json|data/(?:(?:train|dev|test)\.jsonl|tokens\.bin\.json)"
@@ -33,6 +36,7 @@ def documents(sources: Sources, field: str = "text") -> Iterator[Document]:
     - a text file in UTF-8: one document, or several separated by lines with <|endoftext|> alone;
     - a .jsonl file: one document a line, an object whose string `field` is the text;
     - a folder: its text and .jsonl files (see SUFFIXES), recursively, without hidden ones and those of a run;
+    - a .gz or .zip of one of these files, or a pipe such as <(zcat file.gz);
     - a pattern such as "src/**/*.py": the files that match it, with any suffix, without those of a run;
     - "-": standard input, read as a text file;
     - "python-docs": the language reference that comes with Python, 465 kB of English (pydoc_data.topics).
@@ -51,8 +55,8 @@ def documents(sources: Sources, field: str = "text") -> Iterator[Document]:
         else:
             for path in _files(source):
                 try:
-                    with path.open("rb") as file:
-                        texts = _json_texts(path, file, field) if path.suffix == ".jsonl" else _texts(path, file)
+                    with opened(path) as file:
+                        texts = _json_texts(path, file, field) if _is_jsonl(path) else _texts(path, file)
                         yield from _nonempty(path, texts)
                 except OSError as error:
                     raise UserError(f"cannot read {path}: {error.strerror}; fix that or leave the file out") from None
@@ -91,6 +95,11 @@ def _is_of_a_run(file: Path) -> bool:
     return match is not None and any((Path(match[1]) / mark).exists() for mark in MARKS)
 
 
+def _is_jsonl(path: Path) -> bool:
+    """Is this the name of a .jsonl file, compressed or not?"""
+    return (path.with_suffix("") if path.suffix in PACKED else path).suffix == ".jsonl"
+
+
 def _chunks(name: object, file: BinaryIO) -> Iterator[str]:
     """Yield the text in chunks of complete lines, because a corpus may be larger than memory."""
     offset = lines = 0
@@ -126,7 +135,7 @@ def _json_texts(name: object, file: BinaryIO, field: str) -> Iterator[Document]:
             continue
         location = f"{name} line {number}"
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise UserError(f"{location} is not JSON ({error}); fix it, or rename the file to .txt if it is plain text"
                             ) from None

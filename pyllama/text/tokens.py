@@ -26,6 +26,7 @@ AT_ONCE = 2**20                                     # characters that are encode
 # llm.c's token files start with 256 int32: a magic number, a version, the number of tokens, and zeros.
 LLM_C: dict[tuple[int, ...], type] = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
 LLM_C_HEADER = 1024
+SAMPLE, SURE = 2**20, 8                             # bytes that show how wide ids are, and ids that suffice for it
 
 
 class Batch(NamedTuple):
@@ -165,9 +166,9 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
 
 
 def token_file(path: str | Path, vocab_size: int | None = None, tokenizer_hash: str | None = None) -> Tokens:
-    """Open a file of tokens: from prepare(), from llm.c (with its header) or from nanoGPT (uint16 without a header).
+    """Open a file of tokens: from prepare(), from llm.c (with its header) or from nanoGPT (without a header).
 
-    vocab_size       check that all ids are below it
+    vocab_size       check that all ids are below it; without a header, it tells uint16 from uint32: see width_of()
     tokenizer_hash   check that prepare() used the tokenizer with this hash
 
     Raises UserError if a check fails, or if the file has none of these formats or is truncated.
@@ -182,17 +183,39 @@ def token_file(path: str | Path, vocab_size: int | None = None, tokenizer_hash: 
             header = np.fromfile(path, np.int32, 3).tolist()
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}; give a file of tokens") from None
-        dtype = LLM_C.get(tuple(header[:2]))
-        offset, size = LLM_C_HEADER if dtype else 0, path.stat().st_size
-        count, rest = divmod(size - offset, np.dtype(dtype or np.uint16).itemsize)
-        if rest or count < 1 or (dtype and count != header[2]):
+        known = LLM_C.get(tuple(header[:2]))
+        if not known and header[:1] and header[0] in {magic for magic, _ in LLM_C}:
+            raise UserError(f"{path} has version {header[1:2]} of llm.c's format, which is not supported; write it "
+                            f"again with llm.c's present scripts")
+        dtype = np.dtype(known) if known else width_of(path, vocab_size)
+        offset, size = LLM_C_HEADER if known else 0, path.stat().st_size
+        count, rest = divmod(size - offset, dtype.itemsize)
+        if rest or count < 1 or (known and count != header[2]):
             raise UserError(f"{path} is not a complete token file: it has {size} bytes"
-                            + (f", but its header says {header[2]} tokens" if dtype else "") + "; copy it again")
-        tokens = Tokens(IdFile(path, dtype or np.uint16, offset), np.array([0]), np.array([count]))
+                            + (f", but its header says {header[2]} tokens" if known else "") + "; copy it again")
+        tokens = Tokens(IdFile(path, dtype, offset), np.array([0]), np.array([count]))
     if vocab_size is not None and (largest := max(int(ids.max()) for ids in blocks_of(tokens.ids))) >= vocab_size:
         raise UserError(f"{path} has the id {largest}, but the vocabulary has {vocab_size} tokens; "
                         f"give the tokenizer that the file was made with")
     return tokens
+
+
+def width_of(path: Path, vocab_size: int | None) -> np.dtype:
+    """The type of the ids in a file without a header: uint16, as nanoGPT writes them, or uint32.
+
+    A vocabulary of more than 2¹⁶ tokens does not fit uint16.  Ids of a smaller one, written as uint32, have a zero
+    behind each id, which no text has.  Raises UserError for ids of 64 bits.
+    """
+    begin = np.fromfile(path, np.uint8, SAMPLE)
+    size = path.stat().st_size
+    for dtype in (np.uint64, np.uint32):
+        ids = begin[:begin.size // 8 * 8].view(dtype)
+        if ids.size >= SURE and size % ids.itemsize == 0 and ids.max() < min(vocab_size or 2**16, 2**31):
+            if dtype == np.uint64:
+                raise UserError(f"{path} has ids of 64 bits; write them as uint16, or as uint32 for a vocabulary of "
+                                f"more than {2**16:,} tokens")
+            return np.dtype(dtype)
+    return np.dtype(np.uint16 if (vocab_size or 0) <= 2**16 else np.uint32)
 
 
 def _fingerprint(texts: Iterable[Document]) -> tuple[str, int]:
