@@ -60,13 +60,13 @@ class BuildKernels(build_ext):
             self.copy_file(path, str(Path(module).with_name(name)))
 
     def copy_extensions_to_source(self):
-        """For an editable install.  Where the compiler failed, the module of another environment that uses this tree
-        stays, unless it is older than its sources: then the two would disagree."""
+        """For an editable install.  Where the compiler failed, the module in this tree stays: another environment may
+        use it.  One that is older than its sources may disagree with them."""
         super().copy_extensions_to_source()
         for ext in self.extensions:
             module = Path(self.get_ext_filename(self.get_ext_fullname(ext.name)))
             if module.exists() and newer_group(ext.depends, str(module)):
-                module.unlink()
+                self.warn(f"{module} is older than its sources; delete it if no other environment uses it")
 
     def add_kernels(self, ext):
         openmp = [flag for flag in ("-fopenmp", "-fopenmp-simd") if self.builds("0", [flag])][:1]

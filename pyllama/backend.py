@@ -8,13 +8,14 @@ from types import ModuleType
 import numpy as np
 
 # OpenBLAS's and OpenMP's threads would spin against each other, up to 60 times slower.  OpenMP reads this on load.
+SET_HERE = {"OMP_WAIT_POLICY"} - os.environ.keys()
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 try:
     from pyllama import cpu
-    why_no_cpu = ""
+    why_no_cpu, why_no_blas = "", getattr(cpu, "why_no_blas", "")
 except ImportError as error:                                # not built, or PYLLAMA_ISA is not supported
-    cpu, why_no_cpu = None, str(error)                     # type: ignore[assignment]
+    cpu, why_no_cpu, why_no_blas = None, str(error), ""    # type: ignore[assignment]
 
 cuda: ModuleType | None = None                              # pyllama.cuda, imported for the first array on a GPU
 

@@ -194,10 +194,11 @@ def use_blas(str path):
         blas_gemm[i] = <void *><size_t>ctypes.cast(getattr(library, prefix + name), ctypes.c_void_p).value
 
 
+why_no_blas = ""                                        # why PYLLAMA_BLAS has no effect
 try:
     use_blas(os.environ.get("PYLLAMA_BLAS", ""))
 except OSError as error:
-    raise ImportError(f"PYLLAMA_BLAS={os.environ['PYLLAMA_BLAS']}: {error}; unset it to use our own kernel") from None
+    why_no_blas = f"PYLLAMA_BLAS={os.environ['PYLLAMA_BLAS']}: {error}; our own kernel computes matrix products"
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pyllama.cli import display, main
+from pyllama.cli.confusion import confusion_table
 from pyllama.cli.output import console
 from pyllama.cli.sample import PROMPT, prompt_from
 from pyllama.text.tokenizer import Tokenizer
@@ -93,3 +94,27 @@ def test_a_model_that_continues_no_text_has_neither(tmp_path, capsys):
     assert said.strip().endswith(f"try `pyllama finetune --model {tmp_path}/run --task TASK --data FILE`")
     assert not [line for line in said.splitlines() if line.startswith("  ")]
     assert not console.is_terminal
+
+
+def test_a_confusion_matrix_of_many_classes_fits_the_width(capsys, monkeypatch):
+    names = [f"Instrument-Agency(e{i},e2)" for i in range(18)]
+    confusion = np.eye(18, dtype=int) * 300
+    confusion[0, 1:6] = [5, 40, 3, 2, 1]
+    confusion[7] = 0
+
+    def printed(names, confusion, width):
+        monkeypatch.setenv("COLUMNS", str(width))
+        console.print(confusion_table(names, confusion.tolist()), soft_wrap=False)
+        return capsys.readouterr().out
+
+    for width in (80, 100):
+        out = printed(names, confusion, width)
+        assert max(map(len, out.splitlines())) <= width
+        words = " ".join(out.split())
+        assert "Instrument-Agency(e0,e2) 351 1.000 0.855" in words
+        assert "Instrument-Agency(e1,e2) 300 0.984 1.000" in words
+        assert re.search(r"Instrument-Agency\(e7,e2\) 0 - -", words)
+    joined_up = re.sub(r"\s", "", printed(names, confusion, 80))
+    assert "Instrument-Agency(e2,e2)40,Instrument-Agency(e1,e2)5,Instrument-Agency(e3,e2)3,..." in joined_up
+    assert re.search(r"bad +1 +2\b", printed(["bad", "good"], np.array([[1, 2], [3, 4]]), 80))
+    assert "18 Instrument" in printed(names, confusion, 400)

@@ -108,6 +108,17 @@ def test_report_reads_files_and_standard_input(tmp_path, capsys, monkeypatch):
     assert re.search(r"sentences +2", capsys.readouterr().out)
 
 
+def test_a_text_that_stands_twice_is_summarized(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = " ".join(f"w{i}" for i in range(5000))
+    (tmp_path / "a.txt").write_text(f"{text}\n{text}\n{'x' * 900} a b " * 2)
+    assert main(["report", str(tmp_path / "a.txt"), "--out", str(tmp_path / "r.json")]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) < 60
+    assert re.search(r"longest repeat +w0 w1 w2", out)
+    assert json.loads((tmp_path / "r.json").read_text())[str(tmp_path / "a.txt")]["longest_repeat"].startswith(text)
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     (["{tmp}/none.txt"], "there is no file or folder .*none.txt"),
     (["{tmp}/empty.txt"], "empty.txt is empty; add some text"),

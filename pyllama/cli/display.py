@@ -17,9 +17,11 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 def announce(summary: str) -> None:
-    """Print the first line of a run, after the reason why the C kernels are missing, if they are."""
+    """Print the first line of a run, after the reason why the C kernels, or the BLAS that is set, are missing."""
     if backend.cpu is None:
         console.print(f"no C kernels: {backend.why_no_cpu}")
+    if backend.why_no_blas:
+        console.print(backend.why_no_blas)
     console.print(summary)
 
 

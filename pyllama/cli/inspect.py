@@ -120,7 +120,10 @@ def env() -> int:
             table.add_row(package, metadata.version(package))
         except metadata.PackageNotFoundError:
             table.add_row(package, f"not installed; needed for {purpose}: {pip_install(package)}")
-    for name in sorted(name for name in os.environ if name.startswith(("PYLLAMA_", "OMP_", "OPENBLAS_"))):
+    if backend.why_no_blas:
+        table.add_row("BLAS", backend.why_no_blas)
+    variables = os.environ.keys() - backend.SET_HERE
+    for name in sorted(name for name in variables if name.startswith(("PYLLAMA_", "OMP_", "OPENBLAS_"))):
         table.add_row(name, os.environ[name])
     console.print(table)
     return 0

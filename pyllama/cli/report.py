@@ -11,6 +11,8 @@ from pyllama.files import export
 from pyllama.text import corpus
 from pyllama.text.readability import measures
 
+SHOWN = 120                                                 # characters of a repeated phrase in the table
+
 
 def report(data: tuple[str, ...] = ("-",), /, field: str = "text", out: Path | None = None) -> int:
     """Measure the readability and repetition of texts.
@@ -20,7 +22,7 @@ def report(data: tuple[str, ...] = ("-",), /, field: str = "text", out: Path | N
     Args:
         data: files, folders, patterns, "-" or "python-docs", one column each (default: standard input)
         field: field of a .jsonl file that holds the text
-        out: JSON file to write the measures to
+        out: JSON file to write the measures to, with repeated phrases in full
     """
     measured = {source: measures([text for _, text in corpus.documents(source, field)]) for source in data}
     table = Table("", box=SIMPLE)
@@ -37,9 +39,14 @@ def report(data: tuple[str, ...] = ("-",), /, field: str = "text", out: Path | N
 def shown(value) -> str:
     """A measure as a cell of the table."""
     if isinstance(value, list):
-        return "\n".join(f"{count:,} × {text}" for text, count in value)
+        return "\n".join(f"{count:,} × {shortened(text)}" for text, count in value)
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return value or ""
+    return shortened(value or "")
+
+
+def shortened(text: str) -> str:
+    """The beginning and the end of a long text: one that stands twice repeats all of itself."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN * 2 // 3]} ... {text[-SHOWN // 3:]}"

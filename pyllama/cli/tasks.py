@@ -8,6 +8,7 @@ from rich.table import Table
 
 from pyllama import files, memory
 from pyllama.beam import SearchConfig
+from pyllama.cli.confusion import confusion_table
 from pyllama.cli.display import announce
 from pyllama.cli.output import console, emit, visible
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
@@ -21,7 +22,6 @@ from pyllama.training.loop import Settings
 from pyllama.training.run import RunPolicy, Saved, new_run
 
 SHOWN = 5                                                   # rows in the table of answers
-WIDE = 5                                                    # classes whose names fit in one row
 
 
 def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy: RunPolicy, search: SearchConfig,
@@ -146,10 +146,7 @@ def show(task, rows, predicted, metrics) -> None:
         elif name not in ("labels", "confusion", "by_label"):
             console.print(f"{name:20}{value}")
     if names:
-        heads = names if len(names) <= WIDE else list(map(str, range(1, len(names) + 1)))
-        table = Table("true \\ predicted", *heads, box=SIMPLE)
-        for head, name, counts in zip(heads, names, metrics["confusion"], strict=True):
-            table.add_row(name if head is name else f"{head} {name}", *map(str, counts))
+        table = confusion_table(names, metrics["confusion"])
     elif by_label:
         table = Table("label", *next(iter(by_label.values())), box=SIMPLE)
         for name, values in by_label.items():
@@ -159,4 +156,4 @@ def show(task, rows, predicted, metrics) -> None:
         table = Table(*task.fields, "predicted", box=SIMPLE)
         for row, answer in zip(rows[:SHOWN], predicted, strict=False):
             table.add_row(*(str(row.values[name])[:60] for name in task.fields), str(task.shown(answer))[:60])
-    console.print(table)
+    console.print(table, soft_wrap=False)
