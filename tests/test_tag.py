@@ -112,6 +112,18 @@ def test_two_words_in_a_token_share_its_entity():
     assert answer.entities == [{"start": 0, "end": 2, "text": "'s", "label": "X", "score": score}]
 
 
+@pytest.mark.parametrize(("names", "choices", "tags"), [
+    (["O", "B-X", "I-X"], [1, 2, 0, 2], ["B-X", "I-X", "O", "I-X"]),        # as the model has it
+    (["O", "B-X", "I-X", "E-X", "S-X"], [1, 3, 4, 0], ["B-X", "I-X", "B-X", "O"]),
+    (["O", "I-X", "I-Y"], [1, 1, 2, 0], ["B-X", "I-X", "B-Y", "O"])])
+def test_answers_are_in_the_scheme_of_the_rows(names, choices, tags):
+    words = [[2 * i, 2 * i + 1] for i in range(4)]
+    z = np.eye(len(names))[choices] * 9
+    answer = tag.tagging({"text": "a b c d", "words": words}, np.array(words), z, names)
+    assert answer.tags == tags
+    assert [entity["label"] for entity in answer.entities] == [label for label, _, _ in tag.spans_of(tags)]
+
+
 def test_labels_without_a_letter_are_read_as_hugging_face_does():
     config = SimpleNamespace(extra={"id2label": {"0": "O", "1": "PER", "2": "B-LOC"}})
     assert tag.tag_names(config) == ["O", "I-PER", "B-LOC"]

@@ -187,6 +187,8 @@ def tagging(values, characters, z, names) -> Tagging:
         tag = names[z[token].argmax()] if token >= 0 else OUTSIDE if spans else names[0]
         shared = word and token >= 0 and token == firsts[word - 1]
         tags.append(inside(tag) if shared and spans else tag)
+    if spans and {parted(name)[0] for name in names} != {OUTSIDE, "B", "I"}:
+        tags = as_bio(tags)
     entities = []
     for label, first, past in (spans_of if spans else word_spans_of)(tags):
         start, end = words[first][0], words[past - 1][1]
@@ -244,6 +246,14 @@ def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
             spans[-1] = (*spans[-1][:2], word + 1)
         before = letter, label
     return spans
+
+
+def as_bio(tags: Sequence[str]) -> list[str]:
+    """The spans of tags in another scheme, such as BIOES, or I- alone, as tags in BIO."""
+    result = [OUTSIDE] * len(tags)
+    for label, first, past in spans_of(tags):
+        result[first:past] = [f"B-{label}", *[f"I-{label}"] * (past - first - 1)]
+    return result
 
 
 def strict_spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
