@@ -234,6 +234,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     if tokenizer is not None:
         llama2c_file = str(tokenizer).endswith(".bin")
         model = replace(model, tokenizer=(llama2c.read_tokenizer if llama2c_file else Tokenizer.load)(tokenizer))
+    if model.tokenizer:
+        model = replace(model, tokenizer=special.knowing(model.tokenizer, model.config))
     if model.tokenizer and model.tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(f"the tokenizer has {model.tokenizer.vocab_size} tokens but the model's vocabulary has "
                         f"{model.config.vocab_size}; give the tokenizer that the model was trained with")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyllama.errors import UserError
-from pyllama.text import corpus
+from pyllama.text import corpus, frames
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare, token_file
 
@@ -76,14 +76,43 @@ def test_prepared_tokens_are_the_documents_each_with_its_end(source, tmp_path):
     assert tokens.stops.tolist() == [tokens.starts[1], len(tokens)]
 
 
-def test_without_an_end_token_documents_touch_and_many_batches_make_one_file(source, tmp_path, monkeypatch):
+def test_line_breaks_separate_documents_without_an_end_token_and_batches_make_one_file(source, tmp_path, monkeypatch):
     monkeypatch.setattr("pyllama.text.tokens.AT_ONCE", 3)
     seen = []
     tokens = prepare(source, BYTES, tmp_path / "tokens", progress=lambda *state: seen.append(state))
-    assert BYTES.decode(tokens[:]) == "the catsat on the mat"
+    assert BYTES.decode(tokens[:]) == "the cat\nsat on the mat"
     assert tokens.starts.tolist() == [0, 7]
     assert seen == [(7, 21), (21, 21)]
     assert tokens.ids.dtype == np.uint16
+
+
+def test_a_document_that_ends_with_a_line_break_gets_no_other_and_a_vocabulary_may_lack_it(source, tmp_path):
+    (source / "a.txt").write_text("the cat\n")
+    assert BYTES.decode(prepare(source, BYTES, tmp_path / "tokens")[:]) == "the cat\nsat on the mat"
+    (source / "a.txt").write_text("the cat")
+    letters = Tokenizer.characters("the catsat on the mat")
+    assert letters.decode(prepare(source, letters, tmp_path / "tokens")[:]) == "the catsat on the mat"
+
+
+@pytest.mark.parametrize(("tokens", "first", "last", "whole"), [
+    (["<s>", "</s>"], "<s>", None, "<s>the cat<s>sat on the mat"),      # LLaMA: as its post-processor says, no more
+    (["<s>", "</s>"], "<s>", "</s>", "<s>the cat</s><s>sat on the mat</s>"),
+    (["<s>", "</s>"], None, None, "the cat</s>sat on the mat</s>"),     # no post-processor: the end token
+    (["[BOS]"], None, None, "the cat\nsat on the mat")])
+def test_documents_have_the_special_tokens_of_the_tokenizer_around_them(tokens, first, last, whole, source, tmp_path):
+    tokenizer = Tokenizer.byte_pairs(["the cat"], 300, tokens)
+    if first or last:
+        tokenizer = Tokenizer(frames.framed(tokenizer.rust, first, last))
+    prepared = prepare(source, tokenizer, tmp_path / "tokens")
+    assert tokenizer.decode(prepared[:]) == whole
+    assert [int(i) for i in prepared.stops] == [int(prepared.starts[1]), len(prepared)]
+
+
+def test_tokens_are_made_anew_when_the_end_token_changes(source, tmp_path):
+    tokenizer = Tokenizer.byte_pairs(["the cat"], 300, ["[EOS]", "<|im_end|>"])
+    for end in "[EOS]", "<|im_end|>":
+        same = Tokenizer(tokenizer.rust, {"eos_token": end})
+        assert same.decode(prepare(source, same, tmp_path / "tokens")[:]) == f"the cat{end}sat on the mat{end}"
 
 
 def test_a_large_vocabulary_is_stored_in_32_bits(tmp_path):
@@ -146,7 +175,7 @@ def test_tokens_are_made_anew_when_anything_does_not_fit(cause, source, tmp_path
     cause(source, tmp_path / "tokens")
     texts = [text for _, text in corpus.documents(source)]
     tokens = prepare(source, BYTES, tmp_path / "tokens")
-    assert BYTES.decode(tokens[:]) == "".join(texts)
+    assert BYTES.decode(tokens[:]) == "\n".join(texts)
     assert tokens.starts.tolist() == [0, len(texts[0])]
     assert token_file(tmp_path / "tokens" / "tokens.bin")[:].tolist() == tokens[:].tolist()
 
@@ -188,7 +217,7 @@ tokens.prepare({str(source)!r}, tokenizer.Tokenizer.bytes(), {str(tmp_path / "to
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
     (source / "b.txt").write_text(text)
-    assert BYTES.decode(prepare(source, BYTES, tmp_path / "tokens")[:]) == "the cat" + text
+    assert BYTES.decode(prepare(source, BYTES, tmp_path / "tokens")[:]) == "the cat\n" + text
 
 
 def test_a_folder_that_cannot_be_made_is_named(source):

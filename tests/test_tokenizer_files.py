@@ -1,12 +1,13 @@
 """A tokenizer's files say what its tokens are for, as transformers writes and reads them."""
 import json
+from types import SimpleNamespace
 
 import pytest
 import tokenizers
 from tokenizers import models
 
 from pyllama.errors import UserError
-from pyllama.text import special
+from pyllama.text import frames, special
 from pyllama.text.tokenizer import Tokenizer
 
 TEXTS = ["the cat sat on the mat", "a rat"]
@@ -129,3 +130,35 @@ def test_a_frame_can_be_seen_though_no_text_can_be_encoded():
     mute = tokenizers.Tokenizer(models.BPE({"<s>": 0, "</s>": 1}, []))
     mute.add_special_tokens(["<s>", "</s>"])
     assert special.around(special.framed(Tokenizer(mute))) == [[0], [1]]
+
+
+@pytest.mark.parametrize(("settings", "before", "wanted"), [
+    ({"add_bos_token": True}, (None, None), [[0], []]),
+    ({"add_bos_token": True, "add_eos_token": True}, (None, None), [[0], [1]]),
+    ({"add_bos_token": True, "add_eos_token": False}, (None, "</s>"), [[0], []]),
+    ({"add_bos_token": False}, ("<s>", None), [[], []]),
+    ({"add_eos_token": True}, ("<s>", None), [[0], [1]]),
+    ({"add_bos_token": None}, ("<s>", "</s>"), [[0], [1]]),
+    ({"add_bos_token": True, "bos_token": "[CLS]"}, (None, None), [[2], []]),
+    ({"add_bos_token": False}, ("[CLS]", "</s>"), [[2], [1]]),          # not the start token: BERT's are its own matter
+])
+def test_settings_decide_about_the_start_and_end_tokens_around_a_text(settings, before, wanted, tmp_path):
+    plain = Tokenizer.byte_pairs(TEXTS, 300, ["<s>", "</s>", "[CLS]"]).rust
+    Tokenizer(frames.framed(plain, *before)).save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = Tokenizer.load(tmp_path)
+    assert special.around(loaded) == wanted
+    loaded.save(tmp_path / "again")
+    assert special.around(Tokenizer.load(tmp_path / "again")) == wanted
+
+
+def test_a_model_says_which_token_ends_a_text_where_the_tokenizer_does_not():
+    tokenizer = Tokenizer.byte_pairs(TEXTS, 300, ["<|stop|>", "<|go|>", "<|empty|>"])
+    config = SimpleNamespace(eos_token_id=[0, 1], bos_token_id=1, pad_token_id=300)
+    known = special.knowing(tokenizer, config)
+    assert (known.eos_id, known.bos_id, known.pad_id) == (0, 1, None)
+    assert special.frame(known).behind == [0]
+    ordinary = SimpleNamespace(eos_token_id=65, bos_token_id=None)      # not a special token
+    assert special.knowing(tokenizer, ordinary) is tokenizer
+    named = Tokenizer.byte_pairs(TEXTS, 300, ["<|stop|>", "</s>"])
+    assert special.knowing(named, config).eos_id == 1

@@ -5,7 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyllama.errors import UserError
+from pyllama.text.cuts import cut_for, document_windows
 from pyllama.text.epochs import shuffled
+from pyllama.text.special import Frame
 from pyllama.text.tokens import Tokens, evaluation_windows, split, windows, windows_per_epoch
 
 
@@ -157,3 +159,51 @@ def test_most_bounds_the_batches():
 def test_nothing_to_predict_is_refused(size):
     with pytest.raises(UserError, match=f"there are {size} tokens to evaluate on"):
         next(evaluation_windows(counting(size), 2, 5))
+
+
+# Each document for itself
+
+def framed(sizes):
+    """Tokens of documents of these sizes, whose ids are their positions."""
+    ends = np.cumsum(sizes)
+    return Tokens(np.arange(ends[-1], dtype=np.uint32), ends - sizes, ends)
+
+
+FRAME = Frame([0], [], "after <s>")
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8).filter(lambda sizes: max(sizes) > 1), st.integers(1, 5),
+       st.integers(2, 9), st.booleans())
+def test_each_document_is_evaluated_for_itself(sizes, batch_size, block_size, tails):
+    tokens = framed(np.array(sizes))
+    targets = []
+    for ids, labels in document_windows(tokens, batch_size, block_size, tails):
+        assert ids.shape == labels.shape
+        assert ids.shape[1] <= block_size + 1
+        assert ((ids == labels) | (labels == -100)).all()
+        for row in labels:
+            row = row[row != -100]
+            assert (np.diff(row) == 1).all()
+            assert len({int(i) for i in np.searchsorted(tokens.stops, row, "right")}) == 1      # of one document
+            targets += row[1:].tolist()
+    kept = tokens.stops if tails else np.minimum(tokens.stops, tokens.starts + block_size)
+    assert targets == [i for begin, end in zip(tokens.starts, kept, strict=True) for i in range(begin + 1, end)]
+
+
+@pytest.mark.parametrize(("sizes", "frame", "cut"), [
+    ([9, 5], Frame([], [0], "followed by </s>"), (False, True, "documents end to end in windows of 10 tokens, each "
+                                                               "followed by </s>")),
+    ([9, 5], Frame([], [], "separated by line breaks"), (False, True, "documents end to end in windows of 10 tokens, "
+                                                                      "separated by line breaks")),
+    ([99], Frame([], [], "separated by line breaks"), (False, True, "the text in windows of 10 tokens")),
+    ([10, 5], FRAME, (True, False, "each document for itself, after <s>")),
+    ([*[10] * 9, 19], FRAME, (True, False, "each document for itself, after <s>; 1 of 10 documents are longer than 10 "
+                                           "tokens, and their ends, 9 tokens, are left out")),
+    ([12, 5], FRAME, (True, True, "each document for itself, after <s>, in windows of 10 tokens"))])
+def test_documents_after_a_start_token_are_cut_apart_and_few_long_ends_are_left_out(sizes, frame, cut):
+    assert cut_for(framed(np.array(sizes)), frame, 10) == cut
+
+
+def test_documents_of_one_token_have_nothing_to_predict():
+    with pytest.raises(UserError, match="no document has 2 tokens"):
+        next(document_windows(framed(np.array([1, 1])), 2, 5, True))

@@ -14,7 +14,9 @@ from pyllama.errors import UserError
 from pyllama.tasks import finetune
 from pyllama.tasks.rows import Source
 from pyllama.tasks.task import learned_limit
-from pyllama.training import objectives
+from pyllama.text import special
+from pyllama.text.cuts import cut_for
+from pyllama.training import loop, objectives
 from pyllama.training.loop import Settings, start
 
 ROWS = {".jsonl", ".json", ".csv", ".tsv"}                  # of other files a model that continues texts has the loss
@@ -76,9 +78,14 @@ def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Pa
         raise UserError(f"block_size is {block_size}, but {model} has a context of {context} tokens; reduce it")
     state = start(pretrained.config, settings, pretrained.params, like)
     with tempfile.TemporaryDirectory() as folder:
-        tokens = encode(data, tokenizer_of_model, Path(folder), field)
-        result = objective.evaluate(state, objective.source(tokens), settings)
+        tokens, frame = encode(data, tokenizer_of_model, Path(folder), field), special.frame(tokenizer_of_model)
+        if objectives.continues(pretrained.config):
+            cut = cut_for(tokens, frame, settings.block_size)
+            result, words = loop.evaluate(state, tokens, settings, cut=cut.windows), cut.words
+        else:
+            result, words = objective.evaluate(state, objective.source(tokens), settings), frame.words
     console.print(f"loss {result.loss:.4f} nats per token   {result}   over {result.tokens:,} tokens")
+    console.print(words)
     return result._asdict()
 
 

@@ -18,7 +18,7 @@ from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import Config, Dimensions, Learns
-from pyllama.text import special
+from pyllama.text import cuts, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare
 from pyllama.training import objectives, text_run
@@ -128,6 +128,9 @@ def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
         config = shape.config(settings.block_size, tokenizer)
     plan = text_run.begin(out_dir, config, tokenizer, text, settings, policy, params=tree, like=like, comm=comm,
                           encode=encode, lock=lock)
+    if not text.token_file:
+        tokens = getattr(plan.training, "tokens", plan.training)
+        announce(cuts.end_to_end(tokens, special.frame(tokenizer), settings.block_size))
     return plan, tokenizer
 
 

@@ -116,13 +116,13 @@ def _chunks(name: object, file: BinaryIO) -> Iterator[str]:
 
 
 def _texts(name: object, file: BinaryIO) -> Iterator[Document]:
-    """The documents of a text file."""
+    """The documents of a text file.  The line break before a separator belongs to it."""
     number, parts = 1, []
     for chunk in _chunks(name, file):
         first, *others = SEPARATOR.split(chunk)
         parts.append(first)
         for other in others:
-            yield f"{name}, document {number}", "".join(parts)
+            yield f"{name}, document {number}", "".join(parts).removesuffix("\n").removesuffix("\r")
             number, parts = number + 1, [other]
     yield str(name) if number == 1 else f"{name}, document {number}", "".join(parts)
 

@@ -1,18 +1,16 @@
 """Tokenizers learned from texts, with the special tokens that tasks and masked models need."""
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import tokenizers
-from tokenizers import decoders, models, processors
 
+from pyllama.text import frames
 from pyllama.text.scripts import UNSPACED
 from pyllama.text.tokenizer import Allowed, Tokenizer
 
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<s>", "</s>")                          # in the order of their ids
 MASK = "<mask>"
-WORD = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))     # any text is one token
 
 
 def byte_pairs(texts: Iterable[str], vocab_size: int, marks: Sequence[str] = (), alone: str = "") -> Tokenizer:
@@ -43,19 +41,7 @@ def framed(tokenizer: Tokenizer, end: bool = True) -> Tokenizer:
     first, last = tokenizer.special_token("bos_token"), tokenizer.special_token("eos_token") if end else None
     if tokenizer.rust.num_special_tokens_to_add(False) or first is last is None:
         return tokenizer
-    ids = {token: tokenizer.rust.token_to_id(token) for token in (first, last) if token is not None}
-
-    def template(*texts):
-        """The start token, and the end token behind each text; its type is the text's."""
-        return [*([f"{first}:0"] if first else []),
-                *(part for text in texts for part in (text, *([f"{last}:{text[-1]}"] if last else [])))]
-
-    frame = processors.TemplateProcessing(template("$A:0"), template("$A:0", "$B:1"), list(ids.items()))
-    rust = tokenizers.Tokenizer.from_str(tokenizer.rust.to_str())
-    trim = processors.ByteLevel(trim_offsets=True) if isinstance(rust.decoder, decoders.ByteLevel) else None
-    before = rust.post_processor or trim
-    rust.post_processor = processors.Sequence([before, frame]) if before else frame
-    return Tokenizer(rust, tokenizer.settings)
+    return Tokenizer(frames.framed(tokenizer.rust, first, last), tokenizer.settings)
 
 
 def around(tokenizer: Tokenizer, texts: int = 1) -> list[list[int]]:
@@ -66,11 +52,39 @@ def around(tokenizer: Tokenizer, texts: int = 1) -> list[list[int]]:
     >>> special.around(tokenizer), special.around(tokenizer, texts=2)
     ([[1], [2]], [[1], [2], [2]])
     """
-    word = WORD.encode("a")
-    whole = tokenizer.rust.post_process(word, word if texts == 2 else None)
-    text_of = [-1 if text is None else text for text in whole.sequence_ids]
-    edges = [edge for text in range(texts) for edge in (text_of.index(text), text_of.index(text) + 1)]
-    return [whole.ids[first:past] for first, past in zip([0, *edges[1::2]], [*edges[::2], len(whole.ids)], strict=True)]
+    return frames.around(tokenizer.rust, texts)
+
+
+class Frame(NamedTuple):
+    """The special tokens around each document of a corpus."""
+    before: list[int]
+    behind: list[int]
+    words: str                                              # where a document stands, such as "after <s>"
+
+
+def frame(tokenizer: Tokenizer) -> Frame:
+    """The frame of documents: what the post-processor adds to a text, or else the end token behind it.
+
+    Without either, a line break separates the documents, if the tokenizer knows it.
+    """
+    before, behind = around(tokenizer)
+    if not before and not behind and tokenizer.eos_id is not None:
+        behind = [tokenizer.eos_id]
+    first, last = ("".join(tokenizer.rust.id_to_token(i) or str(i) for i in ids) for ids in (before, behind))
+    words = f"between {first} and {last}" if before and behind else f"after {first}" if before else \
+        f"followed by {last}" if behind else "separated by line breaks"
+    return Frame(before, behind, words)
+
+
+def knowing(tokenizer: Tokenizer, config: Any) -> Tokenizer:
+    """The tokenizer, with the special tokens of config.json in roles that neither its settings nor its names fill."""
+    roles = {}
+    for role in "eos_token", "bos_token", "pad_token":
+        stored = getattr(config, f"{role}_id", None)
+        first = stored[0] if isinstance(stored, list) and stored else stored
+        if tokenizer.special_token(role) is None and isinstance(first, int) and first in tokenizer.special_ids:
+            roles[role] = tokenizer.rust.id_to_token(first)
+    return Tokenizer(tokenizer.rust, {**tokenizer.settings, **roles}) if roles else tokenizer
 
 
 def ids_of(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pyllama.errors import UserError
 from pyllama.files import rewrite
-from pyllama.text import alphabets, ordinary, tokenizer_files
+from pyllama.text import alphabets, frames, ordinary, tokenizer_files
 
 # Names on the Hugging Face Hub, for tokenizers whose settings do not say which token has a role.  If a vocabulary has
 # several, the earlier one marks the end in pretraining.
@@ -111,9 +111,20 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read a tokenizer.json, given the file or its folder, with the settings in tokenizer_config.json beside it.
 
-        Raises UserError if a file cannot be read.
+        If these have add_bos_token or add_eos_token, they decide about the special tokens around a text.  Raises
+        UserError if a file cannot be read.
         """
-        return cls(*tokenizer_files.read(path))
+        tokenizer = cls(*tokenizer_files.read(path))
+        present, wanted = [], []
+        for ids, role in zip(frames.around(tokenizer.rust), ("bos_token", "eos_token"), strict=True):
+            add, own = tokenizer.settings.get(f"add_{role}"), tokenizer.special_token(role)
+            present.append([tokenizer.rust.id_to_token(i) for i in ids])
+            wanted.append([own] if add is True and not ids else [] if add is False and present[-1] == [own] else
+                          present[-1])
+        if wanted != present and max(map(len, wanted)) < 2:
+            first, last = ((*tokens, None)[0] for tokens in wanted)
+            tokenizer = cls(frames.framed(tokenizer.rust, first, last), tokenizer.settings)
+        return tokenizer
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json into the folder, each completely or not at all."""

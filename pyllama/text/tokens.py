@@ -16,6 +16,7 @@ import numpy as np
 from pyllama import rng
 from pyllama.errors import UserError
 from pyllama.files import make_folder, replacing, rewrite
+from pyllama.text import special
 from pyllama.text.corpus import Document, Sources, documents
 from pyllama.text.epochs import step_rows
 from pyllama.text.id_file import IdFile, blocks_of
@@ -140,22 +141,24 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
 
     progress    called as progress(done, total), in characters
 
-    The tokenizer's end-of-text token, if it has one, follows every document, including the last, because a split by
-    document changes the order.  tokens.bin.json records the hashes of the text and of the tokenizer.  If one of them or
-    the size of the file differs, the file is written again, and replaced only when the new one is complete.
+    Every document has its special tokens around it (see special.frame), also the last, because a split by document
+    changes the order.  tokens.bin.json records them and the hashes of the text and of the tokenizer.  If one of these
+    or the size of the file differs, the file is written again, and replaced only when the new one is complete.
 
     Raises UserError as documents() and Tokenizer.encode() do, with the name of the document, and if the file cannot be
     written.
     """
     digest, total = _fingerprint(documents(sources, field))
-    made_of = {"format": 1, "text": digest, "tokenizer": tokenizer.hash}
+    frame = special.frame(tokenizer)
+    made_of = {"format": 2, "text": digest, "tokenizer": tokenizer.hash, "frame": [frame.before, frame.behind]}
     file = Path(folder) / "tokens.bin"
     with contextlib.suppress(UserError):
         return _stored(file, made_of)
     try:
         make_folder(file.parent)
         with replacing(file) as out:
-            starts, count = _encode(documents(sources, field), tokenizer, out, lambda done: progress(done, total))
+            starts, count = _encode(documents(sources, field), tokenizer, frame, out,
+                                    lambda done: progress(done, total))
             # Before the new file gets its name: the old sidecar must not describe the new tokens.
             _sidecar(file).unlink(missing_ok=True)
         side = {**made_of, "dtype": tokenizer.dtype.name, "tokens": count, "documents": starts}
@@ -246,16 +249,22 @@ def _stored(file: Path, made_of: dict) -> Tokens:
     return Tokens(ids, starts, np.append(starts[1:], len(ids)))
 
 
-def _encode(texts: Iterable[Document], tokenizer: Tokenizer, out: BinaryIO,
+def _encode(texts: Iterable[Document], tokenizer: Tokenizer, frame: special.Frame, out: BinaryIO,
             progress: Callable[[int], object]) -> tuple[list[int], int]:
     """Write the ids of all documents; return (the position of each document, the number of ids)."""
-    end = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], tokenizer.dtype)
-    starts, count, done = [], 0, 0
+    before, behind = (np.array(ids, tokenizer.dtype) for ids in (frame.before, frame.behind))
+    line_break = np.zeros(0, tokenizer.dtype)
+    if not frame.before and not frame.behind:
+        with contextlib.suppress(UserError):            # a vocabulary of characters may have no line break
+            line_break = tokenizer.encode("\n")
+    starts, count, done, ended = [], 0, 0, True
     for batch in _gather(texts):
-        for ids in _encode_batch(batch, tokenizer):
+        for (_, text), ids in zip(batch, _encode_batch(batch, tokenizer), strict=True):
+            document = np.concatenate([line_break[:0 if ended else None], before, ids, behind])
             starts.append(count)
-            count += len(ids) + len(end)
-            out.write(ids.tobytes() + end.tobytes())
+            count += len(document)
+            out.write(document.tobytes())
+            ended = text.endswith("\n")
         done += sum(len(text) for _, text in batch)
         progress(done)
     return starts, count

@@ -16,7 +16,7 @@ import contextvars
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -325,10 +325,12 @@ def perplexity(loss: float) -> float:
 
 @memory.arena()
 @machine.one_blas_thread()
-def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None = None) -> Evaluation:
+def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None = None,
+             cut: Callable | None = None) -> Evaluation:
     """Loss, perplexity and next-token accuracy on tokens.
 
     most      evaluate the first `most` targets only; None: all
+    cut       Cut.windows() of a cut of the tokens; None: the windows of training
 
     Raises UserError for fewer than 2 tokens, and Stopped if the context is stopping().
     """
@@ -337,8 +339,8 @@ def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None 
     window = settings.block_size * state.config.hidden_size
     rows = max(1, min(settings.batch_size, 2 ** 22 // logits, AT_ONCE // window))
     loss, right, count = 0.0, 0, 0
-    windows = packed_evaluation_windows if settings.packing else evaluation_windows
-    for arrays in unless_stopped(windows(tokens, rows, settings.block_size)):
+    cut = cut or (packed_evaluation_windows if settings.packing else evaluation_windows)
+    for arrays in unless_stopped(cut(tokens, rows, settings.block_size)):
         ids, labels, *segments = (np.asarray(a, like=state.flat) for a in arrays)
         apart = {"segments": segments[0][:, :-1]} if segments else {}
         z, _ = state.model.logits(ids[:, :-1], state.p, state.config, recompute=True, **apart)  # saves no activations
