@@ -63,7 +63,7 @@ class Shape:
 
     __rmul__ = __truediv__ = __mul__
 
-    def astype(self, dtype):
+    def astype(self, dtype, copy=True):
         return self
 
 
