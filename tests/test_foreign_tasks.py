@@ -52,6 +52,21 @@ def test_numbers_and_several_classes_are_not_one_class(tmp_path, kind):
         pyllama.predict(saved(tmp_path / "m", "classification", problem_type=kind), "the cat")
 
 
+def test_two_classes_without_names_have_those_of_transformers(tmp_path, capsys):
+    """It does not write the names LABEL_0 and LABEL_1."""
+    model = saved(tmp_path / "m", "classification")
+    stored = json.loads((tmp_path / "m/config.json").read_text())
+    del stored["id2label"]
+    (tmp_path / "m/config.json").write_text(json.dumps(stored))
+    assert pyllama.predict(model, "the cat") in ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert pyllama.predict(pyllama.load(model), "the cat") in ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def test_a_new_model_of_ours_has_no_task():
+    with pytest.raises(UserError, match="the model was not trained on a task"):
+        pyllama.predict(pyllama.create("bert", "python-docs", head="classification", hidden_size=8), "the cat")
+
+
 def test_a_model_of_masked_words_still_has_no_task(tmp_path):
     with pytest.raises(UserError, match="the model was not trained on a task; fine-tune it on one first"):
         pyllama.predict(saved(tmp_path / "m", "masked_lm"), "the cat")

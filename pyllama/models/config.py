@@ -144,7 +144,12 @@ class Config:
             values["head"] = heads[0]
         if "num_labels" in names and stored.get("id2label"):
             values.setdefault("num_labels", len(stored["id2label"]))
-        return cls(**values, extra={name: value for name, value in stored.items() if name not in rewritten})
+        extra = {name: value for name, value in stored.items() if name not in rewritten}
+        config = cls(**values, extra=extra)
+        if "head" not in stored and "num_labels" in names and not stored.get("id2label"):
+            count = getattr(config, "num_labels", 0)
+            extra["id2label"] = {str(i): f"LABEL_{i}" for i in range(count)}        # as in transformers
+        return config
 
     @classmethod
     def head_of(cls, architecture: str) -> str | None:

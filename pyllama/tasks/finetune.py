@@ -306,6 +306,8 @@ def task_of_config(stored: dict) -> Task | None:
     entry = stored.get("task")
     if isinstance(entry, dict):
         return task_of(entry["name"])
+    if "head" in stored and not stored.get("id2label"):     # of ours, and not trained yet
+        return None
     kinds = (kind for name in stored.get("architectures") or () for kind in OF_HUGGING_FACE if name.endswith(kind))
     return next((task_of(OF_HUGGING_FACE[kind]) for kind in kinds), None)
 
