@@ -35,8 +35,11 @@ def models() -> int:
     for name in ("small", "full"):
         table.add_column(name, justify="right")
     keep_whole(table, 1, 2, 3, 4)
+    modules = set()
     for kind, (model, family) in MODELS.items():
-        table.add_row(Text.assemble((kind, "bold"), f"\n{first_sentence(model.__doc__ or '')}"),
+        description = model.__doc__ if model not in modules else (family.__doc__ or "").partition("of a")[2].lstrip("n ")
+        modules.add(model)
+        table.add_row(Text.assemble((kind, "bold"), f"\n{first_sentence(description or '')}"),
                       "\n".join(family.HEADS),
                       "\n".join(name for name, task in TASKS.items() if task.head in family.HEADS) or "none",
                       f"{parameters(small(family)):,}", f"{parameters(family()):,}")

@@ -91,7 +91,7 @@ class BartConfig(TransformerConfig):
 
 @dataclass(frozen=True)
 class MBartConfig(BartConfig):
-    """The configuration of an mBART, a BART with pre-norm layers.
+    """The configuration of an mBART (Liu et al., 2020): a BART with pre-norm layers.
 
     To classify, its decoder starts with the text's last token, not with decoder_start_token_id.
     """
