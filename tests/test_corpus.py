@@ -24,7 +24,7 @@ def texts(*arguments, **options):
 @pytest.fixture
 def folder(tmp_path):
     for name, text in {"b.txt": "second", "a.md": "first", "c/d.jsonl": '{"text": "third"}\n', "c/e.py": "code",
-                       ".hidden/f.txt": "no", "c/.g.txt": "no", "h.json": "{}"}.items():
+                       ".hidden/f.txt": "no", "c/.g.txt": "no", "h.cfg": "{}"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path
@@ -236,3 +236,53 @@ def test_a_folder_can_be_trained_on_again(tmp_path, monkeypatch):
     for run in "out", "runs/second", "third":
         assert main(["train", "--data", ".", "--out_dir", run, *flags]) == 0
     assert len({(tmp_path / run / "data/tokens.bin").read_bytes() for run in ("out", "runs/second", "third")}) == 1
+
+
+# Records
+
+RECORDS = {
+    "a.JSONL": '{"text": "one"}\n{"text": "two"}\n', "a.json": '[{"text": "one"}, {"text": "two"}]',
+    "lines.json": '{"text": "one"}\n\n{"text": "two"}', "a.Json": '{"data": [\n{"text": "one"},\n{"text": "two"}]}',
+    "a.csv": 'id,text\n1,one\n2,"two"\n', "a.TSV": "id\ttext\n1\tone\n2\ttwo\n"}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_give_their_texts_whatever_the_case_of_the_ending(name, tmp_path):
+    (tmp_path / name).write_text("\ufeff" + RECORDS[name])
+    assert texts(tmp_path / name) == ["one", "two"]
+    with pytest.raises(UserError, match=r"field 'body'|column 'body'"):
+        texts(tmp_path / name, field="body")
+
+
+def test_a_folder_of_capital_endings_is_read(tmp_path):
+    (tmp_path / "A.TXT").write_text("one")
+    (tmp_path / "B.JSONL").write_text('{"text": "two"}')
+    assert texts(tmp_path) == ["one", "two"]
+
+
+def test_a_quoted_cell_may_span_lines_and_a_tab_separated_one_keeps_its_quotes(tmp_path):
+    (tmp_path / "a.csv").write_text('text,n\n"a ""quoted""\nline, with a comma",1\n')
+    (tmp_path / "a.tsv").write_text('text\tn\na "quoted\t1\n')
+    assert texts(tmp_path / "a.csv") == ['a "quoted"\nline, with a comma']
+    assert texts(tmp_path / "a.tsv") == ['a "quoted']
+
+
+def test_a_text_may_be_inside_an_object_and_null_is_none(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"data": {"text": "deep"}}\n{"data.text": "flat"}\n')
+    assert texts(tmp_path / "a.jsonl", field="data.text") == ["deep", "flat"]
+    (tmp_path / "b.jsonl").write_text('{"text": null}\n{"text": "one"}\n')
+    assert texts(tmp_path / "b.jsonl") == ["one"]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("a.json", "{", r"a\.json is not JSON .*rename the file to \.txt"),
+    ("a.json", "[1]", r"a\.json item 1 is not a JSON object"),
+    ("a.json", '{"name": "x"}', r"a\.json item 1 has no text in a field 'text'; its fields are name"),
+    ("a.csv", "hello, world\n", r"a\.csv has no column 'text'; its first line names hello, world; .*\.txt"),
+    ("a.csv", 'text\n"open', r"a\.csv line \d: unexpected end of data"),
+    ("a.csv", "", r"a\.csv has no column|a\.csv is empty"),
+    ("a.JSONL", "[" * 100_000, r"a\.JSONL line 1 is not JSON")])
+def test_a_file_of_records_is_never_read_as_raw_text(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        texts(tmp_path / name)

@@ -1,7 +1,6 @@
 """Find a task's fields among the names that a file gives its columns: Text, sentence or review for text."""
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 # Other names of a field in public data sets, as plain() writes them; one is read if the file has no second of them
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -80,12 +79,3 @@ def is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def value_of(values: dict, name: str) -> Any:
-    """The value of a field, or of one inside an object, such as data.text; None if there is none."""
-    if name in values:
-        return values[name]
-    first, dot, rest = name.partition(".")
-    inner = values.get(first)
-    return value_of(inner, rest) if dot and isinstance(inner, dict) else None

@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from pyllama import rng
 from pyllama.errors import UserError, check_choices
-from pyllama.tasks.columns import found, plain, value_of
+from pyllama.tasks.columns import found, plain
 from pyllama.tasks.row_files import READERS, BadRow, Reader, text_of_file
+from pyllama.text.records import value_of
 
 SHOWN = 5                                           # invalid rows that a note lists
 

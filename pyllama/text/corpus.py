@@ -2,7 +2,6 @@
 import functools
 import glob
 import io
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyllama.errors import UserError
-from pyllama.files import opened, parse_json
+from pyllama.files import opened
+from pyllama.text import records
+from pyllama.text.records import Document
 
 # A line of a text file, with its end.  The lookbehind checks that the separator starts the line: a pattern that starts
 # with a literal is forty times as fast.
@@ -25,7 +26,6 @@ OF_A_RUN = re.compile(r"(.*/)(?:log\.jsonl|metrics\.json|data/(?:(?:train|dev|te
                       r"|checkpoints/\.?step-\d[^/]*/[^/]+)")
 MARKS = ("checkpoints", "lock", "data/tokens.bin.json")
 
-Document = tuple[str, str]                          # (name, text)
 Sources = str | Path | Sequence[str | Path]
 
 
@@ -34,7 +34,7 @@ def documents(sources: Sources, field: str = "text") -> Iterator[Document]:
 
     A source is
     - a text file in UTF-8: one document, or several separated by lines with <|endoftext|> alone;
-    - a .jsonl file: one document a line, an object whose string `field` is the text;
+    - a .jsonl, .json, .csv or .tsv file: one document a record, whose `field` is the text: see records.py;
     - a folder: its text and .jsonl files (see SUFFIXES), recursively, without hidden ones and those of a run;
     - a .gz or .zip of one of these files, or a pipe such as <(zcat file.gz);
     - a pattern such as "src/**/*.py": the files that match it, with any suffix, without those of a run;
@@ -56,8 +56,7 @@ def documents(sources: Sources, field: str = "text") -> Iterator[Document]:
             for path in _files(source):
                 try:
                     with opened(path) as file:
-                        texts = _json_texts(path, file, field) if _is_jsonl(path) else _texts(path, file)
-                        yield from _nonempty(path, texts)
+                        yield from _nonempty(path, _texts_of(path, file, field))
                 except OSError as error:
                     raise UserError(f"cannot read {path}: {error.strerror}; fix that or leave the file out") from None
 
@@ -72,7 +71,7 @@ def _files(source: str | Path) -> list[Path]:
     """The files of a path, a folder or a pattern.  Raises UserError if there are none."""
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
                        and not any(part.startswith(".") for part in file.relative_to(path).parts)
                        and not _is_of_a_run(file))
         if not files:
@@ -95,9 +94,11 @@ def _is_of_a_run(file: Path) -> bool:
     return match is not None and any((Path(match[1]) / mark).exists() for mark in MARKS)
 
 
-def _is_jsonl(path: Path) -> bool:
-    """Is this the name of a .jsonl file, compressed or not?"""
-    return (path.with_suffix("") if path.suffix in PACKED else path).suffix == ".jsonl"
+def _texts_of(path: Path, file: BinaryIO, field: str) -> Iterator[Document]:
+    """The documents of a file, by the ending of its name before .gz or .zip, in upper or lower case."""
+    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    reader = records.READERS.get(inner.suffix.lower())
+    return reader(path, _chunks(path, file), field) if reader else _texts(path, file)
 
 
 def _chunks(name: object, file: BinaryIO) -> Iterator[str]:
@@ -125,31 +126,6 @@ def _texts(name: object, file: BinaryIO) -> Iterator[Document]:
             yield f"{name}, document {number}", "".join(parts).removesuffix("\n").removesuffix("\r")
             number, parts = number + 1, [other]
     yield str(name) if number == 1 else f"{name}, document {number}", "".join(parts)
-
-
-def _json_texts(name: object, file: BinaryIO, field: str) -> Iterator[Document]:
-    """The documents of a .jsonl file."""
-    lines = (line for chunk in _chunks(name, file) for line in chunk.removesuffix("\n").split("\n"))
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        location = f"{name} line {number}"
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            raise UserError(f"{location} is not JSON ({error}); fix it, or rename the file to .txt if it is plain text"
-                            ) from None
-        if not isinstance(record, dict):
-            raise UserError(f"{location} is not a JSON object; each line must look like {{{json.dumps(field)}: ...}}")
-        if not isinstance(text := record.get(field), str):
-            raise UserError(f"{location} has no text in a field {field!r}; its fields are "
-                            f"{', '.join(record) or 'none'}; name the field that has the text")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{location} escapes half of a surrogate pair (\\ud800 to \\udfff), which is not a "
-                            f"character; fix or remove it") from None
-        yield location, text
 
 
 def _nonempty(name: object, texts: Iterator[Document]) -> Iterator[Document]:

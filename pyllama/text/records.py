@@ -1,0 +1,98 @@
+"""Documents in the records of .jsonl, .json, .csv and .tsv files: the text is one field of each."""
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pyllama.errors import UserError
+from pyllama.files import parse_json
+
+Document = tuple[str, str]                          # (name, text)
+Reader = Callable[[Path, Iterable[str], str], Iterator[Document]]      # (path, chunks of whole lines, field)
+AS_TEXT = "rename the file to .txt if it is plain text"
+
+
+def value_of(values: dict, name: str) -> Any:
+    """The value of a field, or of one inside an object, such as data.text; None if there is none."""
+    if name in values:
+        return values[name]
+    first, dot, rest = name.partition(".")
+    inner = values.get(first)
+    return value_of(inner, rest) if dot and isinstance(inner, dict) else None
+
+
+def json_lines(path: Path, chunks: Iterable[str], field: str) -> Iterator[Document]:
+    """The documents of a .jsonl file, one object a line."""
+    for number, line in enumerate(_lines(chunks), 1):
+        if line.strip():
+            yield from _document(f"{path} line {number}", _parsed(f"{path} line {number}", line), field)
+
+
+def json_file(path: Path, chunks: Iterable[str], field: str) -> Iterator[Document]:
+    """The documents of a .json file: a list of objects, which may be the value of "data", or one object a line."""
+    lines = iter(_lines(chunks))
+    first = next((line for line in lines if line.strip()), "")
+    try:
+        by_line = isinstance(parse_json(first), dict)
+    except ValueError:
+        by_line = False
+    if by_line:
+        following = next((line for line in lines if line.strip()), None)
+        if following is not None:
+            yield from json_lines(path, ("\n".join([first, following, *lines]),), field)
+            return
+    content = _parsed(str(path), "\n".join([first, *lines]))
+    items = content.get("data", content) if isinstance(content, dict) else content
+    for number, item in enumerate(items if isinstance(items, list) else [items], 1):
+        yield from _document(f"{path} item {number}", item, field)
+
+
+def table(path: Path, chunks: Iterable[str], field: str) -> Iterator[Document]:
+    """The documents of a .csv or .tsv file, whose first line names the columns."""
+    lines = (f"{line}\n" for line in _lines(chunks))
+    quoting = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if ".tsv" in path.name.lower() else dict(strict=True)
+    csv.field_size_limit(2 ** 31 - 1)
+    reader = csv.reader(lines, **quoting)           # type: ignore[arg-type]
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if field not in names:
+            raise UserError(f"{path} has no column {field!r}; its first line names {', '.join(names) or 'none'}; name "
+                            f"the column that has the text with field, or {AS_TEXT}")
+        for cells in reader:
+            if len(cells) > names.index(field):
+                yield f"{path} line {reader.line_num}", cells[names.index(field)]
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: {error}; fix the quotes, or {AS_TEXT}") from None
+
+
+READERS: dict[str, Reader] = {".jsonl": json_lines, ".json": json_file, ".csv": table, ".tsv": table}
+
+
+def _lines(chunks: Iterable[str]) -> Iterator[str]:
+    return (line for chunk in chunks for line in chunk.removesuffix("\n").split("\n"))
+
+
+def _parsed(location: str, text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{location} is not JSON ({error}); fix it, or {AS_TEXT}") from None
+
+
+def _document(location: str, record: Any, field: str) -> Iterator[Document]:
+    """The document of a record; none if its text is null."""
+    if not isinstance(record, dict):
+        raise UserError(f"{location} is not a JSON object; each must look like {{{json.dumps(field)}: ...}}")
+    text = value_of(record, field)
+    if text is None and field in record:
+        return
+    if not isinstance(text, str):
+        raise UserError(f"{location} has no text in a field {field!r}; its fields are {', '.join(record) or 'none'}; "
+                        f"name the field that has the text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{location} escapes half of a surrogate pair (\\ud800 to \\udfff), which is not a character; "
+                        f"fix or remove it") from None
+    yield location, text
