@@ -217,6 +217,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         raise UserError(f"there is no model at {path}; give a run, a checkpoint, a Hugging Face folder or a llama2.c "
                         f"file")
     if path.is_file():
+        refuse_other(path)
         config, tree = llama2c.read(path)
         tree, config = llama2c.to_halves(tree, config)          # the layout of Hugging Face
         tree = params.rebuild(tree, (params.cast(a, dtype) for _, a in params.leaves(tree)))
@@ -240,6 +241,22 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         raise UserError(f"the tokenizer has {model.tokenizer.vocab_size} tokens but the model's vocabulary has "
                         f"{model.config.vocab_size}; give the tokenizer that the model was trained with")
     return model
+
+
+def refuse_other(path: Path) -> None:
+    """Raise UserError for a file of weights in another format than llama2.c's."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(4)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a model") from None
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path} holds weights alone; give the folder that has it and {checkpoint.CONFIG}")
+    if begin == b"GGUF":
+        raise UserError(f"{path} is a model of llama.cpp; give the Hugging Face folder from which it was converted")
+    if begin == b"PK\x03\x04" or begin[:1] == b"\x80":
+        raise UserError(f"{path} is a pickle of PyTorch, which may run any program when it is opened, so it is not "
+                        f"read; load it with transformers, and save it with safe_serialization=True")
 
 
 def changed(model: Model, config, dtype: str = "float32") -> Model:

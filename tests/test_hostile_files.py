@@ -3,6 +3,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import threading
 import tracemalloc
@@ -18,6 +19,7 @@ from pyllama.files import parse_json
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.params import leaves
+from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 
 ODD = [None, [], {}, [1], {"a": 1}, -1, 0, 1, 3, 10**6, 2**31, 2**63, 10**30, 0.5, -0.5, 1e300, math.nan, math.inf,
@@ -192,3 +194,48 @@ def test_a_run_is_read_while_another_process_saves_and_prunes(tmp_path):
         ended.set()
         writer.join()
     assert os.listdir(tmp_path / "checkpoints")
+
+
+# --- other formats ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["WordLevel", "BPE", "WordPiece"])
+@pytest.mark.parametrize("largest", [2**24, 2**31, 2**32 - 1])
+def test_a_tokenizer_with_a_huge_id_is_refused(kind, largest, tmp_path):
+    """The library counts up to the largest id when it writes such a tokenizer, and aborts where memory ends."""
+    vocab = {"vocab": {"<unk>": 0, "a": largest}, "unk_token": "<unk>"}
+    model = {"type": kind, **vocab, **({"merges": []} if kind == "BPE" else {})}
+    if kind == "WordPiece":
+        model |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 9}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
+        "added_tokens": [], "pre_tokenizer": None, "decoder": None, "model": model}))
+    with pytest.raises(UserError, match=rf"id {largest:,}, but ids must be below 16,777,216; renumber its"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("header", [
+    [2**31 - 1] * 7, [2**30, 2**30, 2**30, 2, 1, 2**30, 2**30], [8, 8, 2**31 - 1, 2, 1, 10, 8], [-2**31] * 7,
+    [8, 8, 1, 2, 1, -2**31, 8], [0] * 7, [8, 8, 1, 0, 1, 10, 8], [8, 8, 1, 2, 0, 10, 8], [6, 8, 1, 2, 1, 10, 8]])
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_a_header_of_llama2c_takes_no_memory(header, version, tmp_path):
+    path = tmp_path / "model.bin"
+    start = b"" if not version else (0x616b3432).to_bytes(4, "little") + version.to_bytes(4, "little")
+    path.write_bytes((start + np.array(header, np.int32).tobytes()).ljust(300, b"\0"))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"model\.bin "):
+        pyllama.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("model.bin", b"", "has 0 bytes, but the header of a llama2.c model has 28"),
+    ("pytorch_model.bin", b"PK\x03\x04", "is a pickle of PyTorch, which may run any program"),
+    ("old.bin", b"\x80\x02\x8a", "is a pickle of PyTorch"),
+    ("model.gguf", b"GGUF\x03\0\0\0" + bytes(99), "is a model of llama.cpp; give the Hugging Face folder"),
+    ("model.safetensors", bytes(99), "holds weights alone; give the folder that has it and config.json")])
+def test_a_file_of_another_format_is_named(name, content, message, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{re.escape(name)} {re.escape(message)}"):
+        pyllama.load(path)

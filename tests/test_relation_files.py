@@ -115,6 +115,18 @@ def test_a_bad_line_is_reported_with_its_number_and_costs_its_document(tmp_path,
     assert notes[1].startswith(f"  {tmp_path}/a.conll line {place}: ")
 
 
+def test_a_document_of_very_many_pairs_is_refused(tmp_path):
+    """200 entities give 19,900 rows; a file of kilobytes could ask for gigabytes."""
+    def document(count):
+        return "#doc 1\n" + "".join(f"{i}\tw\tB-Loc\t['N']\t[{i}]\n" for i in range(count))
+
+    assert len(loaded(tmp_path / "a.conll", document(200))) == 19_900
+    with pytest.raises(UserError, match=r"line 2: its document has 201 entities, .*; begin a document with a line #doc"):
+        loaded(tmp_path / "a.conll", document(201))
+    assert len(loaded(tmp_path / "a.conll", document(3000) + MAINE, bad_rows="skip")) == len(
+        loaded(tmp_path / "b.conll", MAINE))
+
+
 def test_a_mark_among_the_words_costs_the_rows_alone(tmp_path):
     with pytest.raises(UserError, match=r"a\.conll line 3: .* does not contain one marked entity <e2>"):
         loaded(tmp_path / "a.conll", MAINE.replace("left", "<e2>"))

@@ -9,6 +9,7 @@ import numpy as np
 from pyllama.errors import UserError
 
 SHARED = {"architectures": list[str], "id2label": dict, "label2id": dict}      # keys that several families read
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "an object"}
 MOST = 2**31                                                                # above every size, in magnitude
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 OURS = "pyllama-"                                       # begins the model_type of what no transformers model computes
@@ -29,6 +30,16 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is int:
         return type(value) is int and abs(value) < MOST
     return kind is Any or isinstance(value, kind or type(None))
+
+
+def described(kind: Any) -> str:
+    """The values that fits() accepts, in words."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(map(described, arguments))
+    if origin in (list, tuple):
+        return f"a list, each entry {described(arguments[0])}"
+    return "a text" if origin is Literal else WORDS.get(kind, "null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +139,7 @@ class Config:
                 raise UserError(f"config.json has {name} = {stored[name]!r}; {cls.TYPE} supports only {only!r}")
         for name, kind in SHARED.items():
             if stored.get(name) is not None and not fits(stored[name], kind):
-                raise UserError(f"config.json has {name} = {stored[name]!r}, but it must be of type {kind}; fix it")
+                raise UserError(f"config.json has {name} = {stored[name]!r}, but it must be {described(kind)}; fix it")
         names = cls.names()
         stored = cls.with_known_ids(stored)
         # to_dict() writes these again, and parameters are stored as float32 or float64 whatever they were.
@@ -136,8 +147,8 @@ class Config:
         values = {name: value for name, value in stored.items() if name in names}
         for f in fields(cls):
             if f.name in values and not fits(values[f.name], f.type):
-                raise UserError(f"config.json has {f.name} = {values[f.name]!r}, but it must be of type "
-                                f"{getattr(f.type, '__name__', f.type)}; fix it")
+                raise UserError(f"config.json has {f.name} = {values[f.name]!r}, but it must be {described(f.type)}; "
+                                f"fix it")
         architectures = stored.get("architectures") or []
         heads = [head for architecture in architectures if (head := cls.head_of(architecture))]
         if heads and "head" in names and "head" not in stored:

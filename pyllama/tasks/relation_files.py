@@ -10,6 +10,7 @@ MARKS = ("<e1>", "</e1>", "<e2>", "</e2>")
 OTHER = "Other"
 FORWARDS, BACKWARDS = "(e1,e2)", "(e2,e1)"
 NONE = ("N", "")                                            # the names of no relation in multi-head files
+MOST_ENTITIES = 200                                         # of a document: a sentence has fewer than 20
 
 
 def semeval(path, text, wanted, spare):
@@ -100,6 +101,9 @@ def pairs(tokens):
     """(line where the first one begins, marked text, relation) of every two entities.  Raises BadLine before the first.
     """
     spans, entity_of = entities(tokens)
+    if len(spans) > MOST_ENTITIES:
+        raise BadLine(tokens[0].line, f"its document has {len(spans):,} entities, and every two of them would be a row; "
+                                      f"begin a document with a line #doc after at most {MOST_ENTITIES}")
     between = related(tokens, entity_of)
     for (a, first), (b, second) in combinations(enumerate(spans), 2):
         words = [token.word for token in tokens]

@@ -1,5 +1,6 @@
 """The files of a Hugging Face tokenizer: tokenizer.json, and its settings in tokenizer_config.json and beside it."""
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ BESIDE = (SETTINGS, SPECIAL_TOKENS, CHAT_TEMPLATE, "added_tokens.json")
 # Settings of transformers that name a class or a file of their own, or repeat what tokenizer.json says.
 NOT_KEPT = ("auto_map", "add_bos_token", "add_eos_token", "added_tokens_decoder", "tokenizer_file", "name_or_path",
             "special_tokens_map_file")
+MOST_TOKENS = 2**24                                 # many times the largest vocabulary that is in use
 
 
 def read(path: str | Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
@@ -58,10 +60,15 @@ def _rust(file: Path) -> tokenizers.Tokenizer:
     """The tokenizer of a tokenizer.json."""
     text = _text(file, f"give a {TOKENIZER} or a folder that has one")
     try:
-        return tokenizers.Tokenizer.from_str(text)
+        rust = tokenizers.Tokenizer.from_str(text)
     except Exception as error:                      # the library raises nothing narrower
         raise UserError(f"{file} is not a tokenizer.json that the tokenizers library can read: {error}; "
                         f"give one written by Hugging Face or by pyllama") from None
+    token, largest = max(rust.get_vocab().items(), key=operator.itemgetter(1), default=("", 0))
+    if largest >= MOST_TOKENS:                      # the library would count up to it, and abort where memory ends
+        raise UserError(f"{file} gives the token {token!r} the id {largest:,}, but ids must be below {MOST_TOKENS:,}; "
+                        f"renumber its tokens")
+    return rust
 
 
 def _text(file: Path, cure: str = "fix that, or move it elsewhere") -> str:
