@@ -102,8 +102,8 @@ def pairs(tokens):
     """
     spans, entity_of = entities(tokens)
     if len(spans) > MOST_ENTITIES:
-        raise BadLine(tokens[0].line, f"its document has {len(spans):,} entities, and every two of them would be a row; "
-                                      f"begin a document with a line #doc after at most {MOST_ENTITIES}")
+        raise BadLine(tokens[0].line, f"its document has {len(spans):,} entities, and every two would be a row; begin "
+                                      f"a document with a line #doc after at most {MOST_ENTITIES}")
     between = related(tokens, entity_of)
     for (a, first), (b, second) in combinations(enumerate(spans), 2):
         words = [token.word for token in tokens]
