@@ -207,10 +207,10 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
     options    fields of pyllama.beam.SearchConfig, for tasks that generate text: num_beams, max_new_tokens,
                length_penalty, early_stopping
 
-    An answer is a text: the class, the span, or the generated text; in tagging, a list of entities, dicts
-    with start, end, text, label and score.  Warns of the notes on how the model at a path was
-    loaded, and on inputs that are not answered.  Raises UserError if the model was not trained on a task, or an input
-    or option is invalid.
+    An answer is a text: the class, the span, or the generated text; in tagging, a list of entities, dicts with start,
+    end, text, label and score.  A model that another program trained on numbers, or on several labels at once, answers
+    with a number or a list.  Warns of the notes on how the model at a path was loaded, and on inputs that are not
+    answered.  Raises UserError if the model was not trained on a task, or an input or option is invalid.
 
     >>> import pyllama
     >>> model = pyllama.create("lstm", "python-docs", hidden_size=8)

@@ -46,12 +46,6 @@ def test_a_model_of_spans_and_one_of_tags_answer(tmp_path, capsys):
     assert isinstance(pyllama.predict(saved(tmp_path / "t", "tagging"), "the cat"), list)
 
 
-@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
-def test_numbers_and_several_classes_are_not_one_class(tmp_path, kind):
-    with pytest.raises(UserError, match=f"the model was trained for {kind}, not for one class a text"):
-        pyllama.predict(saved(tmp_path / "m", "classification", problem_type=kind), "the cat")
-
-
 def test_two_classes_without_names_have_those_of_transformers(tmp_path, capsys):
     """It does not write the names LABEL_0 and LABEL_1."""
     model = saved(tmp_path / "m", "classification")

@@ -110,8 +110,8 @@ def test_the_second_text_counts(tmp_path):
     work = trained(special.byte_pairs([], 259))
     config = replace(work.config, initializer_range=1.0)
     work = work._replace(config=config, params=config.model.init(config, 3))
-    a, b, c = classify.probabilities([row("ab", "ba"), row("ba", "ab"), row("abba")], work)
+    a, b, c = classify.scores_of([row("ab", "ba"), row("ba", "ab"), row("abba")], work)
     assert np.abs(a - b).max() > 1e-6
     assert np.abs(a - c).max() > 1e-6
-    alone, = classify.probabilities([row("ab", "ba")], work)
+    alone, = classify.scores_of([row("ab", "ba")], work)
     np.testing.assert_allclose(alone, a, rtol=1e-5)

@@ -37,7 +37,8 @@ def models() -> int:
     keep_whole(table, 1, 2, 3, 4)
     modules = set()
     for kind, (model, family) in MODELS.items():
-        description = model.__doc__ if model not in modules else (family.__doc__ or "").partition("of a")[2].lstrip("n ")
+        of_family = (family.__doc__ or "").partition("of a")[2].lstrip("n ")
+        description = of_family if model in modules else model.__doc__
         modules.add(model)
         table.add_row(Text.assemble((kind, "bold"), f"\n{first_sentence(description or '')}"),
                       "\n".join(family.HEADS),

@@ -5,8 +5,7 @@ import numpy as np
 
 from pyllama import machine, memory
 from pyllama.errors import UserError
-from pyllama.tasks import pairs
-from pyllama.tasks.answers import ByClass
+from pyllama.tasks import pairs, scores
 from pyllama.tasks.labels import in_order, notes
 from pyllama.tasks.rows import BadRow, texts_of
 from pyllama.tasks.task import Task, labels_of, number_of
@@ -52,14 +51,10 @@ def predict(rows, trained, search=None):
 
 
 def detailed(rows, trained, search=None):
-    """(the most likely class of each text, {its probability, the probabilities of all classes})"""
-    names, answers, details = labels_of(trained.config), [], []
-    for row in probabilities(rows, trained):
-        best = int(row.argmax())
-        answers.append(names[best])
-        shares = ByClass((name, round(float(p), 6)) for name, p in zip(names, row, strict=True))
-        details.append({"probability": shares[names[best]], "probabilities": shares})
-    return answers, details
+    """(the answer to each text, {its probability, the probabilities of all classes}); see scores.answer."""
+    names, problem = labels_of(trained.config), scores.problem_of(trained.config)
+    pairs_of = [scores.answer(z, names, problem) for z in scores_of(rows, trained)]
+    return [answer for answer, _ in pairs_of], [detail for _, detail in pairs_of]
 
 
 def lengths(rows, trained):
@@ -69,14 +64,13 @@ def lengths(rows, trained):
 
 @memory.arena()
 @machine.one_blas_thread()
-def probabilities(rows, trained):
-    """Of each class for each text: [N C], softmax of the scores."""
+def scores_of(rows, trained):
+    """The scores of the classes for each text: [N C], float64."""
     texts = Examples(pairs.inputs(rows, trained, trained.max_length))
-    parts = []
+    parts = [np.zeros((0, trained.config.num_labels))]
     for _, batch in texts.in_turn(AT_ONCE):
         z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)
-        e = np.exp(z.astype(np.float64) - z.max(axis=-1, keepdims=True))
-        parts.append(e / e.sum(axis=-1, keepdims=True))
+        parts.append(z.astype(np.float64))
     return np.concatenate(parts)
 
 
@@ -85,8 +79,14 @@ def metrics(answers, rows):
 
     macro    the mean over the classes; a class that is never predicted has precision 0
     micro    over all decisions, where F1 equals the accuracy
+
+    Of models that answer with numbers or several classes: see scores.py.
     """
     truth = [row.values["label"] for row in rows]
+    if answers and isinstance(answers[0], float):
+        return scores.number_metrics(answers, truth)
+    if answers and isinstance(answers[0], list):
+        return scores.set_metrics(answers, truth)
     names = in_order([*truth, *answers])
     index = {name: i for i, name in enumerate(names)}
     confusion = np.zeros((len(names), len(names)), int)

@@ -19,7 +19,7 @@ from pyllama.files import DamagedFile, read_json
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model
-from pyllama.tasks import TASKS, vectors
+from pyllama.tasks import TASKS, foreign, vectors
 from pyllama.tasks.rows import Row, Source, split
 from pyllama.tasks.run_rows import PARTS, load_rows, save_rows
 from pyllama.tasks.task import Task, Trained
@@ -183,7 +183,8 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
                    "label2id": {name: i for i, name in enumerate(names)}} if names else {}
         entry = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights,
                  "pairs": "text_pair" in rows[0].values, **task.stored}
-        return replace(config, **changes, extra={**config.extra, **classes, "task": entry})
+        kept = {name: value for name, value in config.extra.items() if name != "problem_type"}
+        return replace(config, **changes, extra={**kept, **classes, "task": entry})
 
     if model is None and setup.model not in MODELS and Path(setup.model).exists():
         if setup.vectors:
@@ -293,10 +294,7 @@ def trained(config, p, tokenizer) -> Trained:
     task = task_of_config(config.to_dict())
     if task is None:
         raise UserError("the model was not trained on a task; fine-tune it on one first")
-    if config.extra.get("problem_type") in ("regression", "multi_label_classification"):
-        raise UserError(f"the model was trained for {config.extra['problem_type']}, not for one class a text; use a "
-                        f"model of classes")
-    longest = min(getattr(config, "max_position_embeddings", LONGEST), LONGEST)
+    longest = min(config.context or LONGEST, LONGEST)
     max_length = config.extra.get("task", {}).get("max_length", longest)
     return Trained(config, p, framed(tokenizer, config), max_length, task.markers)
 
@@ -337,7 +335,7 @@ def evaluation(task: Task, rows: Sequence[Row], tokenizer):
 
 def measure(task: Task, rows: Sequence[Row], model: Trained, search: SearchConfig | None) -> tuple[list, dict]:
     """(answers, metrics) of the model on the rows."""
-    answers = task.predict(rows, model, search)
+    answers, rows = task.predict(rows, model, search), foreign.with_names(task, rows, model.config)
     return answers, {**task.model_metrics(rows, model), **task.metrics(answers, rows)}
 
 
