@@ -26,7 +26,8 @@ def test_a_run_that_is_killed_fifty_times_is_the_run_left_alone(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    end = int(python("tests.training_and_dying", tmp_path / "killed", text, KILLS, 0))
+    end, refusals = map(int, python("tests.training_and_dying", tmp_path / "killed", text, KILLS, 0).split())
+    assert refusals > 0
     python("pyllama", "train", "--data", text, "--out_dir", tmp_path / "whole", *FLAGS, "--max_iters", end)
     killed, whole = checkpoint.load(tmp_path / "killed"), checkpoint.load(tmp_path / "whole")
     assert not killed.notes
@@ -35,3 +36,10 @@ def test_a_run_that_is_killed_fifty_times_is_the_run_left_alone(tmp_path):
         np.testing.assert_array_equal((killed.tensors | killed.optimizer)[name], a, err_msg=name)
     logs = [[(line["step"], line["loss"]) for line in read_log(tmp_path / run)] for run in ("killed", "whole")]
     assert logs[0] == logs[1]
+    assert killed.trainer["standing"] == whole.trainer["standing"]
+    best = [checkpoint.load(checkpoint.best(tmp_path / run)) for run in ("killed", "whole")]
+    assert best[0].step == best[1].step == whole.trainer["standing"]["best_step"]
+    for name, a in best[1].tensors.items():
+        np.testing.assert_array_equal(best[0].tensors[name], a, err_msg=name)
+    left = [path.name for path in (tmp_path / "killed").rglob("*") if path.name.endswith(".tmp") or path.name == "lock"]
+    assert left == []

@@ -1,10 +1,11 @@
-"""Train in a process that is killed at random moments and resumed by the next one.
+"""Train in a process that is stopped at random moments, most often killed, and resumed by the next one.
 
     python -m tests.training_and_dying RUN TEXT KILLS SEED
 
-The processes are forks of this one, which spares their start-up.  The last one is let live for three steps more; prints
-the step it comes to.
+The processes are forks of this one, which spares their start-up.  Before each stop this one tries to get the lock.  The
+last process lives for three steps more.  Prints the step it comes to, and how often this process was refused.
 """
+import json
 import os
 import random
 import signal
@@ -14,9 +15,12 @@ import traceback
 from pathlib import Path
 
 from pyllama import cli
+from pyllama.errors import UserError
 from pyllama.training import checkpoint
+from pyllama.training.lock import RunLock
 
 NEVER = "1000000"
+STOPS = [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]
 FLAGS = ["--tokenizer", "byte", "--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2",
          "--block_size", "8", "--dropout", "0.1", "--warmup_iters", "3", "--lr_decay_iters", NEVER, "--save_steps", "1",
          "--eval_interval", "7", "--eval_tokens", "16", "--shards", "1", "--log_interval", NEVER]
@@ -29,8 +33,22 @@ def command(run: Path, text: Path) -> list[str]:
     return ["train", "--data", str(text), "--out_dir", str(run), "--max_iters", NEVER, *FLAGS]
 
 
-def life(argv: list[str], seconds: float | None = None) -> int | None:
-    """The exit code of the command in a process of its own, or None if it was killed after so many seconds."""
+def refused(run: Path, owner: int) -> bool:
+    """Does the process have the run's lock?  Then this one is refused."""
+    try:
+        if json.loads((run / "lock").read_text())["pid"] != owner:
+            return False
+    except (OSError, ValueError):
+        return False
+    try:
+        RunLock(run)
+    except UserError as error:
+        return str(error).startswith(f"process {owner} on ")
+    sys.exit("two processes have the lock")
+
+
+def life(argv: list[str]) -> int:
+    """The process id of the command in a process of its own."""
     child = os.fork()
     if not child:
         try:
@@ -39,24 +57,28 @@ def life(argv: list[str], seconds: float | None = None) -> int | None:
         except BaseException:
             traceback.print_exc()
             os._exit(70)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
+    return child
+
+
+def end_of(child: int) -> int:
+    """Its exit code, or -n if signal n ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def main(run: Path, text: Path, kills: int, seed: int) -> None:
-    draw = random.Random(seed)
-    for _ in range(kills):
-        if (code := life(command(run, text), draw.uniform(0, 0.2))) is not None:
-            sys.exit(f"a life ended with {code} before it was killed")
-    while not (run / "latest").exists():                        # on a slow machine no life was long enough
-        life(command(run, text), 1)
+    draw, refusals, count = random.Random(seed), 0, 0
+    while count < kills or not refusals or not (run / "latest").exists():     # on a slow machine lives may be too short
+        child, number = life(command(run, text)), draw.choice(STOPS)
+        time.sleep(draw.uniform(0, 0.2) if count < kills else 1)
+        refusals += refused(run, child)
+        os.kill(child, number)
+        if (code := end_of(child)) not in (-number, 128 + number):
+            sys.exit(f"a process ended with {code} before signal {number}")
+        count += 1
     end = checkpoint.load(run).step + 3
-    if code := life(["resume", str(run), "--max_steps", str(end)]):
-        sys.exit(f"the last life ended with {code}")
-    print(end)
+    if code := end_of(life(["resume", str(run), "--max_steps", str(end)])):
+        sys.exit(f"the last process ended with {code}")
+    print(end, refusals)
 
 
 if __name__ == "__main__":
