@@ -19,9 +19,17 @@ from typing import IO, Any, BinaryIO
 
 from pyllama.errors import UserError
 
+CURES = {errno.ENOSPC: "free some space on that disk", errno.EDQUOT: "free some space or have the quota raised",
+         errno.EFBIG: "raise the file-size limit (ulimit -f)"}
+
 
 class DamagedFile(UserError):
     """A file is missing, is unreadable, or differs from what was written."""
+
+
+def cure(error: BaseException, otherwise: str = "fix that") -> str:
+    """What the user can do about a file that cannot be written."""
+    return CURES.get(getattr(error, "errno", None) or 0, otherwise)
 
 
 def to_json(value) -> bytes:
@@ -83,7 +91,8 @@ def export(path: str | Path, chunks: Iterable) -> None:
             file.writelines(chunks)
     except (OSError, ValueError) as error:                      # a path such as "." has no file name
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path}: {reason}; name a file in a folder that exists") from None
+        raise UserError(f"cannot write {path}: {reason}; {cure(error, 'name a file in a folder that exists')}"
+                        ) from None
 
 
 def through(path: str | Path) -> BinaryIO | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyllama.errors import UserError
-from pyllama.files import make_folder, rewrite
+from pyllama.files import cure, make_folder, rewrite
 from pyllama.tasks.rows import Row
 from pyllama.training.run import changed_since
 
@@ -32,7 +32,8 @@ def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> dict[str, str]:
         for path, content in files.items():
             rewrite(path, [content])
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another out_dir") from None
+        raise UserError(f"cannot write into {folder}: {error.strerror}; {cure(error)} or choose another out_dir"
+                        ) from None
     return {path.stem: hashlib.sha256(content).hexdigest() for path, content in files.items()}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from pyllama import rng
 from pyllama.errors import UserError
-from pyllama.files import make_folder, replacing, rewrite
+from pyllama.files import cure, make_folder, replacing, rewrite
 from pyllama.text import special
 from pyllama.text.corpus import Document, Sources, documents
 from pyllama.text.epochs import step_rows
@@ -164,7 +164,7 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
         side = {**made_of, "dtype": tokenizer.dtype.name, "tokens": count, "documents": starts}
         rewrite(_sidecar(file), [json.dumps(side).encode()])
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; free some space or choose another folder") from None
+        raise UserError(f"cannot write {file}: {error.strerror}; {cure(error)} or choose another folder") from None
     return _stored(file, made_of)
 
 

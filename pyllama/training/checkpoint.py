@@ -17,7 +17,6 @@ A kill, a power cut or a full disk at any moment leaves the checkpoints that `la
 
 Only one process at a time may save to a run: see lock.py.  The same state gives the same bytes.
 """
-import errno
 import hashlib
 import os
 import re
@@ -29,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.files import DamagedFile, make_folder, read_json, rewrite, sync, to_json, write
+from pyllama.files import DamagedFile, cure, make_folder, read_json, rewrite, sync, to_json, write
 from pyllama.formats.safetensors import read_tensors, to_safetensors
 
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
@@ -39,8 +38,6 @@ NEEDED, OPTIONAL = {CONFIG, MODEL, OPTIMIZER, TRAINER}, {TOKENIZER, TOKENIZER_SE
 PICKLED = {"pytorch_model*.bin": "a pickle of PyTorch", "*.pth": "a pickle of PyTorch", "*.pt": "a pickle of PyTorch",
            "*.ckpt": "a pickle", "tf_model.h5": "a model of TensorFlow", "flax_model.msgpack": "a model of Flax"}
 NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")          # the step and, from the second on, the generation
-CURES = {errno.ENOSPC: "free some space on that disk", errno.EDQUOT: "free some space or have the quota raised",
-         errno.EFBIG: "raise the file-size limit (ulimit -f)"}
 
 
 class Checkpoint(NamedTuple):
@@ -93,9 +90,9 @@ def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndar
         point(run, "latest", folder)
         prune(run, step, keep)
     except OSError as error:
-        cure = CURES.get(error.errno or 0, "fix that")
-        raise UserError(f"cannot save step {step} in {error.filename or run}: {error.strerror or error}; {cure} and "
-                        f"resume: earlier checkpoints are intact") from error
+        next_step = "resume: earlier checkpoints are intact" if (run / "latest").exists() else "start again"
+        raise UserError(f"cannot save step {step} in {error.filename or run}: {error.strerror or error}; {cure(error)} "
+                        f"and {next_step}") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return folder

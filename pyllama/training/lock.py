@@ -20,13 +20,14 @@ from datetime import datetime
 from pathlib import Path
 
 from pyllama.errors import UserError
-from pyllama.files import make_folder
+from pyllama.files import cure, make_folder
 
 try:
     import fcntl
 except ImportError:                                         # not a POSIX system
     fcntl = None                                            # type: ignore[assignment]
 
+RACES = 100                                                 # how often another process may delete the file in between
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 # Unfinished files of this version and of 0.1.0.
 UNFINISHED = re.compile(r"\.?(tokens\.bin(\.json)?|(train|dev|test|log)\.jsonl|metrics\.json|latest|best)(\.\d+)+\.tmp")
@@ -50,12 +51,16 @@ class RunLock:
         self._mark = json.dumps({"pid": self.pid, "host": platform.node(), "since": datetime.now().isoformat()})
         try:
             self._made = make_folder(self.path.parent)
-            while not self._locked():
-                pass
+            for _ in range(RACES):
+                if self._locked():
+                    break
+            else:
+                raise OSError(errno.EIO, "lock does not contain what was written")
             remove_unfinished(self.path.parent)
         except OSError as error:
             self.release()
-            raise UserError(f"cannot write in {folder}: {error.strerror}; choose another folder, or fix that") from None
+            raise UserError(f"cannot write in {folder}: {error.strerror}; {cure(error)} or choose another folder"
+                            ) from None
         _LOCKS.add(self)
 
     def _locked(self) -> bool:
@@ -74,8 +79,14 @@ class RunLock:
                 raise
             self.notes = (f"the file system of {self.folder} has no locks, so nothing stops another process from "
                           f"writing to this run; train in it with one process at a time",)
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, self._mark.encode(), 0)
+        try:
+            os.ftruncate(self._handle, 0)
+            written = 0
+            while written < len(self._mark):                # a full disk may take a part
+                written += os.pwrite(self._handle, self._mark[written:].encode(), written)
+        except OSError:
+            self.path.unlink(missing_ok=True)
+            raise
         if self._is_ours():
             return True
         self._close()

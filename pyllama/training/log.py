@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyllama.errors import UserError, optional
-from pyllama.files import rewrite
+from pyllama.files import cure, rewrite
 from pyllama.training.loop import Record
 
 
@@ -24,7 +24,7 @@ class Log:
             rewrite(path, map(str.encode, lines), only_writer=True)
             self.file, self.board = path.open("a"), None
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder"
+            raise UserError(f"cannot write {path}: {error.strerror}; {cure(error)} or choose another folder"
                             ) from None
         if tensorboard:
             tensorboard_x = optional("tensorboardX", "tensorboard")
@@ -59,7 +59,7 @@ class Log:
         try:
             yield
         except OSError as error:
-            raise UserError(f"cannot write {self.file.name}: {error.strerror}; free some space and resume: the "
+            raise UserError(f"cannot write {self.file.name}: {error.strerror}; {cure(error)} and resume: the "
                             f"checkpoints are intact") from None
 
     def close(self):
