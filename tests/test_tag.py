@@ -1,5 +1,6 @@
 """Tagging: tokens and words, spans and their measures, and the commands."""
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyllama
+from pyllama import pretrained
 from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.tasks import tag
@@ -235,6 +237,22 @@ def test_parts_of_speech_are_learned_from_columns(tmp_path, capsys):
     assert (tmp_path / "out.csv").read_text().startswith("text,id,predicted,tokens,predicted_tags\nthe cat,7,")
     read_again = tag.task.read(Source(tmp_path / "out.conll"))[0]
     assert tagged(read_again)[1] == [("a", "DET"), ("dog", "NOUN")]
+
+
+def test_a_head_with_the_same_labels_keeps_their_order(people, tmp_path):
+    """As in a model of others: its scores keep their meaning, whatever the order of its labels."""
+    model = pyllama.create("bert", people, tokenizer="bpe", vocab_size=300, hidden_size=8)
+    names = ["B-PER", "O", "I-LOC", "B-LOC", "I-PER"]
+    config = replace(model.config, head="tagging", num_labels=5, extra={"id2label": {str(i): name for i, name in
+                                                                                      enumerate(names)}})
+    pretrained.changed(model, config).save(tmp_path / "theirs")
+    theirs = pyllama.load(tmp_path / "theirs")
+    before = theirs.params["classifier"]["weight"].copy()
+    settings = pyllama.Settings(max_steps=1, batch_size=2, learning_rate=1e-9)
+    for _ in pyllama.finetune(theirs, people, "tag", settings):
+        pass
+    assert [*theirs.config.extra["id2label"].values()] == names
+    assert np.abs(theirs.params["classifier"]["weight"] - before).max() < 1e-6
 
 
 def test_class_weights_do_not_apply(people, tmp_path, capsys):

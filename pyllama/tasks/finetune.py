@@ -22,7 +22,7 @@ from pyllama.pretrained import Model
 from pyllama.tasks import TASKS, foreign, vectors
 from pyllama.tasks.rows import Row, Source, split
 from pyllama.tasks.run_rows import PARTS, load_rows, save_rows
-from pyllama.tasks.task import Task, Trained
+from pyllama.tasks.task import Task, Trained, labels_of
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
@@ -167,14 +167,16 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         test = replace(source, data=setup.test_data)
         parts["test"], test_notes = task.read(test)
         notes += test_notes
-    names = task.labels(rows) if task.labels else []
+    found = task.labels(rows) if task.labels else []
     answers = [row.values[task.fields[-1]] for row in parts["train"]]
     notes += tuple(task.remarks(rows))
-    weights = balanced(names, answers) if setup.class_weights == "balanced" else None
 
     def suited(config):
-        """The configuration for this task."""
+        """The configuration for this task.  A head that has the same classes keeps their order."""
         require_head(task, config.TYPE)
+        trained_names = labels_of(config) if config.head == task.head else []
+        names = trained_names if sorted(trained_names) == sorted(found) else found
+        weights = balanced(names, answers) if setup.class_weights == "balanced" else None
         changes = {"head": task.head} if "head" in config.names() else {}
         changes |= {"num_labels": len(names)} if names else {}
         changes |= {name: setup.resid_pdrop for name in config.DROPOUTS if setup.resid_pdrop is not None}
