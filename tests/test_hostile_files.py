@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import pyllama
 from pyllama import pretrained
+from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.files import parse_json
 from pyllama.models import MODELS
@@ -239,3 +240,19 @@ def test_a_file_of_another_format_is_named(name, content, message, tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"{re.escape(name)} {re.escape(message)}"):
         pyllama.load(path)
+
+
+def test_a_command_refuses_damaged_weights_unless_they_are_studied(tmp_path, capsys):
+    def damage(tensors):
+        tensors["model.norm.weight"][3] = np.nan
+
+    folder = saved(tmp_path / "model")
+    characters = Tokenizer.characters("abcdefgh")
+    (folder / "tokenizer.json").write_text(characters.rust.to_str())
+    with_weights(folder, damage)
+    (tmp_path / "text.txt").write_text("abcdefgh" * 9)
+    command = ["evaluate", "--model", str(folder), "--data", str(tmp_path / "text.txt")]
+    assert main(command) == 2
+    assert "numbers of model.norm.weight" in capsys.readouterr().err
+    assert main([*command, "--allow_nan"]) == 0
+    assert "loss nan" in capsys.readouterr().out

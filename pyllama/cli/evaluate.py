@@ -24,7 +24,8 @@ ROWS = {".jsonl", ".json", ".csv", ".tsv"}                  # of other files a m
 
 def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path | None = None, field: str = "text",
              block_size: int | None = None, tokenizer: Path | None = None, device: Device = "cpu",
-             packing: bool = False, fields: tuple[str, ...] = (), bad_rows: Literal["fatal", "skip"] = "fatal") -> int:
+             packing: bool = False, fields: tuple[str, ...] = (), bad_rows: Literal["fatal", "skip"] = "fatal",
+             allow_nan: bool = False) -> int:
     """Evaluate a model: its loss on text, or the metrics of the task it was trained on.
 
     On text: loss, perplexity and next-token accuracy.
@@ -40,6 +41,7 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
         packing: keep the documents of a window apart, as `train --packing` does
         fields: fields to read, in the task's order (default: those of the training rows)
         bad_rows: on an invalid row, stop or skip the row
+        allow_nan: accept weights that are NaN or infinite
     """
     like = on(device)                                       # first: a missing GPU is an error before any work
     task = finetune.stored_task(model)
@@ -49,11 +51,11 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
                device=device != "cpu")
         if len(data) != 1:
             raise UserError(f"a task is evaluated on one file of rows, but data names {len(data)}; give one file")
-        metrics = of_task(model, Source(Path(data[0]), fields, bad_rows), search)
+        metrics = of_task(model, Source(Path(data[0]), fields, bad_rows), search, allow_nan)
     else:
         changed = {f.name: getattr(search, f.name) != f.default for f in fields_of(SearchConfig)}
         refuse("on text", fields=fields, bad_rows=bad_rows != "fatal", **changed)
-        metrics = of_text(model, data, field, block_size, tokenizer, like, packing)
+        metrics = of_text(model, data, field, block_size, tokenizer, like, packing, allow_nan)
     if out:
         files.export(out, [files.to_json(metrics)])
     return 0
@@ -67,9 +69,9 @@ def refuse(kind: str, **flags: Any) -> None:
 
 
 def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Path | None, like,
-            packing: bool = False) -> dict:
+            packing: bool = False, allow_nan: bool = False) -> dict:
     """Evaluate on text, print the result and return it: loss in nats per token, perplexity, accuracy, tokens."""
-    pretrained, tokenizer_of_model = load(model, tokenizer)
+    pretrained, tokenizer_of_model = load(model, tokenizer, allow_nan=allow_nan)
     objective = objectives.objective_of(pretrained.config, tokenizer_of_model)
     context = pretrained.config.context
     settings = Settings(block_size=context if block_size is None else block_size, packing=packing)
@@ -89,10 +91,10 @@ def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Pa
     return result._asdict()
 
 
-def of_task(model: Path, source: Source, search: SearchConfig) -> dict:
+def of_task(model: Path, source: Source, search: SearchConfig, allow_nan: bool = False) -> dict:
     """Evaluate on the rows of a file, print the metrics and return them."""
     memory.install()
-    task, trained, notes = finetune.load(model)
+    task, trained, notes = finetune.load(model, allow_nan=allow_nan)
     source = Source(source.data, source.fields or fields_of_training(trained), source.bad_rows)
     rows, row_notes = task.read(source)
     limit = learned_limit(trained)

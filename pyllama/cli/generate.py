@@ -18,7 +18,7 @@ from pyllama.training import objectives
 
 
 def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, Rules], prompt: str = "",
-             tokenizer: Path | None = None, device: Device = "cpu") -> int:
+             tokenizer: Path | None = None, device: Device = "cpu", allow_nan: bool = False) -> int:
     """Continue a text with a trained model.
 
     Tokens are sampled with temperature 0.8 from the 200 most likely ones, unless the model's generation_config.json or
@@ -30,9 +30,10 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
             file
         tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
         device: the CPU, or a GPU through CuPy
+        allow_nan: accept weights that are NaN or infinite
     """
     like = on(device)
-    writer, tokenizer_of_model = load(model, tokenizer, say=note)
+    writer, tokenizer_of_model = load(model, tokenizer, say=note, allow_nan=allow_nan)
     if not objectives.continues(writer.config):
         use = "use `pyllama predict`" if "task" in writer.config.extra else "train it on a task with `pyllama finetune`"
         raise UserError(f"{model} is a {writer.config.TYPE} that does not continue text; {use}")

@@ -80,7 +80,7 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
 
 def predict(model: Path, search: SearchConfig, data: Path | None = None, text: tuple[str, ...] = (),
             out: Path | None = None, export: Path | None = None, fields: tuple[str, ...] = (),
-            bad_rows: Literal["fatal", "skip"] = "fatal") -> int:
+            bad_rows: Literal["fatal", "skip"] = "fatal", allow_nan: bool = False) -> int:
     """Answer rows or texts with a model that was trained on a task.
 
     For --text, one answer a line.  For the rows of a file, one JSON object a line: all fields of the row, then
@@ -94,11 +94,12 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         export: relations: file for the triples, as .csv, .graphml or .ttl, or drawn as .png
         fields: fields to read, in the task's order, with or without the answer (default: those of the training rows)
         bad_rows: on an invalid row, stop or skip the row
+        allow_nan: accept weights that are NaN or infinite
     """
     if bool(data) == bool(text):
         raise UserError("predict needs either --data FILE or --text TEXT; give one of them")
     memory.install()
-    task, trained, notes = tuning.load(model)
+    task, trained, notes = tuning.load(model, allow_nan=allow_nan)
     exported = task.export(export) if export else None
     plain = lines_of_answers if text else answers.json_lines
     write = answers.format_of(out, plain) if out else plain

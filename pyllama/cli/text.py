@@ -193,10 +193,10 @@ def show_training(plan: Plan, tokenizer: Tokenizer, log_steps: int, sample_token
 
 
 def load(model: Path, tokenizer: Path | None, dtype: str = "float32",
-         say: Callable[[str], None] = console.print) -> tuple[pretrained.Model, Tokenizer]:
+         say: Callable[[str], None] = console.print, allow_nan: bool = False) -> tuple[pretrained.Model, Tokenizer]:
     """Load a model and its tokenizer, and `say` the notes.  Raises UserError if it has no tokenizer."""
     memory.install()
-    loaded = pretrained.load(model, tokenizer, dtype)
+    loaded = pretrained.load(model, tokenizer, dtype, allow_nan=allow_nan)
     for note in loaded.notes:
         say(note)
     if loaded.tokenizer is None:

@@ -349,13 +349,13 @@ def stored_task(path: Path) -> Task | None:
     return None
 
 
-def load(path: Path, dtype: str = "float32") -> tuple[Task, Trained, tuple[str, ...]]:
+def load(path: Path, dtype: str = "float32", allow_nan: bool = False) -> tuple[Task, Trained, tuple[str, ...]]:
     """(task, model, notes) of a model that was trained on a task; of a run, its best checkpoint or else its latest.
 
     Raises UserError if the model was not trained on a task, or has no tokenizer.
     """
     folder = checkpoint.best(path) if (path / "best").exists() else path
-    model = pretrained.load(folder, None, dtype)
+    model = pretrained.load(folder, None, dtype, allow_nan=allow_nan)
     if model.tokenizer is None:
         raise UserError(f"{path} has no tokenizer, so it cannot read text; give a run of finetune")
     learner = trained(model.config, model.params, model.tokenizer)
