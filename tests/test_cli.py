@@ -295,7 +295,7 @@ def test_a_run_keeps_its_text(trained, text, tmp_path, capsys):
     for name, a in checkpoint.load(trained).tensors.items():
         np.testing.assert_array_equal(checkpoint.load(tmp_path / "moved").tensors[name], a)
     tokens = trained / "data/tokens.bin"
-    tokens.write_bytes(tokens.read_bytes()[::-1])
+    tokens.write_bytes(np.frombuffer(tokens.read_bytes(), np.uint16)[::-1].tobytes())
     assert "tokens.bin has changed since" in refused(capsys, "resume", trained, "--max_steps", 9)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyllama.cli import main
+from pyllama.cli.main import COMMANDS as TABLE
 from pyllama.cli.output import escape, visible
 
 ROOT = Path(__file__).parents[1]
@@ -66,9 +67,11 @@ COMMANDS = {
     "ops NAME": ["ops", "rms_norm"],
     "check": ["check", "relu", "--problems", "1"],
     "env": ["env"],
+    "completion": ["completion"],
     "help": ["--help"],
     "help NAME": ["help", "train"],
 }
+assert {*TABLE} - {words[0] for words in COMMANDS.values()} == {"plot", "extract", "graph"}
 each_command = pytest.mark.parametrize("name", COMMANDS)
 
 

@@ -1,5 +1,8 @@
 """Words of a command line, and lines of a --config file, as the arguments of a function."""
+import os
 import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +58,13 @@ def test_a_flag_after_a_flag_means_that_a_value_is_missing():
     with pytest.raises(UserError, match=r"c has no flag --zz; .*written --flag=--x"):
         named("--text", "a", "--zz")
     assert named("--text", "a", "---", "--x y", "-5")["text"] == ("a", "---", "--x y", "-5")
+
+
+def test_a_number_that_no_count_can_be_is_refused():
+    assert named("--seed", str(2 ** 63 - 1))["seed"] == 2 ** 63 - 1
+    for word in (str(2 ** 63), "-9" + "9" * 30, "1e3", "9" * 5000):
+        with pytest.raises(UserError, match="--seed is"):
+            named("--seed", word)
 
 
 def test_a_flag_with_several_values_may_be_repeated():
@@ -129,3 +139,30 @@ def test_a_file_that_cannot_be_used(content, sentence, tmp_path):
     (tmp_path / "flags.toml").write_text(content)
     with pytest.raises(UserError, match=sentence):
         named("--config", str(tmp_path / "flags.toml"))
+
+
+COMPLETE = """
+set -eu
+ZSH_VERSION=
+eval "$SCRIPT"
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+COMPREPLY=()
+_pyllama || true
+echo "${COMPREPLY[*]-}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(("words", "replies"), [
+    (["ge"], {"generate"}), (["e"], {"evaluate", "extract", "env", "eval"}), (["help", "ge"], {"generate"}),
+    (["train", "--max_s"], {"--max_steps"}), (["train", "--schedule", "co"], {"cosine", "constant"}),
+    (["eval", "--bl"], {"--block_size"}), (["generate", "--no_do"], {"--no_do_sample"}),
+    (["train", "--data", "x"], set()), (["env", "--"], {"--help"}), (["report", "a"], set()), (["nosuch", "--a"], set()),
+])
+def test_a_shell_completes_commands_flags_and_values(words, replies, capsys):
+    assert main(["completion"]) == 0
+    script = capsys.readouterr().out
+    done = subprocess.run(["bash", "-c", COMPLETE, "bash", "pyllama", *words], env=os.environ | {"SCRIPT": script},
+                          capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == replies

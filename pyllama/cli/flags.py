@@ -65,9 +65,12 @@ class Flag(NamedTuple):
         if self.type is Path and "\0" in word:
             raise UserError(f"{self.label} is {word!r}; a path has no zero character")
         try:
-            return self.type(word)
+            value = self.type(word)
         except ValueError:
             raise UserError(f"{self.label} is {word!r}; it must be {WANTED[self.type]}") from None
+        if self.type is int and abs(value) >= 2 ** 63:
+            raise UserError(f"{self.label} is {word}; it must be less than 2 ** 63")
+        return value
 
 
 def flags_of(command: Callable) -> list[Flag]:

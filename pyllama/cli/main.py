@@ -6,16 +6,24 @@ from typing import Any
 
 from pyllama import __version__, backend
 from pyllama.cli import evaluate, generate, graph, inspect, output, overview, report, tasks, text
+from pyllama.cli.completion import script
 from pyllama.cli.help import command_page, overview_page
 from pyllama.cli.parsing import HelpWanted, parse
 from pyllama.errors import UserError
+
+
+def completion() -> int:
+    """Print a script for bash and zsh: eval "$(pyllama completion)" lets Tab complete commands, flags and values."""
+    output.emit(script(COMMANDS | {name: COMMANDS[full] for name, full in ALIASES.items()}))
+    return 0
+
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},
     "use a trained model": {"generate": generate.generate, "predict": tasks.predict, "evaluate": evaluate.evaluate,
                             "extract": graph.extract, "graph": graph.graph},
     "show information": {"models": overview.models, "tasks": overview.tasks, "plot": text.plot, "report": report.report,
-                         "env": inspect.env},
+                         "env": inspect.env, "completion": completion},
     "study the ops": {"ops": inspect.ops, "check": inspect.check},
 }
 COMMANDS: dict[str, Any] = {name: command for section in SECTIONS.values() for name, command in section.items()}
