@@ -158,7 +158,8 @@ echo "${COMPREPLY[*]-}"
     (["ge"], {"generate"}), (["e"], {"evaluate", "extract", "env", "eval"}), (["help", "ge"], {"generate"}),
     (["train", "--max_s"], {"--max_steps"}), (["train", "--schedule", "co"], {"cosine", "constant"}),
     (["eval", "--bl"], {"--block_size"}), (["generate", "--no_do"], {"--no_do_sample"}),
-    (["train", "--data", "x"], set()), (["env", "--"], {"--help"}), (["report", "a"], set()), (["nosuch", "--a"], set()),
+    (["train", "--data", "x"], set()), (["env", "--"], {"--help"}), (["report", "a"], set()),
+    (["nosuch", "--a"], set()),
 ])
 def test_a_shell_completes_commands_flags_and_values(words, replies, capsys):
     assert main(["completion"]) == 0
