@@ -1,6 +1,7 @@
 # Each target works from nothing: it makes .venv, installs what it needs into it and compiles the kernels.
 # PYTHON chooses the Python of a new .venv (make clean removes the old one):  make PYTHON=python3.12 test
-# ARGS goes to a benchmark.  PEERS is an environment of its own for PyTorch, which only benchmarks need.
+# ARGS goes to a benchmark.  PEERS is an environment of its own for PyTorch, which only benchmarks need; HF5 and HF4 are
+# the Pythons of environments with transformers 5 and 4.57, which only check-hf and the golden numbers need.
 
 PYTHON  ?= python3
 BIN     := .venv/bin
@@ -9,6 +10,8 @@ BUILT   := .venv/.built
 DEV     := .venv/.dev
 
 PEERS   ?= .peers
+HF5     ?= .hf5/bin/python
+HF4     ?= .hf4/bin/python
 ARGS    ?=
 
 export OPENBLAS_NUM_THREADS ?= 1
@@ -19,7 +22,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --eval_tokens 10000 --log_interval 50
 
 .PHONY: demo test check lint bench bench-gemm bench-train bench-gpu bench-minilm gpu-resources mutate \
-        sanitize race valgrind cross docs picture dist-check clean
+        check-hf golden sanitize race valgrind cross docs picture dist-check clean
 
 demo: $(BUILT)                                              # again: resumes the run if it was stopped
 	@echo ".venv takes $$(du -sm .venv | cut -f 1) MB"
@@ -95,11 +98,25 @@ docs: $(BUILT)                                              # the page of ops, d
 picture: demo                                               # the README's
 	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg
 
+check-hf: $(DEV) $(HF5) $(HF4)                              # the same from each other's folders? About three minutes
+	$(BIN)/python -m tests.round_trip $(HF5) $(HF4)
+
+golden: $(HF5)                                              # tests/golden/hf.json and .safetensors, made again
+	$(HF5) -m tests.golden.make_hf
+
 dist-check:
 	bash tests/dist_check.sh $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info pyllama/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.hf5/bin/python:
+	$(PYTHON) -m venv .hf5
+	.hf5/bin/python -m pip install --quiet --disable-pip-version-check torch "transformers>=5,<6"
+
+.hf4/bin/python:
+	$(PYTHON) -m venv .hf4
+	.hf4/bin/python -m pip install --quiet --disable-pip-version-check torch "transformers>=4.57,<5"
 
 $(PEERS)/bin/torchrun:                                      # it comes with PyTorch
 	$(PYTHON) -m venv $(PEERS)

@@ -5,6 +5,7 @@ import pytest
 from pyllama import params, pretrained
 from pyllama.errors import UserError
 from pyllama.models import MODELS, bart, llama, llama_config
+from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import optim
 from tests.test_models import IDS, SMALL, small
 from tests.test_pretrained import folder
@@ -155,6 +156,20 @@ def test_a_body_without_a_head_is_fine_tuned_and_not_read_as_a_writer(tmp_path):
     model = pretrained.load(path, change=lambda c: type(c)(**SMALL, head="classification"))
     assert model.notes == ("initialized at random: score.weight",)
     assert classifier.HEADS["classification"] == "LlamaForSequenceClassification"
+
+
+def test_a_token_that_transformers_added_to_the_tokenizer_is_a_note(tmp_path):
+    c = llama.LlamaConfig(**SMALL)
+    path = folder(tmp_path, c.to_dict(), tensors_of(c))
+    tokenizer = Tokenizer.characters("abcdefghijklmnopqrs")
+    tokenizer.rust.add_special_tokens(["<|endoftext|>"])
+    (path / "tokenizer.json").write_text(tokenizer.rust.to_str())
+    note, = pretrained.load(path).notes
+    assert note == ("the model does not know these tokens of the tokenizer, so texts must not have them: "
+                    "<|endoftext|>")
+    (path / "tokenizer.json").write_text(Tokenizer.characters("abcdefghijklmnopqrst").rust.to_str())
+    with pytest.raises(UserError, match="the tokenizer has 20 tokens but the model's vocabulary has 19"):
+        pretrained.load(path)
 
 
 def test_the_stored_precision_is_not_kept(tmp_path):

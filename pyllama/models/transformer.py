@@ -113,9 +113,10 @@ class TransformerConfig(Config):
                       "decoder_start_token_id": shape.eos_id if shape.bos_id is None else shape.bos_id, **fields})
 
     def to_dict(self) -> dict:
-        """The contents of config.json: other programs require a number for init_std."""
+        """The contents of config.json: other programs require a number for init_std, and may force an end token."""
         values = super().to_dict()
-        return {"is_encoder_decoder": True, **values, "init_std": values["init_std"] or 0.02}
+        return {"is_encoder_decoder": True, "forced_eos_token_id": None, **values,
+                "init_std": values["init_std"] or 0.02}
 
 
 def init(c: TransformerConfig, seed: int = 0, dtype: str = "float32") -> dict:
