@@ -93,9 +93,12 @@ class RunLock:
         return False
 
     def _is_ours(self) -> bool:
-        """Does the folder's path still lead to our file?  Compares contents: some file systems change inode numbers."""
+        """Does the folder's path still lead to our file?
+
+        If the number of the inode is another, contents decide, because some file systems change these numbers.
+        """
         try:
-            return self.path.read_text() == self._mark
+            return os.path.samestat(os.stat(self.path), os.fstat(self._handle)) or self.path.read_text() == self._mark
         except (OSError, ValueError):
             return False
 
