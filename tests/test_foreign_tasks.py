@@ -1,5 +1,6 @@
 """Models that others fine-tuned for a task: predict and evaluate read them by their head."""
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,19 @@ def test_a_model_of_spans_and_one_of_tags_answer(tmp_path, capsys):
     question = {"context": "the cat, a cat", "question": "a cat"}
     assert pyllama.predict(saved(tmp_path / "q", "span"), question) in question["context"]
     assert isinstance(pyllama.predict(saved(tmp_path / "t", "tagging"), "the cat"), list)
+
+
+def test_a_single_score_is_a_number(tmp_path, capsys):
+    """The task is regress, so a label must be a number."""
+    model = pyllama.load(saved(tmp_path / "m", "classification"))
+    config = replace(model.config, num_labels=1, extra={"id2label": {"0": "LABEL_0"}})
+    single = Model(config, bert.init(config, 5), model.tokenizer)
+    single.save(tmp_path / "n")
+    assert isinstance(pyllama.predict(tmp_path / "n", "the cat"), float)
+    assert pyllama.predict(single, {"text": "the", "text_pair": "cat"}) != pyllama.predict(single, "the cat")
+    data = written(tmp_path / "a.csv", "text,label\nthe cat,2\ncats,good\n")
+    assert main(["evaluate", "--model", str(tmp_path / "n"), "--data", str(data)]) == 2
+    assert "a.csv line 3: 'label' is 'good', not a number" in capsys.readouterr().err
 
 
 def test_two_classes_without_names_have_those_of_transformers(tmp_path, capsys):

@@ -50,7 +50,8 @@ class ModelModule(Protocol):
         """(mean loss in nats, a 0-d float; back);  back(dloss=1.0) gives the gradients of p, a tree of the same form.
 
         A label of -100 is ignored.  count: divide the sum of the losses by it instead of by the number of labels that
-        are not ignored.  With a classification head, loss also takes weights [B] (see layers.class_loss).
+        are not ignored.  With a classification head, loss also takes weights [B], and labels of a floating-point dtype
+        are numbers to estimate (see layers.class_loss).
         """
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from pyllama.device import on_host
+from pyllama.errors import UserError
 from pyllama.models.recompute import recomputed
 from pyllama.ops import (
     attention,
@@ -193,8 +194,10 @@ def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options
     """cross_entropy of scores z [N C] and labels [N] -> nats, a 0-d float;  back gives dz, None.
 
     weights [N]: the loss is Σ w_n l_n / Σ w_n, or Σ w_n l_n / count.  It is linear in the rows, so rows of equal weight
-    are computed together.
+    are computed together.  Labels of a floating-point dtype are numbers to estimate: see squared_error().
     """
+    if labels.dtype.kind == "f":
+        return squared_error(z, labels, count, **options)
     if weights is None:
         return cross_entropy(z, labels, count=count, ignore_index=ignore_index, **options)
     count = weights[labels != ignore_index].sum() if count is None else count
@@ -205,6 +208,25 @@ def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options
         return sum(part_back(dvalue * share)[0] for share, _, part_back in parts), None
 
     return sum(share * value for share, value, _ in parts), back
+
+
+def squared_error(z, labels, count=None, *, label_smoothing=0.0, z_loss=0.0):
+    """Σ (z_n - label_n)² / count of scores z [N 1] and labels [N] -> 0-d float;  back gives dz, None.
+
+    count    None: N
+
+    Raises UserError if a score is not a single number, or for the options of cross-entropy.
+    """
+    if z.shape[1:] != (1,) or label_smoothing or z_loss:
+        raise UserError("numbers are estimated by a single score, without label_smoothing and z_loss; set num_labels "
+                        "to 1 and these to 0")
+    difference = z - labels.astype(z.dtype)[:, None]
+    count = len(z) if count is None else count
+
+    def back(dvalue=1.0):
+        return difference * (2 * dvalue / count), None
+
+    return (difference ** 2).sum() / count, back
 
 
 def prediction_loss(x, w, b, labels, *, count=None, ignore_index=-100, **options):

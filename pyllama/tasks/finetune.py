@@ -178,15 +178,17 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         names = trained_names if sorted(trained_names) == sorted(found) else found
         weights = balanced(names, answers) if setup.class_weights == "balanced" else None
         changes = {"head": task.head} if "head" in config.names() else {}
-        changes |= {"num_labels": len(names)} if names else {}
+        scores = names or task.outputs
+        changes |= {"num_labels": len(scores)} if scores else {}
         changes |= {name: setup.resid_pdrop for name in config.DROPOUTS if setup.resid_pdrop is not None}
         longest = min(setup.max_length, config.context or setup.max_length)
-        classes = {"id2label": {str(i): name for i, name in enumerate(names)},
-                   "label2id": {name: i for i, name in enumerate(names)}} if names else {}
+        extra = {name: value for name, value in config.extra.items() if name != "problem_type"}
+        extra |= {"problem_type": task.problem_type} if task.problem_type else {}
+        extra |= {"id2label": {str(i): name for i, name in enumerate(scores)},
+                  "label2id": {name: i for i, name in enumerate(scores)}} if scores else {}
         entry = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights,
                  "pairs": "text_pair" in rows[0].values, **task.stored}
-        kept = {name: value for name, value in config.extra.items() if name != "problem_type"}
-        return replace(config, **changes, extra={**kept, **classes, "task": entry})
+        return replace(config, **changes, extra={**extra, "task": entry})
 
     if model is None and setup.model not in MODELS and Path(setup.model).exists():
         if setup.vectors:
@@ -309,7 +311,10 @@ def task_of_config(stored: dict) -> Task | None:
     if "head" in stored and not stored.get("id2label"):     # of ours, and not trained yet
         return None
     kinds = (kind for name in stored.get("architectures") or () for kind in OF_HUGGING_FACE if name.endswith(kind))
-    return next((task_of(OF_HUGGING_FACE[kind]) for kind in kinds), None)
+    name = next((OF_HUGGING_FACE[kind] for kind in kinds), None)
+    if name == "classify" and (stored.get("num_labels") == 1 or len(stored.get("id2label") or "ab") == 1):
+        name = "regress"
+    return task_of(name) if name else None
 
 
 def examples(task: Task, parts: dict[str, list[Row]], state: State, tokenizer) -> dict[str, Examples]:

@@ -26,7 +26,7 @@ def notes(labels: Iterable[str]) -> list[str]:
     lines = []
     if len(counts) > FEW and all(map(is_number, counts)):
         lines.append(f"the labels are {len(counts)} different numbers, and each is a class without an order; for "
-                     f"grades or measurements merge them into a few classes")
+                     f"grades or measurements use the task regress")
     spellings: dict[str, list[str]] = {}
     for name in in_order(counts):
         spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)

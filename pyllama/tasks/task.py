@@ -74,6 +74,8 @@ class Task:
     # The model and its tokenizer
     head: str                                   # every family with this head can do the task: see models()
     labels: Callable[[Sequence[Row]], list[str]] | None = None  # the classes that occur, if there are any
+    outputs: tuple[str, ...] = ()               # names of the head's scores, if they are not those of labels
+    problem_type: str | None = None             # Hugging Face's name of another loss than that of classes
     markers: tuple[str, ...] = ()               # tokens that mark parts of this task's texts
     texts: Callable[[dict], Sequence[str]] | None = None        # of a row, to learn a tokenizer from; None: all fields
     tokenizer: Callable[..., Tokenizer] = special.byte_pairs    # (texts, vocab_size, marks=markers)
