@@ -71,9 +71,9 @@ def test_patience_without_accuracy_looks_at_the_loss(words, tmp_path, capsys):
     assert f"stopped early at step {best + 2}: 2 evaluations without improvement" in capsys.readouterr().out
 
 
-def test_a_model_of_the_task_summarise_is_one_of_summarize(words, tmp_path):
+def test_a_model_of_the_task_summarise_is_one_of_summarize(tmp_path):
     """The task had this name in 0.1.0."""
-    model = pyllama.create("transformer", words, tokenizer="bpe", vocab_size=300, hidden_size=8)
+    model = pyllama.create("transformer", "python-docs", tokenizer="bpe", vocab_size=300, hidden_size=8)
     entry = {"name": "summarise", "fields": [], "max_length": 16, "class_weights": None}
     model.config = replace(model.config, extra={"task": entry})
     model.save(tmp_path / "model")
@@ -200,7 +200,7 @@ def test_dropouts_that_training_does_not_apply_are_noted(films, tmp_path, capsys
 def test_notes_do_not_stand_among_the_answers(films, tmp_path, capsys, monkeypatch):
     trained("classify", "lstm", films, tmp_path / "run", "--max_steps", 1)
     found = finetune.load(tmp_path / "run")
-    monkeypatch.setattr(commands.tuning, "load", lambda path: (*found[:2], ("a note",)))
+    monkeypatch.setattr(commands.tuning, "load", lambda path, **_: (*found[:2], ("a note",)))
     capsys.readouterr()
     assert main(["predict", "--model", str(tmp_path / "run"), "--text", "a fine film"]) == 0
     out, err = capsys.readouterr()
