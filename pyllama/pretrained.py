@@ -25,6 +25,7 @@ from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 
 DTYPES = ("float32", "float64")
+SHOWN = 8                                                   # names of tensors in a note
 NEW_PARAMETERS = 64                         # more than any head has
 
 
@@ -226,7 +227,11 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         saved = checkpoint.load(path)
         config = config_of(saved, any_head=change is not None)
         config = change(config) if change else config
-        config, tree, notes = fitted(saved.tensors, config, dtype, strict=change is None)
+        try:
+            config, tree, notes = fitted(saved.tensors, config, dtype, strict=change is None)
+        except UserError:
+            config_of(saved, any_head=False)                    # an architecture that is not supported explains it
+            raise
         beside = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
         generation_config = config_file.read(saved.folder, config.extra)
         model = Model(config, tree, beside, (*saved.notes, *reading_notes(saved), *notes), generation_config)
@@ -288,12 +293,12 @@ def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False):
     tensors that are not used.  Raises UserError if a required parameter is missing or has the wrong shape.
     """
     tensors = config.model.tidy(tensors, config)
-    for copy, name in config.copies().items():
-        if copy in tensors:
-            tensors.setdefault(name, tensors[copy])             # some programs store the copy alone
+    for twin, name in config.copies().items():
+        if twin in tensors:
+            tensors.setdefault(name, tensors[twin])             # some programs store the copy alone
     asked, config = config, config.fitted_to(tensors)
     if config is not asked:
-        tensors = {copy: tensors[name] for copy, name in asked.copies().items() if name in tensors} | tensors
+        tensors = {twin: tensors[name] for twin, name in asked.copies().items() if name in tensors} | tensors
     outline = outlined(config, tensors, dtype)
     wanted = dict(params.leaves(outline))
     new = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
@@ -302,9 +307,11 @@ def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False):
     if whole := [name for name in wanted if name not in new and tensors[name].dtype.kind in "iub"]:
         raise UserError(f"{whole[0]} is {tensors[whole[0]].dtype} in the weights, which are quantized; convert the "
                         f"model to float32 or bfloat16 with the library that wrote it")
-    unused = tensors.keys() - wanted.keys() - asked.copies().keys()
+    unused = sorted(tensors.keys() - wanted.keys() - asked.copies().keys())
     notes = [f"initialized at random: {', '.join(new)}"] if new else []
-    notes += [f"{'not used' if strict else 'dropped'}: {', '.join(sorted(unused))}"] if unused else []
+    if unused:
+        more = f", and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
+        notes.append(f"{'not used' if strict else 'dropped'}: {', '.join(unused[:SHOWN])}{more}")
     if config is not asked:
         untied = asked.copies().keys() - config.copies().keys()
         notes.append(f"not tied, because they differ from the token embeddings: {', '.join(sorted(untied))}")

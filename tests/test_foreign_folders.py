@@ -196,6 +196,29 @@ def test_what_cannot_be_read_is_refused_by_name(changes, message, tmp_path):
         read(tmp_path, changes)
 
 
+def test_a_body_that_is_not_there_is_refused_by_the_name_of_its_model(tmp_path):
+    c = bart.BartConfig(**SEQ2SEQ)
+    decoder = {name: a for name, a in tensors_of(c).items() if name.startswith("model.decoder.")}
+    path = folder(tmp_path, {"model_type": "bart", "architectures": ["BartForCausalLM"], **SEQ2SEQ}, decoder)
+    with pytest.raises(UserError, match="contains a BartForCausalLM, which is not supported; of the type bart, "):
+        pretrained.load(path, change=lambda c: c)
+
+
+def test_many_tensors_that_are_not_used_are_counted(tmp_path):
+    note, = read(tmp_path, tensors={f"model.layers.{i}.rotary_emb.inv_freq": np.ones(2) for i in range(30)}).notes
+    assert note.startswith("not used: model.layers.0.rotary_emb.inv_freq, ")
+    assert note.endswith(", and 22 more")
+
+
+@pytest.mark.parametrize("twin", ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"])
+def test_a_bert_whose_output_matrix_is_not_tied_is_refused_by_the_name_of_the_copy(twin, tmp_path):
+    c = small("bert", "masked_lm")
+    tensors = tensors_of(c)
+    other = np.ones_like(tensors[c.copies()[twin]]) * 2
+    with pytest.raises(UserError, match=f"{twin} differs from .*, but in a bert they are the same"):
+        pretrained.load(folder(tmp_path, c.to_dict(), tensors | {twin: other}))
+
+
 def test_usual_end_tokens_outside_a_small_vocabulary_end_nothing():
     stored = small("gpt2", "lm").to_dict() | {"eos_token_id": 50256}
     assert MODELS["gpt2"].config.from_dict(stored).eos_token_id is None

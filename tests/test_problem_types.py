@@ -81,6 +81,17 @@ def test_a_class_that_the_model_lacks_is_refused(tmp_path, capsys):
     assert "has the label 'great', but the model has the classes bad, good; give" in capsys.readouterr().err
 
 
+def test_a_trained_classifier_knows_the_padding_of_its_tokenizer(tmp_path):
+    """Without it transformers classifies one text at a time."""
+    model = pyllama.create("llama", TOKENIZER, hidden_size=8, num_hidden_layers=1)
+    assert model.config.pad_token_id is None
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "a fine film,good\na dull film,bad\n" * 5)
+    settings = pyllama.Settings(max_steps=1, batch_size=2, warmup_steps=0)
+    assert [*pyllama.finetune(model, rows, "classify", settings)]
+    assert model.config.to_dict()["pad_token_id"] == TOKENIZER.rust.token_to_id("<pad>")
+
+
 def test_another_task_forgets_how_the_scores_were_read(tmp_path):
     path = foreign(tmp_path / "model", "bert", "classification",
                    {"labels": 1, "id2label": {"0": "LABEL_0"}, "problem_type": "regression"})

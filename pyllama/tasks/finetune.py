@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pyllama import pretrained
 from pyllama.beam import SearchConfig
@@ -202,11 +202,22 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         if unused := model.config.unused_dropouts:
             rates = ", ".join(f"{name} {rate}" for name, rate in unused.items())
             notes = (*notes, f"dropouts of the model that training does not apply: {rates}")
-        state = start(model.config, settings, model.params)
+        config = padded(model.config, model.require_tokenizer())
+        state = start(config, settings, model.params)
         notes = (*notes, *model.notes, *model.config.training_notes())
         return state, framed(model.require_tokenizer(), model.config), parts, notes
     state, tokenizer, model_notes = from_scratch(task, setup, settings, suited, parts["train"])
     return state, framed(tokenizer, state.config), parts, (*notes, *model_notes)
+
+
+def padded(config, tokenizer: Tokenizer):
+    """The configuration with the tokenizer's padding token, if it has none: transformers finds the end of a text by it.
+    """
+    token = tokenizer.special_token("pad_token")
+    if token is None or getattr(config, "pad_token_id", special.PAD) is not None:
+        return config
+    changes: dict[str, Any] = {"pad_token_id": tokenizer.rust.token_to_id(token)}
+    return replace(config, **changes)
 
 
 def with_room(task: Task, parts: dict[str, list[Row]], model: Trained, limit: str) -> tuple[dict, tuple[str, ...]]:
