@@ -19,6 +19,7 @@ from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model, check_dtype, load, with_options
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
+from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source
 from pyllama.tasks.task import learned_limit, rows_of
 from pyllama.text import special
@@ -42,8 +43,8 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
     """Create a model with random weights.
 
     family                     "llama", "mistral", "gpt2", "bert", "bart", "lstm", ...: see pyllama.models.MODELS
-    data                       text to learn the tokenizer from (files, folders, patterns: see text.corpus.documents),
-                               or a Tokenizer
+    data                       text to learn the tokenizer from (files, folders, patterns: see text.corpus.documents; of
+                               a record every text), or a Tokenizer
     tokenizer                  "char", "byte", "bpe" with vocab_size tokens, or the path of a tokenizer.json
     max_position_embeddings    context length in tokens; an lstm has no limit
     head                       a head of the family; None: the one that trains on plain text
@@ -76,7 +77,7 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
         raise UserError(f"a {family} has no field {unknown[0]!r}; it has {', '.join(known)}")
     if not isinstance(data, Tokenizer):
         learns = config_class.LEARNS.get(head)
-        data = text_run.make_tokenizer(Text(sources(data), tokenizer=tokenizer, vocab_size=vocab_size),
+        data = text_run.make_tokenizer(Text(sources(data), tokenizer=tokenizer, vocab_size=vocab_size, field=""),
                                        with_mask=learns is not None and objectives.needs_mask(learns))
     shape = Dimensions(vocab_size=data.vocab_size, context=max_position_embeddings, head=head, **special.ids_of(data),
                        **{"dropout": 0.0, **{SHARED[name]: value for name, value in shared.items()}})
@@ -227,6 +228,7 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
         task, trained, notes = tuning.load(Path(model))
     single = isinstance(inputs, str | dict)
     rows = rows_of(task, [inputs] if isinstance(inputs, str | dict) else inputs)
+    rows, _ = readable(task, rows, trained, answers=False)
     search = with_options(SearchConfig, options)
     warn((*notes, *task.truncated(rows, trained, learned_limit(trained)), *task.notes(rows, trained, search)))
     answers = [*map(task.shown, task.predict(rows, trained, search))]

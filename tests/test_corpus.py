@@ -254,6 +254,12 @@ def test_records_give_their_texts_whatever_the_case_of_the_ending(name, tmp_path
         texts(tmp_path / name, field="body")
 
 
+def test_without_a_field_every_text_of_a_record_is_a_document(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "one", "number": 1, "answer": "two", "none": null}')
+    (tmp_path / "a.csv").write_text("question,answer\nthree,four\n")
+    assert texts([tmp_path / "a.jsonl", tmp_path / "a.csv"], field="") == ["one", "two", "three", "four"]
+
+
 def test_a_folder_of_capital_endings_is_read(tmp_path):
     (tmp_path / "A.TXT").write_text("one")
     (tmp_path / "B.JSONL").write_text('{"text": "two"}')

@@ -12,6 +12,7 @@ from pyllama.cli.text import Device, encode, load
 from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.tasks import finetune
+from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source
 from pyllama.tasks.task import learned_limit
 from pyllama.text import special
@@ -97,11 +98,12 @@ def of_task(model: Path, source: Source, search: SearchConfig, allow_nan: bool =
     task, trained, notes = finetune.load(model, allow_nan=allow_nan)
     source = Source(source.data, source.fields or fields_of_training(trained), source.bad_rows)
     rows, row_notes = task.read(source)
+    rows, unread_notes = readable(task, rows, trained, source.bad_rows)
     limit = learned_limit(trained)
     parts, room_notes = finetune.with_room(task, {"evaluation": rows}, trained, limit)
     rows = parts["evaluation"]
     too_long = task.truncated(rows, trained, limit)
-    for note in (*notes, *row_notes, *room_notes, *too_long, *task.notes(rows, trained, search)):
+    for note in (*notes, *row_notes, *unread_notes, *room_notes, *too_long, *task.notes(rows, trained, search)):
         console.print(note)
     answers, metrics = finetune.measure(task, rows, trained, search)
     show(task, rows, answers, metrics)

@@ -16,6 +16,7 @@ from pyllama.errors import UserError
 from pyllama.tasks import answers
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
+from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source
 from pyllama.tasks.task import learned_limit, rows_of
 from pyllama.training.loop import Settings
@@ -109,6 +110,8 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         notes += row_notes
     else:
         rows = rows_of(task, text)
+    rows, unread_notes = readable(task, rows, trained, bad_rows, answers=False)
+    notes += unread_notes
     too_long = task.truncated(rows, trained, learned_limit(trained))
     for note in (*notes, *too_long, *task.notes(rows, trained, search)):
         print(visible(note), file=sys.stderr)               # the answers go to standard output

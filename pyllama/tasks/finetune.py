@@ -20,6 +20,7 @@ from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model
 from pyllama.tasks import TASKS, foreign, vectors
+from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Row, Source, split
 from pyllama.tasks.run_rows import PARTS, load_rows, save_rows
 from pyllama.tasks.task import Task, Trained, labels_of
@@ -123,13 +124,17 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
         optional(module, f"the task {task.name}")
     state, tokenizer, parts, notes = prepare(task, source, setup, settings, model)
     learner = trained(state.config, state.p, tokenizer)
+    for part, rows in parts.items():
+        if rows:
+            parts[part], unread = readable(task, rows, learner, source.bad_rows)
+            notes += unread
     limit = length_limit(setup, learner)
     parts, room_notes = with_room(task, parts, learner, limit)
     room_notes += task.truncated([row for part in parts.values() for row in part], learner, limit)
-    rows = save_rows(parts, folder / "data") if folder else {}
+    stored = save_rows(parts, folder / "data") if folder else {}
     paths = {field: str(value) if (value := getattr(setup, field)) else None
              for field in ("test_data", "tokenizer", "vectors")}
-    about = {"task": task.name, "setup": asdict(setup) | paths, "search": asdict(search), "rows": rows}
+    about = {"task": task.name, "setup": asdict(setup) | paths, "search": asdict(search), "rows": stored}
     settings = setup.planned(settings, len(parts["train"]))
     plan = plan_of(folder, task, state, tokenizer, parts, settings, policy, about, BestSoFar(), lock)
     return TaskRun(task, plan, tokenizer, parts, search, (*notes, *room_notes))

@@ -1,4 +1,7 @@
-"""Documents in the records of .jsonl, .json, .csv and .tsv files: the text is one field of each."""
+"""Documents in the records of .jsonl, .json, .csv and .tsv files: the text is one field of each.
+
+With the field "", every text of a record is a document.
+"""
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -56,12 +59,12 @@ def table(path: Path, chunks: Iterable[str], field: str) -> Iterator[Document]:
     reader = csv.reader(lines, **quoting)           # type: ignore[arg-type]
     try:
         names = [name.strip() for name in next(reader, [])]
-        if field not in names:
+        if field and field not in names:
             raise UserError(f"{path} has no column {field!r}; its first line names {', '.join(names) or 'none'}; name "
                             f"the column that has the text with field, or {AS_TEXT}")
         for cells in reader:
-            if len(cells) > names.index(field):
-                yield f"{path} line {reader.line_num}", cells[names.index(field)]
+            chosen = cells if not field else cells[names.index(field):][:1]
+            yield from ((f"{path} line {reader.line_num}", cell) for cell in chosen)
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num}: {error}; fix the quotes, or {AS_TEXT}") from None
 
@@ -84,6 +87,11 @@ def _document(location: str, record: Any, field: str) -> Iterator[Document]:
     """The document of a record; none if its text is null."""
     if not isinstance(record, dict):
         raise UserError(f"{location} is not a JSON object; each must look like {{{json.dumps(field)}: ...}}")
+    if not field:
+        for name in record:
+            if isinstance(record[name], str):
+                yield from _document(location, record, name)
+        return
     text = value_of(record, field)
     if text is None and field in record:
         return
