@@ -307,8 +307,9 @@ def test_finetune_gives_the_model_a_head_and_predict_answers():
 def test_predict_warns_of_prompts_that_it_does_not_answer():
     rows = "instruction,output\n" + "name a color,red\nname a fruit,fig\n" * 8
     Path("rows.csv").write_text(rows)
+    Path("rows.txt").write_text(rows)
     fields = {**SMALL, "max_position_embeddings": 64}
-    model = pyllama.create("llama", "rows.csv", tokenizer="bpe", vocab_size=280, **fields)
+    model = pyllama.create("llama", "rows.txt", tokenizer="bpe", vocab_size=280, **fields)
     settings = pyllama.Settings(max_steps=1, **QUICK)
     list(pyllama.finetune(model, "rows.csv", "instruct", settings, max_length=64))
     with pytest.warns(UserWarning, match="1 of 1 prompts are not answered"):

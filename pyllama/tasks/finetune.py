@@ -30,7 +30,7 @@ from pyllama.training import checkpoint
 from pyllama.training.examples import Examples
 from pyllama.training.lock import RunLock
 from pyllama.training.loop import Settings, State, mean_loss, start
-from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, restore
+from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, resumed
 
 # The tasks of Hugging Face's heads; and the tokens that such a model reads at most
 OF_HUGGING_FACE = {"ForSequenceClassification": "classify", "ForTokenClassification": "tag",
@@ -143,8 +143,7 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
 def resume(folder: Path, saved: Saved) -> TaskRun:
     """A saved run on a task, from its latest checkpoint."""
     task = task_of(saved.about["task"])
-    state = start(pretrained.config_of(saved.checkpoint), saved.settings)
-    restore(state, saved.checkpoint)
+    state = resumed(pretrained.config_of(saved.checkpoint), saved.checkpoint, saved.settings)
     tokenizer = framed(saved.tokenizer, state.config)
     parts, rows = load_rows(folder, saved.about.get("rows"))
     plan = plan_of(folder, task, state, tokenizer, parts, saved.settings, saved.policy, saved.about | {"rows": rows},

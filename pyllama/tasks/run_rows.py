@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyllama.errors import UserError
-from pyllama.files import cure, make_folder, rewrite
+from pyllama.files import cure, make_folder, parse_json, rewrite
 from pyllama.tasks.rows import Row
 from pyllama.training.run import changed_since
 
@@ -52,7 +52,7 @@ def load_rows(run: Path, stored: dict[str, str] | None) -> tuple[dict[str, list[
             digests[part] = hashlib.sha256(content).hexdigest()
             if stored and digests[part] != stored[part]:
                 raise UserError(changed_since(run, path))
-            lines = [json.loads(line) for line in content.decode().split("\n") if line]
+            lines = [parse_json(line) for line in content.decode().split("\n") if line]
             parts[part] = [Row(line.pop("place"), line) for line in lines]
             if not lines and part != "test":
                 raise ValueError("it has no rows")

@@ -15,7 +15,7 @@ import numpy as np
 
 from pyllama import rng
 from pyllama.errors import UserError
-from pyllama.files import cure, make_folder, replacing, rewrite
+from pyllama.files import cure, make_folder, parse_json, replacing, rewrite
 from pyllama.text import special
 from pyllama.text.corpus import Document, Sources, documents
 from pyllama.text.epochs import step_rows
@@ -179,7 +179,7 @@ def token_file(path: str | Path, vocab_size: int | None = None, tokenizer_hash: 
     path = Path(path)
     if _sidecar(path).exists():
         tokens = _stored(path, {})
-        if tokenizer_hash not in (None, json.loads(_sidecar(path).read_bytes()).get("tokenizer")):
+        if tokenizer_hash not in (None, parse_json(_sidecar(path).read_bytes()).get("tokenizer")):
             raise UserError(f"{path} was made with another tokenizer; give that one, or prepare the tokens again")
     else:
         try:
@@ -238,7 +238,7 @@ def _sidecar(file: Path) -> Path:
 def _stored(file: Path, made_of: dict) -> Tokens:
     """The tokens of a file that prepare() wrote.  Raises UserError unless it is complete and made of `made_of`."""
     try:
-        side = json.loads(_sidecar(file).read_bytes())
+        side = parse_json(_sidecar(file).read_bytes())
         ids = IdFile(file, side["dtype"])
         starts = np.array(side["documents"], np.int64)
         valid = len(ids) == side["tokens"] and made_of.items() <= side.items()

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pyllama.errors import UserError
-from pyllama.files import cure, make_folder
+from pyllama.files import cure, make_folder, parse_json
 
 try:
     import fcntl
@@ -163,7 +163,7 @@ def locked(folder: Path | None, writes: bool = True) -> Iterator[RunLock | None]
 def busy(folder: Path, owner: bytes) -> str:
     """The message that another process writes to a run.  owner: what that process wrote into the lock's file."""
     try:
-        mark = json.loads(owner)
+        mark = parse_json(owner)
         name = f"process {mark['pid']} on {mark['host']} (since {mark['since'][:19]})"
         if (mark["pid"], mark["host"]) == (os.getpid(), platform.node()):
             return f"this process already trains in {folder}; finish that training or close its generator first"

@@ -19,12 +19,13 @@ import numpy as np
 from pyllama import __version__, params
 from pyllama.device import host
 from pyllama.errors import UserError
+from pyllama.models.init import outlines
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.checkpoint import Checkpoint
 from pyllama.training.lock import RunLock, locked
 from pyllama.training.log import Log, NoLog, line_of, record_of
-from pyllama.training.loop import SOLO, Record, Settings, State, evaluate, train
+from pyllama.training.loop import SOLO, Record, Settings, State, evaluate, start, train
 from pyllama.training.parallel import Communicator
 from pyllama.training.stopping import Stopped, stopping
 
@@ -249,6 +250,18 @@ def changed_since(folder: Path, file: str | Path) -> str:
     """The message that a file which a resume needs is not what it was."""
     return (f"{file} has changed since {folder} was started; restore it, or start a new run from its weights "
             f"(init_from)")
+
+
+def resumed(config, saved: Checkpoint, settings: Settings, like=None) -> State:
+    """The state of a checkpoint, without drawing a model at random first.  like: see start().
+
+    Raises UserError if the configuration does not fit the weights.
+    """
+    with outlines(len(saved.tensors)):
+        outline = config.model.init(config, dtype=settings.dtype)
+    state = start(config, settings, params.named(outline, saved.tensors, copy=False), like)
+    restore(state, saved)
+    return state
 
 
 def restore(state: State, saved: Checkpoint) -> None:

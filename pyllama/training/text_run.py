@@ -12,7 +12,7 @@ from pyllama.training import objectives
 from pyllama.training.lock import RunLock
 from pyllama.training.loop import SOLO, Settings, State, start
 from pyllama.training.parallel import Communicator, first_alone
-from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, changed_since, from_stored, restore
+from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, changed_since, from_stored, resumed
 
 LEARNED = ("char", "byte", "bpe")                           # tokenizers that need no file
 
@@ -106,8 +106,7 @@ def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator 
         raise UserError(changed_since(folder, path))
     if tokens.documents_fingerprint != about["documents"]:
         raise UserError(changed_since(folder, f"{path}.json"))
-    state = start(config, saved.settings, like=like)
-    restore(state, saved.checkpoint)
+    state = resumed(config, saved.checkpoint, saved.settings, like)
     objective = objectives.objective_of(config, saved.tokenizer)
     return plan(folder, state, objective, tokens, text, saved.settings, saved.policy, about, saved.tokenizer,
                 saved.best_so_far, comm, saved.lock)
