@@ -195,7 +195,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
          change: Callable | None = None, allow_nan: bool = False) -> Model:
     """Load a model, its weights and its tokenizer.
 
-    path         a run, a checkpoint, a Hugging Face folder or a llama2.c file
+    path         a run, its files `latest` or `best`, a checkpoint, a Hugging Face folder or a llama2.c file
     tokenizer    a tokenizer.json or llama2.c tokenizer; None: the one in the folder
     dtype        of the weights: "float32" or "float64"
     change       change(config) returns another configuration, for example with another head.  Parameters that the file
@@ -213,7 +213,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     8
     """
     check_dtype(dtype)
-    path = Path(path)
+    path = checkpoint.followed(path)
     if not path.exists():
         raise UserError(f"there is no model at {path}; give a run, a checkpoint, a Hugging Face folder or a llama2.c "
                         f"file")

@@ -260,3 +260,12 @@ def test_no_best_is_said(run, text):
         (run / "best").write_text(text)
     with pytest.raises(UserError, match="has no best checkpoint"):
         checkpoint.best(run)
+
+
+@pytest.mark.parametrize("pointer", ["latest", "best"])
+def test_a_pointer_stands_for_its_checkpoint(run, pointer):
+    assert checkpoint.followed(run / pointer) == run / "checkpoints" / (run / pointer).read_text().strip()
+    assert step_of(checkpoint.load(checkpoint.followed(run / pointer))) == {"latest": 3, "best": 2}[pointer]
+    (run / pointer).write_text("../elsewhere")
+    for path in run, run / "checkpoints/step-00000001", run / "log.jsonl", run / pointer:
+        assert checkpoint.followed(path) == path

@@ -299,6 +299,12 @@ def test_a_run_keeps_its_text(trained, text, tmp_path, capsys):
     assert "tokens.bin has changed since" in refused(capsys, "resume", trained, "--max_steps", 9)
 
 
+@pytest.mark.parametrize("pointer", ["latest", "best"])
+def test_a_model_can_be_named_by_the_pointers_of_a_run(trained, pointer, text, capsys):
+    for command in (["generate", "--prompt", "th", "--max_new_tokens", 3, "--seed", 1], ["evaluate", "--data", text]):
+        assert call(capsys, *command, "--model", trained / pointer) == call(capsys, *command, "--model", trained)
+
+
 def test_a_text_from_standard_input_can_be_resumed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pyllama.text.corpus._standard_input", lambda: TEXT.encode())
     assert call(capsys, "train", "--data", "-", "--out_dir", tmp_path / "run", *TINY, "--max_iters", 2)[0] == 0

@@ -363,6 +363,7 @@ def measure(task: Task, rows: Sequence[Row], model: Trained, search: SearchConfi
 
 def stored_task(path: Path) -> Task | None:
     """The task that the model at this path was trained on.  Reads config.json alone; load() reports its errors."""
+    path = checkpoint.followed(path)
     for folder in (path, *path.glob("checkpoints/step-*")):
         with contextlib.suppress(DamagedFile, AttributeError):
             return task_of_config(read_json(folder / checkpoint.CONFIG))

@@ -129,6 +129,13 @@ def best(run: str | Path) -> Path:
     return folder
 
 
+def followed(path: str | Path) -> Path:
+    """The checkpoint that RUN/latest or RUN/best names; any other path as it is."""
+    path = Path(path)
+    pointer = path.name in ("latest", "best") and path.is_file()
+    return (named(path.parent, path.name) if pointer else None) or path
+
+
 def in_run(folder: str | Path) -> bool:
     """Is this a checkpoint, or the place of one?"""
     folder = Path(folder).resolve()
