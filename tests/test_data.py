@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_prepared_tokens_are_the_documents_each_with_its_end(source, tmp_path):
 
 
 def test_line_breaks_separate_documents_without_an_end_token_and_batches_make_one_file(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyllama.text.tokens.AT_ONCE", 3)
+    monkeypatch.setattr("pyllama.text.encoding.AT_ONCE", 3)
     seen = []
     tokens = prepare(source, BYTES, tmp_path / "tokens", progress=lambda *state: seen.append(state))
     assert BYTES.decode(tokens[:]) == "the cat\nsat on the mat"
@@ -121,6 +122,34 @@ def test_a_large_vocabulary_is_stored_in_32_bits(tmp_path):
     tokens = prepare(tmp_path / "a.txt", Tokenizer.characters(text), tmp_path / "tokens")
     assert tokens[-1:].tolist() == [65536]
     assert (tmp_path / "tokens" / "tokens.bin").stat().st_size == 4 * 65537
+
+
+def test_a_long_document_is_encoded_in_parts_like_a_short_one(source, tmp_path, monkeypatch):
+    whole = prepare(source, PAIRS, tmp_path / "whole")
+    monkeypatch.setattr("pyllama.text.encoding.AT_ONCE", 2)
+    monkeypatch.setattr("pyllama.text.tokenizer.PIECE", 1)
+    monkeypatch.setattr("pyllama.text.tokenizer.PARTS", 1)
+    parts = prepare(source, PAIRS, tmp_path / "parts")
+    assert parts[:].tolist() == whole[:].tolist()
+    assert parts.starts.tolist() == whole.starts.tolist()
+    with pytest.raises(UserError, match=r"b\.txt: the vocabulary has no 's' .* at position 0"):
+        prepare(source, Tokenizer.characters("the ca"), tmp_path / "lacking")
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes"])
+def test_encoding_a_long_text_takes_a_few_bytes_a_character(kind, tmp_path):
+    """The text, its bytes, a copy of each while it is read, and 2 bytes for each id: 6; 34 before it went in parts."""
+    size = 3_000_000
+    (tmp_path / "a.txt").write_text("the cat sat on the mat.\n" * (size // 24))
+    tokenizer = BYTES if kind == "bytes" else Tokenizer.characters("the cat sat on the mat.\n")
+    tracemalloc.start()
+    try:
+        tokens = prepare(tmp_path / "a.txt", tokenizer, tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(tokens) == size
+    assert peak < 10 * size
 
 
 def test_tokens_are_used_again_while_nothing_changed(source, tmp_path, monkeypatch):

@@ -85,6 +85,24 @@ def test_a_text_cut_for_speed_has_the_ids_of_the_whole(texts):
     assert [ids.tolist() for ids in encoded] == [plain.encode(text).ids for text in texts]
 
 
+@kinds
+@given(text=tricky.filter(lambda text: set(text) <= set(SAMPLE)) | sampled)
+def test_the_parts_of_a_text_are_the_whole(kind, text):
+    with mock.patch.multiple(module, PIECE=1, PARTS=2):
+        parts = [*KINDS[kind].encode_in_parts(text)]
+    assert np.concatenate([np.zeros(0, int), *parts]).tolist() == KINDS[kind].encode(text).tolist()
+
+
+@pytest.mark.parametrize("text", ["abc\nbé漢", "ab\n\ud83d", "😀"])
+def test_an_error_in_a_part_has_the_place_in_the_whole(text):
+    letters = Tokenizer.characters("abc\n")
+    with pytest.raises(UserError) as whole:
+        letters.encode(text)
+    with mock.patch.multiple(module, PIECE=1, PARTS=1), pytest.raises(UserError) as part:
+        list(letters.encode_in_parts(text))
+    assert str(part.value) == str(whole.value)
+
+
 @pytest.mark.parametrize(("before", "normalizer"), [
     (pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), None),         # merges span newlines
     (pre_tokenizers.ByteLevel(add_prefix_space=True), None),                            # a text starts differently

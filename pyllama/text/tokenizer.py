@@ -28,6 +28,7 @@ NAMES = {
 
 Allowed = Literal["all"] | Collection[str]          # which special tokens a text may spell: see encode()
 PIECE = 2**16                                       # least number of characters in a piece of a long text
+PARTS = 16                                          # pieces that encode_in_parts() encodes at once
 AT_ONCE = 64                                        # texts encoded at once: the library uses about 100 bytes a token
 
 
@@ -218,9 +219,11 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = False,
                      allowed_special: Allowed = ()) -> list[np.ndarray]:
         """Encode each text as encode() does, in parallel."""
-        if self._lookup:
-            _refuse_surrogates(texts)
-            return [self._look_up(text) for text in texts]
+        if self._table:
+            try:
+                return [self._looked_up(text) for text in texts]
+            except UnicodeEncodeError:
+                _refuse_surrogates(texts)
         pieces = [[text] if add_special_tokens or allowed_special == "all" else self._pieces(text) for text in texts]
         encoded = (np.array(encoding.ids, self.dtype) for encoding in self._encode(
             "encode_batch_fast", [piece for parts in pieces for piece in parts], add_special_tokens, allowed_special))
@@ -253,29 +256,33 @@ class Tokenizer:
         return Stream(self, skip_special_tokens)
 
     @functools.cached_property
-    def _lookup(self) -> tuple[str, str, np.ndarray] | None:
-        """(codec, dtype, alphabet) if the ids are indices in the sorted alphabet of the codec's units, else None.
+    def _table(self) -> alphabets.Table | None:
+        """The table of a character or byte tokenizer, or None."""
+        return alphabets.table_of(self.rust)
 
-        This is the case for characters() and bytes(), even if they were loaded from a file.  NumPy encodes with them
-        about twenty times as fast as the library, which takes seconds for a megabyte of characters.
-        """
-        tokens = sorted(self.rust.get_vocab())
-        if len(tokens) == 256 and _same(self.rust, alphabets.single_bytes()):
-            return "utf-8", "u1", np.arange(256)
-        if all(len(token) == 1 for token in tokens) and _same(self.rust, alphabets.characters(tokens)):
-            return "utf-32-le", "<u4", np.array([ord(token) for token in tokens])
-        return None
+    def _looked_up(self, text: str) -> np.ndarray:
+        """The ids of a text, from _table: in pieces, because each takes several times its size."""
+        assert self._table is not None
+        found, at = np.empty(self._table.count(text), self.dtype), 0
+        for start in range(0, len(text), PIECE):
+            piece = text[start:start + PIECE]
+            ids = self._table.ids(piece)
+            if ids.min() < 0:
+                raise _lacking(text, piece[int(ids.argmin())])
+            found[at:at + len(ids)] = ids
+            at += len(ids)
+        return found
 
-    def _look_up(self, text: str) -> np.ndarray:
-        """The ids of a text, by _lookup."""
-        assert self._lookup is not None
-        codec, dtype, alphabet = self._lookup
-        points = np.frombuffer(text.encode(codec), dtype)
-        ids = np.searchsorted(alphabet, points)
-        missing = alphabet[np.minimum(ids, len(alphabet) - 1)] != points
-        if missing.any():
-            raise _lacking(text, text[int(missing.argmax())])
-        return ids.astype(self.dtype)
+    def encode_in_parts(self, text: str) -> Iterator[np.ndarray]:
+        """Yield encode(text) in parts, without special tokens, so that a long text takes little memory."""
+        pieces = [text[start:start + PIECE] for start in range(0, len(text), PIECE)] if self._table else \
+            self._pieces(text)
+        try:
+            for start in range(0, len(pieces), PARTS):
+                yield np.concatenate(self.encode_batch(pieces[start:start + PARTS]))
+        except UserError:
+            self.encode(text)                       # to raise it with the place in the whole text
+            raise
 
     def _pieces(self, text: str) -> list[str]:
         """Cut a long text at word boundaries of GPT-2's pattern, to encode it in parallel and in bounded memory.
@@ -366,10 +373,6 @@ class Stream:
         self._ids = self._ids[self._shown:]
         self._shown = len(self._ids)
         return new
-
-
-def _same(first: tokenizers.Tokenizer, second: tokenizers.Tokenizer) -> bool:
-    return first.to_str() == second.to_str()
 
 
 def _refuse_surrogates(texts: Sequence[str]) -> None:

@@ -6,23 +6,21 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from pyllama import rng
 from pyllama.errors import UserError
 from pyllama.files import cure, make_folder, parse_json, replacing, rewrite
-from pyllama.text import special
-from pyllama.text.corpus import Document, Sources, documents
+from pyllama.text import encoding, special
+from pyllama.text.corpus import Sources, documents
 from pyllama.text.epochs import step_rows
 from pyllama.text.id_file import IdFile, blocks_of
 from pyllama.text.tokenizer import Tokenizer
-
-AT_ONCE = 2**20                                     # characters that are encoded together, in parallel
 
 # llm.c's token files start with 256 int32: a magic number, a version, the number of tokens, and zeros.
 LLM_C: dict[tuple[int, ...], type] = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
@@ -148,7 +146,7 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
     Raises UserError as documents() and Tokenizer.encode() do, with the name of the document, and if the file cannot be
     written.
     """
-    digest, total = _fingerprint(documents(sources, field))
+    digest, total = encoding.fingerprint(documents(sources, field))
     frame = special.frame(tokenizer)
     made_of = {"format": 2, "text": digest, "tokenizer": tokenizer.hash, "frame": [frame.before, frame.behind]}
     file = Path(folder) / "tokens.bin"
@@ -157,7 +155,7 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
     try:
         make_folder(file.parent)
         with replacing(file) as out:
-            starts, count = _encode(documents(sources, field), tokenizer, frame, out,
+            starts, count = encoding.encode(documents(sources, field), tokenizer, frame, out,
                                     lambda done: progress(done, total))
             # Before the new file gets its name: the old sidecar must not describe the new tokens.
             _sidecar(file).unlink(missing_ok=True)
@@ -221,16 +219,6 @@ def width_of(path: Path, vocab_size: int | None) -> np.dtype:
     return np.dtype(np.uint16 if (vocab_size or 0) <= 2**16 else np.uint32)
 
 
-def _fingerprint(texts: Iterable[Document]) -> tuple[str, int]:
-    """(SHA-256 of the texts in hexadecimal, number of characters)"""
-    digest, total = hashlib.sha256(), 0
-    for _, text in texts:
-        raw = text.encode()
-        digest.update(len(raw).to_bytes(8, "little") + raw)
-        total += len(text)
-    return digest.hexdigest(), total
-
-
 def _sidecar(file: Path) -> Path:
     return file.with_name(file.name + ".json")
 
@@ -247,54 +235,6 @@ def _stored(file: Path, made_of: dict) -> Tokens:
     if not valid:
         raise UserError(f"{file} and {_sidecar(file).name} do not fit together; remove both and prepare them again")
     return Tokens(ids, starts, np.append(starts[1:], len(ids)))
-
-
-def _encode(texts: Iterable[Document], tokenizer: Tokenizer, frame: special.Frame, out: BinaryIO,
-            progress: Callable[[int], object]) -> tuple[list[int], int]:
-    """Write the ids of all documents; return (the position of each document, the number of ids)."""
-    before, behind = (np.array(ids, tokenizer.dtype) for ids in (frame.before, frame.behind))
-    line_break = np.zeros(0, tokenizer.dtype)
-    if not frame.before and not frame.behind:
-        with contextlib.suppress(UserError):            # a vocabulary of characters may have no line break
-            line_break = tokenizer.encode("\n")
-    starts, count, done, ended = [], 0, 0, True
-    for batch in _gather(texts):
-        for (_, text), ids in zip(batch, _encode_batch(batch, tokenizer), strict=True):
-            document = np.concatenate([line_break[:0 if ended else None], before, ids, behind])
-            starts.append(count)
-            count += len(document)
-            out.write(document.tobytes())
-            ended = text.endswith("\n")
-        done += sum(len(text) for _, text in batch)
-        progress(done)
-    return starts, count
-
-
-def _gather(texts: Iterable[Document]) -> Iterator[list[Document]]:
-    """Group documents until each group has AT_ONCE characters."""
-    batch: list[Document] = []
-    size = 0
-    for document in texts:
-        batch.append(document)
-        size += len(document[1])
-        if size >= AT_ONCE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _encode_batch(batch: list[Document], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """The ids of each document.  Raises UserError with the name of the document."""
-    try:
-        return tokenizer.encode_batch([text for _, text in batch])
-    except UserError:
-        for name, text in batch:                    # encode one at a time, to name the document
-            try:
-                tokenizer.encode(text)
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from None
-        raise
 
 
 # Split

@@ -48,7 +48,7 @@ def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
         return Tokenizer.bytes()
     documents = (document for _, document in corpus.documents(text.data, text.field))
     if text.tokenizer == "char":
-        return Tokenizer.characters("".join(documents))
+        return Tokenizer.characters("".join(set().union(*documents)))
     if text.tokenizer == "bpe" and with_mask:
         return special.framed(special.byte_pairs(documents, text.vocab_size, [special.MASK]))
     if text.tokenizer == "bpe":
