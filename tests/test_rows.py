@@ -237,6 +237,25 @@ def test_labels_that_look_like_a_mistake_are_noted():
     assert single == "1 of 3 classes have only one row: 'label'"
 
 
+def test_many_or_long_names_are_cut_in_a_message(tmp_path):
+    head = ",".join(['"a long\nreview ' + "x" * 99 + '"', *(f"c{i}" for i in range(40))])
+    with pytest.raises(UserError) as error:
+        classify.task.read(Source(written(tmp_path / "a.csv", head + "\n")))
+    assert f"but a long review {'x' * 26}, c0, c1, " in str(error.value)
+    assert "c10, ...; name" in str(error.value)
+    path = written(tmp_path / "a.jsonl", json.dumps({f"c{i}": i for i in range(40)}))
+    with pytest.raises(UserError, match=r"no field 'text', only c0, .* c11, \.\.\.; choose"):
+        classify.task.read(Source(path))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".jsonl", ".json"])
+@pytest.mark.parametrize("task", TASKS)
+def test_an_empty_file_is_refused_by_every_task(tmp_path, task, suffix):
+    for text in ("", "\n \n"):
+        with pytest.raises(UserError):
+            TASKS[task].read(Source(written(tmp_path / f"a{suffix}", text)))
+
+
 # Quotes, lines and encodings
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -270,9 +289,10 @@ def test_every_line_of_a_table_is_in_a_record_or_an_error_of_its_own(lines):
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_a_csv_may_have_other_separators(tmp_path, separator):
-    path = written(tmp_path / "a.csv", separator.join(["text", "label"]) + f'\n"a, b"{separator}1\n')
-    (row,), _ = classify.task.read(Source(path))
-    assert row.values == {"text": "a, b", "label": "1"}
+    for names in (["text", "label"], ['"text"', '"label"']):
+        path = written(tmp_path / "a.csv", separator.join(names) + f'\n"a, b"{separator}1\n')
+        (row,), _ = classify.task.read(Source(path))
+        assert row.values == {"text": "a, b", "label": "1"}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])

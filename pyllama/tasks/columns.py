@@ -23,6 +23,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 # The two texts of a pair, under other names than text and text_pair
 PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question", "sentence"), ("question1", "question2"),
          ("text1", "text2"), ("texta", "textb"), ("sentencea", "sentenceb"), ("query", "passage"))
+MOST, LONGEST = 12, 40                                      # names in a message, and characters of a name
 INDEX = ("id", "idx", "index", "guid", "rowid", "unnamed:0")    # of columns that number the rows
 
 
@@ -70,6 +71,12 @@ def is_a_name(cell: str, wanted: Sequence[str]) -> bool:
     known = {*INDEX, *map(plain, wanted), *(other for name in wanted for other in SYNONYMS.get(name, ())),
              *(name for pair in PAIRS for name in pair if "text" in wanted)}
     return plain(cell) in known
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first names for a message, each on one line and not too long."""
+    short = [" ".join(str(name).split())[:LONGEST] for name in names]
+    return ", ".join([*short[:MOST], *(["..."] if len(short) > MOST else [])]) or "none"
 
 
 def is_number(cell: str) -> bool:

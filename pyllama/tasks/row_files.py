@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pyllama.errors import UserError
-from pyllama.tasks.columns import found, is_a_name, is_number
+from pyllama.tasks.columns import found, is_a_name, is_number, listed
 
 
 class BadRow(ValueError):
@@ -104,21 +104,18 @@ def comma_separated(path, text, wanted, spare):
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     lines = list(io.StringIO(text, newline=""))
     needed = wanted[:len(wanted) - spare]
-    records, head = iter(()), []
     for delimiter in DELIMITERS:
         records = quoted(lines, delimiter)
         _, head = next(records, (1, []))
-        if isinstance(head, BadRow):
-            raise UserError(f"{path} line 1: {head}; fix it")
-        if found(needed, head).keys() >= {*needed}:
-            break
-    else:
-        _, head = next(quoted(lines, ","), (1, []))
-        if not head:
+        if not isinstance(head, BadRow) and found(needed, head).keys() >= {*needed}:
+            yield from named(path, head, wanted, records)
             return
-        raise UserError(f"the first line of {path} does not name {', '.join(needed)}, but {', '.join(head)}; name the "
+    _, head = next(quoted(lines, DELIMITERS[0]), (1, []))
+    if isinstance(head, BadRow):
+        raise UserError(f"{path} line 1: {head}; fix it")
+    if head:
+        raise UserError(f"the first line of {path} does not name {', '.join(needed)}, but {listed(head)}; name the "
                         f"columns to read with fields")
-    yield from named(path, head, wanted, records)
 
 
 def quoted(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | BadRow]]:
@@ -165,7 +162,7 @@ def tab_separated(path, text, wanted, spare):
                                                                         for cells in others)
                         for i, cell in enumerate(first))
     if above_numbers or any(is_a_name(cell, wanted) for cell in first):
-        raise UserError(f"the first line of {path} seems to name its columns ({', '.join(first)}), but not "
+        raise UserError(f"the first line of {path} seems to name its columns ({listed(first)}), but not "
                         f"{', '.join(needed)}; name the columns to read with fields or, if it is a row, write the line "
                         f"{' TAB '.join(wanted)} above it")
     for number, cells in lines:

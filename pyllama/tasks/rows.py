@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pyllama import rng
 from pyllama.errors import UserError, check_choices
-from pyllama.tasks.columns import found, plain
+from pyllama.tasks.columns import found, listed, plain
 from pyllama.tasks.row_files import READERS, BadRow, Reader, text_of_file
 from pyllama.text.records import value_of
 
@@ -115,8 +115,7 @@ def require(values: dict, columns: Sequence[str]) -> None:
         if value_of(values, column) is None:
             if column in values:
                 raise BadRow(f"{column!r} is null")
-            raise BadRow(f"it has no field {column!r}, only {', '.join(map(str, values)) or 'none'}; choose others "
-                         f"with fields")
+            raise BadRow(f"it has no field {column!r}, only {listed(values)}; choose others with fields")
 
 
 def left_out(bad: list[str], total: int) -> tuple[str, ...]:

@@ -250,7 +250,7 @@ def named_columns(path, lines, separator):
     if separator and (path.suffix.lower() == ".conllu" or len(first) == len(CONLL_U)):
         single = re.compile(r"\d+\t|$")                     # not words that are written as one, or left out
         return CONLL_U, [(number, line) for number, line in lines if single.match(line)]
-    if first[0].lower() in WORD_NAMES:
+    if first and first[0].lower() in WORD_NAMES:
         return tuple(first), [(number, line) for number, line in lines if line.split(separator) != first]
     comment = "# " if separator else "\n"                   # without tabs, "# O" may be a word
     return (), [(number, line) for number, line in lines if "\t" in line or not line.startswith(comment)]
