@@ -2,6 +2,7 @@
 import itertools
 import math
 import os
+import re
 import signal
 
 import numpy as np
@@ -27,9 +28,9 @@ def tokens(seed, n=100):
     return Tokens(ids, np.array([0]), np.array([n]))
 
 
-def begin(folder, training=None, evaluate=loop.evaluate, comm=None):
+def begin(folder, training=None, evaluate=loop.evaluate, comm=None, kind="text"):
     state = loop.start(CONFIG, SETTINGS)
-    return state, run(folder, state, training or tokens(0), tokens(1, 60), SETTINGS, POLICY, {"text": {}},
+    return state, run(folder, state, training or tokens(0), tokens(1, 60), SETTINGS, POLICY, {kind: {}},
                       evaluate=evaluate, comm=comm or Solo())
 
 
@@ -151,6 +152,20 @@ def test_a_fork_that_drops_the_generator_saves_nothing(tmp_path):
     assert [record.step for record in records] == [2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("kind", ["text", "task"])
+def test_metrics_do_not_outlive_the_best_checkpoint(tmp_path, kind):
+    """The best comes at step 2 of 6."""
+    (tmp_path / "metrics.json").write_text("{}")
+    _, records = begin(tmp_path, kind=kind)
+    next(records)
+    assert (tmp_path / "metrics.json").exists()
+    next(records)
+    assert (tmp_path / "metrics.json").exists() == (kind == "text")
+    (tmp_path / "metrics.json").write_text("{}")
+    assert [record.step for record in records] == [3, 4, 5, 6]
+    assert (tmp_path / "metrics.json").exists()
+
+
 # The command line
 
 TINY = ["--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2", "--block_size", "8", "--shards", "1",
@@ -210,6 +225,12 @@ def test_nohup_keeps_a_run_going(tmp_path, commands, monkeypatch, capsys):
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_losses_on_the_screen_are_those_of_the_log(tmp_path, commands, capsys):
+    assert main([*commands["text"], "--log_steps", "1", "--out_dir", str(tmp_path / "run")]) == 0
+    shown = re.findall(r"^step +(\d+) +loss (\S+)", capsys.readouterr().out, re.MULTILINE)
+    assert shown == [(str(line["step"]), f"{line['loss']:.4f}") for line in read_log(tmp_path / "run")]
 
 
 def test_a_step_without_targets_has_no_loss(tmp_path):

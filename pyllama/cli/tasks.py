@@ -20,7 +20,7 @@ from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source
 from pyllama.tasks.task import learned_limit, rows_of
 from pyllama.training.loop import Settings
-from pyllama.training.run import RunPolicy, Saved, new_run
+from pyllama.training.run import METRICS, RunPolicy, Saved, new_run
 
 SHOWN = 5                                                   # rows in the table of answers
 
@@ -69,7 +69,7 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
         console.print(note)
     predicted, metrics = tuning.measure(task, parts[part], model, task_run.search)
     result = {"task": task.name, "rows": part, "step": best.best_step, **metrics}
-    files.export(folder / "metrics.json", [files.to_json(result)])
+    files.export(folder / METRICS, [files.to_json(result)])
     show(task, parts[part], predicted, metrics)
     if state.step < last_step:
         console.print(f"stopped early at step {state.step}: {best.stale} evaluations without improvement since step "

@@ -5,6 +5,7 @@
     RUN/lock              names the process that writes to the run now: see lock.py
     RUN/data/             the text as tokens
     RUN/tensorboard/      event files, if RunPolicy.tensorboard is set
+    RUN/metrics.json      of a task: see tasks/finetune.py; deleted when another checkpoint becomes the best
 """
 import contextlib
 import itertools
@@ -28,6 +29,8 @@ from pyllama.training.log import Log, NoLog, line_of, record_of
 from pyllama.training.loop import SOLO, Record, Settings, State, evaluate, start, train
 from pyllama.training.parallel import Communicator
 from pyllama.training.stopping import Stopped, stopping
+
+METRICS = "metrics.json"                            # of a task, measured at the end with the best checkpoint
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,9 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
             return
         lock.check()
         log.sync()                                      # the log must not end before the checkpoint
+        if best and "task" in about:                    # the metrics of the best checkpoint so far
+            with contextlib.suppress(OSError):
+                (folder / METRICS).unlink()
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
                         tokenizer_files=tokenizer_files or {}, best=best,
                         optimizer=on_the_host(state.optimizer.state().items()),
