@@ -104,6 +104,15 @@ def through(path: str | Path) -> BinaryIO | None:
     return path.open("wb") if path.exists() and not path.is_file() and not path.is_dir() else None
 
 
+def remove(path: Path) -> None:
+    """Delete a file of a model if it exists.  Raises UserError if it cannot be deleted."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot delete {path}, which belongs to another model: {error.strerror}; choose another "
+                        f"folder") from None
+
+
 def sync(folder: str | Path) -> None:
     """Force the folder's entries, the names of its files, to the disk, if its file system and its rights allow that."""
     try:

@@ -148,28 +148,19 @@ class Model:
             raise UserError(f"{folder} belongs to a run, which a saved model would damage; choose another folder")
         tensors = {name: host(a) for name, a in params.leaves(self.params)}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder)
         except OSError as error:
             raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another") from None
         of_tokenizer = self.tokenizer.files(self.config.takes_types) if self.tokenizer else {}
         for name in {tokenizer_files.TOKENIZER, *tokenizer_files.BESIDE} - of_tokenizer.keys():
-            remove(folder / name)
+            files.remove(folder / name)
         files.export(folder / checkpoint.MODEL, to_safetensors(tensors))
         files.export(folder / checkpoint.CONFIG, [files.to_json(self.config.to_dict())])
-        remove(folder / config_file.FILE)
+        files.remove(folder / config_file.FILE)
         if self.generation_config:
             files.export(folder / config_file.FILE, [files.to_json(self.generation_config)])
         for name, text in of_tokenizer.items():
             files.export(folder / name, [text.encode()])
-
-
-def remove(path: Path) -> None:
-    """Delete a file if it exists.  Raises UserError if it cannot be deleted."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot delete {path}, which belongs to another model: {error.strerror}; choose another "
-                        f"folder") from None
 
 
 def with_options(settings: type, options: dict[str, Any]) -> Any:
