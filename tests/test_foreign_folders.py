@@ -227,4 +227,13 @@ def test_usual_end_tokens_outside_a_small_vocabulary_end_nothing():
 def test_dropout_that_training_does_not_apply_is_a_note_of_training(tmp_path):
     model = read(tmp_path, {"attention_dropout": 0.1})
     assert model.notes == ()
-    assert model.config.training_notes() == ("attention_dropout 0.1 of config.json is not applied in training",)
+    note, = model.config.training_notes()
+    assert note == "dropouts of the model that training does not apply: attention_dropout 0.1"
+
+
+def test_what_is_saved_has_no_dropout_that_training_did_not_apply():
+    for kind, name in (("bert", "attention_probs_dropout_prob"), ("gpt2", "attn_pdrop"),
+                       ("distilbert", "attention_dropout")):
+        c = small(kind, next(iter(MODELS[kind].config.HEADS)))
+        assert c.to_dict()[name] == 0.0
+        assert c.training_notes() == ()

@@ -59,7 +59,7 @@ def test_any_value_in_config_json_is_read_or_refused_in_a_sentence(kind):
             for value in ODD:
                 with contextlib.suppress(UserError):
                     c = family.from_dict(stored | {name: value})
-                    _ = c.to_dict(), c.copies(), c.training_notes(), c.unused_dropouts, family.notes_on(stored)
+                    _ = c.to_dict(), c.copies(), c.training_notes(), family.notes_on(stored)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -51,7 +51,7 @@ class BertConfig(Config):
     ROOT = "bert"                               # of the names of the parameters that all heads share
     BODY = ("bert.embeddings.", "bert.encoder.")
     DROPOUTS = ("hidden_dropout_prob",)
-    UNAPPLIED = ("attention_probs_dropout_prob", "classifier_dropout")
+    NO_DROPOUT: ClassVar = {"attention_probs_dropout_prob": 0.0}
     LEARNS: ClassVar = {"masked_lm": "masked tokens"}
 
     vocab_size: int = 30522                     # V

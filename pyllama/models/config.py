@@ -84,7 +84,7 @@ class Config:
     ALIASES: ClassVar[dict[str, str]] = {}                  # other architectures whose weights have a head
     BODY: ClassVar[tuple[str, ...]] = ()                    # prefixes of the parameters that all heads share
     DROPOUTS: ClassVar[tuple[str, ...]] = ()                # the fields that are dropout rates
-    UNAPPLIED: ClassVar[tuple[str, ...]] = ()               # dropout rates of transformers that training here lacks
+    NO_DROPOUT: ClassVar[dict[str, float]] = {}             # rates that are 0 here and not by transformers' defaults
     USUAL_IDS: ClassVar[dict[str, int]] = {}                # of special tokens: transformers' defaults, if not ours
     UNUSED: ClassVar[tuple[str, ...]] = ()                  # the Dimensions that small() does not use
     LEARNS: ClassVar[dict[str, Learns]] = {}                # head -> its objective on plain text
@@ -197,8 +197,8 @@ class Config:
 
     def training_notes(self) -> tuple[str, ...]:
         """Notes for the user on what training does otherwise than transformers: dropout rates that are not applied."""
-        rates = {name: self.extra[name] for name in self.UNAPPLIED if self.extra.get(name)}
-        return tuple(f"{name} {rate} of config.json is not applied in training" for name, rate in rates.items())
+        rates = ", ".join(f"{name} {rate}" for name, rate in self.unused_dropouts.items())
+        return (f"dropouts of the model that training does not apply: {rates}",) if rates else ()
 
     def copies(self) -> dict[str, str]:
         """The tensors of a state dict that are not parameters, because they equal one: {copy: parameter}."""
@@ -233,7 +233,7 @@ class Config:
         same = self.same_in_transformers()
         kind = same.TYPE if same else f"{OURS}{self.TYPE}"
         architectures = {"architectures": [(same or self).HEADS[self.head]]} if self.HEADS else {}
-        return {**self.extra, "model_type": kind, **architectures, **values}
+        return {**self.NO_DROPOUT, **self.extra, "model_type": kind, **architectures, **values}
 
     def check(self, *, positive=(), shares=(), multiples=(), choices=None):
         """Raise UserError for the first invalid field.

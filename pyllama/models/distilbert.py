@@ -33,7 +33,7 @@ class DistilBertConfig(Config):
     ROOT = "distilbert"
     BODY = ("distilbert.",)
     DROPOUTS = ("dropout", "seq_classif_dropout")
-    UNAPPLIED = ("attention_dropout", "qa_dropout")
+    NO_DROPOUT: ClassVar = {"attention_dropout": 0.0, "qa_dropout": 0.0}
     LEARNS: ClassVar = {"masked_lm": "masked tokens"}
     layer_norm_eps: ClassVar = 1e-12
 

@@ -43,7 +43,7 @@ class GPT2Config(Config):
                       "add_cross_attention": False, "quantization_config": None}
     BODY = ("transformer.",)
     DROPOUTS = ("resid_pdrop", "embd_pdrop")
-    UNAPPLIED = ("attn_pdrop",)
+    NO_DROPOUT: ClassVar = {"attn_pdrop": 0.0}
     USUAL_IDS: ClassVar = {"bos_token_id": 50256, "eos_token_id": 50256}
     LEARNS: ClassVar = {"lm": "next token"}
 

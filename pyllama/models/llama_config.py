@@ -23,7 +23,6 @@ class LlamaConfig(Config):
     ONLY: ClassVar = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "quantization_config": None}
     BODY = ("model.",)
     DROPOUTS = ("resid_pdrop",)
-    UNAPPLIED = ("attention_dropout",)
     USUAL_IDS: ClassVar = {"bos_token_id": 1, "eos_token_id": 2}
     LEARNS: ClassVar = {"lm": "next token"}
     HEAD_NORMS: ClassVar[bool] = False          # a norm on each head's queries and keys

@@ -44,8 +44,6 @@ class TransformerConfig(Config):
     HEADS: ClassVar = {"seq2seq": "TransformerForConditionalGeneration"}
     BODY = ("model.",)
     DROPOUTS = ("dropout",)
-    UNAPPLIED = ("attention_dropout", "activation_dropout", "classifier_dropout", "encoder_layerdrop",
-                 "decoder_layerdrop")
 
     vocab_size: int = 32000                     # V
     d_model: int = 512                          # D

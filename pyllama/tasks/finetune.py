@@ -203,9 +203,6 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
     elif model is not None:
         model = pretrained.changed(model, suited(model.config), settings.dtype)
     if model is not None:
-        if unused := model.config.unused_dropouts:
-            rates = ", ".join(f"{name} {rate}" for name, rate in unused.items())
-            notes = (*notes, f"dropouts of the model that training does not apply: {rates}")
         config = padded(model.config, model.require_tokenizer())
         state = start(config, settings, model.params)
         notes = (*notes, *model.notes, *model.config.training_notes())
