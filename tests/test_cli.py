@@ -150,6 +150,19 @@ def test_help_names_every_command_and_flag(capsys, monkeypatch):
                 assert len(texts[0]) > 3, (name, flag.name)         # more than "(default: 6)"
 
 
+def test_help_has_several_spellings(capsys):
+    page, overview = call(capsys, "generate", "--help"), call(capsys, "--help")
+    for words in (["help", "generate"], ["generate", "-h"], ["--help", "generate"], ["generate", "--model", "--help"],
+                  ["generate", "--nosuch", "--help"]):
+        assert call(capsys, *words) == page
+    assert call(capsys, "help", "eval") == call(capsys, "evaluate", "--help")
+    assert call(capsys, "help") == call(capsys, "-h") == overview
+    assert "there is no command 'trian'; did you mean train?" in refused(capsys, "help", "trian")
+    for word, meant in (("trian", "train"), ("Train", "train"), ("TRAIN", "train"), ("gen", "generate"),
+                        ("evaluat", "evaluate"), ("fine-tune", "finetune"), ("predictt", "predict")):
+        assert f"did you mean {meant}?" in refused(capsys, word)
+
+
 def test_every_flag_that_the_groups_of_the_help_name_exists():
     flags = {flag.name for command in COMMANDS.values() for flag in flags_of(command)}
     assert flags >= {name for names in (*GROUPS.values(), *UNUSED.values()) for name in names}
@@ -176,7 +189,8 @@ def test_flags_become_the_arguments_of_a_function():
 
 def test_the_version_is_printed(capsys):
     version = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
-    assert call(capsys, "--version") == (0, f"pyllama {version}\n", "")
+    for word in ("--version", "-V", "version"):
+        assert call(capsys, word) == (0, f"pyllama {version}\n", "")
     assert f"pyllama {version}:" in call(capsys, "--help")[1]
 
 

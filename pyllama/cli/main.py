@@ -1,5 +1,6 @@
 """The command line: `pyllama COMMAND --flags`.  A table of functions, whose signatures are the flags (see flags.py)."""
 import difflib
+import os
 import signal
 import sys
 from typing import Any
@@ -57,7 +58,8 @@ def sentence(error: BaseException, argv: list[str]) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "stopped at once" + ("; the last checkpoint is intact" if argv[0] in SECTIONS["train a model"] else "")
     if isinstance(error, OSError) and not isinstance(error, output.Unwritable):
-        return f"{error}; check the name, the folder and its permissions"
+        what = f"cannot open {os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error)
+        return f"{what}; check the name, the folder and its permissions"
     if isinstance(error, MemoryError):
         return f"there is not enough memory: {error or 'none is left'}; make the model, the batch or the text smaller"
     if isinstance(error, RecursionError):

@@ -6,7 +6,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from pyllama.cli.output import console
+from pyllama.cli.output import console, visible
 from pyllama.files import export
 from pyllama.text import corpus
 from pyllama.text.readability import measures
@@ -27,7 +27,7 @@ def report(data: tuple[str, ...] = ("-",), /, field: str = "text", out: Path | N
     measured = {source: measures([text for _, text in corpus.documents(source, field)]) for source in data}
     table = Table("", box=SIMPLE)
     for source in measured:
-        table.add_column(Text(source), overflow="fold")             # Chinese has no spaces to break at
+        table.add_column(Text(visible(source)), overflow="fold")             # Chinese has no spaces to break at
     for name in next(iter(measured.values())):
         table.add_row(name.replace("_", " "), *(shown(values[name]) for values in measured.values()))
     console.print(table, soft_wrap=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, stream
+from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens
 
@@ -40,7 +41,7 @@ def sampler(state, prompt: str, tokenizer: Tokenizer, tokens: int, stopped: Call
     def sample() -> str:
         if not (tokens and prompt):
             return ""
-        text, ids = prompt, tokenizer.encode(prompt, add_special_tokens=True).tolist()
+        text, ids = prompt, special.prompt(tokenizer, prompt)
         with contextlib.suppress(UserError):                # scores that are not finite: training reports them
             for piece in stream(state.p, state.config, ids, tokenizer, settings):
                 text += piece
