@@ -30,6 +30,13 @@ def check_choices(settings: Any) -> None:
             raise UserError(f"{field.name} is {value!r}; it must be one of {', '.join(choices)}")
 
 
+def check_options(options: dict[str, Any], *settings: type) -> None:
+    """Raise UserError for an option that is not a field of one of these dataclasses."""
+    names = [f.name for kind in settings for f in fields(kind)]
+    if unknown := sorted(options.keys() - set(names)):
+        raise UserError(f"there is no option {unknown[0]!r} here; the options are {', '.join(names)}")
+
+
 def pip_install(package: str) -> str:
     """The command that installs a package of EXTRAS."""
     return f"pip install '{DISTRIBUTION}[{EXTRAS[package]}]'"

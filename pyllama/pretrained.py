@@ -4,7 +4,7 @@ A model is loaded from a run, a checkpoint, a Hugging Face folder or a llama2.c 
 """
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from pyllama import beam, files, generation, params
 from pyllama.device import host
-from pyllama.errors import UserError
+from pyllama.errors import UserError, check_options
 from pyllama.formats import llama2c
 from pyllama.formats.safetensors import to_safetensors
 from pyllama.generation import config_file
@@ -167,13 +167,6 @@ def with_options(settings: type, options: dict[str, Any]) -> Any:
     """The dataclass with these fields.  Raises UserError if it does not have one of them, or a value is invalid."""
     check_options(options, settings)
     return settings(**options)
-
-
-def check_options(options: dict[str, Any], *settings: type) -> None:
-    """Raise UserError for an option that is not a field of one of these dataclasses."""
-    names = [f.name for kind in settings for f in fields(kind)]
-    if unknown := sorted(options.keys() - set(names)):
-        raise UserError(f"there is no option {unknown[0]!r} here; the options are {', '.join(names)}")
 
 
 def check_dtype(dtype: str) -> None:

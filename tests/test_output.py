@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,3 +158,21 @@ runpy.run_module("pyllama", run_name="__main__")
 def test_ctrl_c_while_python_imports_leaves_no_traceback():
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take only UTF-8")
+def test_names_of_files_may_be_any_bytes(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"f\xff\x1b[31m$")
+    shutil.copy(folder / "text.txt", f"{name}.txt")
+    shutil.copy(folder / "rows.csv", f"{name}.csv")
+    for words in (["train", "--data", f"{name}.txt", "--out_dir", name, *TINY], ["resume", name, "--max_steps", "3"],
+                  ["generate", "--model", name, "--prompt", f"FILE:{name}.txt", "--max_new_tokens", "1"],
+                  ["evaluate", "--model", name, "--data", f"{name}.txt", "--out", f"{name}.json"],
+                  ["report", f"{name}.txt", "--out", f"{name}.json"], ["report", "*.txt"],
+                  ["finetune", "--task", "classify", "--model", "lstm", "--data", f"{name}.csv", "--out_dir",
+                   f"{name}.tuned", "--max_steps", "2", "--warmup_steps", "1", "--vocab_size", "300"],
+                  ["resume", f"{name}.tuned", "--max_steps", "3"],
+                  ["predict", "--model", f"{name}.tuned", "--data", f"{name}.csv", "--out", f"{name}.jsonl"]):
+        assert main(words) == 0, words
+        assert "f\udcff" not in "".join(capsys.readouterr()), words

@@ -32,7 +32,7 @@ def report(data: tuple[str, ...] = ("-",), /, field: str = "text", out: Path | N
         table.add_row(name.replace("_", " "), *(shown(values[name]) for values in measured.values()))
     console.print(table, soft_wrap=False)
     if out:
-        export(out, [(json.dumps(measured, indent=2, ensure_ascii=False) + "\n").encode()])
+        export(out, [(json.dumps(measured, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")])
     return 0
 
 

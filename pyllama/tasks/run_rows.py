@@ -23,7 +23,9 @@ def save_rows(parts: dict[str, Sequence[Row]], folder: Path) -> dict[str, str]:
     def line(row):
         return json.dumps({"place": row.place, **row.values}, ensure_ascii=False) + "\n"
 
-    files = {folder / f"{part}.jsonl": "".join(map(line, rows)).encode() for part, rows in parts.items()}
+    # The name of a file, which is in each place, may have bytes that are not UTF-8: JSON's escapes stand for them.
+    files = {folder / f"{part}.jsonl": "".join(map(line, rows)).encode("utf-8", "backslashreplace")
+             for part, rows in parts.items()}
     try:
         make_folder(folder)
         for path, content in files.items():
