@@ -175,10 +175,19 @@ def test_a_pair_that_is_too_far_apart_is_cut_or_left_out(models):
     assert length <= model.max_length
 
 
+def test_the_pairs_of_a_long_list_grow_with_its_length(monkeypatch):
+    """30 entities: each is paired with the 20 behind it, as far as there are so many."""
+    entities = [{"start": 2 * i, "end": 2 * i + 1, "label": "X"} for i in range(30)]
+    monkeypatch.setattr(extract.tag, "predict", lambda rows, model: [extract.tag.Tagging([], entities) for _ in rows])
+    monkeypatch.setattr(extract, "of_pairs", lambda pairs, *others: [pairs])
+    (found,) = extract.extracted([("d", "a " * 30)], extract.Reader(None, None))
+    assert sum(map(len, found.triples)) == sum(min(20, 29 - i) for i in range(30)) == 390
+
+
 def test_marks_in_a_text_are_no_entities():
-    text = "An <e1>Ann</e1> in Maine"
+    text = extract.without_marks("An <e1>Ann</e1> in Maine")
     marked = extract.mark(text, {"start": 7, "end": 10}, {"start": 19, "end": 24})
-    assert marked == "An <e1>Ann</e1> in <e2>Maine</e2>"
+    assert marked == "An (e1)<e1>Ann</e1>(/e1) in <e2>Maine</e2>"
 
 
 # Files

@@ -130,6 +130,7 @@ def test_lists_of_words_may_have_other_names(tmp_path, fields):
     ("a.jsonl", '{"text": "a b", "entities": [{"start": 0, "end": 1, "label": "X", "text": "b"}]}',
      r"'b' does not stand at 0 to 1 of its text, which has 'a' there"),
     ("a.jsonl", "[1]", r"line 1: it is not an object"),
+    ("a.conll", "", r"a\.conll has no valid row; give a file with text, tags"),
     ("a.csv", "text,tags\n", r"is a \.csv, which has no form for tagged words; save a word and its tag a line"),
 ])
 def test_a_bad_row_is_located(tmp_path, name, text, message):

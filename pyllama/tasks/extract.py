@@ -5,7 +5,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import combinations, islice, pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from pyllama.errors import UserError
@@ -16,6 +16,7 @@ from pyllama.tasks.rows import Row
 from pyllama.tasks.task import Task, Trained
 
 AT_ONCE = 64                                                # documents, and pairs, that are answered together
+NEXT = 20                                                   # entities behind one that it is paired with, in a sentence
 # The end of a sentence: a full stop with its closing quotes, before white space, or of Chinese; an empty line
 END = re.compile("[.!?…]+[\"'”’»)\\]]*(?=\\s|\\Z)|[。！？]+[”’」』）]*|\\n\\s*\\n")
 ABBREVIATIONS = frozenset(["mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "no", "fig", "gen", "col", "sen",
@@ -73,6 +74,11 @@ def ends(text: str, end: re.Match) -> bool:
     return not (before.lower() in ABBREVIATIONS or (len(before) == 1 and before.isupper()) or after.islower())
 
 
+def without_marks(text: str) -> str:
+    """The text with (e1) where it spells <e1>, a mark of the relations."""
+    return re.sub("|".join(MARKS), lambda mark: f"({mark[0][1:-1]})", text)
+
+
 class Found(NamedTuple):
     """What extracted() found in some documents."""
     triples: list[Triple]
@@ -81,16 +87,19 @@ class Found(NamedTuple):
 
 
 def extracted(documents: Iterable[tuple[str, str]], models: Reader, min_score: float = 0.0) -> Iterator[Found]:
-    """What is found in every AT_ONCE documents, which are (name, text).
+    """What is found in every AT_ONCE documents, which are (name, text).  An entity is paired with the NEXT ones of its
+    sentence, because all pairs of a long list would be too many.
 
     min_score    leave out relations whose probability is lower
     """
     remaining = iter(documents)
     while batch := list(islice(remaining, AT_ONCE)):
+        texts = [(name, without_marks(text)) for name, text in batch]
         rows = [Row(name, tag.unpacked({"text": text[first:past]})["row"])
-                for name, text in batch for first, past in sentences(text)]
+                for name, text in texts for first, past in sentences(text)]
         tagged = list(zip(rows, tag.predict(rows, models.tagger) if rows else [], strict=True))
-        pairs = ((row, *pair) for row, answer in tagged for pair in combinations(answer.entities, 2))
+        pairs = ((row, one, other) for row, answer in tagged for i, one in enumerate(answer.entities)
+                 for other in answer.entities[i + 1:i + 1 + NEXT])
         counts = Counter(documents=len(batch), sentences=len(rows),
                          entities=sum(len(answer.entities) for _, answer in tagged))
         triples: list[Triple] = []
@@ -112,6 +121,8 @@ def of_pairs(pairs, model: Trained, min_score: float, counts: Counter) -> list[T
                                                         strict=True):
         if answer != OTHER and detail["probability"] >= min_score:
             ((head, relation, tail),) = relations.triples([marked], [answer])
+            if not (head and tail):                         # of unprintable characters alone
+                continue
             one, other = entities[::-1] if answer.endswith(BACKWARDS) else entities
             found.append(Triple(head, relation, tail, one["label"], other["label"], round(detail["probability"], 4),
                                 row.place, " ".join(row.values["text"].split())))
@@ -132,9 +143,8 @@ def fitting(pairs, model: Trained) -> list[str | None]:
 
 
 def mark(text: str, first: dict, second: dict, begin: int = 0, end: int | None = None) -> str:
-    """text[begin:end] with the marks of the relations around two entities; marks in the text itself are left out."""
+    """text[begin:end] with the marks of the relations around two entities."""
     end = len(text) if end is None else end
     cuts = [begin, first["start"], first["end"], second["start"], second["end"], end]
-    parts = [text[a:b] for a, b in pairwise(cuts)]
-    before, one, between, other, after = (re.sub("|".join(MARKS), "", part) for part in parts)
+    before, one, between, other, after = (text[a:b] for a, b in pairwise(cuts))
     return f"{before}{MARKS[0]}{one}{MARKS[1]}{between}{MARKS[2]}{other}{MARKS[3]}{after}"
