@@ -28,7 +28,8 @@ def variants(V):
     parts = ("positions", "norm", "residual")
     plain = TextbookConfig(vocab_size=V, hidden_size=D, intermediate_size=F, max_position_embeddings=T)
     every = replace(plain, **dict.fromkeys(parts, True))
-    llama = LlamaConfig(vocab_size=V, hidden_size=D, intermediate_size=352, num_attention_heads=4, num_hidden_layers=1)
+    llama = LlamaConfig(vocab_size=V, hidden_size=D, intermediate_size=352, num_attention_heads=4, num_hidden_layers=1,
+                        rms_norm_eps=1e-5)
     return {"as drawn": plain, **{f"+ {part}": replace(plain, **{part: True}) for part in parts},
             **{f"all but {part}": replace(every, **{part: False}) for part in parts}, "all three": every,
             "LLaMA, 1 layer": llama, "LLaMA, 4 layers": replace(llama, num_hidden_layers=4)}

@@ -35,7 +35,7 @@ def training(size, flags=(), like=None):
     """Return (the training state, the generator of its records) on the device of the array `like`."""
     config = llama.LlamaConfig(vocab_size=size.V, hidden_size=size.D, intermediate_size=size.F,
                                num_hidden_layers=size.L, num_attention_heads=size.H, max_position_embeddings=size.T,
-                               tie_word_embeddings=True)
+                               rms_norm_eps=1e-5, tie_word_embeddings=True)
     plan = settings(size, flags)
     state = start(config, plan, like=like)
     for path, leaf in params.leaves(state.p):

@@ -286,7 +286,7 @@ def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False):
     outline = outlined(config, tensors, dtype)
     wanted = dict(params.leaves(outline))
     new = [name for name, a in wanted.items() if name not in tensors or tensors[name].shape != a.shape]
-    if missing := [name for name in new if strict or name.startswith(config.BODY)]:
+    if missing := [name for name in new if name.startswith(config.BODY) or (strict and not config.spares(name))]:
         raise UserError(complaint(missing, tensors, config))
     if whole := [name for name in wanted if name not in new and tensors[name].dtype.kind in "iub"]:
         raise UserError(f"{whole[0]} is {tensors[whole[0]].dtype} in the weights, which are quantized; convert the "

@@ -219,6 +219,14 @@ def test_a_bert_whose_output_matrix_is_not_tied_is_refused_by_the_name_of_the_co
         pretrained.load(folder(tmp_path, c.to_dict(), tensors | {twin: other}))
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_model_without_a_head_may_lack_its_pooler(kind, tmp_path):
+    c = small(kind, "none")
+    tensors = {name: a for name, a in tensors_of(c).items() if ".pooler." not in name}
+    note, = pretrained.load(folder(tmp_path, c.to_dict(), tensors)).notes
+    assert note.startswith(f"initialized at random: {kind}.pooler.dense.weight")
+
+
 def test_usual_end_tokens_outside_a_small_vocabulary_end_nothing():
     stored = small("gpt2", "lm").to_dict() | {"eos_token_id": 50256}
     assert MODELS["gpt2"].config.from_dict(stored).eos_token_id is None

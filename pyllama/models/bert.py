@@ -81,6 +81,10 @@ class BertConfig(Config):
         return {f"{decoder}.weight": "bert.embeddings.word_embeddings.weight",
                 f"{decoder}.bias": "cls.predictions.bias"} if self.head == "masked_lm" else {}
 
+    def spares(self, name: str) -> bool:
+        """See Config.spares: without a head, the pooler is not used."""
+        return self.head == "none" and ".pooler." in name
+
     def position_ids(self, ids):
         """The rows [B T] of the position embeddings for ids [B T]."""
         return np.broadcast_to(np.arange(ids.shape[1], like=ids), ids.shape)

@@ -204,6 +204,10 @@ class Config:
         """The tensors of a state dict that are not parameters, because they equal one: {copy: parameter}."""
         return {}
 
+    def spares(self, name: str) -> bool:
+        """May a state dict lack this parameter, because nothing is computed from it?"""
+        return False
+
     def fitted_to(self, tensors: dict):
         """The configuration for these tensors, {name: array} with the names of a state dict: untied if copies differ.
 
