@@ -14,7 +14,7 @@ from pyllama import params
 from pyllama.testing.compare import Comparison, Method, compare, direction
 from pyllama.testing.passes import WrongGradient, each, flat, forward, gradients, is_float
 
-ATTEMPTS = 5                                # the inputs, and neighbors of these if f has a kink there
+ATTEMPTS = 10                               # the inputs, and neighbors of these if f has a kink there
 SHAKE = 1e-6                                # between neighbors that differ in their rounding errors
 ASIDE = 1e-2                                # how far those are, relative to the inputs
 
