@@ -174,6 +174,19 @@ def test_functions_of_any_kind_domain_and_size_are_judged_rightly(forward, backw
 
 
 @pytest.mark.usefixtures("unregistered")
+@pytest.mark.parametrize("times", [1, 1.01])
+def test_a_loss_that_is_not_defined_for_no_rows_is_judged_on_the_others(times):
+    def forward(x, t):
+        return np.mean(np.abs(x - t)), (x, t)
+
+    def backward(dloss, x, t):
+        dx = times * dloss * np.sign(x - t) / x.size
+        return dx, -dx
+
+    assert checked("x[N D], t[N D] -> loss[]", forward, backward).wrong == (times != 1)
+
+
+@pytest.mark.usefixtures("unregistered")
 def test_an_op_that_jumps_everywhere_is_not_judged():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="cannot be checked: its forward pass jumps"):
