@@ -7,6 +7,7 @@ from typing import Any
 import tokenizers
 
 from pyllama.errors import UserError
+from pyllama.files import parse_json
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 SPECIAL_TOKENS, CHAT_TEMPLATE = "special_tokens_map.json", "chat_template.jinja"       # older and newer places
@@ -87,8 +88,9 @@ def _object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(_text(file))
+        json.dumps(content, ensure_ascii=False).encode()        # half of a surrogate pair is not a character
+    except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}); fix it, or move it elsewhere") from None
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a JSON object; fix it, or move it elsewhere")
