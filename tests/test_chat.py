@@ -34,6 +34,8 @@ FORMS = {
 def talk(request, tmp_path):
     path = written(tmp_path / "a.jsonl", json.dumps(FORMS[request.param]))
     (row,), _ = instruct.task.read(Source(path))
+    name = next(name for name in chat.KEYS if name in FORMS[request.param])
+    assert instruct.task.read(Source(path, (name,)))[0] == [row]            # also when it is named
     return row
 
 

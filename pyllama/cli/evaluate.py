@@ -20,7 +20,7 @@ from pyllama.text.cuts import cut_for
 from pyllama.training import loop, objectives
 from pyllama.training.loop import Settings, start
 
-ROWS = {".jsonl", ".json", ".csv", ".tsv"}                  # of other files a model that continues texts has the loss
+ROWS = {".jsonl", ".ndjson", ".json", ".csv", ".tsv"}       # of other files a model that continues texts has the loss
 
 
 def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path | None = None, field: str = "text",

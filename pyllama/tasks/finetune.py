@@ -165,7 +165,9 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
 
     Returns (state, tokenizer, {part: rows}, notes).
     """
-    rows, notes = task.read(source)
+    whole, notes = task.read(source)
+    rows = [Row(row.place, row.values) for row in whole]    # without what else the file has
+    del whole
     parts = dict(zip(PARTS, split(rows, (setup.dev, setup.test), settings.seed), strict=True))
     if setup.test_data:
         test = replace(source, data=setup.test_data)

@@ -153,6 +153,7 @@ task = Task(
     fields=FIELDS,
     optional_fields=OPTIONAL_FIELDS,
     unpacked=chat.unpacked,
+    containers=tuple(chat.KEYS),
     usable=usable,
     askable=askable,
     head="lm",

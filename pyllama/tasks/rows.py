@@ -53,7 +53,7 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
     Raises UserError with file, line and reason for an invalid row, unless source.bad_rows is "skip".
     """
     asked = columns_of(source.fields, names, optional, answer, all_optional)
-    needed = [asked[name] for name in (names if answer else names[:-1])]
+    needed = names if answer else names[:-1]
     suffix, by_suffix = source.data.suffix.lower(), READERS | (readers or {})
     if suffix not in by_suffix:
         raise UserError(f"{source.data} has an unknown format; convert it to {', '.join(by_suffix)}")
@@ -61,20 +61,25 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
     records = by_suffix[suffix](source.data, text_of_file(source.data), of_table, 0 if answer else 1)
     rows: list[Row] = []
     bad: list[str] = []
-    in_file: dict[tuple, dict[str, str]] = {}               # {the names of a row's fields: those that were asked for}
+    columns_in: dict[tuple, dict[str, str]] = {}            # {the names of a row's fields: {name of the task: one}}
     stripped = number = 0
     for number, (place, given) in enumerate(records, 1):
         try:
             if isinstance(given, BadRow):
                 raise given
             values = unpacked(given)
-            if (fields := tuple(values)) not in in_file:
-                in_file[fields] = found(list(asked.values()), fields)
-            columns = {column: in_file[fields].get(column, column) for column in asked.values()}
-            require(values, [columns[column] for column in needed])
-            by_name = {name: value_of(values, columns[column]) for name, column in asked.items()}
-            given_here = {name: value for name, value in by_name.items() if value is not None or name in names}
-            row = Row(place, usable({**values, **given_here}), given, number)
+            if (fields := tuple(values)) not in columns_in:
+                here = found(list(asked.values()), fields)
+                columns_in[fields] = {name: here.get(column, column) for name, column in asked.items()}
+            columns = columns_in[fields]
+            by_name = {name: value_of(values, column) for name, column in columns.items()}
+            for name in needed:
+                if by_name[name] is None:
+                    raise BadRow(why_absent(columns[name], values))
+            for name in optional:
+                if by_name[name] is None:
+                    del by_name[name]
+            row = Row(place, usable({**values, **by_name}), given, number)
         except BadRow as error:
             if source.bad_rows == "fatal":
                 raise UserError(f"{place}: {error}; fix it, or set bad_rows to skip") from None
@@ -85,8 +90,8 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
         stripped += isinstance(told, str) and told != kept == told.strip()
     if not rows:
         raise UserError(f"{source.data} has no valid row; give a file with {', '.join(asked.values())}")
-    synonyms = {column: name for columns in in_file.values() for name, column in columns.items()
-                if plain(name) != plain(column)}
+    synonyms = {column: asked[name] for columns in columns_in.values() for name, column in columns.items()
+                if plain(asked[name]) != plain(column)}
     notes = [f"the field {column!r} is read as {name!r}" for column, name in synonyms.items()]
     if stripped:
         notes.append(f"white space around {names[-1]!r} is removed in {stripped} of {number} rows")
@@ -109,13 +114,11 @@ def columns_of(fields: Sequence[str], names: Sequence[str], optional: Sequence[s
     raise UserError(f"fields names {len(fields)} fields, but this task reads {len(names)}: {', '.join(names)}{also}")
 
 
-def require(values: dict, columns: Sequence[str]) -> None:
-    """Raise BadRow if a column is absent or null."""
-    for column in columns:
-        if value_of(values, column) is None:
-            if column in values:
-                raise BadRow(f"{column!r} is null")
-            raise BadRow(f"it has no field {column!r}, only {listed(values)}; choose others with fields")
+def why_absent(column: str, values: dict) -> str:
+    """Why a row has no value in a column: it is null, or absent."""
+    if column in values:
+        return f"{column!r} is null"
+    return f"it has no field {column!r}, only {listed(values)}; choose others with fields"
 
 
 def left_out(bad: list[str], total: int) -> tuple[str, ...]:

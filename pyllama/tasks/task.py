@@ -1,6 +1,6 @@
 """The definition of a task: its rows, the head it needs, its examples, predictions and metrics."""
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +66,7 @@ class Task:
     optional_fields: tuple[str, ...] = ()       # texts that a row may also have
     readers: dict[str, Reader] = field(default_factory=dict)    # for the task's own file formats, by suffix
     unpacked: Callable[[dict], dict] = dict     # a row of a file with the fields that others contain; raises BadRow
+    containers: tuple[str, ...] = ()            # fields that contain all others
     usable: Callable[[dict], dict]              # a row as the task needs it, from its fields; raises BadRow
     askable: Callable[[dict], dict] | None = None       # the same without the answer; None: the texts of the fields
 
@@ -118,6 +119,8 @@ class Task:
     def read(self, source: Source, answer: bool = True,
              all_optional: bool = False) -> tuple[list[Row], tuple[str, ...]]:
         """(rows, notes) of a file.  answer: must the rows have one?  See rows.read()."""
+        if len(source.fields) == 1 and source.fields[0] in self.containers:
+            source = replace(source, fields=())
         return read(source, self.fields, self.usable if answer else self.question, self.readers, answer,
                     optional=self.optional_fields, unpacked=self.unpacked, all_optional=all_optional)
 
