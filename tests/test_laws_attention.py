@@ -156,9 +156,9 @@ def test_rope_llama3_frequencies(P, base, factor, old_context, low, high):
 
 
 @pytest.mark.parametrize("on", rope.backends())
-@pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope", ""])
+@pytest.mark.parametrize("kind", ["su", "dynamic", "longrope", ""])
 def test_rope_names_the_scalings_it_knows(on, kind):
-    message = f"'{kind}' is not supported; use default, linear, ntk or llama3"
+    message = f"'{kind}' is not supported; use default, linear, ntk, llama3 or yarn"
     with backend.use(on), pytest.raises(UserError, match=message):
         rope(np.ones((3, 4)), scaling={"rope_type": kind, "factor": 2.0})
 

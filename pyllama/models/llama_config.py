@@ -104,6 +104,10 @@ class LlamaConfig(Config):
             stored["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
             stored["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+        scaling = stored.get("rope_scaling")
+        if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) == "yarn":
+            original = stored.get("max_position_embeddings", cls.max_position_embeddings)
+            stored["rope_scaling"] = {"original_max_position_embeddings": original, **scaling}
         if "partial_rotary_factor" in rope:
             stored["partial_rotary_factor"] = rope["partial_rotary_factor"]
         if cls.window_is_ignored(stored):

@@ -1,7 +1,7 @@
 """Rotary position embedding: turn pair k at position t by the angle t θ_k.
 
 Sources     Su et al., 2021, equation 34; Chen et al., 2023 (linear);
-            bloc97, 2023 (ntk); Llama 3.1 (llama3)
+            bloc97, 2023 (ntk); Llama 3.1 (llama3); Peng et al., 2023 (yarn)
 
 Arrays      x [... T 2*P] in; y [... T 2*P] out; float32 or float64.
             A head of width K has P = K/2 pairs.  Angles are in radians.
@@ -10,7 +10,7 @@ Options     base=10000.0: sets how fast the frequencies θ_k fall.
             interleaved=False: the pairs are (x_k, x_{k+P}), Hugging Face's
             layout.  True: (x_{2k}, x_{2k+1}), Meta's layout.
             scaling=None: a dict with Hugging Face's keys that stretches the
-            context; its rope_type is default, linear, ntk or llama3.
+            context; its rope_type is default, linear, ntk, llama3 or yarn.
 
 Angles      θ_k = base^(-k/P),   k = 0 .. P-1
    linear   θ_k / factor instead of θ_k
@@ -20,6 +20,12 @@ Angles      θ_k = base^(-k/P),   k = 0 .. P-1
             θ_k               if λ < O/high_freq_factor
             θ_k / factor      if λ > O/low_freq_factor
             between them, the weight of the first is linear in O/λ
+   yarn     pair(r) = P log(O/2πr) / log base makes r turns in O positions:
+            θ_k               if k < ⌊pair(beta_fast)⌋
+            θ_k / factor      if k > ⌈pair(beta_slow)⌉
+            between them, the weight of the first is linear in k.  cos A and
+            sin A are multiplied by attention_factor (by default
+            0.1 log factor + 1), and so are they below.
 
 Forward     a, b is a pair of row t, and A its angle.
 
@@ -92,4 +98,6 @@ rope = op("x[... T 2*P] -> y[... T 2*P]", forward, backward, base=between(2.0, 1
           interleaved=[False, True], scaling=[None, {"rope_type": "linear", "factor": 3.0},
                                               {"rope_type": "ntk", "factor": 4.0},
                                               {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-                                               "high_freq_factor": 4.0, "original_max_position_embeddings": 64}])
+                                               "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+                                              {"rope_type": "yarn", "factor": 4.0,
+                                               "original_max_position_embeddings": 64}])

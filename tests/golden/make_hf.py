@@ -30,6 +30,8 @@ ROBERTA = SIZE | dict(type_vocab_size=1, pad_token_id=1, bos_token_id=0)
 DISTIL = dict(vocab_size=V, dim=8, hidden_dim=12, n_layers=2, n_heads=2, max_position_embeddings=16, pad_token_id=PAD)
 LLAMA3 = dict(rope_type="llama3", rope_theta=100.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=8)
+YARN = dict(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=16, beta_fast=2.0,
+            beta_slow=0.3)
 
 TEXT = dict(input_ids=IDS, attention_mask=MASK, labels=LABELS)
 CLASSES = dict(input_ids=IDS, attention_mask=MASK, labels=np.array([2, 0]))
@@ -52,6 +54,7 @@ CASES = {                                       # name -> architecture, its conf
     "llama": ("LlamaForCausalLM", GROUPED | dict(attention_bias=True, mlp_bias=True), TEXT),
     "llama-tied-stretched": ("LlamaForCausalLM", GROUPED | dict(tie_word_embeddings=True, rope_parameters=LLAMA3),
                              TEXT),
+    "llama-yarn": ("LlamaForCausalLM", GROUPED | dict(hidden_size=32, rope_parameters=YARN), TEXT),
     "llama-classification": ("LlamaForSequenceClassification", GROUPED | dict(num_labels=3), CLASSES),
     "mistral": ("MistralForCausalLM", GROUPED | dict(sliding_window=3), TEXT),
     "mistral-classification": ("MistralForSequenceClassification", GROUPED | dict(num_labels=3), CLASSES),
