@@ -87,6 +87,12 @@ def test_a_prompt_is_the_first_words(text, prompt):
     assert prompt_from(joined([tokenizer.encode(text)]), tokenizer) == prompt
 
 
+def test_a_prompt_is_of_one_document():
+    tokenizer = Tokenizer.byte_pairs(["One two. Four"], 280)
+    ids = tokenizer.encode("<|endoftext|>One two.<|endoftext|>Four", allowed_special="all")
+    assert prompt_from(joined([ids]), tokenizer) == "One two."
+
+
 def test_a_model_that_continues_no_text_has_neither(tmp_path, capsys):
     data = tmp_path / "text.txt"
     data.write_text("the quick brown fox\n" * 40)

@@ -1,5 +1,6 @@
 """A prompt from the text that a model learns, and a sample of what it writes, shown while it trains."""
 import contextlib
+import itertools
 import re
 import shlex
 from collections.abc import Callable
@@ -19,7 +20,10 @@ READ, PROMPT, WIDTH = 64, 20, 78                            # tokens to find a p
 
 def prompt_from(tokens: Tokens, tokenizer: Tokenizer) -> str:
     """The first words of a text, on one line, at most PROMPT characters; "" if there are none."""
-    text = tokenizer.decode(tokens[:READ], skip_special_tokens=True)
+    special = tokenizer.special_ids
+    ordinary = itertools.dropwhile(special.__contains__, tokens[:READ].tolist())
+    document = itertools.takewhile(lambda i: i not in special, ordinary)        # the first one
+    text = tokenizer.decode([*document])
     words = re.search(rf"\S(?:[^\n\r]{{0,{PROMPT - 1}}}(?=\s|\Z)|\S{{0,{PROMPT - 1}}})", text.replace("\ufffd", " "))
     return words[0].strip() if words else ""
 
