@@ -152,7 +152,7 @@ class Model:
         except OSError as error:
             raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another") from None
         of_tokenizer = self.tokenizer.files(self.config.takes_types) if self.tokenizer else {}
-        for name in {tokenizer_files.TOKENIZER, *tokenizer_files.BESIDE} - of_tokenizer.keys():
+        for name in {*tokenizer_files.FILES, *tokenizer_files.BESIDE} - of_tokenizer.keys():
             files.remove(folder / name)
         files.export(folder / checkpoint.MODEL, to_safetensors(tensors))
         files.export(folder / checkpoint.CONFIG, [files.to_json(self.config.to_dict())])
@@ -180,7 +180,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     """Load a model, its weights and its tokenizer.
 
     path         a run, its files `latest` or `best`, a checkpoint, a Hugging Face folder or a llama2.c file
-    tokenizer    a tokenizer.json or llama2.c tokenizer; None: the one in the folder
+    tokenizer    a tokenizer.json, vocab.txt, vocab.json, tokenizer.model or llama2.c tokenizer; None: the one in the
+                 folder
     dtype        of the weights: "float32" or "float64"
     change       change(config) returns another configuration, for example with another head.  Parameters that the file
                  lacks are initialized at random, those that are not needed are dropped, and model.notes lists both
@@ -216,7 +217,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         except UserError:
             config_of(saved, any_head=False)                    # an architecture that is not supported explains it
             raise
-        beside = Tokenizer.load(saved.tokenizer_path) if saved.tokenizer_path else None
+        beside = Tokenizer.load(saved.folder) if tokenizer_files.found(saved.folder) else None
         generation_config = config_file.read(saved.folder, config.extra)
         model = Model(config, tree, beside, (*saved.notes, *reading_notes(saved), *notes), generation_config)
     if not allow_nan:

@@ -32,6 +32,7 @@ from pyllama.files import replacing
 from pyllama.models import llama
 from pyllama.models.llama import LlamaConfig
 from pyllama.rotary import frequencies
+from pyllama.text import sentencepiece
 from pyllama.text.tokenizer import Tokenizer
 
 MAGIC, START, START_V1 = 0x616b3432, 28, 256
@@ -190,10 +191,7 @@ def _leaves(name, c):
 def read_tokenizer(path: str | Path) -> Tokenizer:
     """Read a tokenizer: uint32 length of the longest piece, then for each piece float32 score, int32 length, UTF-8.
 
-    The file describes SentencePiece's BPE: merge the two neighbors whose union has the highest score, the leftmost
-    if scores are equal, until no union is a piece.  Hugging Face's BPE merges the pair that comes first in a list.  So
-    the list has every way to split a piece into two pieces, in the order of the scores.  The two algorithms agree if
-    no two pieces have the same score, as in vocabularies that SentencePiece trains.
+    The file describes SentencePiece's byte pairs: see sentencepiece.merges().
 
     Raises UserError if the file cannot be read or is not such a tokenizer.
     """
@@ -216,9 +214,8 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
     scores = {piece.replace(" ", "▁"): score for piece, score in pieces[FIRST_PIECE:]}
     if len(scores) < len(pieces) - FIRST_PIECE:
         raise UserError(wrong.format("a piece occurs twice"))
-    merges = [(piece[:i], piece[i:]) for piece in sorted(scores, key=scores.__getitem__, reverse=True)
-              for i in range(1, len(piece)) if piece[:i] in scores and piece[i:] in scores]
-    return Tokenizer(_sentencepiece({piece: i for i, piece in enumerate([*first, *scores])}, merges))
+    return Tokenizer(_sentencepiece({piece: i for i, piece in enumerate([*first, *scores])},
+                                    sentencepiece.merges(scores.items())))
 
 
 def _sentencepiece(vocabulary, merges):

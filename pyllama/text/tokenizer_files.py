@@ -1,4 +1,4 @@
-"""The files of a Hugging Face tokenizer: tokenizer.json, and its settings in tokenizer_config.json and beside it."""
+"""The files of a Hugging Face tokenizer: tokenizer.json or an older vocabulary, and the settings beside it."""
 import json
 import operator
 from pathlib import Path
@@ -8,9 +8,11 @@ import tokenizers
 
 from pyllama.errors import UserError
 from pyllama.files import parse_json
+from pyllama.text import vocabularies
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 SPECIAL_TOKENS, CHAT_TEMPLATE = "special_tokens_map.json", "chat_template.jinja"       # older and newer places
+FILES = (TOKENIZER, "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
 BESIDE = (SETTINGS, SPECIAL_TOKENS, CHAT_TEMPLATE, "added_tokens.json")
 # Settings of transformers that name a class or a file of their own, or repeat what tokenizer.json says.
 NOT_KEPT = ("auto_map", "add_bos_token", "add_eos_token", "added_tokens_decoder", "tokenizer_file", "name_or_path",
@@ -19,17 +21,34 @@ MOST_TOKENS = 2**24                                 # many times the largest voc
 
 
 def read(path: str | Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """(tokenizer, settings) from a tokenizer.json, given the file or its folder.
+    """(tokenizer, settings) from a tokenizer.json or a vocabulary (see vocabularies.py), given the file or its folder.
 
-    The settings are those of tokenizer_config.json, with the special tokens of special_tokens_map.json and the template
-    of chat_template.jinja.  For a file with another name they are empty.
+    Of several files in a folder the first of FILES is read.  The settings are those of tokenizer_config.json, with the
+    special tokens of special_tokens_map.json and the template of chat_template.jinja.  For a tokenizer.json with
+    another name they are empty.
 
     Raises UserError if a file cannot be read.
     """
     path = Path(path)
-    file = path / TOKENIZER if path.is_dir() else path
-    rust = _rust(file)
-    return rust, read_settings(file.parent) if file.name == TOKENIZER else {}
+    file = path / (found(path) or TOKENIZER) if path.is_dir() else path
+    if file.name == "merges.txt":
+        file = file.with_name("vocab.json")
+    if file.suffix not in (".model", ".txt") and file.name != "vocab.json":
+        return _rust(file), read_settings(file.parent) if file.name == TOKENIZER else {}
+    folder = file.parent
+    settings = read_settings(folder)
+    if file.suffix == ".model":
+        kind = f"{settings.get('tokenizer_class', '')} {_object(folder / 'config.json').get('model_type', '')}"
+        rust, roles = vocabularies.pieces(file, kind, settings)
+    else:
+        make = vocabularies.word_pieces if file.suffix == ".txt" else vocabularies.byte_pairs
+        rust, roles = make(file, _text(file), settings)
+    return vocabularies.with_added(rust, settings, _object(folder / "added_tokens.json"), roles), {**settings, **roles}
+
+
+def found(folder: Path) -> str | None:
+    """The name of the tokenizer's file in a folder, or None."""
+    return next((name for name in FILES if (folder / name).is_file()), None)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
