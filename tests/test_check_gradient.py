@@ -271,6 +271,18 @@ def test_a_function_of_float32_alone_is_called_with_float32():
         check_gradient(lambda x: (f(x)[0], lambda dy: x * dy), [X.astype(np.float32)])
 
 
+def test_a_gradient_may_have_the_precision_that_the_inputs_had():
+    """A loss may be a Python number, whose precision nobody knows."""
+    def f(x):
+        x = x.astype(np.float32)
+        return float(np.sum(x * x)), lambda dy: 2 * x * np.float32(dy)
+
+    agreement = check_gradient(f, [X.astype(np.float32)])
+    assert agreement < agreement.tolerance < 1e-2
+    with pytest.raises(TypeError, match="the gradient of input 0 is float32, but the input is float64"):
+        check_gradient(f, [X])
+
+
 def test_a_function_in_c_that_takes_no_complex_array_is_judged_by_differences():
     """It reads the numbers of any array as doubles."""
     memory = ctypes.pythonapi.PyMemoryView_FromMemory

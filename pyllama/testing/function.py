@@ -76,8 +76,9 @@ def check_gradient(f: Callable, inputs: Sequence[Any], seed: int = 0) -> Agreeme
         raise TypeError("no input is floating, so there is no gradient to check; convert one, such as x.astype(float)")
     rng = np.random.default_rng(seed)
     at = start = in_precision(f, given)
+    precisions = frozenset(x.dtype for x in leaves(given) if is_float(x))
     for _ in range(ATTEMPTS):
-        comparisons = compared(f, at, rng)
+        comparisons = compared(f, at, rng, precisions)
         if comparisons is not None:
             return Agreement(max(comparisons, key=lambda c: c.error / c.tolerance, default=None))
         at = [mapped(lambda x: aside(x, rng), x) for x in start]
@@ -124,20 +125,20 @@ def aside(x, rng):
     return np.asarray(x + ASIDE * direction(x, rng), x.dtype) if is_float(x) else x
 
 
-def compared(f, inputs, rng) -> list[Comparison] | None:
+def compared(f, inputs, rng, precisions) -> list[Comparison] | None:
     """The comparison of each floating array.  None if one says nothing.  Raises WrongGradient if one is wrong."""
     y, back = forward(f, inputs)
     dy = drawn(y, rng)
     names = [f"input {number}" for number in range(len(inputs))]
     comparisons = []
-    for place, (name, x, dx) in enumerate(gradients(back, dy, y, inputs, names)):
+    for place, (name, x, dx) in enumerate(gradients(back, dy, y, inputs, names, precisions)):
         v = direction(x, rng)
 
         def neighbor(k, place=place, v=v):
             noise = np.random.default_rng(k)
             near = [mapped(lambda x: shaken(x, noise), x) for x in inputs]
             near_y, near_back = f(*near)
-            dx = gradients(near_back, dy, near_y, near, names)[place][2]
+            dx = gradients(near_back, dy, near_y, near, names, precisions)[place][2]
             return dx, line(f, near, place, v, near_y)
 
         found = compare(name, line(f, inputs, place, v, y), dx, v, flat(dy), each(y), neighbor)

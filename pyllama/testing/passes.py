@@ -64,18 +64,21 @@ def forward(f: Callable, inputs: list) -> tuple[Any, Callable]:
     return y, back
 
 
-def gradients(back: Callable, dy: Any, y: Any, inputs: list, names: list[str]) -> list[tuple]:
+def gradients(back: Callable, dy: Any, y: Any, inputs: list, names: list[str],
+              given: frozenset = frozenset()) -> list[tuple]:
     """[(name, x, dx), ...] for each floating array of the inputs.
+
+    given   the dtypes that the inputs had before they were converted: a gradient may have one of them
 
     Raises TypeError or ValueError unless back returns an array of x's shape and precision for each of them;
     WrongGradient if it changes arrays that are not its own, or returns something else when it is called again.
     """
     before = copies(dy), copies(y), copies(inputs)
-    grads = list(zipped(names, inputs, back(dy), y))
+    grads = list(zipped(names, inputs, back(dy), y, given))
     grads = [(name, x, dx.copy()) for name, x, dx in grads]
     for old, tree, what in zip(before, (dy, y, inputs), ("dy", "y", "the inputs"), strict=True):
         require_same(old, tree, f"back changes {what}")
-    for (name, _, first), (_, _, second) in zip(grads, zipped(names, inputs, back(dy), y), strict=True):
+    for (name, _, first), (_, _, second) in zip(grads, zipped(names, inputs, back(dy), y, given), strict=True):
         rounding = 1e3 * np.finfo(first.dtype).eps * np.abs(first).max(initial=0)      # as of another order of sums
         if not (np.abs(first - second) <= rounding).all() and np.isfinite(first).all():
             raise WrongGradient(f"the second call of back gives another gradient of {name} than the first; let back "
@@ -83,7 +86,7 @@ def gradients(back: Callable, dy: Any, y: Any, inputs: list, names: list[str]) -
     return grads
 
 
-def zipped(names, inputs, grads, y):
+def zipped(names, inputs, grads, y, given):
     """Yield (name, x, dx) for each floating array; see gradients()."""
     if len(inputs) == 1 and not isinstance(grads, tuple | list):
         grads = (grads,)
@@ -96,18 +99,18 @@ def zipped(names, inputs, grads, y):
         for path, leaf in params.leaves(x):
             if is_float(leaf):
                 full = name + (f" at {path}" if path else "")
-                yield full, leaf, fitting(full, leaf, returned.get(path), y)
+                yield full, leaf, fitting(full, leaf, returned.get(path), y, given)
 
 
-def fitting(name, x, dx, y) -> np.ndarray:
-    """dx as an array.  Raises TypeError or ValueError unless it has x's shape and precision, or y's if that is less."""
+def fitting(name, x, dx, y, given) -> np.ndarray:
+    """dx as an array.  Raises TypeError or ValueError unless it has x's shape, and its precision, y's or a given one."""
     if dx is None:
         raise TypeError(f"back returned no gradient for {name}, which is floating; return an array of its shape")
     if np.shape(dx) != x.shape:
         summed = f"; sum it over the axes along which {name} was broadcast" if np.ndim(dx) > x.ndim else ""
         raise ValueError(f"the gradient of {name} has shape {np.shape(dx)}, the input has {x.shape}{summed}")
     number, dx = isinstance(dx, int | float), np.asarray(dx)
-    coarse = {np.asarray(a).dtype for a in each(y) if np.asarray(a).dtype.kind == "f"}
-    if dx.dtype != x.dtype and not number and {dx.dtype} != coarse:
+    of_y = {np.asarray(a).dtype for a in each(y) if np.asarray(a).dtype.kind == "f"}
+    if not number and dx.dtype not in {x.dtype, *given, *(of_y if len(of_y) == 1 else ())}:
         raise TypeError(f"the gradient of {name} is {dx.dtype}, but the input is {x.dtype}; return that precision")
     return dx.astype(x.dtype, copy=False) if number else dx
