@@ -103,7 +103,7 @@ def zipped(names, inputs, grads, y, given):
 
 
 def fitting(name, x, dx, y, given) -> np.ndarray:
-    """dx as an array.  Raises TypeError or ValueError unless it has x's shape, and its precision, y's or a given one."""
+    """dx as an array.  Raises TypeError or ValueError unless it has x's shape, and its, y's or a given precision."""
     if dx is None:
         raise TypeError(f"back returned no gradient for {name}, which is floating; return an array of its shape")
     if np.shape(dx) != x.shape:
