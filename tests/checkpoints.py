@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pyllama.training import checkpoint
+from pyllama.training.log import read_log
 
 FILES = ["checksums.json", "config.json", "model.safetensors", "optimizer.safetensors", "tokenizer.json",
          "trainer.json"]
@@ -39,6 +40,16 @@ def step_of(loaded):
              int(loaded.tokenizer_path.read_text().strip('"')), *(x for a in arrays for x in np.unique(a).tolist())}
     assert len(steps) == 1, steps
     return loaded.step
+
+
+def outcome(run):
+    """What the end of a run leaves, without times: log, arrays, standing, steps of the best and the latest, metrics."""
+    saved = checkpoint.load(run)
+    assert not saved.notes
+    log = [{name: value for name, value in line.items() if name != "seconds"} for line in read_log(run)]
+    arrays = {name: a.tobytes() for name, a in (saved.tensors | saved.optimizer).items()}
+    metrics = (run / "metrics.json").read_text() if (run / "metrics.json").exists() else None
+    return log, arrays, saved.trainer["standing"], checkpoint.load(checkpoint.best(run)).step, saved.step, metrics
 
 
 def steps(run):

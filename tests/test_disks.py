@@ -12,22 +12,10 @@ from unittest import mock
 import pytest
 
 from pyllama.cli.main import main
-from pyllama.training import checkpoint
-from pyllama.training.log import read_log
-from tests.checkpoints import scratch
+from tests.checkpoints import outcome, scratch
 
 TEXT = ["--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--batch_size", "2", "--block_size", "8"]
 RUN = ["--shards", "1", "--max_steps", "2", "--eval_steps", "1", "--save_steps", "1", "--save_total_limit", "1"]
-
-
-def outcome(run):
-    """What the end of a run leaves, without times."""
-    saved = checkpoint.load(run)
-    assert not saved.notes
-    log = [{name: value for name, value in line.items() if name != "seconds"} for line in read_log(run)]
-    arrays = {name: a.tobytes() for name, a in (saved.tensors | saved.optimizer).items()}
-    metrics = (run / "metrics.json").read_text() if (run / "metrics.json").exists() else None
-    return log, arrays, saved.trainer["standing"], checkpoint.load(checkpoint.best(run)).step, metrics
 
 
 @pytest.fixture

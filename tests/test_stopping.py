@@ -16,6 +16,7 @@ from pyllama.training import checkpoint, loop
 from pyllama.training.log import read_log, record_of
 from pyllama.training.parallel import Solo
 from pyllama.training.run import BestSoFar, RunPolicy, from_stored, restore, run
+from tests.checkpoints import outcome
 
 CONFIG = llama.LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
                            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=8, resid_pdrop=0.2)
@@ -40,14 +41,6 @@ def resume(folder):
     restore(state, saved)
     return run(folder, state, tokens(0), tokens(1, 60), SETTINGS, POLICY, {"text": {}},
                best_so_far=from_stored(BestSoFar, saved.trainer["standing"]))
-
-
-def outcome(folder):
-    """Everything that the end of a run leaves, without times."""
-    saved = checkpoint.load(folder)
-    log = [{name: value for name, value in line.items() if name != "seconds"} for line in read_log(folder)]
-    arrays = {name: a.tobytes() for name, a in (saved.tensors | saved.optimizer).items()}
-    return log, arrays, saved.trainer["standing"], checkpoint.load(checkpoint.best(folder)).step, saved.step
 
 
 @pytest.fixture(scope="module")
