@@ -1,6 +1,7 @@
 """Rows of files: forms, names of columns, quotes, encodings, and what is said of a row that cannot be read."""
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from pyllama.tasks import TASKS, classify, labels, rows
 from pyllama.tasks.columns import found
 from pyllama.tasks.row_files import quoted
 from pyllama.tasks.rows import Row, Source, read
+from pyllama.tasks.task import labels_of, number_of
 from tests.shared import written
 
 # Rows
@@ -224,6 +226,15 @@ def test_white_space_around_labels_is_removed_with_a_note(tmp_path):
     found_rows, notes = classify.task.read(Source(path))
     assert [row.values["label"] for row in found_rows] == ["pos", "pos", "neg"]
     assert notes == ("white space around 'label' is removed in 2 of 3 rows",)
+
+
+def test_a_class_of_an_older_model_may_have_white_space_around_its_name():
+    """Models of 0.1.0 have the classes of their rows as they were; the rows of such a run keep their labels."""
+    config = SimpleNamespace(extra={"id2label": {"0": "bad ", "1": "good", "2": "good "}})
+    assert labels_of(config) == ["bad", "good", "good"]
+    assert [number_of(label, config) for label in ("bad", "bad ", "good", "good ")] == [0, 0, 1, 2]
+    with pytest.raises(UserError, match="the model has the classes bad, good, good, but not 'fair'"):
+        number_of("fair", config)
 
 
 def test_labels_that_look_like_a_mistake_are_noted():

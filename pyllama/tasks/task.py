@@ -179,15 +179,16 @@ def learned_limit(trained: Trained) -> str:
 def number_of(label: str, config) -> int:
     """The index of a class in a configuration.  Raises UserError if the model does not have it."""
     names = labels_of(config)
-    stripped = [name.strip() for name in names]             # models of 0.1.0 may have the class "good "
-    if label not in names and label in stripped:
-        return stripped.index(label)
+    whole = labels_of(config, stripped=False)
+    if label in whole:                                      # rows of a run of 0.1.0 may have both "good" and "good "
+        return whole.index(label)
     if label not in names:
         raise UserError(f"the model has the classes {', '.join(names[:9])}{', ...' * (len(names) > 9)}, but not "
                         f"{label!r}; train it on rows with this class")
     return names.index(label)
 
 
-def labels_of(config) -> list[str]:
-    """The names of the classes, from the configuration's id2label."""
-    return [name for _, name in sorted(config.extra.get("id2label", {}).items(), key=lambda pair: int(pair[0]))]
+def labels_of(config, stripped: bool = True) -> list[str]:
+    """The names of the classes, from the configuration's id2label, without white space around them if `stripped`."""
+    numbered = sorted(config.extra.get("id2label", {}).items(), key=lambda pair: int(pair[0]))
+    return [str(name).strip() if stripped else str(name) for _, name in numbered]
