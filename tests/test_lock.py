@@ -148,7 +148,13 @@ def test_a_file_system_without_locks_is_noted(tmp_path, monkeypatch, number):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with locked(tmp_path) as owned:
         owned.check()
-        assert "has no locks, so nothing stops another process" in owned.notes[0]
+        assert "has no locks: if another process starts to write there, this one stops" in owned.notes[0]
+        with locked(tmp_path) as other:
+            other.check()
+            with pytest.raises(UserError, match=r"already trains in|is writing to"):
+                owned.check()
+            owned.release()
+            other.check()
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])

@@ -4,7 +4,8 @@
         lock.check()                        # before each write
 
 RUN/lock names the process that has the lock, for people.  The lock itself is the kernel's (flock), which releases it
-when the process ends, however it ends: a file that a killed process left locks nothing.
+when the process ends, however it ends: a file that a killed process left locks nothing.  On a file system without
+locks the last process that wrote its name there goes on, and the others stop at their next step.
 
 The lock does not pass to other processes.  One that is started closes the file (PEP 446), and so does a fork here.
 """
@@ -77,8 +78,8 @@ class RunLock:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            self.notes = (f"the file system of {self.folder} has no locks, so nothing stops another process from "
-                          f"writing to this run; train in it with one process at a time",)
+            self.notes = (f"the file system of {self.folder} has no locks: if another process starts to write there, "
+                          f"this one stops",)
         try:
             os.ftruncate(self._handle, 0)
             written = 0
@@ -95,10 +96,12 @@ class RunLock:
     def _is_ours(self) -> bool:
         """Does the folder's path still lead to our file?
 
-        If the number of the inode is another, contents decide, because some file systems change these numbers.
+        Contents decide where there are no locks, and where the number of the inode is another, because some file
+        systems change these numbers.
         """
         try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self._handle)) or self.path.read_text() == self._mark
+            same = not self.notes and os.path.samestat(os.stat(self.path), os.fstat(self._handle))
+            return same or self.path.read_text() == self._mark
         except (OSError, ValueError):
             return False
 
@@ -113,6 +116,8 @@ class RunLock:
             raise UserError(f"process {os.getpid()} is a fork of {self.pid}, which writes to {self.folder}; train in "
                             f"one of them")
         if not self._is_ours():
+            if self.notes and self.path.exists():
+                raise UserError(busy(self.folder, self.path.read_bytes()))
             raise UserError(f"{self.folder} was deleted, moved or replaced during the run, so nothing was written "
                             f"there since; move it back and resume, or start again")
 
