@@ -151,6 +151,15 @@ def test_the_tokenizer_gives_the_stories_back(trained):
     assert tokenizer.encode("a", add_special_tokens=True)[0] == 1
 
 
+def test_a_tokenizer_without_bytes_encodes_other_characters_as_unknown(tmp_path):
+    special = [(piece, 0.0) for piece in ("<unk>", "\n<s>\n", "\n</s>\n")]
+    path = write_pieces(tmp_path / "tokenizer.bin", [*special, (" ", -1.0), ("a", -2.0), ("b", -3.0), ("ab", -0.5)])
+    tokenizer = llama2c.read_tokenizer(path)
+    assert tokenizer.encode("ab 日本 b", add_special_tokens=True).tolist() == [1, 3, 6, 3, 0, 3, 5]
+    assert tokenizer.decode([3, 6, 3, 5]) == "ab b"
+    assert tokenizer.vocab_size == 7
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (lambda data: data[:-1], "piece 259 would have 1 bytes"),
     (lambda data: data[:-7], "unpack"),

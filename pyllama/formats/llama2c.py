@@ -17,6 +17,7 @@ to_halves() converts it to Hugging Face's.
 Source: github.com/karpathy/llama2.c, export.py, run.c and tokenizer.py.
 """
 import math
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +37,7 @@ from pyllama.text import sentencepiece
 from pyllama.text.tokenizer import Tokenizer
 
 MAGIC, START, START_V1 = 0x616b3432, 28, 256
-SPECIAL = ("<unk>", "<s>", "</s>")                  # ids 0, 1, 2; the 256 bytes and the pieces follow
-FIRST_PIECE = len(SPECIAL) + 256
+SPECIAL = ("<unk>", "<s>", "</s>")                  # ids 0, 1, 2; the pieces follow
 
 
 class Header(NamedTuple):
@@ -191,7 +191,8 @@ def _leaves(name, c):
 def read_tokenizer(path: str | Path) -> Tokenizer:
     """Read a tokenizer: uint32 length of the longest piece, then for each piece float32 score, int32 length, UTF-8.
 
-    The file describes SentencePiece's byte pairs: see sentencepiece.merges().
+    The file describes SentencePiece's byte pairs: see sentencepiece.merges().  After the special tokens come the 256
+    bytes, unless SentencePiece was trained without them (byte_fallback).
 
     Raises UserError if the file cannot be read or is not such a tokenizer.
     """
@@ -208,19 +209,24 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
             at += 8 + n
     except (struct.error, UnicodeDecodeError) as error:
         raise UserError(wrong.format(error)) from None
-    first = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
-    if [piece for piece, _ in pieces[len(SPECIAL):FIRST_PIECE]] != first[len(SPECIAL):]:
+    by_bytes = any(re.fullmatch("<0x[0-9A-F]{2}>", piece) for piece, _ in pieces)
+    first = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))] if by_bytes else SPECIAL
+    if [piece for piece, _ in pieces[len(SPECIAL):len(first)]] != [*first[len(SPECIAL):]]:
         raise UserError(wrong.format("ids 3 to 258 are not the 256 bytes"))
-    scores = {piece.replace(" ", "▁"): score for piece, score in pieces[FIRST_PIECE:]}
-    if len(scores) < len(pieces) - FIRST_PIECE:
-        raise UserError(wrong.format("a piece occurs twice"))
+    scores = {piece.replace(" ", "▁"): score for piece, score in pieces[len(first):]}
+    if len(scores) < len(pieces) - len(first) or not scores:
+        raise UserError(wrong.format("a piece occurs twice, or there is none"))
     return Tokenizer(_sentencepiece({piece: i for i, piece in enumerate([*first, *scores])},
-                                    sentencepiece.merges(scores.items())))
+                                    sentencepiece.merges(scores.items()), by_bytes))
 
 
-def _sentencepiece(vocabulary, merges):
-    """The pipeline of LLaMA's tokenizer.json: a space before the text, spaces as ▁, unknown characters as bytes."""
-    rust = tokenizers.Tokenizer(models.BPE(vocabulary, merges, unk_token=SPECIAL[0], byte_fallback=True))
+def _sentencepiece(vocabulary, merges, by_bytes):
+    """The pipeline of LLaMA's tokenizer.json: a space before the text, spaces as ▁, unknown characters as bytes.
+
+    by_bytes    False: unknown characters are <unk>, because the vocabulary has no bytes
+    """
+    rust = tokenizers.Tokenizer(models.BPE(vocabulary, merges, unk_token=SPECIAL[0], fuse_unk=not by_bytes,
+                                           byte_fallback=by_bytes))
     rust.add_special_tokens(list(SPECIAL))
     rust.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     rust.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
