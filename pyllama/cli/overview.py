@@ -1,5 +1,4 @@
 """The commands models and tasks, which list the model families and the tasks."""
-from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -29,42 +28,38 @@ def small(family: type[Config]):
 
 def models() -> int:
     """List the model families: heads, tasks, number of parameters."""
-    table = Table("model", "heads", "tasks", box=SIMPLE, padding=(0, 1, 1, 1),
+    table = Table(box=None, show_header=False, padding=(0, 2, 1, 0),
                   caption=f"number of parameters: small, of `finetune --model` from scratch with {Setup.vocab_size:,} "
                           f"tokens; full, of a config.json without sizes")
-    for name in ("small", "full"):
-        table.add_column(name, justify="right")
-    keep_whole(table, 1, 2, 3, 4)
     modules = set()
     for kind, (model, family) in MODELS.items():
         of_family = (family.__doc__ or "").partition("of a")[2].lstrip("n ")
         description = of_family if model in modules else model.__doc__
         modules.add(model)
-        table.add_row(Text.assemble((kind, "bold"), f"\n{first_sentence(description or '')}"),
-                      "\n".join(family.HEADS),
-                      "\n".join(name for name, task in TASKS.items() if task.head in family.HEADS) or "none",
-                      f"{parameters(small(family)):,}", f"{parameters(family()):,}")
+        tasks = [name for name, task in TASKS.items() if task.head in family.HEADS]
+        table.add_row(Text(kind, "bold"), "\n".join([
+            first_sentence(description or ""),
+            f"heads {', '.join(family.HEADS)}",
+            f"tasks {', '.join(tasks) or 'none'}",
+            f"parameters {parameters(small(family)):,} small, {parameters(family()):,} full"]))
     console.print(table, soft_wrap=False)
     return 0
 
 
 def tasks() -> int:
     """List the tasks: fields of a row, models, metrics."""
-    table = Table("task", "answer", "fields", "models", "metrics", box=SIMPLE, padding=(0, 1, 1, 1),
+    table = Table(box=None, show_header=False, padding=(0, 2, 1, 0),
                   caption="fields: the answer is the last; those in parentheses are optional")
-    keep_whole(table, 0, 2, 3, 4)
     for name, task in TASKS.items():
         fields = (*task.fields[:-1], *(f"({name})" for name in task.optional_fields), task.fields[-1])
-        table.add_row(name, task.summary, "\n".join(fields), "\n".join(task.models()), "\n".join(task.metric_names))
+        table.add_row(Text(name, "bold"), "\n".join([
+            task.summary,
+            f"fields {', '.join(fields)}",
+            f"models {', '.join(task.models())}",
+            f"metrics {', '.join(task.metric_names)}"]))
     console.print(table, soft_wrap=False)
     console.print(SMALL_DATA)
     return 0
-
-
-def keep_whole(table: Table, *columns: int) -> None:
-    """Keep the columns' words unbroken on a narrow terminal."""
-    for i in columns:
-        table.columns[i].no_wrap = True
 
 
 def first_sentence(text: str) -> str:
