@@ -1,7 +1,6 @@
 """Convert text to token ids and back, with one class for characters, bytes, byte-level BPE and any tokenizer.json."""
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pyllama.errors import UserError
 from pyllama.files import rewrite
-from pyllama.text import alphabets, frames, ordinary, tokenizer_files
+from pyllama.text import alphabets, borders, frames, ordinary, tokenizer_files
 
 # Names on the Hugging Face Hub, for tokenizers whose settings do not say which token has a role.  If a vocabulary has
 # several, the earlier one marks the end in pretraining.
@@ -285,26 +284,14 @@ class Tokenizer:
             raise
 
     def _pieces(self, text: str) -> list[str]:
-        """Cut a long text at word boundaries of GPT-2's pattern, to encode it in parallel and in bounded memory.
-
-        A newline that follows a character other than white space always starts a new word.  Other patterns may match
-        across it, so their texts are not cut.
-        """
-        if len(text) <= PIECE or not self._breaks_words_at_newlines:
+        """Cut a long text where no token can cross, to encode it in parallel and in bounded memory."""
+        if len(text) <= PIECE or self._border is None:
             return [text]
-        cuts = [0]
-        for newline in re.finditer(r"(?<=\S)\n", text):
-            if newline.start() - cuts[-1] >= PIECE:
-                cuts.append(newline.start())
-        return [text[start:stop] for start, stop in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+        return borders.cut(text, self._border, PIECE)
 
     @functools.cached_property
-    def _breaks_words_at_newlines(self) -> bool:
-        """Does the tokenizer use GPT-2's pattern, and change nothing around it?"""
-        parts = json.loads(self.rust.to_str())
-        before = parts["pre_tokenizer"] or {}
-        return (parts["normalizer"] is None and before.get("type") == "ByteLevel"
-                and before["use_regex"] and not before["add_prefix_space"])
+    def _border(self) -> re.Pattern | None:
+        return borders.border(self.rust)
 
     def _encode(self, method: str, texts: Sequence[str], add_special_tokens: bool = False,
                 allowed_special: Allowed = ()) -> Iterator[tokenizers.Encoding]:
