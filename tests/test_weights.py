@@ -14,7 +14,7 @@ from pyllama.beam import SearchConfig, targets
 from pyllama.generation import GenerationConfig, generate
 from pyllama.models import bert, gpt2
 from pyllama.models.layers import ACTIVATIONS, layer_normalize, look_up, multi_head
-from pyllama.ops.attention import scores
+from pyllama.ops.attention import biased, scores, visible
 from pyllama.ops.softmax import log_sum_exp
 from pyllama.tasks.seq2seq import edits
 from tests.shared import SHARED, needs
@@ -62,7 +62,9 @@ def test_every_stage_of_gpt2_is_as_recorded(sorter):
     got["qkv"], _ = gpt2.convolve(got["ln1"], layer["attn"]["c_attn"])
     parts = np.split(got["qkv"], 3, axis=-1)
     got |= {name: a.reshape(3, 11, 3, 16).swapaxes(1, 2) for name, a in zip("qkv", parts, strict=True)}
-    att = scores(got["q"][:, :, None], got["k"], None, True, None)
+    q, k = got["q"][:, :, None], got["k"]
+    seen = visible(q, k, None, None, causal=True, window=None)
+    att = biased(scores(q, k, None, None), None, seen, q)
     got["att"], got["attSm"] = att, np.exp(att - log_sum_exp(att))
     got["y"], _ = multi_head(*parts, 3, causal=True)
     got["yProj"], _ = gpt2.convolve(got["y"], layer["attn"]["c_proj"])
