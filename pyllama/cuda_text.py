@@ -13,16 +13,21 @@ AFTER = {"add_rms_norm": ["rms_norm.cu"], "attention": ["tile.cuh"], "attention_
 WIDTHS = (32, 64, 96, 128, 192, 256)                    # compiled widths of attention heads; others are rounded up
 
 
-def rows_of_a_thread(width, size):
-    """The rows of attention that a thread computes: each takes `width` / 8 numbers, and 64 registers hold them."""
-    return max(1, min(16 // size, 2048 // (size * width)))
+def rows_of_a_thread(width, size, extra=False):
+    """The rows of attention that a thread computes: each takes `width` / 8 numbers, and 64 registers hold them, or 32
+    in the variants with EXTRA."""
+    return max(1, min(16 // size, (1024 if extra else 2048) // (size * width)))
 
 
 def tiles(precision, decoding=False):
-    """The variants of attention: WIDTH of a head; EACH, rows of a thread, 1 for decoding; ALIGNED, 16-byte loads."""
-    most = {width: rows_of_a_thread(width, {"f": 4, "d": 8}[precision]) for width in WIDTHS}
-    return [{"WIDTH": width, "EACH": each, "ALIGNED": aligned} for width in WIDTHS
-            for each in sorted({most[width], 1 if decoding else most[width]}) for aligned in (0, 1)]
+    """The variants of attention: WIDTH of a head; EACH, rows of a thread, 1 for decoding; ALIGNED, 16-byte loads;
+    EXTRA, what few models use: see tile.cuh."""
+    size = {"f": 4, "d": 8}[precision]
+    most = {width: rows_of_a_thread(width, size) for width in WIDTHS}
+    plain = [{"WIDTH": width, "EACH": each, "ALIGNED": aligned} for width in WIDTHS
+             for each in sorted({most[width], 1 if decoding else most[width]}) for aligned in (0, 1)]
+    return plain + [{"WIDTH": width, "EACH": rows_of_a_thread(width, size, extra=True), "ALIGNED": aligned, "EXTRA": 1}
+                    for width in WIDTHS for aligned in (0, 1)]
 
 
 def quantized(precision):

@@ -12,7 +12,7 @@
  * (e) A strip of which the segments hide everything is skipped: documents packed one after another cost
  *     little more than one by one.
  */
-#include "attention.h"
+#include "strip.h"
 #ifdef _OPENMP
 #include <omp.h>
 #else

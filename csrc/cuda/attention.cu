@@ -4,10 +4,10 @@
 // fill a device, as in decoding, `splits` blocks share the keys: each writes its result as if its keys were all, with
 // lse = -∞ where it sees none, and attention_join weighs the parts, in order.
 
-extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 3 : 4) attention(
+extern "C" __global__ void __launch_bounds__(THREADS, (WORDS > 32 ? 3 : 4) - FEWER) attention(
     real *y, real *lse, const real *q, const real *k, const real *v, const bool *mask, idx behind, idx ahead, idx B,
     idx G, idx R, idx T, idx S, idx K, idx shift, idx splits, idx q_b, idx q_g, idx q_r, idx q_t, idx k_b, idx k_g,
-    idx k_s, idx v_b, idx v_g, idx v_s) {
+    idx k_s, idx v_b, idx v_g, idx v_s EXTRAS) {
     __shared__ __align__(16) real left[ROWS * SPAN], right[COLS * SPAN], weights[ROWS * LINE];
     __shared__ idx spots[ROWS];
     block my(G, R, T, S, behind, ahead, shift, splits);
@@ -15,7 +15,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 3 : 4) attent
     y += ((my.split * B + my.b) * T * G + my.g) * R * K, lse += ((my.split * B + my.b) * G + my.g) * R * T;
     if (threadIdx.x < ROWS) spots[threadIdx.x] = my.place(threadIdx.x, q_r, q_t);
 
-    real sums[EACH][WIDTH / LANES] = {}, top[EACH], total[EACH] = {}, scale = 1 / sqrt((real)K);
+    real sums[EACH][WIDTH / LANES] = {}, top[EACH], total[EACH] = {}, scale = SCALE;
+    MORE(my.b);
 #pragma unroll
     for (int i = 0; i < EACH; i++) top[i] = minus_infinity();
     for (int s = my.first; s < my.past; s += COLS) {
@@ -23,13 +24,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 3 : 4) attent
         multiply(a, left, {q, scale, spots}, s == my.first, right, {k + s * k_s, 1, 0, k_s, my.past - s}, K);
         bool open[ACROSS];
 #pragma unroll
-        for (int j = 0; j < ACROSS; j++) open[j] = s + col(j) < my.past && (!mask || mask[my.b * S + s + col(j)]);
+        for (int j = 0; j < ACROSS; j++) {
+#ifdef EXTRA
+            open[j] = s + col(j) < my.past;
+#else
+            open[j] = s + col(j) < my.past && (!mask || mask[my.b * S + s + col(j)]);
+#endif
+        }
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             int here = my.time(row(i)) + S - T - s, low = here - behind, high = here + ahead;
             real peak = top[i];
 #pragma unroll
             for (int j = 0; j < ACROSS; j++) {
+#ifdef EXTRA
+                idx h = my.g * R + least(my.head(row(i)), R - 1), t = least(my.time(row(i)), T - 1);
+                idx key = least(s + col(j), S - 1);
+                a[i][j] = more.hides(t, key) ? minus_infinity() : more.capped(a[i][j]) + more.added(h, t, key);
+#endif
                 if (!open[j] || col(j) < low || col(j) > high) a[i][j] = minus_infinity();
                 peak = a[i][j] > peak ? a[i][j] : peak;
             }

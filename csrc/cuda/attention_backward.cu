@@ -17,10 +17,11 @@ extern "C" __global__ void attention_delta(real *delta, const real *dy, const re
     if (threadIdx.x % WARP == 0) delta[n] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 16 ? 3 : 4) attention_backward_q(
+extern "C" __global__ void __launch_bounds__(THREADS, (WORDS > 16 ? 3 : 4) - FEWER) attention_backward_q(
     real *dq, const real *dy, const real *q, const real *k, const real *v, const real *lse, const real *delta,
     const bool *mask, idx behind, idx ahead, idx G, idx R, idx T, idx S, idx K, idx shift, idx dy_b, idx dy_g,
-    idx dy_r, idx dy_t, idx q_b, idx q_g, idx q_r, idx q_t, idx k_b, idx k_g, idx k_s, idx v_b, idx v_g, idx v_s) {
+    idx dy_r, idx dy_t, idx q_b, idx q_g, idx q_r, idx q_t, idx k_b, idx k_g, idx k_s, idx v_b, idx v_g,
+    idx v_s EXTRAS) {
     __shared__ __align__(16) real left[ROWS * SPAN], right[COLS * SPAN], weights[ROWS * LINE];
     __shared__ idx q_spots[ROWS], dy_spots[ROWS];
     block my(G, R, T, S, behind, ahead, shift, 1);
@@ -31,7 +32,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 16 ? 3 : 4) attent
         q_spots[threadIdx.x] = my.place(threadIdx.x, q_r, q_t);
         dy_spots[threadIdx.x] = my.place(threadIdx.x, dy_r, dy_t);
     }
-    real sums[EACH][WIDTH / LANES] = {}, l[EACH], d[EACH], scale = 1 / sqrt((real)K);
+    real sums[EACH][WIDTH / LANES] = {}, l[EACH], d[EACH], scale = SCALE;
+    MORE(my.b);
 #pragma unroll
     for (int i = 0; i < EACH; i++) l[i] = lse[my.place(row(i), T, 1)], d[i] = delta[my.place(row(i), T, 1)];
     for (int s = my.first; s < my.past; s += COLS) {
@@ -48,10 +50,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 16 ? 3 : 4) attent
             int here = my.time(row(i)) + S - T - s, low = here - behind, high = here + ahead;
 #pragma unroll
             for (int j = 0; j < ACROSS; j++) {
-                bool seen = s + col(j) < my.past && col(j) >= low && col(j) <= high
-                            && (!mask || mask[my.b * S + s + col(j)]);
                 real *w = weights + row(i) * LINE + col(j);
+                bool seen = s + col(j) < my.past && col(j) >= low && col(j) <= high;
+#ifdef EXTRA
+                idx r = least(my.head(row(i)), R - 1), t = least(my.time(row(i)), T - 1);
+                idx key = least(s + col(j), S - 1);
+                real u = more.capped(a[i][j]);
+                seen = seen && !more.hides(t, key);
+                *w = seen ? exp(u + more.added(my.g * R + r, t, key) - l[i]) * *w : 0;
+                if (dbias && seen && my.has(row(i))) dbias[(((my.b * G + my.g) * R + r) * T + t) * S + key] = *w;
+                *w = seen ? *w * more.slope(u) : 0;
+#else
+                seen = seen && (!mask || mask[my.b * S + s + col(j)]);
                 *w = seen ? exp(a[i][j] - l[i]) * *w : 0;
+#endif
             }
         }
         add(sums, weights, right, keys, false, K);
@@ -62,10 +74,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 16 ? 3 : 4) attent
 }
 
 // A block for ROWS keys.  If causal, the early are seen by more queries: their blocks go first.
-extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 2 : 3) attention_backward_kv(
+extern "C" __global__ void __launch_bounds__(THREADS, (WORDS > 32 ? 2 : 3) - FEWER) attention_backward_kv(
     real *dk, real *dv, const real *dy, const real *q, const real *k, const real *v, const real *lse, const real *delta,
     const bool *mask, idx behind, idx ahead, idx G, idx R, idx T, idx S, idx K, idx dy_b, idx dy_g, idx dy_r,
-    idx dy_t, idx q_b, idx q_g, idx q_r, idx q_t, idx k_b, idx k_g, idx k_s, idx v_b, idx v_g, idx v_s) {
+    idx dy_t, idx q_b, idx q_g, idx q_r, idx q_t, idx k_b, idx k_g, idx k_s, idx v_b, idx v_g, idx v_s EXTRAS) {
     __shared__ __align__(16) real left[ROWS * SPAN], right[COLS * SPAN], weights[ROWS * LINE];
     int parts = (S + ROWS - 1) / ROWS, s = blockIdx.x % parts * ROWS, rest = S - s;
     idx head = blockIdx.x / parts, g = head % G, b = head / G;
@@ -77,11 +89,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 2 : 3) attent
     int first = most(T - rest - ahead, 0), past = least(T - rest + least(rest, ROWS) + behind, T);
     real k_sums[EACH][WIDTH / LANES] = {}, v_sums[EACH][WIDTH / LANES] = {};
     bool open[EACH];
+    MORE(b);
 #pragma unroll
-    for (int i = 0; i < EACH; i++) open[i] = row(i) < rest && (!mask || mask[b * S + s + row(i)]);
+    for (int i = 0; i < EACH; i++) {
+#ifdef EXTRA
+        open[i] = row(i) < rest;
+#else
+        open[i] = row(i) < rest && (!mask || mask[b * S + s + row(i)]);
+#endif
+    }
     for (int r = 0; r < R; r++)
         for (int t = first; t < past; t += COLS) {
-            rows queries = {q + r * q_r + t * q_t, 1 / sqrt((real)K), 0, q_t, past - t};
+            rows queries = {q + r * q_r + t * q_t, SCALE, 0, q_t, past - t};
             rows gradients = {dy + r * dy_r + t * dy_t, 1, 0, dy_t, past - t};
             real a[EACH][ACROSS] = {}, dp[EACH][ACROSS] = {};
             multiply(a, left, keys, true, right, queries, K);
@@ -92,7 +111,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 2 : 3) attent
 #pragma unroll
                 for (int i = 0; i < EACH; i++) {
                     bool seen = open[i] && t + col(j) < past && row(i) >= low && row(i) <= high;
+#ifdef EXTRA
+                    idx query = least(t + col(j), past - 1), key = s + least(row(i), rest - 1);
+                    real u = more.capped(a[i][j]);
+                    seen = seen && !more.hides(query, key);
+                    weights[row(i) * LINE + col(j)] = seen ? exp(u + more.added(g * R + r, query, key) - l) : 0;
+                    a[i][j] = seen ? more.slope(u) : 0;
+#else
                     weights[row(i) * LINE + col(j)] = seen ? exp(a[i][j] - l) : 0;
+#endif
                 }
             }
             multiply(dp, left, values, true, right, gradients, K);
@@ -102,7 +129,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, WORDS > 32 ? 2 : 3) attent
             for (int j = 0; j < ACROSS; j++) {
                 real d = delta[r * T + least(t + col(j), past - 1)];
 #pragma unroll
-                for (int i = 0; i < EACH; i++) weights[row(i) * LINE + col(j)] *= dp[i][j] - d;
+                for (int i = 0; i < EACH; i++) {
+#ifdef EXTRA
+                    weights[row(i) * LINE + col(j)] *= (dp[i][j] - d) * a[i][j];
+#else
+                    weights[row(i) * LINE + col(j)] *= dp[i][j] - d;
+#endif
+                }
             }
             add(k_sums, weights, right, queries, true, K);
         }

@@ -12,7 +12,7 @@
 // Sums are multiply-adds in ascending order.  Tensor cores would round the factors to 11 bits (TF32) or 8 (bfloat16).
 //
 // Compiled for WIDTH, EACH and ALIGNED: may numbers be loaded 16 bytes at a time?  Loads that had to ask would wait for
-// one another.
+// one another.  And, of attention's optional inputs and options, for EXTRA: see the end.
 enum { THREADS = 128, LANES = 8, ROWS = THREADS / LANES * EACH, COLS = 32, ACROSS = COLS / LANES };
 enum { LONG = 256 / sizeof(real), PIECE = WIDTH % LONG ? 32 : LONG, SPAN = PIECE + WIDE, LINE = COLS + 8 };
 enum { WORDS = EACH * WIDTH / LANES * sizeof(real) / 4 };   // registers of a thread for its share of a result
@@ -146,3 +146,36 @@ __device__ __forceinline__ void put(real *x, const real (&sums)[WIDTH / LANES], 
         if (c < K) store(x, c, K, a, ALIGNED);
     }
 }
+
+// What most models do without is compiled only where it is used, for it takes registers: masks of pairs, segments, a
+// bias, a scale and a softcap.  A kernel makes `more` of its last parameters; FEWER blocks then share the registers.
+#ifdef EXTRA
+enum { FEWER = 1 };
+#define SCALE (real)factor
+#define EXTRAS                                                                                                         \
+    , const idx *of_keys, const idx *of_queries, const real *bias, real *dbias, idx mask_b, idx mask_t, idx bias_b,    \
+        idx bias_h, double factor, double softcap
+#define MORE(b)                                                                                                        \
+    extras more = {mask ? mask + b * mask_b : mask, of_keys ? of_keys + b * S : of_keys,                               \
+                   of_keys ? of_queries + b * T : of_queries, bias ? bias + b * bias_b : bias, mask_t, bias_h, S,      \
+                   (real)softcap}
+
+struct extras {                                                                      // of one text
+    const bool *mask;
+    const idx *keys, *queries;
+    const real *bias;
+    idx mask_t, bias_h, S;
+    real softcap;
+    __device__ __forceinline__ bool hides(idx t, idx s) {
+        return (mask && !mask[t * mask_t + s]) || (keys && keys[s] != queries[t]);
+    }
+    __device__ __forceinline__ real capped(real z) { return softcap ? softcap * tanh(z / softcap) : z; }
+    __device__ __forceinline__ real slope(real u) { return softcap ? 1 - u / softcap * (u / softcap) : 1; }
+    __device__ __forceinline__ real added(idx h, idx t, idx s) { return bias ? bias[h * bias_h + t * S + s] : 0; }
+};
+#else
+enum { FEWER = 0 };
+#define SCALE 1 / sqrt((real)K)
+#define EXTRAS
+#define MORE(b)
+#endif

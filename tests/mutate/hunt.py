@@ -36,7 +36,7 @@ FEW = 4                                                 # examples a test in the
 SETTINGS = "_hypothesis_internal_use_settings"          # where @given keeps them; nothing public changes them later
 OF_KERNELS = ["test_build.py", "test_threads.py"]       # these try the C kernels, though no parameter says so
 SUITE = ["test_ops.py", "test_laws*.py", *OF_KERNELS, "test_optim.py", "test_clipping.py", "test_cast.py"]
-CALLERS = {"gemm": ["linear", "linear_cross_entropy"], "tile": ["linear", "attention"],
+CALLERS = {"gemm": ["linear", "linear_cross_entropy"], "tile": ["linear", "attention"], "strip": ["attention"],
            **dict.fromkeys(("adamw", "sgd", "sum_and_norm", "cast"), ())}       # other files' ops; the headers': all
 
 
