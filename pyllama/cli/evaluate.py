@@ -82,7 +82,10 @@ def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Pa
     state = start(pretrained.config, settings, pretrained.params, like)
     with tempfile.TemporaryDirectory() as folder:
         tokens, frame = encode(data, tokenizer_of_model, Path(folder), field), special.frame(tokenizer_of_model)
-        if objectives.continues(pretrained.config):
+        if packing:
+            result = loop.evaluate(state, tokens, settings)
+            words = f"documents packed into windows of {settings.block_size:,} tokens, each by itself, {frame.words}"
+        elif objectives.continues(pretrained.config):
             cut = cut_for(tokens, frame, settings.block_size)
             result, words = loop.evaluate(state, tokens, settings, cut=cut.windows), cut.words
         else:
