@@ -79,7 +79,7 @@ def reviews(tmp_path):
 def test_every_model_learns_to_classify(model, reviews, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["finetune", "--task", "classify", "--model", model, "--data", reviews, "--out_dir", str(out),
-                 "--max_steps", "60", *SMALL]) == 0
+                 "--max_steps", "60", *SMALL, "--eval_steps", "60"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["accuracy"] == 1
     assert sum(map(sum, metrics["confusion"])) == metrics["rows"] == 8
@@ -87,8 +87,7 @@ def test_every_model_learns_to_classify(model, reviews, tmp_path, capsys):
     assert main(["predict", "--model", str(out), "--text", "a great film", "a grim film of 12 minutes"]) == 0
     assert capsys.readouterr().out.split() == ["good", "bad"]
     assert main(["evaluate", "--model", str(out), "--data", reviews, "--out", str(tmp_path / "m.json")]) == 0
-    # The best checkpoint is the first without an error on the 8 validation rows.
-    assert json.loads((tmp_path / "m.json").read_text())["accuracy"] >= 79 / 80
+    assert json.loads((tmp_path / "m.json").read_text())["accuracy"] == 1
 
 
 def test_balanced_classes_count_the_same(tmp_path):
