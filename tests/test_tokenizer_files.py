@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import models
 
+import pyllama
 from pyllama.errors import UserError
 from pyllama.text import frames, special
 from pyllama.text.tokenizer import Tokenizer
@@ -162,3 +163,17 @@ def test_a_model_says_which_token_ends_a_text_where_the_tokenizer_does_not():
     assert special.knowing(tokenizer, ordinary) is tokenizer
     named = Tokenizer.byte_pairs(TEXTS, 300, ["<|stop|>", "</s>"])
     assert special.knowing(named, config).eos_id == 1
+
+
+def test_a_model_of_a_task_is_saved_with_the_frame_and_the_limit_of_its_texts(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\n" + "a fine film,good\na dull film,bad\n" * 10)
+    model = pyllama.create("bert", tmp_path / "rows.csv", tokenizer="bpe", vocab_size=300, hidden_size=8)
+    settings = pyllama.Settings(max_steps=1, batch_size=2, warmup_steps=0)
+    assert len([*pyllama.finetune(model, tmp_path / "rows.csv", "classify", settings, max_length=12)]) == 1
+    model.save(tmp_path / "saved")
+    saved = Tokenizer.load(tmp_path / "saved")
+    assert saved.settings["model_max_length"] == 12
+    assert saved.settings["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
+    ids, = special.encode(saved, ["a fine film"])
+    assert saved.rust.encode("a fine film").ids == ids.tolist()
+    assert [ids[0], ids[-1]] == [saved.bos_id, saved.eos_id]

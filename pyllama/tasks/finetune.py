@@ -302,9 +302,12 @@ def require_head(task: Task, kind: str) -> None:
 def framed(tokenizer: Tokenizer, config) -> Tokenizer:
     """The tokenizer with the start and end tokens around a text, if they are not there already.
 
-    A model that continues texts gets no end token, because its texts are prompts.
+    A model that continues texts gets no end token, because its texts are prompts.  model_max_length of the settings is
+    the task's limit, at which transformers truncates a text, too.
     """
-    return special.framed(tokenizer, end=config.learns != "next token")
+    whole, entry = special.framed(tokenizer, end=config.learns != "next token"), config.extra.get("task")
+    limit = {"model_max_length": entry["max_length"]} if isinstance(entry, dict) and "max_length" in entry else {}
+    return whole if limit.items() <= whole.settings.items() else Tokenizer(whole.rust, {**whole.settings, **limit})
 
 
 def trained(config, p, tokenizer) -> Trained:
