@@ -142,6 +142,15 @@ def test_without_rdflib_the_package_is_named(tmp_path, monkeypatch, capsys):
     assert "the command graph needs rdflib, which is not installed: pip install" in capsys.readouterr().err
 
 
+def test_a_variable_may_have_the_name_of_a_method(tmp_path):
+    """rdflib's row is a tuple, with the methods count and index."""
+    pytest.importorskip("rdflib")
+    (tmp_path / "t.ttl").write_bytes(graph.to_turtle([("a", "R", "b"), ("a", "R", "c")]))
+    query = "SELECT (COUNT(?o) AS ?count) (MAX(?o) AS ?index) ?labels { ?s rel:R ?o }"
+    answer = sparql.ask(sparql.load(tmp_path / "t.ttl"), query)
+    assert (answer.names, [*answer.rows]) == (["count", "index", "labels"], [["2", "c", ""]])
+
+
 def test_a_huge_answer_is_not_computed_whole(tmp_path):
     """300 entities have 27 million triples of them; the first 5 are read."""
     pytest.importorskip("rdflib")

@@ -65,7 +65,7 @@ def ask(graph: Any, query: str) -> Answer:
     if result.type != "SELECT":
         return Answer(["subject", "predicate", "object"], ([cell(term) for term in triple] for triple in result))
     names = sorted(map(str, result.vars or ()), key=lambda name: place(name, query))
-    return Answer(names, ([cell(getattr(row, name, None)) for name in names] for row in result))
+    return Answer(names, ([cell(row.get(name)) for name in names] for row in result))
 
 
 def place(name: str, query: str) -> int:
