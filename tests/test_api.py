@@ -297,6 +297,7 @@ def test_finetune_gives_the_model_a_head_and_predict_answers():
     for trained in (model, "run"):
         assert pyllama.predict(trained, "a dull film") == "bad"
         assert pyllama.predict(trained, ["a fine film", {"text": "dull acting"}]) == ["good", "bad"]
+        assert pyllama.predict(trained, []) == []
     for inputs, options, message in ((["a fine film", {"txt": "dull"}], {}, "input 2 is invalid"),
                                      (["a fine film", 1], {}, "input 2 is 1; give a text, or a dict of text"),
                                      ("a fine film", {"beams": 2}, "there is no option 'beams' here; the options are")):

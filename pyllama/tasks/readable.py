@@ -13,7 +13,7 @@ def readable(task: Task, rows: Sequence[Row], trained: Trained, bad_rows: str = 
     bad_rows   "skip": leave the others out; "fatal": raise UserError for the first
     answers    do the rows have answers?  Those that the model writes must be readable, too
 
-    Raises UserError if no row is left.
+    Raises UserError if the tokenizer can read none of them.
     """
     names = task.fields if answers and task.writes else task.fields[:-1]
     good, bad = [], []
@@ -25,7 +25,7 @@ def readable(task: Task, rows: Sequence[Row], trained: Trained, bad_rows: str = 
             bad.append(f"{row.place}: {problem}")
         else:
             good.append(row)
-    if not good:
+    if bad and not good:
         raise UserError(f"the tokenizer can read none of the {len(bad)} rows, the first because {bad[0]}")
     return good, left_out(bad, len(rows))
 
