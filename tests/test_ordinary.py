@@ -1,5 +1,7 @@
 """Texts are data: no special token appears because a text spells it, and no character disappears."""
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -153,6 +155,17 @@ def test_a_character_that_would_be_dropped_is_refused_with_its_place(rust, text,
     lossy(["a", "é</w>"], end_of_word_suffix="</w>"), lossy(["a", "##é"], continuing_subword_prefix="##")])
 def test_a_character_that_is_encoded_or_unknown_is_not_refused(rust):
     assert Alphabet(rust).missing("aé") is None
+
+
+def test_a_tokenizer_that_nobody_uses_is_freed():
+    tokenizer = Tokenizer(lossy("abc"))
+    tokenizer.rust.add_special_tokens(["<s>"])
+    with pytest.raises(UserError, match="has no '<'"):
+        tokenizer.encode("a<s>")
+    references = [weakref.ref(tokenizer), weakref.ref(tokenizer._alphabet)]
+    del tokenizer
+    gc.collect()                                            # of the error's traceback
+    assert [reference() for reference in references] == [None, None]
 
 
 def test_what_the_normalizer_and_the_pre_tokenizer_remove_is_not_lost():

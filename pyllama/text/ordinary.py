@@ -53,11 +53,17 @@ class Alphabet:
         parts = json.loads(rust.to_str())
         self._model: dict[str, Any] = parts["model"]
         self._by_bytes = "ByteLevel" in json.dumps([parts["normalizer"], parts["pre_tokenizer"]])
+        self._known: dict[str, bool] = {}           # {character: is it missing?}
+
+    @functools.cached_property
+    def _vocabulary(self) -> dict[str, int]:
+        """The vocabulary of the model, kept because the library copies it."""
+        return self._rust.get_vocab(with_added_tokens=False)
 
     @functools.cached_property
     def complete(self) -> bool:
         """Does the tokenizer encode every character, if need be as unknown, or refuse it with an error?"""
-        model, vocabulary = self._model, self._rust.get_vocab(with_added_tokens=False)
+        model, vocabulary = self._model, self._vocabulary
         if model["type"] != "BPE" or model["unk_token"] is not None:
             return True
         if model["byte_fallback"]:
@@ -69,12 +75,14 @@ class Alphabet:
 
         What the normalizer and the pre-tokenizer remove, such as spaces, is not missing.
         """
-        missing = [] if self.complete else [character for character in set(text) if self._is_missing(character)]
-        return min(missing, key=text.index, default=None)
+        if self.complete:
+            return None
+        characters = set(text)
+        self._known |= {character: self._is_missing(character) for character in characters - self._known.keys()}
+        return min(filter(self._known.__getitem__, characters), key=text.index, default=None)
 
-    @functools.cache                                # noqa: B019 -- lives as long as its tokenizer
     def _is_missing(self, character: str) -> bool:
-        rust, vocabulary = self._rust, self._rust.get_vocab(with_added_tokens=False)
+        rust, vocabulary = self._rust, self._vocabulary
         text = rust.normalizer.normalize_str(character) if rust.normalizer else character
         pieces = [piece for piece, _ in rust.pre_tokenizer.pre_tokenize_str(text)] if rust.pre_tokenizer else [text]
         before, behind = self._model["continuing_subword_prefix"] or "", self._model["end_of_word_suffix"] or ""

@@ -2,7 +2,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -328,9 +328,9 @@ class Tokenizer:
         return None if any(token.normalized for token in special) and self.rust.normalizer else \
             re.compile("|".join(re.escape(token.content) for token in special))
 
-    @functools.cache                                # noqa: B019 -- lives as long as the tokenizer
-    def _ordinary(self, allowed: frozenset[str]) -> tokenizers.Tokenizer:
-        return ordinary.ordinary(self.rust, allowed)
+    @functools.cached_property
+    def _ordinary(self) -> Callable[[frozenset[str]], tokenizers.Tokenizer]:
+        return functools.cache(functools.partial(ordinary.ordinary, self.rust))
 
     @functools.cached_property
     def _alphabet(self) -> ordinary.Alphabet:
