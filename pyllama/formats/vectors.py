@@ -137,8 +137,8 @@ def _line(path, number: int, file) -> bytes:
 
 def _text(path, file, width: int, number: int, lines: Sequence[bytes]) -> Iterator[tuple[str, bytes, list[bytes]]]:
     """The entries of a text: `lines` are its next ones, which have been read, the first of them line `number`."""
-    rest = iter(lambda: _line(path, number, file), b"")
-    for number, line in enumerate(itertools.chain(lines, rest), number):            # noqa: B020 -- for the message
+    rest = itertools.takewhile(bool, (_line(path, n, file) for n in itertools.count(number + len(lines))))
+    for number, line in enumerate(itertools.chain(lines, rest), number):            # noqa: B020
         fields = line.rstrip().split(b" ")
         if width < 1 or len(fields) <= width or (len(fields) > width + 1 and _number(fields[-width - 1]) is not None):
             raise UserError(f"{path} line {number} has {len(fields) - 1} numbers where {width or 'some'} should follow "
