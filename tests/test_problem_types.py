@@ -10,6 +10,7 @@ from pyllama import params
 from pyllama.cli.main import main
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
+from pyllama.tasks import scores
 from pyllama.text import special
 from tests.test_pretrained import folder
 
@@ -61,6 +62,12 @@ def test_a_regression_answers_with_numbers(tmp_path, capsys):
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert (metrics["pearson"], metrics["spearman"]) == pytest.approx((1, 1))
     assert metrics["mean_squared_error"] == pytest.approx(np.mean([(2 * a + 1) ** 2 for a in answers]))
+
+
+def test_equal_numbers_share_their_rank():
+    """Spearman's correlation is that of the ranks 0, 1.5, 1.5, 3 and 0, 2, 1, 3: 4.5 / √(4.5 · 5)."""
+    metrics = scores.number_metrics([1.0, 2.0, 2.0, 5.0], ["1", "3", "2", "9"])
+    assert metrics["spearman"] == pytest.approx(np.sqrt(0.9))
 
 
 def test_several_labels_are_those_above_one_half(tmp_path):

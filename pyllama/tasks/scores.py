@@ -45,7 +45,11 @@ def number_metrics(answers: Sequence[float], truth: Sequence[str]) -> dict:
     Raises ValueError if a label is not a number.
     """
     numbers = np.array([[float(label) for label in truth], answers])
-    places = np.array([[np.mean(np.flatnonzero(np.sort(row) == x)) for x in row] for row in numbers])
+
+    def ranks(values):
+        """The place of each number among the sorted ones; of equal numbers, the mean of their places."""
+        _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts + 1) / 2)[which]
 
     def correlation(a, b):
         a, b = a - a.mean(), b - b.mean()
@@ -53,7 +57,7 @@ def number_metrics(answers: Sequence[float], truth: Sequence[str]) -> dict:
         return float((a * b).sum()) / scale if scale else 0.0
 
     return {"mean_squared_error": float(np.square(numbers[0] - numbers[1]).mean()), "pearson": correlation(*numbers),
-            "spearman": correlation(*places), "rows": len(truth)}
+            "spearman": correlation(*map(ranks, numbers)), "rows": len(truth)}
 
 
 def set_metrics(answers: Sequence[list[str]], truth: Sequence[str]) -> dict:
