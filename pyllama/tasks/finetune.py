@@ -359,7 +359,8 @@ def evaluation(task: Task, rows: Sequence[Row], tokenizer):
 
 def measure(task: Task, rows: Sequence[Row], model: Trained, search: SearchConfig | None) -> tuple[list, dict]:
     """(answers, metrics) of the model on the rows."""
-    answers, rows = task.predict(rows, model, search), foreign.with_names(task, rows, model.config)
+    rows = foreign.with_names(task, rows, model.config)     # first: a label may be invalid
+    answers = task.predict(rows, model, search)
     return answers, {**task.model_metrics(rows, model), **task.metrics(answers, rows)}
 
 
