@@ -241,7 +241,8 @@ def test_a_folder_can_be_trained_on_again(tmp_path, monkeypatch):
 # Records
 
 RECORDS = {
-    "a.JSONL": '{"text": "one"}\n{"text": "two"}\n', "a.json": '[{"text": "one"}, {"text": "two"}]',
+    **dict.fromkeys(("a.JSONL", "a.ndjson"), '{"text": "one"}\n{"text": "two"}\n'),
+    "a.json": '[{"text": "one"}, {"text": "two"}]',
     "lines.json": '{"text": "one"}\n\n{"text": "two"}', "a.Json": '{"data": [\n{"text": "one"},\n{"text": "two"}]}',
     "a.csv": 'id,text\n1,one\n2,"two"\n', "a.TSV": "id\ttext\n1\tone\n2\ttwo\n"}
 
@@ -287,6 +288,8 @@ def test_a_text_may_be_inside_an_object_and_null_is_none(tmp_path):
     ("a.csv", "hello, world\n", r"a\.csv has no column 'text'; its first line names hello, world; .*\.txt"),
     ("a.csv", 'text\n"open', r"a\.csv line \d: unexpected end of data"),
     ("a.csv", "", r"a\.csv has no column|a\.csv is empty"),
+    ("a.csv", "text\na, b\n", r"a\.csv line 2 has 2 columns instead of 1; fix it, or rename the file to \.txt"),
+    ("a.tsv", "id\ttext\n1\ta\n\n2\n", r"a\.tsv line 4 has 1 columns instead of 2"),
     ("a.JSONL", "[" * 100_000, r"a\.JSONL line 1 is not JSON")])
 def test_a_file_of_records_is_never_read_as_raw_text(name, content, message, tmp_path):
     (tmp_path / name).write_text(content)
