@@ -7,8 +7,11 @@ import pytest
 import pyllama
 from pyllama.cli.main import main
 from pyllama.errors import UserError
-from pyllama.models import bert
+from pyllama.models import bert, llama, llama_config
 from pyllama.pretrained import Model
+from pyllama.tasks import finetune, pairs
+from pyllama.tasks.rows import Row
+from pyllama.text.tokenizer import Tokenizer
 from tests.shared import written
 from tests.test_qa import word_pieces
 
@@ -45,6 +48,20 @@ def test_a_model_of_spans_and_one_of_tags_answer(tmp_path, capsys):
     question = {"context": "the cat, a cat", "question": "a cat"}
     assert pyllama.predict(saved(tmp_path / "q", "span"), question) in question["context"]
     assert isinstance(pyllama.predict(saved(tmp_path / "t", "tagging"), "the cat"), list)
+
+
+def test_nothing_is_put_around_a_text_that_the_tokenizer_does_not_add(tmp_path):
+    """A decoder's classifier looks at the last token: an end token of ours would change all its answers."""
+    words = Tokenizer.words(["the cat sat"], 10, ["<pad>", "</s>"])
+    config = llama_config.LlamaConfig(vocab_size=words.vocab_size, hidden_size=8, num_hidden_layers=1,
+                                      num_attention_heads=2, intermediate_size=16, max_position_embeddings=40,
+                                      head="classification", pad_token_id=0, eos_token_id=1,
+                                      extra={"id2label": {"0": "neg", "1": "pos"}})
+    model = Model(config, llama.init(config, 5), words)
+    trained = finetune.trained(model.config, model.params, words)
+    row = Row("", {"text": "the cat sat"})
+    assert pairs.inputs([row], trained)[0]["ids"].tolist() == words.encode("the cat sat").tolist()
+    assert pairs.inputs([row], trained, 2)[0]["ids"].tolist() == words.encode("the cat").tolist()
 
 
 def test_a_single_score_is_a_number(tmp_path, capsys):

@@ -302,11 +302,15 @@ def require_head(task: Task, kind: str) -> None:
 def framed(tokenizer: Tokenizer, config) -> Tokenizer:
     """The tokenizer with the start and end tokens around a text, if they are not there already.
 
-    A model that continues texts gets no end token, because its texts are prompts.  model_max_length of the settings is
-    the task's limit, at which transformers truncates a text, too.
+    A model that continues texts gets no end token, because its texts are prompts.  One that others trained on a task
+    has seen what its tokenizer adds, and nothing else.  model_max_length of the settings is the task's limit, at which
+    transformers truncates a text, too.
     """
-    whole, entry = special.framed(tokenizer, end=config.learns != "next token"), config.extra.get("task")
-    limit = {"model_max_length": entry["max_length"]} if isinstance(entry, dict) and "max_length" in entry else {}
+    entry = config.extra.get("task")
+    if not isinstance(entry, dict):
+        return Tokenizer(tokenizer.rust, tokenizer.settings, bare=True)
+    whole = special.framed(tokenizer, end=config.learns != "next token")
+    limit = {"model_max_length": entry["max_length"]} if "max_length" in entry else {}
     return whole if limit.items() <= whole.settings.items() else Tokenizer(whole.rust, {**whole.settings, **limit})
 
 

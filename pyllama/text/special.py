@@ -32,14 +32,14 @@ def separate_words(texts: Iterable[str], vocab_size: int, marks: Sequence[str] =
 def framed(tokenizer: Tokenizer, end: bool = True) -> Tokenizer:
     """The tokenizer with a post-processor that puts the start token before a text and the end token behind it.
 
-    A pair of texts has the end token behind each.  A tokenizer that adds special tokens to a text already, or has none
-    to add, is returned as it is.  transformers reads the post-processor too, so both encode texts alike, and the
-    characters of a byte-level token are those without its space.
+    A pair of texts has the end token behind each.  A tokenizer that is bare, adds special tokens to a text already, or
+    has none to add, is returned as it is.  transformers reads the post-processor too, so both encode texts alike, and
+    the characters of a byte-level token are those without its space.
 
     end    False: without the end token, for models that continue a text
     """
     first, last = tokenizer.special_token("bos_token"), tokenizer.special_token("eos_token") if end else None
-    if tokenizer.rust.num_special_tokens_to_add(False) or first is last is None:
+    if tokenizer.bare or tokenizer.rust.num_special_tokens_to_add(False) or first is last is None:
         return tokenizer
     return Tokenizer(frames.framed(tokenizer.rust, first, last), tokenizer.settings)
 
@@ -97,14 +97,17 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = 
            allowed_special: Allowed = ()) -> list[np.ndarray]:
     """The ids of each text, int64 [N], with the tokenizer's special tokens around it: see framed().
 
-    A longer text is truncated to max_length ids, of which the last is the same.  None: there is no limit.
+    A longer text is truncated to max_length ids, among them the special tokens.  None: there is no limit.
     allowed_special is that of Tokenizer.encode().
     """
-    encoded = framed(tokenizer).encode_batch(texts, add_special_tokens=True, allowed_special=allowed_special)
+    tokenizer = framed(tokenizer)
+    encoded = tokenizer.encode_batch(texts, add_special_tokens=True, allowed_special=allowed_special)
     whole = [ids.astype(int) for ids in encoded]
     if max_length is None:
         return whole
-    return [ids if len(ids) <= max_length else np.append(ids[:max_length - 1], ids[-1]) for ids in whole]
+    _, behind = around(tokenizer)
+    kept = max(0, max_length - len(behind))
+    return [ids if len(ids) <= max_length else np.append(ids[:kept], behind).astype(int) for ids in whole]
 
 
 def prompt(tokenizer: Tokenizer, text: str) -> list[int]:

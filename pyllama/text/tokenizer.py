@@ -42,12 +42,16 @@ class Tokenizer:
     'hello'
     """
 
-    def __init__(self, rust: tokenizers.Tokenizer, settings: dict[str, Any] | None = None):
-        """settings: the content of tokenizer_config.json, such as the names of the special tokens and chat_template."""
+    def __init__(self, rust: tokenizers.Tokenizer, settings: dict[str, Any] | None = None, bare: bool = False):
+        """Wrap a tokenizer of the library.
+
+        settings    the content of tokenizer_config.json, such as the names of the special tokens and chat_template
+        bare        no special tokens belong around a text but those that its post-processor adds
+        """
         # A tokenizer.json may truncate or pad texts, which would silently shorten a corpus.
         rust.no_truncation()
         rust.no_padding()
-        self.rust, self.settings = rust, settings or {}
+        self.rust, self.settings, self.bare = rust, settings or {}, bare
 
     # Constructors
 
