@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pyllama import device, params
 from pyllama.cli.main import main
+from pyllama.errors import UserError
 from pyllama.models import gpt2, llama
 from pyllama.pretrained import Model
 from pyllama.text import special
@@ -77,7 +78,7 @@ def test_a_batch_has_the_targets_within_documents_alone(sizes, step):
     np.testing.assert_array_equal(ids, tokens.batch(replace(SETTINGS, packing=False), step).inputs["ids"])
     same = ids[:, 1:] == ids[:, :-1]
     np.testing.assert_array_equal(labels[:, 1:], np.where(same, ids[:, 1:], -100))
-    assert batch.targets == max(1, same.sum())
+    assert batch.targets == same.sum()
 
 
 @given(sizes=lengths.filter(lambda sizes: sum(sizes) > 1), rows=st.integers(1, 3))
@@ -104,6 +105,14 @@ def test_an_evaluation_is_that_of_the_documents_one_by_one(config):
     evaluation = loop.evaluate(state, joined(texts), SETTINGS)
     assert evaluation.tokens == count
     assert evaluation.loss == pytest.approx(total / count, rel=1e-12)
+
+
+def test_documents_of_one_token_teach_nothing_and_have_no_loss():
+    tokens = joined([np.array([i], np.uint16) for i in range(20)])
+    state = loop.start(LLAMA, SETTINGS)
+    assert [np.isnan(record.loss) for record in loop.train(state, tokens, SETTINGS)] == [True] * 3
+    with pytest.raises(UserError, match="none of the 20 evaluation tokens follows another one of its document; give"):
+        loop.evaluate(state, tokens, SETTINGS)
 
 
 @each_model

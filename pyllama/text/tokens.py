@@ -120,8 +120,7 @@ class Tokens:
             return Batch({"ids": ids, "labels": ids}, ids[:, 1:].size)
         segments = self.documents_at(positions)
         labels = within_documents(ids, segments)
-        targets = max(1, int(np.sum(labels[:, 1:] != -100)))                # documents of one token have none
-        return Batch({"ids": ids, "labels": labels, "segments": segments}, targets)
+        return Batch({"ids": ids, "labels": labels, "segments": segments}, int(np.sum(labels[:, 1:] != -100)))
 
 
 def joined(documents: Sequence[np.ndarray]) -> Tokens:

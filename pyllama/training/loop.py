@@ -332,7 +332,7 @@ def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None 
     most      evaluate the first `most` targets only; None: all
     cut       Cut.windows() of a cut of the tokens; None: the windows of training
 
-    Raises UserError for fewer than 2 tokens, and Stopped if the context is stopping().
+    Raises UserError if no token is a target, and Stopped if the context is stopping().
     """
     tokens = tokens if most is None else tokens.between(0, min(most + 1, len(tokens)))
     logits = settings.block_size * state.config.vocab_size                  # of a row; at most 16 MiB at once
@@ -348,5 +348,7 @@ def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None 
         loss += float(cross_entropy(z, target, count=1)[0])
         right += int(np.sum(z.argmax(axis=-1) == target))
         count += int(np.sum(target != -100))
-    mean, count = loss / max(1, count), max(1, count)
-    return Evaluation(mean, perplexity(mean), right / count, count)
+    if not count:                                           # as in packed documents of one token each
+        raise UserError(f"none of the {len(tokens)} evaluation tokens follows another one of its document; give more "
+                        f"text or raise eval_tokens")
+    return Evaluation(loss / count, perplexity(loss / count), right / count, count)
