@@ -232,6 +232,10 @@ def test_parts_of_speech_are_learned_from_columns(tmp_path, capsys):
     assert main(["predict", "--model", str(tmp_path / "run"), "--data", str(tmp_path / "ask.jsonl"), "--out",
                  str(tmp_path / "out.conll")]) == 0
     assert (tmp_path / "out.conll").read_text() == "the\tDET\ncat\tNOUN\n\na\tDET\ndog\tNOUN\n"
+    (tmp_path / "old.jsonl").write_text('{"text": "the dog", "tokens": 2, "predicted_tags": ["X", "X"]}')
+    assert main(["predict", "--model", str(tmp_path / "run"), "--data", str(tmp_path / "old.jsonl"), "--out",
+                 str(tmp_path / "new.conll")]) == 0
+    assert (tmp_path / "new.conll").read_text() == "the\tDET\ndog\tNOUN\n"
     assert main(["predict", "--model", str(tmp_path / "run"), "--data", str(tmp_path / "ask.jsonl"), "--out",
                  str(tmp_path / "out.csv")]) == 0
     assert (tmp_path / "out.csv").read_text().startswith("text,id,predicted,tokens,predicted_tags\nthe cat,7,")

@@ -2,7 +2,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,16 @@ from pyllama.errors import UserError
 from pyllama.tasks.rows import Row
 
 Table = list[dict[str, Any]]
+
+
+class Answered(dict):
+    """The columns of a row of the file, and the new ones behind them.
+
+    added    the new ones, under the names that they have where the file has no column of that name
+    """
+    def __init__(self, given: Mapping[str, Any], added: Mapping[str, Any], names: Mapping[str, str]):
+        super().__init__({**given, **{names[name]: value for name, value in added.items()}})
+        self.added = added
 
 
 class ByClass(dict):
@@ -27,8 +37,7 @@ def beside(rows: Sequence[Row], answers: Sequence, details: Sequence[dict], numb
     added = [{**({"row": row.number} if numbered else {}), "predicted": answer, **detail}
              for row, answer, detail in zip(rows, answers, details, strict=True)]
     names = {name: unused(name, taken) for new in added for name in new}
-    return [{**row.given, **{names[name]: value for name, value in new.items()}}
-            for row, new in zip(rows, added, strict=True)]
+    return [Answered(row.given, new, names) for row, new in zip(rows, added, strict=True)]
 
 
 def unused(name: str, taken: Iterable[str]) -> str:
@@ -77,11 +86,12 @@ def word_columns(table: Table) -> str:
     """
     sentences = []
     for row in table:
-        if "predicted_tags" not in row:
-            raise UserError("a .conll has words and their tags, but the answers are no tags; write a .jsonl or .csv")
-        if broken := next((word for word in row["tokens"] if any(character in word for character in "\t\n\r")), None):
+        if not isinstance(row, Answered) or "predicted_tags" not in row.added:
+            raise UserError("a .conll has words and their tags, but the answers are not tags; write a .jsonl or .csv")
+        words = row.added.get("tokens", row.get("tokens"))
+        if broken := next((word for word in words if any(character in word for character in "\t\n\r")), None):
             raise UserError(f"{broken[:60]!r} contains a tab or a line end, which a .conll cannot hold; write a .jsonl")
-        pairs = zip(row["tokens"], row["predicted_tags"], strict=True)
+        pairs = zip(words, row.added["predicted_tags"], strict=True)
         sentences.append("".join(f"{word}\t{tag}\n" for word, tag in pairs))
     return "\n".join(sentences)
 

@@ -204,9 +204,9 @@ def detailed(rows, trained, search):
     answers, details = predict(rows, trained, search), []
     for row, answer in zip(rows, answers, strict=True):
         words = [row.values["text"][first:past] for first, past in row.values["words"]]
-        given = {name: value for name, value in (("text", row.values["text"]), ("tokens", words))
-                 if name not in row.given}
-        details.append({**given, "predicted_tags": answer.tags})
+        new = {name: value for name, value in (("text", row.values["text"]), ("tokens", words))
+               if row.given.get(name) != value}
+        details.append({**new, "predicted_tags": answer.tags})
     return answers, details
 
 
