@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyllama.tasks import classify, instruct, seq2seq
+from pyllama.tasks import classify, instruct, qa, seq2seq
 from pyllama.tasks.rows import Row
 from pyllama.text import scripts
 from tests.extras import needs_rouge, needs_sacrebleu, needs_scikit_learn
@@ -194,3 +194,10 @@ def test_gleu_of_a_half_right_chinese_text_lies_between():
     source, half, right = "我喜欢吃平果，他不喜欢地步。", "我喜欢吃苹果，他不喜欢地步。", "我喜欢吃苹果，他不喜欢跑步。"
     left, better = (seq2seq.gleu([source], [text], [right]) for text in (source, half))
     assert 0 <= left < better < 1
+
+
+@pytest.mark.parametrize("text", ["日本語", "ภาษาไทย", "ພາສາລາວ", "ភាសាខ្មែរ", "မြန်မာ"])
+def test_an_answer_may_end_at_any_letter_of_a_script_without_spaces(text):
+    tokenizer = qa.task.tokenizer([text * 50], 600)
+    (_, positions), = tokenizer.encode_with_positions([text])
+    assert (positions[:, 1] - positions[:, 0]).tolist() == [1] * len(positions)

@@ -31,8 +31,6 @@ from pyllama.training.examples import Examples
 
 AT_ONCE = 32                                                # windows in a batch of predict()
 LONGEST = 30                                                # tokens of an answer
-# Scripts without spaces.  Each character is a token, because longer tokens would often cross the end of an answer.
-UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]"
 INSIDE = ("paragraphs", "qas")                              # SQuAD's nested lists
 
 
@@ -332,7 +330,8 @@ task = Task(
     askable=askable,
     remarks=remarks,
     head="span",
-    tokenizer=partial(special.byte_pairs, alone=UNSPACED),
+    # Of scripts without spaces each character is a token, because longer ones would often cross the end of an answer.
+    tokenizer=partial(special.byte_pairs, alone=scripts.UNSPACED.pattern),
     examples=examples,
     lengths=lengths,
     predict=predict,
