@@ -28,16 +28,16 @@ def show_run(plan: Plan, log_steps: int, sample: Callable[[], str] = str) -> int
     for note in plan.notes:
         console.print(note)
 
-    def stop(stop: bool = True) -> None:
-        comm.stop = stop
+    def stop() -> None:
+        comm.stop = True
 
     records = run(*plan)
-    stop(False)
+    comm.stop = False
     with interruptible(stop) as signals, contextlib.closing(records):
         for _ in follow(records, state.step, last_step, log_steps, sample):
             if comm.stopped or (comm.stop and comm.size == 1):          # processes must stop after the same step
                 break
-    stop(False)
+    comm.stop = False
     early = state.step < last_step or plan.best_so_far.pending
     return 128 + (signals or [signal.SIGINT])[0] if early and (signals or comm.stopped) else 0
 

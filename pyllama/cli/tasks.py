@@ -75,7 +75,7 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
         console.print(f"stopped early at step {state.step}: {best.stale} evaluations without improvement since step "
                       f"{best.best_step}")
     show_end(f"measured on the {part} rows at step {best.best_step}, the best checkpoint on the dev rows",
-                    then=f"try `pyllama predict --model {folder}`")
+             then=f"try `pyllama predict --model {folder}`")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The commands train, resume, generate and plot: one function each, whose signature gives the flags (see flags.py)."""
+"""The commands train, resume and plot: one function each, whose signature gives the flags (see flags.py)."""
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path

@@ -26,7 +26,7 @@ def fingerprint(texts: Iterable[Document]) -> tuple[str, int]:
 
 
 def encode(texts: Iterable[Document], tokenizer: Tokenizer, frame: special.Frame, out: BinaryIO,
-            progress: Callable[[int], object]) -> tuple[list[int], int]:
+           progress: Callable[[int], object]) -> tuple[list[int], int]:
     """Write the ids of all documents; return (the position of each document, the number of ids).
 
     progress    called as progress(done), in characters

@@ -155,7 +155,7 @@ def prepare(sources: Sources, tokenizer: Tokenizer, folder: str | Path, field: s
         make_folder(file.parent)
         with replacing(file) as out:
             starts, count = encoding.encode(documents(sources, field), tokenizer, frame, out,
-                                    lambda done: progress(done, total))
+                                            lambda done: progress(done, total))
             # Before the new file gets its name: the old sidecar must not describe the new tokens.
             _sidecar(file).unlink(missing_ok=True)
         side = {**made_of, "dtype": tokenizer.dtype.name, "tokens": count, "documents": starts}
