@@ -100,12 +100,12 @@ class Op:
         result = getattr(kernels, self.name, self.forward)(*inputs, **options)
         if result is NotImplemented:
             kernels, result = None, self.forward(*inputs, **options)
-        y, saved = self.require_outputs(result)
+        y, saved, signature = self.require_outputs(result)
         backward = getattr(kernels, self.name_backward, self.backward)
         if places := params.places(inputs):
             into = getattr(kernels, self.name_into, None)
             backward = functools.partial(into, into=places) if into else backward
-        signature, count = shapes.signature(self.each(y)), len(inputs)  # back holds no array but those in saved
+        count = len(inputs)                                 # back holds no array but those in saved
 
         def back(dy):
             if isinstance(dy, np.floating):                 # a NumPy scalar would turn float32 gradients into float64
@@ -132,14 +132,20 @@ class Op:
         return ys
 
     def require_outputs(self, result):
-        """What forward returned.  Raises TypeError unless it is y, saved."""
+        """(y, saved, the signature of y) from what forward returned.  Raises TypeError unless it is y, saved."""
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple | list)):
             raise TypeError(f"{self.name}: forward returned {described(result)}; return y, saved, where saved is the "
                             f"tuple of what backward needs")
-        for output, y in zip(self.outputs, self.each(result[0]), strict=True):
-            if not hasattr(y, "dtype"):
-                raise TypeError(f"{self.name}: {output} is {described(y)}; return an array, such as np.asarray(y)")
-        return result
+        ys = self.each(result[0])
+        try:
+            signature = shapes.signature(ys)
+        except AttributeError:
+            signature = (None,)
+        if None in signature:
+            output, y = next((x, y) for x, y in zip(self.outputs, ys, strict=True)
+                             if not (hasattr(y, "shape") and hasattr(y, "dtype")))
+            raise TypeError(f"{self.name}: {output} is {described(y)}; return an array, such as np.asarray(y)")
+        return *result, signature
 
     def require_each(self, grads, count):
         """What backward returned.  Raises TypeError unless it is at least `count` gradients."""
