@@ -115,7 +115,10 @@ def real(dtype):
 
 
 def fits(axes, shape, sizes):
-    """Does the shape match these axes?  Sizes of axes that `sizes` lacks are added to it."""
+    """Does the shape match these axes?  Sizes of axes that `sizes` lacks are added to it.
+
+    A product such as H*K fits any length until one of its sizes is known.
+    """
     if "..." in axes:
         i, leading = axes.index("..."), len(shape) - len(axes) + 1
         if leading < 0 or sizes.setdefault("...", shape[i:i + leading]) != shape[i:i + leading]:
@@ -133,10 +136,10 @@ def fits(axes, shape, sizes):
         factors = [int(f) if f.isdigit() else sizes.get(f, f) for f in axis.split("*")]
         product = math.prod(f for f in factors if isinstance(f, int))
         unknown = [f for f in factors if isinstance(f, str)]
-        if unknown and (n % product == 0 if product else n == 0):
-            sizes[unknown[0]] = n // product if product else 0
-        elif unknown or n != product:
+        if (n % product != 0) if unknown and product else n != product:
             return False
+        if len(unknown) == 1:
+            sizes[unknown[0]] = n // product if product else 0
     return True
 
 

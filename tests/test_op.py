@@ -38,6 +38,8 @@ def shaped(line):
     ("B 2*B", (4, 8), {"B": 4}),
     ("H H*K", (4, 12), {"H": 4, "K": 3}),
     ("H H*K", (0, 0), {"H": 0, "K": 0}),
+    ("T H*K", (4, 12), {"T": 4}),
+    ("2*H*K H K", (12, 2, 3), {"H": 2, "K": 3}),
     ("N D", (0, 5), {"N": 0, "D": 5}),
     ("2*P", (0,), {"P": 0}),
     ("", (), {}),
@@ -51,6 +53,7 @@ def test_shapes_that_fit_tell_the_sizes(axes, shape, sizes):
 @pytest.mark.parametrize(("axes", "shape"), [
     ("... D", ()), ("N D", (5,)), ("N D", (2, 3, 5)), ("2*P", (5,)), ("B 3", (2, 4)), ("B B", (4, 5)),
     ("B 2*B", (4, 9)), ("B 2*B", (0, 8)), ("H H*K", (0, 5)), ("", (1,)), ("... T K", (3,)), ("A ... B", (5,)),
+    ("2*H*K", (5,)),
 ])
 def test_shapes_that_do_not_fit(axes, shape):
     assert not fits(tuple(axes.split()), shape, {})
