@@ -69,6 +69,21 @@ def test_no_token_depends_on_another_document(config):
     np.testing.assert_array_equal(*scores)
 
 
+@each_model
+@pytest.mark.parametrize("left", [0, 2, 3])
+def test_padding_around_packed_documents_changes_no_score(config, left):
+    """On either side; the padding belongs to the first and to the last document, or between them to the second."""
+    rng, around = np.random.default_rng(0), (left, 3 - left)
+    p, first, second = config.model.init(config, 0, "float64"), *np.split(rng.integers(1, 50, (1, 12)), [5], axis=1)
+    want = [config.model.logits(ids, p, config)[0] for ids in (first, second)]
+    gap = np.zeros((1, 2), int)
+    ids = np.pad(np.concatenate([first, gap, second], axis=1), ((0, 0), around))
+    segments = np.repeat([3, 1], [left + 5, 2 + 7 + 3 - left])[None]
+    got, _ = config.model.logits(ids, p, config, mask=(ids != 0).astype(int), segments=segments)
+    for z, start in zip(want, (left, left + 7), strict=True):
+        close(got[:, start:start + z.shape[1]], z, 1000, max(1, np.abs(z).max()))
+
+
 @given(sizes=lengths.filter(lambda sizes: sum(sizes) > 12), step=st.integers(0, 9))
 def test_a_batch_has_the_targets_within_documents_alone(sizes, step):
     tokens = joined([np.full(n, i, np.uint16) for i, n in enumerate(sizes)])         # a token is its document's number

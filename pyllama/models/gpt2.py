@@ -183,8 +183,8 @@ def block(x, p, c, *, mask=None, segments=None, draw=NO_DRAW, cache=None):
 
 
 def positions(ids, c, *, mask=None, segments=None, caches=None):
-    """The position [B T] of each of ids [B T], counted from the first token that is not padding or, with segments, from
-    the first of its document.
+    """The position [B T] of each of ids [B T], counted from the first token of its text that is not padding; with
+    segments, of its document.
 
     Raises UserError if there are more than n_positions.
     """
@@ -195,7 +195,10 @@ def positions(ids, c, *, mask=None, segments=None, caches=None):
         t = t if segments is None else t - first_positions(segments)
         length = start + T
     else:
-        t = np.maximum(np.cumsum(mask, axis=1)[:, start:] - 1, 0)
+        number = np.cumsum(mask, axis=1)
+        if segments is not None:
+            number = number - np.take_along_axis(number - mask, first_positions(segments), axis=1)
+        t = np.maximum(number[:, start:] - 1, 0)
         length = int(t.max()) + 1 if t.size else 0
     if length > c.n_positions:
         raise UserError(f"the text has {length} tokens, but the model has only {c.n_positions} positions "
