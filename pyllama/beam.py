@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.generation.choice import require_finite
 from pyllama.generation.settings import NO_RULES, Rules
 from pyllama.machine import one_blas_thread
 from pyllama.models import transformer
@@ -123,7 +124,7 @@ def targets(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | Non
     rules      which tokens may come next
 
     A target is at most max_position_embeddings long if positions are learned.  Raises UserError if the model has no end
-    token, or a source is empty.
+    token, a source is empty, or a score is not finite.
     """
     settings = settings or SearchConfig()
     if rules.max_length is not None:
@@ -151,6 +152,7 @@ def targets(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | Non
         x, _ = transformer.decode(tokens[:, None], memory, p_model, c, mask=mask, recompute=True, caches=caches)
         z = x[:, -1] @ w.T if b is None else x[:, -1] @ w.T + b
         z = z[:, :size]
+        require_finite(z)
         return z - log_sum_exp(z)
 
     return beam_search(step, c.decoder_start_token_id, ends, len(sources), settings, rules)

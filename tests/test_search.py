@@ -117,6 +117,14 @@ def test_what_cannot_be_searched_is_refused(sources, changes, message):
         beam.targets(randomized(bart, c), c, sources)
 
 
+def test_scores_that_are_not_numbers_are_a_user_error():
+    """Without rules none can exclude every token."""
+    c = bart.BartConfig(**BART)
+    p = randomized(bart, c) | {"final_logits_bias": np.full((1, c.vocab_size), np.nan)}
+    with pytest.raises(UserError, match="diverged"):
+        beam.targets(p, c, [[1, 2]])
+
+
 @pytest.mark.parametrize("name", ["num_beams", "max_new_tokens"])
 def test_a_search_of_nothing_is_refused(name):
     with pytest.raises(UserError, match=f"{name} is 0; it must be at least 1"):

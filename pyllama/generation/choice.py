@@ -68,6 +68,12 @@ def draw(p, u: float) -> int:
     return int(np.searchsorted(total, u * total[-1], side="right"))
 
 
+def require_finite(z) -> None:
+    """Raise UserError if a score is NaN or infinite."""
+    if not np.isfinite(z).all():
+        raise UserError("the model's scores are not finite, because its training diverged; use an earlier checkpoint")
+
+
 def choose(z, seen, settings: GenerationConfig, rng: np.random.Generator, restrict: Callable = lambda z: z) -> int:
     """The next id, given its scores z[V] and the ids before it.
 
@@ -75,8 +81,7 @@ def choose(z, seen, settings: GenerationConfig, rng: np.random.Generator, restri
 
     Raises UserError if a score is not finite, or if all tokens are ruled out.
     """
-    if not np.isfinite(z).all():
-        raise UserError("the model's scores are not finite, because its training diverged; use an earlier checkpoint")
+    require_finite(z)
     z = restrict(repetition_penalty(z.astype(np.float64), seen, settings.repetition_penalty))
     if z.max() == -np.inf:
         raise UserError("the rules of generation_config.json, or no_repeat_ngram_size, exclude every token; relax them")
