@@ -37,7 +37,8 @@ def test_the_loss_is_the_mean_squared_error_and_its_gradient_is_exact():
     for count in (None, 2):
         check_gradient(lambda z, count=count: only_dz(class_loss(z, labels, count=count)), [z])
     assert class_loss(z.astype(np.float32), labels)[1]()[0].dtype == np.float32
-    for wrong, options in ((np.zeros((3, 2)), {}), (z, {"label_smoothing": 0.1}), (z, {"z_loss": 0.1})):
+    for wrong, options in ((np.zeros((3, 2)), {}), (z, {"label_smoothing": 0.1}), (z, {"z_loss": 0.1}),
+                           (z, {"weights": np.ones(3)})):
         with pytest.raises(UserError, match="numbers are estimated by a single score"):
             class_loss(wrong, labels, **options)
 

@@ -197,7 +197,7 @@ def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options
     are computed together.  Labels of a floating-point dtype are numbers to estimate: see squared_error().
     """
     if labels.dtype.kind == "f":
-        return squared_error(z, labels, count, **options)
+        return squared_error(z, labels, count, weights=weights, **options)
     if weights is None:
         return cross_entropy(z, labels, count=count, ignore_index=ignore_index, **options)
     count = weights[labels != ignore_index].sum() if count is None else count
@@ -210,16 +210,16 @@ def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options
     return sum(share * value for share, value, _ in parts), back
 
 
-def squared_error(z, labels, count=None, *, label_smoothing=0.0, z_loss=0.0):
+def squared_error(z, labels, count=None, *, weights=None, label_smoothing=0.0, z_loss=0.0):
     """Σ (z_n - label_n)² / count of scores z [N 1] and labels [N] -> 0-d float;  back gives dz, None.
 
     count    None: N
 
     Raises UserError if a score is not a single number, or for the options of cross-entropy.
     """
-    if z.shape[1:] != (1,) or label_smoothing or z_loss:
-        raise UserError("numbers are estimated by a single score, without label_smoothing and z_loss; set num_labels "
-                        "to 1 and these to 0")
+    if z.shape[1:] != (1,) or weights is not None or label_smoothing or z_loss:
+        raise UserError("numbers are estimated by a single score, without weights, label_smoothing and z_loss; set "
+                        "num_labels to 1 and remove these")
     difference = z - labels.astype(z.dtype)[:, None]
     count = len(z) if count is None else count
 
