@@ -187,6 +187,15 @@ def test_a_loss_that_is_not_defined_for_no_rows_is_judged_on_the_others(times):
 
 
 @pytest.mark.usefixtures("unregistered")
+def test_an_op_that_is_nan_where_an_input_is_left_out_is_refused_as_any_other():
+    def forward(x, a=None, b=None):
+        return x * (np.nan if a is None and b is not None else 1), ()
+
+    with pytest.raises(ValueError, match="f returned NaN"):
+        checked("x[D], a[D]?, b[D]? -> y[D]", forward, lambda dy: (dy, 0 * dy, 0 * dy))
+
+
+@pytest.mark.usefixtures("unregistered")
 def test_an_op_that_jumps_everywhere_is_not_judged():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="cannot be checked: its forward pass jumps"):

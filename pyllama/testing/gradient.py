@@ -90,7 +90,7 @@ def check(op, seed=0, problems=50):
     for _ in range(problems):
         drawn, options, dy = problem(op, choose_by(rng))
         inputs = inside(op, drawn, options)
-        if inputs is None and any(x.size == 0 for x in drawn):
+        if inputs is None and any(x is not None and x.size == 0 for x in drawn):
             continue                                            # such as the mean of no numbers
         inputs = inputs or drawn
         for found in compared(op, inputs, options, dy, rng):
