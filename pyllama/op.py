@@ -148,7 +148,7 @@ class Op:
         return *result, signature
 
     def require_each(self, grads, count):
-        """What backward returned.  Raises TypeError unless it is at least `count` gradients."""
+        """The gradients that backward returned.  Raises TypeError unless there are at least `count`."""
         if isinstance(grads, tuple | list) and len(grads) >= count:
             return grads
         raise TypeError(f"{self.name}: backward returned {described(grads)} for {count} inputs; return a tuple with "
@@ -173,7 +173,7 @@ def code(op):
 
 
 def described(result):
-    """What a function returned, in a few words."""
+    """The kind of result, in a few words."""
     if isinstance(result, tuple | list):
         return f"a {type(result).__name__} of {len(result)}"
     return "None" if result is None else f"one {type(result).__name__}"

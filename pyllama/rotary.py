@@ -45,7 +45,7 @@ def items(scaling):
 def yarn_options(scaling):
     """beta_fast, beta_slow, attention_factor and truncate of yarn, or their defaults, as in transformers.
 
-    Raises UserError if one of them is not a positive number.
+    Raises UserError if one of them is not a number, or negative.
     """
     def at(m):
         return 0.1 * m * math.log(max(scaling["factor"], 1)) + 1
@@ -53,7 +53,7 @@ def yarn_options(scaling):
     for name in ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"):
         value = scaling.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 <= value < 1e15):
-            raise UserError(f"rope scaling has {name} = {value!r}; it must be a positive number")
+            raise UserError(f"rope scaling has {name} = {value!r}; it must be a number that is at least 0")
     m, all_m = scaling.get("mscale"), scaling.get("mscale_all_dim")
     default = at(m) / at(all_m) if m and all_m else at(1)
     given = scaling.get("attention_factor")

@@ -152,10 +152,8 @@ def test_a_body_without_a_head_is_fine_tuned_and_not_read_as_a_writer(tmp_path):
     path = folder(tmp_path, LLAMA | {"architectures": ["LlamaModel"], "num_key_value_heads": 6}, body)
     with pytest.raises(UserError, match=r"the weights have no lm_head\.weight, which the head 'lm' of a llama needs"):
         pretrained.load(path)
-    classifier = small("llama", "classification")
     model = pretrained.load(path, change=lambda c: type(c)(**SMALL, head="classification"))
     assert model.notes == ("initialized at random: score.weight",)
-    assert classifier.HEADS["classification"] == "LlamaForSequenceClassification"
 
 
 def test_a_token_that_transformers_added_to_the_tokenizer_is_a_note(tmp_path):

@@ -58,7 +58,7 @@ def test_an_option_wins_over_the_file():
 
 def test_the_file_decides_whether_to_sample():
     plan = config_file.understood({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, chains.model().config,
-                             GenerationConfig)
+                                  GenerationConfig)
     base = {"do_sample": True, "temperature": 0.8, "top_k": 200}
 
     def settings(chosen, values=plan.options, base=base):

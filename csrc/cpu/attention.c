@@ -8,8 +8,8 @@
  * (c) The visible part is a band of the strip.  The products skip the tiles outside it.  In tiles across
  *     its edges they read entries outside as well, where p is 0.
  * (d) Forward, a thread takes some queries of a head; backward, a head of keys and values, because their
- *     gradients are sums over the queries of R heads; or all heads and texts that share a bias.
- * (e) A strip of which the segments hide everything is skipped: documents packed one after another cost
+ *     gradients are sums over the queries of R heads; or all heads and sequences that share a bias.
+ * (e) A strip that the segments hide entirely is skipped, so documents packed one after another cost
  *     little more than one by one.
  */
 #include "strip.h"

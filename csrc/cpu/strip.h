@@ -1,5 +1,4 @@
-/* A strip of scores aᵀ[keys queries]: what of it is visible, and what is done to each score.
- * See attention.c. */
+/* A strip of scores aᵀ[keys queries]: which of them are visible, softcap and bias.  See attention.c. */
 #include "tile.h"
 
 enum { KEYS = 16 * MR, QUERIES = 576 / sizeof(real), STRIP = KEYS * QUERIES };
@@ -12,7 +11,7 @@ typedef struct {
     idx first, past;
 } span;
 
-typedef struct {                                   /* of a strip: its band, and what else hides its keys */
+typedef struct {                                   /* a strip's band, masks and segments */
     band band;
     const char *mask, *pairs;                      /* of its first key, [keys], and first pair, [keys T] */
     const idx *keys, *queries;

@@ -1,4 +1,4 @@
-"""What generation_config.json says about a model's texts; of an older folder, what config.json says.
+"""Read generation_config.json or, in an older folder, the same values in config.json.
 
     stored = read(folder, config.extra)
     plan = understood(stored, config, GenerationConfig)
@@ -38,12 +38,12 @@ UNSUPPORTED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a model's files say, for one kind of settings.
+    """The settings and rules in a model's files, for one kind of settings.
 
     config      the model's configuration, with the tokens that start and end a text
     rules       which tokens may come next
     options     the fields of the settings that the files set
-    notes       what they say that is not supported
+    notes       on values that are not supported
     """
     config: Any
     rules: Rules
@@ -88,7 +88,7 @@ def read(folder: Path, older: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def understood(stored: Mapping[str, Any], config: Any, kind: type) -> Plan:
-    """What the values of generation_config.json mean for a model.
+    """The Plan of a model from the values of its generation_config.json.
 
     kind    GenerationConfig or SearchConfig, whose fields are supported
 

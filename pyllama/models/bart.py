@@ -141,7 +141,7 @@ def end_positions(ids, c, *, mask=None):
 
 
 def decoder_input(ids, c, *, mask=None):
-    """What the decoder reads of a text to classify: ids [B S] -> target [B S], shifted by one."""
+    """The decoder's input for a text to classify, the text shifted by one: ids [B S] -> target [B S]."""
     target = transformer.shifted(ids, c)
     if isinstance(c, MBartConfig):
         target[:, 0] = ids[np.arange(len(ids), like=ids), last_positions(ids, mask)]

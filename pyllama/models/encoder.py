@@ -1,11 +1,11 @@
-"""What bidirectional encoders share: the embeddings, the heads' scores and losses.  See models/bert.py.
+"""The parts that bidirectional encoders share: embeddings, scores and losses of the heads.  See models/bert.py.
 
 A family's configuration has ROOT, the name under which the parameters of its body are, and position_ids(ids).  Its
 module has, with the keywords of logits():
 
     hidden(ids, p, c)       the last layer's output x [B T D], where p is the tree below ROOT
     transform(x, p, c)      of the masked_lm head: (its input [B T D], the bias [V]); back(dy, db) gives dx, d_head
-    score(x, p, c)          of the other heads: scores z; back gives dx, d_head and what else belongs below ROOT
+    score(x, p, c)          of the other heads: scores z; back gives dx, d_head and other gradients below ROOT
 
 Axes: B batch, T time, D model, V vocabulary, C classes.
 """

@@ -121,7 +121,7 @@ class LlamaConfig(Config):
 
     @classmethod
     def notes_on(cls, stored: dict) -> tuple[str, ...]:
-        """What the user should know about how a config.json is read."""
+        """See Config.notes_on."""
         if cls.window_is_ignored(stored):
             return (f"the sliding_window {stored['sliding_window']} of config.json is ignored, as transformers ignores "
                     f"it for a llama; set model_type to mistral if the model was trained with this window",)

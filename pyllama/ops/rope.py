@@ -20,12 +20,15 @@ Angles      θ_k = base^(-k/P),   k = 0 .. P-1
             θ_k               if λ < O/high_freq_factor
             θ_k / factor      if λ > O/low_freq_factor
             between them, the weight of the first is linear in O/λ
-   yarn     pair(r) = P log(O/2πr) / log base makes r turns in O positions:
-            θ_k               if k < ⌊pair(beta_fast)⌋
-            θ_k / factor      if k > ⌈pair(beta_slow)⌉
-            between them, the weight of the first is linear in k.  cos A and
-            sin A are multiplied by attention_factor (by default
-            0.1 log factor + 1), and so are they below.
+   yarn     the pair k = P log(O/2πr) / log base makes r turns in O positions.
+            f is this k for r = beta_fast = 32, rounded down, at least 0;
+            l is it for r = beta_slow = 1, rounded up, at most 2P - 1.
+            truncate=False: they are not rounded.
+            θ_k               if k < f
+            θ_k / factor      if k > l
+            between them, the weight of the first is linear in k.
+            cos A and sin A are multiplied by attention_factor, which is
+            0.1 log factor + 1 by default.
 
 Forward     a, b is a pair of row t, and A its angle.
 
@@ -34,7 +37,7 @@ Forward     a, b is a pair of row t, and A its angle.
             b' = a sin A + b cos A
 
 Backward    A rotation is orthogonal, so its transpose is the rotation by the
-            opposite angle:
+            opposite angle, and yarn's factor stays:
 
             da = da' cos A + db' sin A
             db = -da' sin A + db' cos A

@@ -25,7 +25,7 @@ Method = Literal["complex step", "differences"]
 
 
 class Comparison(NamedTuple):
-    """Both sides of <dy, J v> = <dx, v>, their relative difference, and the largest that is no fault of back."""
+    """Both sides of <dy, J v> = <dx, v>, their relative difference, and the largest that is not a fault of back."""
     name: str
     slope: float
     claimed: float

@@ -1,6 +1,6 @@
 """Golden numbers from transformers: logits, losses and gradients of a tiny model of each architecture.
 
-    PEERS/bin/python -m tests.golden.make_hf            # with torch and transformers; writes hf.json, hf.safetensors
+    make golden             # with torch and transformers; writes hf.json, hf.safetensors
 
 The weights are not stored: weight() makes them again from their names.  tests/test_transformers.py compares.
 """
