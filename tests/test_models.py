@@ -254,6 +254,16 @@ def test_a_family_that_learns_the_next_token_continues_texts(kind):
         np.testing.assert_allclose(got, want[:, -1], rtol=1e-9)
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_family_that_learns_the_next_token_keeps_packed_documents_apart(kind):
+    model, c = MODELS[kind].model, small(kind, "lm")
+    p = randomized(model, c)
+    packed, _ = model.logits(IDS, p, c, segments=np.broadcast_to([4, 4, 1, 1, 1, 1], IDS.shape))
+    for document in np.s_[:, :2], np.s_[:, 2:]:
+        alone, _ = model.logits(IDS[document], p, c)
+        np.testing.assert_allclose(packed[document], alone, rtol=1e-9)
+
+
 def test_a_roberta_reads_as_many_tokens_as_it_has_positions_after_that_of_padding():
     c = MODELS["roberta"].config(**BERT | {"max_position_embeddings": 8}, type_vocab_size=1, pad_token_id=1)
     p, ids = roberta.init(c), np.full((1, 7), 5)

@@ -47,7 +47,7 @@ class ModelModule(Protocol):
 
     def loss(self, ids: Any, labels: Any, p: dict, c: Any, *, mask: Any = None, draw: Draw = NO_DRAW,
              recompute: bool = False, count: Any = None, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Any:
-        """(mean loss in nats, a 0-d float; back);  back(dloss=1.0) gives the gradients of p, a tree of the same form.
+        """(mean loss in nats, a 0-d float; back);  back(dvalue=1.0) gives the gradients of p, a tree of the same form.
 
         A label of -100 is ignored.  count: divide the sum of the losses by it instead of by the number of labels that
         are not ignored.  With a classification head, loss also takes weights [B], and labels of a floating-point dtype
@@ -56,7 +56,11 @@ class ModelModule(Protocol):
 
 
 class WriterModule(ModelModule, Protocol):
-    """The module of a family that predicts the next token, and so can continue text (see generation/)."""
+    """The module of a family that predicts the next token, and so can continue text (see generation/).
+
+    Its logits and loss also take segments, of the shape of ids: the numbers of packed documents, which do not see each
+    other.
+    """
 
     def next_scores(self, ids: Any, p: dict, c: Any, *, mask: Any = None, caches: Any) -> Any:
         """Scores z [B V] of the token after the last.  caches: one per layer; ids continue them (see kv_cache.py)."""
