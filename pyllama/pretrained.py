@@ -47,7 +47,7 @@ class Model:
 
     def loss(self, ids: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None,
              **options: Any) -> tuple[Any, Callable[..., dict]]:
-        """(mean loss in nats per target, back);  back(dloss=1.0) gives the gradients, a tree of the form of params.
+        """(mean loss in nats per target, back);  back(dvalue=1.0) gives the gradients, a tree of the form of params.
 
         ids       integers [B T]
         labels    as in Hugging Face's models: of a text [B T], not shifted, -100 to ignore a token; of classes [B]

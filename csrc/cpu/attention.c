@@ -9,8 +9,8 @@
  *     its edges they read entries outside as well, where p is 0.
  * (d) Forward, a thread takes some queries of a head; backward, a head of keys and values, because their
  *     gradients are sums over the queries of R heads; or all heads and sequences that share a bias.
- * (e) A strip that the segments hide entirely is skipped, so documents packed one after another cost
- *     little more than one by one.
+ * (e) A strip that the segments hide entirely is skipped, so packed documents cost less than one text
+ *     of their length.
  */
 #include "strip.h"
 #ifdef _OPENMP
