@@ -98,7 +98,7 @@ docs: $(BUILT)                                              # the page of ops, d
 picture: demo                                               # the README's
 	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg
 
-check-hf: $(DEV) $(HF5) $(HF4)                              # the same from each other's folders? About three minutes
+check-hf: $(DEV) $(HF5) $(HF4)                              # pyllama and transformers, from each other's folders: three minutes
 	$(BIN)/python -m tests.round_trip $(HF5) $(HF4)
 
 golden: $(HF5)                                              # tests/golden/hf.json and .safetensors, made again

@@ -32,10 +32,10 @@ typedef struct {
     idx behind, ahead;                             /* query t sees keys t + S - T - behind .. + ahead */
     heads q, k, v, y;                              /* k and v [B G S K] have r = 0 */
     real *lse;                                     /* [B G R T] */
-    const char *mask;                              /* [B S], or NULL, as all that follow may be */
+    const char *mask;                              /* [B S]; this and the next pointers may be NULL */
     const char *pairs;                             /* [B S T], a mask of pairs */
     const idx *keys, *queries;                     /* segments [B S] and [B T] */
-    const real *bias;                              /* [B H T S], with steps of 0 along axes it is shared by */
+    const real *bias;                              /* [B H T S], with steps of 0 along shared axes */
     real *dbias;
     idx bias_b, bias_h;
     double scale, softcap;                         /* NaN: 1/sqrt(K); 0: none */

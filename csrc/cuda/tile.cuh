@@ -12,7 +12,7 @@
 // Sums are multiply-adds in ascending order.  Tensor cores would round the factors to 11 bits (TF32) or 8 (bfloat16).
 //
 // Compiled for WIDTH, EACH and ALIGNED: may numbers be loaded 16 bytes at a time?  Loads that had to ask would wait for
-// one another.  And, of attention's optional inputs and options, for EXTRA: see the end.
+// one another.  With EXTRA, also for attention's optional inputs and options: see the end.
 enum { THREADS = 128, LANES = 8, ROWS = THREADS / LANES * EACH, COLS = 32, ACROSS = COLS / LANES };
 enum { LONG = 256 / sizeof(real), PIECE = WIDTH % LONG ? 32 : LONG, SPAN = PIECE + WIDE, LINE = COLS + 8 };
 enum { WORDS = EACH * WIDTH / LANES * sizeof(real) / 4 };   // registers of a thread for its share of a result
@@ -147,8 +147,8 @@ __device__ __forceinline__ void put(real *x, const real (&sums)[WIDTH / LANES], 
     }
 }
 
-// What most models do without is compiled only where it is used, for it takes registers: masks of pairs, segments, a
-// bias, a scale and a softcap.  A kernel makes `more` of its last parameters; FEWER blocks then share the registers.
+// Masks of pairs, segments, a bias, a scale and a softcap take registers, so they are compiled only where they are used.
+// A kernel makes `more` of its last parameters; FEWER blocks then share the registers.
 #ifdef EXTRA
 enum { FEWER = 1 };
 #define SCALE (real)factor
@@ -160,7 +160,7 @@ enum { FEWER = 1 };
                    of_keys ? of_queries + b * T : of_queries, bias ? bias + b * bias_b : bias, mask_t, bias_h, S,      \
                    (real)softcap}
 
-struct extras {                                                                      // of one text
+struct extras {                                                                      // of one sequence
     const bool *mask;
     const idx *keys, *queries;
     const real *bias;
