@@ -165,13 +165,13 @@ OTHERS = {b"BZh": "bzip2: unpack it with bunzip2", b"\xfd7zXZ": "xz: unpack it w
 
 
 @contextlib.contextmanager
-def opened(path: str | Path, most: int | None = None) -> Iterator[io.BufferedReader]:
+def opened(path: str | Path) -> Iterator[tuple[io.BufferedReader, str]]:
     """Open a file for reading, decompressed if it is a .gz, or a .zip of one file, whatever its name.
 
-    most    bytes that a compressed file may hold; None: RATIO times its size, at least LEAST
+    Yields the file, and its name: without .gz, or inside the .zip.
 
     A pipe can be opened again: its bytes are kept.  Raises UserError for another archive, a damaged one or one that
-    holds more; OSError if the file cannot be read.
+    holds more than RATIO times its size and LEAST bytes; OSError if the file cannot be read.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
@@ -180,15 +180,18 @@ def opened(path: str | Path, most: int | None = None) -> Iterator[io.BufferedRea
         begin = raw.read(8)
         size = raw.seek(0, os.SEEK_END)
         raw.seek(0)
-        limit = max(RATIO * size, LEAST) if most is None else most
+        limit = max(RATIO * size, LEAST)
         if kind := next((kind for magic, kind in OTHERS.items() if begin.startswith(magic)), None):
             raise UserError(f"{path} is {kind}")
         if begin.startswith(b"\x1f\x8b"):
-            yield io.BufferedReader(Unpacked(path, stack.enter_context(gzip.GzipFile(fileobj=raw)), limit))
+            packed = stack.enter_context(gzip.GzipFile(fileobj=raw))
+            name = path.stem if path.suffix.lower() == ".gz" else path.name
+            yield io.BufferedReader(Unpacked(path, packed, limit)), name
         elif begin.startswith(b"PK\x03\x04"):
-            yield io.BufferedReader(Unpacked(path, stack.enter_context(only_file(path, raw)), limit))
+            inside = stack.enter_context(only_file(path, raw))
+            yield io.BufferedReader(Unpacked(path, inside, limit)), inside.name
         else:
-            yield raw
+            yield raw, path.name
 
 
 @functools.cache
@@ -197,17 +200,15 @@ def piped(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@contextlib.contextmanager
-def only_file(path: Path, raw: BinaryIO) -> Iterator[IO[bytes]]:
+def only_file(path: Path, raw: BinaryIO) -> IO[bytes]:
     """The file in a .zip that holds one.  Raises UserError for another .zip."""
     try:
-        with zipfile.ZipFile(raw) as archive:
-            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-            if len(names) != 1:
-                listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-                raise UserError(f"{path} is a .zip of {len(names)} files ({listed}); unpack it and give one of them")
-            with archive.open(names[0]) as file:
-                yield file
+        archive = zipfile.ZipFile(raw)
+        names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        if len(names) != 1:
+            listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise UserError(f"{path} is a .zip of {len(names)} files ({listed}); unpack it and give one of them")
+        return archive.open(names[0])
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:        # the last: it has a password
         raise UserError(f"{path} cannot be unpacked: {error}; unpack it with another program") from None
 

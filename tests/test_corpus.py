@@ -61,8 +61,10 @@ def test_compressed_files_and_pipes_are_read(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.writestr("inside.txt", "of a zip")
-    packed = [tmp_path / name for name in ("a.txt.gz", "b.jsonl.gz", "c.zip")]
-    assert texts(packed) == ["a text", "one", "two", "of a zip"]
+    with zipfile.ZipFile(tmp_path / "d.csv.zip", "w") as archive:
+        archive.writestr("inside/a.TSV", 'id\ttext\n1\ta "record" of a zip\n')
+    packed = [tmp_path / name for name in ("a.txt.gz", "b.jsonl.gz", "c.zip", "d.csv.zip")]
+    assert texts(packed) == ["a text", "one", "two", "of a zip", 'a "record" of a zip']
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("of a pipe"))
     writer.start()

@@ -105,7 +105,7 @@ def _number(field: bytes) -> float | None:
 def _source(path: str | Path) -> Iterator[tuple[int | None, int, Iterator[tuple]]]:
     """(number of words that the file announces, width, an iterator of (place, word, its numbers)) of a file."""
     try:
-        with opened(path) as file:
+        with opened(path) as (file, _):
             first = _line(path, 1, file).removeprefix(codecs.BOM_UTF8)
             if not first:
                 raise UserError(f"{path} is empty; give a file of word vectors")

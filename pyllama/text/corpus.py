@@ -19,8 +19,6 @@ SEPARATOR = re.compile(r"<\|endoftext\|>(?<=^<\|endoftext\|>)[^\S\n]*(?:\n|\Z)",
 CHUNK = 2**24                                       # bytes of a file read at once
 SUFFIXES = (".jsonl", ".md", ".rst", ".text", ".txt")               # of the files read from a folder
 
-PACKED = (".gz", ".zip")
-
 # The files with texts that pyllama writes in a run's folder, the first group, which one of the marks tells from others.
 OF_A_RUN = re.compile(r"(.*/)(?:log\.jsonl|metrics\.json|data/(?:(?:train|dev|test)\.jsonl|tokens\.bin\.json)"
                       r"|checkpoints/\.?step-\d[^/]*/[^/]+)")
@@ -55,8 +53,8 @@ def documents(sources: Sources, field: str = "text") -> Iterator[Document]:
         else:
             for path in _files(source):
                 try:
-                    with opened(path) as file:
-                        yield from _nonempty(path, _texts_of(path, file, field))
+                    with opened(path) as (file, name):
+                        yield from _nonempty(path, _texts_of(path, name, file, field))
                 except OSError as error:
                     raise UserError(f"cannot read {path}: {error.strerror}; fix that or leave the file out") from None
 
@@ -94,10 +92,9 @@ def _is_of_a_run(file: Path) -> bool:
     return match is not None and any((Path(match[1]) / mark).exists() for mark in MARKS)
 
 
-def _texts_of(path: Path, file: BinaryIO, field: str) -> Iterator[Document]:
-    """The documents of a file, by the ending of its name before .gz or .zip, in upper or lower case."""
-    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
-    reader = records.READERS.get(inner.suffix.lower())
+def _texts_of(path: Path, name: str, file: BinaryIO, field: str) -> Iterator[Document]:
+    """The documents of a file, by the ending of its name without .gz or in the .zip, in upper or lower case."""
+    reader = records.READERS.get(Path(name).suffix.lower())
     return reader(path, _chunks(path, file), field) if reader else _texts(path, file)
 
 

@@ -5,6 +5,7 @@ With the field "", every text of a record is a document.
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,10 @@ def json_file(path: Path, chunks: Iterable[str], field: str) -> Iterator[Documen
         yield from _document(f"{path} item {number}", item, field)
 
 
-def table(path: Path, chunks: Iterable[str], field: str) -> Iterator[Document]:
-    """The documents of a .csv or .tsv file, whose first line names the columns."""
-    lines = (f"{line}\n" for line in _lines(chunks))
-    quoting = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if ".tsv" in path.name.lower() else dict(strict=True)
+def table(path: Path, chunks: Iterable[str], field: str, **dialect: Any) -> Iterator[Document]:
+    """The documents of a .csv or .tsv file, whose first line names the columns.  dialect: see csv.reader()."""
     csv.field_size_limit(2 ** 31 - 1)
-    reader = csv.reader(lines, **quoting)           # type: ignore[arg-type]
+    reader = csv.reader((f"{line}\n" for line in _lines(chunks)), **dialect)
     try:
         names = [name.strip() for name in next(reader, [])]
         if field and field not in names:
@@ -72,8 +71,9 @@ def table(path: Path, chunks: Iterable[str], field: str) -> Iterator[Document]:
         raise UserError(f"{path} line {reader.line_num}: {error}; fix the quotes, or {AS_TEXT}") from None
 
 
-READERS: dict[str, Reader] = {".jsonl": json_lines, ".ndjson": json_lines, ".json": json_file, ".csv": table,
-                              ".tsv": table}
+READERS: dict[str, Reader] = {".jsonl": json_lines, ".ndjson": json_lines, ".json": json_file,
+                              ".csv": partial(table, strict=True),
+                              ".tsv": partial(table, delimiter="\t", quoting=csv.QUOTE_NONE)}
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
