@@ -1,4 +1,5 @@
 """The classes of a task: their order, and notes on those that look like a mistake."""
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -8,23 +9,28 @@ FEW = 20                                                    # numbers that may w
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The different names in alphabetical order, or by size if all are numbers.
+    """The different names in alphabetical order, or by size if all are finite numbers.
 
     >>> from pyllama.tasks.labels import in_order
-    >>> in_order(["10", "9", "10"]), in_order(["b", "10", "a"])
-    (['9', '10'], ['10', 'a', 'b'])
+    >>> in_order(["10", "9", "10"]), in_order(["b", "10", "9"]), in_order(["nan", "10", "9"])
+    (['9', '10'], ['10', '9', 'b'], ['10', '9', 'nan'])
     """
     different = set(names)
-    if all(map(is_number, different)):
+    if are_numbers(different):
         return sorted(different, key=lambda name: (float(name), name))
     return sorted(different)
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Are all names finite numbers?  The word nan has no place among them."""
+    return all(is_number(name) and math.isfinite(float(name)) for name in names)
 
 
 def notes(labels: Iterable[str]) -> list[str]:
     """Notes on the labels of all rows: numbers to estimate, one class in two spellings, classes with a single row."""
     counts = Counter(labels)
     lines = []
-    if len(counts) > FEW and all(map(is_number, counts)):
+    if len(counts) > FEW and are_numbers(counts):
         lines.append(f"the labels are {len(counts)} different numbers, and each is a class without an order; for "
                      f"grades or measurements use the task regress")
     spellings: dict[str, list[str]] = {}
