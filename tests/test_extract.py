@@ -171,6 +171,17 @@ def test_models_of_other_tasks_are_refused(models, tmp_path, capsys):
     assert capsys.readouterr().err == "pyllama: min_score is 2.0; it must lie between 0 and 1\n"
 
 
+def test_notes_are_not_among_the_triples(models, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.txt").write_text(TEXT)
+    load = finetune.load
+    monkeypatch.setattr(finetune, "load", lambda path: (*load(path)[:2], ("a note",)))
+    assert main(["extract", "--data", str(tmp_path / "a.txt"), "--tagger", str(models / "tag"), "--relations",
+                 str(models / "relations")]) == 0
+    printed = capsys.readouterr()
+    assert {json.loads(line)["relation"] for line in printed.out.splitlines()} == {"Live_In"}
+    assert printed.err == "a note\na note\n"
+
+
 def test_a_pair_that_is_too_far_apart_is_cut_or_left_out(models):
     _, model, _ = finetune.load(models / "relations")
     row = extract.Row("", {"text": "word " * 300 + "Ann Lee lives in Maine." + " word" * 300})

@@ -1,12 +1,11 @@
 """The command generate."""
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from pyllama import params
-from pyllama.cli.output import emit, visible
+from pyllama.cli.output import emit, note
 from pyllama.cli.sample import BASE
 from pyllama.cli.text import Device, load
 from pyllama.device import like as on
@@ -64,8 +63,3 @@ def chosen(writer, options: dict[str, Any]):
     if any(options.get(name) for name in config_file.SAMPLING) or options.get("num_return_sequences", 1) > 1:
         options = {"do_sample": True, **options}
     return plan.config, *plan.settings(GenerationConfig, options, BASE)
-
-
-def note(sentence: str) -> None:
-    """Print a note to standard error, because the text goes to standard output."""
-    print(visible(sentence), file=sys.stderr)

@@ -7,7 +7,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pyllama import files, memory
-from pyllama.cli.output import console, emit
+from pyllama.cli.output import console, emit, note
 from pyllama.errors import UserError
 from pyllama.tasks import extract as extraction
 from pyllama.tasks import finetune, sparql
@@ -32,12 +32,13 @@ def extract(data: tuple[str, ...], tagger: Path, relations: Path, out: Path | No
     if not 0 <= min_score <= 1:
         raise UserError(f"min_score is {min_score}; it must lie between 0 and 1")
     write = graphs.writer(out) if out else None
+    say = console.print if out else note                    # the triples go to standard output
     memory.install()
     models = [finetune.load(path) for path in (tagger, relations)]
     reader = extraction.reader(*models)
     for _, _, notes in models:
-        for note in notes:
-            console.print(note)
+        for sentence in notes:
+            say(sentence)
     triples: list[graphs.Triple] = []
     counts: Counter = Counter()
     for found in extraction.extracted(corpus.documents(data, field), reader, min_score):
@@ -46,14 +47,14 @@ def extract(data: tuple[str, ...], tagger: Path, relations: Path, out: Path | No
             triples += found.triples
         else:
             emit(graphs.to_json_lines(found.triples).decode(), end="")
+    if far := counts["too far apart"]:
+        say(f"{far:,} pairs left out: they are farther apart than the {reader.relations.max_length} tokens that the "
+            f"model of the relations reads")
     if not (out and write):
         return 0
     content, description = write(triples)
     files.export(out, [content])
     console.print(", ".join(f"{name}: {counts[name]:,}" for name in ("documents", "sentences", "entities", "pairs")))
-    if far := counts["too far apart"]:
-        console.print(f"{far:,} pairs left out: they are farther apart than the {reader.relations.max_length} tokens "
-                      f"that the model of the relations reads")
     console.print(f"wrote {description if triples else 'no triples'} to {out}")
     return 0
 

@@ -59,6 +59,11 @@ def emit(text: str, end: str = "\n") -> None:
     print(visible(text) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
+def note(sentence: str) -> None:
+    """Print a note to standard error, where standard output has data."""
+    print(visible(sentence), file=sys.stderr)
+
+
 def complain(sentence: str) -> None:
     """Print an error to standard error, after what was printed before, as far as these can be written."""
     with contextlib.suppress(OSError, ValueError):

@@ -1,5 +1,4 @@
 """The commands finetune and predict, whose signatures give the flags (see flags.py)."""
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +9,7 @@ from pyllama import files, memory
 from pyllama.beam import SearchConfig
 from pyllama.cli.confusion import confusion_table
 from pyllama.cli.display import announce
-from pyllama.cli.output import console, emit, visible
+from pyllama.cli.output import console, emit, note
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
 from pyllama.errors import UserError
 from pyllama.tasks import answers
@@ -44,8 +43,8 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy
     memory.install()
     with new_run(out_dir, f"`pyllama resume {out_dir}`") as lock:
         task_run = tuning.begin(out_dir, task, source, setup, settings, policy, search, lock=lock)
-        for note in task_run.notes:
-            console.print(note)
+        for sentence in task_run.notes:
+            console.print(sentence)
         return train(out_dir, task_run, log_steps)
 
 
@@ -65,8 +64,8 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
         return code
     _, model, _ = tuning.load(folder, plan.settings.dtype)
     part = "test" if parts["test"] else "dev"
-    for note in task.notes(parts[part], model, task_run.search):
-        console.print(note)
+    for sentence in task.notes(parts[part], model, task_run.search):
+        console.print(sentence)
     predicted, metrics = tuning.measure(task, parts[part], model, task_run.search)
     result = {"task": task.name, "rows": part, "step": best.best_step, **metrics}
     files.export(folder / METRICS, [files.to_json(result)])
@@ -113,8 +112,8 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     rows, unread_notes = readable(task, rows, trained, bad_rows, answers=False)
     notes += unread_notes
     too_long = task.truncated(rows, trained, learned_limit(trained))
-    for note in (*notes, *too_long, *task.notes(rows, trained, search)):
-        print(visible(note), file=sys.stderr)               # the answers go to standard output
+    for sentence in (*notes, *too_long, *task.notes(rows, trained, search)):
+        note(sentence)
     predicted, details = task.answered(rows, trained, search)
     table = answers.beside(rows, [*map(task.shown, predicted)], details, numbered=bad_rows == "skip")
     content = write(table).encode("utf-8", "backslashreplace")      # as JSON writes half of a surrogate pair
@@ -126,7 +125,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     if export and exported:
         triples, description = exported(rows, predicted)
         files.export(export, [triples])
-        print(visible(f"wrote {description} to {export}"), file=sys.stderr)
+        note(f"wrote {description} to {export}")
     return 0
 
 
