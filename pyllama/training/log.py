@@ -19,6 +19,7 @@ class Log:
 
     def __init__(self, folder: Path, step: int, tensorboard: bool):
         path = folder / "log.jsonl"
+        writer = optional("tensorboardX", "tensorboard").SummaryWriter if tensorboard else None
         try:
             lines = (json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step)
             rewrite(path, map(str.encode, lines), only_writer=True)
@@ -26,11 +27,9 @@ class Log:
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; {cure(error)} or choose another folder"
                             ) from None
-        if tensorboard:
-            tensorboard_x = optional("tensorboardX", "tensorboard")
+        if writer:
             # The file name has the time in seconds.  Without the suffix, an immediate resume would overwrite the file.
-            self.board = tensorboard_x.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1,
-                                                     filename_suffix=f".{step}")
+            self.board = writer(str(folder / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}")
 
     def write(self, record: Record, evaluation):
         line = line_of(record)
