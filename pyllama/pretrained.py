@@ -81,12 +81,13 @@ class Model:
                   beam.SearchConfig: num_beams, max_new_tokens, length_penalty, early_stopping; for both, fields of
                   generation.Rules: min_new_tokens, no_repeat_ngram_size, ...
 
-        The folder's generation_config.json decides what no option says; what it has that is not supported is a warning.
+        Options that are not given come from the folder's generation_config.json.  A warning names the values in it that
+        are not supported.
 
         Raises UserError if the model does not generate text or has no tokenizer, or if a prompt or option is invalid.
 
-        Of a prompt that is longer than max_position_embeddings, a decoder reads the last tokens; an encoder with
-        learned positions refuses it.
+        If a prompt is longer than max_position_embeddings, a decoder reads its last tokens, and an encoder with learned
+        positions refuses it.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if wrong := [prompt for prompt in prompts if not isinstance(prompt, str)]:
@@ -138,8 +139,7 @@ class Model:
         """Write config.json, model.safetensors and the tokenizer's files into the folder, in Hugging Face's format.
 
         The folder is created if necessary; each file is replaced atomically.  Files of another model's tokenizer are
-        deleted.  Raises UserError if the folder contains a run, is one of its checkpoints, or cannot
-        be written.
+        deleted.  Raises UserError if the folder contains a run, is one of its checkpoints, or cannot be written.
         """
         folder = Path(folder)
         if (folder / "checkpoints").exists():

@@ -202,14 +202,14 @@ def test_a_name_that_another_module_has_taken_is_refused(unregistered):
 
 @pytest.mark.usefixtures("unregistered")
 @pytest.mark.parametrize("forward", [lambda x: x, lambda x: (x, x), lambda x: (x, (), ()), lambda x: None])
-def test_a_forward_pass_that_returns_something_else_is_told_in_one_sentence(forward):
+def test_a_forward_pass_that_returns_something_else_is_refused_in_one_sentence(forward):
     with pytest.raises(TypeError, match=r"forward returned .*; return y, saved"):
         Op("x[D] -> y[D]", forward, quadruple_backward)(np.ones(3))
 
 
 @pytest.mark.usefixtures("unregistered")
 @pytest.mark.parametrize("backward", [lambda dy: dy, lambda dy: (), lambda dy: (dy,), lambda dy: None])
-def test_a_backward_pass_that_returns_something_else_is_told_in_one_sentence(backward):
+def test_a_backward_pass_that_returns_something_else_is_refused_in_one_sentence(backward):
     """An array alone would have been cut to its first rows."""
     y, back = Op("x[D], w[D] -> y[D]", lambda x, w: (x * w, ()), backward)(np.ones(3), np.ones(3))
     with pytest.raises(TypeError, match=r"backward returned .* for 2 inputs; return a tuple with one gradient for eac"):

@@ -12,12 +12,12 @@ SHARED = {"architectures": list[str], "id2label": dict, "label2id": dict}      #
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "an object"}
 MOST = 2**31                                                                # above every size, in magnitude
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
-OURS = "pyllama-"                                       # begins the model_type of what no transformers model computes
+OURS = "pyllama-"                                       # prefix of the model_type of models that transformers lacks
 Learns = Literal["next token", "masked tokens", "corrupted text"]
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """May a value from a JSON file stand for a field of this type?  True is not a number, and NaN is none."""
+    """May a value from a JSON file stand for a field of this type?  Neither True nor NaN is a number."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(fits(value, each) for each in arguments)

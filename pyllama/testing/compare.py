@@ -4,8 +4,8 @@ Backward computes dx = Jᵀ dy, where J is the Jacobian of forward at x.  So for
 
     <dy, J v> = <dx, v>
 
-slopes.py gives J v and a bound of its error.  What the two sides may differ by is derived, not chosen: that bound, and
-the rounding that EXACT stands for, or that neighboring inputs show where more digits cancel.
+slopes.py gives J v and a bound of its error.  The tolerance is that bound and rounding: EXACT or, where more digits
+cancel, as much as neighboring inputs show.
 """
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple

@@ -92,27 +92,27 @@ def expected(folder: Path) -> dict:
         z, _ = model.config.model.logits(np.array(ids), model.params, model.config, **types)
         return {"head": head, "ids": ids, "scores": [z[0].tolist()], "question": QUESTION, "context": CONTEXT}
     ids = [list(map(int, row)) for row in tokenizer.encode_batch(TEXTS, add_special_tokens=True)]
-    told: dict = {"head": head, "texts": TEXTS, "ids": ids}
+    case: dict = {"head": head, "texts": TEXTS, "ids": ids}
     if head == "seq2seq":
         labels = np.array([[5, 6, 7, model.config.eos_token_id]])
-        told["decoder"] = [model.config.decoder_start_token_id, *labels[0, :-1].tolist()]
-        told["scores"] = [model.logits([row], labels=labels)[0][0].tolist() for row in ids]
-        told["answers"] = model.generate(TEXTS, max_new_tokens=8)
+        case["decoder"] = [model.config.decoder_start_token_id, *labels[0, :-1].tolist()]
+        case["scores"] = [model.logits([row], labels=labels)[0][0].tolist() for row in ids]
+        case["answers"] = model.generate(TEXTS, max_new_tokens=8)
     else:
-        told["scores"] = [np.squeeze(model.logits([row])[0], axis=0).tolist() for row in ids]
+        case["scores"] = [np.squeeze(model.logits([row])[0], axis=0).tolist() for row in ids]
     if head == "lm":
-        told["answers"] = model.generate(TEXTS, max_new_tokens=8, do_sample=False)
+        case["answers"] = model.generate(TEXTS, max_new_tokens=8, do_sample=False)
     elif head == "classification":
         names = model.config.extra["id2label"]
-        told["answers"] = [names[str(int(np.argmax(z)))] for z in told["scores"]]
+        case["answers"] = [names[str(int(np.argmax(z)))] for z in case["scores"]]
     elif head == "tagging":
         names = model.config.extra["id2label"]
-        told["answers"] = [[names[str(i)] for i in np.argmax(z, axis=-1)] for z in told["scores"]]
-    return told
+        case["answers"] = [[names[str(i)] for i in np.argmax(z, axis=-1)] for z in case["scores"]]
+    return case
 
 
 def differences(got: dict, wanted: dict) -> list[str]:
-    """What differs between two results of expected(), in words."""
+    """The differences between two results of expected(), in words."""
     found = [f"{name}: {got.get(name)!r} is not {wanted[name]!r}" for name in ("ids", "answers")
              if name in wanted and got.get(name) != wanted[name]]
     for a, b in zip(got["scores"], wanted["scores"], strict=True):
