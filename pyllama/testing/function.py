@@ -49,7 +49,7 @@ def check_gradient(f: Callable, inputs: Sequence[Any], seed: int = 0) -> Agreeme
 
     f         called as ``y, back = f(*inputs)``; y is a floating array, a number or a tuple of these, and ``back(dy)``
               returns a gradient for each input: an array of its shape and precision, or None for an input of integers.
-              The gradient of a single input may stand alone.
+              The gradient of a single input may stand alone, unless the input is a list.
     inputs    arrays of any shape, or dicts and lists of arrays.  Floating ones are computed with as float64, unless f
               refuses that.  They stay as they are.
     seed      of dy and of the directions.
