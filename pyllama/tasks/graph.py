@@ -31,11 +31,12 @@ def writer(path):
 
     Raises UserError if the path's suffix is not in WRITERS, or the package that writes it is not installed.
     """
-    if path.suffix not in WRITERS:
+    suffix = path.suffix.lower()
+    if suffix not in WRITERS:
         raise UserError(f"cannot write {path}; its name must end in {', '.join(WRITERS)}")
-    write, *packages = WRITERS[path.suffix]
+    write, *packages = WRITERS[suffix]
     for package in packages:
-        optional(package, f"a {path.suffix} file")
+        optional(package, f"a {suffix} file")
     return lambda triples: (write(triples), shown(triples) if write is to_png else counted(len(triples)))
 
 
