@@ -1,4 +1,4 @@
-"""The commands extract and graph: triples from texts, and questions to them."""
+"""The commands extract and graph: triples from texts, and queries of them."""
 import itertools
 from collections import Counter
 from pathlib import Path
@@ -60,7 +60,7 @@ def extract(data: tuple[str, ...], tagger: Path, relations: Path, out: Path | No
 
 
 def graph(file: Path, query: str, /, limit: int = 100, out: Path | None = None) -> int:
-    """Ask a graph of triples by SPARQL, and print the answer as a table.
+    """Query a graph of triples with SPARQL, and print the answer as a table.
 
     The prefixes ent:, rel:, type: and rdfs: need no declaration:
     pyllama graph triples.ttl 'SELECT ?who ?where WHERE { ?who rel:Live_In ?where }'

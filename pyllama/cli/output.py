@@ -78,7 +78,7 @@ class Unwritable(OSError):
 
 
 class Output(io.TextIOWrapper):
-    """Standard output, whose errors are told from those of other files."""
+    """Standard output, whose errors are distinguished from those of other files."""
 
     def write(self, text: str) -> int:
         """Write the text.  Raises Unwritable; BrokenPipeError if the reader of a pipe has closed it."""

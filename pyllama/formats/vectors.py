@@ -147,7 +147,7 @@ def _text(path, file, width: int, number: int, lines: Sequence[bytes]) -> Iterat
 
 
 def _is_binary(head: bytes, width: int) -> bool:
-    """Are these the first bytes behind the first line of word2vec's binary file, and not a text?"""
+    """Are these the first bytes after the first line of word2vec's binary file, and not a text?"""
     line, end, _ = head.partition(b"\n")
     fields = line.rstrip().split(b" ")[1:]
     whole = fields if end else fields[:-1]                                          # the last may be cut

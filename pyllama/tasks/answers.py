@@ -1,4 +1,4 @@
-"""Answers beside the rows that they belong to: every column of the user's stays, and new ones come behind them."""
+"""Answers beside the rows that they belong to: every column of the user's stays, and new ones come after them."""
 import csv
 import io
 import json
@@ -13,7 +13,7 @@ Table = list[dict[str, Any]]
 
 
 class Answered(dict):
-    """The columns of a row of the file, and the new ones behind them.
+    """The columns of a row of the file, and the new ones after them.
 
     added    the new ones, under the names that they have where the file has no column of that name
     """
@@ -80,7 +80,7 @@ def tab_separated(table: Table) -> str:
 
 
 def word_columns(table: Table) -> str:
-    """A .conll: each word and its tag in a line, and an empty line behind each row.
+    """A .conll: each word and its tag in a line, and an empty line after each row.
 
     Raises UserError if the answers are not tags, or a word contains a tab or a line end.
     """

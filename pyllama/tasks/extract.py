@@ -16,7 +16,7 @@ from pyllama.tasks.rows import Row
 from pyllama.tasks.task import Task, Trained
 
 AT_ONCE = 64                                                # documents, and pairs, that are answered together
-NEXT = 20                                                   # entities behind one that it is paired with, in a sentence
+NEXT = 20                                                   # entities after one that it is paired with, in a sentence
 # The end of a sentence: a full stop with its closing quotes, before white space, or of Chinese; an empty line
 END = re.compile("[.!?…]+[\"'”’»)\\]]*(?=\\s|\\Z)|[。！？]+[”’」』）]*|\\n\\s*\\n")
 ABBREVIATIONS = frozenset(["mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "no", "fig", "gen", "col", "sen",
@@ -48,7 +48,7 @@ def reader(tagger: tuple[Task, Trained, Any], relation: tuple[Task, Trained, Any
 def sentences(text: str) -> Iterator[tuple[int, int]]:
     """(first, past) character of each sentence, without white space around it.
 
-    A full stop behind an abbreviation or a single capital, or before a small letter, ends none.
+    A full stop after an abbreviation or a single capital, or before a small letter, does not end one.
 
     >>> from pyllama.tasks.extract import sentences
     >>> text = "Mr. J. Lee left.  He is in Maine!"
@@ -80,14 +80,14 @@ def without_marks(text: str) -> str:
 
 
 class Found(NamedTuple):
-    """What extracted() found in some documents."""
+    """The result of extracted() for some documents."""
     triples: list[Triple]
     counts: Counter                                         # of documents, sentences, entities and pairs, and of
                                                             # pairs that are too far apart for the model
 
 
 def extracted(documents: Iterable[tuple[str, str]], models: Reader, min_score: float = 0.0) -> Iterator[Found]:
-    """What is found in every AT_ONCE documents, which are (name, text).  An entity is paired with the NEXT ones of its
+    """The triples in every AT_ONCE documents, which are (name, text).  An entity is paired with the NEXT ones of its
     sentence, because all pairs of a long list would be too many.
 
     min_score    leave out relations whose probability is lower

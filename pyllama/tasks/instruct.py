@@ -48,7 +48,7 @@ def prompt(values: dict, template: dict[str, str] = chat.TEMPLATE) -> str:
 def prompts(rows, trained):
     """(ids [T], learned [T]) of each row's prompt, with the start token first if there is one.
 
-    learned    bool: the responses in a conversation, each with an end token behind it
+    learned    bool: the responses in a conversation, each with an end token after it
     """
     template = trained.entry.get("template", chat.TEMPLATE)
     start = trained.tokenizer.bos_id if trained.config.bos_token_id is None else trained.config.bos_token_id

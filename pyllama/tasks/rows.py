@@ -86,8 +86,8 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
             bad.append(f"{place}: {error}")
             continue
         rows.append(row)
-        told, kept = by_name[names[-1]], row.values.get(names[-1])
-        stripped += isinstance(told, str) and told != kept == told.strip()
+        written, kept = by_name[names[-1]], row.values.get(names[-1])
+        stripped += isinstance(written, str) and written != kept == written.strip()
     if not rows:
         raise UserError(f"{source.data} has no valid row; give a file with {', '.join(asked.values())}")
     synonyms = {column: asked[name] for columns in columns_in.values() for name, column in columns.items()

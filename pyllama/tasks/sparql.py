@@ -1,4 +1,4 @@
-"""Ask a graph of triples by SPARQL, through rdflib.  Nothing is fetched from the network."""
+"""Query a graph of triples with SPARQL, through rdflib.  Nothing is fetched from the network."""
 import itertools
 import re
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ def load(path: Path) -> Any:
     """The rdflib graph in a .ttl or .nt file.  Raises UserError if it cannot be read."""
     rdflib = optional("rdflib", "the command graph")
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"{path} is not a graph that can be asked; give a file with the ending {' or '.join(FORMATS)}, "
-                        f"such as one written by `pyllama extract`")
+        raise UserError(f"{path} is not a graph that can be queried; give a file with the ending "
+                        f"{' or '.join(FORMATS)}, such as one written by `pyllama extract`")
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -54,7 +54,7 @@ def ask(graph: Any, query: str) -> Answer:
         raise UserError("the query is nested too deeply; simplify it") from None
     except Exception as error:                              # its parser and its translation raise their own
         reason = " ".join(str(error).split())
-        raise UserError(f"the query is not SPARQL that can be asked: {reason[:200]}; write it as in 'SELECT ?who WHERE "
+        raise UserError(f"this is not a valid SPARQL query: {reason[:200]}; write it as in 'SELECT ?who WHERE "
                         f"{{ ?who rel:Live_In ?where }}'") from None
     if prepared.algebra.datasetClause or "ServiceGraphPattern" in set(parts(prepared.algebra)):
         raise UserError("the query names other graphs (FROM or SERVICE), which would be fetched from the network; "

@@ -27,7 +27,7 @@ from pyllama.tasks.tag_files import (
     READERS,
     SPAN_TAG,
     are_spans,
-    parted,
+    split_tag,
     unpacked,
 )
 from pyllama.tasks.task import Task, labels_of, number_of
@@ -64,7 +64,7 @@ def labels(rows):
         if len(names) < 2:
             raise UserError(f"every word has the tag {next(iter(names))!r}; give rows with at least 2 tags")
         return sorted(names)
-    kinds = sorted({parted(tag)[1] for tag in names - {OUTSIDE}})
+    kinds = sorted({split_tag(tag)[1] for tag in names - {OUTSIDE}})
     if not kinds:
         raise UserError("no word is part of an entity, all have the tag O; give rows with entities")
     return [OUTSIDE, *(f"{letter}-{kind}" for kind in kinds for letter in "BI")]
@@ -72,7 +72,7 @@ def labels(rows):
 
 def inside(tag: str) -> str:
     """The tag of the next token in the same span."""
-    letter, kind = parted(tag)
+    letter, kind = split_tag(tag)
     return tag if letter == OUTSIDE else f"I-{kind}"
 
 
@@ -187,7 +187,7 @@ def tagging(values, characters, z, names) -> Tagging:
         tag = names[z[token].argmax()] if token >= 0 else OUTSIDE if spans else names[0]
         shared = word and token >= 0 and token == firsts[word - 1]
         tags.append(inside(tag) if shared and spans else tag)
-    if spans and {parted(name)[0] for name in names} != {OUTSIDE, "B", "I"}:
+    if spans and {split_tag(name)[0] for name in names} != {OUTSIDE, "B", "I"}:
         tags = as_bio(tags)
     entities = []
     for label, first, past in (spans_of if spans else word_spans_of)(tags):
@@ -238,7 +238,7 @@ def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     spans: list[tuple[str, int, int]] = []
     before = OUTSIDE, ""
     for word, tag in enumerate(tags):
-        letter, label = parted(tag)
+        letter, label = split_tag(tag)
         ends_before = before[0] in ("E", "S", OUTSIDE) or before[1] != label
         if letter != OUTSIDE and (letter in ("B", "S") or ends_before):
             spans.append((label, word, word + 1))

@@ -49,7 +49,7 @@ class BadTag(BadRow):
 
 # Schemes
 
-def parted(tag: str) -> tuple[str, str]:
+def split_tag(tag: str) -> tuple[str, str]:
     """(B, I, E, S or O; the label) of a tag."""
     letter, _, label = tag.partition("-")
     return BILOU.get(letter, letter), label
@@ -67,7 +67,7 @@ def scheme_of(sequences: Sequence[Sequence[str]]) -> str:
     if any(tag[:2] in ("E-", "S-", "L-", "U-") for tags in sequences for tag in tags):
         return "BIOES"
     begins = Counter(letter for tags in sequences for (_, before), (letter, label) in
-                     pairwise(map(parted, [OUTSIDE, *tags])) if letter != OUTSIDE and before != label)
+                     pairwise(map(split_tag, [OUTSIDE, *tags])) if letter != OUTSIDE and before != label)
     return "IOB1" if begins["I"] > begins["B"] else "BIO"
 
 
@@ -77,8 +77,8 @@ def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
     for number, tag in enumerate(tags):
         if not SPAN_TAG.fullmatch(tag):
             raise BadTag(number, f"the tag {tag!r} is not O, B-NAME or I-NAME")
-        (before, label_before), (letter, label) = parted(tags[number - 1] if number else OUTSIDE), parted(tag)
-        after, label_after = parted(tags[number + 1] if number + 1 < len(tags) else OUTSIDE)
+        (before, label_before), (letter, label) = split_tag(tags[number - 1] if number else OUTSIDE), split_tag(tag)
+        after, label_after = split_tag(tags[number + 1] if number + 1 < len(tags) else OUTSIDE)
         continues = before in ("B", "I") and label_before == label
         if broken := broken_rule(scheme, letter, before in ("B", "I", "E", "S") and label_before == label, continues,
                                  after in ("I", "E") and label_after == label):

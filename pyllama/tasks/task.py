@@ -22,7 +22,7 @@ class Trained(NamedTuple):
 
     @property
     def entry(self) -> dict:
-        """What the training stored in config.json's "task"."""
+        """The entry "task" of config.json, which the training stored."""
         return self.config.extra.get("task", {})
 
 

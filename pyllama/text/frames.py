@@ -9,7 +9,7 @@ WORD = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))     # any
 
 
 def around(rust: tokenizers.Tokenizer, texts: int = 1) -> list[list[int]]:
-    """The ids that the post-processor puts before a text and behind it; of two texts, also between them."""
+    """The ids that the post-processor puts before a text and after it; of two texts, also between them."""
     word = WORD.encode("a")
     whole = rust.post_process(word, word if texts == 2 else None)
     text_of = [-1 if text is None else text for text in whole.sequence_ids]
@@ -18,7 +18,7 @@ def around(rust: tokenizers.Tokenizer, texts: int = 1) -> list[list[int]]:
 
 
 def framed(rust: tokenizers.Tokenizer, first: str | None, last: str | None) -> tokenizers.Tokenizer:
-    """A tokenizer that puts the token `first` before a text and `last` behind each text of a pair.
+    """A tokenizer that puts the token `first` before a text and `last` after each text of a pair.
 
     Of its post-processor it keeps what changes the positions of tokens, and replaces what adds tokens.  Without one, a
     byte-level token has the positions of its characters without the space before them, as in GPT-2.

@@ -24,7 +24,7 @@ SPACE = "▁"
 
 
 class Parts(NamedTuple):
-    """What a model file says."""
+    """The contents of a model file."""
     pieces: list[tuple[str, float, int]]                    # (text, score, type), by id
     trainer: dict[int, Any]
     normalizer: dict[int, Any]

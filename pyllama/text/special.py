@@ -30,9 +30,9 @@ def separate_words(texts: Iterable[str], vocab_size: int, marks: Sequence[str] =
 
 
 def framed(tokenizer: Tokenizer, end: bool = True) -> Tokenizer:
-    """The tokenizer with a post-processor that puts the start token before a text and the end token behind it.
+    """The tokenizer with a post-processor that puts the start token before a text and the end token after it.
 
-    A pair of texts has the end token behind each.  A tokenizer that is bare, adds special tokens to a text already, or
+    A pair of texts has the end token after each.  A tokenizer that is bare, adds special tokens to a text already, or
     has none to add, is returned as it is.  transformers reads the post-processor too, so both encode texts alike, and
     the characters of a byte-level token are those without its space.
 
@@ -45,7 +45,7 @@ def framed(tokenizer: Tokenizer, end: bool = True) -> Tokenizer:
 
 
 def around(tokenizer: Tokenizer, texts: int = 1) -> list[list[int]]:
-    """The ids that the post-processor puts before a text and behind it; of two texts, also between them.
+    """The ids that the post-processor puts before a text and after it; of two texts, also between them.
 
     >>> from pyllama.text import special
     >>> tokenizer = special.framed(special.byte_pairs(["text"], 300))
@@ -63,7 +63,7 @@ class Frame(NamedTuple):
 
 
 def frame(tokenizer: Tokenizer) -> Frame:
-    """The frame of documents: what the post-processor adds to a text, or else the end token behind it.
+    """The frame of documents: what the post-processor adds to a text, or else the end token after it.
 
     Without either, a line break separates the documents, if the tokenizer knows it.
     """
@@ -111,7 +111,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None = 
 
 
 def prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text to continue: with the special tokens that come before a text, without those behind it.
+    """The ids of a text to continue: with the special tokens that come before a text, without those after it.
 
     Special tokens that the text spells, such as <|im_start|>, are these tokens, as in transformers.
     """

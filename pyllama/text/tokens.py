@@ -204,7 +204,7 @@ def width_of(path: Path, vocab_size: int | None) -> np.dtype:
     """The type of the ids in a file without a header: uint16, as nanoGPT writes them, or uint32.
 
     A vocabulary of more than 2¹⁶ tokens does not fit uint16.  Ids of a smaller one, written as uint32, have a zero
-    behind each id, which no text has.  Raises UserError for ids of 64 bits.
+    after each id, which no text has.  Raises UserError for ids of 64 bits.
     """
     begin = np.fromfile(path, np.uint8, SAMPLE)
     size = path.stat().st_size
