@@ -4,10 +4,12 @@ import math
 import os
 import re
 import signal
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from pyllama.cli.display import interruptible
 from pyllama.cli.main import main
 from pyllama.cli.output import console
 from pyllama.models import llama
@@ -202,6 +204,15 @@ def test_a_signal_stops_an_evaluation_between_two_batches(tmp_path, monkeypatch,
     assert main(["resume", str(tmp_path / "cut")]) == 0
     assert main([*commands[kind], "--out_dir", str(tmp_path / "whole")]) == 0
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("reentrant call inside <_io.BufferedWriter>")])
+def test_a_signal_whose_message_cannot_be_printed_stops_all_the_same(monkeypatch, error):
+    calls = []
+    monkeypatch.setattr(console, "print", mock.Mock(side_effect=error))
+    with interruptible(lambda: calls.append("stop")) as signals:
+        signal.raise_signal(signal.SIGTERM)
+    assert (signals, calls) == ([signal.SIGTERM], ["stop"])
 
 
 def test_nohup_keeps_a_run_going(tmp_path, commands, monkeypatch, capsys):

@@ -72,7 +72,7 @@ def interruptible(stop: Callable[[], None]) -> Iterator[list[int]]:
             raise KeyboardInterrupt(number)
         signals.append(number)
         stop()
-        with contextlib.suppress(OSError):                  # the terminal may be gone
+        with contextlib.suppress(OSError, RuntimeError):    # the terminal may be gone, or a write be interrupted
             console.print("stopping after this step and saving; press Ctrl-C again to stop at once")
         console.quiet = console.quiet or number not in (signal.SIGINT, signal.SIGTERM)
 
