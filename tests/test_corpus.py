@@ -270,9 +270,10 @@ def test_a_folder_of_capital_endings_is_read(tmp_path):
 
 
 def test_a_quoted_cell_may_span_lines_and_a_tab_separated_one_keeps_its_quotes(tmp_path):
-    (tmp_path / "a.csv").write_text('text,n\n"a ""quoted""\nline, with a comma",1\n')
+    (tmp_path / "a.csv").write_text('text,n\n"a ""quoted""\nline, with a comma",1\nb,2\n')
     (tmp_path / "a.tsv").write_text('text\tn\na "quoted\t1\n')
-    assert texts(tmp_path / "a.csv") == ['a "quoted"\nline, with a comma']
+    assert list(documents(tmp_path / "a.csv")) == [(f"{tmp_path}/a.csv line 2", 'a "quoted"\nline, with a comma'),
+                                                   (f"{tmp_path}/a.csv line 4", "b")]
     assert texts(tmp_path / "a.tsv") == ['a "quoted']
 
 

@@ -61,12 +61,13 @@ def table(path: Path, chunks: Iterable[str], field: str, **dialect: Any) -> Iter
         if field and field not in names:
             raise UserError(f"{path} has no column {field!r}; its first line names {', '.join(names) or 'none'}; name "
                             f"the column that has the text with field, or {AS_TEXT}")
+        place = f"{path} line {reader.line_num + 1}"
         for cells in reader:
             if field and cells and len(cells) != len(names):        # of an unquoted comma, the text would be cut there
-                raise UserError(f"{path} line {reader.line_num} has {len(cells)} columns instead of {len(names)}; fix "
-                                f"it, or {AS_TEXT}")
+                raise UserError(f"{place} has {len(cells)} columns instead of {len(names)}; fix it, or {AS_TEXT}")
             chosen = cells if not field else cells[names.index(field):][:1]
-            yield from ((f"{path} line {reader.line_num}", cell) for cell in chosen)
+            yield from ((place, cell) for cell in chosen)
+            place = f"{path} line {reader.line_num + 1}"
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num}: {error}; fix the quotes, or {AS_TEXT}") from None
 
