@@ -20,7 +20,7 @@ from pyllama.testing.slopes import EXACT
 PACKAGES = {
     "tokenizers": "", "matplotlib": "pyllama plot", "tensorboardX": "train --tensorboard",
     "sacrebleu": "the task translate", "rouge_score": "the task summarize",
-    "networkx": "predict --export x.graphml or x.png", "rdflib": "predict --export x.ttl", "hypothesis": "the tests"}
+    "networkx": "graphs as .graphml or .png", "rdflib": "graph, and graphs as .ttl", "hypothesis": "the tests"}
 
 
 def ops(names: tuple[str, ...] = (), /) -> int:
