@@ -14,7 +14,7 @@ from pyllama.tasks import scores
 from pyllama.text import special
 from tests.test_pretrained import folder
 
-TOKENIZER = special.byte_pairs(["a fine film", "a dull film"] * 9, 300)
+TOKENIZER = special.framed(special.byte_pairs(["a fine film", "a dull film"] * 9, 300))
 TEXTS = ["a fine film", "a dull film", "film"]
 
 
