@@ -90,7 +90,8 @@ def test_a_pair_has_many_names(tmp_path, content, fields):
 @pytest.mark.parametrize("family", classify.task.models())
 def test_every_model_that_classifies_learns_pairs(family, tmp_path, capsys):
     """One step, by the command; then its answers, to rows under other names and without a label, and in Python."""
-    data = written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, PAIRS)))
+    single = {"premise": "a cat", "hypothesis": "", "label": "other"}
+    data = written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, [single, *PAIRS])))
     run = tmp_path / "run"
     assert main(["finetune", "--task", "classify", "--model", family, "--data", str(data), "--out_dir", str(run),
                  "--max_steps", "1", "--vocab_size", "300", "--shards", "1", "--max_length", "12"]) == 0

@@ -193,7 +193,7 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         extra |= {"id2label": {str(i): name for i, name in enumerate(scores)},
                   "label2id": {name: i for i, name in enumerate(scores)}} if scores else {}
         entry = {"name": task.name, "fields": list(source.fields), "max_length": longest, "class_weights": weights,
-                 "pairs": "text_pair" in rows[0].values, **task.stored}
+                 "pairs": any("text_pair" in row.values for row in rows), **task.stored}
         return replace(config, **changes, extra={**extra, "task": entry})
 
     if model is None and setup.model not in MODELS and Path(setup.model).exists():
