@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 
 from pyllama.errors import UserError
+from pyllama.tasks.columns import listed
 from pyllama.tasks.rows import Row
 from pyllama.tasks.scores import problem_of
 from pyllama.tasks.task import Task, labels_of
@@ -23,7 +24,7 @@ def with_names(task: Task, rows: Sequence[Row], config) -> Sequence[Row]:
             return label
         if label.isdecimal() and int(label) < len(names):
             return names[int(label)]
-        raise UserError(f"{row.place} has the label {label!r}, but the model has the classes {', '.join(names[:9])}"
-                        f"{', ...' * (len(names) > 9)}; give their names or their numbers")
+        raise UserError(f"{row.place} has the label {label!r}, but the model has the classes {listed(names)}; give "
+                        f"their names or their numbers")
 
     return [row._replace(values={**row.values, "label": name_of(row)}) for row in rows]

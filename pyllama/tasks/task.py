@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pyllama import models
 from pyllama.errors import UserError
+from pyllama.tasks.columns import listed
 from pyllama.tasks.rows import BadRow, Reader, Row, Source, read, texts_of
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
@@ -183,8 +184,8 @@ def number_of(label: str, config) -> int:
     if label in whole:                                      # rows of a run of 0.1.0 may have both "good" and "good "
         return whole.index(label)
     if label not in names:
-        raise UserError(f"the model has the classes {', '.join(names[:9])}{', ...' * (len(names) > 9)}, but not "
-                        f"{label!r}; train it on rows with this class")
+        raise UserError(f"the model has the classes {listed(names)}, but not {label!r}; train it on rows with this "
+                        f"class")
     return names.index(label)
 
 
