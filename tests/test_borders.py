@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as Rust
 from pyllama.text import borders
 from pyllama.text import tokenizer as module
 from pyllama.text.tokenizer import Tokenizer
+from pyllama.training import text_run
 
 SAMPLE = ["the cat sat on the mat", "a rat  ran\naway é 漢字 the cats", "x\n\ny the  the"] * 4
 
@@ -89,3 +90,45 @@ def across_spaces():
 @pytest.mark.parametrize("made", [crossing, across_spaces, lambda: unigram("never"), lambda: llama(ignore_merges=True)])
 def test_nothing_is_cut_where_a_token_may_cross(made):
     assert borders.border(made()) is None
+
+
+@given(st.lists(st.lists(st.sampled_from([*PARTS, "\t", "\u00a0", "\u3000", "'s", "!\x1c"]), max_size=30).map("".join)))
+def test_words_are_learned_from_pieces_as_from_the_whole(texts):
+    before = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    parts = list(borders.pieces((f"{text} " for text in texts), 1))
+    assert "".join(parts) == "".join(f"{text} " for text in texts)
+    cut = [word for part in borders.pieces(texts, 20) for word, _ in before.pre_tokenize_str(part)]
+    assert cut == [word for text in texts for word, _ in before.pre_tokenize_str(text)]
+
+
+def test_every_piece_is_bounded_even_without_white_space():
+    text = "the cat. " * 40 + "漢" * 1000
+    parts = list(borders.pieces([text], 10))
+    assert "".join(parts) == text
+    assert max(map(len, parts)) == 40
+    assert all(part.startswith(" ") for part in parts[1:27])
+
+
+def test_a_vocabulary_is_that_of_the_uncut_text():
+    def learned(least):
+        with mock.patch.object(borders.pieces, "__defaults__", (least,)):
+            return Tokenizer.byte_pairs(SAMPLE, 290).hash
+    assert learned(10) == learned(2**30)
+
+
+def test_a_sample_is_spread_evenly_over_the_texts():
+    texts = ["".join(f" {number:03}" for number in range(start, start + 100)) for start in (0, 100)]
+    assert "".join(borders.spread(texts, 800, 800, 4)) == "".join(texts)
+    taken = "".join(borders.spread(texts, 800, 200, 4)).split()
+    assert taken == [f"{number:03}" for number in range(0, 200, 4)]
+
+
+def test_byte_pairs_of_a_large_text_are_learned_from_a_sample_and_it_is_said(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("the cat sat " * 4000 + "on the mat " * 4000)
+    text, notes = text_run.Text((str(tmp_path / "a.txt"),), "bpe", 300), []
+    whole = text_run.make_tokenizer(text, False, notes.append)
+    assert notes == []
+    monkeypatch.setattr(text_run, "SAMPLE", 50_000)
+    assert text_run.make_tokenizer(text, False, notes.append).vocab_size == whole.vocab_size
+    assert notes == ["the text has 92,000 characters: byte pairs are learned from 50,000 of them, spread evenly over "
+                     "it"]

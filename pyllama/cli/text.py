@@ -122,7 +122,7 @@ def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
                             f"them")
     else:
         with_mask = objectives.needs_mask(shape.objective[1])
-        tokenizer, tree = text_run.make_tokenizer(text, with_mask), None
+        tokenizer, tree = text_run.make_tokenizer(text, with_mask, console.print), None
         if with_mask:
             objectives.require_mask(shape.model, tokenizer)
         config = shape.config(settings.block_size, tokenizer)

@@ -5,6 +5,7 @@ depends on the tokenizer, and for one that is not described here nothing is sure
 """
 import json
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tokenizers
@@ -12,10 +13,12 @@ import tokenizers
 # A part ends where a match starts, and the next begins where it ends.
 BEFORE_LINE_BREAK = re.compile(r"(?<=\S)(?=\n)")            # GPT-2's pattern starts a word there
 BETWEEN_LINES = re.compile(r"(?<=[^\W_])(?=\n[^\W_])")
+AT_WORD_END = re.compile(r"(?<=\S)(?=[ \n])")              # in every splitter into words with at most leading space
 AT_SPACE = re.compile(r"(?<=[^\W_]) (?=[^\W_])")            # left out, because a space is put before each part
 
 WHITE_SPACE = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}        # they end words at white space
 BY_CHARACTER = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
+LEAST, MOST = 2**14, 4                                      # characters of a piece: LEAST to MOST · LEAST
 SPACES = ({"String": " "}, {"Regex": " {2,}"})              # patterns that Replace may have
 
 
@@ -65,3 +68,29 @@ def cut(text: str, border: re.Pattern, least: int) -> list[str]:
         parts.append(text[start:found.start()])
         start = found.end()
     return [*parts, text[start:]]
+
+
+def pieces(texts: Iterable[str], least: int = LEAST) -> Iterator[str]:
+    """Cut texts at ends of words into pieces of `least` to MOST · least characters, to learn words from them.
+
+    Only a run without white space that is longer than the largest piece is cut elsewhere.
+    """
+    for text in texts:
+        start = 0
+        while len(text) - start > least:
+            end = start + MOST * least
+            found = AT_WORD_END.search(text, start + least, end)
+            stop = found.start() if found else end
+            yield text[start:stop]
+            start = stop
+        yield text[start:]
+
+
+def spread(texts: Iterable[str], total: int, most: int, least: int = LEAST) -> Iterator[str]:
+    """Yield pieces of texts of `total` characters, about `most` of them, spread evenly; all if there are no more."""
+    done = taken = 0
+    for piece in pieces(texts, least):
+        if taken * total <= done * most:
+            taken += len(piece)
+            yield piece
+        done += len(piece)

@@ -93,7 +93,7 @@ class Tokenizer:
         rust.pre_tokenizer = words if not splits else pre_tokenizers.Sequence(
             [*(pre_tokenizers.Split(tokenizers.Regex(regex), behavior) for regex, behavior in splits), words])
         rust.decoder = decoders.ByteLevel()
-        rust.train_from_iterator(texts, trainers.BpeTrainer(
+        rust.train_from_iterator(borders.pieces(texts), trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=list(special), show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
         return cls(rust)
@@ -107,7 +107,7 @@ class Tokenizer:
         """
         rust = tokenizers.Tokenizer(models.WordLevel(unk_token=unknown))
         rust.pre_tokenizer = pre_tokenizers.Whitespace()
-        rust.train_from_iterator(texts, trainers.WordLevelTrainer(
+        rust.train_from_iterator(borders.pieces(texts), trainers.WordLevelTrainer(
             vocab_size=vocab_size, special_tokens=[*special, unknown], show_progress=False))
         return cls(rust)
 

@@ -1,11 +1,12 @@
 """A training run on text: start one with a model, or resume one from its folder."""
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pyllama.errors import UserError, check_choices
-from pyllama.text import corpus, special
+from pyllama.text import borders, corpus, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare, split, token_file
 from pyllama.training import objectives
@@ -15,6 +16,7 @@ from pyllama.training.parallel import Communicator, first_alone
 from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, changed_since, from_stored, resumed
 
 LEARNED = ("char", "byte", "bpe")                           # tokenizers that need no file
+SAMPLE = 2**24                                              # characters that byte pairs are learned from, at most
 
 
 @dataclass(frozen=True)
@@ -37,23 +39,40 @@ class Text:
         return Path(self.data[0]).resolve() if len(self.data) == 1 and self.data[0].endswith(".bin") else None
 
 
-def make_tokenizer(text: Text, with_mask: bool) -> Tokenizer:
+def make_tokenizer(text: Text, with_mask: bool, say: Callable[[str], object] = warnings.warn
+                   ) -> Tokenizer:
     """Make or load the tokenizer that text.tokenizer names.
 
     with_mask   add a mask token to one of byte pairs
+    say         takes a note if byte pairs are learned from a sample of the text: see sample()
     """
     if text.tokenizer in ("char", "bpe") and text.token_file:
         raise UserError("a .bin has tokens, not text to learn a tokenizer from; set tokenizer to a tokenizer.json")
     if text.tokenizer == "byte":
         return Tokenizer.bytes()
-    documents = (document for _, document in corpus.documents(text.data, text.field))
     if text.tokenizer == "char":
-        return Tokenizer.characters("".join(set().union(*documents)))
+        found: set[str] = set()
+        for document in documents(text):
+            found.update(document)
+        return Tokenizer.characters("".join(found))
     if text.tokenizer == "bpe" and with_mask:
-        return special.framed(special.byte_pairs(documents, text.vocab_size, [special.MASK]))
+        return special.framed(special.byte_pairs(sample(text, say), text.vocab_size, [special.MASK]))
     if text.tokenizer == "bpe":
-        return Tokenizer.byte_pairs(documents, text.vocab_size)
+        return Tokenizer.byte_pairs(sample(text, say), text.vocab_size)
     return Tokenizer.load(text.tokenizer)
+
+
+def documents(text: Text) -> Iterator[str]:
+    """The documents, without their names."""
+    return (document for _, document in corpus.documents(text.data, text.field))
+
+
+def sample(text: Text, say: Callable[[str], object]) -> Iterator[str]:
+    """The text to learn byte pairs from: all of it, or SAMPLE characters that are spread evenly over it."""
+    total = sum(map(len, documents(text)))
+    if total > SAMPLE:
+        say(f"the text has {total:,} characters: byte pairs are learned from {SAMPLE:,} of them, spread evenly over it")
+    return borders.spread(documents(text), total, SAMPLE)
 
 
 def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, settings: Settings, policy: RunPolicy, *,
