@@ -157,10 +157,16 @@ def read_json(path) -> Any:
 
 # Reading what others wrote
 
+BEGIN = 512                                             # bytes that show what a file is
 RATIO, LEAST = 200, 2**28                               # a compressed file may hold this many times its size, or LEAST
 OTHERS = {b"BZh": "bzip2: unpack it with bunzip2", b"\xfd7zXZ": "xz: unpack it with unxz",
           b"\x28\xb5\x2f\xfd": "Zstandard: unpack it with unzstd", b"7z\xbc\xaf": "7-Zip: unpack it",
-          b"%PDF": "PDF: save its text as .txt", b"\x93NUMPY": "an array of NumPy: write it as text",
+          b"%PDF": "PDF: save its text as .txt", b"PAR1": "Parquet: write its rows as .jsonl",
+          b"\x93NUMPY": "an array of NumPy: write vectors as text, and token ids with "
+                       "array.astype('uint16').tofile(FILE)",
+          b"ARROW1": "Arrow: write its rows as .jsonl", b"\x89HDF": "HDF5: write its texts as .txt or .jsonl",
+          b"SQLite format 3": "a database of SQLite: write its rows as .csv",
+          b"GGUF": "GGUF, which holds weights: give a text",
           b"\x80\x04": "a pickle: convert it with the program that wrote it"}
 
 
@@ -177,21 +183,38 @@ def opened(path: str | Path) -> Iterator[tuple[io.BufferedReader, str]]:
     with contextlib.ExitStack() as stack:
         raw: Any = stack.enter_context(path.open("rb") if path.is_file() else
                                        io.BufferedReader(io.BytesIO(piped(path))))     # type: ignore[arg-type]
-        begin = raw.read(8)
+        begin = raw.read(BEGIN)
         size = raw.seek(0, os.SEEK_END)
         raw.seek(0)
         limit = max(RATIO * size, LEAST)
-        if kind := next((kind for magic, kind in OTHERS.items() if begin.startswith(magic)), None):
-            raise UserError(f"{path} is {kind}")
+        refuse_others(path, begin, "is")
         if begin.startswith(b"\x1f\x8b"):
             packed = stack.enter_context(gzip.GzipFile(fileobj=raw))
             name = path.stem if path.suffix.lower() == ".gz" else path.name
-            yield io.BufferedReader(Unpacked(path, packed, limit)), name
+            yield text_in(path, packed, limit), name
         elif begin.startswith(b"PK\x03\x04"):
             inside = stack.enter_context(only_file(path, raw))
-            yield io.BufferedReader(Unpacked(path, inside, limit)), inside.name
+            yield text_in(path, inside, limit), inside.name
         else:
             yield raw, path.name
+
+
+def refuse_others(path: Path, begin: bytes, verb: str) -> None:
+    """Raise UserError if a file that begins so is an archive, or another format than text.  verb: "is" or "holds"."""
+    kind = next((kind for magic, kind in OTHERS.items() if begin.startswith(magic)), None)
+    if begin[257:262] == b"ustar":
+        kind = "a tar archive: unpack it with `tar -xf` and give its files"
+    if begin[7:10] == b'\0{"':                                  # behind the size of the header in 8 bytes
+        kind = "safetensors, which holds weights: give a text"
+    if kind:
+        raise UserError(f"{path} {verb} {kind}")
+
+
+def text_in(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> io.BufferedReader:
+    """The content of a compressed file: see Unpacked.  Raises UserError if it is another archive, or no text."""
+    reader: Any = io.BufferedReader(Unpacked(path, file, limit))
+    refuse_others(path, reader.peek(BEGIN), "holds")
+    return reader
 
 
 @functools.cache

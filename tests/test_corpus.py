@@ -3,6 +3,7 @@ import gzip
 import io
 import json
 import os
+import tarfile
 import threading
 import zipfile
 from unittest import mock
@@ -153,6 +154,11 @@ def test_python_brings_its_language_reference():
     (b"ab\nc\xe9d\n", r"is not UTF-8 at byte 4 \(line 2\)"),
     (b"abc\n\xe6\xbc", r"is not UTF-8 at byte 4 \(line 2\)"),              # cut within a character
     ("\ufeffa".encode("utf-16-le"), r"is not UTF-8 at byte 0 \(line 1\)"),
+    (b"ab\nc\nd\0e", r"has a zero character \(NUL\) in line 3, .*; save it as UTF-8"),
+    ("ab".encode("utf-16-le"), r"has a zero character \(NUL\) in line 1, so it is UTF-16 or not text"),
+    (b"PAR1\x15\x04", "is Parquet: write its rows as .jsonl"),
+    (b"\x93NUMPY\x01\0", r"is an array of NumPy: .* token ids with array\.astype\('uint16'\)\.tofile\(FILE\)"),
+    (b'\x40\0\0\0\0\0\0\0{"a":{}}', "is safetensors, which holds weights"),
     (b"\x89PNG\r\n", r"is not UTF-8 at byte 0 \(line 1\)"),
 ])
 @pytest.mark.parametrize("chunk", [1, 2**24])
@@ -161,6 +167,20 @@ def test_a_text_file_that_is_none_is_named(content, said, chunk, tmp_path, monke
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(UserError, match=rf"bad\.txt {said}"):
         texts(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz", "a.zip"])
+def test_a_tar_archive_is_never_read_as_text(name, tmp_path):
+    (tmp_path / "a.txt").write_text("text\n" * 99)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.txt", "a.txt")
+    raw = (tmp_path / "a.tar").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.tar", raw)
+    for path in (tmp_path / "a.tar.gz", tmp_path / "a.tgz"):
+        path.write_bytes(gzip.compress(raw))
+    with pytest.raises(UserError, match=rf"{name} (is|holds) a tar archive: unpack it with `tar -xf`"):
+        texts(tmp_path / name)
 
 
 @pytest.mark.parametrize(("line", "said"), [
@@ -255,6 +275,12 @@ def test_records_give_their_texts_whatever_the_case_of_the_ending(name, tmp_path
     assert texts(tmp_path / name) == ["one", "two"]
     with pytest.raises(UserError, match=r"field 'body'|column 'body'"):
         texts(tmp_path / name, field="body")
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "**/*.ndjson"])
+def test_records_in_a_folder_or_of_a_pattern_are_records(pattern, tmp_path):
+    (tmp_path / "a.ndjson").write_text(RECORDS["a.ndjson"])
+    assert texts(tmp_path / pattern) == ["one", "two"]
 
 
 def test_without_a_field_every_text_of_a_record_is_a_document(tmp_path):

@@ -285,7 +285,7 @@ def test_the_binary_files_of_word2vec_are_read(folder, pack, end, data):
     (binary(WORDS, ROWS) + b"more", "has more than the 3 words that it announces; fetch it again"),
     (binary(WORDS, ROWS + np.float32(np.inf)), "word 1 has 'inf', which is not a finite float32 number; fix or remove"),
     ((793712314).to_bytes(4, "little") + bytes(99), "is a model of fastText with its subwords; give the .vec file b"),
-    (b"\x93NUMPY\x01\x00", "is an array of NumPy: write it as text"),
+    (b"\x93NUMPY\x01\x00", "is an array of NumPy: write vectors as text"),
     (b"\x80\x04\x95", "is a pickle: convert it with the program that wrote it"),
     (b"\xfd7zXZ\x00", "is xz: unpack it with unxz"),
     (b"a" * 2**24 + b" 1 2", "line 1 is longer than 16,777,216 bytes"),

@@ -17,7 +17,7 @@ from pyllama.text.records import Document
 # with a literal is forty times as fast.
 SEPARATOR = re.compile(r"<\|endoftext\|>(?<=^<\|endoftext\|>)[^\S\n]*(?:\n|\Z)", re.MULTILINE)
 CHUNK = 2**24                                       # bytes of a file read at once
-SUFFIXES = (".jsonl", ".md", ".rst", ".text", ".txt")               # of the files read from a folder
+SUFFIXES = (".jsonl", ".md", ".ndjson", ".rst", ".text", ".txt")               # of the files read from a folder
 
 # The files with texts that pyllama writes in a run's folder, the first group, which one of the marks tells from others.
 OF_A_RUN = re.compile(r"(.*/)(?:log\.jsonl|metrics\.json|data/(?:(?:train|dev|test)\.jsonl|tokens\.bin\.json)"
@@ -33,7 +33,7 @@ def documents(sources: Sources, field: str = "text") -> Iterator[Document]:
     A source is
     - a text file in UTF-8: one document, or several separated by lines with <|endoftext|> alone;
     - a .jsonl, .json, .csv or .tsv file: one document a record, whose `field` is the text: see records.py;
-    - a folder: its text and .jsonl files (see SUFFIXES), recursively, without hidden ones and those of a run;
+    - a folder: its text, .jsonl and .ndjson files (see SUFFIXES), recursively, without hidden ones and those of a run;
     - a .gz or .zip of one of these files, or a pipe such as <(zcat file.gz);
     - a pattern such as "src/**/*.py": the files that match it, with any suffix, without those of a run;
     - "-": standard input, read as a text file;
@@ -108,6 +108,10 @@ def _chunks(name: object, file: BinaryIO) -> Iterator[str]:
             line = lines + raw.count(b"\n", 0, error.start) + 1
             raise UserError(f"{name} is not UTF-8 at byte {offset + error.start} (line {line}): {error.reason}; "
                             f"save it as UTF-8, or leave it out if it is not text") from None
+        if (zero := text.find("\0")) >= 0:
+            line = lines + text.count("\n", 0, zero) + 1
+            raise UserError(f"{name} has a zero character (NUL) in line {line}, so it is UTF-16 or not text; save it "
+                            f"as UTF-8, or leave it out")
         yield text if offset else text.removeprefix("\ufeff")           # a byte order mark is not part of the text
         offset += len(raw)
         lines += raw.count(b"\n")
