@@ -27,6 +27,10 @@ SQUAD = {"version": "v2.0", "data": [{"title": "x", "paragraphs": [{"context": "
     ("a.csv", "context,question,answer\none two,1?,one\none two,3?,\n"),
     ("a.jsonl", '{"context": "one two", "question": "1?", "answer": "one"}\n'
                 '{"context": "one two", "question": "3?", "is_impossible": true}'),
+    *[("a.jsonl", '{"context": "one two", "question": "1?", "answer": "one", "is_impossible": false}\n'
+                  f'{{"context": "one two", "question": "3?", "{name}": {stored}, "is_impossible": true}}')
+      for name in ("answer", "answers")
+      for stored in ('{"text": [], "answer_start": []}', "[]", '""', "null", '[{"text": "", "answer_start": -1}]')],
 ])
 def test_a_question_may_have_no_answer(tmp_path, name, text):
     found, _ = task.read(Source(written(tmp_path / name, text)))
@@ -34,9 +38,13 @@ def test_a_question_may_have_no_answer(tmp_path, name, text):
     assert task.remarks(found) == ["1 of 2 questions have no answer"]
 
 
-def test_an_impossible_question_with_an_answer_is_a_bad_row():
+@pytest.mark.parametrize("stored", [[{"text": "one"}], {"text": ["one"], "answer_start": [0]}, "one"])
+def test_an_impossible_question_with_an_answer_is_a_bad_row(stored):
     with pytest.raises(BadRow, match="it has an answer, although is_impossible is true"):
-        task.unpacked({"is_impossible": True, "answers": [{"text": "one"}]})
+        task.unpacked({"is_impossible": True, "answers": stored})
+
+
+def test_a_possible_question_keeps_its_answers():
     assert task.unpacked({"is_impossible": False, "answers": 1})["answer"] == 1
 
 

@@ -64,10 +64,17 @@ def unpacked(values):
     Raises BadRow if an impossible question has an answer.
     """
     if str(values.get("is_impossible")).casefold() == "true":
-        if any(values.get(name) for name in ("answer", "answers")):
+        if any(has_text(values.get(name)) for name in ("answer", "answers")):
             raise BadRow("it has an answer, although is_impossible is true")
         return {**values, "answer": "", "answers": []}
     return {"answer": values["answers"], **values} if "answers" in values else values
+
+
+def has_text(stored) -> bool:
+    """Has a row's answer a text: itself, in a list of answers, or in two lists side by side?"""
+    if isinstance(stored, dict):
+        stored = stored.get("text")
+    return any(map(has_text, stored)) if isinstance(stored, list) else bool(stored)
 
 
 def askable(values):
