@@ -228,8 +228,10 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
         task, trained, notes = tuning.load(Path(model))
     single = isinstance(inputs, str | dict)
     rows = rows_of(task, [inputs] if isinstance(inputs, str | dict) else inputs)
-    rows, _ = readable(task, rows, trained, answers=False)
     search = with_options(SearchConfig, options)
+    if not rows:
+        return []
+    rows, _ = readable(task, rows, trained, answers=False)
     warn((*notes, *task.truncated(rows, trained, learned_limit(trained)), *task.notes(rows, trained, search)))
     answers = [*map(task.shown, task.predict(rows, trained, search))]
     return answers[0] if single else answers

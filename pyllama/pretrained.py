@@ -3,7 +3,7 @@
 A model is loaded from a run, a checkpoint, a Hugging Face folder or a llama2.c file.
 """
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,8 @@ class Model:
         If a prompt is longer than max_position_embeddings, a decoder reads its last tokens, and an encoder with learned
         positions refuses it.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        several = isinstance(prompt, Iterable) and not isinstance(prompt, str)
+        prompts = list(prompt) if several else [prompt]
         if wrong := [prompt for prompt in prompts if not isinstance(prompt, str)]:
             raise UserError(f"a prompt is {wrong[0]!r}; give a text, or a list of texts")
         write = self._targets if self.config.head == "seq2seq" else self._continued

@@ -275,6 +275,8 @@ def test_an_encoder_decoder_writes_and_a_classifier_is_refused():
      "^fields names 1 fields"),
     (lambda: tiny().generate("A", num_beams=2), "there is no option 'num_beams' here; the options are max_new"),
     (lambda: tiny().generate(["A", 1]), "a prompt is 1; give a text, or a list of texts"),
+    (lambda: pyllama.generate(tiny(), None), "a prompt is None; give a text, or a list of texts"),
+    (lambda: tiny().generate("A", stop_strings=5), "stop_strings is 5; it must be"),
 ])
 def test_what_cannot_be_done_is_said_in_one_sentence(call, message):
     with pytest.raises(UserError, match=message):

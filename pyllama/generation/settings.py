@@ -29,6 +29,8 @@ class GenerationConfig:
     stop_strings: tuple[str, ...] = ()      # stop before the first of these strings
 
     def __post_init__(self):
+        if isinstance(self.stop_strings, str):
+            object.__setattr__(self, "stop_strings", (self.stop_strings,))
         for name, fits, rule in (
             ("max_new_tokens", self.max_new_tokens >= 0, "at least 0"),
             ("temperature", 0 <= self.temperature < np.inf, "at least 0"),
@@ -37,8 +39,7 @@ class GenerationConfig:
             ("min_p", 0 <= self.min_p <= 1, "in 0 <= p <= 1, where 0 means all"),
             ("repetition_penalty", 0 < self.repetition_penalty < np.inf, "above 0, where 1 means none"),
             ("num_return_sequences", self.num_return_sequences >= 1, "at least 1"),
-            ("stop_strings", not isinstance(self.stop_strings, str) and all(self.stop_strings),
-             "a sequence of non-empty strings"),
+            ("stop_strings", are_strings(self.stop_strings), "a sequence of non-empty strings, or one"),
             ("seed", self.seed >= 0, "at least 0"),
         ):
             if not fits:
@@ -53,6 +54,11 @@ class GenerationConfig:
     def greedy(self) -> bool:
         """Is the most likely token always taken?"""
         return not self.do_sample or self.temperature == 0
+
+
+def are_strings(values: object) -> bool:
+    """Are these a list or a tuple of strings, none of them empty?"""
+    return isinstance(values, list | tuple) and all(isinstance(value, str) and value for value in values)
 
 
 def of_files(default: Any = ()) -> Any:

@@ -1,5 +1,5 @@
 """The definition of a task: its rows, the head it needs, its examples, predictions and metrics."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +71,7 @@ class Task:
     usable: Callable[[dict], dict]              # a row as the task needs it, from its fields; raises BadRow
     askable: Callable[[dict], dict] | None = None       # the same without the answer; None: the texts of the fields
 
+    alike: Callable[[Sequence[Row]], list[Row]] = list      # the rows of a training with one name for each class
     remarks: Callable[[Sequence[Row]], Sequence[str]] = no_remarks      # notes on the rows of a training
 
     # The model and its tokenizer
@@ -157,6 +158,9 @@ def rows_of(task: Task, inputs: Sequence[str | dict]) -> list[Row]:
     it is invalid.
     """
     question_fields = task.fields[:-1]
+    if not isinstance(inputs, Iterable):
+        raise UserError(f"the inputs are {inputs!r}; give a text, a dict of {', '.join(question_fields)}, or a list of "
+                        f"these")
     rows = []
     for number, question in enumerate(inputs, 1):
         if not isinstance(question, str | dict):
