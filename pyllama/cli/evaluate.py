@@ -11,7 +11,7 @@ from pyllama.cli.tasks import fields_of_training, show
 from pyllama.cli.text import Device, encode, load
 from pyllama.device import like as on
 from pyllama.errors import UserError
-from pyllama.tasks import finetune
+from pyllama.tasks import finetune, foreign
 from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source
 from pyllama.tasks.task import learned_limit
@@ -101,6 +101,7 @@ def of_task(model: Path, source: Source, search: SearchConfig, allow_nan: bool =
     task, trained, notes = finetune.load(model, allow_nan=allow_nan)
     source = Source(source.data, source.fields or fields_of_training(trained), source.bad_rows)
     rows, row_notes = task.read(source)
+    rows = foreign.with_names(task, rows, trained.config)
     rows, unread_notes = readable(task, rows, trained, source.bad_rows)
     limit = learned_limit(trained)
     parts, room_notes = finetune.with_room(task, {"evaluation": rows}, trained, limit)

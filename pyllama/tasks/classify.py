@@ -6,7 +6,7 @@ import numpy as np
 from pyllama import machine, memory
 from pyllama.errors import UserError
 from pyllama.tasks import pairs, scores
-from pyllama.tasks.labels import in_order, notes
+from pyllama.tasks.labels import alike, in_order, notes
 from pyllama.tasks.rows import BadRow, texts_of
 from pyllama.tasks.task import Task, labels_of, number_of
 from pyllama.training.examples import Examples
@@ -27,6 +27,12 @@ def label_of(label) -> str:
     if not isinstance(label, str | int | float) or label != label or not str(label).strip():
         raise BadRow(f"'label' is {label!r}, not a name or a number")
     return str(label).strip()
+
+
+def one_name(rows):
+    """The rows with one name for each class: 1 for 1.0 in a .csv, where all labels are numbers."""
+    names = alike(row.values["label"] for row in rows)
+    return [row._replace(values={**row.values, "label": names[row.values["label"]]}) for row in rows]
 
 
 def labels(rows):
@@ -85,6 +91,9 @@ def metrics(answers, rows):
     truth = [row.values["label"] for row in rows]
     if answers and isinstance(answers[0], float):
         return scores.number_metrics(answers, truth)
+    if answers and isinstance(answers[0], list) and answers[0] and isinstance(answers[0][0], float):
+        raise UserError("the model answers each text with several numbers, which no metric here compares with a label; "
+                        "use predict")
     if answers and isinstance(answers[0], list):
         return scores.set_metrics(answers, truth)
     names = in_order([*truth, *answers])
@@ -107,6 +116,7 @@ task = Task(
     fields=("text", "label"),
     optional_fields=OPTIONAL_FIELDS,
     usable=usable,
+    alike=one_name,
     remarks=lambda rows: notes(row.values["label"] for row in rows),
     head="classification",
     texts=lambda values: list(values.values()),

@@ -123,6 +123,7 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
     for module in task.packages:
         optional(module, f"the task {task.name}")
     state, tokenizer, parts, notes = prepare(task, source, setup, settings, model)
+    parts["test"] = foreign.with_names(task, parts["test"], state.config)
     learner = trained(state.config, state.p, tokenizer)
     for part, rows in parts.items():
         if rows:
@@ -166,7 +167,7 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
     Returns (state, tokenizer, {part: rows}, notes).
     """
     whole, notes = task.read(source)
-    rows = [Row(row.place, row.values) for row in whole]    # without what else the file has
+    rows = task.alike([Row(row.place, row.values) for row in whole])        # without what else the file has
     del whole
     parts = dict(zip(PARTS, split(rows, (setup.dev, setup.test), settings.seed), strict=True))
     if setup.test_data:
@@ -363,7 +364,6 @@ def evaluation(task: Task, rows: Sequence[Row], tokenizer):
 
 def measure(task: Task, rows: Sequence[Row], model: Trained, search: SearchConfig | None) -> tuple[list, dict]:
     """(answers, metrics) of the model on the rows."""
-    rows = foreign.with_names(task, rows, model.config)     # first: a label may be invalid
     answers = task.predict(rows, model, search)
     return answers, {**task.model_metrics(rows, model), **task.metrics(answers, rows)}
 

@@ -1,11 +1,14 @@
 """The classes of a task: their order, and notes on those that look like a mistake."""
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
+from decimal import Decimal
 
 from pyllama.tasks.columns import is_number
 
 FEW = 20                                                    # numbers that may well be classes
+NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d\d?)?", re.ASCII | re.IGNORECASE)      # 01 is a code
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -19,6 +22,27 @@ def in_order(names: Iterable[str]) -> list[str]:
     if are_numbers(different):
         return sorted(different, key=lambda name: (float(name), name))
     return sorted(different)
+
+
+def shortest(name: str) -> str:
+    """A number in its shortest decimal form; another name, such as 01, as it is.
+
+    >>> from pyllama.tasks.labels import shortest
+    >>> shortest("1.0"), shortest("-0.50"), shortest("100"), shortest("01"), shortest("good")
+    ('1', '-0.5', '100', '01', 'good')
+    """
+    if not NUMBER.fullmatch(name):
+        return name
+    digits = f"{Decimal(name):f}".lstrip("+")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return "0" if digits == "-0" else digits
+
+
+def alike(names: Iterable[str]) -> dict[str, str]:
+    """{name: its class}: numbers of the same value are one class, if all names are numbers."""
+    different = set(names)
+    all_numbers = all(map(NUMBER.fullmatch, different))
+    return {name: shortest(name) if all_numbers else name for name in different}
 
 
 def are_numbers(names: Iterable[str]) -> bool:

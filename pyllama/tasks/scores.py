@@ -6,22 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pyllama.errors import UserError
 from pyllama.tasks.answers import ByClass
 
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")      # transformers' names
 SEPARATOR = ","                                             # between the classes in a row's label
 
 
 def problem_of(config) -> str:
-    """What the scores are for; one score is a number."""
-    if config.num_labels == 1:
-        return "regression"
-    return config.extra.get("problem_type") or "single_label_classification"
+    """What the scores are for; one score is a number.  Raises UserError for an unknown problem_type."""
+    stored = config.extra.get("problem_type") or PROBLEMS[config.num_labels > 1]
+    if stored not in PROBLEMS:
+        raise UserError(f"problem_type is {stored!r} in config.json; it must be one of {', '.join(PROBLEMS)}")
+    return "regression" if config.num_labels == 1 else stored
 
 
-def answer(z: np.ndarray, names: Sequence[str], problem: str) -> tuple[str | list[str] | float, dict]:
+def answer(z: np.ndarray, names: Sequence[str], problem: str) -> tuple[str | list | float, dict]:
     """(the answer, its probabilities) from the scores z [C] of the classes with these names.
 
-    The answer is the most likely class; those with a probability above 1/2; or the number.
+    The answer is the most likely class; those with a probability above 1/2; or the number, a list if there are several.
 
     >>> import numpy as np
     >>> from pyllama.tasks.scores import answer
@@ -29,7 +32,8 @@ def answer(z: np.ndarray, names: Sequence[str], problem: str) -> tuple[str | lis
     ('bad', {'probability': 0.5, 'probabilities': {'bad': 0.5, 'good': 0.5}})
     """
     if problem == "regression":
-        return round(float(z[0]), 6), {}
+        numbers = [round(float(number), 6) for number in z]
+        return numbers if len(numbers) > 1 else numbers[0], {}
     if problem == "multi_label_classification":
         shares = ByClass((name, round(float(1 / (1 + np.exp(-s))), 6)) for name, s in zip(names, z, strict=True))
         return [name for name, s in zip(names, z, strict=True) if s > 0], {"probabilities": shares}
