@@ -27,7 +27,7 @@ def foreign(path, kind, head, config=None):
     tensors = {name: rng.standard_normal(a.shape) for name, a in params.leaves(c.model.init(c))}
     stored = {name: value for name, value in c.to_dict().items() if name not in ("head", "num_labels")}
     path.mkdir()
-    (path / "tokenizer.json").write_text(special.framed(TOKENIZER).rust.to_str())
+    (path / "tokenizer.json").write_text(TOKENIZER.rust.to_str())
     return folder(path, stored | (config or {}), tensors)
 
 
