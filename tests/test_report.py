@@ -1,4 +1,5 @@
 """Readability and repetition of a text, compared with values computed by hand."""
+import csv
 import json
 import re
 
@@ -130,3 +131,20 @@ def test_what_cannot_be_reported_is_refused_in_a_sentence(flags, message, tmp_pa
     said = capsys.readouterr().err
     assert re.search(message, said)
     assert said.count("\n") == 1
+
+
+def test_measures_are_written_by_the_ending(tmp_path, capsys):
+    text = tmp_path / "a.txt"
+    text.write_text(CAT)
+    for ending in ("csv", "TSV", "jsonl", "json"):
+        assert main(["report", str(text), "--out", str(tmp_path / f"m.{ending}")]) == 0
+    for ending, delimiter in (("csv", ","), ("TSV", "\t")):
+        lines = (tmp_path / f"m.{ending}").read_text().splitlines()
+        row, = csv.DictReader(lines, delimiter=delimiter)
+        assert (row["data"], row["sentences"], row["longest_repeat"]) == (str(text), "3", "the cat sat")
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {
+        "data": str(text), **json.loads((tmp_path / "m.json").read_text())[str(text)]}
+    capsys.readouterr()
+    assert main(["report", str(text), "--out", str(tmp_path / "m.conll")]) == 2
+    assert capsys.readouterr() == ("", "pyllama: measures cannot be written as .conll; name a file with the ending "
+                                       ".json, .jsonl, .ndjson, .csv, .tsv\n")

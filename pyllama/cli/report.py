@@ -1,5 +1,6 @@
 """The command report: readability and repetition of texts."""
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.box import SIMPLE
@@ -7,10 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pyllama.cli.output import console, visible
+from pyllama.errors import UserError
 from pyllama.files import export
+from pyllama.tasks.answers import FORMATS
 from pyllama.text import corpus
 from pyllama.text.readability import measures
 
+ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv")             # of files with a row for each source
 SHOWN = 120                                                 # characters of a repeated phrase in the table
 
 
@@ -22,8 +26,10 @@ def report(data: tuple[str, ...] = ("-",), /, field: str = "text", out: Path | N
     Args:
         data: files, folders, patterns, "-" or "python-docs", one column each (default: standard input)
         field: field of a .jsonl file that holds the text
-        out: JSON file to write the measures to, with repeated phrases in full
+        out: file for the measures, with repeated phrases in full: .json or, with a row for each of `data`, .jsonl,
+            .csv or .tsv
     """
+    write = in_full if out is None or out.suffix.lower() in ("", ".json", ".txt") else by_row(out)
     measured = {source: measures([text for _, text in corpus.documents(source, field)]) for source in data}
     table = Table("", box=SIMPLE)
     for source in measured:
@@ -32,8 +38,22 @@ def report(data: tuple[str, ...] = ("-",), /, field: str = "text", out: Path | N
         table.add_row(name.replace("_", " "), *(shown(values[name]) for values in measured.values()))
     console.print(table, soft_wrap=False)
     if out:
-        export(out, [(json.dumps(measured, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")])
+        export(out, [write(measured).encode("utf-8", "backslashreplace")])
     return 0
+
+
+def in_full(measured: dict[str, dict]) -> str:
+    """The measures of each source as JSON."""
+    return json.dumps(measured, indent=2, ensure_ascii=False) + "\n"
+
+
+def by_row(path: Path) -> Callable[[dict[str, dict]], str]:
+    """A function that writes a row for each source, by the path's ending.  Raises UserError for an unknown one."""
+    if path.suffix.lower() not in ENDINGS:
+        raise UserError(f"measures cannot be written as {path.suffix}; name a file with the ending .json, "
+                        f"{', '.join(ENDINGS)}")
+    write = FORMATS[path.suffix.lower()]
+    return lambda measured: write([{"data": source, **values} for source, values in measured.items()])
 
 
 def shown(value) -> str:
