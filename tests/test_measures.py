@@ -51,6 +51,14 @@ def test_a_correction_is_measured_by_its_edits():
     assert seq2seq.correction(["a b c d"], ["x b c d"], ["x b y d"])["edit_f0.5"] == pytest.approx(1.25 * 0.5 / 0.75)
 
 
+def test_a_full_stop_is_an_edit_of_its_own():
+    got = seq2seq.correction(["he go home"], ["He goes home"], ["He goes home."])
+    assert (got["edit_precision"], got["edit_recall"]) == (1.0, 0.5)
+    assert got["edit_f0.5"] == pytest.approx(1.25 * 0.5 / 0.75)
+    assert got["gleu"] == pytest.approx(np.exp(1 - 4 / 3))              # all n-grams are right; 3 of 4 words
+    assert seq2seq.changes("I dont, know", "I don't know") == {(1, 3, "don't")}
+
+
 LEFT, MENDED, RIGHT = "a b c d e f x", "a b c d e f y", "p q r s t u v"
 
 
@@ -176,7 +184,10 @@ def test_runs_are_the_text_without_invisible_characters(text):
     assert all(unicodedata.category(c)[0] in "LMN" for run in found if run.is_word for c in run.text)
     assert all(len(run.text) == 1 for run in found if not run.is_word)
     if scripts.UNSPACED.search(text) is None:
-        assert scripts.pieces(text) == text.split()
+        found = scripts.tokens(text)
+        assert "".join(found) == "".join(text.split())
+        assert all(len(token) == 1 or not {"P", "S"} & {unicodedata.category(c)[0] for c in (token[0], token[-1])}
+                   for token in found)
 
 
 @pytest.mark.parametrize(("source", "half", "right"), [

@@ -132,7 +132,7 @@ def rouge(answers, truth, kinds, *, stemmed) -> dict:
 def correction(sources, answers, truth) -> dict:
     """Precision, recall and F0.5 of the edits of words (Ng et al., 2014), and GLEU.
 
-    Words are those of scripts.pieces(): each letter, in scripts without spaces.
+    Words are those of scripts.tokens(): each punctuation mark, and each letter in scripts without spaces.
 
     An edit is correct if the reference has the same one at the same position.  F0.5 weighs precision twice as much as
     recall.
@@ -153,7 +153,7 @@ def correction(sources, answers, truth) -> dict:
 
 def changes(source, text) -> set:
     """The edits that turn source into text: {(first word, past the last, replacement words...)}"""
-    a, b = scripts.pieces(source), scripts.pieces(text)
+    a, b = scripts.tokens(source), scripts.tokens(text)
     return {(i, j, *b[k:end]) for kind, i, j, k, end in SequenceMatcher(a=a, b=b, autojunk=False).get_opcodes()
             if kind != "equal"}
 
@@ -172,7 +172,7 @@ def gleu(sources, answers, truth) -> float:
     the reference; left_n are in the source but not in the reference.  Repeated n-grams count as often as they occur in
     both texts.  If no answer has n words, the mean skips n.  If a sum is 0, GLEU is 0.
     """
-    triples = [[*map(scripts.pieces, texts)] for texts in zip(sources, answers, truth, strict=True)]
+    triples = [[*map(scripts.tokens, texts)] for texts in zip(sources, answers, truth, strict=True)]
     words = sum(len(answer) for _, answer, _ in triples)
     brevity = min(0.0, 1 - sum(len(reference) for _, _, reference in triples) / max(1, words))
     logs = []

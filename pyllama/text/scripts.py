@@ -67,16 +67,24 @@ def words(text: str) -> list[str]:
     return [run.text for run in runs(unicodedata.normalize("NFC", text.lower())) if run.is_word]
 
 
-def pieces(text: str) -> list[str]:
-    """What white space separates, with its case and punctuation; with a letter of a script without spaces, its runs.
+def tokens(text: str) -> list[str]:
+    """What white space separates, with its case; punctuation and symbols around it are tokens of their own.
 
-    >>> from pyllama.text.scripts import pieces
-    >>> pieces("Don't stop: 我爱C3PO。")
-    ["Don't", 'stop:', '我', '爱', 'C3PO', '。']
+    A mark inside a word, such as in "Don't" or "3.5", belongs to it.  What has a letter of a script without spaces is
+    cut into its runs.
+
+    >>> from pyllama.text.scripts import tokens
+    >>> tokens('Say: "It is 3.5 m!" 我爱C3PO。')
+    ['Say', ':', '"', 'It', 'is', '3.5', 'm', '!', '"', '我', '爱', 'C3PO', '。']
     """
     parts: list[str] = []
     for word in text.split():
-        parts += [run.text for run in runs(word)] if UNSPACED.search(word) else [word]
+        inside = [i for i, character in enumerate(word) if unicodedata.category(character)[0] not in "PS"]
+        first, past = (inside[0], inside[-1] + 1) if inside else (len(word), len(word))
+        if UNSPACED.search(word):
+            parts += [run.text for run in runs(word)]
+        else:
+            parts += filter(None, [*word[:first], word[first:past], *word[past:]])
     return parts
 
 
