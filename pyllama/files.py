@@ -96,10 +96,10 @@ def export(path: str | Path, chunks: Iterable) -> None:
 
 
 def through(path: str | Path) -> BinaryIO | None:
-    """The open stream that a path such as /dev/stdout, a device or a named pipe stands for; None for other paths."""
-    if number := re.fullmatch(r"/dev/std(?:(out)|(err))|/(?:dev|proc/self)/fd/(\d+)", str(path)):
-        out, err, other = number.groups()
-        return os.fdopen(os.dup(1 if out else 2 if err else int(other)), "wb")
+    """The open stream that -, /dev/stdout, a device or a named pipe stands for; None for other paths."""
+    if number := re.fullmatch(r"-|/dev/std(?:out|(err))|/(?:dev|proc/self)/fd/(\d+)", str(path)):
+        err, other = number.groups()
+        return os.fdopen(os.dup(2 if err else int(other or 1)), "wb")
     path = Path(path)
     return path.open("wb") if path.exists() and not path.is_file() and not path.is_dir() else None
 

@@ -319,7 +319,8 @@ def test_windows_line_ends_and_a_mark_are_no_part_of_a_row(tmp_path, suffix):
     ("text,label\na,1\n".encode("utf-16"), "is UTF-16, not UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`"),
     ("text,label\na,1\n".encode("utf-16-be"), "contains the byte 0"),
     ("text,label\ncaf\xe9,1\n".encode("latin-1"), "byte 14 in line 2: 0xe9; if it is Western European, convert it"),
-    (b"PK\x03\x04rest", "is an archive or a spreadsheet"), (b"\x1f\x8brest", "is an archive or a spreadsheet"),
+    (b"PK\x03\x04rest", "cannot be unpacked"), (b"\x1f\x8brest", "is not a complete compressed file"),
+    (b"BZhrest", "is bzip2: unpack it with bunzip2"),
 ])
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json"])
 def test_another_encoding_is_refused_with_its_cure(tmp_path, suffix, content, cure):

@@ -247,6 +247,8 @@ def keep_inputs(values: dict[str, Any]) -> None:
 
 def holds(source: str | Path, path: Path) -> bool:
     """Is the path that of a source: a file, one that matches a pattern, or one that a folder needs?"""
+    if str(source) == "-":                                  # standard input
+        return False
     folder, path = Path(os.path.realpath(source)), Path(os.path.realpath(path))
     if folder == path:
         return path.is_file() or not path.exists()

@@ -88,7 +88,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
 
     Args:
         model: a run of finetune, or one of its checkpoints
-        data: a .jsonl, .json, .csv or .tsv file of rows; the answer field may be absent
+        data: a .jsonl, .json, .csv or .tsv file of rows, or "-" for standard input; the answer field may be absent
         text: texts to answer, instead of a file
         out: file to write: .jsonl, .json, .csv, .tsv or, of tags, .conll (default: standard output)
         export: relations: file for the triples, as .csv, .graphml or .ttl, or drawn as .png
@@ -98,6 +98,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     """
     if bool(data) == bool(text):
         raise UserError("predict needs either --data FILE or --text TEXT; give one of them")
+    out = None if str(out) == "-" else out                  # standard output
     memory.install()
     task, trained, notes = tuning.load(model, allow_nan=allow_nan)
     exported = task.export(export) if export else None

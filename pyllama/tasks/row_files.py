@@ -3,10 +3,11 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyllama.errors import UserError
+from pyllama.files import opened
 from pyllama.tasks.columns import found, is_a_name, is_number, listed
 
 
@@ -24,6 +25,8 @@ class NotObject(BadRow):
         self.value = value
 
 
+STANDARD_INPUT = Path("/dev/stdin")
+PACKED = (".gz", ".zip")
 DELIMITERS = (",", ";", "\t", "|")                          # of a .csv, in the order in which they are tried
 
 # (path, its text, names of the fields, how many of the last ones may be absent) -> (place, fields or the error) of each
@@ -31,16 +34,50 @@ DELIMITERS = (",", ";", "\t", "|")                          # of a .csv, in the 
 Reader = Callable[[Path, str, Sequence[str], int], Iterator[tuple[str, dict | BadRow]]]
 
 
-def text_of_file(path: Path) -> str:
-    """The text of a file in UTF-8.  Raises UserError if it cannot be read, or has another encoding."""
+def content_of(path: Path, endings: Collection[str]) -> tuple[Path, str, str]:
+    """(name for messages, ending, text) of a file of rows in UTF-8, compressed or not; "-" is standard input.
+
+    A pipe has no ending, so its content decides: see ending_of().  Raises UserError if the file cannot be read, or has
+    another format or encoding.
+    """
+    is_pipe = str(path) == "-" or (path.exists() and not path.is_file() and not path.is_dir())
+    name = Path("standard input") if str(path) == "-" else path
+    if not is_pipe and path.suffix.lower() not in (*endings, *PACKED):
+        raise UserError(f"{path} has an unknown format; convert it to {', '.join(endings)}")
     try:
-        content = path.read_bytes()
+        with opened(STANDARD_INPUT if str(path) == "-" else path) as (file, inside):
+            content = file.read()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a .jsonl, .json, .csv or .tsv file") from None
+    text, ending = decoded(name, content), Path(inside).suffix.lower()
+    if ending not in endings and not is_pipe:
+        raise UserError(f"{path} holds {inside}, which has an unknown format; convert it to {', '.join(endings)}")
+    return name, ending if ending in endings else ending_of(text), text
+
+
+def ending_of(text: str) -> str:
+    """The ending of a file with this content: a JSON list or object, one object a line, or a table with columns.
+
+    >>> from pyllama.tasks.row_files import ending_of
+    >>> ending_of('{"text": "a"}'), ending_of('[{"text": "a"}]'), ending_of("text\\tlabel"), ending_of("text,label")
+    ('.jsonl', '.json', '.tsv', '.csv')
+    """
+    first = text.lstrip().partition("\n")[0]
+    try:
+        values = parsed(first)
+    except BadRow:
+        values = None
+    if isinstance(values, dict) and not isinstance(values.get("data"), list):
+        return ".jsonl"
+    if first.startswith(("[", "{")):
+        return ".json"
+    return ".tsv" if "\t" in first else ".csv"
+
+
+def decoded(path: Path, content: bytes) -> str:
+    """The text of UTF-8.  Raises UserError for another encoding."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{path} is UTF-16, not UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`")
-    if content.startswith((b"PK\x03\x04", b"\x1f\x8b")):
-        raise UserError(f"{path} is an archive or a spreadsheet, not a text; unpack it, or save it as .csv in UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from pyllama import rng
 from pyllama.errors import UserError, check_choices
 from pyllama.tasks.columns import found, listed, plain
-from pyllama.tasks.row_files import READERS, BadRow, Reader, text_of_file
+from pyllama.tasks.row_files import READERS, BadRow, Reader, content_of
 from pyllama.text.records import value_of
 
 SHOWN = 5                                           # invalid rows that a note lists
@@ -54,11 +54,10 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
     """
     asked = columns_of(source.fields, names, optional, answer, all_optional)
     needed = names if answer else names[:-1]
-    suffix, by_suffix = source.data.suffix.lower(), READERS | (readers or {})
-    if suffix not in by_suffix:
-        raise UserError(f"{source.data} has an unknown format; convert it to {', '.join(by_suffix)}")
+    by_suffix = READERS | (readers or {})
+    path, suffix, text = content_of(source.data, by_suffix)
     of_table = [column for name, column in asked.items() if name in names or len(source.fields) == len(asked)]
-    records = by_suffix[suffix](source.data, text_of_file(source.data), of_table, 0 if answer else 1)
+    records = by_suffix[suffix](path, text, of_table, 0 if answer else 1)
     rows: list[Row] = []
     bad: list[str] = []
     columns_in: dict[tuple, dict[str, str]] = {}            # {the names of a row's fields: {name of the task: one}}
@@ -89,7 +88,7 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
         written, kept = by_name[names[-1]], row.values.get(names[-1])
         stripped += isinstance(written, str) and written != kept == written.strip()
     if not rows:
-        raise UserError(f"{source.data} has no valid row; give a file with {', '.join(asked.values())}")
+        raise UserError(f"{path} has no valid row; give a file with {', '.join(asked.values())}")
     synonyms = {column: asked[name] for columns in columns_in.values() for name, column in columns.items()
                 if plain(asked[name]) != plain(column)}
     notes = [f"the field {column!r} is read as {name!r}" for column, name in synonyms.items()]
