@@ -308,6 +308,12 @@ def test_a_token_file_cut_short_is_refused(content, tmp_path):
         token_file(tmp_path / "train.bin")
 
 
+def test_ids_narrower_than_the_vocabulary_needs_are_named(tmp_path):
+    (tmp_path / "train.bin").write_bytes(np.arange(9, dtype=np.uint16).tobytes())
+    with pytest.raises(UserError, match=r"has 18 bytes, .* ids of 32 bits are expected, because .* 70,000 tokens"):
+        token_file(tmp_path / "train.bin", vocab_size=70000)
+
+
 def test_a_prepared_file_cut_short_or_missing_is_refused(source, tmp_path):
     prepare(source, BYTES, tmp_path / "tokens")
     os.truncate(tmp_path / "tokens" / "tokens.bin", 10)

@@ -8,7 +8,7 @@ import pytest
 from pyllama import pretrained
 from pyllama.cli.main import main
 from pyllama.ops import cross_entropy
-from pyllama.text import frames
+from pyllama.text import frames, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training.log import read_log
 from tests.shared import SHARED, needs
@@ -74,3 +74,34 @@ def test_the_loss_of_documents_is_that_of_each_after_the_start_token(folder, cap
     assert all(row[0] == 0 and len(row) <= 8 for row in rows)
     loss, count = map(sum, zip(*(nats(model, row) for row in rows), strict=True))
     assert f"loss {loss / count:.4f} nats per token" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_tokens_are_evaluated_as_they_are(prepared, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.bin").write_bytes((folder / "run/data/tokens.bin").read_bytes())
+    if prepared:
+        (tmp_path / "x.bin.json").write_bytes((folder / "run/data/tokens.bin.json").read_bytes())
+    command = ["eval", "--model", str(folder / "run"), "--data", "x.bin"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert ("each document for itself" if prepared else "the text in windows of 8 tokens") in said
+    if prepared:
+        assert main([*command[:-1], str(folder / "data.jsonl")]) == 0
+        assert capsys.readouterr().out == said
+    (tmp_path / "x.bin").write_bytes(b"")
+    for words in command, ["train", "--data", "x.bin", "--tokenizer", str(folder / "tokenizer/tokenizer.json")]:
+        assert main(words) == 2
+        assert re.match(r"pyllama: x\.bin ", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("tokens", "note"), [
+    (["<pad>", "<end_of_turn>"], ("none of the special tokens is known as the end of a text; if one of <end_of_turn> "
+                                  "is, name it as eos_token in tokenizer_config.json",)),
+    (["<unk>", "<pad>"], ()), (["<eod>", "</s>"], ()), ([], ())])
+def test_an_end_token_that_is_not_known_is_looked_for(tokens, note):
+    tokenizer = Tokenizer.byte_pairs(["text"], 300, tokens)
+    assert special.no_end(tokenizer) == note
+    if note:
+        assert special.no_end(Tokenizer(tokenizer.rust, {"eos_token": "<end_of_turn>"})) == ()
+        assert special.no_end(Tokenizer(frames.framed(tokenizer.rust, None, "<end_of_turn>"))) == ()

@@ -17,6 +17,7 @@ from pyllama.tasks.rows import Source
 from pyllama.tasks.task import learned_limit
 from pyllama.text import special
 from pyllama.text.cuts import cut_for
+from pyllama.text.tokens import token_file
 from pyllama.training import loop, objectives
 from pyllama.training.loop import Settings, start
 
@@ -33,7 +34,8 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
 
     Args:
         model: a run, a checkpoint, a Hugging Face folder or a llama2.c file
-        data: text: files, folders, patterns, "-" or "python-docs"; task: one .jsonl, .json, .csv or .tsv file
+        data: text: files, folders, patterns, "-", "python-docs" or a .bin of tokens; task: one .jsonl, .json, .csv
+          or .tsv file
         out: JSON file to write the metrics to
         field: field of a .jsonl file that holds the text
         block_size: window in tokens (default: the model's context length)
@@ -81,7 +83,13 @@ def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Pa
         raise UserError(f"block_size is {block_size}, but {model} has a context of {context} tokens; reduce it")
     state = start(pretrained.config, settings, pretrained.params, like)
     with tempfile.TemporaryDirectory() as folder:
-        tokens, frame = encode(data, tokenizer_of_model, Path(folder), field), special.frame(tokenizer_of_model)
+        frame, of_ids = special.frame(tokenizer_of_model), len(data) == 1 and data[0].endswith(".bin")
+        tokens = token_file(Path(data[0]), tokenizer_of_model.vocab_size, tokenizer_of_model.hash) if of_ids else \
+            encode(data, tokenizer_of_model, Path(folder), field)
+        if of_ids and packing and len(tokens.starts) == 1 and tokenizer_of_model.eos_id is not None:
+            tokens = tokens.ending_with(tokenizer_of_model.eos_id)
+        if of_ids and len(tokens.starts) == 1:
+            frame = frame._replace(before=[], behind=[])            # the file says nothing about its documents
         if packing:
             result = loop.evaluate(state, tokens, settings)
             words = f"documents packed into windows of {settings.block_size:,} tokens, each by itself, {frame.words}"

@@ -128,6 +128,8 @@ def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
         config = shape.config(settings.block_size, tokenizer)
     plan = text_run.begin(out_dir, config, tokenizer, text, settings, policy, params=tree, like=like, comm=comm,
                           encode=encode, lock=lock)
+    for note in special.no_end(tokenizer):
+        console.print(note)
     if not text.token_file:
         tokens = getattr(plan.training, "tokens", plan.training)
         announce(cuts.end_to_end(tokens, special.frame(tokenizer), settings.block_size))

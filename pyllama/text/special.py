@@ -6,7 +6,7 @@ import numpy as np
 
 from pyllama.text import frames
 from pyllama.text.scripts import UNSPACED
-from pyllama.text.tokenizer import Allowed, Tokenizer
+from pyllama.text.tokenizer import NAMES, Allowed, Tokenizer
 
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<s>", "</s>")                          # in the order of their ids
@@ -74,6 +74,17 @@ def frame(tokenizer: Tokenizer) -> Frame:
     words = f"between {first} and {last}" if before and behind else f"after {first}" if before else \
         f"followed by {last}" if behind else "separated by line breaks"
     return Frame(before, behind, words)
+
+
+def no_end(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """A note if none of the special tokens is known as the end of a text, though one without a role may be."""
+    roles = {name for names in NAMES.values() for name in names}
+    others = [token for i in tokenizer.special_ids if (token := tokenizer.rust.id_to_token(i) or "") not in roles]
+    if not others or tokenizer.eos_id is not None or frame(tokenizer).behind:
+        return ()
+    listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    return (f"none of the special tokens is known as the end of a text; if one of {listed} is, name it as eos_token in "
+            f"tokenizer_config.json",)
 
 
 def knowing(tokenizer: Tokenizer, config: Any) -> Tokenizer:

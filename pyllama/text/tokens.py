@@ -190,6 +190,10 @@ def token_file(path: str | Path, vocab_size: int | None = None, tokenizer_hash: 
         dtype = np.dtype(known) if known else width_of(path, vocab_size)
         offset, size = LLM_C_HEADER if known else 0, path.stat().st_size
         count, rest = divmod(size - offset, dtype.itemsize)
+        if rest and not known and dtype == np.uint32:
+            raise UserError(f"{path} has {size:,} bytes, which is not a multiple of 4, but ids of 32 bits are "
+                            f"expected, because the vocabulary has {vocab_size or 0:,} tokens; write the ids as "
+                            f"uint32, or give the tokenizer that the file was made with")
         if rest or count < 1 or (known and count != header[2]):
             raise UserError(f"{path} is not a complete token file: it has {size} bytes"
                             + (f", but its header says {header[2]} tokens" if known else "") + "; copy it again")

@@ -90,6 +90,7 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
     Raises UserError if the model cannot learn from text, sees fewer tokens than block_size or cannot keep packed
     documents apart, or if the text cannot be read.
     """
+    written = Path(text.data[0]) if text.token_file else None       # as messages name it
     if text.token_file:
         text = replace(text, data=(str(text.token_file),))          # absolute: a resume may run in another folder
     objective = objectives.objective_of(config, tokenizer)          # first: raises if it does not learn from text
@@ -100,8 +101,8 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
                         f"(max_position_embeddings); make block_size smaller")
 
     def tokens_of_text() -> Tokens:
-        if text.token_file:
-            return token_file(text.token_file, tokenizer.vocab_size, tokenizer.hash)
+        if written:
+            return token_file(written, tokenizer.vocab_size, tokenizer.hash)
         return encode(text.data, tokenizer, tokens_in or Path(folder or ".", "data"), text.field)
 
     tokens = first_alone(comm, tokens_of_text, like)
