@@ -231,7 +231,7 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
     search = with_options(SearchConfig, options)
     if not rows:
         return []
-    rows, _ = readable(task, rows, trained, answers=False)
+    rows, _ = readable(task, rows, trained, answers=False, in_file=False)
     warn((*notes, *task.truncated(rows, trained, learned_limit(trained)), *task.notes(rows, trained, search)))
     answers = [*map(task.shown, task.predict(rows, trained, search))]
     return answers[0] if single else answers

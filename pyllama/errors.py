@@ -22,6 +22,11 @@ class UserError(Exception):
     """
 
 
+def shown(value: Any) -> str:
+    """A value from a JSON file, in a message."""
+    return "null" if value is None else "true" if value is True else "false" if value is False else repr(value)
+
+
 def check_choices(settings: Any) -> None:
     """Raise UserError if a field of a dataclass whose type is a Literal has another value."""
     for field in fields(settings):

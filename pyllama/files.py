@@ -141,6 +141,8 @@ def parse_json(content: bytes | str) -> Any:
     """The value of a JSON text, with or without a byte order mark.  Raises ValueError for any other content."""
     try:
         return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except RecursionError:
         raise ValueError("its lists or objects are nested too deeply") from None
 

@@ -329,8 +329,9 @@ def require_finite(model: "Model", path: Path) -> None:
 def complaint(missing: list[str], tensors: dict, config) -> str:
     """The message about parameters that are missing or have the wrong shape."""
     if not any(name in tensors or name.startswith(config.BODY) for name in missing):
-        return (f"the weights have no {missing[0]}, which the head {config.head!r} of a {config.TYPE} needs; fine-tune "
-                f"the model on a task first, or give a model with this head")
+        cure = f"give the whole model, a {config.HEADS[config.head]}, not its body" if config.learns else \
+            "fine-tune the model on a task first, or give a model with this head"
+        return f"the weights have no {missing[0]}, which the head {config.head!r} of a {config.TYPE} needs; {cure}"
     name = next((name for name in missing if name in tensors), missing[0])
     others = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
     if name in tensors:

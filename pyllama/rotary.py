@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, shown
 
 NEEDED = {"default": (), "linear": ("factor",), "ntk": ("factor",),
           "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
@@ -35,7 +35,7 @@ def items(scaling):
         raise UserError(f"rope scaling {kind!r} lacks {missing[0]}; it needs {', '.join(NEEDED[kind])}")
     for name in NEEDED[kind]:
         if type(scaling[name]) not in (int, float) or not 0 < scaling[name] < 1e15:
-            raise UserError(f"rope scaling has {name} = {scaling[name]!r}; it must be a positive number")
+            raise UserError(f"rope scaling has {name} = {shown(scaling[name])}; it must be a positive number")
     values = {name: scaling[name] for name in NEEDED[kind]}
     if kind == "yarn":
         values |= yarn_options(scaling)
@@ -53,7 +53,7 @@ def yarn_options(scaling):
     for name in ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"):
         value = scaling.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 <= value < 1e15):
-            raise UserError(f"rope scaling has {name} = {value!r}; it must be a number that is at least 0")
+            raise UserError(f"rope scaling has {name} = {shown(value)}; it must be a number that is at least 0")
     m, all_m = scaling.get("mscale"), scaling.get("mscale_all_dim")
     default = at(m) / at(all_m) if m and all_m else at(1)
     given = scaling.get("attention_factor")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pyllama.cli.main import main
 from pyllama.errors import UserError
+from pyllama.tasks import row_files
 from pyllama.text import corpus
 from pyllama.text.corpus import documents
 
@@ -324,3 +325,12 @@ def test_a_file_of_records_is_never_read_as_raw_text(name, content, message, tmp
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         texts(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", ['{"text": {"0": "one", "1": "two"}, "id": {"0": 1, "1": 2}}',
+                                     '{"columns": ["text"], "index": [0], "data": [["one"]]}'])
+def test_a_table_in_columns_is_named_for_what_it_is(content, tmp_path):
+    (tmp_path / "a.json").write_text(content)
+    for read in texts, lambda path: list(row_files.READERS[".json"](path, content, ("text",), 0)):
+        with pytest.raises(UserError, match=r"a\.json has a table column by column; write one object a row"):
+            read(tmp_path / "a.json")

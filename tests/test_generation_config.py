@@ -128,7 +128,7 @@ def test_what_is_not_supported_is_named(tmp_path, capsys):
     ("eos_token_id", "0", "eos_token_id = '0', but it must be an id or a list of ids; fix it or remove it"),
     ("eos_token_id", 999, "eos_token_id = 999, but the model's vocabulary has 13 tokens"),
     ("eos_token_id", [0, -1], "= -1, but the model's vocabulary"),
-    ("eos_token_id", True, "eos_token_id = True"),
+    ("eos_token_id", True, "eos_token_id = true"),
     ("temperature", "hot", "temperature = 'hot', but it must be a number"),
     ("temperature", [1], "temperature"),
     ("temperature", float("nan"), "temperature is nan"),

@@ -267,3 +267,17 @@ def test_a_command_refuses_damaged_weights_unless_they_are_studied(tmp_path, cap
     assert "numbers of model.norm.weight" in capsys.readouterr().err
     assert main([*command, "--allow_nan"]) == 0
     assert "loss nan" in capsys.readouterr().out
+
+
+def test_a_configuration_in_another_encoding_is_named(tmp_path):
+    folder = saved(tmp_path / "model")
+    (folder / "config.json").write_bytes((folder / "config.json").read_text().encode("utf-16"))
+    with pytest.raises(UserError, match=r"config\.json is damaged: it is not JSON \(it is not UTF-8 at byte 0; save"):
+        pyllama.load(folder)
+
+
+def test_the_body_of_a_model_that_learns_from_text_cannot_continue_it(tmp_path):
+    folder = saved(tmp_path / "model")
+    with_weights(folder, lambda tensors: tensors.pop("lm_head.weight"))
+    with pytest.raises(UserError, match=r"lm_head\.weight.*; give the whole model, a LlamaForCausalLM, not its body"):
+        pyllama.load(folder)

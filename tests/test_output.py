@@ -12,12 +12,18 @@ import pytest
 
 from pyllama.cli import main
 from pyllama.cli.main import COMMANDS as TABLE
-from pyllama.cli.output import escape, visible
+from pyllama.cli.output import escape, quoted, visible
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--num_hidden_layers", "1", "--num_attention_heads", "1", "--hidden_size", "8", "--batch_size", "2",
         "--block_size", "8", "--warmup_steps", "1", "--max_steps", "2"]
 WORDS = "日本 \U0001f600 é\x1b[31m\n"
+
+
+@pytest.mark.parametrize("name", ["run", "a b", "n\udcff's\\", "\x1b\n$x", "日\udc80a"])
+def test_a_shell_reads_a_quoted_name_as_it_was_and_as_it_is_shown(name):
+    said = subprocess.run(["bash", "-c", f"printf %s {visible(quoted(name))}"], capture_output=True, check=True).stdout
+    assert said == os.fsencode(name)
 
 
 def test_control_characters_are_visible():

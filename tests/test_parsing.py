@@ -10,6 +10,7 @@ import pytest
 
 from pyllama.cli import main
 from pyllama.cli.parsing import HelpWanted, parse
+from pyllama.cli.text import train
 from pyllama.errors import UserError
 
 
@@ -80,6 +81,7 @@ def test_words_after_two_hyphens_are_positional():
 
 @pytest.mark.parametrize(("words", "on"), [
     (["--on"], True), (["--no_on"], False), (["--on", "False"], False), (["--on", "true"], True),
+    (["--on", "0"], False), (["--on", "1"], True), (["--on=0"], False),
     (["--on=FALSE"], False), (["--on", "--no-on"], False), (["--on", "x"], True)])
 def test_a_switch(words, on):
     assert named(*words)["on"] is on
@@ -133,12 +135,23 @@ def test_a_file_sets_flags_and_the_command_line_wins(tmp_path):
     ("prompt = ['a', 'b']", "has a list for prompt, which takes one value"),
     ("sed = 1", "c has no flag --sed; did you mean --seed"),
     ("seed = 1.5", "--seed is '1.5'; it must be a whole number"),
-    ("a = " + "[" * 5000, "is not TOML"),
+    ("a = " + "[" * 5000, "is not TOML: its lists are nested too deeply; write lines such as n_layer = 4"),
+    ("seed = 1 # \udcff", "is not TOML: it is not UTF-8; write lines"),
 ])
 def test_a_file_that_cannot_be_used(content, sentence, tmp_path):
-    (tmp_path / "flags.toml").write_text(content)
+    (tmp_path / "flags.toml").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=sentence):
         named("--config", str(tmp_path / "flags.toml"))
+
+
+def test_settings_in_python_are_not_run_but_a_cure_is_given(tmp_path):
+    (tmp_path / "gpt.py").write_text("n_layer = 4\ncompile = False\n")
+    (tmp_path / "plain.py").write_text("seed = 4\n")
+    assert named("--config", str(tmp_path / "plain.py"))["seed"] == 4
+    with pytest.raises(UserError, match=r"gpt\.py is a program in Python, .* write its settings as TOML"):
+        named("--config", str(tmp_path / "gpt.py"))
+    with pytest.raises(UserError, match=r"gpt\.py is a program in Python, .* with --config FILE\.toml"):
+        parse(train, ["config/gpt.py", "--data", "x"], "train")
 
 
 COMPLETE = """

@@ -134,8 +134,9 @@ def test_another_head_needs_the_body(tmp_path, absent, message):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"model_type": "mamba"}, "contains a 'mamba' model .*, which is not supported; the supported types are llama, "),
     ({"hidden_act": "mish"}, "hidden_act is 'mish'; it must be one of relu, gelu"),
-    ({"is_decoder": True}, "is_decoder = True; bert supports only False"),
-    ({"hidden_size": None}, "hidden_size = None, but it must be a whole number; fix it"),
+    ({"is_decoder": True}, "is_decoder = true; bert supports only false"),
+    ({"hidden_size": None}, "hidden_size = null, but it must be a whole number; fix it"),
+    ({"max_position_embeddings": 10**12}, "= 1000000000000, but it must be below 2,147,483,648 in magnitude; fix it"),
     ({"layer_norm_eps": "small"}, "layer_norm_eps = 'small', but it must be a number; fix it"),
     ({"num_attention_heads": 5}, "hidden_size 12 is not a multiple of num_attention_heads 5; change one"),
     ({"intermediate_size": 21}, r"has shape \(20, 12\) in the weights but \(21, 12\) by the configuration"),

@@ -51,6 +51,8 @@ def test_such_a_text_is_not_answered(tokenizer, tmp_path, capsys):
     capsys.readouterr()
     for text in "日本", "\u0301":
         assert main(["predict", "--model", str(tmp_path / "run"), "--text", text]) == 2
-        assert capsys.readouterr().err.startswith("pyllama: input 1: 'text' ")
-        with pytest.raises(UserError, match="input 2: 'text'"):
+        said = capsys.readouterr().err
+        assert said.startswith("pyllama: input 1: 'text' ")
+        assert "bad_rows" not in said
+        with pytest.raises(UserError, match=r"input 2: 'text' (?!.*bad_rows)"):
             pyllama.predict(tmp_path / "run", ["ab", text])

@@ -77,7 +77,8 @@ def test_bad_rows_are_counted_and_located(tmp_path, capsys):
     ("a.xlsx", "x", (), r"has an unknown format; convert it to \.jsonl, \.json, \.csv, \.tsv"),
     ("a.json", "{", (), "is not JSON"),
     ("a.json", "3", (), "is not a list of objects"),
-    ("a.csv", "a,b\n1,2\n", (), "the first line of .* does not name text, label, but a, b; name the columns"),
+    ("a.csv", "a,b\n1,2\n", (), "the first line of .* does not name text, label, but a, b; name the columns to "
+     "read with fields or, if it is a row, write the line text,label above it"),
     ("a.tsv", "one\ttwo\tthree\n", (), "line 1: it has 3 columns instead of 2"),
     ("a.jsonl", '{"text": "a", "label": "b"}', ("text",), "fields names 1 fields, but this task reads 2"),
     ("a.csv", 'text,label\n"open,1\n', (), "line 2: its quotes do not match .unexpected end of data."),

@@ -1,4 +1,5 @@
 """The commands ops, check and env: the ops, the check of their gradients, the machine."""
+import difflib
 import os
 import platform
 from importlib import metadata
@@ -43,7 +44,9 @@ def chosen(names):
     """The ops of these names; all if there are none.  Raises UserError for an unknown name."""
     unknown = [name for name in names if name not in OPS]
     if unknown:
-        raise UserError(f"there is no op {unknown[0]!r}; the ops are {', '.join(sorted(OPS))}")
+        close = difflib.get_close_matches(unknown[0].lower(), OPS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"the ops are {', '.join(sorted(OPS))}"
+        raise UserError(f"there is no op {unknown[0]!r}; {hint}")
     return [OPS[name] for name in names or sorted(OPS)]
 
 

@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 
@@ -33,6 +34,14 @@ def escape(character: str) -> str:
         return f"\\x{code & 0xff:02x}"
     return "".join(f"\\u{unit:04x}" for unit in ([code] if code < 0x10000 else
                                                  [0xd800 + (code - 0x10000 >> 10), 0xdc00 + (code & 0x3ff)]))
+
+
+def quoted(word: str) -> str:
+    r"""The word as a shell takes it: in quotes where it needs them, $'\xff' if it has control characters."""
+    if not CONTROL.search(word):
+        return shlex.quote(word)
+    return "$'" + "".join(chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
+                          for byte in word.encode("utf-8", "surrogateescape")) + "'"
 
 
 def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:

@@ -52,7 +52,7 @@ TEXTS = ("data", "runs", "file")                            # names of files tha
 NEEDED = re.compile(r"(checkpoints|data)/.*|latest|best|lock|(generation_)?config\.json|.*tokenizer.*|vocab\..*|"
                     r".*\.(safetensors|bin|model|jsonl|md|rst|text|txt)", re.IGNORECASE)
 GLOBAL = ("config", "debug", "help")
-SWITCHED = ("true", "false")
+SWITCHED = {"true": "true", "false": "false", "1": "true", "0": "false"}
 FLAG = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 Raw = dict[str, list[str]]                                  # {flag: its values as text}
@@ -107,6 +107,7 @@ class Reader:
             given, positional = (positional, []) if flag.several else (positional[:1], positional[1:])
             values |= {flag.name: self.value(flag, given)} if given else {}
         if positional:
+            refuse_python(positional[0])
             raise UserError(f"{self.command} has no argument {positional[0]}; {self.help}")
         keep_inputs(values)
         return values
@@ -171,6 +172,8 @@ class Reader:
     def set(self, raw: Raw, name: str, given: list[str]) -> None:
         """Add the values of a flag to the others, under our name."""
         value = given[-1].lower() if given else ""
+        if (name, "true") in NANOGPT:
+            value = SWITCHED.get(value, value)
         ours = None if name in self.ignored else NANOGPT.get((name, value))
         if isinstance(ours, str):
             raise UserError(ours)
@@ -192,7 +195,7 @@ class Reader:
         if flag.type is bool:
             if given[-1].lower() not in SWITCHED:
                 raise UserError(f"{flag.label} is a switch, without a value; {self.help}")
-            return given[-1].lower() == "true"
+            return SWITCHED[given[-1].lower()] == "true"
         return tuple(map(flag.value, given)) if flag.several else flag.value(given[-1])
 
     def file(self, path: Path, including: tuple[Path, ...]) -> Raw:
@@ -267,10 +270,20 @@ def toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read --config {path}: {error.strerror}; give the path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"--config {path} is not TOML: {error}; write lines such as n_layer = 4") from None
+        refuse_python(path)
+        reason = "its lists are nested too deeply" if isinstance(error, RecursionError) else \
+            "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise UserError(f"--config {path} is not TOML: {reason}; write lines such as n_layer = 4") from None
     if sections := [name for name, value in values.items() if isinstance(value, dict)]:
         raise UserError(f"--config {path} has a section [{sections[0]}]; write the flags without sections")
     return values
+
+
+def refuse_python(path: str | Path) -> None:
+    """Raise UserError if this is a file of settings in Python, as nanoGPT has."""
+    if Path(path).suffix == ".py":
+        raise UserError(f"{path} is a program in Python, which is not run; write its settings as TOML, such as n_layer "
+                        f"= 4, compile = false and dataset = \"FILE\", and give them with --config FILE.toml")
 
 
 def listed(words: Sequence[str]) -> str:

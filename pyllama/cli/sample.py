@@ -2,11 +2,11 @@
 import contextlib
 import itertools
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyllama.cli.output import quoted
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, stream
 from pyllama.text import special
@@ -31,7 +31,7 @@ def prompt_from(tokens: Tokens, tokenizer: Tokenizer) -> str:
 def command(folder: Path | None, prompt: str, name: str = "generate") -> str:
     """The command of this name for the model in a folder and a prompt, as a shell takes it."""
     flag = "--prompt=" if prompt.startswith("-") else "--prompt "
-    return f"pyllama {name} --model {shlex.quote(str(folder))}" + (f" {flag}{shlex.quote(prompt)}" if prompt else "")
+    return f"pyllama {name} --model {quoted(str(folder))}" + (f" {flag}{quoted(prompt)}" if prompt else "")
 
 
 def sampler(state, prompt: str, tokenizer: Tokenizer, tokens: int, stopped: Callable[[], bool]) -> Callable[[], str]:

@@ -110,7 +110,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
         notes += row_notes
     else:
         rows = rows_of(task, text)
-    rows, unread_notes = readable(task, rows, trained, bad_rows, answers=False)
+    rows, unread_notes = readable(task, rows, trained, bad_rows, answers=False, in_file=bool(data))
     notes += unread_notes
     too_long = task.truncated(rows, trained, learned_limit(trained))
     for sentence in (*notes, *too_long, *task.notes(rows, trained, search)):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyllama import files
-from pyllama.errors import UserError
+from pyllama.errors import UserError, shown
 from pyllama.generation.settings import GenerationConfig, Rules
 
 FILE = "generation_config.json"
@@ -133,4 +133,4 @@ def checked(name: str, value: Any, vocab_size: int) -> Any:
         return value
     if name == "early_stopping" and value == "never":
         return False
-    raise UserError(f"{FILE} has {name} = {value!r}, but it must be {kind}; fix it or remove it")
+    raise UserError(f"{FILE} has {name} = {shown(value)}, but it must be {kind}; fix it or remove it")

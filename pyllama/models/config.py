@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import numpy as np
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, shown
 
 SHARED = {"architectures": list[str], "id2label": dict, "label2id": dict}      # keys that several families read
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "an object"}
@@ -40,6 +40,12 @@ def described(kind: Any) -> str:
     if origin in (list, tuple):
         return f"a list, each entry {described(arguments[0])}"
     return "a text" if origin is Literal else WORDS.get(kind, "null")
+
+
+def demanded(value: Any, kind: Any) -> str:
+    """What a value that does not fit must be, in words."""
+    large = type(value) is int and not isinstance(kind, str) and int in (kind, *get_args(kind))
+    return f"below {MOST:,} in magnitude" if large else described(kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +142,12 @@ class Config:
         """
         for name, only in {"model_type": cls.TYPE, **cls.ONLY}.items():
             if stored.get(name, only) != only:
-                raise UserError(f"config.json has {name} = {stored[name]!r}; {cls.TYPE} supports only {only!r}")
+                raise UserError(f"config.json has {name} = {shown(stored[name])}; {cls.TYPE} supports only "
+                                f"{shown(only)}")
         for name, kind in SHARED.items():
             if stored.get(name) is not None and not fits(stored[name], kind):
-                raise UserError(f"config.json has {name} = {stored[name]!r}, but it must be {described(kind)}; fix it")
+                raise UserError(f"config.json has {name} = {shown(stored[name])}, but it must be "
+                                f"{described(kind)}; fix it")
         names = cls.names()
         stored = cls.with_known_ids(stored)
         # to_dict() writes these again, and parameters are stored as float32 or float64 whatever they were.
@@ -147,8 +155,8 @@ class Config:
         values = {name: value for name, value in stored.items() if name in names}
         for f in fields(cls):
             if f.name in values and not fits(values[f.name], f.type):
-                raise UserError(f"config.json has {f.name} = {values[f.name]!r}, but it must be {described(f.type)}; "
-                                f"fix it")
+                raise UserError(f"config.json has {f.name} = {shown(values[f.name])}, but it must be "
+                                f"{demanded(values[f.name], f.type)}; fix it")
         architectures = stored.get("architectures") or []
         heads = [head for architecture in architectures if (head := cls.head_of(architecture))]
         if heads and "head" in names and "head" not in stored:
@@ -182,11 +190,12 @@ class Config:
             if name not in defaults or value is None:
                 continue
             if not all(type(i) is int for i in ids):
-                raise UserError(f"config.json has {name} = {value!r}, but it must be an id or a list of ids; fix it")
+                raise UserError(f"config.json has {name} = {shown(value)}, but it must be an id or a list of "
+                                f"ids; fix it")
             known = all(0 <= i < V for i in ids)
             if name == "eos_token_id" and not known and value != defaults[name]:
-                raise UserError(f"config.json has {name} = {value!r}, outside the vocabulary of {V} tokens; set it to "
-                                f"the id of the end token")
+                raise UserError(f"config.json has {name} = {shown(value)}, outside the vocabulary of {V} tokens; set "
+                                f"it to the id of the end token")
             stored = {**stored, name: value if known else None}
         return stored
 

@@ -7,10 +7,11 @@ from pyllama.tasks.task import Task, Trained
 
 
 def readable(task: Task, rows: Sequence[Row], trained: Trained, bad_rows: str = "fatal",
-             answers: bool = True) -> tuple[list[Row], tuple[str, ...]]:
+             answers: bool = True, in_file: bool = True) -> tuple[list[Row], tuple[str, ...]]:
     """(rows, notes): the rows whose texts the tokenizer can read, and notes on the others.
 
     bad_rows   "skip": leave the others out; "fatal": raise UserError for the first
+    in_file    do the rows come from a file, so that bad_rows is a cure?
     answers    do the rows have answers?  Those that the model writes must be readable, too
 
     Raises UserError if the tokenizer can read none of them.
@@ -20,7 +21,7 @@ def readable(task: Task, rows: Sequence[Row], trained: Trained, bad_rows: str = 
     for row in rows:
         problem = next(filter(None, (objection(trained, name, row.values.get(name)) for name in names)), "")
         if problem and bad_rows == "fatal":
-            raise UserError(f"{row.place}: {problem}; or set bad_rows to skip")
+            raise UserError(f"{row.place}: {problem}" + "; or set bad_rows to skip" * in_file)
         if problem:
             bad.append(f"{row.place}: {problem}")
         else:

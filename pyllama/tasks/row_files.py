@@ -9,6 +9,7 @@ from pathlib import Path
 from pyllama.errors import UserError
 from pyllama.files import opened
 from pyllama.tasks.columns import found, is_a_name, is_number, listed
+from pyllama.text.records import BY_COLUMNS, by_columns
 
 
 class BadRow(ValueError):
@@ -129,6 +130,8 @@ def json_array(path, text, wanted, spare):
         content = parsed(text)
     except BadRow as error:
         raise UserError(f"{path} cannot be read: {error}; fix it") from None
+    if by_columns(content):
+        raise UserError(f"{path} {BY_COLUMNS}")
     items = content.get("data", content) if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise UserError(f"{path} is not a list of objects; give a list, or one object a line in a .jsonl")
@@ -151,8 +154,9 @@ def comma_separated(path, text, wanted, spare):
     if isinstance(head, BadRow):
         raise UserError(f"{path} line 1: {head}; fix it")
     if head:
+        names = f"{','.join(needed)}" if len(head) == len(needed) else "with the names of its columns"
         raise UserError(f"the first line of {path} does not name {', '.join(needed)}, but {listed(head)}; name the "
-                        f"columns to read with fields")
+                        f"columns to read with fields or, if it is a row, write the line {names} above it")
 
 
 def quoted(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | BadRow]]:

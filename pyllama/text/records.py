@@ -14,6 +14,8 @@ from pyllama.files import parse_json
 
 Document = tuple[str, str]                          # (name, text)
 Reader = Callable[[Path, Iterable[str], str], Iterator[Document]]      # (path, chunks of whole lines, field)
+BY_COLUMNS = ("has a table column by column; write one object a row: with pandas, to_json(FILE, orient='records', "
+              "lines=True), as a .jsonl")
 AS_TEXT = "rename the file to .txt if it is plain text"
 
 
@@ -24,6 +26,14 @@ def value_of(values: dict, name: str) -> Any:
     first, dot, rest = name.partition(".")
     inner = values.get(first)
     return value_of(inner, rest) if dot and isinstance(inner, dict) else None
+
+
+def by_columns(content: Any) -> bool:
+    """Is this a table in JSON whose columns are objects or lists, as pandas writes it?"""
+    columns = list(content.values()) if isinstance(content, dict) else []
+    if columns and all(isinstance(column, dict) and column for column in columns):
+        return all(column.keys() == columns[0].keys() and all(map(str.isdecimal, column)) for column in columns)
+    return {"columns", "index", "data"} == (content.keys() if columns else set())
 
 
 def json_lines(path: Path, chunks: Iterable[str], field: str) -> Iterator[Document]:
@@ -47,6 +57,8 @@ def json_file(path: Path, chunks: Iterable[str], field: str) -> Iterator[Documen
             yield from json_lines(path, ("\n".join([first, following, *lines]),), field)
             return
     content = _parsed(str(path), "\n".join([first, *lines]))
+    if by_columns(content):
+        raise UserError(f"{path} {BY_COLUMNS}")
     items = content.get("data", content) if isinstance(content, dict) else content
     for number, item in enumerate(items if isinstance(items, list) else [items], 1):
         yield from _document(f"{path} item {number}", item, field)
