@@ -36,8 +36,8 @@ def cuda():
 
 @pytest.fixture
 def there(cuda):
-    """Takes arrays to the device."""
-    return lambda *xs: [fakecupy.module().asarray(x) for x in xs]
+    """Takes arrays to the device; None stands for an optional input that is left out."""
+    return lambda *xs: [None if x is None else fakecupy.module().asarray(x) for x in xs]
 
 
 @pytest.fixture
