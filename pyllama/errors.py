@@ -27,6 +27,16 @@ def shown(value: Any) -> str:
     return "null" if value is None else "true" if value is True else "false" if value is False else repr(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, which takes an s in the plural.
+
+    >>> from pyllama.errors import counted
+    >>> counted(1, "row"), counted(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def check_choices(settings: Any) -> None:
     """Raise UserError if a field of a dataclass whose type is a Literal has another value."""
     for field in fields(settings):

@@ -75,7 +75,7 @@ def test_of_a_long_conversation_the_first_responses_are_learned(tmp_path):
     ([{"content": "x"}], "the role of a message is None"),
     (["x"], "the message 'x' is not an object"),
     ([{"role": "user", "content": None}], "'content' is None, not a text"),
-    ([{"role": "assistant", "content": " "}], "'content' is ' ', not a text"),
+    ([{"role": "assistant", "content": " "}], "'content' is empty"),
     ([{"role": "user", "content": "x"}], "no message is the assistant's, so there is no response to learn"),
     ([], "no message is the assistant's"),
 ])

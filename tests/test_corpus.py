@@ -319,7 +319,7 @@ def test_a_text_may_be_inside_an_object_and_null_is_none(tmp_path):
     ("a.csv", 'text\n"open', r"a\.csv line \d: unexpected end of data"),
     ("a.csv", "", r"a\.csv has no column|a\.csv is empty"),
     ("a.csv", "text\na, b\n", r"a\.csv line 2 has 2 columns instead of 1; fix it, or rename the file to \.txt"),
-    ("a.tsv", "id\ttext\n1\ta\n\n2\n", r"a\.tsv line 4 has 1 columns instead of 2"),
+    ("a.tsv", "id\ttext\n1\ta\n\n2\n", r"a\.tsv line 4 has 1 column instead of 2"),
     ("a.JSONL", "[" * 100_000, r"a\.JSONL line 1 is not JSON")])
 def test_a_file_of_records_is_never_read_as_raw_text(name, content, message, tmp_path):
     (tmp_path / name).write_text(content)

@@ -216,7 +216,7 @@ def test_predict_reads_other_columns_and_leaves_out_what_it_cannot_read(films, t
     flags = ["predict", "--model", str(run), "--data", str(others)]
     capsys.readouterr()
     assert main([*flags, "--fields", "review"]) == 2
-    assert "others.csv line 3: 'text' is '  ', not a text; fix it, or set bad_rows to skip" in \
+    assert "others.csv line 3: 'text' is empty; fix it, or set bad_rows to skip" in \
         capsys.readouterr().err
     for fields in (["review"], ["review", "stars"]):
         assert main([*flags, "--fields", *fields, "--bad-rows", "skip"]) == 0

@@ -50,7 +50,7 @@ def test_a_prompt_has_an_input_where_there_is_one():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"input": 5}, "'input' is 5, not a text"), ({"output": " "}, "'output' is ' ', not a text"),
+    ({"input": 5}, "'input' is 5, not a text"), ({"output": " "}, "'output' is empty"),
     ({"instruction": ["x"]}, r"'instruction' is \['x'\], not a text")])
 def test_a_value_that_is_not_text_is_a_bad_row(change, message):
     with pytest.raises(BadRow, match=message):

@@ -355,7 +355,7 @@ def test_an_answer_without_a_position_is_its_first_occurrence():
     ({"answers": ["x"], "is_impossible": True}, "line 1: it has an answer, although is_impossible is true"),
     ({"answers": ["red"]}, "line 1: the answer 'red' is not an object"),
     ({"answer": "red", "context": 5}, "line 1: 'context' is 5, not a text"),
-    ({"answer": "red", "question": " "}, "line 1: 'question' is ' ', not a text"),
+    ({"answer": "red", "question": " "}, "line 1: 'question' is empty"),
     ({}, "line 1: it has no field 'answer'"),
     ({"qas": {}}, "line 1: 'qas' is {}, not a list"),
     ({"qas": ["Who?"]}, "line 1, qa 1: it is not an object"),

@@ -61,19 +61,21 @@ def test_bad_rows_are_counted_and_located(tmp_path, capsys):
     found, notes = read(Source(path, bad_rows="skip"), FIELDS, USABLE)
     assert [row.place for row in found] == [f"{path} line 1", f"{path} line 6"]
     assert capsys.readouterr() == ("", "")
-    reasons = ("line 2: 'text' is '  ', not a text", "line 3: it has no field 'label', only text",
+    reasons = ("line 2: 'text' is empty", "line 3: it has no field 'label', only text",
                "line 4: it is not JSON", "line 5: it is not an object")
     assert notes[0] == "4 of 6 rows skipped:"
     for note, reason in zip(notes[1:], reasons, strict=True):
         assert reason in note
     _, many = read(Source(written(tmp_path / "b.jsonl", BAD * 2), bad_rows="skip"), FIELDS, USABLE)
     assert (len(many), many[-1]) == (1 + rows.SHOWN + 1, "  and 3 more")
-    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is '  ', not a text; fix it, or set bad_rows"):
+    with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' is empty; fix it, or set bad_rows"):
         read(Source(path), FIELDS, USABLE)
 
 
 @pytest.mark.parametrize(("name", "text", "fields", "message"), [
     ("a.jsonl", "", (), "has no valid row; give a file with text, label"),
+    ("a.jsonl", '{"data": {"text": "a"}, "label": 1}', (), "it has no field 'text', but 'data.text'; name that with"),
+    ("a.tsv", "one\ntwo\n", (), "line 1: it has 1 column instead of 2"),
     ("a.xlsx", "x", (), r"has an unknown format; convert it to \.jsonl, \.json, \.csv, \.tsv"),
     ("a.json", "{", (), "is not JSON"),
     ("a.json", "3", (), "is not a list of objects"),

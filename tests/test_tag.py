@@ -266,5 +266,5 @@ def test_class_weights_do_not_apply(people, tmp_path, capsys):
 
 
 def test_an_input_without_a_text_is_refused():
-    with pytest.raises(UserError, match="input 1 is invalid: 'text' is ' ', not a text"):
+    with pytest.raises(UserError, match="input 1 is invalid: 'text' is empty"):
         rows_of(tag.task, [" "])

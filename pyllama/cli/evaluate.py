@@ -10,7 +10,7 @@ from pyllama.cli.output import console
 from pyllama.cli.tasks import fields_of_training, show
 from pyllama.cli.text import Device, encode, load
 from pyllama.device import like as on
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.tasks import finetune, foreign
 from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source
@@ -98,7 +98,7 @@ def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Pa
             result, words = loop.evaluate(state, tokens, settings, cut=cut.windows), cut.words
         else:
             result, words = objective.evaluate(state, objective.source(tokens), settings), frame.words
-    console.print(f"loss {result.loss:.4f} nats per token   {result}   over {result.tokens:,} tokens")
+    console.print(f"loss {result.loss:.4f} nats per token   {result}   over {counted(result.tokens, 'token')}")
     console.print(words)
     return result._asdict()
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from pyllama import files, memory
 from pyllama.cli.output import console, emit, note
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.tasks import extract as extraction
 from pyllama.tasks import finetune, sparql
 from pyllama.tasks import graph as graphs
@@ -78,7 +78,7 @@ def graph(file: Path, query: str, /, limit: int = 100, out: Path | None = None) 
     rows = list(answer.rows if write else itertools.islice(answer.rows, limit + 1))
     if out and write:
         files.export(out, [write([dict(zip(answer.names, row, strict=True)) for row in rows]).encode()])
-        console.print(f"wrote {len(rows):,} rows to {out}")
+        console.print(f"wrote {counted(len(rows), 'row')} to {out}")
         return 0
     table = Table(*answer.names, box=SIMPLE)
     for row in rows[:limit]:

@@ -11,7 +11,7 @@ from pyllama.cli.confusion import confusion_table
 from pyllama.cli.display import announce
 from pyllama.cli.output import console, emit, note
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.tasks import answers
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
@@ -120,7 +120,7 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     content = write(table).encode("utf-8", "backslashreplace")      # as JSON writes half of a surrogate pair
     if out:
         files.export(out, [content])
-        console.print(f"wrote the answers to {len(rows):,} rows to {out}")
+        console.print(f"wrote the answers to {counted(len(rows), 'row')} to {out}")
     else:
         emit(content.decode(), end="")
     if export and exported:

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import NamedTuple
 from urllib.parse import quote
 
-from pyllama.errors import UserError, optional
+from pyllama.errors import UserError, counted, optional
 
 MAX_DRAWN = 50                                              # triples in a drawing; more are unreadable
 SPACE = "http://example.org/"                               # RFC 2606 reserves it for examples
@@ -37,12 +37,7 @@ def writer(path):
     write, *packages = WRITERS[suffix]
     for package in packages:
         optional(package, f"a {suffix} file")
-    return lambda triples: (write(triples), shown(triples) if write is to_png else counted(len(triples)))
-
-
-def counted(number: int) -> str:
-    """The number of triples in words."""
-    return f"{number:,} triple{'s' * (number != 1)}"
+    return lambda triples: (write(triples), shown(triples) if write is to_png else counted(len(triples), "triple"))
 
 
 def to_csv(triples) -> bytes:
@@ -115,7 +110,8 @@ def to_png(triples) -> bytes:
 def shown(triples) -> str:
     """The number of triples in a drawing, and of how many."""
     number = len({triple[:3] for triple in triples})
-    return counted(number) if number <= MAX_DRAWN else f"the {MAX_DRAWN} most frequent of {counted(number)}"
+    total = counted(number, "triple")
+    return total if number <= MAX_DRAWN else f"the {MAX_DRAWN} most frequent of {total}"
 
 
 def drawn(triples):

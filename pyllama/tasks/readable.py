@@ -1,7 +1,7 @@
 """Rows that a tokenizer can read: each text has tokens, and every character has one."""
 from collections.abc import Sequence
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.tasks.rows import Row, left_out
 from pyllama.tasks.task import Task, Trained
 
@@ -27,7 +27,7 @@ def readable(task: Task, rows: Sequence[Row], trained: Trained, bad_rows: str = 
         else:
             good.append(row)
     if bad and not good:
-        raise UserError(f"the tokenizer can read none of the {len(bad)} rows, the first because {bad[0]}")
+        raise UserError(f"the tokenizer can read none of {counted(len(bad), 'row')}, the first because {bad[0]}")
     return good, left_out(bad, len(rows))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.files import opened
 from pyllama.tasks.columns import found, is_a_name, is_number, listed
 from pyllama.text.records import BY_COLUMNS, by_columns
@@ -229,7 +229,7 @@ def fields_of(cells, names, least):
     """{name: cell} of a row with at least so many cells, or the error."""
     if least <= len(cells) <= len(names):
         return dict(zip(names, cells, strict=False))
-    return BadRow(f"it has {len(cells)} columns instead of {len(names)}")
+    return BadRow(f"it has {counted(len(cells), 'column')} instead of {len(names)}")
 
 
 READERS: dict[str, Reader] = {".jsonl": json_lines, ".json": json_array, ".csv": comma_separated, ".tsv": tab_separated,

@@ -88,7 +88,8 @@ def read(source: Source, names: Sequence[str], usable: Callable[[dict], dict],
         written, kept = by_name[names[-1]], row.values.get(names[-1])
         stripped += isinstance(written, str) and written != kept == written.strip()
     if not rows:
-        raise UserError(f"{path} has no valid row; give a file with {', '.join(asked.values())}")
+        raise UserError(f"{path} has no valid row; give a file with "
+                        f"{', '.join(asked[name] for name in needed)}")
     synonyms = {column: asked[name] for columns in columns_in.values() for name, column in columns.items()
                 if plain(asked[name]) != plain(column)}
     notes = [f"the field {column!r} is read as {name!r}" for column, name in synonyms.items()]
@@ -117,6 +118,9 @@ def why_absent(column: str, values: dict) -> str:
     """Why a row has no value in a column: it is null, or absent."""
     if column in values:
         return f"{column!r} is null"
+    inside = [f"{name}.{column}" for name, value in values.items() if isinstance(value, dict) and column in value]
+    if inside:
+        return f"it has no field {column!r}, but {inside[0]!r}; name that with fields"
     return f"it has no field {column!r}, only {listed(values)}; choose others with fields"
 
 
@@ -135,8 +139,10 @@ def text_of(values: dict, name: str) -> str:
     if name not in values:
         raise BadRow(f"it has no field {name!r}")
     text = values[name]
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):
         raise BadRow(f"{name!r} is {text!r}, not a text")
+    if not text.strip():
+        raise BadRow(f"{name!r} is empty")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.tasks.columns import found
 from pyllama.tasks.row_files import BadRow, NotObject, Reader, json_array, json_lines
 from pyllama.tasks.rows import text_of
@@ -274,7 +274,7 @@ def sentence_row(path, sentence, width, first, last, spare):
     for place, (_, cells) in zip(places, sentence, strict=True):
         least = first + 1 if spare else max(first, last, 1) + 1
         if len(cells) < least or (len(cells) != width and not spare):
-            return place, None, BadRow(f"it has {len(cells)} columns instead of {max(width, 2)}")
+            return place, None, BadRow(f"it has {counted(len(cells), 'column')} instead of {max(width, 2)}")
         if not cells[first] or not (spare or cells[last]):
             return place, None, BadRow("it has no word or no tag")
         words.append(cells[first])

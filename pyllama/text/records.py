@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.files import parse_json
 
 Document = tuple[str, str]                          # (name, text)
@@ -76,7 +76,8 @@ def table(path: Path, chunks: Iterable[str], field: str, **dialect: Any) -> Iter
         place = f"{path} line {reader.line_num + 1}"
         for cells in reader:
             if field and cells and len(cells) != len(names):        # of an unquoted comma, the text would be cut there
-                raise UserError(f"{place} has {len(cells)} columns instead of {len(names)}; fix it, or {AS_TEXT}")
+                raise UserError(f"{place} has {counted(len(cells), 'column')} instead of {len(names)}; fix "
+                                f"it, or {AS_TEXT}")
             chosen = cells if not field else cells[names.index(field):][:1]
             yield from ((place, cell) for cell in chosen)
             place = f"{path} line {reader.line_num + 1}"

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from pyllama import rng
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.files import cure, make_folder, parse_json, replacing, rewrite
 from pyllama.text import encoding, special
 from pyllama.text.corpus import Sources, documents
@@ -265,9 +265,10 @@ def split(tokens: Tokens, validation: float = 0.1, by: Literal["position", "docu
         raise UserError(f"cannot split by {by!r}; split by 'position' or by 'document'")
     for name, part in zip(("training", "validation"), parts, strict=True):
         if len(part) <= block_size:
-            raise UserError(f"{len(part)} of {len(tokens)} tokens, in {len(part.starts)} of {len(tokens.starts)} "
-                            f"documents, are for {name}, but block_size {block_size} needs {block_size + 1}; "
-                            f"give more text, make block_size smaller, or split in another way")
+            raise UserError(f"{len(part)} of {len(tokens)} tokens, in {len(part.starts)} of "
+                            f"{counted(len(tokens.starts), 'document')}, are for {name}, but block_size "
+                            f"{block_size} needs {block_size + 1}; give more text, make block_size "
+                            f"smaller, or split in another way")
     return parts
 
 
