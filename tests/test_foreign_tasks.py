@@ -87,6 +87,11 @@ def test_two_classes_without_names_have_those_of_transformers(tmp_path, capsys):
     assert pyllama.predict(pyllama.load(model), "the cat") in ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
+def test_a_head_without_classes_is_given_no_names(tmp_path):
+    model = pyllama.load(saved(tmp_path / "m", "masked_lm"))
+    assert not model.config.extra.get("id2label")
+
+
 def test_a_new_model_of_ours_has_no_task():
     with pytest.raises(UserError, match="the model was not trained on a task"):
         pyllama.predict(pyllama.create("bert", "python-docs", head="classification", hidden_size=8), "the cat")

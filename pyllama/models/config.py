@@ -8,6 +8,7 @@ import numpy as np
 
 from pyllama.errors import UserError, shown
 
+OF_TASKS = ("classification", "tagging", "span")                            # heads whose scores have names
 SHARED = {"architectures": list[str], "id2label": dict, "label2id": dict}      # keys that several families read
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "an object"}
 MOST = 2**31                                                                # above every size, in magnitude
@@ -165,10 +166,10 @@ class Config:
             values.setdefault("num_labels", len(stored["id2label"]))
         extra = {name: value for name, value in stored.items() if name not in rewritten}
         config = cls(**values, extra=extra)
-        if "head" not in stored and "num_labels" in names and not stored.get("id2label"):
-            count = getattr(config, "num_labels", 0)
-            extra["id2label"] = {str(i): f"LABEL_{i}" for i in range(count)}        # as in transformers
-        return config
+        if "head" in stored or stored.get("id2label") or config.head not in OF_TASKS:
+            return config
+        classes = {str(i): f"LABEL_{i}" for i in range(getattr(config, "num_labels", 0))}
+        return replace(config, extra={**extra, "id2label": classes})               # as transformers does
 
     @classmethod
     def head_of(cls, architecture: str) -> str | None:
