@@ -1,4 +1,4 @@
-"""Hypothesis profiles, and a poisoned np.empty."""
+"""Hypothesis profiles, a poisoned np.empty, and a console as wide as COLUMNS says."""
 import functools
 import os
 import sys
@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from pyllama import backend
 from pyllama import op as op_module
+from pyllama.cli.output import console
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large]              # problems have thousands of numbers on purpose
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=slow)
@@ -52,6 +53,12 @@ def poison():
         patch.setattr(np, "empty", poisoned(np.empty))
         patch.setattr(np, "empty_like", poisoned(np.empty_like))
         yield
+
+
+@pytest.fixture(autouse=True)
+def width_of_the_environment(monkeypatch):
+    """A test may set COLUMNS, which rich's console otherwise reads only when it is made: in whichever test that was."""
+    monkeypatch.setattr(console, "_width", None)
 
 
 @pytest.fixture
