@@ -2,8 +2,10 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
+from pyllama import backend
 from pyllama.ops import attention
 from tests.laws import close, law, same
 from tests.test_laws_attention import alike, drawn, long, seeing, sees, small, some_times, times
@@ -236,3 +238,12 @@ def test_a_query_before_the_first_key_has_no_segment(rng, dtype, B, G, R, T, S, 
     assert not y[..., blind, :].any()
     for gradient in back(dy):
         assert gradient is None or not gradient.any()
+
+
+@pytest.mark.parametrize("softcap", [0, -1.0, math.nan])
+@pytest.mark.parametrize("kernels", ["numpy", "cpu"])
+def test_a_softcap_that_is_not_positive_is_refused(kernels, softcap):
+    """A kernel that took 0 for none would differ from the reference, which divides by it."""
+    q, k, v = np.ones((1, 1, 1, 2, 3)), np.ones((1, 1, 2, 3)), np.ones((1, 1, 2, 3))
+    with backend.use(kernels), pytest.raises(ValueError, match="it must be positive, or None"):
+        attention(q, k, v, softcap=softcap)

@@ -82,6 +82,8 @@ cdef tuple hiding(mask, segments, idx T):
 
 def attention(np.ndarray q, np.ndarray k, np.ndarray v, mask=None, segments=None, bias=None, *, bint causal=False,
               window=None, scale=None, softcap=None):
+    if softcap is not None and not softcap > 0:             # the reference says so
+        return NotImplemented
     cdef const kernels *kernel = kernels_for(q)
     q, k, v = with_rows(q, q), with_rows(k, q), with_rows(v, q)
     cdef tuple hidden = hiding(mask, segments, q.shape[3] if q.ndim == 5 else 0)

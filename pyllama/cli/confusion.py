@@ -39,5 +39,5 @@ def lines_of_classes(names: Sequence[str], confusion: Sequence[Sequence[int]]) -
 
 
 def share(part: int, whole: int) -> str:
-    """part / whole; a dash if there is no whole."""
+    """part / whole; a dash if whole is 0."""
     return f"{part / whole:.3f}" if whole else "-"

@@ -10,6 +10,8 @@ BUSY = 256                                              # blocks: enough to occu
 def attention(q, k, v, mask=None, segments=None, bias=None, *, causal=False, window=None, scale=None, softcap=None):
     if q.shape[-1] > cuda_text.WIDTHS[-1]:                # a thread has too few registers for wider heads
         return NotImplemented
+    if softcap is not None and not softcap > 0:             # the reference says so
+        return NotImplemented
     saved = q, k, v, mask, segments, bias
     (q, k, v), (B, G, R, T, K), S = with_rows(q, k, v), q.shape, k.shape[2]
     y, lse = new_heads(q), cupy.empty((B, G, R * T, 1), q.dtype)

@@ -70,7 +70,8 @@ Backward    y is linear in p and in v:
 Saved       q, k, v, mask, segments, bias, y, lse.  p [T S] is recomputed from
             lse, so memory grows linearly with T and S.
 
-Raises      TypeError: precisions differ.  ValueError: shapes do not fit.
+Raises      TypeError: precisions differ.  ValueError: shapes do not fit,
+            or softcap is not positive.
 
 Example     One head of width 1.  The scores (log 3, 0) give the weights
             (3/4, 1/4), so y is 3/4 · 4 + 1/4 · 8.
@@ -198,6 +199,8 @@ def biased(u, bias, seen, q):
 
 
 def forward(q, k, v, mask=None, segments=None, bias=None, *, causal=False, window=None, scale=None, softcap=None):
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"attention: softcap is {softcap}; it must be positive, or None")
     seen = visible(q, k, mask, segments, causal, window)
     a = biased(scores(q, k, scale, softcap), bias, seen, q)
     lse = log_sum_exp(a)
