@@ -1,0 +1,111 @@
+"""What gradcheck found: a report that is true if nothing is wrong, and the exception that carries it."""
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["complex step", "differences", "order", "dot product", "rounding"]
+Status = Literal["passed", "wrong", "undecided"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one method says of the gradient of one output with respect to one input.
+
+    method      how the derivative was found
+    status      "undecided": the method says nothing here, for the reason in `why`
+    claimed     what back says; a number, because every method compares one number at a time, the worst one
+    measured    what the function does
+    error       |claimed - measured|
+    tolerance   the largest error that is not a fault of back
+    why         a sentence: the inequality with its numbers, or why the method is undecided
+    """
+    method: Method
+    status: Status
+    claimed: float = float("nan")
+    measured: float = float("nan")
+    error: float = float("nan")
+    tolerance: float = float("nan")
+    why: str = ""
+
+    @property
+    def severity(self) -> float:
+        """How many tolerances the error has; infinite if it is not a number, 0 if undecided."""
+        if self.status == "undecided":
+            return 0.0
+        ratio = self.error / self.tolerance if self.tolerance else float("inf") if self.error else 0.0
+        return ratio if ratio == ratio else float("inf")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The gradient of one output with respect to one input.
+
+    input, output   their names: "input 0", "input 1 at weight", "x"; "output 0", "y"
+    verdicts        one of each method that was tried
+    where           which inputs the worst verdict belongs to: "as given", "strided dy", "random w", ...
+    index           the entry of the input with the largest error; None if all are right or none was looked at
+    diagnoses       what is probably wrong, in sentences, the most specific one first
+    """
+    input: str
+    output: str
+    verdicts: tuple[Verdict, ...]
+    where: str = "as given"
+    index: tuple[int, ...] | None = None
+    diagnoses: tuple[str, ...] = ()
+
+    @property
+    def wrong(self) -> bool:
+        return any(verdict.status == "wrong" for verdict in self.verdicts)
+
+    @property
+    def worst(self) -> Verdict:
+        return max(self.verdicts, key=lambda verdict: (verdict.status == "wrong", verdict.severity))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake that is not a wrong number.
+
+    kind        "input mutated", "not deterministic", "wrong shape", "wrong dtype", "dy mutated", "layout", ...
+    sentence    the cause and the cure
+    """
+    kind: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of gradcheck: true if no fault was found, no pair is wrong and every pair was judged.
+
+    function    its name
+    pairs       one for each floating input and output, the worst last
+    faults      of the function as a whole
+    notes       what the reader should know: "not holomorphic: differences were used", "kink at x[3]"
+    skipped     what the time budget left out
+    seed        of everything random
+    case        the smallest failing case as Python to paste; "" if nothing is wrong
+    replay      the call or the command that gives this report again
+    """
+    function: str
+    pairs: tuple[Pair, ...]
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    seed: int = 0
+    case: str = ""
+    replay: str = ""
+
+    def __bool__(self) -> bool:
+        return not self.faults and all(pair.worst.status == "passed" for pair in self.pairs)
+
+    @property
+    def error(self) -> float:
+        """The largest error of all pairs, relative to its tolerance: right gradients have at most 1."""
+        return max((pair.worst.severity for pair in self.pairs), default=0.0)
+
+
+class GradcheckError(AssertionError):
+    """A gradient that gradcheck found wrong; `report` says where and why."""
+
+    def __init__(self, report: Report):
+        super().__init__(str(report))
+        self.report = report
