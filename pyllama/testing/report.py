@@ -1,6 +1,10 @@
 """What gradcheck found: a report that is true if nothing is wrong, and the exception that carries it."""
-from dataclasses import dataclass
-from typing import Literal
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pyllama.testing import report_html, report_text
 
 Method = Literal["complex step", "differences", "order", "dot product", "rounding"]
 Status = Literal["passed", "wrong", "undecided"]
@@ -101,6 +105,46 @@ class Report:
     def error(self) -> float:
         """The largest error of all pairs, relative to its tolerance: right gradients have at most 1."""
         return max((pair.worst.severity for pair in self.pairs), default=0.0)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, only_wrong: bool = False) -> str:
+        """The report as plain text: a line for each pair, the worst last, then what is wrong in words.
+
+        only_wrong      leave out the lines of the pairs that passed
+        """
+        return report_text.text(self, only_wrong)
+
+    def to_json(self) -> str:
+        """The report as JSON: the fields under their names, every float exactly.
+
+        JSON has no number for them, so NaN is null, and infinities are "inf" and "-inf".
+
+        >>> report = Report("f", (Pair("x", "y", (Verdict("complex step", "passed", 0.5, 0.5, 0.0, 1e-12),)),))
+        >>> import json
+        >>> json.loads(report.to_json())["pairs"][0]["verdicts"][0]["claimed"]
+        0.5
+        """
+        return json.dumps({"passed": bool(self), "error": plain(self.error), **plain(asdict(self))}, allow_nan=False,
+                          ensure_ascii=False)
+
+    def _repr_html_(self) -> str:
+        return report_html.html(self)
+
+
+def plain(value: Any) -> Any:
+    """The value with the types that JSON has."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | bool):
+        return value
+    if hasattr(value, "__index__"):                     # of Python or NumPy
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None if math.isnan(number) else str(number)
 
 
 class GradcheckError(AssertionError):
