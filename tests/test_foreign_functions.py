@@ -1,0 +1,381 @@
+"""Functions of torch, JAX, numba and C become functions of NumPy arrays.  The libraries here are small stand-ins; the
+real ones run in `make bench-checkers`."""
+import contextlib
+import ctypes
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from pyllama.testing import foreign
+from pyllama.testing.foreign import c_function
+from tests import small_torch
+from tests.small_torch import Function, Tensor
+
+RNG = np.random.default_rng(0)
+X, W = RNG.standard_normal((3, 4)), RNG.standard_normal((3, 4))
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    small_torch.installed(monkeypatch)
+
+
+def same_bits(a, b):
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------
+
+class Scaled(Function):
+    """x factor, where factor is a constant."""
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return Tensor(x.data * factor)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return Tensor(dy.data * ctx.factor), None
+
+
+def test_a_function_of_arrays_is_left_alone(torch):
+    assert foreign.adapted(lambda x: (x, lambda dy: dy), [X, {"w": W}, 2.0]) is None
+
+
+@pytest.mark.usefixtures("torch")
+class TestTorch:
+    def test_a_function_of_tensors_returns_y_and_back(self):
+        a = foreign.adapted(lambda x, w: x * w, [Tensor(X), Tensor(W)])
+        y, back = a.f(X, W)
+        assert a.names == ["x", "w"]
+        assert same_bits(y, X * W)
+        assert all(map(same_bits, back(2 * y), (2 * y * W, 2 * y * X)))
+
+    def test_a_function_class_is_called_by_its_apply_and_numbers_are_constants(self):
+        a = foreign.adapted(Scaled, [Tensor(X), 3.0])
+        y, back = a.f(X)
+        assert a.names == ["x"]
+        assert same_bits(back(y)[0], 3.0 * y)
+
+    def test_the_precision_is_that_of_the_arrays(self):
+        a = foreign.adapted(Scaled, [Tensor(X.astype(np.float32)), 3.0])
+        assert a.inputs[0].dtype == np.float32
+        for dtype in (np.float32, np.float64, np.complex128):
+            assert a.f(X.astype(dtype))[0].dtype == dtype
+
+    def test_trees_of_tensors_are_named_by_path(self):
+        a = foreign.adapted(lambda p, xs: p["w"] * xs[0], [{"w": Tensor(W)}, [Tensor(X)]])
+        assert a.names == ["p at w", "xs at 0"]
+        assert same_bits(a.f(W, X)[0], W * X)
+
+    def test_only_tensors_that_require_a_gradient_are_inputs_if_one_does(self):
+        a = foreign.adapted(lambda x, w: x * w, [Tensor(X, requires_grad=True), Tensor(W)])
+        assert a.names == ["x"]
+        assert same_bits(a.f(2 * X)[0], 2 * X * W)
+
+    def test_integers_are_inputs_without_a_gradient(self):
+        class Rows(Function):
+            @staticmethod
+            def forward(ctx, x, ids):
+                ctx.ids, ctx.shape = ids.data, x.shape
+                return Tensor(x.data[ids.data])
+
+            @staticmethod
+            def backward(ctx, dy):
+                dx = np.zeros(ctx.shape)
+                np.add.at(dx, ctx.ids, dy.data)
+                return Tensor(dx), None
+
+        a = foreign.adapted(Rows, [Tensor(X), Tensor(np.array([1, 1]))])
+        dx, none = a.f(X, np.array([2, 2]))[1](np.ones((2, 4)))
+        assert none is None
+        assert dx[:, 0].tolist() == [0, 0, 2]
+
+    def test_several_outputs_are_a_tuple_and_each_has_its_gradient(self):
+        class Both(Function):
+            @staticmethod
+            def forward(ctx, x):
+                return Tensor(2 * x.data), Tensor(3 * x.data)
+
+            @staticmethod
+            def backward(ctx, da, db):
+                return Tensor(2 * da.data + 3 * db.data)
+
+        (a, b), back = foreign.adapted(Both, [Tensor(X)]).f(X)
+        assert same_bits(b, 3 * X)
+        assert np.allclose(back((a, b))[0], 2 * a + 3 * b, rtol=1e-15)
+
+    def test_an_input_without_a_gradient_gets_zeros_and_a_note(self):
+        a = foreign.adapted(lambda x, w: Scaled.apply(x, 2.0), [Tensor(X), Tensor(W)])
+        _, back = a.f(X, W)
+        assert not back(X)[1].any()
+        back(X)
+        assert a.notes == ["torch has no gradient for w: it counts as zero"]
+
+    def test_a_backward_that_changes_dy_is_seen(self):
+        class Doubles(Scaled):
+            @staticmethod
+            def backward(ctx, dy):
+                dy.data *= 2
+                return dy, None
+
+        dy = np.ones((3, 4))
+        foreign.adapted(Doubles, [Tensor(X), 2.0]).f(X)[1](dy)
+        assert (dy == 2).all()
+
+    @pytest.mark.parametrize("layout", [lambda x: x, lambda x: x.repeat(2, 1)[:, ::2]], ids=["contiguous", "strided"])
+    def test_a_forward_that_changes_its_input_is_seen(self, layout):
+        class Zeroes(Scaled):
+            @staticmethod
+            def forward(ctx, x, factor):
+                x.data[...] = 0
+                return Tensor(x.data + factor)
+
+        x = X.copy()
+        foreign.adapted(Zeroes, [Tensor(layout(X)), 2.0]).f(x)
+        assert not x.any()
+
+    def test_the_function_sees_the_strides_that_were_given(self):
+        steps = []
+
+        class Looks(Scaled):
+            @staticmethod
+            def forward(ctx, x, factor):
+                steps.append(x.stride())
+                ctx.factor = factor
+                return Tensor(factor * x.data)
+
+        foreign.adapted(Looks, [Tensor(X.repeat(2, 1)[:, ::2]), 2.0]).f(X.copy())
+        assert steps[-1] == [8, 2]
+
+    def test_a_strided_or_broadcast_dy_arrives_with_its_strides(self):
+        steps = []
+
+        class Looks(Scaled):
+            @staticmethod
+            def backward(ctx, dy):
+                steps.append(dy.stride())
+                return dy, None
+
+        _, back = foreign.adapted(Looks, [Tensor(X), 1.0]).f(X)
+        for dy in (X.repeat(2, 1)[:, ::2], np.broadcast_to(1.0, (3, 4))):
+            back(dy)
+        assert steps == [[8, 2], [0, 0]]
+
+    def test_a_read_only_or_reversed_dy_is_copied(self):
+        _, back = foreign.adapted(Scaled, [Tensor(X), 2.0]).f(X)
+        frozen = X.copy()
+        frozen.flags.writeable = False
+        for dy in (frozen, X[::-1]):
+            assert same_bits(back(dy)[0], 2 * dy)
+
+    def test_forward_mode_is_offered_where_the_function_has_it(self):
+        a = foreign.adapted(lambda x, w: x * w, [Tensor(X), Tensor(W)])
+        assert same_bits(a.jvp([X, W], [W, X]), W * W + X * X)
+        assert foreign.adapted(Scaled, [Tensor(X), 2.0]).jvp is None
+
+
+# --- JAX --------------------------------------------------------------------------------------------------------------
+
+class Array(np.ndarray):
+    """A stand-in for a JAX array."""
+
+
+Array.__module__ = "jaxlib._jax"
+
+
+def jax_array(x):
+    return np.array(x).view(Array)
+
+
+class SmallJax(types.ModuleType):
+    """jax for the functions x -> factor x, whose factor vjp and jvp find by calling them at one."""
+    def __init__(self):
+        super().__init__("jax")
+        self.numpy = types.SimpleNamespace(array=jax_array)
+        self.wide = False
+
+    @contextlib.contextmanager
+    def enable_x64(self, on):
+        self.wide, before = on, self.wide
+        yield
+        self.wide = before
+
+    def vjp(self, function, x):
+        assert self.wide
+        ys = function(x)
+        return ys, lambda dys: (sum(dy * y for dy, y in zip(dys, function(np.ones_like(x)), strict=True)),)
+
+    def jvp(self, function, inputs, tangents):
+        assert self.wide
+        return function(*inputs), function(*tangents)
+
+
+def test_a_function_of_jax_arrays_is_differentiated_with_x64(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", SmallJax())
+    a = foreign.adapted(lambda x, factor: {"a": 2 * x, "b": factor * x}, [jax_array(X), 3.0])
+    (y, z), back = a.f(X)
+    assert a.names == ["x"]
+    assert type(y) is type(z) is np.ndarray
+    assert same_bits(z, 3 * X)
+    assert np.allclose(back((y, z))[0], 2 * y + 3 * z, rtol=1e-15)
+    assert same_bits(a.jvp([X], [W])[1], 3 * W)
+
+
+def test_integers_of_jax_have_no_gradient_and_complex_numbers_need_no_rule(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", SmallJax())
+    a = foreign.adapted(lambda x, ids: 2 * x[ids], [jax_array(X), jax_array([0, 0])])
+    _, none = a.f(X, np.array([1, 1]))[1](np.ones((2, 4)))[:2]
+    assert none is None
+    assert same_bits(a.f(X + 1j, np.array([1, 1]))[0], 2 * (X + 1j)[[1, 1]])
+
+
+# --- numba ------------------------------------------------------------------------------------------------------------
+
+class Dispatcher:
+    """A stand-in for a function that numba compiled for contiguous float64 alone."""
+    __name__ = "kernel"
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        if x.dtype != np.float64:
+            raise TypeError("no matching definition")
+        assert x.flags.c_contiguous
+        assert x.flags.writeable
+        return 2 * x
+
+
+Dispatcher.__module__ = "numba.core.registry"
+
+
+def test_a_compiled_function_gets_contiguous_arrays():
+    kernel = foreign.plain(Dispatcher())
+    frozen = X[:, ::2]
+    frozen.flags.writeable = False
+    assert same_bits(kernel(frozen), 2 * frozen)
+    assert kernel(np.array(1.0)).shape == ()
+
+
+def test_a_compilation_that_fails_for_complex_numbers_is_not_tried_again():
+    dispatcher = Dispatcher()
+    kernel = foreign.plain(dispatcher)
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            kernel(X + 0j)
+    assert dispatcher.calls == 1
+
+
+def test_other_functions_stay_as_they_are():
+    assert foreign.plain(np.sin) is np.sin
+    assert foreign.plain(None) is None
+
+
+# --- C ----------------------------------------------------------------------------------------------------------------
+
+SOURCE = """
+void scale(const double *x, const double *w, double *y, long n, long d, float factor)
+{
+    for (long i = 0; i < n * d; i++)
+        y[i] = factor * w[i % d] * x[i];
+}
+void add(const float *x, float *sum, int n)
+{
+    for (int i = 0; i < n; i++)
+        *sum += x[i];
+}
+void beyond(const double *x, double *y, long n)
+{
+    for (long i = 0; i <= n; i++)
+        y[i] = 0;
+}
+void forgets(const double *x, double *y, long n)
+{
+    for (long i = 1; i < n; i++)
+        y[i] = x[i];
+}
+void two(const int *ids, const double x[4], double a[4], double b[4], long n)
+{
+    for (long i = 0; i < 4; i++)
+        a[i] = x[ids[i % n]], b[i] = -x[i];
+}
+"""
+SCALE = "void scale(const double x[N][D], const double w[D], double y[N][D], long N, long D, float factor);"
+
+
+@pytest.fixture(scope="module")
+def lib(tmp_path_factory):
+    if not (compiler := shutil.which("cc")):
+        pytest.skip("there is no C compiler cc")
+    folder = tmp_path_factory.mktemp("c")
+    (folder / "lib.c").write_text(SOURCE)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "lib.so", folder / "lib.c"], check=True)
+    return ctypes.CDLL(str(folder / "lib.so"))
+
+
+@pytest.mark.parametrize("x", [X, X.repeat(2, 1)[:, ::2], np.asfortranarray(X), X[:0]])
+def test_a_c_function_is_called_by_its_declaration(lib, x):
+    assert np.allclose(c_function(lib.scale, SCALE)(x, W[0], 0.5), 0.5 * W[0] * x, rtol=1e-15)
+
+
+def test_numbers_may_be_bound_and_names_are_those_of_the_declaration(lib):
+    import inspect
+
+    scale = c_function(lib.scale, SCALE, factor=2.0)
+    assert [*inspect.signature(scale).parameters] == ["x", "w"]
+    assert scale.__name__ == "scale"
+    assert same_bits(scale(X, W[0]), 2.0 * W[0] * X)
+
+
+def test_a_function_that_adds_to_its_output_starts_at_fill(lib):
+    assert c_function(lib.add, "const float x[N], float sum[1], int N", fill=0.0)(np.ones(5, np.float32)) == 5
+
+
+def test_several_outputs_and_integers(lib):
+    two = c_function(lib.two, "const int ids[N], const double x[4], double a[4], double b[4], long N")
+    a, b = two(np.array([3, 1], np.int32), X[0])
+    assert same_bits(a, X[0, [3, 1, 3, 1]])
+    assert same_bits(b, -X[0])
+
+
+def test_a_write_outside_an_output_is_refused(lib):
+    with pytest.raises(ValueError, match=r"beyond writes outside y, which has the shape \(3,\)"):
+        c_function(lib.beyond, "const double x[N], double y[N], long N")(X[:, 0])
+
+
+def test_a_number_that_is_not_written_is_nan(lib):
+    y = c_function(lib.forgets, "const double x[N], double y[N], long N")(X[0])
+    assert np.isnan(y).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(("inputs", "error", "message"), [
+    ((X.astype(np.float32), W[0], 1.0), TypeError, "scale takes x as float64, not float32; convert it"),
+    ((X[0], W[0], 1.0), ValueError, r"scale takes x\[N\]\[D\], not an array of shape \(4,\)"),
+    ((X, W[:, 0], 1.0), ValueError, "w of scale has the size 3 where D is 4"),
+    ((X, W[0]), TypeError, "scale takes x, w, factor: give 3 inputs, not 2"),
+])
+def test_inputs_that_do_not_fit_the_declaration_are_refused(lib, inputs, error, message):
+    with pytest.raises(error, match=message):
+        c_function(lib.scale, SCALE)(*inputs)
+
+
+@pytest.mark.parametrize(("declaration", "message"), [
+    ("const double *x, double y[N]", r"'const double \*x' is not a parameter .* sizes in brackets"),
+    ("const bool x[N], double y[N], long N", "'const bool x.N.' is not a parameter with a type of C"),
+    ("const double x[N], long N", "no output, which is an array without const"),
+    ("const double x[N], double y[M], long N, long M", "the size M of y is not a size of an input"),
+])
+def test_a_declaration_that_says_too_little_is_refused(declaration, message):
+    with pytest.raises(ValueError, match=message):
+        c_function(None, declaration)
+
+
+def test_a_bare_c_function_is_refused_with_the_cure(lib):
+    with pytest.raises(TypeError, match=r"does not say which arguments are outputs; declare it: c_function\("):
+        foreign.plain(lib.scale)
