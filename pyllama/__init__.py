@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from pyllama import ops
     from pyllama.api import create, finetune, generate, load, predict, resume, train
     from pyllama.errors import UserError
-    from pyllama.testing import check_gradient
+    from pyllama.testing.function import gradcheck as check_gradient
     from pyllama.training.loop import Settings
 
 __version__ = "0.1.0"
 __all__ = ["Settings", "UserError", "check_gradient", "create", "finetune", "generate", "load", "ops", "predict",
            "resume", "train"]
 
-_HOMES = {"Settings": "training.loop", "UserError": "errors", "check_gradient": "testing"}
+_HOMES = {"Settings": "training.loop", "UserError": "errors", "check_gradient": "testing:gradcheck"}
 
 
 def __getattr__(name):
     if name in __all__ and name != "ops":
-        value = getattr(importlib.import_module(f"pyllama.{_HOMES.get(name, 'api')}"), name)
+        home, _, original = _HOMES.get(name, "api").partition(":")
+        value = getattr(importlib.import_module(f"pyllama.{home}"), original or name)
         globals()[name] = value
         return value
     if not name.startswith("_") and importlib.util.find_spec(f"pyllama.{name}"):

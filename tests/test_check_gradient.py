@@ -1,15 +1,21 @@
 """check_gradient accepts right backward passes of all kinds and refuses wrong ones."""
 import ctypes
+import re
 
 import numpy as np
 import pytest
 
+from pyllama import check_gradient
 from pyllama.models.layers import project
 from pyllama.ops import embedding, rms_norm
-from pyllama.testing import WrongGradient, check_gradient
+from pyllama.testing import GradcheckError
 
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((3, 4)), RNG.standard_normal(4)
+
+
+def worst(report):
+    return report.pairs[-1].worst
 
 
 def scaled(times):
@@ -33,14 +39,14 @@ def real_only(times):
 
 @pytest.mark.parametrize("f", [scaled, absolute, real_only])
 def test_the_right_gradient_passes_and_one_that_is_off_by_a_little_does_not(f):
-    assert check_gradient(f(1.0), [X]) < 1e-9
-    with pytest.raises(WrongGradient, match="the gradient of input 0 is wrong"):
+    assert check_gradient(f(1.0), [X])
+    with pytest.raises(GradcheckError, match="The gradient of y with respect to x is wrong"):
         check_gradient(f(1.0 + 1e-6), [X])
 
 
 def test_a_holomorphic_function_is_checked_to_rounding():
-    assert check_gradient(scaled(1.0), [X]) < 1e-11
-    with pytest.raises(WrongGradient):
+    assert check_gradient(scaled(1.0), [X])
+    with pytest.raises(GradcheckError):
         check_gradient(scaled(1.0 + 1e-10), [X])
 
 
@@ -49,9 +55,9 @@ def test_the_error_is_relative_to_the_gradient_however_small_it_is(scale):
     def scaled_mean(times):
         return lambda x: (scale * x.mean(), lambda dy: np.full(x.shape, times * scale * dy / x.size))
 
-    assert check_gradient(scaled_mean(1.0), [X]) < 1e-11
+    assert check_gradient(scaled_mean(1.0), [X])
     for times in (0.0, 1.01):
-        with pytest.raises(WrongGradient):
+        with pytest.raises(GradcheckError):
             check_gradient(scaled_mean(times), [X])
 
 
@@ -82,21 +88,21 @@ def drops_the_imaginary_part(x):
 
 @pytest.mark.parametrize("f", [refuses_by_assertion, refuses_by_an_error_of_its_own, drops_the_imaginary_part])
 def test_a_function_may_refuse_complex_numbers_in_any_way(f):
-    assert check_gradient(f, [X]) < 1e-9
+    assert check_gradient(f, [X])
 
 
 def test_ops_and_layers_with_integers_and_trees_pass():
-    assert check_gradient(rms_norm, [X, W]) < 1e-11
-    assert check_gradient(embedding, [np.array([[0, 2, 2]]), X]) < 1e-11
-    assert check_gradient(project, [X, {"weight": RNG.standard_normal((2, 4)), "bias": np.ones(2)}]) < 1e-11
+    assert check_gradient(rms_norm, [X, W])
+    assert check_gradient(embedding, [np.array([[0, 2, 2]]), X])
+    assert check_gradient(project, [X, {"weight": RNG.standard_normal((2, 4)), "bias": np.ones(2)}])
 
 
 def test_several_outputs_have_a_gradient_each():
     def parts(x):
         return (np.sin(x), x.sum()), lambda dy: np.cos(x) * dy[0] + dy[1]
 
-    assert check_gradient(parts, [X]) < 1e-11
-    with pytest.raises(WrongGradient):
+    assert check_gradient(parts, [X])
+    with pytest.raises(GradcheckError):
         check_gradient(lambda x: ((np.sin(x), x.sum()), lambda dy: np.cos(x) * dy[0]), [X])
 
 
@@ -104,37 +110,43 @@ def test_the_array_that_is_wrong_is_named():
     def affine(x, p):
         return p["scale"] * x + p["shift"], lambda dy: (p["scale"] * dy, {"scale": dy * x, "shift": 2 * dy})
 
-    with pytest.raises(WrongGradient, match="the gradient of input 1 at shift is wrong"):
+    with pytest.raises(GradcheckError, match="The gradient of y with respect to p at shift is wrong"):
         check_gradient(affine, [X, {"scale": X + 2, "shift": X - 1}])
 
 
 def test_float32_inputs_are_checked_in_float64():
-    assert check_gradient(scaled(1.0), [X.astype(np.float32)]) < 1e-11
+    assert check_gradient(scaled(1.0), [X.astype(np.float32)])
 
 
 def test_a_gradient_that_is_not_a_number_is_wrong():
-    with pytest.raises(WrongGradient):
+    with pytest.raises(GradcheckError):
         check_gradient(lambda x: (x, lambda dy: dy * np.nan), [X])
 
 
-@pytest.mark.parametrize(("back", "message"), [
-    (lambda dy: None, "no gradient for input 0, which is floating"),
-    (lambda dy: dy.sum(), r"the gradient of input 0 has shape \(\), the input has \(3, 4\)"),
-    (lambda dy: dy[None], r"has shape \(1, 3, 4\), .*; sum it over the axes along which input 0 was broadcast"),
-    (lambda dy: dy + 0j, "the gradient of input 0 is complex128, but the input is float64; return that precision"),
-    (lambda dy: dy.astype(np.float32), "the gradient of input 0 is float32, but the input is float64"),
-    (lambda dy: np.ones(X.shape, int), "the gradient of input 0 is int64"),
-    (lambda dy: dy.astype(object), "the gradient of input 0 is object"),
-    (lambda dy: (dy, dy), "back returned 2 gradients for 1 inputs"),
+@pytest.mark.parametrize(("back", "kind", "message"), [
+    (lambda dy: None, "no gradient", "no gradient for x, which is floating"),
+    (lambda dy: dy.sum(), "wrong shape", r"the gradient of x has shape \(\), the input has \(3, 4\)"),
+    (lambda dy: dy[None], "wrong shape", r"shape \(1, 3, 4\), .*; sum it over the axes along which x was broadcast"),
+    (lambda dy: dy + 0j, "wrong dtype", "x is complex128, but the input is float64; return that precision"),
+    (lambda dy: dy.astype(np.float32), "wrong dtype", "the gradient of x is float32, but the input is float64"),
+    (lambda dy: np.ones(X.shape, int), "wrong dtype", "the gradient of x is int64"),
+    (lambda dy: dy.astype(object), "wrong dtype", "the gradient of x is object"),
 ])
-def test_anything_but_a_gradient_is_refused_in_one_sentence(back, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        check_gradient(lambda x: (x, back), [X])
+def test_anything_but_a_gradient_is_a_fault_with_its_cause_and_cure(back, kind, message):
+    report = check_gradient(lambda x: (x, back), [X], raise_exception=False)
+    assert not report
+    (fault,) = report.faults
+    assert fault.kind == kind
+    assert re.search(message, fault.sentence)
 
 
-def test_an_array_in_the_place_of_the_list_of_inputs_is_refused():
-    with pytest.raises(TypeError, match="inputs is a ndarray; give a list"):
-        check_gradient(scaled(1.0), X)
+def test_another_number_of_gradients_is_refused():
+    with pytest.raises(TypeError, match="back returned 2 gradients for 1 inputs"):
+        check_gradient(lambda x: (x, lambda dy: (dy, dy)), [X])
+
+
+def test_one_array_is_one_input():
+    assert check_gradient(scaled(1.0), X)
 
 
 @pytest.mark.parametrize(("f", "message"), [
@@ -151,8 +163,8 @@ def test_a_forward_pass_of_another_form_is_refused_in_one_sentence(f, message):
 
 @pytest.mark.parametrize(("x", "message"), [
     (np.array([1, 2, 3]), "no input is floating, so there is no gradient to check"),
-    (X + 0j, "an input is complex128; .* the real and the imaginary part are two inputs"),
-    (np.array(["a"]), "an input is <U1; give floating arrays"),
+    (X + 0j, "x is complex128; .* the real and the imaginary part are two inputs"),
+    (np.array(["a"]), "x is <U1; give floating arrays"),
 ])
 def test_inputs_without_a_gradient_to_check_are_refused(x, message):
     """They used to pass, whatever back returned."""
@@ -221,14 +233,13 @@ def reduced(f, df, how, times):
 @pytest.mark.parametrize("name", [*HOLOMORPHIC, *OTHERS])
 def test_every_function_is_judged_rightly_and_the_result_says_how(name, how):
     f, df, x = (HOLOMORPHIC | OTHERS)[name]
-    agreement = check_gradient(reduced(f, df, how, 1.0), [x])
-    assert agreement <= agreement.tolerance < 1e-3
+    report = check_gradient(reduced(f, df, how, 1.0), [x])
     if name in HOLOMORPHIC:
-        assert agreement.method == "complex step"
+        assert worst(report).method == "complex step"
     elif name != "float32 within":                  # complex64 is holomorphic, but not exact
-        assert agreement.method == "differences"
+        assert "differences" in {verdict.method for verdict in report.pairs[0].verdicts}
     for times in (0.0, 1.01, -1.0):
-        with pytest.raises(WrongGradient):
+        with pytest.raises(GradcheckError):
             check_gradient(reduced(f, df, how, times), [x])
 
 
@@ -238,9 +249,8 @@ def test_a_row_norm_is_judged_by_differences():
         y = x / n
         return y, lambda dy: (dy - y * (dy * y).sum(-1, keepdims=True)) / n
 
-    agreement = check_gradient(unit, [X])
-    assert agreement.method == "differences"
-    with pytest.raises(WrongGradient, match="by differences"):
+    assert worst(check_gradient(unit, [X])).method == "differences"
+    with pytest.raises(GradcheckError, match="differences"):
         check_gradient(lambda x: (unit(x)[0], lambda dy: dy / np.linalg.norm(x, axis=-1, keepdims=True)), [X])
 
 
@@ -249,14 +259,14 @@ def test_a_kink_at_the_inputs_is_avoided():
     def largest(x):
         return x.max(), lambda dy: dy * (np.arange(x.size) == x.argmax())
 
-    assert check_gradient(largest, [np.ones(4)]) < 1e-9
-    with pytest.raises(WrongGradient):
+    assert check_gradient(largest, [np.ones(4)])
+    with pytest.raises(GradcheckError):
         check_gradient(lambda x: (x.max(), lambda dy: dy * np.ones(4)), [np.ones(4)])
 
 
 def test_a_function_without_a_slope_anywhere_is_not_judged():
     noise = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="the gradients cannot be compared"):
+    with pytest.raises(ValueError, match="is random: two calls"):
         check_gradient(lambda x: (noise.standard_normal(x.shape), lambda dy: 0 * dy), [X])
 
 
@@ -265,9 +275,8 @@ def test_a_function_of_float32_alone_is_called_with_float32():
         assert x.dtype == np.float32
         return x * x, lambda dy: 2 * x * dy
 
-    agreement = check_gradient(f, [X.astype(np.float32)])
-    assert agreement < agreement.tolerance < 1e-3
-    with pytest.raises(WrongGradient):
+    assert check_gradient(f, [X.astype(np.float32)])
+    with pytest.raises(GradcheckError):
         check_gradient(lambda x: (f(x)[0], lambda dy: x * dy), [X.astype(np.float32)])
 
 
@@ -277,9 +286,8 @@ def test_a_gradient_may_have_the_precision_that_the_inputs_had():
         x = x.astype(np.float32)
         return float(np.sum(x * x)), lambda dy: 2 * x * np.float32(dy)
 
-    agreement = check_gradient(f, [X.astype(np.float32)])
-    assert agreement < agreement.tolerance < 1e-2
-    with pytest.raises(TypeError, match="the gradient of input 0 is float32, but the input is float64"):
+    assert check_gradient(f, [X.astype(np.float32)])
+    with pytest.raises(GradcheckError, match="the gradient of x is float32, but the input is float64"):
         check_gradient(f, [X])
 
 
@@ -293,8 +301,8 @@ def test_a_function_in_c_that_takes_no_complex_array_is_judged_by_differences():
         a = np.frombuffer(memory(x.ctypes.data, 8 * x.size, 0x100), float).reshape(x.shape)
         return a ** 3
 
-    assert check_gradient(lambda x: (cubed(x), lambda dy: 3 * x * x * dy), [X]).method == "differences"
-    with pytest.raises(WrongGradient):
+    assert worst(check_gradient(lambda x: (cubed(x), lambda dy: 3 * x * x * dy), [X])).method == "differences"
+    with pytest.raises(GradcheckError):
         check_gradient(lambda x: (cubed(x), lambda dy: x * x * dy), [X])
 
 
@@ -330,11 +338,11 @@ def changes_the_output(x):
 
 
 @pytest.mark.parametrize(("f", "message"), [
-    (changes_its_input, "f changes its inputs in place"), (changes_dy, "back changes dy in place"),
+    (changes_its_input, "changes its inputs in place"), (changes_dy, "back changes dy in place"),
     (changes_the_input_later, "back changes the inputs in place"), (changes_the_output, "back changes y in place")])
 def test_a_pass_that_changes_an_array_in_place_is_refused(f, message):
     x = X.copy()
-    with pytest.raises(WrongGradient, match=message):
+    with pytest.raises(GradcheckError, match=message):
         check_gradient(f, [x])
     np.testing.assert_array_equal(x, X)                     # the array of the caller stays
 
@@ -349,5 +357,5 @@ def test_a_second_call_of_back_must_give_the_same():
             return dx
         return x * x, back
 
-    with pytest.raises(WrongGradient, match="the second call of back gives another gradient of input 0"):
+    with pytest.raises(GradcheckError, match="the second call of back gives another gradient of x"):
         check_gradient(f, [X])

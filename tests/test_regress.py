@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 import pyllama
+from pyllama import check_gradient
 from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.models.layers import class_loss
 from pyllama.tasks import regress
 from pyllama.tasks.rows import BadRow
-from pyllama.testing import check_gradient
 from tests.shared import written
 
 

@@ -6,7 +6,7 @@ import pyllama.ops  # noqa: F401 -- registers
 from pyllama.op import OPS, Op, between
 from pyllama.ops import add_rms_norm, rms_norm
 from pyllama.shapes import signature
-from pyllama.testing import WrongGradient, check, complex_step, problem
+from pyllama.testing import check, complex_step, problem
 from pyllama.testing.problems import choose_by
 
 
@@ -99,14 +99,11 @@ def test_the_checker_tells_right_from_wrong(backward, wrong):
     def forward(x, w, *, eps):
         return rms_norm.forward(x, w, eps=eps)
 
-    worst = check(Op(rms_norm.shapes, forward, backward, eps=between(1e-3, 1.0)))
-    if backward is norm_backward:
-        assert worst.error <= 1e-11
-    else:
-        assert not worst.error <= 1e-3
-        assert wrong in (None, worst.input)
-        assert len(worst.shapes) == 2
-        assert "eps" in worst.options
+    report = check(Op(rms_norm.shapes, forward, backward, eps=between(1e-3, 1.0)))
+    assert bool(report) == (backward is norm_backward)
+    if not report:
+        assert wrong in (None, report.pairs[-1].input)
+        assert not report.pairs[-1].worst.severity <= 1e6
 
 
 @pytest.mark.usefixtures("unregistered")
@@ -118,7 +115,8 @@ def test_the_checker_sees_every_output(kept, error):
     def backward(dy, *saved, eps):
         return add_rms_norm.backward([keep * d for keep, d in zip(kept, dy, strict=True)], *saved)
 
-    assert (check(Op(add_rms_norm.shapes, forward, backward, eps=between(1e-3, 1.0))).error > 1e-3) == error
+    report = check(Op(add_rms_norm.shapes, forward, backward, eps=between(1e-3, 1.0)))
+    assert bool(report) == (not error)
 
 
 # --- ops of a user ----------------------------------------------------------------------------------------------------
@@ -148,8 +146,7 @@ def summed(a):
     (lambda dy, x, w: (dy.__imul__(w), summed(dy * x)), "back changes dy in place"),
 ])
 def test_results_that_are_not_gradients_are_refused(backward, message):
-    with pytest.raises((TypeError, ValueError, WrongGradient), match=message):
-        checked(TWO, product, backward)
+    assert any(message in fault.sentence for fault in checked(TWO, product, backward).faults)
 
 
 @pytest.mark.usefixtures("unregistered")
@@ -165,12 +162,11 @@ def test_results_that_are_not_gradients_are_refused(backward, message):
 ], ids=["abs", "cast", "log", "arctanh", "logit", "small", "norm"])
 def test_functions_of_any_kind_domain_and_size_are_judged_rightly(forward, backward):
     right = checked(ONE, forward, backward)
-    assert right.error <= right.tolerance < 1e-6
-    assert not right.wrong
+    assert right
     for times in (0.0, 1.01):
         wrong = checked(ONE, forward, lambda dy, *saved, times=times: (times * backward(dy, *saved)[0],))
-        assert wrong.wrong
-        assert wrong.error > 1e-3
+        assert not wrong
+        assert wrong.error > 1e3
 
 
 @pytest.mark.usefixtures("unregistered")
@@ -183,7 +179,7 @@ def test_a_loss_that_is_not_defined_for_no_rows_is_judged_on_the_others(times):
         dx = times * dloss * np.sign(x - t) / x.size
         return dx, -dx
 
-    assert checked("x[N D], t[N D] -> loss[]", forward, backward).wrong == (times != 1)
+    assert bool(checked("x[N D], t[N D] -> loss[]", forward, backward)) == (times == 1)
 
 
 @pytest.mark.usefixtures("unregistered")
@@ -191,12 +187,12 @@ def test_an_op_that_is_nan_where_an_input_is_left_out_is_refused_as_any_other():
     def forward(x, a=None, b=None):
         return x * (np.nan if a is None and b is not None else 1), ()
 
-    with pytest.raises(ValueError, match="f returned NaN"):
+    with pytest.raises(ValueError, match="forward returned NaN"):
         checked("x[D], a[D]?, b[D]? -> y[D]", forward, lambda dy: (dy, 0 * dy, 0 * dy))
 
 
 @pytest.mark.usefixtures("unregistered")
 def test_an_op_that_jumps_everywhere_is_not_judged():
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="cannot be checked: its forward pass jumps"):
+    with pytest.raises(ValueError, match="is random"):
         checked(ONE, lambda x: (rng.standard_normal(x.shape), ()), lambda dy: (0 * dy,))

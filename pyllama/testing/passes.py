@@ -1,116 +1,137 @@
-"""Run the passes of y, back = f(*inputs), and refuse results that are not gradients, whatever their values."""
-from collections.abc import Callable
+"""Run both passes once, and collect the mistakes that are not wrong numbers: a Fault for each."""
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from pyllama import params
+from pyllama.testing.calls import Function
+from pyllama.testing.report import Fault
+from pyllama.testing.trees import is_float
+
+REORDERED = 1e3                             # roundings by which two calls may differ: another order of sums
+
+RANDOM = 1e-3                               # a larger relative difference between two calls is not rounding
 
 
-class WrongGradient(AssertionError):
-    """A gradient that check_gradient found wrong.  The message names the input, both sides and the relative error.
-
-    >>> import numpy as np
-    >>> from pyllama.testing import WrongGradient, check_gradient
-    >>> try:
-    ...     check_gradient(lambda x: (x * x, lambda dy: x * dy), [np.array([1.0, -2.0, 3.0])])
-    ... except WrongGradient as error:
-    ...     print(str(error).partition(":")[0])
-    the gradient of input 0 is wrong
-    """
-
-
-def is_float(x):
-    return x is not None and x.dtype.kind == "f"
-
-
-def each(y):
+def each(y: Any) -> tuple:
     """An output, or several, as a tuple."""
     return y if isinstance(y, tuple) else (y,)
 
 
-def flat(y) -> np.ndarray:
+def flat(y: Any) -> np.ndarray:
     """All outputs end to end: [M]."""
     return np.concatenate([np.ravel(np.asarray(a)) for a in each(y)])
 
 
-def copies(tree):
-    """A copy of each array of a tree, or of a tuple of them."""
-    return [np.array(x) for _, x in params.leaves(list(tree) if isinstance(tree, tuple) else tree)]
+class Faults(dict):
+    """The faults met so far: one of each kind and place."""
+
+    def add(self, kind: str, sentence: str, place: str = "") -> None:
+        self.setdefault((kind, place), Fault(kind, sentence))
+
+    def of(self, place: str) -> bool:
+        return any(place == where for _, where in self)
 
 
-def require_same(before, tree, what):
-    """Raise WrongGradient if an array of a tree differs from its copy in one bit; NaN equals NaN."""
-    for old, new in zip(before, copies(tree), strict=True):
-        if old.tobytes() != new.tobytes():
-            raise WrongGradient(f"{what} in place; work on a copy")
+def copies(arrays: Iterable) -> list:
+    return [None if x is None else np.array(x) for x in arrays]
 
 
-def forward(f: Callable, inputs: list) -> tuple[Any, Callable]:
-    """y, back = f(*inputs).  Raises TypeError or ValueError for other results, WrongGradient if f changes inputs."""
-    before = copies(inputs)
-    result = f(*inputs)
-    if not (isinstance(result, tuple | list) and len(result) == 2 and callable(result[1])):
-        kind = f"a {type(result).__name__}" + (f" of {len(result)}" if isinstance(result, tuple | list) else "")
-        raise TypeError(f"f returned {kind}; return y, back, where back(dy) returns a gradient for each input")
-    require_same(before, inputs, "f changes its inputs")
-    y, back = result
-    for a in map(np.asarray, each(y)):
-        if a.dtype.kind not in "fiub":
-            raise TypeError(f"f returned {a.dtype}; return floating arrays" +
-                            (": the real and the imaginary part are two outputs" if a.dtype.kind == "c" else ""))
-        if a.dtype.kind == "f" and np.isnan(a).any():
-            raise ValueError("f returned NaN; check it at inputs where it is defined")
-    return y, back
+def restored(before: list, arrays: Iterable) -> bool:
+    """Has an array changed in one bit?  If so, it gets its old numbers back."""
+    changed = [(old, x) for old, x in zip(before, arrays, strict=True)
+               if old is not None and old.tobytes() != np.asarray(x).tobytes()]
+    for old, x in changed:
+        x[...] = old
+    return bool(changed)
 
 
-def gradients(back: Callable, dy: Any, y: Any, inputs: list, names: list[str],
-              given: frozenset = frozenset()) -> list[tuple]:
-    """[(name, x, dx), ...] for each floating array of the inputs.
+def eps_of(dtype: Any) -> float:
+    """The spacing of the numbers of this precision at 1."""
+    return 2.0 ** -7 if np.dtype(dtype).name == "bfloat16" else float(np.finfo(dtype).eps)
 
-    given   the dtypes that the inputs had before they were converted: a gradient may have one of them
 
-    Raises TypeError or ValueError unless back returns an array of x's shape and precision for each of them;
-    WrongGradient if it changes arrays that are not its own, or returns something else when it is called again.
+def forward(function: Function, leaves: list, faults: Faults) -> tuple[tuple, Callable]:
+    """(outputs, back).  Raises TypeError for another form, ValueError if an output is NaN."""
+    before = copies(leaves)
+    outputs, back = function(leaves)
+    if restored(before, leaves):
+        faults.add("input mutated", f"{function.name} changes its inputs in place; let it work on a copy")
+    if any(is_float(a) and np.isnan(a).any() for a in outputs):
+        raise ValueError(f"{function.name} returned NaN; check it at inputs where it is defined")
+    return outputs, back
+
+
+def gradients(function: Function, back: Callable, dys: tuple, outputs: tuple, leaves: list, precisions: frozenset,
+              faults: Faults, again: bool = False) -> list:
+    """A gradient for each leaf; None for integers, and where there is none that could be compared.
+
+    precisions  the dtypes that the floating inputs had before they were converted: a gradient may have one of them
+    again       call back a second time, which must give the same
+
+    Raises TypeError if back returns another number of gradients.
     """
-    before = copies(dy), copies(y), copies(inputs)
-    grads = list(zipped(names, inputs, back(dy), y, given))
-    grads = [(name, x, dx.copy()) for name, x, dx in grads]
-    for old, tree, what in zip(before, (dy, y, inputs), ("dy", "y", "the inputs"), strict=True):
-        require_same(old, tree, f"back changes {what}")
-    for (name, _, first), (_, _, second) in zip(grads, zipped(names, inputs, back(dy), y, given), strict=True):
-        rounding = 1e3 * np.finfo(first.dtype).eps * np.abs(first).max(initial=0)      # as of another order of sums
-        if not (np.abs(first - second) <= rounding).all() and np.isfinite(first).all():
-            raise WrongGradient(f"the second call of back gives another gradient of {name} than the first; let back "
-                                f"change nothing that it uses")
+    before = copies(dys), copies(outputs), copies(leaves)
+    returned = back(dys)
+    of_y = {a.dtype for a in outputs if is_float(a)}
+    allowed = precisions | (of_y if len(of_y) == 1 else set())
+    grads = [fitting(name, x, dx, allowed, faults)
+             for name, x, dx in zip(function.names, leaves, returned, strict=True)]
+    for old, arrays, kind, what in zip(before, (dys, outputs, leaves), ("dy mutated", "y mutated", "input mutated"),
+                                       ("dy", "y", "the inputs"), strict=True):
+        if restored(old, arrays):
+            faults.add(kind, f"back changes {what} in place; let it work on a copy")
+    if again:
+        for name, first, second in zip(function.names, grads, back(dys), strict=True):
+            if first is not None and differ(first, second):
+                faults.add("back runs once", f"the second call of back gives another gradient of {name} than the "
+                                             f"first; let back change nothing that it uses", name)
     return grads
 
 
-def zipped(names, inputs, grads, y, given):
-    """Yield (name, x, dx) for each floating array; see gradients()."""
-    if len(inputs) == 1 and not isinstance(grads, tuple | list):
-        grads = (grads,)
-    if not isinstance(grads, tuple | list) or len(grads) != len(inputs):
-        count = len(grads) if isinstance(grads, tuple | list) else 1
-        raise TypeError(f"back returned {count} gradients for {len(inputs)} inputs; return one for each, None for one "
-                        f"of integers")
-    for name, x, dx in zip(names, inputs, grads, strict=True):
-        returned = dict(params.leaves(dx)) if isinstance(x, dict | list) else {"": dx}
-        for path, leaf in params.leaves(x):
-            if is_float(leaf):
-                full = name + (f" at {path}" if path else "")
-                yield full, leaf, fitting(full, leaf, returned.get(path), y, given)
+def require_same_again(function: Function, leaves: list, outputs: tuple, tolerance: float, faults: Faults) -> None:
+    """A fault if a second call gives other outputs by more than the tolerance, ValueError if they are random."""
+    again = function(leaves)[0]
+    if len(again) != len(outputs) or any(a.shape != b.shape for a, b in zip(outputs, again, strict=False)):
+        raise ValueError(f"{function.name} returns outputs of other shapes when it is called again; let them depend on "
+                         f"its inputs alone")
+    for a, b in zip(outputs, again, strict=True):
+        gap = np.max(np.abs(np.subtract(a, b, where=a != b, out=np.zeros(a.shape))), initial=0)
+        if gap > RANDOM * np.max(np.abs(a), initial=0, where=np.isfinite(a)):
+            raise ValueError(f"{function.name} is random: two calls with the same inputs differ by {gap:.2g}; seed its "
+                             f"generator inside it, or give the random numbers as an input")
+        if not gap <= tolerance:
+            faults.add("not deterministic", f"two calls of {function.name} with the same inputs differ by {gap:.2g}; "
+                                            f"if its order of sums varies, allow that: nondet_tol={gap:.1g}")
 
 
-def fitting(name, x, dx, y, given) -> np.ndarray:
-    """dx as an array.  Raises TypeError or ValueError unless it has x's shape, and its, y's or a given precision."""
+def differ(first: np.ndarray, second: Any) -> bool:
+    """Do two results of the same call differ by more than another order of sums explains?"""
+    if np.shape(second) != first.shape:
+        return True
+    with np.errstate(invalid="ignore"):
+        rounding = REORDERED * eps_of(first.dtype) * np.abs(first).max(initial=0)
+        return bool(np.isfinite(first).all() and not (np.abs(first - second) <= rounding).all())
+
+
+def fitting(name: str, x: Any, dx: Any, allowed: frozenset, faults: Faults) -> np.ndarray | None:
+    """A copy of dx as a real array of x's shape; None, and a fault, if it is something else."""
+    if not is_float(x):
+        return None
     if dx is None:
-        raise TypeError(f"back returned no gradient for {name}, which is floating; return an array of its shape")
+        faults.add("no gradient", f"back returned no gradient for {name}, which is floating; return an array of its "
+                                  f"shape", name)
+        return None
     if np.shape(dx) != x.shape:
         summed = f"; sum it over the axes along which {name} was broadcast" if np.ndim(dx) > x.ndim else ""
-        raise ValueError(f"the gradient of {name} has shape {np.shape(dx)}, the input has {x.shape}{summed}")
-    number, dx = isinstance(dx, int | float), np.asarray(dx)
-    of_y = {np.asarray(a).dtype for a in each(y) if np.asarray(a).dtype.kind == "f"}
-    if not number and dx.dtype not in {x.dtype, *given, *(of_y if len(of_y) == 1 else ())}:
-        raise TypeError(f"the gradient of {name} is {dx.dtype}, but the input is {x.dtype}; return that precision")
-    return dx.astype(x.dtype, copy=False) if number else dx
+        faults.add("wrong shape", f"the gradient of {name} has shape {np.shape(dx)}, the input has {x.shape}{summed}",
+                   name)
+        return None
+    number, dx = isinstance(dx, int | float), np.array(dx)
+    if not number and dx.dtype not in allowed | {x.dtype}:
+        faults.add("wrong dtype", f"the gradient of {name} is {dx.dtype}, but the input is {x.dtype}; return that "
+                                  f"precision", name)
+    if dx.dtype.kind not in "fiubc" and not is_float(dx):
+        return None
+    dx = dx.real if dx.dtype.kind == "c" else dx
+    return dx if is_float(dx) and not number else dx.astype(x.dtype)

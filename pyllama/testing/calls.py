@@ -1,0 +1,178 @@
+"""The forms in which a function and its gradients are given, brought to one: outputs, back = f(*leaves).
+
+Leaves are the arrays of all inputs, end to end; outputs are a tuple of arrays; back(dys) returns a gradient for each
+leaf.  All that a user can get wrong about the form is refused here, in one sentence.
+"""
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pyllama.testing import trees
+from pyllama.testing.trees import is_float
+
+FOREIGN = {"torch", "jax", "jaxlib", "numba"}
+BACKS = {
+    "closure": "y, back, where back(dy) returns a gradient for each input; or give backward=",
+    "saved": "y, saved, where saved is the tuple of what backward needs",
+}
+
+
+def name_of(func: Callable) -> str:
+    """The function's name, for the report."""
+    inner = getattr(func, "func", func)                                     # of a functools.partial
+    name = getattr(inner, "__name__", "") or getattr(inner, "name", "")
+    return "f" if name in ("", "<lambda>") else str(name)
+
+
+def described(result: Any) -> str:
+    """The kind of a result, in a few words."""
+    if isinstance(result, tuple | list):
+        return f"a {type(result).__name__} of {len(result)}"
+    return "None" if result is None else f"a {type(result).__name__}"
+
+
+class Function:
+    """A user's function and its gradients, called with a list of leaves.
+
+    name        of the function
+    names       of the leaves: "x", "p at weight"
+    leaves      the leaves as given, copied: arrays; None for an input that is None
+    form        "closure", "saved" or "plain": what `func` returns
+    """
+
+    def __init__(self, func: Callable, inputs: Any, backward: Callable | None = None, saved: bool = False,
+                 jvp: Callable | None = None, names: Any = None):
+        self.func, self.backward, self.jvp = func, backward, jvp
+        self.name = name_of(func)
+        self.inputs = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        self.form = "closure" if backward is None else "saved" if saved else "plain"
+        self.fills = backward is not None and "out" in parameters(backward)
+        self.heads = input_names(func, len(self.inputs), names)
+        pairs = [(head, path, leaf) for head, tree in zip(self.heads, self.inputs, strict=True)
+                 for path, leaf in trees.leaves(tree)]
+        self.names = [f"{head} at {path}" if path else head for head, path, _ in pairs]
+        self.given = [leaf for _, _, leaf in pairs]
+        self.leaves = [checked(name, leaf) for name, leaf in zip(self.names, self.given, strict=True)]
+        self.single = True                              # is y one output?  known once it has been called
+        self.output_form: Any = None
+
+    def arguments(self, leaves: list) -> list:
+        """The inputs of func: trees like those given, with these leaves."""
+        values = iter([trees.as_given(like, x) for like, x in zip(self.given, leaves, strict=True)])
+        return [trees.rebuild(tree, values) for tree in self.inputs]
+
+    def values(self, leaves: list) -> tuple:
+        """The outputs alone, without a look at their form."""
+        result = self.func(*self.arguments(leaves))
+        y = result if self.form == "plain" else result[0]
+        return tuple(map(np.asarray, y)) if isinstance(y, tuple) else (np.asarray(y),)
+
+    def __call__(self, leaves: list) -> tuple[tuple, Callable]:
+        """(outputs, back).  Raises TypeError unless func returns what its form needs."""
+        arguments = self.arguments(leaves)
+        result = self.func(*arguments)
+        if self.form == "plain":
+            y, rest = result, None
+            if isinstance(y, tuple) and len(y) == 2 and callable(y[1]):
+                raise TypeError(f"{self.name} returned y, back, but backward= is given, too; leave it out")
+        else:
+            if not (isinstance(result, tuple | list) and len(result) == 2) or not self.fits(result[1]):
+                raise TypeError(f"{self.name} returned {described(result)}; return {BACKS[self.form]}")
+            y, rest = result
+        outputs = self.outputs(y)
+
+        def back(dys):
+            dy = self.packed(y, dys)
+            if self.form == "closure":
+                return self.per_leaf(rest(dy))
+            first = arguments if self.form == "plain" else rest
+            if self.fills:
+                return self.filled(dy, first, leaves)
+            return self.per_leaf(self.backward(dy, *first))
+
+        return outputs, back
+
+    def fits(self, rest: Any) -> bool:
+        return callable(rest) if self.form == "closure" else isinstance(rest, tuple | list)
+
+    def outputs(self, y: Any) -> tuple:
+        """y as a tuple of arrays.  Raises TypeError for another form."""
+        if isinstance(y, list | dict) or y is None:
+            raise TypeError(f"{self.name} returned {described(y)} as y; return an array, such as np.asarray(y), or a "
+                            f"tuple of arrays")
+        outputs = tuple(map(np.asarray, y)) if isinstance(y, tuple) else (np.asarray(y),)
+        for a in outputs:
+            if a.dtype.kind == "c":
+                raise TypeError(f"{self.name} returned {a.dtype}; return floating arrays: the real and the imaginary "
+                                f"part are two outputs")
+            if not is_float(a) and a.dtype.kind not in "iub":
+                raise TypeError(f"{self.name} returned {a.dtype}; return floating arrays")
+        return outputs
+
+    def packed(self, y: Any, dys: tuple) -> Any:
+        """dys in the form of y: an array, a number, or a tuple of these."""
+        if not isinstance(y, tuple):
+            return trees.as_given(y, dys[0])
+        parts = [trees.as_given(a, d) for a, d in zip(y, dys, strict=True)]
+        return type(y)(*parts) if hasattr(y, "_fields") else tuple(parts)
+
+    def per_leaf(self, grads: Any) -> list:
+        """What back returned, as a gradient (or None) for each leaf.  Raises TypeError for another number of them."""
+        if len(self.inputs) == 1 and not isinstance(grads, tuple | list):
+            grads = (grads,)
+        if not isinstance(grads, tuple | list) or len(grads) != len(self.inputs):
+            count = len(grads) if isinstance(grads, tuple | list) else 1
+            raise TypeError(f"back returned {count} gradients for {len(self.inputs)} inputs; return one for each, None "
+                            f"for one of integers")
+        found = []
+        for tree, grad in zip(self.inputs, grads, strict=True):
+            if trees.branches(tree) is None:
+                found.append(grad)
+            else:
+                below = dict(trees.leaves(grad))
+                found += [below.get(path) for path, _ in trees.leaves(tree)]
+        return found
+
+    def filled(self, dy: Any, first: Any, leaves: list) -> list:
+        """The gradients from a backward that fills arrays `out`, or adds to them."""
+        blank = [np.zeros_like(x) if is_float(x) else None for x in leaves]
+        values = iter(blank)
+        out = [trees.rebuild(tree, values) for tree in self.inputs]
+        self.backward(dy, *first, out=out[0] if len(out) == 1 else out)      # type: ignore[misc]
+        return blank
+
+
+def parameters(func: Callable) -> list[str]:
+    try:
+        return [*inspect.signature(func).parameters]
+    except (TypeError, ValueError):                     # compiled functions may have none
+        return []
+
+
+def input_names(func: Callable, count: int, names: Any) -> list[str]:
+    """A name for each input: those given, else the parameters' of func, else "input 0", ..."""
+    if names is not None:
+        if isinstance(names, str) or len(names) != count:
+            raise ValueError(f"names has {1 if isinstance(names, str) else len(names)} entries for {count} inputs; "
+                             f"give one for each")
+        return [str(name) for name in names]
+    try:
+        kinds = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):
+        kinds = ()                                      # type: ignore[assignment]
+    named = [p.name for p in kinds if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return named[:count] if len(named) >= count else [f"input {i}" for i in range(count)]
+
+
+def checked(name: str, leaf: Any) -> np.ndarray | None:
+    """A copy of the leaf as an array, or None.  Raises TypeError for what has no derivative and is not a number."""
+    if leaf is None:
+        return None
+    x = np.array(leaf)
+    if x.dtype.kind == "c":
+        raise TypeError(f"{name} is {x.dtype}; give floating arrays: the real and the imaginary part are two inputs")
+    if not is_float(x) and x.dtype.kind not in "iub":
+        raise TypeError(f"{name} is {x.dtype}; give floating arrays, and bind anything else with functools.partial")
+    return x

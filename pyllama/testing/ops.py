@@ -1,0 +1,112 @@
+"""check(op): the backward pass of a registered op, on random problems drawn from its shape line."""
+import contextlib
+import itertools
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pyllama.op import Op
+from pyllama.testing import passes, points
+from pyllama.testing.calls import Function
+from pyllama.testing.points import Point
+from pyllama.testing.problems import Problem, choose_by, problem
+from pyllama.testing.report import Report
+from pyllama.testing.session import Session
+from pyllama.testing.slopes import STEP
+from pyllama.testing.trees import is_float
+
+# Where an op may be defined if it is not everywhere: maps of standard normal numbers.
+DOMAINS = (lambda x: x, np.abs, np.tanh, lambda x: (1 + np.tanh(x)) / 2, lambda x: 1 + np.abs(x))
+
+
+def complex_step(f, inputs, i, v):
+    """J v, the directional derivative of f with respect to input i along v, exact up to rounding: see slopes.py.
+
+    f        a holomorphic function of arrays: it must not use abs, conj, or comparisons of complex numbers
+    inputs   its arguments; floating arrays are converted to complex128, others are passed as they are
+    i        which input is varied
+    v        the direction, with the shape of inputs[i]
+    returns  float64, with the shape of f's result
+
+    The derivative of x³ at 2 is 12:
+
+    >>> import numpy as np
+    >>> from pyllama.testing import complex_step
+    >>> float(complex_step(lambda x: x ** 3, [np.array(2.0)], 0, 1.0).round(4))
+    12.0
+    """
+    stepped = [x.astype(complex) if is_float(x) else x for x in inputs]
+    stepped[i] = stepped[i] + 1j * STEP * v
+    return np.imag(f(*stepped)) / STEP
+
+
+class OpFunction(Function):
+    """A call of an op with its options: its current backend runs both passes, the reference gives the derivative."""
+
+    def __init__(self, op: Op, inputs: list, options: dict[str, Any]):
+        names = [x.name for x in op.inputs[:len(inputs)]]
+        super().__init__(lambda *arrays: op(*arrays, **options), inputs, names=names)
+        self.name, self.reference = op.name, lambda *arrays: op.forward(*arrays, **options)[0]
+
+    def values(self, leaves: list) -> tuple:
+        return tuple(map(np.asarray, passes.each(self.reference(*leaves))))
+
+
+class OpSession(Session):
+    """A problem as it was drawn, and one other layout of its arrays."""
+
+    def __init__(self, function: OpFunction, seed: int, number: int):
+        super().__init__(function, seed, None)
+        self.number = number
+
+    def points(self) -> Iterator[Point]:
+        layouts = [*points.layout_points(self.start)]
+        yield layouts[self.number % len(layouts)]
+
+
+def check(op: Op, seed: int = 0, problems: int = 50) -> Report:
+    """Compare an op's backward pass with exact derivatives on random problems; return the report of the worst.
+
+    op        a registered op; its current backend runs forward and backward, the reference gives the derivative
+    seed      of the problems, dy and the directions
+    problems  how many, in float64
+
+    Inputs are standard normal or, where forward is NaN there, in a part of that range.
+
+    Raises TypeError or ValueError if a pass returns something of another form, or if no problem can be judged.
+
+    >>> from pyllama import ops
+    >>> from pyllama.testing import check
+    >>> bool(check(ops.tanh, problems=5))
+    True
+    """
+    rng, reports = np.random.default_rng(seed), []
+    for number in range(problems):
+        drawn, options, _ = problem(op, choose_by(rng))
+        inputs = inside(op, drawn, options)
+        if inputs is None and any(x is not None and x.size == 0 for x in drawn):
+            continue                                            # such as the mean of no numbers
+        function = OpFunction(op, inputs or drawn, options)
+        if any(map(is_float, function.leaves)):
+            reports.append(OpSession(function, seed, number).report())
+    return max(reports, key=lambda report: (not report, report.error))
+
+
+def inside(op, inputs, options):
+    """The inputs, mapped to where forward is defined; None if there is no such map."""
+    floating = [i for i, x in enumerate(inputs) if is_float(x)]
+    for maps in sorted(itertools.product(range(len(DOMAINS)), repeat=len(floating)), key=sum):
+        chosen = list(inputs)
+        for i, number in zip(floating, maps, strict=True):
+            chosen[i] = DOMAINS[number](inputs[i])
+        with contextlib.suppress(Exception), np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            y, _ = op(*chosen, **options)
+            if not np.isnan(passes.flat(y)).any():
+                return chosen
+    return None
+
+
+__all__ = ["Problem", "check", "complex_step"]
