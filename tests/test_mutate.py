@@ -13,6 +13,9 @@ import pytest
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import backend, cuda_text
 from pyllama.op import OPS
+from pyllama.testing.mutation.forks import BROKEN, fork
+from pyllama.testing.mutation.mutants import Mutant, mutants_in
+from pyllama.testing.mutation.scores import percent
 from tests import fakecupy
 from tests.another import python
 from tests.cuda_on_cpu import KernelError
@@ -20,15 +23,14 @@ from tests.cuda_on_cpu.build import missing
 from tests.fakecupy import rules
 from tests.mutate import c_mutants, cuda_bugs, python_mutants
 from tests.mutate.c_mutants import squeeze
-from tests.mutate.hunt import BROKEN, fork
-from tests.mutate.judge import judge, percent
-from tests.mutate.python_mutants import ROOT, Mutant
+from tests.mutate.judge import judge
+from tests.mutate.python_mutants import ROOT
 from tests.test_cuda_kernels import both_passes
 
 
 def python_changes(source):
     definition = ast.parse(source).body[0]
-    return [mutant.change for mutant in python_mutants.mutants_in(definition, "tiny", "tiny.py")]
+    return [mutant.change for mutant in mutants_in(definition, "tiny", "tiny.py")]
 
 
 @pytest.mark.parametrize(("expression", "others"), {
@@ -62,7 +64,7 @@ def python_changes(source):
 }.items())
 def test_every_operator_on_an_expression(expression, others):
     definition = ast.parse(f"def f(x):\n    return {expression}").body[0]
-    codes = [mutant.code for mutant in python_mutants.mutants_in(definition, "tiny", "tiny.py")]
+    codes = [mutant.code for mutant in mutants_in(definition, "tiny", "tiny.py")]
     assert sorted(codes) == sorted(f"def f(x):\n    return {other}" for other in others)
 
 
@@ -78,7 +80,7 @@ def test_every_operator_on_an_expression(expression, others):
 }.items())
 def test_every_operator_on_a_statement(body, others):
     definition = ast.parse(f"def backward(x):\n    {body}").body[0]
-    codes = [mutant.code for mutant in python_mutants.mutants_in(definition, "tiny", "tiny.py")]
+    codes = [mutant.code for mutant in mutants_in(definition, "tiny", "tiny.py")]
     assert sorted(codes) == sorted(f"def backward(x):\n    {other}" for other in others)
 
 
@@ -209,7 +211,7 @@ HUNT = """
 import inspect
 from pyllama.ops import relu
 from tests.mutate.hunt import Hunt
-from tests.mutate.python_mutants import Mutant
+from pyllama.testing.mutation.mutants import Mutant
 right = inspect.getsource(relu.backward)
 codes = {"no bug": right, "bug": right.replace(">", "<"), "crash": "def backward(dy, x):\\n    import os; os.abort()"}
 mutants = [Mutant("relu", "backward", "", "", name, code) for name, code in codes.items()]

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutate.python_mutants import ROOT, Mutant, numbered
+from pyllama.testing.mutation.mutants import Mutant, numbered
+from tests.mutate.python_mutants import ROOT
 
 TOKEN = re.compile(r"""/\*.*?\*/ | ^[ ]*\#(?:[^\n\\]|\\.)*                                  # comments, directives
                      | 0x[\da-f.]+(?:p[+-]?\d+)?[fu]* | [\d.]+(?:e[+-]?\d+)?[fu]* | \w+     # numbers, names

@@ -17,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import backend, cuda_text
 from pyllama.op import OPS
+from pyllama.testing.mutation.forks import NO_MUTANT, SURVIVED
 from tests.mutate import c_mutants, cuda_bugs, python_mutants
-from tests.mutate.hunt import NO_MUTANT, SURVIVED, Hunt
+from tests.mutate.hunt import Hunt
 from tests.mutate.judge import judge
 from tests.mutate.python_mutants import ROOT
 

@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pyllama import cuda_text
+from pyllama.testing.mutation.forks import KILLED, SURVIVED
+from pyllama.testing.mutation.mutants import Mutant
 from tests import gpu
 from tests.cuda_on_cpu import build
-from tests.mutate.hunt import KILLED, SURVIVED, Hunt
-from tests.mutate.python_mutants import ROOT, Mutant
+from tests.mutate.hunt import Hunt
+from tests.mutate.python_mutants import ROOT
 
 OWN = "test_cuda_kernels.py"
 NETS = {r"KernelError: racecheck": "checked build: race", r"KernelError: memcheck": "checked build: memory",

@@ -10,60 +10,47 @@
     left out.
 """
 import os
-import resource
-import shutil
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from functools import partial
-from itertools import islice, pairwise
 from pathlib import Path
 
-import pytest
-from hypothesis import Phase, is_hypothesis_test, settings
+from hypothesis import Phase, settings
 
 import tests.conftest  # noqa: F401 -- registers the profiles; pytest finds it imported and leaves ours in force
 from pyllama.op import OPS
+from pyllama.testing.mutation.forks import BROKEN, KILLED, NO_MUTANT, SURVIVED, pool
+from pyllama.testing.mutation.mutants import Mutant
+from pyllama.testing.mutation.suite import PATIENCE, SETTINGS, Suite, drawing
 from tests.mutate import c_mutants, python_mutants
-from tests.mutate.python_mutants import ROOT, Mutant
+from tests.mutate.python_mutants import ROOT
 
-SURVIVED, KILLED, NO_MUTANT, BROKEN = range(4)          # exit statuses; ended by a signal (< 0) is killed too
-PATIENCE = 60                                           # seconds for one test; the slowest takes two
-MEMORY = 8 * 2 ** 30
 FEW = 4                                                 # examples a test in the first round: most bugs need no more
-SETTINGS = "_hypothesis_internal_use_settings"          # where @given keeps them; nothing public changes them later
 OF_KERNELS = ["test_build.py", "test_threads.py"]       # these try the C kernels, though no parameter says so
 SUITE = ["test_ops.py", "test_laws*.py", *OF_KERNELS, "test_optim.py", "test_clipping.py", "test_cast.py"]
 CALLERS = {"gemm": ["linear", "linear_cross_entropy"], "tile": ["linear", "attention"], "strip": ["attention"],
            **dict.fromkeys(("adamw", "sgd", "sum_and_norm", "cast"), ())}       # other files' ops; the headers': all
 
 
-class Hunt:
-    """A pytest plugin: its loop over the tests is a loop over mutants."""
+class Hunt(Suite):
+    """Its loop over the tests is a loop over mutants."""
     suite, profile = SUITE, "ci"
 
     def __init__(self, mutants: list[Mutant], jobs: int, report: Callable[[Mutant, int], None]):
+        super().__init__()
         self.mutants, self.jobs, self.report = mutants, jobs, report
         self.left_out: set[str] = set()                 # tests that fail without a bug
-        self.failed = False
 
     def run(self) -> int:
         """pytest's exit status, after report(mutant, status) for each mutant."""
         settings.register_profile("mutate", settings.get_profile(self.profile), database=None,
                                   phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False)
         settings.load_profile("mutate")
-        files = [str(path) for pattern in self.suite for path in sorted((ROOT / "tests").glob(pattern))]
-        plugins = [word for name in ("terminal", "faulthandler", "cacheprovider") for word in ("-p", f"no:{name}")]
-        return pytest.main([*plugins, "-o", "addopts=", "--capture=no",
-                            "-W", "ignore::pytest.PytestAssertRewriteWarning", *files], plugins=[self])
+        return self.collect(str(path) for pattern in self.suite for path in sorted((ROOT / "tests").glob(pattern)))
 
-    def pytest_runtest_logreport(self, report):
-        self.failed |= report.failed
-
-    def pytest_runtestloop(self, session):
-        self.tests = session.items
+    def loop(self):
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
             self.folder = Path(folder)
             parts = sorted({*map(self.part, self.mutants)})
@@ -76,24 +63,9 @@ class Hunt:
                 if status == BROKEN:
                     raise RuntimeError(f"could not plant {mutant.where} {mutant.change}")
                 self.report(mutant, status)
-        return True
 
     def pool(self, tasks):
-        """Run each function in a fork of its own, `jobs` at a time; yields (key, exit status) as they end."""
-        tasks, running = iter(tasks), {}
-        try:
-            while True:
-                for key, function in islice(tasks, self.jobs - len(running)):
-                    running[fork(function)] = key
-                if not running:
-                    return
-                pid, status = os.wait()
-                shutil.rmtree(self.folder / str(pid), ignore_errors=True)
-                yield running.pop(pid), os.waitstatus_to_exitcode(status)
-        finally:
-            for pid in running:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+        return pool(tasks, self.jobs, self.folder)
 
     def part(self, mutant):
         """What its tests are rehearsed with."""
@@ -119,7 +91,7 @@ class Hunt:
         elif not c_mutants.plant(mutant, self.folder / str(os.getpid())):
             return NO_MUTANT
         tests = self.nearest(ops_of(mutant), backend_of(mutant), mutant.function)
-        drawn = {test.obj: getattr(test.obj, SETTINGS) for test in tests if is_hypothesis_test(test.obj)}
+        drawn = drawing(tests)
         for function, full in drawn.items():
             setattr(function, SETTINGS, settings(full, max_examples=FEW))
         if next(self.failures(tests), None):
@@ -127,14 +99,6 @@ class Hunt:
         for function, full in drawn.items():
             setattr(function, SETTINGS, full)
         return KILLED if next(self.failures(tests), None) else SURVIVED
-
-    def failures(self, tests):
-        for test, following in pairwise([*tests, None]):
-            self.failed = False
-            signal.alarm(PATIENCE)
-            test.ihook.pytest_runtest_protocol(item=test, nextitem=following)
-            if self.failed:
-                yield test
 
     def nearest(self, ops, on, function="anything"):
         """The tests on this backend that may notice a bug in these ops, the nearest first."""
@@ -175,22 +139,3 @@ def uses(op, ops):
     """Does the op's module import one of the others, or a function of theirs?"""
     return any(getattr(value, "name", None) in ops or getattr(value, "__module__", "").rpartition(".")[2] in ops
                for value in vars(sys.modules[op.forward.__module__]).values())
-
-
-def fork(function) -> int:
-    """Run the function in a child process, which exits with its result.  Returns the process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status, stderr = BROKEN, os.dup(2)
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        status = function()
-    except BaseException:
-        os.write(stderr, traceback.format_exc().encode())
-    finally:
-        os._exit(status)

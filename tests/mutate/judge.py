@@ -1,9 +1,8 @@
 """Judge the tests by the mutants that survive: print the table, and check that each survivor has a reason."""
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
 from pyllama.op import OPS
+from pyllama.testing.mutation.scores import count, table
 from tests.mutate.python_mutants import ROOT
 
 
@@ -22,7 +21,7 @@ def judge(survived: dict, reasons: dict, enough: float) -> bool:
             if reasons.get(mutant.unit, {}).get(mutant.function, {}).get(key):
                 accepted.add(mutant)
                 idle.discard((mutant.unit, mutant.function, key))
-    scores = count(survived, accepted)
+    scores = count(survived, accepted, place, total)
     console.print(table(scores))
     unexplained = [mutant for mutant, lives in survived.items() if lives and mutant not in accepted]
     for mutant in unexplained:
@@ -33,26 +32,12 @@ def judge(survived: dict, reasons: dict, enough: float) -> bool:
     return not unexplained and not idle and 100 * killed >= enough * every
 
 
-def count(survived, accepted):
-    """(unit, function) -> mutants, killed, accepted; the last rows are the totals."""
-    rows = {}
-    for label in (lambda mutant: (mutant.unit, mutant.function), lambda mutant: ("all", kind(mutant))):
-        for mutant, lives in survived.items():
-            every, killed, known = rows.get(label(mutant), (0, 0, 0))
-            rows[label(mutant)] = every + 1, killed + (not lives), known + (mutant in accepted)
-    return rows
+def place(mutant):
+    return mutant.unit, mutant.function
 
 
-def table(scores):
-    shown = Table("", "", "mutants", "killed", "known", "score", box=SIMPLE, pad_edge=False)
-    for (unit, function), (every, killed, known) in scores.items():
-        shown.add_row(unit, function, str(every), str(killed), str(known), f"{percent(every, killed, known):.1f} %")
-    return shown
-
-
-def percent(every, killed, known):
-    """The mutation score; accepted survivors are not bugs and do not count."""
-    return 100 * killed / (every - known) if every > known else 100.0
+def total(mutant):
+    return "all", kind(mutant)
 
 
 def exists(unit):
