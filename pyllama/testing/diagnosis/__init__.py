@@ -1,0 +1,55 @@
+"""What is wrong with a gradient, in words.
+
+    whole       claimed is measured with a factor, in another order, of another input, ...
+    terms       a term is missing; a factor for each row
+    places      wrong only at some entries
+    calls       how back uses dy; at which points it is wrong
+    digits      nearly right
+
+Each gives sentences that the numbers support; none guesses.  See evidence.py for what "support" means.
+"""
+import numpy as np
+
+from pyllama.testing.diagnosis import calls, digits, places, terms, whole
+from pyllama.testing.diagnosis.evidence import Evidence
+
+__all__ = ["Evidence", "diagnose"]
+
+MOST = 4                                            # sentences
+
+
+def diagnose(evidence: Evidence) -> tuple[str, ...]:
+    """What is probably wrong, in sentences, the most specific first; none if the numbers support no cause.
+
+    >>> import numpy as np
+    >>> x, dy = np.array([1.0, 2.0, 3.0]), np.array([1.0, -1.0, 0.5])
+    >>> evidence = Evidence("x", "y", {"x": x}, x, x ** 3, dy, claimed=6 * x * x * dy, measured=3 * x * x * dy,
+    ...                     tolerance=np.full(3, 1e-11), gradient=lambda dy: 6 * x * x * dy)
+    >>> diagnose(evidence)
+    ('Constant factor 2.000: claimed = 2.000 × measured at all 3 entries compared.',)
+    """
+    if not np.isfinite(evidence.claimed).all():
+        return not_finite(evidence),
+    if not evidence.bad.any():
+        return ()
+    with np.errstate(all="ignore"):
+        return tuple(dict.fromkeys(causes(evidence)))[:MOST]
+
+
+def not_finite(e: Evidence) -> str:
+    places = np.argwhere(~np.isfinite(e.claimed)).tolist()
+    value = e.claimed[tuple(places[0])]
+    return (f"Not finite: claimed is {value} at {e.input}{places[0]}" +
+            (f" and not finite at {len(places) - 1} other entries" if len(places) > 1 else "") + ".")
+
+
+def causes(e: Evidence) -> list[str]:
+    """All sentences in their order."""
+    found = [*calls.sentences(e)]
+    explained = [*whole.sentences(e)]
+    if not explained and (where := [*places.sentences(e)]):
+        there = [f"There: {sentence}" for sentence in whole.sentences(e.at(e.bad))]
+        return found + where + there[:1]
+    if explained:
+        return found + explained
+    return [*found, *terms.sentences(e), *digits.sentences(e)]

@@ -1,0 +1,91 @@
+"""Hypotheses that are tested by calling back again with another dy, and what the tried points have in common."""
+from collections.abc import Iterator
+
+import numpy as np
+
+from pyllama.testing.diagnosis.constants import short
+from pyllama.testing.diagnosis.evidence import Evidence, largest
+
+NEAR = 1e-6                                         # relative: a difference above this is not rounding
+
+
+def sentences(e: Evidence) -> Iterator[str]:
+    """How back uses dy, and for which points it is wrong."""
+    yield from [*misread(e), *how_dy_enters(e)] or one_row(e)
+    yield from points(e)
+
+
+def called(e: Evidence, dy) -> np.ndarray | None:
+    """The gradient for another dy; None where back refuses it."""
+    try:
+        with np.errstate(all="ignore"):
+            dx = np.asarray(e.gradient(dy), dtype=float)
+    except Exception:
+        return None
+    return dx if dx.shape == e.x.shape and np.isfinite(dx).all() else None
+
+
+def same(a, b, near=NEAR) -> bool:
+    return largest(a - b) <= near * max(largest(a), largest(b))
+
+
+def misread(e: Evidence) -> Iterator[str]:
+    """The same numbers in another layout give another gradient."""
+    if e.dy.size < 2:
+        return
+    strided = np.repeat(e.dy, 2, -1)[..., ::2]
+    here = called(e, e.dy)
+    there = called(e, strided if e.dy.flags.c_contiguous else np.ascontiguousarray(e.dy))
+    if here is None or there is None or same(here, there):
+        return
+    yield ("dy read as contiguous: the same dy in another memory layout gives another gradient; use dy's strides, or "
+           "np.ascontiguousarray(dy).")
+
+
+def how_dy_enters(e: Evidence) -> Iterator[str]:
+    """It must enter linearly."""
+    dy = np.ascontiguousarray(e.dy)
+    other = np.random.default_rng(0).standard_normal(dy.shape).astype(dy.dtype)
+    zero, one, two, double, both = (called(e, d) for d in (0 * dy, dy, other, 2 * dy, dy + other))
+    if zero is None or one is None or two is None or double is None or both is None or not dy.any() or not one.any():
+        return
+    if same(one, two) and same(one, double):
+        yield "dy ignored: back returns the same gradient for every dy; multiply by dy."
+    elif largest(zero) > NEAR * largest(one):
+        yield "dy not linear: back(0) is not 0; each term of a gradient contains dy."
+    elif not same(double, 2 * one):
+        times = float(np.sum(double * one) / np.sum(one * one))
+        power = f", as if dy had the power {round(np.log2(times))}" if round(times, 6) in (1, 4, 8) else ""
+        value = f"{short(times)} × back(dy) instead of 2 ×{power}" if same(double, times * one) else "not 2 back(dy)"
+        yield f"dy not linear: back(2 dy) is {value}."
+    elif not same(both, one + two):
+        yield "dy not linear: back(a + b) is not back(a) + back(b)."
+
+
+def one_row(e: Evidence) -> Iterator[str]:
+    """Only a part of dy counts."""
+    dy = np.ascontiguousarray(e.dy)
+    for axis, size in enumerate(dy.shape):
+        for what, index in (("first", 0), ("last", size - 1)):
+            if size < 2:
+                continue
+            part = np.zeros_like(dy)
+            place = (slice(None),) * axis + (index,)
+            part[place] = dy[place]
+            alone = called(e, part)
+            if alone is not None and largest(alone) and same(alone, e.claimed) and (dy - part).any():
+                yield (f"Contributions lost: claimed depends on the {what} index of axis {axis} of dy alone; add those "
+                       f"of all.")
+                return
+
+
+def points(e: Evidence) -> Iterator[str]:
+    """What the points at which the gradient is wrong have in common."""
+    wrong = [name for name, is_wrong in e.outcomes.items() if is_wrong]
+    right = [name for name, is_wrong in e.outcomes.items() if not is_wrong]
+    if wrong and right:
+        yield f"Wrong only for {listed(wrong)}; right for {listed(right)}."
+
+
+def listed(names) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]

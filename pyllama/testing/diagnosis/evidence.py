@@ -1,0 +1,113 @@
+"""What is known about a wrong gradient, and when it supports a hypothesis.
+
+A hypothesis predicts what back would return if it had a certain mistake.  It is stated only if the prediction agrees
+with what back returned, entry by entry, and is clearly apart from the right gradient.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+SLACK = 4                                           # tolerances, because both sides of a comparison may be off
+ROUNDING = 1e-10                                    # of a prediction, relative to its size
+CLEAR = 10                                          # how many slacks a prediction is away from the right gradient
+
+
+@dataclass
+class Evidence:
+    """The gradient of one output with respect to one input, as back has it and as it is, and what surrounds it.
+
+    input, output   their names
+    inputs          all leaves by name
+    x, y, dy        of this pair
+    claimed         dx as back returned it, of x's shape
+    measured        the derivative of each entry, NaN where it was not measured
+    tolerance       of each entry
+    gradient        back of this pair for another dy
+    others          the measured gradients of the other floating inputs
+    outcomes        for each point that was tried ("as given", "strided dy", ...): is the gradient wrong there?
+    """
+    input: str
+    output: str
+    inputs: dict[str, np.ndarray]
+    x: np.ndarray
+    y: np.ndarray
+    dy: np.ndarray
+    claimed: np.ndarray
+    measured: np.ndarray
+    tolerance: np.ndarray
+    gradient: Callable[[np.ndarray], np.ndarray]
+    others: dict[str, np.ndarray] = field(default_factory=dict)
+    outcomes: dict[str, bool] = field(default_factory=dict)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Which entries were measured."""
+        return np.isfinite(self.measured)
+
+    @cached_property
+    def bad(self) -> np.ndarray:
+        """Which entries are wrong."""
+        return self.known & ~(np.abs(self.claimed - self.measured) <= self.tolerance)
+
+    @cached_property
+    def good(self) -> np.ndarray:
+        """Which entries are right."""
+        return self.known & ~self.bad
+
+    @cached_property
+    def noise(self) -> float:
+        """How far a measured entry may be off."""
+        return SLACK * float(np.max(self.tolerance[self.known], initial=0))
+
+    @cached_property
+    def size(self) -> float:
+        """The largest measured entry."""
+        return largest(self.measured[self.known])
+
+    @cached_property
+    def candidates(self) -> dict[str, np.ndarray]:
+        """The arrays that may be a factor or a term of the gradient, by name; each broadcasts to x's shape."""
+        floats = {name: a for name, a in self.inputs.items() if a.dtype.kind == "f"}
+        arrays = {self.input: self.x, **floats, self.output: self.y, "dy": self.dy}
+        fitting = {name: np.asarray(a, float) for name, a in arrays.items() if broadcasts(a, self.x)}
+        if self.output in fitting:
+            y, name = fitting[self.output], self.output
+            fitting |= {f"(1 - {name})": 1 - y, f"(1 - {name}²)": 1 - y * y}
+        return fitting
+
+    def explains(self, prediction: np.ndarray, gain: float = 1.0) -> bool:
+        """Does claimed agree with the prediction, which differs from the right gradient?
+
+        gain    by how much the prediction enlarges an error of measured
+        """
+        compared = self.known & np.isfinite(prediction)
+        wanted, claimed = prediction[compared], self.claimed[compared]
+        slack = self.noise * max(gain, 1.0) + ROUNDING * largest(wanted)
+        apart = largest(wanted - self.measured[compared])
+        enough = 2 * compared.sum() > self.known.sum()
+        return bool(enough and largest(claimed - wanted) <= slack and apart > CLEAR * slack)
+
+    def at(self, mask: np.ndarray) -> "Evidence":
+        """The same, as if only the entries of the mask had been measured."""
+        return replace(self, measured=np.where(mask, self.measured, np.nan))
+
+
+def largest(a) -> float:
+    """The largest absolute value; infinite if one is NaN, 0 if there is none."""
+    most = float(np.max(np.abs(a), initial=0))
+    return most if most == most else float("inf")
+
+
+def broadcasts(a, x) -> bool:
+    """Does a, which is not empty, broadcast to the shape of x?"""
+    try:
+        return a.size > 0 and np.broadcast_shapes(a.shape, x.shape) == x.shape
+    except ValueError:
+        return False
+
+
+def entries(count: int) -> str:
+    """How many, in words."""
+    return "at the entry compared" if count == 1 else f"at all {count} entries compared"

@@ -1,0 +1,125 @@
+"""Hypotheses about where a gradient is wrong, if it is right elsewhere.
+
+A pattern is stated only if the wrong entries fill it exactly, and so many others are right that chance would not have
+chosen these.
+"""
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from pyllama.testing.diagnosis.constants import short
+from pyllama.testing.diagnosis.evidence import Evidence, broadcasts
+
+SHAPED, VALUED = 1e2, 1e4                           # choices of as many entries: for a place, for a value
+
+
+def sentences(e: Evidence) -> Iterator[str]:
+    """Where the gradient is wrong, the most specific first."""
+    bad, good = int(e.bad.sum()), int(e.good.sum())
+    if not bad or not good:
+        return
+    if lost := [*repeated_ids(e)]:
+        yield from lost
+        return
+    choices = math.comb(bad + good, bad)
+    patterns = [*(at_integers(e) if choices >= SHAPED else ()), *(at_places(e) if choices >= SHAPED else ()),
+                *(at_values(e) if choices >= VALUED else ())]
+    if patterns:
+        yield f"Wrong only {patterns[0]}: at {bad} of {bad + good} entries, the others are right."
+    elif bad <= 3:
+        where = ", ".join(f"{e.input}[{', '.join(map(str, index))}]" for index in np.argwhere(e.bad).tolist())
+        yield f"Wrong only at {where}: the other {good} entries are right."
+
+
+def fills(e: Evidence, mask) -> bool:
+    """Are all entries in the mask wrong, and all others right?"""
+    mask = np.broadcast_to(mask, e.x.shape)
+    return bool(np.array_equal(mask & e.known, e.bad))
+
+
+def at_places(e: Evidence) -> Iterator[str]:
+    for axis, size in enumerate(e.x.shape):
+        index = np.arange(size).reshape(-1, *(1,) * (e.x.ndim - axis - 1))
+        for what, mask in along(index, size):
+            if fills(e, mask):
+                yield f"{what} of axis {axis}"
+        touched = e.bad.any(tuple(other for other in range(e.x.ndim) if other != axis))
+        if e.x.ndim > 1 and 1 <= touched.sum() <= 3 and fills(e, touched.reshape(index.shape)):
+            yield f"at index {', '.join(map(str, np.flatnonzero(touched)))} of axis {axis}"
+    if e.x.ndim > 1:
+        row, column = np.ogrid[:e.x.shape[-2], :e.x.shape[-1]]
+        for what, mask in {"on the diagonal": row == column, "off the diagonal": row != column,
+                           "above the diagonal": row < column, "below the diagonal": row > column}.items():
+            if fills(e, mask):
+                yield f"{what} of the last two axes"
+
+
+def along(index, size) -> Iterator[tuple[str, np.ndarray]]:
+    """Patterns of an axis, with their names."""
+    yield "at the first index", index == 0
+    yield "at the last index", index == size - 1
+    if size > 2:
+        yield "at both ends", (index == 0) | (index == size - 1)
+        yield "between the ends", (index > 0) & (index < size - 1)
+    if size > 3:
+        yield "at the even indices", index % 2 == 0
+        yield "at the odd indices", index % 2 == 1
+        yield "in the first half", index < size // 2
+        yield "in the second half", index >= size // 2
+        for start in range(2, size):
+            yield f"from index {start} on", index >= start
+            yield f"before index {start}", index < start
+
+
+def at_values(e: Evidence) -> Iterator[str]:
+    """Where x, or another array, has some sign or is beyond some number."""
+    for name, a in e.candidates.items():
+        if name.startswith("(") or a.shape != e.x.shape:
+            continue
+        for what, mask in {f"where {name} < 0": a < 0, f"where {name} > 0": a > 0, f"where {name} = 0": a == 0}.items():
+            if fills(e, mask):
+                yield what
+        for shown, values in ((name, a), (f"|{name}|", np.abs(a))):
+            bad, good = values[e.bad], values[e.good]
+            if bad.min() > good.max():
+                yield f"where {shown} ≥ {short(bad.min())} (right up to {short(good.max())})"
+            if bad.max() < good.min():
+                yield f"where {shown} ≤ {short(bad.max())} (right from {short(good.min())})"
+
+
+def at_integers(e: Evidence) -> Iterator[str]:
+    """Where an integer input, such as labels, has a value that it has more than once."""
+    for name, a in e.inputs.items():
+        if a.dtype.kind in "iub" and a.ndim and a.shape == e.x.shape[:a.ndim]:
+            full = a.reshape(a.shape + (1,) * (e.x.ndim - a.ndim))
+            for value, count in zip(*np.unique(a, return_counts=True), strict=True):
+                if count > 1 and fills(e, full == value):
+                    yield f"where {name} = {value}"
+
+
+def repeated_ids(e: Evidence) -> Iterator[str]:
+    """x is a table, of which an input of integers chooses rows."""
+    for name, ids in e.inputs.items():
+        if ids.dtype.kind not in "iu" or not e.x.ndim or not ids.size or ids.min() < 0 or ids.max() >= len(e.x):
+            continue
+        counts = np.bincount(ids.ravel(), minlength=len(e.x))
+        wrong = e.bad.reshape(len(e.x), -1).any(1)
+        right = e.known.reshape(len(e.x), -1).any(1) & ~wrong
+        if (counts[wrong] > 1).all() and (counts[right] <= 1).all() and (counts[right] == 1).any():
+            yield (f"Lost duplicates: wrong only in the rows of {e.input} whose number occurs more than once in {name}"
+                   f"{one_of_them(e, ids)}.")
+
+
+def one_of_them(e: Evidence, ids) -> str:
+    """Which of the repeated ids the gradient is from."""
+    if e.dy.shape != ids.shape + e.x.shape[1:]:
+        return ""
+    rows = e.dy.reshape(ids.size, *e.x.shape[1:])
+    for what, order in (("last", range(ids.size)), ("first", reversed(range(ids.size)))):
+        table = np.zeros(e.x.shape)
+        for place in order:
+            table[ids.flat[place]] = rows[place]
+        if broadcasts(table, e.claimed) and e.at(e.bad).explains(table):
+            return f": claimed is dy of the {what} occurrence alone"
+    return ""

@@ -1,0 +1,133 @@
+"""Hypotheses about the difference measured - claimed: a term that is missing or wrong, a factor for each row."""
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from pyllama.testing.diagnosis.constants import short, simple
+from pyllama.testing.diagnosis.evidence import CLEAR, Evidence, broadcasts, largest
+from pyllama.testing.diagnosis.whole import called
+
+SURPLUS = 4                                         # numbers that fit, beyond those that were chosen to fit
+TINY = 1e-3
+
+
+def sentences(e: Evidence) -> Iterator[str]:
+    """What the difference is, the most specific first."""
+    missing = np.where(e.known, e.measured - e.claimed, np.nan)
+    if not e.known.all() or not largest(missing) > CLEAR * noise(e):
+        return
+    found = [*an_array(e, missing)] or [*along_axes(e, missing)] or [*of_two_parts(e, missing)]
+    yield from found[:1]
+    yield from factors(e)
+
+
+def noise(e: Evidence) -> float:
+    return e.noise + 1e-10 * max(e.size, largest(e.claimed[e.known]))
+
+
+def an_array(e: Evidence, missing) -> Iterator[str]:
+    """The difference is an input, dy or y, times a simple number."""
+    for name, a in e.candidates.items():
+        full = np.broadcast_to(a, missing.shape)
+        if largest(full) and np.count_nonzero(full) > 1:
+            place = np.abs(full).argmax()
+            number = float(missing.flat[place] / full.flat[place])
+            fraction = simple(number, 1e-7)
+            if fraction and largest(missing - number * full) <= noise(e) * max(1, abs(number)):
+                term = {"1": name, "-1": f"-{name}"}.get(fraction, f"{fraction} × {name}")
+                yield f"Missing term: measured - claimed = {term} at every entry."
+                return
+
+
+def along_axes(e: Evidence, missing) -> Iterator[str]:
+    """The difference is an array times something that is constant along some axes."""
+    arrays = {"": np.ones(e.x.shape)} | {name: a for name, a in e.candidates.items() if a.ndim and np.ptp(a)}
+    for count in range(missing.ndim, 0, -1):
+        for axes in itertools.combinations(range(missing.ndim), count):
+            groups = missing.size // int(np.prod([missing.shape[axis] for axis in axes]))
+            if missing.size - groups < SURPLUS:
+                continue
+            for name, a in arrays.items():
+                full = np.broadcast_to(a, missing.shape)
+                part = least_squares(missing, full, axes)
+                if largest(missing - part * full) <= noise(e):
+                    yield described(e, name, part, axes)
+                    return
+
+
+def least_squares(missing, a, axes):
+    """c, constant along the axes, for which c a is closest to the difference."""
+    squares = (a * a).sum(axes, keepdims=True)
+    return (missing * a).sum(axes, keepdims=True) / np.where(squares == 0, 1, squares)
+
+
+def described(e: Evidence, name: str, part, axes) -> str:
+    constant = f"constant along {called(axes)}"
+    times = f"{name} times something {constant}" if name else constant
+    exact = coefficient(e, part, axes)
+    return (f"Missing term: measured - claimed is {times} of {e.input}" +
+            (f", namely {f'{name} × ' * bool(name)}({exact})" if exact else "") + ".")
+
+
+def coefficient(e: Evidence, part, axes) -> str:
+    """What the part that is constant along the axes is: ± a sum or a mean of dy times an array; "" if unknown."""
+    if e.dy.shape != e.x.shape:
+        return ""
+    terms = {"dy": e.dy} | {f"dy × {name}": e.dy * a for name, a in e.candidates.items() if name != "dy"}
+    pairs = itertools.combinations([name for name in e.candidates if name != "dy" and "(" not in name], 2)
+    terms |= {f"dy × {a} × {b}": e.dy * e.candidates[a] * e.candidates[b] for a, b in pairs}
+    for (name, term), reduce in itertools.product(terms.items(), ("sum", "mean")):
+        total = getattr(np, reduce)(term, axis=axes, keepdims=True)
+        for sign in ("", "-"):
+            if largest(part - (-total if sign else total)) <= 1e-6 * largest(part):
+                return f"{sign}{reduce} of {name} over {called(axes)}"
+    return ""
+
+
+def of_two_parts(e: Evidence, missing) -> Iterator[str]:
+    """In each row, the difference is a combination of a constant and of x or y, as where a mean and a variance are."""
+    if not missing.ndim or missing.shape[-1] < 4 or missing.size - 2 * missing.size // missing.shape[-1] < SURPLUS:
+        return
+    rows = missing.reshape(-1, missing.shape[-1])
+    for name in (e.input, e.output):
+        if name in e.candidates and e.candidates[name].shape == missing.shape:
+            a = e.candidates[name].reshape(rows.shape)
+            centered = a - a.mean(-1, keepdims=True)
+            rest = rows - rows.mean(-1, keepdims=True)
+            if largest(rest - least_squares(rest, centered, (1,)) * centered) <= noise(e):
+                yield (f"Missing term: along the last axis, measured - claimed = a + b × {name} with a number a and a "
+                       f"number b for each row, as the terms through a mean and a variance are.")
+                return
+
+
+def factors(e: Evidence) -> Iterator[str]:
+    """claimed / measured is a number for each row, or for each column."""
+    usable = np.abs(e.measured) > TINY * e.size
+    if not e.size or usable.mean() < 0.5:
+        return
+    quotient = np.where(usable, e.claimed / np.where(usable, e.measured, 1), np.nan)
+    for count in range(e.x.ndim - 1, 0, -1):
+        for axes in itertools.combinations(range(e.x.ndim), count):
+            if usable.any(axes).all() and (usable.sum(axes) > 1).all() and usable.sum() - usable.sum(axes).size >= 3:
+                one = np.nanmedian(quotient, axis=axes, keepdims=True)
+                if e.explains(one * e.measured, largest(one)) and np.ptp(one) > 1e-6 * largest(one):
+                    yield (f"A factor for each place, constant along {called(axes)}: claimed / measured is from "
+                           f"{short(one.min())} to {short(one.max())}{statistic(e, one, axes)}.")
+                    return
+
+
+def statistic(e: Evidence, one, axes) -> str:
+    """What the factor is: a power of the root mean square or of the standard deviation of x's rows, or of an array."""
+    for name, squares in {"sqrt(mean(x²) + eps)": (e.x ** 2).mean(axes, keepdims=True),
+                          "sqrt(var(x) + eps)": e.x.var(axes, keepdims=True)}.items():
+        for power, what in ((2, ""), (-2, "1 / ")):
+            eps = one ** power - squares
+            if one.size > 2 and np.ptp(eps) <= 1e-6 * largest(squares) and eps.min() > -1e-6 * largest(squares):
+                return f", and it is {what}{name.replace('x', e.input)} over {called(axes)}"
+    for name, a in e.candidates.items():
+        if broadcasts(a, one) and np.ptp(a):
+            for what, value in ((name, a), (f"1 / {name}", 1 / np.where(a == 0, np.nan, a))):
+                if largest(one - value) <= 1e-6 * largest(one):
+                    return f", and it is {what}"
+    return ""

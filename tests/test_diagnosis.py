@@ -1,0 +1,384 @@
+"""Planted mistakes are named in words, and nothing else is said of them."""
+import numpy as np
+import pytest
+
+from pyllama import backend
+from pyllama.ops import attention, cross_entropy, embedding, gelu, layer_norm, linear, rms_norm, softmax
+from pyllama.ops import tanh as tanh_op
+from pyllama.testing.diagnosis import Evidence, diagnose
+
+STEP = 1e-30
+EXACT = 1e-11                                           # of the largest entry, as a complex step has it
+
+
+def derivative(f, inputs, which, dy):
+    """<dy, ∂y/∂x> for each entry of input `which`, by complex steps."""
+    x = inputs[which]
+    dx = np.zeros(x.shape)
+    for index in np.ndindex(x.shape):
+        moved = [np.array(a, complex) if a.dtype.kind == "f" and i == which else a for i, a in enumerate(inputs)]
+        moved[which][index] += 1j * STEP
+        dx[index] = np.sum(dy * np.imag(f(*moved)[0])) / STEP
+    return dx
+
+
+def evidence(f, names, inputs, which, wrong, dy=None, outcomes=None):
+    """What gradcheck knows if wrong(dy) is the gradient of input number `which`."""
+    inputs = [np.asarray(x) for x in inputs]
+    with backend.use("numpy"):
+        y = np.asarray(f(*inputs)[0])
+        dy = np.random.default_rng(5).standard_normal(y.shape) if dy is None else dy
+        floats = [i for i, x in enumerate(inputs) if x.dtype.kind == "f"]
+        measured = {i: derivative(f, inputs, i, dy) for i in floats}
+    tolerance = np.full(inputs[which].shape, EXACT * np.abs(measured[which]).max(initial=1e-3))
+    return Evidence(names[which], "y", dict(zip(names, inputs, strict=True)), inputs[which], y, dy, wrong(dy),
+                    measured[which], tolerance, wrong, {names[i]: measured[i] for i in floats if i != which},
+                    outcomes or {})
+
+
+def said(*arguments, **fields):
+    """The beginnings of the sentences, up to the colon."""
+    return [sentence.partition(":")[0].rstrip(".") for sentence in diagnose(evidence(*arguments, **fields))]
+
+
+RNG = np.random.default_rng(0)
+X, W, SQUARE = RNG.standard_normal((3, 5)), RNG.standard_normal(5), RNG.standard_normal((4, 4))
+OTHER = RNG.standard_normal((3, 5))
+
+
+def probabilities(x):
+    return softmax(x)[0]
+
+
+def multiplied(x, w):
+    return x * w, None
+
+
+SOFTMAX = {
+    "forgets the sum": (lambda dy: probabilities(X) * dy, ["Missing term"]),
+    "forgets the factor y": (lambda dy: dy - (dy * probabilities(X)).sum(-1, keepdims=True), ["Wrong factor"]),
+    "zero": (lambda dy: 0 * X, ["All zeros"]),
+    "negated": (lambda dy: -softmax(X)[1](dy)[0], ["Wrong sign"]),
+    "doubled": (lambda dy: 2 * softmax(X)[1](dy)[0], ["Constant factor 2.000"]),
+    "mean over the row": (lambda dy: softmax(X)[1](dy)[0] / 5, ["Constant factor 0.200"]),
+    "upside down": (lambda dy: softmax(X)[1](dy)[0][::-1], ["Reversed"]),
+    "in another order": (lambda dy: softmax(X)[1](dy)[0].T.reshape(3, 5), ["Reshaped in another order"]),
+    "one row on": (lambda dy: np.roll(softmax(X)[1](dy)[0], 1, 0), ["Shifted"]),
+    "adds dy once more": (lambda dy: softmax(X)[1](dy)[0] + dy, ["Missing term"]),
+    "ignores dy": (lambda dy: softmax(X)[1](np.ones(X.shape) * np.arange(5))[0], ["dy ignored"]),
+    "adds a constant": (lambda dy: softmax(X)[1](dy)[0] + X * X, ["dy not linear"]),
+    "squares dy": (lambda dy: softmax(X)[1](dy * dy)[0], ["dy not linear"]),
+    "takes |dy|": (lambda dy: softmax(X)[1](np.abs(dy))[0], ["dy not linear"]),
+    "in float32": (lambda dy: softmax(X)[1](dy)[0].astype("float32").astype(float), ["Computed in float32"]),
+    "off in the last digits": (lambda dy: softmax(X)[1](dy)[0] + 1e-7 * np.sin(np.arange(15.0)).reshape(3, 5),
+                               ["Nearly right"]),
+    "not a number": (lambda dy: np.where(X > 0.5, np.nan, 1.0), ["Not finite"]),
+}
+
+
+@pytest.mark.parametrize("bug", SOFTMAX)
+def test_softmax(bug):
+    wrong, expected = SOFTMAX[bug]
+    assert said(softmax, ["x"], [X], 0, wrong) == expected
+
+
+def test_a_missing_sum_is_written_out():
+    sentence, = diagnose(evidence(softmax, ["x"], [X], 0, lambda dy: probabilities(X) * dy))
+    assert sentence == ("Missing term: measured - claimed is y times something constant along axis 1 of x, "
+                        "namely y × (-sum of dy × y over axis 1).")
+
+
+def test_a_factor_is_written_with_the_axis_that_it_may_be():
+    sentence, = diagnose(evidence(softmax, ["x"], [X], 0, lambda dy: softmax(X)[1](dy)[0] / 5))
+    assert "0.200 = 1/5; axis 1 of x has size 5: a mean where the derivative has a sum?" in sentence
+
+
+def normalized(x, *, eps=1e-5):
+    r = (np.mean(x * x, -1, keepdims=True) + eps) ** -0.5
+    return x * r, r
+
+
+def rms_bug(bug):
+    n, r = normalized(X)
+
+    def wrong(dy):
+        g = W * dy
+        return {"w left out": lambda: r * (dy - n * np.mean(dy * n, -1, keepdims=True)),
+                "w outside the mean": lambda: W * r * (dy - n * np.mean(dy * n, -1, keepdims=True)),
+                "mean left out": lambda: r * g,
+                "sum instead of mean": lambda: r * (g - n * np.sum(g * n, -1, keepdims=True)),
+                "1/rms left out": lambda: g - n * np.mean(g * n, -1, keepdims=True),
+                "1/rms twice": lambda: r * r * (g - n * np.mean(g * n, -1, keepdims=True)),
+                "eps forgotten": lambda: rms_norm(X, W, eps=0.0)[1](dy)[0]}[bug]()
+    return wrong
+
+
+@pytest.mark.parametrize(("bug", "expected"), [
+    ("mean left out", ["Missing term"]), ("sum instead of mean", ["Missing term"]),
+    ("1/rms left out", ["A factor for each place, constant along axis 1"]),
+    ("1/rms twice", ["A factor for each place, constant along axis 1"]),
+    ("eps forgotten", ["Nearly right"]), ("w left out", []), ("w outside the mean", [])])
+def test_rms_norm(bug, expected):
+    assert said(rms_norm, ["x", "w"], [X, W], 0, rms_bug(bug)) == expected
+
+
+def test_the_factor_of_each_row_is_recognized():
+    """An extra 1/rms: tsotchke/eshkol#386."""
+    sentence, = diagnose(evidence(rms_norm, ["x", "w"], [X, W], 0, rms_bug("1/rms twice")))
+    assert sentence.endswith("and it is 1 / sqrt(mean(x²) + eps) over axis 1.")
+
+
+def test_wrong_only_where_w_is_not_constant():
+    sentence, = diagnose(evidence(rms_norm, ["x", "w"], [X, W], 0, rms_bug("w outside the mean"),
+                                  outcomes={"random w": True, "constant w": False}))
+    assert sentence == "Wrong only for random w; right for constant w."
+
+
+def norm_without(part):
+    def wrong(dy):
+        mean, g = X.mean(-1, keepdims=True), W * dy
+        r = (X.var(-1, keepdims=True) + 1e-5) ** -0.5
+        n = (X - mean) * r
+        terms = {"mean": g.mean(-1, keepdims=True), "variance": n * (g * n).mean(-1, keepdims=True)}
+        return r * (g - sum(term for name, term in terms.items() if name != part))
+    return wrong
+
+
+@pytest.mark.parametrize("part", ["mean", "variance"])
+def test_layer_norm_without_a_term(part):
+    b = np.zeros(5)
+    found = diagnose(evidence(layer_norm, ["x", "w", "b"], [X, W, b], 0, norm_without(part)))
+    assert len(found) == 1
+    assert found[0].startswith({"mean": "Missing term: measured - claimed is constant along axis 1 of x",
+                                "variance": "Missing term: along the last axis, measured - claimed = a + b × x"}[part])
+
+
+def linear_of(x, w):
+    return linear(x, w)
+
+
+LINEAR = {                                              # which input, wrong gradient, expected
+    "dw transposed": (1, lambda dy: SQUARE.T @ dy, ["Transposed"]),
+    "dw for dx": (0, lambda dy: dy.T @ SQUARE, ["Gradient of the wrong input"]),
+    "dx not through w": (0, lambda dy: dy, ["The derivative itself is missing"]),
+    "dw of the last row": (1, lambda dy: np.outer(dy[-1], SQUARE[-1]), ["Contributions lost"]),
+    "dw as a mean": (1, lambda dy: dy.T @ SQUARE / 4, ["Constant factor 0.250"]),
+}
+
+
+@pytest.mark.parametrize("bug", LINEAR)
+def test_linear(bug):
+    which, wrong, expected = LINEAR[bug]
+    w = RNG.standard_normal((4, 4))
+    assert said(linear_of, ["x", "w"], [SQUARE, w], which, wrong) == expected
+
+
+def test_a_bias_summed_over_the_wrong_axis():
+    w, b = RNG.standard_normal((4, 4)), RNG.standard_normal(4)
+    sentence, = diagnose(evidence(linear, ["x", "w", "b"], [SQUARE, w, b], 2, lambda dy: dy.sum(1)))
+    assert sentence == "Summed over the wrong axis: claimed is dy summed over axis 1, measured is its sum over axis 0."
+
+
+def test_a_weight_summed_over_the_wrong_axis():
+    sentence, = diagnose(evidence(multiplied, ["x", "w"], [SQUARE, W[:4]], 1, lambda dy: (dy * SQUARE).sum(1)))
+    assert sentence.startswith("Summed over the wrong axis: claimed is dy × x summed over axis 1")
+
+
+def test_a_weight_whose_input_is_forgotten():
+    sentence, = diagnose(evidence(multiplied, ["x", "w"], [X, W], 1, lambda dy: dy.sum(0)))
+    assert sentence == "The derivative itself is missing: claimed is dy summed over axis 0 at all 5 entries compared."
+
+
+@pytest.mark.parametrize(("wrong", "sentence"), [
+    (lambda dy: dy, "Wrong factor: w is missing: claimed = measured / w at all 15 entries compared."),
+    (lambda dy: dy * W * W, "Wrong factor: w is there once too often: claimed = measured × w at all 15"),
+    (lambda dy: dy * dy * W, "Wrong factor: dy is there once too often")])
+def test_a_factor_that_is_an_input(wrong, sentence):
+    found = diagnose(evidence(multiplied, ["x", "w"], [X, W], 0, wrong))
+    assert any(one.startswith(sentence) for one in found)
+    assert all(one.startswith(("Wrong factor", "dy not linear", "The derivative itself")) for one in found)
+
+
+def test_tanh_without_its_derivative():
+    found = diagnose(evidence(tanh_op, ["x"], [X], 0, lambda dy: dy))
+    assert found[0].startswith("Wrong factor: (1 - y²) is missing")
+    assert found[1:] == ("The derivative itself is missing: claimed is dy at all 15 entries compared.",)
+
+
+def test_a_power_too_few():
+    def cube(x):
+        return x ** 3, None
+
+    found = diagnose(evidence(cube, ["x"], [X], 0, lambda dy: 3 * X * dy))
+    assert found == ("Wrong factor: x is missing: claimed = measured / x at all 15 entries compared.",)
+
+
+def test_a_power_and_its_number_too_few():
+    def square(x):
+        return x * x, None
+
+    found = diagnose(evidence(square, ["x"], [X], 0, lambda dy: dy))
+    assert found[0] == "Wrong factor: 2 × x is missing: claimed = 1/2 × measured / x at all 15 entries compared."
+
+
+def test_gelu_by_its_approximation():
+    def approximate(dy):
+        t = np.tanh((2 / np.pi) ** 0.5 * (X + 0.044715 * X ** 3))
+        return dy * ((1 + t) / 2 + X * (1 - t * t) / 2 * (2 / np.pi) ** 0.5 * (1 + 3 * 0.044715 * X * X))
+    assert said(gelu, ["x"], [X], 0, approximate) == ["Nearly right"]
+
+
+def test_gelu_only_on_one_side_of_zero():
+    wide = RNG.standard_normal((5, 8))
+    wrong = lambda dy: np.where(wide < 0, 0.0, gelu(wide)[1](dy)[0])                            # noqa: E731
+    found = diagnose(evidence(gelu, ["x"], [wide], 0, wrong))
+    count = (wide < 0).sum()
+    assert found[0] == f"Wrong only where x < 0: at {count} of 40 entries, the others are right."
+    assert found[1].startswith("There: All zeros: claimed is 0")
+    assert len(found) == 2
+
+
+def test_a_clipped_gradient():
+    def cube(x):
+        return x ** 3, None
+    wide = 2 * RNG.standard_normal((5, 8))
+    wrong = lambda dy: 3 * np.clip(wide, -2, 2) ** 2 * dy                                       # noqa: E731
+    found = diagnose(evidence(cube, ["x"], [wide], 0, wrong))
+    assert found[0].startswith("Wrong only where |x| ≥ 2.")
+    assert found[1].startswith("There: Wrong factor: claimed = 4 × measured / x² at all")
+    assert len(found) == 2
+
+
+IDS = np.array([[0, 2, 2], [5, 2, 1]])
+TABLE = RNG.standard_normal((7, 4))
+
+
+def scattered(dy):
+    table = np.zeros(TABLE.shape)
+    table[IDS] = dy                                     # the last one stays
+    return table
+
+
+def test_repeated_ids():
+    found = diagnose(evidence(embedding, ["ids", "w"], [IDS, TABLE], 1, scattered))
+    assert found == ("Lost duplicates: wrong only in the rows of w whose number occurs more than once in ids: "
+                     "claimed is dy of the last occurrence alone.",)
+
+
+def test_ids_that_are_off_by_one():
+    def wrong(dy):
+        table = np.zeros(TABLE.shape)
+        np.add.at(table, IDS + 1, dy)
+        return table
+    assert said(embedding, ["ids", "w"], [IDS, TABLE], 1, wrong) == ["Shifted"]
+
+
+LABELS = np.array([2, -100, 0, 1, -100])
+LOGITS = RNG.standard_normal((5, 4))
+
+
+def ce_bug(bug):
+    def wrong(dy):
+        p = probabilities(LOGITS)
+        target = np.eye(4)[np.where(LABELS < 0, 0, LABELS)]
+        kept = (LABELS != -100)[:, None]
+        return {"ignores nothing": (p - target) / 3 * dy, "no target": np.where(kept, p, 0) / 3 * dy,
+                "not divided": np.where(kept, p - target, 0) * dy, "ignores dy": np.where(kept, p - target, 0) / 3}[bug]
+    return wrong
+
+
+@pytest.mark.parametrize(("bug", "expected"), [
+    ("ignores nothing", ["Wrong only where labels = -100"]), ("not divided", ["Constant factor 3.000"]),
+    ("ignores dy", ["dy ignored"])])
+def test_cross_entropy(bug, expected):
+    found = said(cross_entropy, ["x", "labels"], [LOGITS, LABELS], 0, ce_bug(bug))
+    assert found[:len(expected)] == expected
+
+
+def heads(*shape):
+    return RNG.standard_normal(shape)
+
+
+def test_attention_gives_k_the_gradient_of_q():
+    q, k, v = heads(1, 1, 1, 3, 4), heads(1, 1, 3, 4), heads(1, 1, 3, 4)
+
+    def scaled(q, k, v):
+        return attention(q, k, v)
+    back = attention(q, k, v)[1]
+    assert said(scaled, ["q", "k", "v"], [q, k, v], 0, lambda dy: back(dy)[0] * 2) == ["Constant factor 2.000"]
+    assert said(scaled, ["q", "k", "v"], [q, k, v], 2, lambda dy: back(dy)[1]) == ["Gradient of the wrong input"]
+
+
+def test_a_strided_dy_that_is_read_as_contiguous():
+    """unsloth PR #10617."""
+    memory = RNG.standard_normal((3, 10))
+    strided = memory[:, ::2]
+
+    def wrong(dy):
+        flat = np.lib.stride_tricks.as_strided(dy, dy.shape, (8 * dy.shape[1], 8))
+        return softmax(X)[1](np.array(flat))[0]
+    found = diagnose(evidence(softmax, ["x"], [X], 0, wrong, dy=strided,
+                              outcomes={"as given": False, "strided dy": True}))
+    assert found[0].startswith("dy read as contiguous")
+    assert "Wrong only for strided dy; right for as given." in found
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(("place", "words"), [
+    (np.s_[:, -1], "at the last index of axis 1"), (np.s_[0], "at the first index of axis 0"),
+    (np.s_[:, ::2], "at the even indices of axis 1"), (np.s_[:, 3:], "in the second half of axis 1"),
+    (np.s_[2], "at index 2 of axis 0"), (np.s_[:, [0, -1]], "at both ends of axis 1")])
+def test_places(place, words):
+    x = RNG.standard_normal((5, 6))
+
+    def wrong(dy):
+        dx = softmax(x)[1](dy)[0]
+        dx[place] *= 3
+        return dx
+    found = diagnose(evidence(softmax, ["x"], [x], 0, wrong))
+    assert found[0].startswith(f"Wrong only {words}: ")
+    assert found[1].startswith("There: Constant factor 3.000")
+    assert len(found) == 2
+
+
+def test_a_single_entry():
+    def wrong(dy):
+        dx = softmax(X)[1](dy)[0]
+        dx[1, 3] *= 4
+        return dx
+    assert diagnose(evidence(softmax, ["x"], [X], 0, wrong)) == (
+        "Wrong only at x[1, 3]: the other 14 entries are right.",
+        "There: Constant factor 4.000: claimed = 4.000 × measured at the entry compared.")
+
+
+SHAPES = [(), (1,), (2,), (0, 3), (1, 1), (2, 1, 3), (2, 2, 2), (1, 2, 1, 2, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("wrong", [lambda dy: 3 * dy, lambda dy: dy * 0, lambda dy: -dy, lambda dy: dy[::-1],
+                                   lambda dy: dy * dy, lambda dy: dy + 1, lambda dy: dy * np.inf, lambda dy: dy])
+def test_any_shape_may_be_diagnosed(shape, wrong):
+    def same(x):
+        return x * 1, None
+
+    x = np.random.default_rng(1).standard_normal(shape)
+    for sentence in diagnose(evidence(same, ["x"], [x], 0, wrong if shape else lambda dy: wrong(dy[None])[0])):
+        assert sentence.endswith((".", "?"))
+
+
+def test_entries_that_were_not_measured_are_not_judged():
+    """A budget may leave most of them out."""
+    made = evidence(softmax, ["x"], [X], 0, lambda dy: 2 * softmax(X)[1](dy)[0])
+    made.measured[np.ix_([0, 2], [1, 2, 3])] = np.nan
+    assert diagnose(made) == ("Constant factor 2.000: claimed = 2.000 × measured at all 9 entries compared.",)
+    made = evidence(softmax, ["x"], [X], 0, lambda dy: 2 * softmax(X)[1](dy)[0])
+    made.measured[:] = np.nan
+    assert diagnose(made) == ()
+
+
+def test_nothing_is_said_of_a_right_gradient_nor_of_a_random_one():
+    assert said(softmax, ["x"], [X], 0, lambda dy: softmax(X)[1](dy)[0]) == []
+    for seed in range(50):
+        noise = np.random.default_rng(seed)
+        matrix = noise.standard_normal((15, 15))
+        assert said(softmax, ["x"], [X], 0, lambda dy, m=matrix: (m @ dy.ravel()).reshape(3, 5)) == []
