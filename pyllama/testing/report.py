@@ -88,6 +88,12 @@ class Report:
     seed        of everything random
     case        the smallest failing case as Python to paste; "" if nothing is wrong
     replay      the call or the command that gives this report again
+
+    >>> import numpy as np
+    >>> from pyllama.testing import gradcheck
+    >>> report = gradcheck(lambda x: (x ** 3, lambda dy: 6 * x * x * dy), [np.ones(3)], raise_exception=False)
+    >>> bool(report), len(report.pairs), report.pairs[0].input
+    (False, 1, 'x')
     """
     function: str
     pairs: tuple[Pair, ...]
@@ -121,10 +127,12 @@ class Report:
 
         JSON has no number for them, so NaN is null, and infinities are "inf" and "-inf".
 
-        >>> report = Report("f", (Pair("x", "y", (Verdict("complex step", "passed", 0.5, 0.5, 0.0, 1e-12),)),))
         >>> import json
-        >>> json.loads(report.to_json())["pairs"][0]["verdicts"][0]["claimed"]
-        0.5
+        >>> import numpy as np
+        >>> from pyllama.testing import gradcheck
+        >>> report = gradcheck(lambda x: (2 * x, lambda dy: 2 * dy), [np.ones(3)])
+        >>> [pair["input"] for pair in json.loads(report.to_json())["pairs"]]
+        ['x']
         """
         return json.dumps({"passed": bool(self), "error": plain(self.error), **plain(asdict(self))}, allow_nan=False,
                           ensure_ascii=False)
@@ -148,7 +156,16 @@ def plain(value: Any) -> Any:
 
 
 class GradcheckError(AssertionError):
-    """A gradient that gradcheck found wrong; `report` says where and why."""
+    """A gradient that gradcheck found wrong; `report` says where and why.
+
+    >>> import numpy as np
+    >>> from pyllama.testing import GradcheckError, gradcheck
+    >>> try:
+    ...     gradcheck(lambda x: (x * x, lambda dy: x * dy), [np.array([1.0, -2.0, 3.0])])
+    ... except GradcheckError as error:
+    ...     print(len(error.report.pairs), "gradient is wrong")
+    1 gradient is wrong
+    """
 
     def __init__(self, report: Report):
         super().__init__(str(report))

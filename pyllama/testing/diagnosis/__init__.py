@@ -22,6 +22,7 @@ def diagnose(evidence: Evidence) -> tuple[str, ...]:
     """What is probably wrong, in sentences, the most specific first; none if the numbers support no cause.
 
     >>> import numpy as np
+    >>> from pyllama.testing.diagnosis import Evidence, diagnose
     >>> x, dy = np.array([1.0, 2.0, 3.0]), np.array([1.0, -1.0, 0.5])
     >>> evidence = Evidence("x", "y", {"x": x}, x, x ** 3, dy, claimed=6 * x * x * dy, measured=3 * x * x * dy,
     ...                     tolerance=np.full(3, 1e-11), gradient=lambda dy: 6 * x * x * dy)

@@ -6,6 +6,12 @@ import numpy as np
 from pyllama.testing.diagnosis.constants import short
 from pyllama.testing.diagnosis.evidence import Evidence, largest
 
+GIVEN = "as given"
+CAUSES = {
+    "random w": "Wrong only when w is not constant: right for the equal numbers given, wrong for random ones.",
+    "repeated ids": "Wrong only for repeated ids: right as given, wrong where an id occurs twice.",
+    "away from 0 and 1": "Wrong only away from 0 and 1: the zeros and ones given hide the mistake.",
+}
 NEAR = 1e-6                                         # relative: a difference above this is not rounding
 
 
@@ -80,12 +86,19 @@ def one_row(e: Evidence) -> Iterator[str]:
 
 
 def points(e: Evidence) -> Iterator[str]:
-    """What the points at which the gradient is wrong have in common."""
+    """What the points at which the gradient is wrong have in common; their names are those of points.py."""
     wrong = [name for name, is_wrong in e.outcomes.items() if is_wrong]
     right = [name for name, is_wrong in e.outcomes.items() if not is_wrong]
-    if wrong and right:
-        yield f"Wrong only for {listed(wrong)}; right for {listed(right)}."
+    if not wrong or not right:
+        return
+    for name, cause in CAUSES.items():
+        if name in wrong and GIVEN in right:
+            yield cause
+            return
+    shown = [GIVEN] if GIVEN in right else right[:3]
+    yield f"Wrong only for {listed(wrong)}; right for {listed(shown)}."
 
 
 def listed(names) -> str:
-    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
+    quoted = [f"{name!r}" for name in names]
+    return ", ".join(quoted[:-1]) + f" and {quoted[-1]}" if len(quoted) > 1 else quoted[0]

@@ -13,6 +13,7 @@ CONSTANTS = {"π": np.pi, "√2": 2 ** 0.5, "√(2/π)": (2 / np.pi) ** 0.5, "ln
 def simple(number: float, near: float = NEAR) -> str:
     """The number as a simple fraction; "" if it is none.
 
+    >>> from pyllama.testing.diagnosis.constants import simple
     >>> simple(0.75), simple(-2.0), simple(0.7501)
     ('3/4', '-2', '')
     """
@@ -36,6 +37,7 @@ def short(number: float) -> str:
 def names(number: float, sizes: dict[str, int], near: float = NEAR) -> list[str]:
     """What the number is, apart from the sign, as clauses; sizes are those of arrays and axes by name.
 
+    >>> from pyllama.testing.diagnosis.constants import names
     >>> names(0.125, {"axis 1 of x": 8})
     ['0.125 = 1/8', 'axis 1 of x has size 8: a mean where the derivative has a sum?']
     """
