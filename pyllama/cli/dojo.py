@@ -1,0 +1,102 @@
+"""The command dojo: find the bugs of the catalogue, one at a time."""
+from pathlib import Path
+
+from pyllama.errors import UserError, counted
+from pyllama.testing.dojo import Exercise, Progress, exercises, find, registering_nothing
+from pyllama.testing.named import cause, from_file
+
+
+def dojo(exercise: str | None = None, /, hint: bool = False, restart: bool = False, list: bool = False,
+         folder: Path = Path("dojo")) -> int:
+    """Learn to find bugs in backward passes: each exercise is a real bug in a file that you repair.
+
+    The first call writes the file of an exercise.  Edit it and call again: the checker judges it.  Once it is right,
+    the next call goes on to the next exercise.  The exit code is 1 if the attempt is not right yet.
+
+    Args:
+        exercise: rms_norm.3, or rms_norm for its first one (default: the one at hand, or the next)
+        hint: print one more hint
+        restart: write the file again; a changed one is kept beside it, as .bak
+        list: list the exercises and what is solved
+        folder: of the files and of the progress
+    """
+    progress = Progress(folder)
+    if list:
+        return listed(progress)
+    chosen = find(exercise) if exercise else progress.next()
+    if chosen is None:
+        print(f"all {counted(len(exercises()), 'exercise')} are solved")
+        return 0
+    path = folder / chosen.file
+    if restart or not path.exists():
+        return opened(chosen, path, progress)
+    return hinted(chosen, progress) if hint else judged(chosen, path, progress)
+
+
+def listed(progress: Progress) -> int:
+    """Print a line for each op."""
+    every = exercises()
+    for op in {exercise.bug.op: None for exercise in every}:
+        mine = [exercise for exercise in every if exercise.bug.op == op]
+        marks = "".join("x" if progress.of(exercise).solved else "." for exercise in mine)
+        print(f"{op:22}{marks:24}{marks.count('x')} of {len(mine)} solved")
+    solved = sum(progress.of(exercise).solved for exercise in every)
+    print(f"{'all':22}{'':24}{solved} of {len(every)} solved")
+    return 0
+
+
+def opened(exercise: Exercise, path: Path, progress: Progress) -> int:
+    """Write the file of the exercise; an attempt that is there stays beside it."""
+    progress.save(exercise)
+    if path.exists() and path.read_text("utf-8", errors="replace") != exercise.text:
+        path.replace(path.with_suffix(".py.bak"))
+    path.write_text(exercise.text, "utf-8")
+    print(f"{exercise.name}: {path} has one bug.  Its derivation is right.\n"
+          f"Fix the code, then run pyllama dojo again.  One hint at a time: pyllama dojo --hint")
+    return 0
+
+
+def hinted(exercise: Exercise, progress: Progress) -> int:
+    """Print the hints up to the next one."""
+    standing = progress.of(exercise)
+    standing.hints = min(standing.hints + 1, len(exercise.hints))
+    progress.save(exercise)
+    for number, sentence in enumerate(exercise.hints[:standing.hints], start=1):
+        print(f"hint {number} of {len(exercise.hints)}: {sentence}")
+    return 0
+
+
+def judged(exercise: Exercise, path: Path, progress: Progress) -> int:
+    """Check the file."""
+    with registering_nothing():
+        module = from_file(path)
+    missing = [name for name in ("forward", "backward") if not callable(getattr(module, name, None))]
+    if missing:
+        raise UserError(f"{path} has no function {missing[0]}; write it again, or start over with --restart")
+    standing = progress.of(exercise)
+    standing.attempts += 1
+    try:
+        report = exercise.judge(module.backward, module.forward)
+    except Exception as error:                              # of the student's code
+        print(f"{exercise.name}: not yet; {path.name} raises {cause(error)}")
+        report = None
+    standing.solved = standing.solved or bool(report)
+    progress.save(exercise)
+    if report:
+        return solved(exercise, progress)
+    if report is not None:
+        print(report.text(only_wrong=True))
+        print(f"{exercise.name}: not yet.  pyllama dojo --hint helps")
+    return 1
+
+
+def solved(exercise: Exercise, progress: Progress) -> int:
+    """Say what the bug was and where it happened, and what comes next."""
+    standing = progress.of(exercise)
+    print(f"{exercise.name} is solved, with {counted(standing.attempts, 'attempt')} and "
+          f"{counted(standing.hints, 'hint')}.\n\n{exercise.bug.cause}")
+    if exercise.bug.cited:
+        print(f"It really happened: {exercise.bug.source}")
+    following = progress.next()
+    print(f"\nNext: {following.name}, with pyllama dojo" if following else "\nThat was the last one.")
+    return 0
