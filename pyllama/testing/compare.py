@@ -14,7 +14,7 @@ import numpy as np
 
 from pyllama.testing import slopes
 from pyllama.testing.passes import flat
-from pyllama.testing.slopes import EXACT, WIDTHS
+from pyllama.testing.slopes import EXACT, WIDTHS, bound
 
 ROUNDED = 1e-4                              # share of y below which a slope counts as this large: where terms cancel,
                                             # what is left is rounding, an eps or a few of y
@@ -90,11 +90,6 @@ def inner(dx, v) -> float:
 
 def norm(a) -> float:
     return float(np.sqrt(np.sum(np.square(a, dtype=float))))
-
-
-def bound(errors) -> float:
-    """How far the sum of values with these bounds may be off: they are independent, and each is at least twice off."""
-    return 4 * norm(errors)
 
 
 def by_differences(along, eps, dy, counted, claimed):

@@ -29,6 +29,8 @@ WIDTHS = 0.2 / SHRINK ** np.arange(13)              # of differences, from wide 
 FIRST = slice(2, 6)                                 # those that suffice for most functions
 NARROW = slice(-7, None)                            # those that show noise: 8e-5 to 3e-8
 KINK = slice(-6, -3)                                # those that show a kink: 2e-5 to 2e-6
+STEEPER = 1.05                                      # from width to width: a slope that grows without bound
+MIDDLE = slice(-9, -3)                              # where it does so: 6e-4 to 2e-6
 TRUST, UNSURE = 1e-6, 1e-3                          # errors relative to the largest slope: see slopes()
 
 
@@ -59,7 +61,8 @@ def slopes(along: Callable, eps: float) -> Slopes:
         if exact is None:
             return Slopes(value, error, kink, False)
         size = np.abs(value[np.isfinite(value)]).max(initial=0)
-        right = agree(exact, value, error)
+        lost = np.where(error == 0, 4 * eps * np.abs(along(0.0)) / WIDTHS[0], 0)        # what f rounds away
+        right = agree(exact, value, error + lost)
         sure = right & (error <= UNSURE * size)
     holomorphic = bool(right.all()) and bool(exact.any() or not value.any())
     return Slopes(np.where(sure, exact, value), np.where(sure & (exact != 0), 0, error), kink & ~sure, holomorphic)
@@ -85,24 +88,55 @@ def differences(along, widths, eps):
     ahead, behind = (np.array([along(sign * h) for h in widths]) for sign in (1, -1))
     h = widths[:, None]
     plain = (ahead - behind) / (2 * h)
-    better = (SHRINK ** 2 * plain[1:] - plain[:-1]) / (SHRINK ** 2 - 1)             # without the term in h²
-    best = (SHRINK ** 4 * better[1:] - better[:-1]) / (SHRINK ** 4 - 1)             # nor that in h⁴
-    apart = np.abs(np.diff(best, axis=0))
+    best = extrapolated(plain, (2, 4))
     noise = 4 * eps * np.max([np.abs(ahead).max(0), np.abs(behind).max(0)], axis=0)
     if len(widths) < len(WIDTHS):                                       # only two extrapolations: the narrower one
-        value, error = best[-1], apart[-1] + noise / widths[-1]
-        kink = np.zeros(here.shape, bool)
+        value, error = best[-1], np.abs(best[-1] - best[-2]) + noise / widths[-1]
+        kink = kinks(here, ahead, behind, h, noise)                     # or a bend: narrower widths would show
     else:
-        shaken = np.sort(np.abs(np.diff(plain[NARROW], axis=0)) * h[NARROW][1:], axis=0)
-        noise = np.fmax(noise, 2 * shaken[-3])                          # a kink within may explain the two largest
+        noise = np.fmax(noise, shaken(plain, h))
         noise = np.fmax(noise, stair(ahead - behind, noise / eps))
-        errors = apart[:-1] + apart[1:] + 2 * noise / h[3:-1]
-        errors[~np.isfinite(errors)] = np.inf
-        chosen = errors.argmin(axis=0)[None]
-        value, error = np.take_along_axis(best[1:-1], chosen, 0)[0], np.take_along_axis(errors, chosen, 0)[0]
+        value, error = sharpest(best, noise, h)
         kink = kinks(here, ahead[KINK], behind[KINK], h[KINK], noise)
-    still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t
+    still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t, or rounds it away
     return np.where(still, 0, value), np.where(still, 0, error), kink
+
+
+def one_sided(along, sign, eps):
+    """(slopes, errors), each [M], ahead of t = 0 (sign 1) or behind (-1), from f on that side alone.
+
+    The error is infinite where f is not defined, or its slope grows without bound, as that of a root at 0.
+    """
+    here, h = along(0.0), WIDTHS[:, None]
+    there = np.array([along(sign * width) for width in WIDTHS])
+    plain = sign * (there - here) / h
+    noise = np.fmax(4 * eps * np.abs(there).max(0), shaken(plain, h))
+    value, error = sharpest(extrapolated(plain, (1, 2)), noise, h)
+    steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(plain * h)[1:] < np.abs(plain * h)[:-1])
+    error = np.where(steeper[MIDDLE].all(0), np.inf, error)
+    still = (there == here).all(0)
+    return np.where(still, 0, value), np.where(still, 0, error)
+
+
+def extrapolated(plain, powers):
+    """Difference quotients [K M] at neighboring widths, freed of their error terms in these powers of h."""
+    for power in powers:
+        plain = plain[1:] + np.diff(plain, axis=0) / (SHRINK ** power - 1)
+    return plain
+
+
+def shaken(plain, h):
+    """The noise of f [M], as the narrowest quotients show it: the third largest, as a kink may explain two."""
+    return 2 * np.sort(np.abs(np.diff(plain[NARROW], axis=0)) * h[NARROW][1:], axis=0)[-3]
+
+
+def sharpest(best, noise, h):
+    """(value, error) of the extrapolation whose neighbors agree with it best."""
+    apart = np.abs(np.diff(best, axis=0))
+    errors = apart[:-1] + apart[1:] + 2 * noise / h[3:-1]
+    errors[~np.isfinite(errors)] = np.inf
+    chosen = errors.argmin(axis=0)[None]
+    return np.take_along_axis(best[1:-1], chosen, 0)[0], np.take_along_axis(errors, chosen, 0)[0]
 
 
 def stair(changes, size):
@@ -114,7 +148,17 @@ def stair(changes, size):
     return np.where((changes == 0).any(axis=0) & (least < 1e-5 * size), least, 0)
 
 
+def bound(errors) -> float:
+    """How far the sum of values with these bounds may be off: they are independent, and each is at least twice off."""
+    return 4 * float(np.sqrt(np.sum(np.square(errors, dtype=float))))
+
+
 def kinks(here, ahead, behind, h, noise):
-    """Does the slope ahead differ from that behind at every width?  Jumps are no kinks: their error is infinite."""
+    """Does the slope ahead differ from that behind, by as much at each width?  At an extremum that falls as h.
+
+    Jumps are not kinks: their error is infinite.
+    """
     right, left = (ahead - here) / h, (here - behind) / h
-    return (np.abs(right - left) > 0.01 * (np.abs(right) + np.abs(left)) + 4 * noise / h).all(axis=0)
+    apart = np.abs(right - left)
+    seen = apart > 0.01 * (np.abs(right) + np.abs(left)) + 4 * noise / h
+    return seen.all(axis=0) & (apart[1:] * np.sqrt(SHRINK) > apart[:-1]).all(axis=0)

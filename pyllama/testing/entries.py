@@ -1,0 +1,199 @@
+"""The derivative of <dy, f> with respect to each entry of an input, with a bound of its error for each.
+
+A complex step is exact and takes one evaluation, where f is holomorphic.  Other entries are measured by extrapolated
+differences (slopes.py).  No step fits all entries, so each has its own:
+
+(a) It is relative to the entry: 1e-30 and 1e30 are moved alike.  An entry of 0 moves as far as the others do.
+(b) It stays in the domain: on the same side of 0 and, if the whole array lies in [0, 1], within that.  Where f raises
+    or returns NaN or infinity, narrower steps are taken; at the border itself, steps to one side.
+(c) What a much smaller entry does may drown in what the others do.  Then it makes their steps, away from 0.
+"""
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from pyllama.testing import kinks, slopes
+from pyllama.testing.slopes import EXACT, STEP, WIDTHS, bound
+
+PRECISE = 1e-6                              # relative error of a complex step's confirmation, and of quick differences:
+                                            # √eps would be 1e-8, and four widths of a tame function reach 1e-7
+LEAST = 1e-290                              # imaginary steps, so that no quotient is subnormal
+NEAR = WIDTHS[-1]                           # of a scale: other widths, where the usual ones are too wide
+HALFWAY = 0.5                               # in [0, 1]: the border at 1 is nearer than that at 0
+DROWNED = 1e-3                              # of the typical entry: smaller ones make its steps, too
+
+
+class Entries(NamedTuple):
+    """The derivatives, arrays of x.shape; NaN where nothing was measured.
+
+    value         of <dy, f> with respect to each entry; at a kink, the middle between those on both sides
+    error         how far it may be off; at a kink, as far as those on both sides
+    kink          is there a kink at this entry?
+    holomorphic   were they measured by a complex step?
+    """
+    value: np.ndarray
+    error: np.ndarray
+    kink: np.ndarray
+    holomorphic: bool
+
+
+def entries(along: Callable, dy: np.ndarray, x: np.ndarray, eps: float = 2.0 ** -52,
+            which: Iterable[tuple[int, ...]] | None = None, deadline: float | None = None) -> Entries:
+    """Measure the derivative of <dy, f> entry by entry.
+
+    along      along(index, t) is the outputs [M] with t, real or complex, added to x[index]; it may raise
+    dy         the weights [M] of the outputs
+    eps        of the precision in which f computes
+    which      the indices to measure; None: all.  Infinite entries are left out
+    deadline   of time.monotonic(), after which no further entry is measured; None: there is time for all
+
+    >>> import numpy as np
+    >>> from pyllama.testing.entries import entries
+    >>> x = np.array([1e-30, 3.0, 1e30])
+    >>> def along(index, t):
+    ...     moved = x + 0 * t
+    ...     moved[index] += t
+    ...     return moved ** 2
+    >>> (entries(along, np.ones(3), x).value / x).round(6)
+    array([2., 2., 2.])
+    """
+    indices = [i for i in (np.ndindex(x.shape) if which is None else which) if np.isfinite(x[i])]
+    meter = Meter(along, dy, x, eps, deadline)
+    with np.errstate(all="ignore"):
+        holomorphic = meter.by_complex_steps(indices)
+        if not holomorphic:
+            meter.forget()
+            meter.by_differences(indices)
+    return Entries(meter.value, meter.error, meter.kink, holomorphic)
+
+
+class Meter:
+    """Measures entries one after the other."""
+
+    def __init__(self, along, dy, x, eps, deadline):
+        self.along, self.x, self.eps, self.deadline = along, x, eps, deadline
+        self.dy, self.counted = np.asarray(dy, float), np.asarray(dy) != 0
+        finite = np.abs(x[np.isfinite(x)], dtype=float)
+        self.typical = float(np.median(finite[finite > 0])) if finite.any() else 1.0
+        self.unit = bool(finite.size) and bool(((x >= 0) & (x <= 1)).all())
+        self.forget()
+
+    def forget(self):
+        self.value, self.error = np.full(self.x.shape, np.nan), np.full(self.x.shape, np.nan)
+        self.kink = np.zeros(self.x.shape, bool)
+
+    def late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def line(self, index, scale) -> Callable:
+        """The outputs that count, when x[index] is moved by t scales."""
+        def along(t):
+            try:
+                return np.asarray(self.along(index, t * scale))[self.counted]
+            except Exception:
+                if isinstance(t, complex):
+                    raise
+                return np.full(int(self.counted.sum()), np.nan)
+        return along
+
+    # --- complex steps ------------------------------------------------------------------------------------------------
+
+    def by_complex_steps(self, indices) -> bool:
+        """Measure by complex steps; false if differences contradict one of them, or confirm none."""
+        weights = self.dy[self.counted]
+        here = np.abs(weights * self.line(indices[0], 1.0)(0.0)) if indices else weights
+        for index in indices:
+            if self.late():
+                break
+            exact = self.imaginary(index)
+            if exact is None or not np.isfinite(exact).all():
+                return False
+            terms, scale = weights * exact, max(abs(self.x[index]), self.typical)
+            self.value[index] = terms.sum()
+            self.error[index] = EXACT * np.abs(terms).sum() + 4 * self.eps * here[exact != 0].sum() / scale
+        verdicts = [self.confirmed(index) for index in self.sample(indices)]
+        return False not in verdicts and (True in verdicts or not indices)
+
+    def imaginary(self, index, step=STEP) -> np.ndarray | None:
+        """The derivatives of the outputs by one complex step, relative to the entry."""
+        scale = abs(self.x[index]) or self.typical
+        step = max(step, min(LEAST / scale, 1e-9))                  # its square is lost in rounding
+        exact = slopes.imaginary(self.line(index, scale * step / STEP))
+        return None if exact is None else exact * (STEP / step / scale)
+
+    def sample(self, indices):
+        """The entries of largest derivative and effect, the extreme ones, zeros, and lost imaginary parts."""
+        done = [i for i in indices if np.isfinite(self.value[i])]
+        if not done:
+            return []
+        x, value = self.x, self.value
+        by = (lambda i: abs(value[i]), lambda i: abs(value[i] * x[i]), lambda i: x[i], lambda i: -x[i])
+        special = (i for i in done if not x[i] or (not self.value[i] and self.moves(i)))
+        return dict.fromkeys([*(max(done, key=key) for key in by), *special])
+
+    def moves(self, index) -> bool:
+        along = self.line(index, abs(self.x[index]) or self.typical)
+        return bool((along(WIDTHS[0]) != along(0.0)).any())
+
+    def confirmed(self, index) -> bool | None:
+        """Do differences agree with the complex step?  None if they say nothing."""
+        value, error, kink = self.difference(index)
+        if not np.isfinite(error):
+            first, second = self.imaginary(index), self.imaginary(index, 8 * STEP)
+            if first is None or second is None or not np.allclose(first, second, EXACT, 0):
+                self.value[index], self.error[index] = np.nan, np.nan           # such as a root at 0
+            return None
+        if kink or not abs(value - self.value[index]) <= error + self.error[index]:
+            return False
+        return error <= PRECISE * abs(value) or value == 0 or None
+
+    # --- differences --------------------------------------------------------------------------------------------------
+
+    def by_differences(self, indices):
+        for index in indices:
+            if self.late():
+                return
+            value, error, kink = self.difference(index)
+            if np.isfinite(error):
+                self.value[index], self.error[index], self.kink[index] = value, error, kink
+
+    def difference(self, index) -> tuple[float, float, bool]:
+        """(value, error, kink) of one entry, by the steps that suit it best."""
+        x = float(self.x[index])
+        scale, inward = abs(x) or self.typical, -1.0 if x < 0 else 1.0
+        if self.unit and x > HALFWAY:
+            scale, inward = 1 - x or x, -1.0
+        found = self.central(index, scale)
+        if not np.isfinite(found[1]):                               # f is not defined on both sides, or only very near
+            sides = (self.beside(index, scale, sign) for sign in (1.0, -1.0))
+            found = min(*sides, self.central(index, NEAR * scale), key=lambda one: one[1])
+        if x and scale < DROWNED * self.typical and not found[1] <= PRECISE * abs(found[0]):
+            found = min(found, self.beside(index, self.typical, inward), key=lambda one: one[1])
+        return found
+
+    def central(self, index, scale) -> tuple[float, float, bool]:
+        along = self.line(index, scale)
+        value, error, kink = slopes.differences(along, WIDTHS[slopes.FIRST], self.eps)
+        slope, off = self.total(value, error)
+        if kink.any() or not off <= PRECISE * abs(slope):
+            value, error, kink = slopes.differences(along, WIDTHS, self.eps)
+            if kink.any():
+                low, high, error = kinks.sides(along, self.eps, kink, value, error)
+                value, error = (low + high) / 2, error + (high - low) / 2
+            slope, off = self.total(value, error, kink)
+        if scale < DROWNED * self.typical:                          # what f does not show may be rounded away
+            here, away = along(0.0), along(self.typical / scale * WIDTHS[0])
+            lost = (value == 0) & (error == 0) & (away != here)
+            off += self.total(value, np.where(lost, 4 * self.eps * np.abs(here) / WIDTHS[0], 0))[1]
+        return slope / scale, off / scale, bool(kink.any())
+
+    def beside(self, index, scale, sign) -> tuple[float, float, bool]:
+        slope, off = self.total(*slopes.one_sided(self.line(index, scale), sign, self.eps))
+        return slope / scale, off / scale, False
+
+    def total(self, value, error, kink=False) -> tuple[float, float]:
+        """(slope, error) of <dy, f>: errors are independent, but the intervals of kinks add up."""
+        terms, errors = self.dy[self.counted] * value, np.abs(self.dy[self.counted]) * error
+        return float(terms.sum()), float(np.where(kink, errors, 0).sum()) + bound(np.where(kink, 0, errors))

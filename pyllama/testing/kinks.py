@@ -1,0 +1,50 @@
+"""Kinks: where the slopes of a function to the left and to the right differ, each of them is right.
+
+At x = 0 the slope of |x| is -1 to the left and 1 to the right, and every number between is a subgradient.  Of several
+outputs, each has its own interval.  So a gradient passes if, along the direction v,
+
+    Σ dy[m] low[m]  ≤  <dx, v>  ≤  Σ dy[m] high[m]              low and high change places where dy[m] is negative
+
+One random direction may miss a wrong gradient at a kink, because the interval is as wide as the gradient itself.  The
+gradient 1 of each of four equal numbers that maximum() gives is out of the interval along v = 1 alone: there the slope
+is 1 on both sides, and the gradient says 4.  See directions().
+"""
+from collections.abc import Callable
+
+import numpy as np
+
+from pyllama.testing import slopes
+from pyllama.testing.slopes import WIDTHS
+
+
+def subgradients(along: Callable, dy: np.ndarray, eps: float = 2.0 ** -52) -> tuple[float, float, float]:
+    """(low, high, error): the interval of the slopes of <dy, f> along a line, and how far its ends may be off.
+
+    along   along(t) is the outputs [M] at x + t v
+    dy      their weights [M]
+    eps     of the precision in which f computes
+
+    >>> import numpy as np
+    >>> from pyllama.testing.kinks import subgradients
+    >>> low, high, _ = subgradients(lambda t: np.abs(np.array([t, 1 + t])), np.array([2.0, 1.0]))
+    >>> round(low, 6), round(high, 6)
+    (-1.0, 3.0)
+    """
+    counted = np.asarray(dy) != 0
+    weights = np.asarray(dy, float)[counted]
+
+    def seen(t):
+        return np.asarray(along(t))[counted]
+
+    with np.errstate(all="ignore"):
+        value, error, kink = slopes.differences(seen, WIDTHS, eps)
+        low, high, error = sides(seen, eps, kink, value, error)
+    ends = np.sort([weights * low, weights * high], axis=0)
+    return float(ends[0].sum()), float(ends[1].sum()), slopes.bound(weights * error)
+
+
+def sides(along, eps, kink, value, error):
+    """(low, high, error), each [M]: the slopes on both sides where there is a kink, and the one slope elsewhere."""
+    (right, after), (left, before) = (slopes.one_sided(along, sign, eps) for sign in (1, -1))
+    low, high = np.where(kink, np.fmin(left, right), value), np.where(kink, np.fmax(left, right), value)
+    return low, high, np.where(kink, np.fmax(after, before), error)

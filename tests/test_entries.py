@@ -1,0 +1,145 @@
+"""The derivative entry by entry: exact or with an error bar that holds, at entries of any size and at borders."""
+import time
+
+import numpy as np
+import pytest
+
+from pyllama.testing.entries import entries
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal(6)
+WIDE = np.array([1e-30, 1.0, 0.0, 1e30, -3.0])
+P = np.array([1e-9, 0.3, 0.999, 1 - 1e-9])
+
+
+def real(f):
+    """f, which refuses complex numbers."""
+    def g(x):
+        if np.iscomplexobj(x):
+            raise TypeError("real numbers only")
+        return f(x)
+    return g
+
+
+def lines(f, x):
+    def along(index, t):
+        moved = x.astype(np.result_type(x, type(t)))
+        moved[index] += t
+        with np.errstate(all="ignore"):
+            return np.ravel(f(moved))
+    return along
+
+
+def softmax(x):
+    p = np.exp(x)
+    return p / p.sum()
+
+
+def softmax_back(x, dy):
+    p = softmax(x)
+    return p * (dy - (p * dy).sum())
+
+
+FUNCTIONS = {
+    "square": (lambda x: x * x, lambda x, dy: 2 * x * dy, WIDE),
+    "log": (np.log, lambda x, dy: dy / x, np.array([1e-30, 1.0, 1e30, 2.0])),
+    "a sum": (lambda x: x.sum(), lambda x, dy: dy + 0 * x, np.array([1e-30, 1.0, 0.0, 3.0])),
+    "softmax": (softmax, softmax_back, X),
+    "arctanh": (np.arctanh, lambda x, dy: dy / ((1 - x) * (1 + x)), np.array([0.999999, 0.5, 0.0, -0.9])),
+    "entropy": (lambda p: -np.log(p) - 2 * np.log1p(-p), lambda p, dy: dy * (2 / (1 - p) - 1 / p), P),
+    "some axes": (lambda x: np.cumsum(x)[1::2], lambda x, dy: np.cumsum(dy[::-1])[::-1][[0, 0, 1, 1, 2, 2]], X),
+}
+
+
+@pytest.mark.parametrize("kind", ["complex", "real"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_error_bar_holds_and_is_narrow(name, kind):
+    """By a complex step 1e-11, by differences 1e-8, less near the end of a domain.
+
+    At a distance of 1e-6, a step of 1e-7 is rounded to a multiple of 1e-16, so that 1e-9 is lost; at 1e-9, 1e-6.  The
+    bar has room for all terms of the extrapolation, neighbors and noise at its worst: a factor of 10⁴ covers them.
+    """
+    f, back, x = FUNCTIONS[name]
+    dy = RNG.standard_normal(np.size(f(np.abs(x) if name == "log" else x)))
+    found = entries(lines(f if kind == "complex" else real(f), x), dy, x)
+    right = back(x, dy)
+    assert found.holomorphic == (kind == "complex")
+    assert (np.abs(found.value - right) <= found.error).all()
+    largest = np.where(x == 1 - 1e-9, 1e-2, 1e-5 if name == "arctanh" else 1e-8) if kind == "real" else 1e-9
+    assert (found.error <= largest * np.maximum(np.abs(right), np.abs(dy).max() if name == "softmax" else 0) +
+            (right == 0) * 1e-9).all()
+
+
+def test_a_function_that_drops_imaginary_parts_is_measured_by_differences():
+    for f in (np.abs, lambda x: np.asarray(x.real), lambda x: x * np.conj(x), lambda x: np.maximum(x, 0)):
+        x = np.append(X, 0.0)
+        assert not entries(lines(f, x), np.ones(7), x).holomorphic
+
+
+def test_kinks_have_the_slopes_of_both_sides_as_their_error():
+    x = np.array([0.0, 1.0, -2.0, 1e-20])
+    found = entries(lines(np.abs, x), np.array([3.0, 1.0, 1.0, 1.0]), x)
+    assert found.kink.tolist() == [True, False, False, False]
+    assert found.value == pytest.approx([0, 1, -1, 1], abs=1e-9)
+    assert found.error[0] == pytest.approx(3, rel=1e-9)
+    assert (found.error[1:] < 1e-9).all()
+    ties = entries(lines(lambda x: x.max(), np.ones(4)), np.ones(1), np.ones(4))
+    assert ties.kink.all()
+    assert (ties.value, ties.error) == (pytest.approx(np.full(4, 0.5)), pytest.approx(np.full(4, 0.5)))
+
+
+def test_an_extremum_is_not_a_kink():
+    x = np.array([0.0, 1.0])
+    assert not entries(lines(real(np.square), x), np.ones(2), x).kink.any()
+
+
+def test_borders_are_measured_from_inside():
+    def inside(x):
+        return np.where((x < 0) | (x > 1), np.nan, x * (2 + x))
+
+    x = np.array([0.0, 1.0, 0.5])
+    found = entries(lines(real(inside), x), np.ones(3), x)
+    assert found.value == pytest.approx([2, 4, 3], rel=1e-8)
+    assert (np.abs(found.value - [2, 4, 3]) <= found.error).all()
+
+
+def test_a_function_that_raises_outside_its_domain_is_measured_inside():
+    def root(x):
+        if (x < 0).any():
+            raise ValueError("negative")
+        return np.sqrt(x)
+
+    x = np.array([1e-12, 1.0])
+    assert entries(lines(real(root), x), np.ones(2), x).value == pytest.approx([5e5, 0.5], rel=1e-8)
+
+
+@pytest.mark.parametrize("f", [np.sqrt, real(np.sqrt)])
+def test_an_infinite_slope_is_not_measured(f):
+    x = np.array([0.0, 1.0])
+    found = entries(lines(f, x), np.ones(2), x)
+    assert np.isnan(found.value[0])
+    assert found.value[1] == pytest.approx(0.5)
+
+
+def test_infinite_entries_are_left_out():
+    x = np.array([1.0, np.inf])
+    found = entries(lines(lambda x: np.exp(-x), x), np.ones(2), x)
+    assert np.isnan(found.value).tolist() == [False, True]
+
+
+def test_what_comes_after_the_deadline_is_not_measured():
+    found = entries(lines(np.exp, X), np.ones(6), X, deadline=time.monotonic())
+    assert np.isnan(found.value).all()
+    assert np.isnan(entries(lines(np.exp, X), np.ones(6), X, which=[(2,)]).value).sum() == 5
+
+
+def test_a_function_in_float32_has_the_error_of_float32():
+    """Its best step is 1e-2 or so: the noise of 6e-8 is 6e-6 of the slope there, and less than 1e-3 with its bound."""
+    def single(x):
+        return np.tanh(x.astype(np.complex64 if np.iscomplexobj(x) else np.float32)).astype(np.result_type(x, float))
+
+    found = entries(lines(single, X), np.ones(6), X)
+    right = 1 / np.cosh(X) ** 2
+    assert not found.holomorphic
+    assert (np.abs(found.value - right) <= found.error).all()
+    assert (found.error < 1e-3 * right).all()
