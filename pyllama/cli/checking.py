@@ -1,10 +1,15 @@
-"""The command check: the gradients of ops, and of any function."""
-from typing import Literal
+"""The commands check and verify: gradients, and kernels of others beside our ops."""
+import ast
+from pathlib import Path
+from typing import Any, Literal
 
 from pyllama import backend
 from pyllama.cli.inspect import chosen
 from pyllama.errors import UserError
+from pyllama.files import export
+from pyllama.op import Op
 from pyllama.testing import check as check_op
+from pyllama.testing.named import find, is_named
 
 
 def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50, seed: int = 0,
@@ -50,3 +55,71 @@ def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50,
             print(f"{report.error:<9.1e}{where} {wrong[0]}".rstrip())
     print(f"largest error {worst:.1e} of what rounding and differences explain")
     return 1 if failed else 0
+
+
+def verify(function: str, /, op: str, backward: str | None = None, saved: bool = False,
+           dtype: Literal["float32", "float64"] | None = None, problems: int = 20, seed: int | None = None,
+           rename: tuple[str, ...] = (), fix: tuple[str, ...] = (), only_wrong: bool = False,
+           json: Path | None = None) -> int:
+    """Compare somebody else's kernel with one of our ops, and print the smallest call at which it is wrong.
+
+    Values, gradients, sizes across block edges, empty and grouped shapes, options, memory layouts, dtypes and aliasing
+    are tried on random calls of the op's shape line.  The exit code is 1 if one of them is wrong.
+
+    The function takes the op's inputs by position and its options by keyword.  It returns y, back; or y, with
+    --backward; or y, saved, with --backward and --saved.
+
+    Args:
+        function: module:function or file.py:function
+        op: op to compare with
+        backward: its backward pass, module:function, called with dy and the inputs
+        saved: the function returns y, saved; its backward pass is called with dy and what is in saved
+        dtype: precision, if it is for one only (default: both)
+        problems: random calls for each property
+        seed: seed of the calls (default: a new one, which is printed)
+        rename: options and optional inputs that have another name in the function, such as eps=epsilon
+        fix: options with a fixed value, such as eps=1e-6
+        only_wrong: print only what is wrong
+        json: file for the result as JSON
+    """
+    from pyllama.testing.verify import verify as compare
+
+    if problems < 1:
+        raise UserError(f"problems is {problems}; it must be at least 1")
+    values = {name: literal(name, value) for name, value in pairs("fix", fix).items()}
+    theirs, back = find(function), find(backward) if backward else None
+    try:
+        found = compare(theirs, op_named(op), back, saved=saved, dtype=dtype, problems=problems, seed=seed,
+                        rename=pairs("rename", rename), fix=values, name=function, backward_name=backward or "")
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+    print(found.text(only_wrong))
+    if json:
+        export(json, [f"{found.to_json()}\n".encode()])
+    return 0 if found else 1
+
+
+def op_named(name: str) -> Op:
+    """The registered op, or the one at module:name.  Raises UserError."""
+    if not is_named(name):
+        return chosen((name,))[0]
+    op = find(name)
+    if not isinstance(op, Op):
+        raise UserError(f"{name} is not an op; name one of pyllama, or one that pyllama.op.op() made")
+    return op
+
+
+def pairs(flag: str, words: tuple[str, ...]) -> dict[str, str]:
+    """{name: value} of words such as name=value.  Raises UserError."""
+    for word in words:
+        if not all(word.partition("=")):
+            raise UserError(f"--{flag} is {word!r}; write NAME=VALUE")
+    return {word.partition("=")[0]: word.partition("=")[2] for word in words}
+
+
+def literal(name: str, value: str) -> Any:
+    """The value as Python reads it.  Raises UserError."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        raise UserError(f"--fix {name} is {value!r}; write a number, True, None or a string in quotes") from None

@@ -1,0 +1,180 @@
+"""Compare one call of somebody else's function with the reference."""
+import contextlib
+import itertools
+import warnings
+from typing import Any
+
+import numpy as np
+
+from pyllama.testing.accuracy import tolerances
+from pyllama.testing.passes import copies
+from pyllama.testing.problems import packed
+from pyllama.testing.trees import is_float
+from pyllama.testing.verify.adapter import Adapter, WrongResult
+from pyllama.testing.verify.counterexample import Call
+from pyllama.testing.verify.result import Mistake
+
+REFUSALS = (TypeError, ValueError, NotImplementedError, BufferError)
+Found = tuple[Mistake | None, float]                # what is wrong, and the largest error of the others in tolerances
+
+
+class Judge:
+    """Says what is wrong with a call, property by property."""
+
+    def __init__(self, adapter: Adapter):
+        self.adapter, self.op = adapter, adapter.op
+
+    def gives_gradients(self, call: Call) -> bool:
+        """Does the function return a back, or has it a backward pass?  True if it fails, too."""
+        with quiet(), contextlib.suppress(Exception):
+            return self.adapter(*call.inputs, **call.options)[1] is not None
+        return True
+
+    def values(self, call: Call) -> Found:
+        return self.compared(call, gradients=False)
+
+    def gradients(self, call: Call) -> Found:
+        return self.compared(call, values=False)
+
+    def both(self, call: Call) -> Found:
+        return self.compared(call)
+
+    def precision(self, call: Call) -> Found:
+        """Both, and the dtypes of the results."""
+        return self.compared(call, dtypes=True)
+
+    def compared(self, call: Call, values: bool = True, gradients: bool = True, dtypes: bool = False) -> Found:
+        """The first result that is wrong."""
+        wanted = self.reference(call)
+        if wanted is None:
+            return None, 0.0
+        share, count = 0.0, len(self.op.outputs)
+        for step, looked in ((self.outputs, values), (self.grads, gradients)):
+            try:
+                with quiet():
+                    results = step(call)
+            except WrongResult as error:
+                return Mistake("result", str(error)), share
+            except Exception as error:
+                sentence = f"{self.adapter.name} raised {type(error).__name__}: {error}"
+                return Mistake("exception", sentence.rstrip(": "), isinstance(error, REFUSALS)), share
+            expected = wanted[:count] if step == self.outputs else wanted[count:]
+            for (name, result), (value, bound) in zip(results if looked else (), expected, strict=False):
+                mistake, gap = self.off(name, result, value, bound, call.dtype if dtypes else None)
+                if mistake:
+                    return mistake, share
+                share = max(share, gap)
+            if not gradients:
+                break
+        return None, share
+
+    def reference(self, call: Call) -> list | None:
+        """[(value, bound), ...] of the outputs, then of the gradients; None if the op is not defined there."""
+        with quiet(), contextlib.suppress(Exception):
+            by_name = {name: x for name, x, _ in call.named()}
+            inputs: Any = [by_name.get(x.name) for x in self.op.inputs]
+            while inputs[-1] is None:
+                inputs.pop()
+            return tolerances(self.op, inputs, call.options, packed(call.arrays[-call.outputs:]))
+        return None
+
+    def outputs(self, call: Call) -> list[tuple[str, Any]]:
+        y, _ = self.adapter(*call.inputs, **call.options)
+        return list(zip([y.name for y in self.op.outputs], self.adapter.outputs(y), strict=True))
+
+    def grads(self, call: Call) -> list[tuple[str, Any]]:
+        """The gradients of the floating inputs by name; empty if the function gives none."""
+        _, back = self.adapter(*call.inputs, **call.options)
+        grads = back(packed(call.dys)) if back else []
+        return [(f"d{declared.name}", np.asarray(g)) for declared, x, g
+                in zip(self.adapter.inputs, call.arrays, grads, strict=False) if x is not None and is_float(x)]
+
+    def off(self, name: str, result: np.ndarray, value: np.ndarray, bound: float, dtype) -> Found:
+        """Is a result further from the reference than the bound, or of another shape or dtype?"""
+        if result.shape != value.shape:
+            return Mistake(name, f"{name} has the shape {result.shape}, that of {self.op.name} is {value.shape}"), 0.0
+        if result.dtype.kind not in "fiu":
+            return Mistake(name, f"{name} is {result.dtype}; return a floating array"), 0.0
+        if dtype is not None and result.shape and result.dtype != dtype:
+            return Mistake(f"dtype of {name}", f"{name} is {result.dtype} for inputs of {dtype}"), 0.0
+        with quiet():
+            error = np.where(result == value, 0.0, np.abs(np.subtract(result, value, dtype=float)))
+        wrong = ~(error <= bound)
+        if wrong.any():
+            index = np.unravel_index(np.where(np.isnan(error), np.inf, error).argmax(), error.shape)
+            place = f"{name}[{', '.join(map(str, index))}]" if index else name
+            got, want = float(result[index]) + 0.0, float(value[index]) + 0.0        # no -0
+            return Mistake(name, f"{place} is {got:.9g}, {self.op.name} has {want:.9g}: |difference| "
+                                 f"{float(error[index]):.3g} > {bound:.3g}"), 0.0
+        return None, float(error.max(initial=0.0) / bound) if bound else 0.0
+
+    def aliasing(self, call: Call) -> Found:
+        """Changed inputs, shared memory, shared state."""
+        try:
+            with quiet():
+                return self.aliased(call), 0.0
+        except Exception:                           # another property names it
+            return None, 0.0
+
+    def aliased(self, call: Call) -> Mistake | None:
+        name, inputs, dys = self.adapter.name, call.inputs, call.dys
+        names = [x.name for x in self.adapter.inputs]
+        given = [(n, x) for n, x in zip(names, inputs, strict=True) if x is not None]
+        y, back = self.adapter(*inputs, **call.options)
+        ys = self.adapter.outputs(y)
+        before = call.inputs
+        if changed := difference(names, before, inputs):
+            return Mistake("inputs", f"{name} changes its input {changed}; work on a copy")
+        for output, a in zip(self.op.outputs, ys, strict=True):
+            for n, x in given:
+                if np.shares_memory(a, x):
+                    return Mistake("memory", f"the output {output.name} of {name} shares memory with its input {n}; "
+                                             f"return a copy")
+        if len(ys) > 1 and any(np.shares_memory(a, b) for a, b in itertools.pairwise(ys)):
+            return Mistake("memory", f"two outputs of {name} share memory; return a copy")
+        kept = copies(ys)
+        others = [x if x is None or not is_float(x) else 1 - x for x in call.inputs]
+        if back is None:
+            self.adapter(*others, **call.options)
+            return self.state(ys, kept)
+        first = copies([g for g in back(packed(dys)) if g is not None])
+        for what, old, new in (("dy", [f"d{y.name}" for y in self.op.outputs], (call.dys, dys)),
+                               ("the input", names, (before, inputs)), ("the output", [y.name for y in self.op.outputs],
+                                                                        (kept, ys))):
+            if changed := difference(old, *new):
+                return Mistake("inputs", f"the backward pass of {name} changes {what} {changed}; work on a copy")
+        self.adapter(*others, **call.options)
+        if mistake := self.state(ys, kept):
+            return mistake
+        again = [np.asarray(g) for g in back(packed(dys)) if g is not None]
+        for old, now in zip(first, again, strict=True):
+            rounding = 1e3 * np.finfo(old.dtype).eps * np.abs(old).max(initial=0)
+            if not (np.abs(old - now) <= rounding).all():
+                return Mistake("state", f"a gradient of {name} is another one after the function was called with other "
+                                        f"inputs; keep what backward needs with the call")
+        for g in again:
+            for n, x in given:
+                if np.shares_memory(g, x):
+                    return Mistake("memory", f"a gradient of {name} shares memory with its input {n}; return a copy")
+        return None
+
+    def state(self, ys, kept) -> Mistake | None:
+        """Has another call changed the outputs of this one?"""
+        if changed := difference([y.name for y in self.op.outputs], kept, ys):
+            return Mistake("state", f"another call of {self.adapter.name} changes the output {changed} of this one; "
+                                    f"return an array of its own")
+        return None
+
+
+def difference(names, before, after) -> str:
+    """The name of the first array that has changed in one bit; "" if none has."""
+    return next((name for name, old, new in zip(names, before, after, strict=True)
+                 if old is not None and old.tobytes() != new.tobytes()), "")
+
+
+@contextlib.contextmanager
+def quiet():
+    """No warnings of the functions that are compared: their numbers are judged."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
