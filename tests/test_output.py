@@ -73,6 +73,7 @@ COMMANDS = {
     "ops": ["ops"],
     "ops NAME": ["ops", "rms_norm"],
     "check": ["check", "relu", "--problems", "1"],
+    "verify": ["verify", "numpy:tanh", "--op", "tanh", "--problems", "1"],
     "env": ["env"],
     "completion": ["completion"],
     "help": ["--help"],

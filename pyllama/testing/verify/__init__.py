@@ -44,7 +44,7 @@ SECONDS = 2.0                                       # for making a counterexampl
 NO_GRADIENTS = "the function returns y alone; give its backward pass"
 NOT_TRIED = {"empty": "no axis may be empty", "groups": "the op has no grouped queries",
              "options": "the function takes no option of the op"}
-MUST_ACCEPT = ("values", "gradients", "sizes", "aliasing")
+MUST_ACCEPT = ("values", "gradients", "sizes")
 
 
 def verify(function: Callable, op: Op, backward: Callable | None = None, *, saved: bool = False,

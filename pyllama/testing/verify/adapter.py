@@ -72,7 +72,7 @@ class Adapter:
         keyword, slots = by_position, slots[len(required):]
         for name in (x.name for x in self.op.inputs if x.optional):
             ours = self.rename.get(name, name)
-            if ours in self.parameters:
+            if self.has(ours, self.parameters):
                 keyword[name] = ours
             elif several:
                 keyword[name] = ""
@@ -86,10 +86,14 @@ class Adapter:
         names = {self.rename.get(name, name) for name in (*self.op.options, *self.op.optional)}
         return parameter.default in (None, NO_DEFAULT) and parameter.name not in names
 
+    def has(self, name, parameters):
+        """Can an argument of this name be passed by keyword?"""
+        return name in parameters and parameters[name].kind in KEYWORD
+
     def takes(self, option, parameters):
         """Can the option be passed by keyword?"""
         name, several = self.rename.get(option, option), inspect.Parameter.VAR_KEYWORD
-        return parameters is not None and ((name in parameters and parameters[name].kind in KEYWORD)
+        return parameters is not None and (self.has(name, parameters)
                                            or any(p.kind is several for p in parameters.values()))
 
     def require_callable(self):
@@ -173,7 +177,7 @@ class Adapter:
         if len(grads) == sum(floating) != len(inputs):
             given = iter(grads)
             return [next(given) if floats else None for floats in floating]
-        if len(grads) < len(inputs):
+        if len(grads) < len(inputs) or any(g is not None for g in grads[len(inputs):]):
             raise WrongResult(f"the backward pass of {self.name} returns {counted(len(grads), 'gradient')} for "
                               f"{counted(len(inputs), 'input')}; return one for each, None for integers")
         for declared, g, floats in zip(self.inputs, grads, floating, strict=False):

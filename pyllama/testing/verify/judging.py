@@ -56,8 +56,7 @@ class Judge:
             except WrongResult as error:
                 return Mistake("result", str(error)), share
             except Exception as error:
-                sentence = f"{self.adapter.name} raised {type(error).__name__}: {error}"
-                return Mistake("exception", sentence.rstrip(": "), isinstance(error, REFUSALS)), share
+                return Mistake("exception", self.raised(error), isinstance(error, REFUSALS)), share
             expected = wanted[:count] if step == self.outputs else wanted[count:]
             for (name, result), (value, bound) in zip(results if looked else (), expected, strict=False):
                 mistake, gap = self.off(name, result, value, bound, call.dtype if dtypes else None)
@@ -67,6 +66,9 @@ class Judge:
             if not gradients:
                 break
         return None, share
+
+    def raised(self, error: Exception) -> str:
+        return f"{self.adapter.name} raised {type(error).__name__}: {error}".rstrip(": ")
 
     def reference(self, call: Call) -> list | None:
         """[(value, bound), ...] of the outputs, then of the gradients; None if the op is not defined there."""
@@ -91,10 +93,10 @@ class Judge:
 
     def off(self, name: str, result: np.ndarray, value: np.ndarray, bound: float, dtype) -> Found:
         """Is a result further from the reference than the bound, or of another shape or dtype?"""
-        if result.shape != value.shape:
-            return Mistake(name, f"{name} has the shape {result.shape}, that of {self.op.name} is {value.shape}"), 0.0
         if result.dtype.kind not in "fiu":
             return Mistake(name, f"{name} is {result.dtype}; return a floating array"), 0.0
+        if result.shape != value.shape:
+            return Mistake(name, f"{name} has the shape {result.shape}, that of {self.op.name} is {value.shape}"), 0.0
         if dtype is not None and result.shape and result.dtype != dtype:
             return Mistake(f"dtype of {name}", f"{name} is {result.dtype} for inputs of {dtype}"), 0.0
         with quiet():
@@ -113,8 +115,8 @@ class Judge:
         try:
             with quiet():
                 return self.aliased(call), 0.0
-        except Exception:                           # another property names it
-            return None, 0.0
+        except Exception as error:                  # another property says whether that is wrong
+            return Mistake("exception", self.raised(error), True), 0.0
 
     def aliased(self, call: Call) -> Mistake | None:
         name, inputs, dys = self.adapter.name, call.inputs, call.dys
