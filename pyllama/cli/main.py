@@ -25,8 +25,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
                             "extract": graph.extract, "graph": graph.graph},
     "show information": {"models": overview.models, "tasks": overview.tasks, "plot": text.plot, "report": report.report,
                          "env": inspect.env, "completion": completion},
-    "study the ops": {"ops": inspect.ops, "check": checking.check, "dojo": dojo.dojo},
-    "study the ops": {"ops": inspect.ops, "check": checking.check, "verify": checking.verify},
+    "study the ops": {"ops": inspect.ops, "check": checking.check, "verify": checking.verify, "dojo": dojo.dojo},
 }
 COMMANDS: dict[str, Any] = {name: command for section in SECTIONS.values() for name, command in section.items()}
 ALIASES = {"eval": "evaluate"}
