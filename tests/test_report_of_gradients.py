@@ -54,6 +54,14 @@ def test_the_worst_pair_is_last_whatever_the_order_given():
     assert places == sorted(places)
 
 
+def test_details_are_given_of_the_five_worst_pairs_alone():
+    wrong = [pair(f"w{k}", Verdict("differences", "wrong", 0.0, k, k, 1e-9)) for k in range(1, 8)]
+    for text in (str(report(*wrong)), report(*wrong)._repr_html_()):
+        assert text.count("The gradient of y with respect to") == 5
+        assert "with respect to w2 " not in text
+        assert "2 more are wrong: see the table." in text
+
+
 def test_everything_that_was_found_is_printed_and_the_replay_line_is_last():
     parts = ["The gradient of y with respect to x is wrong at [0, 3] (strided dy):", "Half of it.",
              "Fault: input mutated. f changes x in place; work on a copy.", "Note: not holomorphic",
@@ -87,6 +95,13 @@ def test_no_line_is_wider_than_120_columns():
     made = Report(LONG, (wide,), faults=(Fault("layout", "word " * 40),), notes=("word " * 60,))
     assert max(map(len, str(made).splitlines())) <= 120
     assert LONG in str(made)                                # in full where there is room
+
+
+def test_names_that_differ_in_a_number_keep_it_when_they_are_shortened():
+    names = [f"model.layers.{k}.self_attn.q_proj.weight" for k in range(3)]
+    text = str(report(*(pair(name, WRONG) for name in names), pair(LONG, RIGHT)))
+    for k, name in enumerate(names):
+        assert line(text, name) if name in text.split("\n\n")[1] else f".{k}." in text.split("\n\n")[1]
 
 
 @pytest.mark.parametrize(("a", "b"), [

@@ -2,7 +2,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pyllama.testing import report_html, report_text
 
@@ -103,6 +103,7 @@ class Report:
     seed: int = 0
     case: str = ""
     replay: str = ""
+    worst_first: ClassVar[bool] = False
 
     def __bool__(self) -> bool:
         return not self.faults and all(pair.worst.status == "passed" for pair in self.pairs)

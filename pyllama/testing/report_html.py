@@ -24,11 +24,12 @@ NUMBERS = range(3, 6)                                   # columns
 
 def html(report: "Report") -> str:
     """The report as a <div> with its style."""
-    pairs = report_text.ordered(report.pairs)
+    pairs = report_text.ordered(report)
     parts = [f"<p><b>{escape(report_text.summary(report))}</b></p>"]
     if pairs:
         parts.append(table(pairs))
-    parts += [details(pair) for pair in pairs if pair.wrong]
+    parts += [details(pair) for pair in report_text.worst(report)]
+    parts += [f"<p>{escape(sentence)}</p>" for sentence in report_text.unsaid(report)]
     parts += [paragraph("Fault", f"{fault.kind}. {fault.sentence}") for fault in report.faults]
     parts += [paragraph("Note", note) for note in report.notes]
     parts += [paragraph("Skipped", what) for what in report.skipped]

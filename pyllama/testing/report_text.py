@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pyllama.testing.report import Pair, Report, Verdict
 
 WIDTH = 120
+MOST = 5                                                # wrong pairs with details: a bug in a model spoils many
 NARROW = 12                                             # names are not cut below this width
 HEAD = ("input", "output", "method", "claimed", "measured", "|claimed - measured|", "verdict")
 BELOW = ("", "", "", "(back says)", "(f does)", "≤ tolerance", "")
@@ -18,12 +19,12 @@ GAP = "  "
 
 def text(report: "Report", only_wrong: bool = False) -> str:
     """The whole report, at most WIDTH columns wide but for the Python to paste and the replay line."""
-    pairs = ordered(report.pairs)
+    pairs = ordered(report)
     shown = [pair for pair in pairs if pair.worst.status != "passed"] if only_wrong else pairs
     parts = [wrapped(summary(report))]
     if shown:
         parts.append(table(shown))
-    parts += [details(pair) for pair in shown if pair.wrong]
+    parts += [details(pair) for pair in worst(report)] + unsaid(report)
     parts += [wrapped(f"Fault: {fault.kind}. {fault.sentence}") for fault in report.faults]
     parts += [wrapped(f"Note: {note}") for note in report.notes]
     parts += [wrapped(f"Skipped: {what}") for what in report.skipped]
@@ -33,9 +34,25 @@ def text(report: "Report", only_wrong: bool = False) -> str:
     return "\n\n".join(parts)
 
 
-def ordered(pairs) -> list["Pair"]:
-    """The pairs, the worst last."""
-    return sorted(pairs, key=lambda pair: (pair.wrong, pair.worst.severity))
+def ordered(report: "Report") -> list["Pair"]:
+    """The pairs, the worst last; first, if the report is read from there."""
+    return sorted(report.pairs, key=severity, reverse=report.worst_first)
+
+
+def severity(pair: "Pair") -> tuple[bool, float]:
+    return pair.wrong, pair.worst.severity
+
+
+def worst(report: "Report") -> list["Pair"]:
+    """The wrong pairs of which details are given."""
+    wrong = [pair for pair in ordered(report) if pair.wrong]
+    return wrong[:MOST] if report.worst_first else wrong[-MOST:]
+
+
+def unsaid(report: "Report") -> list[str]:
+    """The sentence that there are more wrong pairs, if there are."""
+    rest = sum(pair.wrong for pair in report.pairs) - MOST
+    return [f"{rest} more {'are' if rest > 1 else 'is'} wrong: see the table."] if rest > 0 else []
 
 
 def summary(report: "Report") -> str:
@@ -76,11 +93,20 @@ def names_fit(widths) -> list[int]:
 
 
 def shortened(name: str, width: int) -> str:
-    """The name with its middle left out; the end of a path says most."""
-    if len(name) <= width:
-        return name
+    """The name in this width: its first parts are cut, down to their initials, then its middle.
+
+    >>> from pyllama.testing.report_text import shortened
+    >>> shortened("model.layers.0.mlp.up_proj.weight", 24)
+    'm.l.0.mlp.up_proj.weight'
+    """
+    parts = name.split(".")
+    for place, part in enumerate(parts[:-1]):
+        excess = len(".".join(parts)) - width
+        if excess > 0 and not part.isdigit():
+            parts[place] = part[:max(1, len(part) - excess)]
+    brief = ".".join(parts)
     start = width // 3
-    return name[:start] + "…" + name[start + 1 - width:]
+    return brief if len(brief) <= width else brief[:start] + "…" + brief[start + 1 - width:]
 
 
 def cells(pair: "Pair") -> tuple[str, ...]:
@@ -113,7 +139,7 @@ def apart(a: float, b: float, digits: int = 6) -> tuple[str, str]:
         if left != right or a == b or a != a:
             return left, right
     left, gap = f"{a:.{digits}g}", b - a
-    return left, f"{left} {'+' if gap > 0 else '-'} {abs(gap):.3g}"
+    return left, f"{left} {'+' if gap > 0 else '-'} {abs(gap):.2g}"
 
 
 def details(pair: "Pair") -> str:

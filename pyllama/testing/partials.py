@@ -1,0 +1,212 @@
+"""A table over the named parameters of a whole model: is the gradient of each one right?  The worst comes first.
+
+Each parameter is checked along a random direction, then at a few entries: those with the largest gradient, and others
+drawn at random.  The directions come first, so that a short budget still reaches every parameter.
+"""
+import copy
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyllama.testing import passes, slopes, trees
+from pyllama.testing.calls import Function
+from pyllama.testing.compare import ROUNDED, direction
+from pyllama.testing.diagnosis import Evidence, diagnose
+from pyllama.testing.judge import Line, along_a_direction
+from pyllama.testing.report import Pair, Report, Verdict
+from pyllama.testing.slopes import EXACT
+from pyllama.testing.trees import is_float
+
+OUTPUT = "loss"
+SMALL = 0.1                                         # the step of an entry near zero, for differences
+
+
+@dataclass(frozen=True)
+class Partials(Report):
+    """The report of check_partials: a line for each parameter, the worst first."""
+
+    worst_first = True
+
+
+def check_partials(f: Any, *arguments: Any, entries: int = 4, seed: int | None = None, budget: float | None = 10.0,
+                   **options: Any) -> Partials:
+    """Check the gradient of a loss with respect to every named parameter; return a report, the worst parameter first.
+
+    f           a function, f(p) -> (value, back): the loss, a number, and back(dvalue) or back(), which returns the
+                gradients, a tree like p; or a model with `params` and `loss(*arguments, **options) -> (value, back)`
+    arguments   p, the tree of parameters (dicts and lists of arrays); of a model, what its loss takes: ids, labels
+    entries     how many entries of each parameter are checked one by one
+    seed        of the directions and of the entries; None: a new one, which the report has
+    budget      seconds, after which the rest is skipped, and named in the report; None: no limit
+    options     of a model's loss
+
+    Parameters are computed with as float64, unless f refuses that.  Raises TypeError or ValueError if f or back returns
+    something of another form.
+
+    >>> import numpy as np
+    >>> from pyllama.testing.partials import check_partials
+    >>> def loss(p):
+    ...     error = p["scale"] * 3.0 + p["shift"] - 1.0
+    ...     return error ** 2, lambda dy: {"scale": 6 * error * dy, "shift": error * dy}       # shift: 2 is missing
+    >>> report = check_partials(loss, {"scale": np.array(0.5), "shift": np.array(2.0)}, seed=0)
+    >>> [(pair.input, pair.wrong) for pair in report.pairs]
+    [('shift', True), ('scale', False)]
+    """
+    name, loss, p = as_function(f, arguments, options)
+    seed = int(np.random.default_rng().integers(2 ** 32)) if seed is None else seed
+    table = Table(Function(all_complex(loss), [in_float64(loss, p)]), seed, budget)
+    pairs = table.pairs(entries)
+    pairs.sort(key=lambda pair: (pair.wrong, pair.worst.severity), reverse=True)
+    return Partials(name, tuple(pairs), tuple(table.faults.values()), skipped=tuple(table.skipped), seed=seed,
+                    replay=f"check_partials(..., seed={seed}, entries={entries}, budget=None)")
+
+
+def as_function(f: Any, arguments: tuple, options: dict) -> tuple[str, Callable, Any]:
+    """(name, loss(p) -> (value, back(dy)), p)."""
+    if hasattr(f, "params") and hasattr(f, "loss"):
+        def of_model(p):
+            twin = copy.copy(f)
+            twin.params = p
+            return with_dy(twin.loss(*arguments, **options))
+
+        return f"the loss of {type(f).__name__}", of_model, f.params
+    if len(arguments) != 1 or options:
+        raise TypeError(f"check_partials got a function, {len(arguments)} arguments and {len(options)} options; give "
+                        f"f and p, and bind anything else with functools.partial")
+    return getattr(f, "__name__", "f"), lambda p: with_dy(f(p)), arguments[0]
+
+
+def with_dy(result: Any) -> Any:
+    """y, back of which back takes dy, even if the user's does not."""
+    if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
+        raise TypeError("the loss returned no value, back; return the number and a function that returns gradients")
+    value, back = result
+    if np.ndim(value):
+        raise TypeError(f"the loss has the shape {np.shape(value)}; return one number, such as its mean")
+    parameters = inspect.signature(back).parameters
+    if parameters:
+        return value, back
+    return value, lambda dy: trees.mapped(lambda dx: dy * dx, back())
+
+
+def in_float64(loss: Callable, p: Any) -> Any:
+    """The parameters in float64, or as given if the loss refuses these."""
+    wide = trees.mapped(lambda x: x.astype(np.float64) if is_float(x) else x, p)
+    try:
+        loss(wide)
+    except Exception:
+        return p
+    return wide
+
+
+def all_complex(loss: Callable) -> Callable:
+    """The loss, of which all parameters are complex if one is: a model may add them to one another in place."""
+    def f(p):
+        leaves = [x for _, x in trees.leaves(p)]
+        if any(np.iscomplexobj(x) for x in leaves):
+            p = trees.mapped(lambda x: x.astype(complex) if is_float(x) else x, p)
+        return loss(p)
+
+    return f
+
+
+class Table:
+    """The checks of one model, a parameter after the other."""
+
+    def __init__(self, function: Function, seed: int, budget: float | None):
+        self.function, self.seed, self.faults = function, seed, passes.Faults()
+        self.deadline = None if budget is None else time.monotonic() + budget
+        self.skipped: list[str] = []
+        self.leaves: list[Any] = function.leaves
+        self.names = function.names = [path or "p" for path, _ in trees.leaves(function.inputs[0])]
+        self.precisions = frozenset(x.dtype for x in self.leaves if x is not None and is_float(x))
+        self.dy = np.asarray(np.random.default_rng(seed).uniform(0.5, 1.5))
+        self.outputs, self.back = passes.forward(function, self.leaves, self.faults)
+        self.grads = self.gradients(self.leaves, first=True)
+
+    def gradients(self, leaves: list, first: bool = False) -> list:
+        outputs, back = (self.outputs, self.back) if first else passes.forward(self.function, leaves, self.faults)
+        return passes.gradients(self.function, back, (self.dy,), outputs, leaves, self.precisions, self.faults, first)
+
+    def late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def pairs(self, entries: int) -> list[Pair]:
+        """A row for each parameter that has a gradient."""
+        along = {i: self.along(i, direction(self.leaves[i], np.random.default_rng([self.seed, i])))
+                 for i, dx in enumerate(self.grads) if dx is not None}
+        return [self.row(i, verdict, entries) for i, verdict in along.items()]
+
+    def along(self, i: int, v: np.ndarray) -> Verdict:
+        """The verdict along a direction of parameter i."""
+        if self.late():
+            self.skipped.append(self.names[i])
+            return Verdict("differences", "undecided", why="the budget left no time for it")
+        line = Line(self.function, self.leaves, i, v, 1)
+        found = along_a_direction(self.function, line, self.grads[i], self.dy.reshape(1), self.outputs,
+                                  lambda leaves: self.gradients(leaves)[i])
+        return found or Verdict("differences", "undecided", why="the loss has a kink there, or its noise hides it")
+
+    def row(self, i: int, along: Verdict, entries: int) -> Pair:
+        """The pair of a parameter, with its worst entry."""
+        checked: dict[tuple, Verdict] = {}
+        for index in self.chosen(i, entries):
+            if self.late() or along.status == "undecided":
+                break
+            checked[index] = self.entry(i, index, along)
+        if self.late() and self.names[i] not in self.skipped:
+            self.skipped.append(f"entries of {self.names[i]}")
+        worst = max(checked, key=lambda index: rank(checked[index]), default=None)
+        verdicts = (along,) if worst is None else (along, checked[worst])
+        if not any(verdict.status == "wrong" for verdict in verdicts):
+            return Pair(self.names[i], OUTPUT, (max(verdicts, key=rank),))
+        return Pair(self.names[i], OUTPUT, verdicts, index=worst, diagnoses=self.diagnoses(i, checked))
+
+    def chosen(self, i: int, count: int) -> list[tuple]:
+        """The entries with the largest gradient, and as many at random."""
+        sizes = np.abs(self.grads[i].ravel())
+        largest = np.argsort(-sizes, kind="stable")[:(count + 1) // 2]
+        others = np.random.default_rng([self.seed, i, 1]).permutation(sizes.size)
+        flat = list(dict.fromkeys([*largest.tolist(), *others.tolist()]))[:count]
+        return [tuple(map(int, np.unravel_index(n, self.grads[i].shape))) for n in flat]
+
+    def entry(self, i: int, index: tuple, along: Verdict) -> Verdict:
+        """The verdict on one entry: by one complex step if the direction showed that these are exact."""
+        step = np.zeros(self.leaves[i].shape)
+        step[index] = 1.0 if along.method == "complex step" else max(abs(float(self.leaves[i][index])), SMALL)
+        if along.method != "complex step":
+            return self.along(i, step)
+        line = Line(self.function, self.leaves, i, step, 1)
+        exact = slopes.imaginary(line)
+        measured = float(self.dy * exact[0]) if exact is not None else np.nan
+        claimed = float(self.grads[i][index])
+        error = abs(claimed - measured)
+        tolerance = EXACT * max(abs(measured), self.rounding(i))
+        return Verdict("complex step", "passed" if error <= tolerance else "wrong", claimed, measured, error, tolerance)
+
+    def rounding(self, i: int) -> float:
+        """The size of an entry's gradient below which rounding of the whole counts: that of the largest, or of loss."""
+        return max(float(np.abs(self.grads[i]).max(initial=0)), ROUNDED * abs(float(self.dy * self.outputs[0])))
+
+    def diagnoses(self, i: int, checked: dict[tuple, Verdict]) -> tuple[str, ...]:
+        """What the entries that were looked at have in common."""
+        x, dx = self.leaves[i], self.grads[i]
+        measured, tolerance = np.full(x.shape, np.nan), np.zeros(x.shape)
+        for index, verdict in checked.items():
+            if verdict.method == "complex step":
+                measured[index], tolerance[index] = verdict.measured, verdict.tolerance
+
+        def gradient(dy):
+            return passes.gradients(self.function, self.back, (dy,), self.outputs, self.leaves, self.precisions,
+                                    self.faults)[i]
+
+        return diagnose(Evidence(self.names[i], OUTPUT, {}, x, self.outputs[0], self.dy, dx, measured, tolerance,
+                                 gradient))
+
+
+def rank(verdict: Verdict) -> tuple:
+    return verdict.status == "wrong", verdict.status != "undecided", verdict.severity

@@ -1,0 +1,158 @@
+"""The table over a model's parameters: all of ours are right, and a planted bug spoils those behind it."""
+import functools
+
+import numpy as np
+import pytest
+
+import pyllama
+from pyllama import params
+from pyllama.models import MODELS
+from pyllama.models.config import Dimensions
+from pyllama.testing.partials import check_partials
+
+IDS = np.random.default_rng(1).integers(0, 19, (2, 6))
+LABELS = np.where(np.arange(12).reshape(2, 6) == 2, -100, IDS)
+CLASSES = np.array([1, 0])
+MODELS_TO_CHECK = {"llama": ("lm", LABELS), "gpt2": ("lm", LABELS), "bert": ("masked_lm", LABELS),
+                   "bart": ("seq2seq", LABELS[:, 1:]), "lstm": ("classification", CLASSES)}
+
+
+def small(kind):
+    head, labels = MODELS_TO_CHECK[kind]
+    config = MODELS[kind].config.small(Dimensions(vocab_size=19, context=7, head=head, width=12, heads=3,
+                                                  layers=1 + (kind == "llama"), hidden=20, dropout=0.0))
+    p = config.model.init(config, seed=0, dtype="float64")
+    rng = np.random.default_rng(2)                      # biases of zero and weights of one would hide mistakes
+    p = params.rebuild(p, (x + 0.3 * rng.standard_normal(x.shape) for _, x in params.leaves(p)))
+    return functools.partial(loss, config, labels), p
+
+
+def loss(config, labels, p):
+    return config.model.loss(IDS, labels, p, config)
+
+
+@pytest.mark.parametrize("kind", MODELS_TO_CHECK)
+def test_every_parameter_of_our_models_is_right(kind):
+    f, p = small(kind)
+    report = check_partials(f, p, seed=0, entries=2, budget=None)
+    assert report, str(report)
+    assert {pair.worst.method for pair in report.pairs} == {"complex step"}
+    assert {pair.input for pair in report.pairs} == {name for name, _ in params.leaves(p)}
+    assert report.skipped == ()
+
+
+def off_by_a_factor(back):
+    return lambda dy: [None if dx is None else 2 * dx for dx in back(dy)]
+
+
+PLANTED = {                                             # op, what is wrong in LLaMA, what is right
+    "swiglu": (["gate_proj", "up_proj", "layers.0.self_attn"], ["model.norm.weight", "layers.1.mlp.down_proj"]),
+    "attention": (["layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj", "layers.0"],
+                  ["layers.1.self_attn.o_proj", "layers.1.mlp", "model.norm.weight"])}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_bug_in_one_op_names_the_parameters_that_it_spoils(name):
+    from pyllama.op import watching
+
+    def doubled(op, call, inputs, options):
+        y, back = call(*inputs, **options)
+        return y, off_by_a_factor(back) if op.name == name else back
+
+    f, p = small("llama")
+    with watching(doubled):
+        report = check_partials(f, p, seed=0, entries=2, budget=None)
+    assert not report
+    wrong = [pair.input for pair in report.pairs if pair.wrong]
+    right = [pair.input for pair in report.pairs if not pair.wrong]
+    spoiled, spared = PLANTED[name]
+    assert all(any(part in name for name in wrong) for part in spoiled)
+    assert not any(part in name for name in wrong for part in spared)
+    assert all(any(part in name for name in right) for part in spared)
+    assert [pair.wrong for pair in report.pairs] == sorted((pair.wrong for pair in report.pairs), reverse=True)
+    lines = str(report).split("\n\n")[1].splitlines()[2:]
+    assert [line.startswith("* ") for line in lines] == [pair.wrong for pair in report.pairs]        # the worst first
+
+
+def two(p):
+    error = np.sum(p["a"]["w"] * np.array([1.0, 2.0])) + p["b"][0]
+    return error ** 2, error
+
+
+def right(p):
+    value, error = two(p)
+    return value, lambda dy: {"a": {"w": 2 * dy * error * np.array([1.0, 2.0])}, "b": [2 * dy * error]}
+
+
+P = {"a": {"w": np.array([0.5, -1.0])}, "b": [np.array(0.25)]}
+
+
+def test_the_mistake_in_a_parameter_is_named():
+    def wrong(p):
+        value, back = right(p)
+        return value, lambda dy: back(dy) | {"a": {"w": -back(dy)["a"]["w"]}}
+
+    report = check_partials(wrong, P, seed=1)
+    first, second = report.pairs
+    assert (first.input, first.wrong, second.input, second.wrong) == ("a.w", True, "b.0", False)
+    assert first.diagnoses[0].startswith("Wrong sign")
+
+
+def test_one_wrong_entry_of_many_is_found_and_located():
+    """A random direction sees it, and the entries with the largest gradient are looked at one by one."""
+    def wrong(p):
+        value, back = right(p)
+        return value, lambda dy: back(dy) | {"a": {"w": back(dy)["a"]["w"] * np.array([1.0, 3.0])}}
+
+    first, _ = check_partials(wrong, P, seed=1, entries=1).pairs
+    assert first.index == (1,)
+
+
+def test_back_may_take_no_argument_and_parameters_may_be_float32():
+    def f(p):
+        value, back = right(p)
+        return value, lambda: back(1.0)
+
+    assert check_partials(f, params.rebuild(P, (x.astype("float32") for _, x in params.leaves(P))), seed=0)
+
+
+def test_a_loss_that_is_not_holomorphic_is_checked_by_differences():
+    def f(times):
+        return lambda p: (np.abs(p["w"]).sum(), lambda dy: {"w": times * dy * np.sign(p["w"])})
+
+    report = check_partials(f(1.0), {"w": np.array([1.0, -2.0])}, seed=0)
+    assert report
+    assert report.pairs[0].verdicts[0].method == "differences"
+    assert not check_partials(f(1.001), {"w": np.array([1.0, -2.0])}, seed=0)
+
+
+def test_a_budget_names_what_it_left_out():
+    report = check_partials(right, P, seed=0, budget=0.0)
+    assert report.skipped == ("a.w", "b.0")
+    assert {pair.worst.status for pair in report.pairs} == {"undecided"}
+    assert not report                                   # what nobody looked at is not right
+
+
+def test_a_model_is_checked_with_its_loss():
+    model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    report = check_partials(model, IDS, LABELS, seed=0, entries=1, budget=None)
+    assert report, str(report)
+    assert {x.dtype for _, x in params.leaves(model.params)} == {np.dtype("float32")}
+    assert len(report.pairs) == len([*params.leaves(model.params)])
+
+
+def test_the_same_seed_gives_the_same_report():
+    assert str(check_partials(right, P, seed=3)) == str(check_partials(right, P, seed=3))
+    assert check_partials(right, P).seed != check_partials(right, P).seed
+
+
+@pytest.mark.parametrize(("f", "message"), [
+    (lambda p: 1.0, "value, back"), (lambda p: (np.ones(2), lambda dy: p), "one number")])
+def test_wrong_use_is_one_sentence(f, message):
+    with pytest.raises(TypeError, match=message):
+        check_partials(f, P)
+
+
+def test_a_function_takes_the_parameters_alone():
+    with pytest.raises(TypeError, match=r"functools\.partial"):
+        check_partials(right, P, IDS)
