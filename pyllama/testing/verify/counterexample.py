@@ -1,7 +1,7 @@
 """The smallest call of an op at which a function is wrong, and that call as Python to paste.
 
-The axes are made shorter first, all arrays together, because they share their axes.  Then numbers become 0, 1 or
-eighths wherever the function stays wrong.
+The axes are made shorter first, by their letters in the shape line, because arrays share them.  Options get their
+defaults, arrays an ordinary layout, and numbers become 0, 1, ½ or eighths, wherever the function stays wrong.
 """
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from pyllama.shapes import Array
+from pyllama.testing import smallest as smaller
 from pyllama.testing.layouts import LAYOUTS
+from pyllama.testing.pasted import literal
 from pyllama.testing.trees import is_float
-
-MOST_ENTRIES = 64                                   # of an array whose entries are made simple one by one
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def smallest(fails: Callable[[Call], bool], call: Call, deadline: float) -> Call
 
     deadline    time.monotonic() at which the search stops
     """
-    for simpler in (shorter, plainer, simplified):
+    for simpler in (shorter, plainer):
         while time.monotonic() < deadline:
             found = next((c for c in simpler(call) if time.monotonic() < deadline and fails(c)), None)
             if found is None:
                 break
             call = found
-    return call
+    return simplified(fails, call, deadline)
 
 
 def shorter(call: Call) -> Iterator[Call]:
@@ -139,28 +139,18 @@ def plainer(call: Call) -> Iterator[Call]:
             yield replace(call, layouts=put(call.layouts, place, "C"))
 
 
-def simplified(call: Call) -> Iterator[Call]:
-    """Calls with simpler numbers: whole arrays first, then entry by entry."""
-    for place, x in enumerate(call.arrays):
-        if x is None or not is_float(x):
-            continue
-        eighths = np.round(x * 8) / 8
-        for simple in (np.zeros_like(x), np.ones_like(x), eighths):
-            if simple.tobytes() != x.tobytes() and not is_simple(x):
-                yield replace(call, arrays=put(call.arrays, place, simple))
-        if x.size <= MOST_ENTRIES:
-            for index in np.ndindex(x.shape):
-                for value in (0.0, 1.0, 2.0):
-                    if x[index] == value:
-                        break
-                    changed = x.copy()
-                    changed[index] = value
-                    yield replace(call, arrays=put(call.arrays, place, changed))
+def simplified(fails: Callable[[Call], bool], call: Call, deadline: float) -> Call:
+    """The call with the simplest numbers."""
+    shapes = shapes_of(call.arrays)
+
+    def fails_with(arrays):
+        return shapes_of(arrays) == shapes and fails(replace(call, arrays=tuple(arrays)))
+
+    return replace(call, arrays=tuple(smaller.smallest(fails_with, list(call.arrays), deadline)))
 
 
-def is_simple(x) -> bool:
-    """Is every entry a multiple of 1/8?  Whole arrays of these are not tried again."""
-    return bool((x * 8 == np.round(x * 8)).all())
+def shapes_of(arrays):
+    return [None if x is None else x.shape for x in arrays]
 
 
 def put(values: tuple, place: int, value) -> tuple:
@@ -170,25 +160,8 @@ def put(values: tuple, place: int, value) -> tuple:
 def as_python(call: Call, imports: list[str], statements: list[str]) -> str:
     """The call as Python to paste: imports, the arrays by name, statements."""
     arrays = {name: (x, how) for name, x, how in call.named() if x is not None}
-    lines = [f"{name} = {literal(x) if how == 'C' else f'LAYOUTS[{how!r}]({literal(x)})'}"
-             for name, (x, how) in arrays.items()]
+    lines = [f"{name} = {literal(x, len(name) + 3)}" if how == "C" else
+             f"{name} = LAYOUTS[{how!r}]({literal(x, len(name) + len(how) + 14)})" for name, (x, how) in arrays.items()]
     if any(how != "C" for _, how in arrays.values()):
         imports = ["from pyllama.testing.layouts import LAYOUTS", *imports]
     return "\n".join(["import numpy as np", *imports, *lines, *statements])
-
-
-def literal(x: np.ndarray) -> str:
-    """The array as Python.
-
-    >>> import numpy as np
-    >>> from pyllama.testing.verify.counterexample import literal
-    >>> literal(np.array([[0, 0.5]], "float32"))
-    'np.array([[0.0, 0.5]], np.float32)'
-    >>> literal(np.zeros((2, 0)))
-    'np.zeros((2, 0))'
-    """
-    dtype = "" if x.dtype in (np.float64, np.int64) else f", np.{x.dtype}"
-    if not x.size:
-        return f"np.zeros({x.shape}{dtype})"
-    return f"np.array({x.tolist()}{dtype})"
-
