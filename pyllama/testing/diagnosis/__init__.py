@@ -53,4 +53,4 @@ def causes(e: Evidence) -> list[str]:
         return found + where + there[:1]
     if explained:
         return found + explained
-    return [*found, *terms.sentences(e), *digits.sentences(e)]
+    return [*found, *terms.sentences(e)] or [*digits.sentences(e)]

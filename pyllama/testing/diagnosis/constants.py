@@ -46,7 +46,7 @@ def names(number: float, sizes: dict[str, int], near: float = NEAR) -> list[str]
     for name, size in sizes.items():
         if size > 1:
             clauses += of_size(number, name, size, near)
-    return clauses[:3]
+    return clauses[:2]
 
 
 def meanings(number: float, near: float) -> Iterator[str]:
@@ -64,12 +64,14 @@ def of_size(number: float, name: str, size: int, near: float) -> Iterator[str]:
     """Clauses that explain the number by the size of an axis."""
     root = size ** 0.5
     forms = {f"{name} has size {size}: a sum where the derivative has a mean?": size,
-             f"{name} has size {size}: a mean where the derivative has a sum?": 1 / size,
-             f"it is the square root of {size}, the size of {name}": root,
-             f"it is 1/√{size}, where {size} is the size of {name}": 1 / root,
-             f"it is {size}/{size - 1}, where {size} is the size of {name}": size / (size - 1),
-             f"it is {size - 1}/{size}, where {size} is the size of {name}": (size - 1) / size}
-    yield from (clause for clause, value in forms.items() if equal(number, value, near) and value != 1)
+             f"{name} has size {size}: a mean where the derivative has a sum?": 1 / size}
+    if root % 1:
+        forms |= {f"it is the square root of {size}, the size of {name}": root,
+                  f"it is 1/√{size}, where {size} is the size of {name}": 1 / root}
+    if size > 3:
+        forms |= {f"it is {size}/{size - 1}, where {size} is the size of {name}": size / (size - 1),
+                  f"it is {size - 1}/{size}, where {size} is the size of {name}": (size - 1) / size}
+    yield from (clause for clause, value in forms.items() if equal(number, value, near))
 
 
 def sizes_of(**arrays: np.ndarray) -> dict[str, int]:

@@ -9,6 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
+from pyllama.erf import erf
+
 SLACK = 4                                           # tolerances, because both sides of a comparison may be off
 ROUNDING = 1e-10                                    # of a prediction, relative to its size
 CLEAR = 10                                          # how many slacks a prediction is away from the right gradient
@@ -70,12 +72,24 @@ class Evidence:
     def candidates(self) -> dict[str, np.ndarray]:
         """The arrays that may be a factor or a term of the gradient, by name; each broadcasts to x's shape."""
         floats = {name: a for name, a in self.inputs.items() if a.dtype.kind == "f"}
-        arrays = {self.input: self.x, **floats, self.output: self.y, "dy": self.dy}
+        y = "the output" if self.output in floats else self.output
+        arrays = {self.input: self.x, **floats, y: self.y, "dy": self.dy}
         fitting = {name: np.asarray(a, float) for name, a in arrays.items() if broadcasts(a, self.x)}
-        if self.output in fitting:
-            y, name = fitting[self.output], self.output
-            fitting |= {f"(1 - {name})": 1 - y, f"(1 - {name}²)": 1 - y * y}
+        if y in fitting:
+            fitting |= {f"(1 - {y})": 1 - fitting[y], f"(1 - {y}²)": 1 - fitting[y] ** 2}
         return fitting
+
+    @cached_property
+    def functions(self) -> dict[str, np.ndarray]:
+        """What activations and gates are made of, for each input of x's shape."""
+        made: dict[str, np.ndarray] = {}
+        for name, x in {self.input: self.x, **self.inputs}.items():
+            if x.dtype.kind == "f" and x.shape == self.x.shape:
+                x = x.astype(float)
+                sigma, phi = 1 / (1 + np.exp(-x)), np.exp(-x * x / 2) / (2 * np.pi) ** 0.5
+                made |= {f"σ({name})": sigma, f"(1 - σ({name}))": 1 - sigma, f"tanh({name})": np.tanh(x),
+                         f"exp({name})": np.exp(x), f"φ({name})": phi, f"Φ({name})": (1 + erf(x / 2 ** 0.5)) / 2}
+        return made
 
     def explains(self, prediction: np.ndarray, gain: float = 1.0) -> bool:
         """Does claimed agree with the prediction, which differs from the right gradient?

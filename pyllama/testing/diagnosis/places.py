@@ -29,7 +29,8 @@ def sentences(e: Evidence) -> Iterator[str]:
         yield f"Wrong only {patterns[0]}: at {bad} of {bad + good} entries, the others are right."
     elif bad <= 3:
         where = ", ".join(f"{e.input}[{', '.join(map(str, index))}]" for index in np.argwhere(e.bad).tolist())
-        yield f"Wrong only at {where}: the other {good} entries are right."
+        others = "the other entry is" if good == 1 else f"the other {good} entries are"
+        yield f"Wrong only at {where}: {others} right."
 
 
 def fills(e: Evidence, mask) -> bool:
@@ -96,6 +97,9 @@ def at_integers(e: Evidence) -> Iterator[str]:
             for value, count in zip(*np.unique(a, return_counts=True), strict=True):
                 if count > 1 and fills(e, full == value):
                     yield f"where {name} = {value}"
+        chosen = a.dtype.kind in "iu" and e.x.ndim and a.shape == e.x.shape[:-1]
+        if chosen and fills(e, a[..., None] == np.arange(e.x.shape[-1])):
+            yield f"at the index of the last axis that {name} has"
 
 
 def repeated_ids(e: Evidence) -> Iterator[str]:

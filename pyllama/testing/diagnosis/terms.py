@@ -1,5 +1,6 @@
 """Hypotheses about the difference measured - claimed: a term that is missing or wrong, a factor for each row."""
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,9 @@ from pyllama.testing.diagnosis.whole import called
 
 SURPLUS = 4                                         # numbers that fit, beyond those that were chosen to fit
 TINY = 1e-3
+FACTORS = 4                                         # of a term
+MANY = 60_000                                       # products: about a second
+LARGE = 4096                                        # entries, for which all products would take long
 
 
 def sentences(e: Evidence) -> Iterator[str]:
@@ -27,24 +31,31 @@ def noise(e: Evidence) -> float:
 
 
 def an_array(e: Evidence, missing) -> Iterator[str]:
-    """The difference is an input, dy or y, times a simple number."""
-    for name, a in e.candidates.items():
-        full = np.broadcast_to(a, missing.shape)
-        if largest(full) and np.count_nonzero(full) > 1:
-            place = np.abs(full).argmax()
-            number = float(missing.flat[place] / full.flat[place])
-            fraction = simple(number, 1e-7)
-            if fraction and largest(missing - number * full) <= noise(e) * max(1, abs(number)):
-                term = {"1": name, "-1": f"-{name}"}.get(fraction, f"{fraction} × {name}")
-                yield f"Missing term: measured - claimed = {term} at every entry."
+    """The difference is a product of inputs, dy, y and simple functions of these, times a simple number."""
+    arrays = {name: a for name, a in {**e.candidates, **e.functions}.items() if np.ptp(a) or not a.ndim}
+    if e.x.size > LARGE or np.count_nonzero(missing) < 2:
+        return
+    for count in range(1, FACTORS + 1):
+        for names in itertools.combinations(arrays, count) if math.comb(len(arrays), count) <= MANY else ():
+            if count > 1 and "dy" not in names:
+                continue                            # a gradient is linear in dy
+            product = np.broadcast_to(math.prod(arrays[name] for name in names), missing.shape)
+            place = np.abs(product).argmax()
+            number = float(missing.flat[place] / product.flat[place])
+            fraction = simple(number)
+            if fraction and largest(missing - number * product) <= noise(e) * max(1, abs(number)):
+                term = " × ".join(names)
+                sign = {"1": "", "-1": "-"}.get(fraction, f"{fraction} × ")
+                yield f"Missing term: measured - claimed = {sign}{term} at every entry."
                 return
 
 
 def along_axes(e: Evidence, missing) -> Iterator[str]:
     """The difference is an array times something that is constant along some axes."""
     arrays = {"": np.ones(e.x.shape)} | {name: a for name, a in e.candidates.items() if a.ndim and np.ptp(a)}
-    for count in range(missing.ndim, 0, -1):
-        for axes in itertools.combinations(range(missing.ndim), count):
+    long = [axis for axis, size in enumerate(missing.shape) if size > 1]
+    for count in range(len(long), 0, -1):
+        for axes in itertools.combinations(long, count):
             groups = missing.size // int(np.prod([missing.shape[axis] for axis in axes]))
             if missing.size - groups < SURPLUS:
                 continue

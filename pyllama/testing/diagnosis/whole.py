@@ -28,8 +28,10 @@ def vanishing(e: Evidence) -> Iterator[str]:
     if not e.claimed[e.known].any() and e.size > CLEAR * e.noise:
         yield (f"All zeros: claimed is 0 {entries(int(e.known.sum()))}, but {e.output} depends on {e.input}: "
                f"measured is up to {e.size:.6g}, and not 0 at {count}.")
-    if e.size <= e.noise < largest(e.claimed[e.known]) / CLEAR:
-        yield f"Not an input of this output: {e.output} does not change with {e.input}, but claimed is not 0."
+    claimed = largest(e.claimed[e.known])
+    if e.size <= e.noise < claimed / CLEAR:
+        yield (f"Should be zero: measured is 0 {entries(int(e.known.sum()))}, because {e.output} does not change with "
+               f"{e.input} there; claimed is up to {claimed:.6g}.")
 
 
 def of_another_input(e: Evidence) -> Iterator[str]:
@@ -48,7 +50,7 @@ def with_a_factor(e: Evidence) -> Iterator[str]:
         yield f"Wrong sign: claimed = -measured {entries(int(e.known.sum()))}."
         return
     what = names(factor, sizes_of(**{e.input: e.x, e.output: e.y}), near)
-    if count > 1 or simple(factor, near):
+    if count > 1 or what or simple(factor, near):
         sign = " and wrong sign" if factor < 0 else ""
         yield "; ".join([f"Constant factor {short(abs(factor))}{sign}: claimed = {short(factor)} × measured "
                          f"{entries(int(e.known.sum()))}", *what]) + end(what)
@@ -69,7 +71,7 @@ def ratio(e: Evidence, whole: np.ndarray) -> tuple[float, int]:
 
 def by_an_array(e: Evidence) -> Iterator[str]:
     """A factor that is an input, y, dy or made of these."""
-    for name, a in e.candidates.items():
+    for name, a in {**e.candidates, **e.functions}.items():
         if np.ptp(a) == 0 and a.ndim:
             continue                                # then it is a constant factor
         for power, formula in POWERS.items():
@@ -145,7 +147,8 @@ def rearranged(m: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
             yield from shifted(m, axis)
     for order in itertools.permutations(axes) if 1 < m.ndim <= AXES else ():
         if order != axes:
-            yield (f"Reshaped in another order: claimed = measured.transpose{order}.reshape{m.shape}",
+            what = "Transposed and reshaped" if m.ndim == 2 else "Reshaped in another order"
+            yield (f"{what}: claimed = measured.transpose{order}.reshape{m.shape}",
                    m.transpose(order).reshape(m.shape))
 
 

@@ -1,0 +1,150 @@
+"""A gradient that is wrong only at some entries, or only for some inputs: where, and what is wrong there."""
+import numpy as np
+import pytest
+
+from pyllama.ops import cross_entropy, embedding, gelu, softmax
+from pyllama.testing.diagnosis import diagnose
+from tests.evidence import evidence, said
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((3, 5))
+
+
+def probabilities(x):
+    return softmax(x)[0]
+
+
+def test_gelu_only_on_one_side_of_zero():
+    wide = RNG.standard_normal((5, 8))
+    wrong = lambda dy: np.where(wide < 0, 0.0, gelu(wide)[1](dy)[0])                            # noqa: E731
+    found = diagnose(evidence(gelu, ["x"], [wide], 0, wrong))
+    count = (wide < 0).sum()
+    assert found[0] == f"Wrong only where x < 0: at {count} of 40 entries, the others are right."
+    assert found[1].startswith("There: All zeros: claimed is 0")
+    assert len(found) == 2
+
+
+def test_a_clipped_gradient():
+    def cube(x):
+        return x ** 3, None
+    wide = 2 * RNG.standard_normal((5, 8))
+    wrong = lambda dy: 3 * np.clip(wide, -2, 2) ** 2 * dy                                       # noqa: E731
+    found = diagnose(evidence(cube, ["x"], [wide], 0, wrong))
+    assert found[0].startswith("Wrong only where |x| ≥ 2.")
+    assert found[1].startswith("There: Wrong factor: claimed = 4 × measured / x² at all")
+    assert len(found) == 2
+
+
+IDS = np.array([[0, 2, 2], [5, 2, 1]])
+TABLE = RNG.standard_normal((7, 4))
+
+
+def scattered(dy):
+    table = np.zeros(TABLE.shape)
+    table[IDS] = dy                                     # the last one stays
+    return table
+
+
+def test_repeated_ids():
+    found = diagnose(evidence(embedding, ["ids", "w"], [IDS, TABLE], 1, scattered))
+    assert found == ("Lost duplicates: wrong only in the rows of w whose number occurs more than once in ids: "
+                     "claimed is dy of the last occurrence alone.",)
+
+
+def test_ids_that_are_off_by_one():
+    def wrong(dy):
+        table = np.zeros(TABLE.shape)
+        np.add.at(table, IDS + 1, dy)
+        return table
+    assert said(embedding, ["ids", "w"], [IDS, TABLE], 1, wrong) == ["Shifted"]
+
+
+LABELS = np.array([2, -100, 0, 1, -100])
+LOGITS = RNG.standard_normal((5, 4))
+
+
+def ce_bug(bug):
+    def wrong(dy):
+        p = probabilities(LOGITS)
+        target = np.eye(4)[np.where(LABELS < 0, 0, LABELS)]
+        kept = (LABELS != -100)[:, None]
+        return {"ignores nothing": (p - target) / 3 * dy, "no target": np.where(kept, p, 0) / 3 * dy,
+                "not divided": np.where(kept, p - target, 0) * dy, "ignores dy": np.where(kept, p - target, 0) / 3}[bug]
+    return wrong
+
+
+@pytest.mark.parametrize(("bug", "expected"), [
+    ("ignores nothing", ["Wrong only where labels = -100"]), ("not divided", ["Constant factor 3.000"]),
+    ("ignores dy", ["dy ignored"])])
+def test_cross_entropy(bug, expected):
+    found = said(cross_entropy, ["x", "labels"], [LOGITS, LABELS], 0, ce_bug(bug))
+    assert found[:len(expected)] == expected
+
+
+def test_a_strided_dy_that_is_read_as_contiguous():
+    """unsloth PR #10617."""
+    memory = RNG.standard_normal((3, 10))
+    strided = memory[:, ::2]
+
+    def wrong(dy):
+        flat = np.lib.stride_tricks.as_strided(dy, dy.shape, (8 * dy.shape[1], 8))
+        return softmax(X)[1](np.array(flat))[0]
+    found = diagnose(evidence(softmax, ["x"], [X], 0, wrong, dy=strided,
+                              outcomes={"as given": False, "strided dy": True}))
+    assert found[0].startswith("dy read as contiguous")
+    assert found[1] == "Wrong only for 'strided dy'; right for 'as given'."
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(("place", "words"), [
+    (np.s_[:, -1], "at the last index of axis 1"), (np.s_[0], "at the first index of axis 0"),
+    (np.s_[:, ::2], "at the even indices of axis 1"), (np.s_[:, 3:], "in the second half of axis 1"),
+    (np.s_[2], "at index 2 of axis 0"), (np.s_[:, [0, -1]], "at both ends of axis 1")])
+def test_places(place, words):
+    x = RNG.standard_normal((5, 6))
+
+    def wrong(dy):
+        dx = softmax(x)[1](dy)[0]
+        dx[place] *= 3
+        return dx
+    found = diagnose(evidence(softmax, ["x"], [x], 0, wrong))
+    assert found[0].startswith(f"Wrong only {words}: ")
+    assert found[1].startswith("There: Constant factor 3.000")
+    assert len(found) == 2
+
+
+def test_a_single_entry():
+    def wrong(dy):
+        dx = softmax(X)[1](dy)[0]
+        dx[1, 3] *= 4
+        return dx
+    assert diagnose(evidence(softmax, ["x"], [X], 0, wrong)) == (
+        "Wrong only at x[1, 3]: the other 14 entries are right.",
+        "There: Constant factor 4.000: claimed = 4.000 × measured at the entry compared.")
+
+
+SHAPES = [(), (1,), (2,), (0, 3), (1, 1), (2, 1, 3), (2, 2, 2), (1, 2, 1, 2, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("wrong", [lambda dy: 3 * dy, lambda dy: dy * 0, lambda dy: -dy, lambda dy: dy[::-1],
+                                   lambda dy: dy * dy, lambda dy: dy + 1, lambda dy: dy * np.inf, lambda dy: dy])
+def test_any_shape_may_be_diagnosed(shape, wrong):
+    def same(x):
+        return x * 1, None
+
+    x = np.random.default_rng(1).standard_normal(shape)
+    for sentence in diagnose(evidence(same, ["x"], [x], 0, wrong if shape else lambda dy: wrong(dy[None])[0])):
+        assert sentence.endswith((".", "?"))
+
+
+def test_entries_that_were_not_measured_are_not_judged():
+    """A budget may leave most of them out."""
+    made = evidence(softmax, ["x"], [X], 0, lambda dy: 2 * softmax(X)[1](dy)[0])
+    made.measured[np.ix_([0, 2], [1, 2, 3])] = np.nan
+    assert diagnose(made) == ("Constant factor 2.000: claimed = 2.000 × measured at all 9 entries compared.",)
+    made = evidence(softmax, ["x"], [X], 0, lambda dy: 2 * softmax(X)[1](dy)[0])
+    made.measured[:] = np.nan
+    assert diagnose(made) == ()
+
+
