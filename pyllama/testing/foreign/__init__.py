@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from pyllama.testing.foreign import jax_functions, torch_functions
-from pyllama.testing.foreign.adapting import Adapted, leaves
+from pyllama.testing.foreign.adapting import Adapted
 from pyllama.testing.foreign.c_functions import c_function
+from pyllama.testing.trees import leaves
 
 __all__ = ["Adapted", "adapted", "c_function", "library", "plain"]
 

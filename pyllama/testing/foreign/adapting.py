@@ -1,10 +1,11 @@
-"""What the adapters share: trees of arguments, and which of their leaves are differentiated."""
-import dataclasses
+"""What the adapters share: what an adapted function is, and the names of its inputs."""
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from pyllama.testing.trees import leaves
 
 
 class Adapted(NamedTuple):
@@ -21,40 +22,6 @@ class Adapted(NamedTuple):
     names: list[str]
     jvp: Callable | None
     notes: list[str]
-
-
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, leaf) for each leaf of dicts, lists, tuples and dataclasses."""
-    branches = parts(tree)
-    if branches is None:
-        yield path, tree
-    else:
-        for key, branch in branches.items():
-            yield from leaves(branch, f"{path}.{key}" if path else str(key))
-
-
-def rebuilt(tree: Any, new: Iterator) -> Any:
-    """The tree with its leaves taken from `new`, in the order of leaves()."""
-    branches = parts(tree)
-    if branches is None:
-        return next(new)
-    values = {key: rebuilt(branch, new) for key, branch in branches.items()}
-    if isinstance(tree, dict):
-        return values
-    if dataclasses.is_dataclass(tree):
-        return dataclasses.replace(tree, **values)                          # type: ignore[type-var]
-    return type(tree)(*values.values()) if hasattr(tree, "_fields") else type(tree)(values.values())
-
-
-def parts(tree: Any) -> dict | None:
-    """The branches of a tree by key; None for a leaf."""
-    if isinstance(tree, dict):
-        return tree
-    if isinstance(tree, list | tuple):
-        return dict(enumerate(tree))
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        return {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
-    return None
 
 
 def named(func: Callable, inputs: list) -> list[str]:

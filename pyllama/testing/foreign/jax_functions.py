@@ -4,57 +4,85 @@ Each call runs with x64 enabled, whatever the setting of the process: float64 wo
 """
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.testing.foreign.adapting import Adapted, form, leaves, named, rebuilt
+from pyllama.testing.foreign.adapting import Adapted, form, named
+from pyllama.testing.trees import leaves, rebuild
+
+FORWARD_RULE = 1e3                      # roundings by which a forward rule may differ from the function
+
+
+class Arguments(NamedTuple):
+    """The arguments of a call: which leaves are arrays, and which of these are floating."""
+    inputs: list
+    given: list
+    places: list[int]
+    floating: list[int]
+
+    def with_arrays(self, arrays: dict) -> list:
+        """The inputs with these arrays, by place, in the place of their leaves."""
+        return rebuild(self.inputs, iter([arrays.get(place, x) for place, x in enumerate(self.given)]))
+
+
+def arguments(inputs: list) -> Arguments:
+    given = [x for _, x in leaves(inputs)]
+    places = [place for place, x in enumerate(given) if kind(x) in "fiub"]
+    return Arguments(inputs, given, places, [place for place in places if kind(given[place]) == "f"])
 
 
 def adapted(func: Callable, inputs: list) -> Adapted:
     """See Adapted."""
     jax = sys.modules["jax"]
-    given = [x for _, x in leaves(inputs)]
+    known = arguments(inputs)
     names = named(func, inputs)
-    places = [place for place, x in enumerate(given) if kind(x) in "fiub"]
-    floating = [place for place in places if kind(given[place]) == "f"]
 
     def of_floats(values):
-        """func as a function of its floating arrays alone; the others are constants."""
-        every = {place: jax.numpy.array(x) for place, x in zip(places, values, strict=True)}
+        """func as a function of its floating arrays alone, and these."""
+        every = {place: jax.numpy.array(x) for place, x in zip(known.places, values, strict=True)}
 
         def function(*floats):
-            full = every | dict(zip(floating, floats, strict=True))
-            return outputs(func(*rebuilt(inputs, iter([full.get(place, x) for place, x in enumerate(given)]))))
+            return outputs(func(*known.with_arrays(every | dict(zip(known.floating, floats, strict=True)))))
 
-        return function, [every[place] for place in floating]
+        return function, [every[place] for place in known.floating]
 
     def f(*values):
         with x64(jax):
             function, floats = of_floats(values)
-            if any(np.iscomplexobj(x) for x in values):             # for a complex step; JAX's rules may refuse it
-                ys, pull = function(*floats), None
-            else:
-                ys, pull = jax.vjp(function, *floats)
+            ys = [np.array(y) for y in function(*floats)]
 
         def back(dy):
             dys = dy if isinstance(dy, tuple) else (dy,)
             with x64(jax):
+                again, pull = jax.vjp(function, *floats)
+                require_same(ys, again)
                 grads = pull(tuple(jax.numpy.array(d) for d in dys))
-                found = dict(zip(floating, (np.array(g) for g in grads), strict=True))
-            return tuple(found.get(place) for place in places)
+                of_place = {place: np.array(g) for place, g in zip(known.floating, grads, strict=True)}
+            return tuple(of_place.get(place) for place in known.places)
 
-        return form([np.array(y) for y in ys], True), back
+        return form(ys, True), back
 
     def jvp(values, tangents):
         with x64(jax):
             function, floats = of_floats(values)
-            moves = [jax.numpy.array(v) for v, place in zip(tangents, places, strict=True) if place in floating]
+            moves = [jax.numpy.array(v) for v, place in zip(tangents, known.places, strict=True)
+                     if place in known.floating]
             _, moved = jax.jvp(function, tuple(floats), tuple(moves))
             return form([np.array(m) for m in moved], True)
 
-    arrays = [np.array(given[place]) for place in places]
-    return Adapted(f, arrays, [names[place] for place in places], jvp if works(jvp, arrays) else None, [])
+    arrays = [np.array(known.given[place]) for place in known.places]
+    return Adapted(f, arrays, [names[place] for place in known.places], jvp if works(jvp, arrays) else None, [])
+
+
+def require_same(ys: list, again: tuple) -> None:
+    """Raise ValueError if the forward rule of a custom_vjp returns another y than the function."""
+    for y, other in zip(ys, again, strict=True):
+        size = np.abs(y[np.isfinite(y)]).max(initial=0)
+        off = np.abs(y - np.asarray(other))
+        if (off > FORWARD_RULE * np.finfo(y.dtype).eps * size).any():
+            raise ValueError(f"the forward rule of the custom_vjp returns another y than the function, by "
+                             f"{off.max():.1e}; let both compute the same")
 
 
 def works(jvp: Callable, values: list[np.ndarray]) -> bool:
@@ -66,16 +94,40 @@ def works(jvp: Callable, values: list[np.ndarray]) -> bool:
     return True
 
 
-def gradient_of(func: Callable, count: int) -> Callable:
-    """The backward pass of func as a function of JAX arrays: (*inputs, *dy) -> dx, ...
+def differentiable(func: Callable, inputs: list) -> tuple[Callable, list, list[str]]:
+    """(func as a function of its floating arrays that returns a tuple of these, those arrays, their names)."""
+    known = arguments(inputs)
+    names = named(func, inputs)
 
-    count   of the inputs, all of which are floating arrays
-    """
-    def backward(*inputs_and_dy):
-        _, pull = sys.modules["jax"].vjp(lambda *x: outputs(func(*x)), *inputs_and_dy[:count])
-        return pull(tuple(inputs_and_dy[count:]))
+    def function(*floats):
+        return outputs(func(*known.with_arrays(dict(zip(known.floating, floats, strict=True)))))
+
+    return function, [known.given[place] for place in known.floating], [names[place] for place in known.floating]
+
+
+def gradient_of(function: Callable, count: int) -> Callable:
+    """The backward pass of a function of `count` arrays as a function of JAX arrays: (*inputs, *dys) -> dx, ..."""
+    def backward(*inputs_and_dys):
+        _, pull = sys.modules["jax"].vjp(function, *inputs_and_dys[:count])
+        return pull(tuple(inputs_and_dys[count:]))
 
     return backward
+
+
+def tangent_of(function: Callable, count: int) -> Callable:
+    """Forward mode of a function of `count` arrays as a function of JAX arrays: (*inputs, *tangents) -> tangent of y"""
+    def forward(*inputs_and_tangents):
+        return sys.modules["jax"].jvp(function, inputs_and_tangents[:count], inputs_and_tangents[count:])[1]
+
+    return forward
+
+
+def from_numpy(x: np.ndarray) -> Any:
+    return sys.modules["jax"].numpy.array(x)
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    return np.array(x)
 
 
 def outputs(result: Any) -> tuple:
@@ -87,8 +139,7 @@ def kind(x: Any) -> str:
     """f, i, u, b or c for an array of floats (bfloat16 too), integers, ...; ? for a constant."""
     if not hasattr(x, "dtype"):
         return "?"
-    name = str(x.dtype)
-    return "f" if name == "bfloat16" else getattr(x.dtype, "kind", "?")
+    return "f" if str(x.dtype) == "bfloat16" else getattr(x.dtype, "kind", "?")
 
 
 def x64(jax: Any) -> Any:
