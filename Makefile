@@ -1,7 +1,8 @@
 # Each target works from nothing: it makes .venv, installs what it needs into it and compiles the kernels.
 # PYTHON chooses the Python of a new .venv (make clean removes the old one):  make PYTHON=python3.12 test
-# ARGS goes to a benchmark.  PEERS is an environment of its own for PyTorch, which only benchmarks need; HF5 and HF4 are
-# the Pythons of environments with transformers 5 and 4.57, which only check-hf and the golden numbers need.
+# ARGS goes to a benchmark.  PEERS is an environment of its own for PyTorch, which only benchmarks need, CHECKERS one for
+# PyTorch, JAX, numba, autograd and mygrad, whose gradients bench-checkers checks; HF5 and HF4 are the Pythons of
+# environments with transformers 5 and 4.57, which only check-hf and the golden numbers need.
 
 PYTHON  ?= python3
 BIN     := .venv/bin
@@ -10,6 +11,7 @@ BUILT   := .venv/.built
 DEV     := .venv/.dev
 
 PEERS   ?= .peers
+CHECKERS ?= .checkers
 HF5     ?= .hf5/bin/python
 HF4     ?= .hf4/bin/python
 ARGS    ?=
@@ -21,8 +23,8 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --batch_size 8 --shards 2 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
            --eval_tokens 10000 --log_interval 50
 
-.PHONY: demo test check lint bench bench-gemm bench-train bench-gpu bench-minilm gpu-resources mutate \
-        check-hf golden sanitize race valgrind cross docs picture dist-check clean
+.PHONY: demo test check lint bench bench-gemm bench-train bench-gpu bench-minilm bench-checkers gpu-resources \
+        mutate check-hf golden sanitize race valgrind cross docs picture dist-check clean
 
 demo: $(BUILT)                                              # again: resumes the run if it was stopped
 	@echo ".venv takes $$(du -sm .venv | cut -f 1) MB"
@@ -57,6 +59,9 @@ bench-gpu: $(DEV)
 
 bench-minilm: $(DEV)                                        # skipped where the data or the weights are missing
 	$(BIN)/python -m bench.minilm $(ARGS)
+
+bench-checkers: $(CHECKERS)/.installed                      # gradcheck on functions of other libraries
+	$(CHECKERS)/bin/python -m bench.checkers.third_party $(ARGS)
 
 gpu-resources: $(DEV)                                       # registers and memory of every kernel; no GPU
 	$(BIN)/python -m bench.gpu_resources $(ARGS)
@@ -121,6 +126,11 @@ clean:
 $(PEERS)/bin/torchrun:                                      # it comes with PyTorch
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+
+$(CHECKERS)/.installed:
+	$(PYTHON) -m venv $(CHECKERS)
+	$(CHECKERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax numba autograd mygrad scipy
+	@touch $@
 
 build/%/.built: $(DEV) $(wildcard pyllama/*.py pyllama/*/*.py tests/*.py)
 	rm -rf $(@D)

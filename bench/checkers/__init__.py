@@ -1,0 +1,1 @@
+"""pyllama.testing beside other gradient checkers, and on functions of other libraries."""
