@@ -23,6 +23,7 @@ def mutants_in(definition: ast.FunctionDef, unit: str, file: str) -> Iterator[Mu
     """The mutants of a function.
 
     >>> import ast
+    >>> from pyllama.testing.mutation.mutants import mutants_in
     >>> definition = ast.parse("def backward(dy, x): return dy * x").body[0]
     >>> [mutant.change for mutant in mutants_in(definition, "product", "product.py")]
     ['dy * x → dy / x', 'dy * x → dy', 'dy * x → x']

@@ -36,6 +36,7 @@ def table(scores: dict[tuple[str, str], Counts]) -> "Table":
 def percent(every: int, killed: int, known: int) -> float:
     """The mutation score; known survivors are not bugs and do not count.
 
+    >>> from pyllama.testing.mutation.scores import percent
     >>> percent(every=10, killed=8, known=2)
     100.0
     """

@@ -23,6 +23,7 @@ class Suite:
     tests       what pytest collected
     failed      did the test that ran last fail?
     reasons     of tests that failed or were skipped: {(test, "failed" or "skipped"): why, in a line}
+    passed      the names of tests that passed
     complaints  what pytest wrote to standard error while it collected, and files that it could not import
     """
 
@@ -30,6 +31,7 @@ class Suite:
         self.tests: list[Any] = []
         self.failed = False
         self.reasons: dict[tuple[str, str], str] = {}
+        self.passed: set[str] = set()
         self.complaints: list[str] = []
 
     def collect(self, words: Iterable[str]) -> int:
@@ -61,7 +63,9 @@ class Suite:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.failed |= report.failed
-        if report.outcome != "passed":
+        if report.passed and report.when == "call":
+            self.passed.add(report.nodeid)
+        elif not report.passed:
             self.reasons.setdefault((report.nodeid, report.outcome), last_line(report))
 
     def failures(self, tests: Iterable[Any], patience: int = PATIENCE) -> Iterator[Any]:

@@ -3,6 +3,7 @@ import ast
 import contextlib
 import copy
 import functools
+import hashlib
 import inspect
 import random
 import types
@@ -13,7 +14,7 @@ import numpy as np
 
 from pyllama.testing.mutation.planting import copied, definition_of, plant, rebuilt
 
-WATCH = "__pyllama_watch__"                     # the name in the function's globals; the process is a fork
+WATCH = "__pyllama_watch_{}__"                  # the name in the function's globals; the process is a fork
 
 
 def can_be_watched(function: types.FunctionType) -> bool:
@@ -22,18 +23,73 @@ def can_be_watched(function: types.FunctionType) -> bool:
                 or inspect.isasyncgenfunction(function))
 
 
-def watch(function: types.FunctionType, watcher: Callable[[tuple, dict], Any]) -> None:
-    """From now on a call of the function returns watcher(args, kwargs).  Its signature stays."""
-    definition = definition_of(function)
+def watch(function: types.FunctionType, watcher: Callable[[tuple, dict], Any], definition: Any = None) -> None:
+    """From now on a call of the function returns watcher(args, kwargs).  Its signature stays.
+
+    definition      of the function, if it is not the one in its file
+    """
+    definition = definition or definition_of(function)
     a = definition.args
     args = [*(x.arg for x in [*a.posonlyargs, *a.args]), *([f"*{a.vararg.arg}"] if a.vararg else [])]
     kwargs = [*(f"{x.arg!r}: {x.arg}" for x in a.kwonlyargs), *([f"**{a.kwarg.arg}"] if a.kwarg else [])]
-    call = f"return {WATCH}(({', '.join([*args, ''])}), {{{', '.join(kwargs)}}})"
+    name = WATCH.format(id(function))               # a module may have several watched functions
+    call = f"return {name}(({', '.join([*args, ''])}), {{{', '.join(kwargs)}}})"
     trampoline = ast.FunctionDef(definition.name, a, ast.parse(call).body, [])
-    function.__globals__[WATCH] = watcher
+    function.__globals__[name] = watcher
     defaults, keyword_defaults = function.__defaults__, function.__kwdefaults__
     plant(function, ast.unparse(ast.fix_missing_locations(trampoline)))
     function.__defaults__, function.__kwdefaults__ = defaults, keyword_defaults
+
+
+class Observer:
+    """Counts the calls of a function, and takes the digest of their arguments.
+
+    name    what is observed
+    calls   how many there were
+    """
+
+    def __init__(self, name: str, functions: Callable[[], list[types.FunctionType]]):
+        self.name, self.functions = name, functions
+        self.calls, self.digest = 0, hashlib.blake2b(digest_size=16)
+
+    def start(self, both_passes: bool = False) -> None:
+        """Observe from now on, in this process."""
+        for function in self.functions():
+            if can_be_watched(function):
+                watch(function, functools.partial(self.passed_on, copied(function)))
+
+    def passed_on(self, function: Callable, args: tuple, kwargs: dict) -> Any:
+        self.note((args, kwargs))
+        return function(*args, **kwargs)
+
+    def note(self, arguments: Any) -> None:
+        self.calls += 1
+        update(self.digest, arguments)
+
+    def taken(self) -> str:
+        """The digest of all arguments since the last time; empty if there was no call."""
+        calls, taken = self.calls, self.digest.hexdigest()
+        self.calls, self.digest = 0, hashlib.blake2b(digest_size=16)
+        return taken if calls else ""
+
+
+def update(digest: Any, value: Any) -> None:
+    """Add a value, or a tree of values, to a digest."""
+    if isinstance(value, np.ndarray | np.generic):
+        digest.update(f"{value.dtype}{value.shape}".encode())
+        digest.update(value.tobytes() if value.dtype.kind != "O" else repr(value).encode())
+    elif isinstance(value, tuple | list):
+        digest.update(f"{len(value)}".encode())
+        for item in value:
+            update(digest, item)
+    elif isinstance(value, dict):
+        update(digest, sorted(value.items(), key=lambda item: str(item[0])))
+    elif isinstance(value, bool | int | float | complex | str | bytes | type(None)):
+        digest.update(repr(value).encode())
+    elif hasattr(value, "__array__"):                   # of another library
+        update(digest, np.asarray(value))
+    else:                                               # its address would differ from run to run
+        digest.update(type(value).__name__.encode())
 
 
 class Comparison:
@@ -45,11 +101,10 @@ class Comparison:
     A function that is returned, such as the back of y, back, is compared in the same way when it is called.
     """
 
-    def __init__(self, function: types.FunctionType, text: str):
-        self.original = copied(function)
-        self.mutant = rebuilt(function, text)
+    def __init__(self, function: types.FunctionType, original: types.FunctionType, text: str):
         self.calls, self.alike = 0, True
-        watch(function, functools.partial(self.run, self.mutant, self.original, self.mutant))
+        mutant = rebuilt(function, text)
+        watch(function, functools.partial(self.run, mutant, original, mutant), ast.parse(text).body[0])
 
     def run(self, mutant: Callable, original: Callable, twin: Callable, args: tuple, kwargs: dict) -> Any:
         """mutant(*args, **kwargs), after original and twin have run on copies of the arguments."""

@@ -1,0 +1,258 @@
+"""pyllama score: which bugs a test notices, how often it fails without one, and what it says where there is nothing."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from pyllama import testing
+from pyllama.cli.score import score, summary, verdict
+from pyllama.errors import UserError
+from pyllama.testing.mutation.trial import Finding, Outcome, ended
+from pyllama.testing.score import score_checker, score_test
+from tests.another import ROOT
+
+MINE = '''
+import numpy as np
+
+def forward(x, w):
+    return w * x, (x, w)
+
+def backward(dy, x, w):
+    """dx, dw"""
+    return w * dy, np.sum(dy * x, axis=0)
+'''
+TESTS = '''
+import os, random, time
+import numpy as np, pytest
+from hypothesis import given, strategies as st
+from mine import backward, forward
+from pyllama.ops import softmax, tanh
+from pyllama.testing import check
+
+def slope(f, x, h=1e-6):
+    moved = [f(x + s * h * np.eye(x.size)[i].reshape(x.shape)) for i in range(x.size) for s in (1, -1)]
+    return np.array([(a - b).sum() / (2 * h) for a, b in zip(moved[::2], moved[1::2])]).reshape(x.shape)
+
+def test_blind():
+    softmax(np.ones((2, 3)))
+
+def test_weak():                        # dy = ones: the gradient of softmax is 0, whatever is wrong with its factors
+    x = np.random.standard_normal((2, 3))
+    y, back = softmax(x)
+    assert np.allclose(back(np.ones((2, 3)))[0], slope(lambda x: softmax(x)[0], x), atol=1e-6)
+
+def test_strong():
+    assert check(softmax, seed=np.random.randint(2 ** 31), problems=20)
+
+def test_ones():                        # w = ones, and only dx
+    x, w = np.random.standard_normal((4, 3)), np.ones(3)
+    dx, dw = backward(np.ones((4, 3)), x, w)
+    assert np.allclose(dx, slope(lambda x: forward(x, w)[0], x))
+
+def test_unlucky():
+    assert np.random.default_rng().random() > 0.2, "bad luck"
+    assert np.random.random() > 0.2 and random.random() > 0.2 and int(os.environ["PYLLAMA_SEED"]) != 7
+    tanh(np.random.random(3))
+
+@given(st.integers(0, 10**6))
+def test_drawn(n):
+    tanh(np.array([float(n)]))
+    assert n % 311 != 200
+
+def test_wrong():
+    assert False, "always"
+
+@pytest.mark.skip(reason="not today")
+def test_skipped():
+    tanh(np.ones(1))
+
+def test_crash():
+    os.abort()
+
+def test_slow():
+    open("started", "a").close()
+    softmax(np.ones((2, 3)))
+    time.sleep(0.3)
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "mine.py").write_text(MINE)
+    (folder / "test_mine.py").write_text(TESTS)
+    (folder / "test_broken.py").write_text("import no_such_module\ndef test_x(): pass\n")
+    (folder / "test_none.py").write_text("x = 1\n")
+    return folder
+
+
+def command(*words):
+    return [sys.executable, "-m", "pyllama", "score", *words]
+
+
+def run(folder, *words):
+    """(exit code, standard output, standard error) of pyllama score in the folder."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    done = subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+                          env={**variables, "PYTHONPATH": str(ROOT), "COLUMNS": "200"})
+    return done.returncode, done.stdout, done.stderr
+
+
+def found(folder, *words):
+    """(exit code, what --json has)"""
+    code, out, error = run(folder, *words, "--json", "found.json")
+    assert code in (0, 1), out + error
+    return code, json.loads((folder / "found.json").read_text())
+
+
+def test_a_strong_test_kills_what_a_weak_one_misses(folder):
+    code, strong = found(folder, "test_mine.py::test_strong", "--op", "softmax", "--seeds", "20")
+    assert (code, strong["killed"], strong["alarms"]) == (0, strong["total"], {})
+    code, weak = found(folder, "test_mine.py::test_weak", "--op", "softmax", "--seeds", "20")
+    survived = {finding["name"] for finding in weak["findings"] if finding["verdict"] == "survived"}
+    assert code == 1
+    assert {"zero", "negated"} <= survived              # of a gradient that is zero
+    assert weak["killed"] == weak["total"] - len(survived) > 0
+    assert weak["seeds"] == 20
+
+
+def test_the_seeds_that_alarm_are_the_same_in_every_run(folder):
+    words = "test_mine.py::test_unlucky", "test_mine.py::test_drawn", "--op", "tanh", "--seeds", "60"
+    _, two = found(folder, *words, "--jobs", "2")
+    _, three = found(folder, *words, "--jobs", "3")
+    assert two["alarms"] == three["alarms"]
+    assert {"7"} < two["alarms"].keys() < {str(seed) for seed in range(60)}
+    assert two["seeds"] == 60
+    assert "bad luck" in "".join(two["alarms"].values())
+
+
+def test_a_test_that_ignores_its_seed_or_never_runs_the_op_is_recognized(folder):
+    code, out, _ = run(folder, "test_mine.py::test_blind", "--op", "softmax")
+    assert code == 1
+    assert "killed 0 of" in out
+    assert "false alarms: 0 of 20 seeds" in out
+    assert "every seed gave softmax the same inputs" in out
+    code, out, _ = run(folder, "test_mine.py::test_blind", "--op", "tanh", "--seeds", "1")
+    assert "test_mine.py::test_blind did not call tanh" in out
+
+
+@pytest.mark.parametrize("target", ["mine:backward", "mine.py:backward"])
+def test_the_mutants_of_a_function_and_those_that_change_no_result(folder, target):
+    code, scored = found(folder, "test_mine.py::test_ones", "--target", target, "--seeds", "30")
+    verdicts = {finding["cause"]: (finding["verdict"], finding["alike"]) for finding in scored["findings"]}
+    assert code == 1
+    assert verdicts["w * dy → dy"] == ("survived", True)                    # w = ones
+    assert verdicts["np.sum(dy * x, axis=0) → np.sum(dy * x)"] == ("survived", False)
+    assert verdicts["dy * x → dy / x"] == ("survived", False)               # another dw, which the test never reads
+    assert verdicts["return (w * dy, np.sum(dy * x, axis=0)) → return (w * dy * 0, np.sum(dy * x, axis=0))"] == (
+        "killed", False)
+    assert (scored["seeds"], scored["alarms"]) == (30, {})
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    ("test_mine.py::test_stron --op softmax", "there is no test test_stron in test_mine.py; did you mean test_strong?"),
+    ("test_mine.py::test_wrong --op tanh", "test_mine.py::test_wrong fails without a bug: AssertionError: always"),
+    ("test_mine.py::test_skipped --op tanh", "test_mine.py::test_skipped is skipped: not today"),
+    ("test_mine.py::test_crash --op tanh", "test_mine.py::test_crash: the process ended with SIGABRT without a bug"),
+    ("test_broken.py --op tanh", "test_broken.py cannot be collected: ModuleNotFoundError: No module named 'no_such"),
+    ("test_none.py --op tanh", "test_none.py has no test"),
+    ("test_mine.py::test_ones --target mine:bakward", "mine has no 'bakward'; did you mean backward?"),
+    ("test_mine.py::test_ones --target math:sin", "no bug can be planted in math:sin: it is compiled"),
+    ("test_mine.py::test_ones --target test_none.py:f", "the tests do not import test_none.py"),
+    ("test_mine.py::test_ones --target nowhere:f", "there is no module 'nowhere'"),
+    ("test_mine.py::test_ones --target backward", "'backward' does not name a function"),
+])
+def test_what_cannot_be_scored_says_why(folder, words, sentence):
+    code, out, error = run(folder, *words.split())
+    assert (code, out, error.count("\n")) == (2, "", 1), error
+    assert error.startswith(f"pyllama: {sentence}")
+
+
+def test_ctrl_c_shows_what_is_known_so_far(folder):
+    running = subprocess.Popen(command("test_mine.py::test_slow", "--op", "softmax", "--jobs", "1"), cwd=folder,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    while not (folder / "started").exists() and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    out, error = running.communicate(timeout=60)
+    assert (running.returncode, error) == (130, "")
+    assert "stopped" in out
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    ({"tests": ("no_file.py",), "op": "tanh"}, "there is no file no_file.py"),
+    ({"tests": (__file__,), "op": "tahn"}, "there is no op 'tahn'; did you mean tanh?"),
+    ({"tests": (__file__,)}, "score needs either --op NAME or --target"),
+    ({"tests": (__file__,), "op": "tanh", "target": "mine:f"}, "score needs either --op NAME or --target"),
+    ({"tests": (__file__,), "op": "tanh", "jobs": 0}, "at least 1 job"),
+    ({}, "score needs a test"),
+    ({"tests": (__file__,), "checker": True}, "--checker scores pyllama's own checker"),
+])
+def test_flags_that_do_not_fit_are_refused(arguments, sentence):
+    tests = arguments.pop("tests", ())
+    with pytest.raises(UserError, match=sentence):
+        score(tests, **arguments)
+
+
+def test_an_op_without_bugs_and_a_missing_pytest_are_named(monkeypatch):
+    monkeypatch.setattr("pyllama.testing.catalogue.FOLDER", ROOT / "docs")
+    with pytest.raises(UserError, match=r"the catalogue has no op 'tanh'.*--target module:function"):
+        score_test([__file__], op="tanh")
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    with pytest.raises(UserError, match="pyllama score needs pytest, which is not installed: pip install"):
+        score_test([__file__], op="tanh")
+
+
+# --- pyllama's own checker ---
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")         # Python 3.12 on fork
+
+
+def test_the_checker_kills_the_bugs_of_an_op_and_has_no_false_alarm():
+    outcome = score_checker("tanh", seeds=12)
+    assert (outcome.killed, outcome.total, outcome.seeds) == (outcome.bugs, outcome.bugs, 12)
+    assert outcome.perfect
+    assert all(finding.by for finding in outcome.findings)
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_checker_that_always_says_the_same_is_not_perfect(monkeypatch, passes):
+    class Report(SimpleNamespace):
+        def __bool__(self):
+            return passes
+
+    monkeypatch.setitem(vars(testing), "check", lambda op, seed, problems: Report(pairs=(), faults=()))
+    outcome = score_checker("tanh", seeds=3)
+    assert outcome.killed == (0 if passes else outcome.total)
+    assert outcome.alarms.keys() == (set() if passes else {"tanh 0", "tanh 1", "tanh 2"})
+    assert not outcome.perfect
+
+
+# --- in words ---
+
+def test_a_score_in_words():
+    findings = [Finding("a", "", "killed", "test_x: AssertionError"), Finding("b", "", "equivalent"),
+                Finding("c", "", "survived", calls=3, alike=True), Finding("d", "", "survived", calls=3),
+                Finding("e", "", "survived")]
+    assert [*map(verdict, findings)] == [
+        "killed", "no bug: the same bytecode", "survived, gave the same results on all 3 calls",
+        "survived, though results differed", "survived"]
+    alarms = {str(seed): "because" for seed in range(12)}
+    lines = summary(Outcome(bugs=7, findings=findings, seeds=1000, alarms=alarms, stopped=True), "seeds")
+    assert lines[0].startswith("killed 1 of 6 bugs; 1 of the survivors gave the same results on every call")
+    assert lines[1:3] == ["false alarms: 12 of 1,000 seeds without a bug", "    0: because"]
+    assert lines[-2:] == ["    and 2 more; --json FILE names all", "stopped: 2 bugs not tried"]
+    assert not Outcome(bugs=1, findings=findings[:1], alarms={"3": "because"}).perfect
+    assert Outcome(bugs=2, findings=findings[:2]).perfect
+
+
+def test_the_end_of_a_process_in_words():
+    assert ended(-signal.SIGALRM, 10) == "a test took more than 10 s"
+    assert ended(-signal.SIGSEGV) == "the process ended with SIGSEGV"
+    assert ended(5) == "the process ended with exit code 5"
