@@ -171,6 +171,11 @@ def test_tanh_without_its_derivative():
     assert found[1:] == ("The derivative itself is missing: claimed is dy at all 15 entries compared.",)
 
 
+def test_tanh_of_the_input_instead_of_the_output():
+    found = diagnose(evidence(tanh_op, ["x"], [X], 0, lambda dy: dy * (1 - X * X)))
+    assert found == ("Another formula: claimed = dy × (1 - x²) at every entry.",)
+
+
 def test_a_power_too_few():
     def cube(x):
         return x ** 3, None

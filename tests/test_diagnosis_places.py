@@ -74,7 +74,9 @@ def ce_bug(bug):
 
 
 @pytest.mark.parametrize(("bug", "expected"), [
-    ("ignores nothing", ["Wrong only where labels = -100"]), ("not divided", ["Constant factor 3.000"]),
+    ("ignores nothing", ["Wrong only where labels = -100"]),
+    ("no target", ["Wrong only at the index of the last axis that labels has"]),
+    ("not divided", ["Constant factor 3.000"]),
     ("ignores dy", ["dy ignored"])])
 def test_cross_entropy(bug, expected):
     found = said(cross_entropy, ["x", "labels"], [LOGITS, LABELS], 0, ce_bug(bug))

@@ -54,8 +54,10 @@ def how_dy_enters(e: Evidence) -> Iterator[str]:
     dy = np.array(e.dy, order="C")
     other = np.random.default_rng(0).standard_normal(dy.shape).astype(dy.dtype)
     zero, one, two, double, both = (called(e, d) for d in (0 * dy, dy, other, 2 * dy, dy + other))
-    if zero is None or one is None or two is None or double is None or both is None or not dy.any() or not one.any():
+    if zero is None or one is None or two is None or double is None or both is None or not dy.any():
         return
+    if largest(one) <= e.noise:
+        return                                      # rounding alone
     if same(one, two) and same(one, double):
         yield "dy ignored: back returns the same gradient for every dy; multiply by dy."
     elif largest(zero) > CURVED * largest(one):
@@ -79,6 +81,8 @@ def one_row(e: Evidence) -> Iterator[str]:
             part = np.zeros_like(dy)
             place = (slice(None),) * axis + (index,)
             part[place] = dy[place]
+            if dy.shape == e.x.shape and not np.delete(e.claimed, index, axis).any():
+                continue                            # an entry of dy and that of x may belong together
             alone = called(e, part)
             if alone is not None and largest(alone) and same(alone, e.claimed) and (dy - part).any():
                 yield (f"Contributions lost: claimed depends on the {what} index of axis {axis} of dy alone; add those "

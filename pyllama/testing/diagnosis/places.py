@@ -24,7 +24,7 @@ def sentences(e: Evidence) -> Iterator[str]:
         return
     choices = math.comb(bad + good, bad)
     patterns = [*(at_integers(e) if choices >= SHAPED else ()), *(at_places(e) if choices >= SHAPED else ()),
-                *(at_values(e) if choices >= VALUED else ())]
+                *(at_signs(e) if choices >= SHAPED else ()), *(at_values(e) if choices >= VALUED else ())]
     if patterns:
         yield f"Wrong only {patterns[0]}: at {bad} of {bad + good} entries, the others are right."
     elif bad <= 3:
@@ -73,14 +73,22 @@ def along(index, size) -> Iterator[tuple[str, np.ndarray]]:
             yield f"before index {start}", index < start
 
 
-def at_values(e: Evidence) -> Iterator[str]:
-    """Where x, or another array, has some sign or is beyond some number."""
-    for name, a in e.candidates.items():
-        if name.startswith("(") or a.shape != e.x.shape:
-            continue
-        for what, mask in {f"where {name} < 0": a < 0, f"where {name} > 0": a > 0, f"where {name} = 0": a == 0}.items():
+def of_shape(e: Evidence) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of x's shape whose values may matter."""
+    yield from ((name, a) for name, a in e.candidates.items() if "(" not in name and a.shape == e.x.shape)
+
+
+def at_signs(e: Evidence) -> Iterator[str]:
+    """Where x, or another array, has some sign."""
+    for name, a in of_shape(e):
+        for sign, mask in {"<": a < 0, ">": a > 0, "=": a == 0}.items():
             if fills(e, mask):
-                yield what
+                yield f"where {name} {sign} 0"
+
+
+def at_values(e: Evidence) -> Iterator[str]:
+    """Where x, or another array, is beyond some number."""
+    for name, a in of_shape(e):
         for shown, values in ((name, a), (f"|{name}|", np.abs(a))):
             bad, good = values[e.bad], values[e.good]
             if bad.min() > good.max():
@@ -98,7 +106,7 @@ def at_integers(e: Evidence) -> Iterator[str]:
                 if count > 1 and fills(e, full == value):
                     yield f"where {name} = {value}"
         chosen = a.dtype.kind in "iu" and e.x.ndim and a.shape == e.x.shape[:-1]
-        if chosen and fills(e, a[..., None] == np.arange(e.x.shape[-1])):
+        if chosen and fills(e, (a[..., None] == np.arange(e.x.shape[-1])) & e.bad.any(-1, keepdims=True)):
             yield f"at the index of the last axis that {name} has"
 
 

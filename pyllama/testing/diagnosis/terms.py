@@ -21,7 +21,7 @@ def sentences(e: Evidence) -> Iterator[str]:
     missing = np.where(e.known, e.measured - e.claimed, np.nan)
     if not e.known.all() or not largest(missing) > CLEAR * noise(e):
         return
-    found = [*an_array(e, missing)] or [*along_axes(e, missing)] or [*of_two_parts(e, missing)]
+    found = [*an_array(e, missing)] or [*along_axes(e, missing)] or [*of_two_parts(e, missing)] or [*another(e)]
     yield from found[:1]
     yield from factors(e)
 
@@ -31,23 +31,33 @@ def noise(e: Evidence) -> float:
 
 
 def an_array(e: Evidence, missing) -> Iterator[str]:
-    """The difference is a product of inputs, dy, y and simple functions of these, times a simple number."""
+    """The difference is a product of simple arrays."""
+    if term := product(e, missing):
+        yield f"Missing term: measured - claimed = {term} at every entry."
+
+
+def another(e: Evidence) -> Iterator[str]:
+    """All of claimed is a product of simple arrays, as where a pass uses x instead of y."""
+    if formula := product(e, e.claimed):
+        yield f"Another formula: claimed = {formula} at every entry."
+
+
+def product(e: Evidence, wanted) -> str:
+    """A number times a product of inputs, dy, y and simple functions of these that is `wanted`; "" if none is."""
     arrays = {name: a for name, a in {**e.candidates, **e.functions}.items() if np.ptp(a) or not a.ndim}
-    if e.x.size > LARGE or np.count_nonzero(missing) < 2:
-        return
+    if e.x.size > LARGE or np.count_nonzero(wanted) < 2:
+        return ""
     for count in range(1, FACTORS + 1):
         for names in itertools.combinations(arrays, count) if math.comb(len(arrays), count) <= MANY else ():
             if count > 1 and "dy" not in names:
                 continue                            # a gradient is linear in dy
-            product = np.broadcast_to(math.prod(arrays[name] for name in names), missing.shape)
-            place = np.abs(product).argmax()
-            number = float(missing.flat[place] / product.flat[place])
+            whole = np.broadcast_to(math.prod(arrays[name] for name in names), wanted.shape)
+            place = np.abs(whole).argmax()
+            number = float(wanted.flat[place] / whole.flat[place])
             fraction = simple(number)
-            if fraction and largest(missing - number * product) <= noise(e) * max(1, abs(number)):
-                term = " × ".join(names)
-                sign = {"1": "", "-1": "-"}.get(fraction, f"{fraction} × ")
-                yield f"Missing term: measured - claimed = {sign}{term} at every entry."
-                return
+            if fraction and largest(wanted - number * whole) <= noise(e) * max(1, abs(number)):
+                return {"1": "", "-1": "-"}.get(fraction, f"{fraction} × ") + " × ".join(names)
+    return ""
 
 
 def along_axes(e: Evidence, missing) -> Iterator[str]:

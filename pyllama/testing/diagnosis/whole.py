@@ -36,7 +36,7 @@ def vanishing(e: Evidence) -> Iterator[str]:
 
 def of_another_input(e: Evidence) -> Iterator[str]:
     for name, other in e.others.items():
-        if other.shape == e.x.shape and e.explains(other):
+        if other.shape == e.x.shape and largest(other[np.isfinite(other)]) > e.noise and e.explains(other):
             yield f"Gradient of the wrong input: claimed for {e.input} is the measured gradient of {name}."
 
 
@@ -126,7 +126,7 @@ def called(axes) -> str:
 def in_another_order(e: Evidence) -> Iterator[str]:
     """Transposed, permuted, reversed or shifted."""
     for what, prediction in rearranged(e.measured):
-        if e.explains(prediction):
+        if np.count_nonzero(prediction[e.known & np.isfinite(prediction)]) > 1 and e.explains(prediction):
             yield f"{what} {entries(int((e.known & np.isfinite(prediction)).sum()))}."
             return
     yield from over_another_axis(e)
