@@ -74,6 +74,7 @@ COMMANDS = {
     "ops NAME": ["ops", "rms_norm"],
     "check": ["check", "relu", "--problems", "1"],
     "verify": ["verify", "numpy:tanh", "--op", "tanh", "--problems", "1"],
+    "export-vectors": ["export-vectors", "{new}", "--op", "relu", "--count", "1"],
     "env": ["env"],
     "completion": ["completion"],
     "help": ["--help"],

@@ -112,7 +112,7 @@ def table(page, head):
     lines = PAGES[page].splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {head} |")) + 2
     rows = takewhile(lambda line: line.startswith("|"), lines[start:])
-    return [[re.findall(r"`(\w+)", cell) for cell in row.strip("|").split("|")] for row in rows]
+    return [[re.findall(r"`(\w[\w-]*)", cell) for cell in row.strip("|").split("|")] for row in rows]
 
 
 def first_column(page, head):

@@ -1,15 +1,17 @@
-"""The commands check and verify: gradients, and kernels of others beside our ops."""
+"""The commands check, verify and export-vectors: gradients, kernels of others, and numbers to test them with."""
 import ast
 from pathlib import Path
 from typing import Any, Literal
 
 from pyllama import backend
 from pyllama.cli.inspect import chosen
-from pyllama.errors import UserError
-from pyllama.files import export
+from pyllama.errors import UserError, counted
+from pyllama.files import export, to_json
+from pyllama.formats.safetensors import to_safetensors
 from pyllama.op import Op
 from pyllama.testing import check as check_op
 from pyllama.testing.named import find, is_named
+from pyllama.testing.vectors import golden
 
 
 def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50, seed: int = 0,
@@ -59,8 +61,8 @@ def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50,
 
 def verify(function: str, /, op: str, backward: str | None = None, saved: bool = False,
            dtype: Literal["float32", "float64"] | None = None, problems: int = 20, seed: int | None = None,
-           rename: tuple[str, ...] = (), fix: tuple[str, ...] = (), only_wrong: bool = False,
-           json: Path | None = None) -> int:
+           arrays: Literal["numpy", "torch", "jax"] = "numpy", rename: tuple[str, ...] = (),
+           fix: tuple[str, ...] = (), only_wrong: bool = False, json: Path | None = None) -> int:
     """Compare somebody else's kernel with one of our ops, and print the smallest call at which it is wrong.
 
     Values, gradients, sizes across block edges, empty and grouped shapes, options, memory layouts, dtypes and aliasing
@@ -77,6 +79,7 @@ def verify(function: str, /, op: str, backward: str | None = None, saved: bool =
         dtype: precision, if it is for one only (default: both)
         problems: random calls for each property
         seed: seed of the calls (default: a new one, which is printed)
+        arrays: what the function takes; the gradients of torch and jax functions are those of the library
         rename: options and optional inputs that have another name in the function, such as eps=epsilon
         fix: options with a fixed value, such as eps=1e-6
         only_wrong: print only what is wrong
@@ -90,7 +93,8 @@ def verify(function: str, /, op: str, backward: str | None = None, saved: bool =
     theirs, back = find(function), find(backward) if backward else None
     try:
         found = compare(theirs, op_named(op), back, saved=saved, dtype=dtype, problems=problems, seed=seed,
-                        rename=pairs("rename", rename), fix=values, name=function, backward_name=backward or "")
+                        rename=pairs("rename", rename), fix=values, arrays=arrays, name=function,
+                        backward_name=backward or "")
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
     print(found.text(only_wrong))
@@ -123,3 +127,36 @@ def literal(name: str, value: str) -> Any:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
         raise UserError(f"--fix {name} is {value!r}; write a number, True, None or a string in quotes") from None
+
+
+def export_vectors(folder: Path, /, op: tuple[str, ...] = (), count: int = 10, seed: int = 0) -> int:
+    """Write golden cases of ops, with which kernels in any language can be tested.
+
+    A case has inputs, options, dy, outputs, gradients and what the forward pass saves.  An op has two files of tensors,
+    NAME.float64.safetensors and NAME.float32.safetensors; index.json lists the cases and the tolerance of each result.
+
+    Args:
+        folder: folder for the files
+        op: ops to export (default: all)
+        count: cases in each file
+        seed: seed of the cases; the same seed gives the same files
+    """
+    if count < 1:
+        raise UserError(f"count is {count}; it must be at least 1")
+    exported = chosen(op)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{folder} is a file; name a folder") from None
+    index: dict[str, Any] = {"version": 1, "seed": seed, "ops": {}}
+    for one in exported:
+        files = {}
+        for dtype in ("float64", "float32"):
+            name = f"{one.name}.{dtype}.safetensors"
+            tensors, cases = golden(one, dtype, count, seed)
+            export(folder / name, to_safetensors(tensors))
+            files[dtype] = {"file": name, "cases": cases}
+        index["ops"][one.name] = {"shapes": one.shapes, "files": files}
+    export(folder / "index.json", [to_json(index)])
+    print(f"wrote {counted(count, 'case')} of {counted(len(index['ops']), 'op')} in float64 and float32 to {folder}")
+    return 0

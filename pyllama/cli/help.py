@@ -103,8 +103,8 @@ def overview_page(title: str, sections: Mapping[str, Mapping[str, Callable]]) ->
         lines.append(f"{section}:")
         for name, command in commands.items():
             summary = (inspect.getdoc(command) or "").split("\n\n")[0]
-            lines += textwrap.wrap(" ".join(summary.split()), max(width, 60), initial_indent=f"  {name:12}",
-                                   subsequent_indent=" " * 14)
+            lines += textwrap.wrap(" ".join(summary.split()), max(width, 60), initial_indent=f"  {name:15}",
+                                   subsequent_indent=" " * 17)
         lines.append("")
     lines += textwrap.wrap("`pyllama COMMAND --help` lists the flags of a command; --debug shows the traceback of an "
                            "error.", width)

@@ -25,8 +25,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
                             "extract": graph.extract, "graph": graph.graph},
     "show information": {"models": overview.models, "tasks": overview.tasks, "plot": text.plot, "report": report.report,
                          "env": inspect.env, "completion": completion},
-    "study the ops": {"ops": inspect.ops, "check": checking.check, "verify": checking.verify, "score": score.score,
-                      "dojo": dojo.dojo},
+    "study the ops": {"ops": inspect.ops, "check": checking.check, "verify": checking.verify,
+                      "export-vectors": checking.export_vectors, "score": score.score, "dojo": dojo.dojo},
 }
 COMMANDS: dict[str, Any] = {name: command for section in SECTIONS.values() for name, command in section.items()}
 ALIASES = {"eval": "evaluate"}

@@ -50,7 +50,7 @@ MUST_ACCEPT = ("values", "gradients", "sizes")
 def verify(function: Callable, op: Op, backward: Callable | None = None, *, saved: bool = False,
            dtype: str | None = None, problems: int = 20, seed: int | None = None,
            rename: Mapping[str, str] | None = None, fix: Mapping[str, Any] | None = None,
-           name: str = "", backward_name: str = "") -> Verification:
+           arrays: str = "numpy", name: str = "", backward_name: str = "") -> Verification:
     """Compare a function with an op on random calls; see the module.
 
     function        takes the op's inputs by position and its options by keyword; see adapter.py for what it returns
@@ -61,6 +61,7 @@ def verify(function: Callable, op: Op, backward: Callable | None = None, *, save
     seed            of everything random; None: a new one, which the result has
     rename          {the op's name of an option or an optional input: the function's}
     fix             {option: its value}
+    arrays          "torch" or "jax" for a function of their arrays, whose gradients the library has
     name            "module:function", for the counterexamples; "": that of the function
 
     Raises TypeError or ValueError, in one sentence, if the function cannot be called with the op's inputs.
@@ -68,7 +69,7 @@ def verify(function: Callable, op: Op, backward: Callable | None = None, *, save
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64'")
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-    adapter = Adapter(function, op, backward, saved=saved, rename=rename, fix=fix)
+    adapter = Adapter(function, op, backward, saved=saved, rename=rename, fix=fix, arrays=arrays)
     main = dtype or "float64"
     other = dtype or "float32"
     calls, judge = RandomCalls(adapter, main, other, np.random.default_rng(seed)), Judge(adapter)

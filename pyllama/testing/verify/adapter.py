@@ -7,8 +7,10 @@ parameter for, by keyword.  It returns
     y                           with backward(dy, *inputs, **options) -> gradients, or without gradients
     y, saved                    with backward(dy, *saved, **options) -> gradients
 
-There may be one gradient for each input (None for integers), or one for each floating input.
+There may be one gradient for each input (None for integers), or one for each floating input.  A function of torch's or
+JAX's arrays returns y alone: the library has its gradients, also those of a torch.autograd.Function or a custom_vjp.
 """
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,18 +36,23 @@ class Adapter:
     backward    its backward pass, if function returns y, or y and saved
     saved       function returns y, saved, and backward takes these instead of the inputs
     rename      {the op's name of an option or an optional input: the function's}
+    arrays      "torch" or "jax", for a function of their arrays
     fix         {option: value}, for the op and, if it has the parameter, for the function
 
     Raises TypeError or ValueError, with cause and cure, if the function cannot be called with the op's inputs.
     """
 
     def __init__(self, function: Callable, op: Op, backward: Callable | None = None, *, saved: bool = False,
-                 rename: Mapping[str, str] | None = None, fix: Mapping[str, Any] | None = None):
+                 rename: Mapping[str, str] | None = None, fix: Mapping[str, Any] | None = None,
+                 arrays: str = "numpy"):
         self.function, self.op, self.backward, self.saved = function, op, backward, saved
         self.rename, self.fixed = dict(rename or {}), dict(fix or {})
         self.name = getattr(function, "__name__", type(function).__name__)
         if saved and backward is None:
             raise ValueError("saved is for a backward pass that takes what the forward pass saved; give backward, too")
+        if arrays != "numpy" and backward is not None:
+            raise ValueError(f"{arrays} has the gradients of a function of its arrays; leave backward out")
+        self.library = None if arrays == "numpy" else library(arrays)
         for given, known, what in ((self.fixed, op.options, "option"),
                                    (self.rename, {*op.options, *op.optional}, "option or optional input")):
             if unknown := sorted(set(given) - set(known)):
@@ -128,6 +135,44 @@ class Adapter:
 
     def __call__(self, *inputs: Any, **options: Any) -> tuple[Any, Callable | None]:
         """(y, back); back is None if the function gives no gradients.  Raises WrongResult, and what it raises."""
+        if self.library is not None:
+            return self.through_library(inputs, options)
+        result = self.called(inputs, options)
+        if self.backward is None:
+            self.returns_back = isinstance(result, tuple | list) and len(result) == 2 and callable(result[1])
+            if self.returns_back:
+                y, back = result
+                return y, lambda dy: self.gradients(back(dy), inputs)
+            return result, None
+        kept = inputs
+        if self.saved:
+            if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], tuple | list)):
+                raise WrongResult(f"{self.name} does not return y, saved, where saved is a tuple; return that, or "
+                                  f"leave saved out")
+            result, kept = result
+        backward = self.backward
+        others = self.keywords(parameters(backward), options)
+        return result, lambda dy: self.gradients(backward(dy, *kept, **others), inputs)
+
+    def through_library(self, inputs, options):
+        """(y, back) of a function of the library's arrays."""
+        given = [x for x in inputs if x is not None]
+
+        def of_given(*arrays):
+            rest = iter(arrays)
+            return self.called([None if x is None else next(rest) for x in inputs], options)
+
+        wrap = getattr(self.library, "tensor", np.asarray)              # JAX's adapter takes arrays of NumPy
+        y, back = self.library.adapted(of_given, [wrap(x) for x in given]).f(*given)
+
+        def full(dy):
+            grads = iter(back(dy))
+            return [None if x is None else next(grads) for x in inputs]
+
+        return y, full
+
+    def called(self, inputs, options):
+        """What the function returns."""
         named = self.keywords(self.parameters, options)
         by_position = []
         for declared, x in zip(self.inputs, inputs, strict=False):
@@ -135,23 +180,7 @@ class Adapter:
                 named[keyword] = x
             else:
                 by_position.append(x)
-        result = self.function(*by_position, **named)
-        if self.backward is None:
-            self.returns_back = isinstance(result, tuple | list) and len(result) == 2 and callable(result[1])
-            if self.returns_back:
-                y, back = result
-                return y, lambda dy: self.gradients(back(dy), inputs)
-            return result, None
-        if self.saved:
-            if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], tuple | list)):
-                raise WrongResult(f"{self.name} does not return y, saved, where saved is a tuple; return that, or "
-                                  f"leave saved out")
-            result, kept = result
-        else:
-            kept = inputs
-        backward = self.backward
-        others = self.keywords(parameters(backward), options)
-        return result, lambda dy: self.gradients(backward(dy, *kept, **others), inputs)
+        return self.function(*by_position, **named)
 
     def as_called(self, given: list[str], dy: str, options: Mapping[str, Any]) -> tuple[str, str]:
         """(a statement that calls the function f with the inputs of these names, the gradients of dy or "")."""
@@ -159,6 +188,8 @@ class Adapter:
         passed = [f"{self.keyword[name]}={name}" if self.keyword[name] else name if name in given else "None"
                   for name in names if name in given or not self.keyword[name]]
         call = f"f({', '.join(passed + assigned(self.keywords(self.parameters, options)))})"
+        if self.library is not None:
+            return f"y = {call}", ""
         if self.backward is None:
             return (f"y, back = {call}", f"back({dy})") if self.returns_back else (f"y = {call}", "")
         kept = ["*saved"] if self.saved else [name if name in given else "None" for name in names]
@@ -192,6 +223,15 @@ class Adapter:
             raise WrongResult(f"{self.name} returns {counted(len(ys), 'output')}; {self.op.name} has "
                               f"{', '.join(str(y) for y in self.op.outputs)}")
         return [np.asarray(a) for a in ys]
+
+
+def library(name: str) -> Any:
+    """The module that calls functions of this library's arrays.  Raises ValueError if it is not installed."""
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"{name} cannot be imported: {error}; install it, or leave arrays out") from None
+    return importlib.import_module(f"pyllama.testing.foreign.{name}_functions")
 
 
 def assigned(options: Mapping[str, Any]) -> list[str]:
