@@ -104,7 +104,7 @@ def test_a_bug_misses_the_numbers():
         with planted(bug):
             found = [*misses(rms_norm, tensors, cases), *misses(rms_norm, tensors, cases, strided)]
         missed |= set() if found else {bug.name}
-    assert missed == {"dx_written_over_dy"}
+    assert missed == {"dy_overwritten"}
 
 
 def test_what_is_saved_serves_the_backward_pass():

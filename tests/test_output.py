@@ -75,6 +75,7 @@ COMMANDS = {
     "check": ["check", "relu", "--problems", "1"],
     "verify": ["verify", "numpy:tanh", "--op", "tanh", "--problems", "1"],
     "export-vectors": ["export-vectors", "{new}", "--op", "relu", "--count", "1"],
+    "dojo": ["dojo", "--list"],
     "env": ["env"],
     "completion": ["completion"],
     "help": ["--help"],
