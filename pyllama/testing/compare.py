@@ -7,31 +7,38 @@ Backward computes dx = Jᵀ dy, where J is the Jacobian of forward at x.  So for
 slopes.py gives J v and a bound of its error.  The tolerance is that bound and rounding: EXACT or, where more digits
 cancel, as much as neighboring inputs show.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from pyllama.testing import slopes
+from pyllama.testing.entries import Entries
 from pyllama.testing.passes import flat
-from pyllama.testing.slopes import EXACT, WIDTHS, bound
+from pyllama.testing.report import Status, Verdict
+from pyllama.testing.slopes import CHAIN, EXACT, WIDTHS, bound
 
-ROUNDED = 1e-4                              # share of y below which a slope counts as this large: where terms cancel,
-                                            # what is left is rounding, an eps or a few of y
-VAGUE = 1e-2                                # a comparison with a larger tolerance says nothing
-NEAR = 1e-6                                 # an error that rounding might explain: see rounding()
-NEIGHBORS = 6
+ROUNDED = CHAIN * 2.0 ** -52 / EXACT        # of y: slopes count as at least this large, so that EXACT of it is what
+                                            # rounding leaves of y where terms cancel, as in the sum of a softmax
+VAGUE = 1e-2                                # a comparison that would not see a percent says nothing
+NEAR = 1e-6                                 # a larger relative error is wrong at once: rounding would have taken ten of
+                                            # 16 digits
+NEIGHBORS = 6                               # rounding is less than twice the range of six samples: see rounding()
 Method = Literal["complex step", "differences"]
 
 
 class Comparison(NamedTuple):
-    """Both sides of <dy, J v> = <dx, v>, their relative difference, and the largest that is not a fault of back."""
+    """Both sides of <dy, J v> = <dx, v>, their relative difference, and the largest that is not a fault of back.
+
+    rounding    how far the claimed slope may be off by rounding alone, absolute
+    """
     name: str
     slope: float
     claimed: float
     error: float
     tolerance: float
     method: Method
+    rounding: float = 0.0
 
     @property
     def wrong(self) -> bool:
@@ -70,18 +77,23 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
             return Comparison(name, slope, claimed, np.nan, EXACT, method)
         if not size:
             return Comparison(name, slope, claimed, 0.0, EXACT, method)
-        coarse = 64 * eps * (abs(claimed) + norm(dx * v) + norm(terms)) if eps > np.finfo(float).eps else 0.0
+        coarse = 0.0
+        if eps > np.finfo(float).eps:
+            coarse = CHAIN * eps * (abs(claimed) + norm(dx * v) + norm(terms) + norm((dy * flat(y))[counted]))
         error, tolerance = abs(slope - claimed) / size, EXACT + (coarse + off) / size
         if not tolerance <= VAGUE:
             return None
-        if tolerance < error < NEAR:
+        near = abs(slope - claimed) < NEAR * max(size, np.abs(dy * flat(y))[counted].sum())
+        shaken = 0.0
+        if error > tolerance and near:
             nearer = by_differences(along, eps, dy, counted, claimed)
             if nearer:
                 (slope, off), method = nearer, "differences"
                 error, tolerance = abs(slope - claimed) / size, EXACT + off / size
             else:
-                tolerance += rounding(neighbor, dy, v) / size
-    return Comparison(name, slope, claimed, float(error), float(tolerance), method)
+                shaken = rounding(neighbor, dy, v)
+                tolerance += shaken / size
+    return Comparison(name, slope, claimed, float(error), float(tolerance), method, EXACT * size + coarse + shaken)
 
 
 def inner(dx, v) -> float:
@@ -90,6 +102,40 @@ def inner(dx, v) -> float:
 
 def norm(a) -> float:
     return float(np.sqrt(np.sum(np.square(a, dtype=float))))
+
+
+def blur(dx, v, eps) -> float:
+    """How far <dx, v> may be off by the rounding of dx."""
+    return EXACT * float(np.abs(dx * v).sum(dtype=float)) + (CHAIN * eps * norm(dx * v) if eps > 2.0 ** -52 else 0.0)
+
+
+def entrywise(found: Entries, dx: np.ndarray, eps: float,
+              again: Callable | None = None) -> tuple[Verdict, tuple[int, ...] | None]:
+    """The verdict on a gradient entry by entry, and the index of the worst entry; None if none was measured.
+
+    eps     of the precision of dx
+    again   again(k, index) is (claimed, measured) at inputs right beside these, others for each k: see rounding()
+    """
+    method: Method = "complex step" if found.holomorphic else "differences"
+    measured = np.isfinite(found.value)
+    if not measured.any():
+        return Verdict(method, "undecided", why="no entry was measured"), None
+    coarse = CHAIN * eps * np.abs(dx.astype(float)) if eps > np.finfo(float).eps else 0.0
+    gap, allowed = np.abs(dx.astype(float) - found.value), found.error + coarse
+    with np.errstate(all="ignore"):
+        ratio = np.where(measured, np.where(gap == 0, 0, gap / allowed), -1.0)
+        ratio[np.isnan(ratio)] = np.inf
+        for at in np.argsort(-ratio, axis=None)[:np.count_nonzero(ratio > 1)]:
+            index = tuple(int(i) for i in np.unravel_index(at, ratio.shape))
+            if again and np.isfinite(gap[index]):
+                allowed[index] += spread(np.subtract(*again(k, index)) for k in range(NEIGHBORS))
+                ratio[index] = gap[index] / allowed[index]
+            if ratio[index] > 1:
+                break
+    index = tuple(int(i) for i in np.unravel_index(int(ratio.argmax()), ratio.shape))
+    claimed, value, error, tolerance = (float(a[index]) for a in (dx, found.value, gap, allowed))
+    status: Status = "wrong" if ratio[index] > 1 else "passed"
+    return Verdict(method, status, claimed, value, error, tolerance), index
 
 
 def by_differences(along, eps, dy, counted, claimed):
@@ -107,10 +153,16 @@ def rounding(neighbor, dy, v) -> float:
 
     A wrong gradient is off by the same amount at all of these; rounding errors are drawn anew.
     """
-    gaps = []
-    for k in range(NEIGHBORS):
-        dx, along = neighbor(k)
-        exact = slopes.imaginary(along)
-        if exact is not None:
-            gaps.append(float((dy * exact).sum()) - inner(dx, v))
-    return 2 * (max(gaps) - min(gaps)) if gaps else 0.0
+    def gaps():
+        for k in range(NEIGHBORS):
+            dx, along = neighbor(k)
+            exact = slopes.imaginary(along)
+            if exact is not None:
+                yield float((dy * exact).sum()) - inner(dx, v)
+    return spread(gaps())
+
+
+def spread(gaps: Iterable[float]) -> float:
+    """Twice the range of some samples of an error around zero: it is hardly ever larger."""
+    seen = [float(gap) for gap in gaps]
+    return 2 * (max(seen) - min(seen)) if seen else 0.0

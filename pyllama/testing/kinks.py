@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pyllama.testing import slopes
+from pyllama.testing.report import Verdict
 from pyllama.testing.slopes import WIDTHS
 
 
@@ -39,8 +40,27 @@ def subgradients(along: Callable, dy: np.ndarray, eps: float = 2.0 ** -52) -> tu
     with np.errstate(all="ignore"):
         value, error, kink = slopes.differences(seen, WIDTHS, eps)
         low, high, error = sides(seen, eps, kink, value, error)
+        rounded = 4 * eps * float(np.abs(weights * seen(0.0)).sum())
     ends = np.sort([weights * low, weights * high], axis=0)
-    return float(ends[0].sum()), float(ends[1].sum()), slopes.bound(weights * error)
+    return float(ends[0].sum()), float(ends[1].sum()), slopes.bound(weights * error) + rounded
+
+
+def verdict(along: Callable, dy: np.ndarray, claimed: float, eps: float = 2.0 ** -52, blur: float = 0.0) -> Verdict:
+    """Does <dx, v>, `claimed`, lie in the interval?  `blur` is its rounding."""
+    low, high, error = subgradients(along, dy, eps)
+    nearest = min(max(claimed, low), high)
+    gap, allowed = abs(claimed - nearest), error + blur
+    if not np.isfinite(low + high + error):
+        return Verdict("differences", "undecided", claimed, why="f has no slope there to one side")
+    why = f"the slopes from left to right are in [{low:.6g}, {high:.6g}]"
+    return Verdict("differences", "passed" if gap <= allowed else "wrong", claimed, nearest, gap, allowed, why)
+
+
+def directions(x: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Directions along which kinks are compared: all entries alike, which keeps ties; each entry alone, up to four."""
+    alike = np.where(np.isfinite(x), np.median(np.abs(x[np.isfinite(x)])) or 1.0 if x.size else 1.0, 0.0)
+    some = rng.permutation(x.size)[:4]
+    return [alike, *(np.where(np.arange(x.size).reshape(x.shape) == i, alike, 0.0) for i in some)]
 
 
 def sides(along, eps, kink, value, error):

@@ -34,7 +34,7 @@ VAGUE = 1e-2                                        # a resolution of fewer than
 
 
 def order(phi: Callable[[float], float], claimed: float, eps: float = 2.0 ** -52, size: float = 0.0,
-          kink: float = 0.0) -> Verdict:
+          kink: float = 0.0, blur: float = 0.0) -> Verdict:
     """The verdict of the Taylor remainder's order; "undecided", with the reason, where it has none.
 
     phi      phi(t) is <dy, f(x + t v)>; it may be NaN or raise where f is not defined
@@ -42,6 +42,7 @@ def order(phi: Callable[[float], float], claimed: float, eps: float = 2.0 ** -52
     eps      of the precision in which f computes
     size     the sum of |dy y|, whose rounding phi contains; |phi(0)| if that is larger
     kink     half of the interval of slopes, if f has kinks at x: see kinks.py
+    blur     how far `claimed` may be off by rounding
 
     >>> import math
     >>> from pyllama.testing.order import order
@@ -59,7 +60,7 @@ def order(phi: Callable[[float], float], claimed: float, eps: float = 2.0 ** -52
         sides = np.append(sides, added, axis=1)
         h = np.append(WIDTHS, NARROWER)[:sides.shape[1]]
         with np.errstate(all="ignore"):
-            verdict = Remainder(h, sides[0], sides[1], claimed, eps, size, kink).verdict()
+            verdict = Remainder(h, sides[0], sides[1], claimed, eps, size, kink + blur).verdict()
         if verdict.status != "undecided":
             break
     return verdict

@@ -1,0 +1,159 @@
+"""How far may results in low precision be from those in float64?  As far as rounding explains, which is measured.
+
+The same passes run in float32, float16 or bfloat16 and, on the same numbers, in float64.  What differs is rounding.
+
+(a) Conditioning.  An operation that rounds does to what follows what a change of the inputs by an eps does to it
+    (Wilkinson's backward errors).  So the inputs and dy are changed by an eps at random, in float64, and the change
+    of each result is its share of one rounding.
+(b) Length.  A chain of k roundings adds up to √k of them, if they are independent (Higham & Mary, 2019); a sum of n
+    terms is such a chain.  n is measured: how many numbers of an input does one result depend on?
+(c) Cancellation.  Numbers of the size of the inputs may cancel within a function, as log Σ exp x − x does where one x
+    dominates.  Their rounding does not show in (a).  Errors of that size leave the verdict undecided: the result has
+    few digits, and it cannot be seen from outside whether another algorithm would have more.
+
+What is beyond all of these is wrong: the function loses digits that it need not lose.
+"""
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyllama.testing.report import Verdict
+from pyllama.testing.trees import is_float
+
+NEIGHBORS = 8                       # their mean square is below 1/25 of its expectation with probability 3e-5
+CHAIN = 16                          # √k for chains of 256 operations
+PROBES = 4                          # numbers of each input that are changed alone
+ILL = 3                             # digits lost to conditioning alone that are worth a note
+
+
+class Bound(NamedTuple):
+    """A result in float64 and its error bounds.
+
+    exact       the result
+    explained   per number: what conditioning and length explain
+    cancelled   one number: what rounding explains if numbers of the size of the inputs cancel
+    """
+    exact: np.ndarray
+    explained: np.ndarray
+    cancelled: float
+
+
+def finfo(dtype: np.dtype) -> Any:
+    """np.finfo, of the dtypes of ml_dtypes, too: only arrays made with it have these, so it is there."""
+    if dtype.kind == "f":
+        return np.finfo(dtype)
+    import ml_dtypes
+
+    return ml_dtypes.finfo(dtype)
+
+
+def widened(arrays: Sequence[Any]) -> list:
+    """The floating arrays in float64, the others as they are."""
+    return [a.astype(np.float64) if is_float(a) else a for a in arrays]
+
+
+def check(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], seed: int = 0) -> list[Verdict]:
+    """A verdict for each output and each gradient, in this order, without the None of integer inputs.
+
+    run      run(inputs, dys) -> (outputs, gradients): both passes, in whatever precision these have
+    inputs   arrays in low precision, integers, None
+    dys      an array for each output, in the precision of the output
+
+    Compares run on these arrays with run on the same numbers in float64.  Raises what run raises.
+
+    >>> import numpy as np
+    >>> from pyllama.testing.precision import check
+    >>> def variance(inputs, dys):
+    ...     (x,), (dy,) = inputs, dys
+    ...     return [np.mean(x * x) - np.mean(x) ** 2], [2 * dy * (x - np.mean(x)) / x.size]
+    >>> x = (1000 + np.random.default_rng(0).standard_normal(100)).astype(np.float32)
+    >>> [verdict.status for verdict in check(variance, [x], [np.float32(1)])]
+    ['wrong', 'passed']
+    """
+    dtype = max((a.dtype for a in inputs if is_float(a)), key=lambda dtype: float(finfo(dtype).eps))
+    got = listed(run(list(inputs), list(dys)))
+    found = bounds(run, inputs, dys, float(finfo(dtype).eps), seed)
+    return [verdict(value, bound, dtype) for value, bound in zip(got, found, strict=True)]
+
+
+def listed(results: tuple) -> list[np.ndarray]:
+    """Outputs and gradients in one list, in float64, without None."""
+    outputs, gradients = results
+    return widened([np.asarray(a) for a in (*outputs, *gradients) if a is not None])
+
+
+def bounds(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], eps: float, seed: int = 0) -> list[Bound]:
+    """The Bound of each output and gradient of run, as in check(), for a precision of eps."""
+    rng, count = np.random.default_rng(seed), len(inputs)
+    arrays = widened([*inputs, *map(np.asarray, dys)])
+    floats = [i for i, a in enumerate(arrays) if is_float(a) and a.size]
+
+    def results(arrays) -> list[np.ndarray]:
+        with np.errstate(all="ignore"):
+            return listed(run(arrays[:count], arrays[count:]))
+
+    def near(a):
+        return a * (1 + eps * rng.choice([-1.0, 1.0], a.shape)) if is_float(a) else a
+
+    exact = results(arrays)
+    changes = [[np.square(b - a) for a, b in zip(exact, results(list(map(near, arrays))), strict=True)]
+               for _ in range(NEIGHBORS)]
+    lengths = terms(results, arrays, floats, exact, rng)
+    cancelling = eps * sizes(arrays[:count], arrays[count:], exact)
+    found = []
+    for k, a in enumerate(exact):
+        change = np.sqrt(np.nanmean([change[k] for change in changes], axis=0)) if a.size else a
+        chain = CHAIN * np.sqrt(lengths[k])
+        found.append(Bound(a, chain * (change + eps * largest(a)), chain * (change.max(initial=0) + cancelling)))
+    return found
+
+
+def largest(a) -> float:
+    return float(np.abs(a).max(initial=0, where=np.isfinite(a)))
+
+
+def sizes(inputs, dys, exact) -> float:
+    """The largest number that may cancel in a result: of inputs, dy, results; or of dy y / x, which gradients are."""
+    x, dy, y = (max(map(largest, filter(is_float, arrays)), default=0.0) for arrays in (inputs, dys, exact))
+    return max(x, dy, y, dy * y / x if x else 0.0)
+
+
+def terms(results, arrays, floats, exact, rng) -> list[float]:
+    """How many numbers of an input one number of each result depends on, at least 1: sampled, one number at a time."""
+    lengths = [1.0] * len(exact)
+    for i in floats:
+        share = np.zeros(len(exact))
+        for _ in range(PROBES):
+            changed = arrays[i].copy()
+            place = tuple(rng.integers(n) for n in changed.shape)
+            changed[place] *= 0.75                                      # toward 0, to stay in the domain
+            moved = results([*arrays[:i], changed, *arrays[i + 1:]])
+            share += [np.mean(a != b) if a.size else 0 for a, b in zip(exact, moved, strict=True)]
+        lengths = [max(n, arrays[i].size * part / PROBES) for n, part in zip(lengths, share, strict=True)]
+    return lengths
+
+
+def verdict(value: np.ndarray, bound: Bound, dtype: np.dtype) -> Verdict:
+    """Compare a result in low precision with its bound; the number that is furthest off stands for all."""
+    explained = bound.explained + float(finfo(dtype).smallest_subnormal)
+    with np.errstate(invalid="ignore"):
+        error = np.where(value == bound.exact, 0.0, np.abs(value - bound.exact))
+    error[np.isnan(error)] = np.inf
+    if not error.size:
+        return Verdict("rounding", "passed", why="empty")
+    at = np.unravel_index(int((error / explained).argmax()), error.shape)
+    index, most = [int(i) for i in at], float(explained[at])
+    numbers = float(value[at]), float(bound.exact[at]), float(error[at]), most
+    if error[at] <= most:
+        lost = np.log10(max(float(most) / (float(finfo(dtype).eps) * max(largest(bound.exact), 1e-300)), 1))
+        left = max(0, int(-np.log10(max(most / max(largest(bound.exact), 1e-300), 1e-300))))
+        note = f"ill-conditioned: {left} digits left" if lost >= ILL + np.log10(CHAIN) else ""
+        return Verdict("rounding", "passed", *numbers, why=note)
+    if not np.isfinite(value[at]):
+        limit = f"{dtype} gives {value[at]} at {index}, float64 gives {bound.exact[at]:.6g}"
+        return Verdict("rounding", "wrong", *numbers, why=limit)
+    why = f"{dtype} error {error[at]:.2g} at {index}, at most {most:.2g} explained"
+    if error[at] <= bound.cancelled:
+        return Verdict("rounding", "undecided", *numbers, why=why + ", unless numbers of the inputs' size cancel")
+    return Verdict("rounding", "wrong", *numbers, why=why)
