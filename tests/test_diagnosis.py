@@ -54,6 +54,16 @@ def test_a_missing_sum_is_written_out():
                         "namely y × (-sum of dy × y over axis 1).")
 
 
+def test_a_term_with_the_wrong_sign():
+    def plus(dy):
+        y = probabilities(X)
+        return y * (dy + (dy * y).sum(-1, keepdims=True))
+
+    sentence, = diagnose(evidence(softmax, ["x"], [X], 0, plus))
+    assert sentence == ("Missing term or one with the wrong sign: measured - claimed is y times something constant "
+                        "along axis 1 of x, namely y × (-2 × sum of dy × y over axis 1).")
+
+
 def test_a_factor_is_written_with_the_axis_that_it_may_be():
     sentence, = diagnose(evidence(softmax, ["x"], [X], 0, lambda dy: softmax(X)[1](dy)[0] / 5))
     assert "0.200 = 1/5; axis 1 of x has size 5: a mean where the derivative has a sum?" in sentence
@@ -207,7 +217,8 @@ def silu(g, u):
     (1, lambda dy, s: dy * X, "Wrong factor: σ(g) is missing: claimed = measured / σ(g) at all 15"),
     (1, lambda dy, s: dy * s, "Wrong factor: g is missing: claimed = measured / g at all 15"),
     (0, lambda dy, s: dy * OTHER * s, "Missing term: measured - claimed = y × dy × (1 - σ(g)) at every"),
-    (0, lambda dy, s: dy * OTHER * (s - X * s * (1 - s)), "Missing term: measured - claimed = 2 × y × dy × (1 - σ")])
+    (0, lambda dy, s: dy * OTHER * (s - X * s * (1 - s)),
+     "Missing term or one with the wrong sign: measured - claimed = 2 × y × dy × (1 - σ(g)) at")])
 def test_the_factors_and_terms_of_a_gate(which, wrong, sentence):
     s = 1 / (1 + np.exp(-X))
     found, = diagnose(evidence(silu, ["g", "u"], [X, OTHER], which, lambda dy: wrong(dy, s)))

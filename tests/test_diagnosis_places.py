@@ -24,6 +24,21 @@ def test_gelu_only_on_one_side_of_zero():
     assert len(found) == 2
 
 
+def test_a_kink():
+    """At a kink any slope between those of both sides is right, so the tolerance is half of their distance."""
+    def absolute(x):
+        return np.where(x.real < 0, -x, x), None
+
+    x = np.array([1.0, 0.0, -2.0])
+    made = evidence(absolute, ["x"], [x], 0, lambda dy: dy * np.array([1.0, 3.0, -1.0]))
+    made.measured[1], made.tolerance[1], made.kink = 0.0, abs(made.dy[1]), x == 0
+    assert diagnose(made) == ("Kink at x[1]: y has one slope before and another one behind it there, and claimed is "
+                              "not between the two.",)
+    made.claimed[1] = 0.5 * made.dy[1]
+    made.__dict__.pop("bad")                            # it was cached
+    assert diagnose(made) == ()
+
+
 def test_a_clipped_gradient():
     def cube(x):
         return x ** 3, None

@@ -8,7 +8,7 @@ import pyllama
 from pyllama import params
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
-from pyllama.testing.partials import check_partials
+from pyllama.testing import check_partials
 
 IDS = np.random.default_rng(1).integers(0, 19, (2, 6))
 LABELS = np.where(np.arange(12).reshape(2, 6) == 2, -100, IDS)

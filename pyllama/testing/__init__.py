@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyllama.testing.function import gradcheck
     from pyllama.testing.ops import check, complex_step
+    from pyllama.testing.partials import check_partials
     from pyllama.testing.problems import Problem, problem
     from pyllama.testing.report import GradcheckError, Report
 
@@ -23,12 +24,13 @@ _HOMES = {                                  # name -> the module it comes from
     "Problem": "problems",
     "Report": "report",
     "check": "ops",
+    "check_partials": "partials",
     "complex_step": "ops",
     "gradcheck": "function",
     "problem": "problems",
 }
 
-__all__ = ["GradcheckError", "Problem", "Report", "check", "complex_step", "gradcheck", "problem"]
+__all__ = ["GradcheckError", "Problem", "Report", "check", "check_partials", "complex_step", "gradcheck", "problem"]
 
 
 def __getattr__(name):

@@ -48,7 +48,7 @@ def check_partials(f: Any, *arguments: Any, entries: int = 4, seed: int | None =
     something of another form.
 
     >>> import numpy as np
-    >>> from pyllama.testing.partials import check_partials
+    >>> from pyllama.testing import check_partials
     >>> def loss(p):
     ...     error = p["scale"] * 3.0 + p["shift"] - 1.0
     ...     return error ** 2, lambda dy: {"scale": 6 * error * dy, "shift": error * dy}       # shift: 2 is missing

@@ -29,6 +29,7 @@ class Evidence:
     gradient        back of this pair for another dy
     others          the measured gradients of the other floating inputs
     outcomes        for each point that was tried ("as given", "strided dy", ...): is the gradient wrong there?
+    kink            at which entries does the function have a kink?  None: unknown, or nowhere
     """
     input: str
     output: str
@@ -42,6 +43,7 @@ class Evidence:
     gradient: Callable[[np.ndarray], np.ndarray]
     others: dict[str, np.ndarray] = field(default_factory=dict)
     outcomes: dict[str, bool] = field(default_factory=dict)
+    kink: np.ndarray | None = None
 
     @cached_property
     def known(self) -> np.ndarray:

@@ -17,6 +17,10 @@ SHAPED, VALUED = 1e2, 1e4                           # choices of as many entries
 def sentences(e: Evidence) -> Iterator[str]:
     """Where the gradient is wrong, the most specific first."""
     bad, good = int(e.bad.sum()), int(e.good.sum())
+    if e.kink is not None and bad and not (e.bad & ~e.kink).any():
+        yield (f"Kink at {indices(e, e.bad)}: {e.output} has one slope before and another one behind it there, and "
+               f"claimed is not between the two.")
+        return
     if not bad or not good:
         return
     if lost := [*repeated_ids(e)]:
@@ -28,9 +32,14 @@ def sentences(e: Evidence) -> Iterator[str]:
     if patterns:
         yield f"Wrong only {patterns[0]}: at {bad} of {bad + good} entries, the others are right."
     elif bad <= 3:
-        where = ", ".join(f"{e.input}[{', '.join(map(str, index))}]" for index in np.argwhere(e.bad).tolist())
         others = "the other entry is" if good == 1 else f"the other {good} entries are"
-        yield f"Wrong only at {where}: {others} right."
+        yield f"Wrong only at {indices(e, e.bad)}: {others} right."
+
+
+def indices(e: Evidence, mask) -> str:
+    """The entries in the mask by their indices, the first three."""
+    places = [f"{e.input}[{', '.join(map(str, index))}]" for index in np.argwhere(mask)[:3].tolist()]
+    return ", ".join(places) + (f" and {mask.sum() - 3} more" if mask.sum() > 3 else "")
 
 
 def fills(e: Evidence, mask) -> bool:

@@ -11,6 +11,7 @@ from pyllama.testing.diagnosis.whole import called
 
 SURPLUS = 4                                         # numbers that fit, beyond those that were chosen to fit
 TINY = 1e-3
+NUMBERS = {"1": "", "-1": "-", "2": "2 × ", "-2": "-2 × "}
 FACTORS = 4                                         # of a term
 MANY = 60_000                                       # products: about a second
 LARGE = 4096                                        # entries, for which all products would take long
@@ -33,7 +34,12 @@ def noise(e: Evidence) -> float:
 def an_array(e: Evidence, missing) -> Iterator[str]:
     """The difference is a product of simple arrays."""
     if term := product(e, missing):
-        yield f"Missing term: measured - claimed = {term} at every entry."
+        yield f"Missing term{doubt(term)}: measured - claimed = {term} at every entry."
+
+
+def doubt(term: str) -> str:
+    """A term that is there with the wrong sign is missing twice."""
+    return " or one with the wrong sign" if term.removeprefix("-").startswith("2 × ") else ""
 
 
 def another(e: Evidence) -> Iterator[str]:
@@ -87,22 +93,24 @@ def described(e: Evidence, name: str, part, axes) -> str:
     constant = f"constant along {called(axes)}"
     times = f"{name} times something {constant}" if name else constant
     exact = coefficient(e, part, axes)
-    return (f"Missing term: measured - claimed is {times} of {e.input}" +
+    return (f"Missing term{doubt(exact)}: measured - claimed is {times} of {e.input}" +
             (f", namely {f'{name} × ' * bool(name)}({exact})" if exact else "") + ".")
 
 
 def coefficient(e: Evidence, part, axes) -> str:
-    """What the part that is constant along the axes is: ± a sum or a mean of dy times an array; "" if unknown."""
+    """What the part that is constant along the axes is: a number times a sum over dy; "" if unknown."""
     if e.dy.shape != e.x.shape:
         return ""
-    terms = {"dy": e.dy} | {f"dy × {name}": e.dy * a for name, a in e.candidates.items() if name != "dy"}
-    pairs = itertools.combinations([name for name in e.candidates if name != "dy" and "(" not in name], 2)
-    terms |= {f"dy × {a} × {b}": e.dy * e.candidates[a] * e.candidates[b] for a, b in pairs}
+    arrays = {name: a for name, a in e.candidates.items() if name != "dy"}
+    terms = {"dy": e.dy} | {f"dy × {name}": e.dy * a for name, a in arrays.items()}
+    terms |= {f"dy × {a} × {b}": e.dy * arrays[a] * arrays[b]
+              for a, b in itertools.combinations(arrays, 2) if "(" not in a + b}
     for (name, term), reduce in itertools.product(terms.items(), ("sum", "mean")):
         total = getattr(np, reduce)(term, axis=axes, keepdims=True)
-        for sign in ("", "-"):
-            if largest(part - (-total if sign else total)) <= 1e-6 * largest(part):
-                return f"{sign}{reduce} of {name} over {called(axes)}"
+        place = np.abs(total).argmax()
+        number = float(part.flat[place] / total.flat[place])
+        if simple(number) in NUMBERS and largest(part - number * total) <= 1e-6 * largest(part):
+            return f"{NUMBERS[simple(number)]}{reduce} of {name} over {called(axes)}"
     return ""
 
 
