@@ -14,8 +14,8 @@ RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((3, 4)), RNG.standard_normal(4)
 
 
-def worst(report):
-    return report.pairs[-1].worst
+def methods(report):
+    return {verdict.method for pair in report.pairs for verdict in pair.verdicts}
 
 
 def scaled(times):
@@ -135,7 +135,7 @@ def test_a_gradient_that_is_not_a_number_is_wrong():
 def test_anything_but_a_gradient_is_a_fault_with_its_cause_and_cure(back, kind, message):
     report = check_gradient(lambda x: (x, back), [X], raise_exception=False)
     assert not report
-    (fault,) = report.faults
+    fault, *_ = report.faults
     assert fault.kind == kind
     assert re.search(message, fault.sentence)
 
@@ -235,9 +235,9 @@ def test_every_function_is_judged_rightly_and_the_result_says_how(name, how):
     f, df, x = (HOLOMORPHIC | OTHERS)[name]
     report = check_gradient(reduced(f, df, how, 1.0), [x])
     if name in HOLOMORPHIC:
-        assert worst(report).method == "complex step"
+        assert "complex step" in methods(report)
     elif name != "float32 within":                  # complex64 is holomorphic, but not exact
-        assert "differences" in {verdict.method for verdict in report.pairs[0].verdicts}
+        assert "differences" in methods(report)
     for times in (0.0, 1.01, -1.0):
         with pytest.raises(GradcheckError):
             check_gradient(reduced(f, df, how, times), [x])
@@ -249,7 +249,7 @@ def test_a_row_norm_is_judged_by_differences():
         y = x / n
         return y, lambda dy: (dy - y * (dy * y).sum(-1, keepdims=True)) / n
 
-    assert worst(check_gradient(unit, [X])).method == "differences"
+    assert "differences" in methods(check_gradient(unit, [X]))
     with pytest.raises(GradcheckError, match="differences"):
         check_gradient(lambda x: (unit(x)[0], lambda dy: dy / np.linalg.norm(x, axis=-1, keepdims=True)), [X])
 
@@ -301,7 +301,7 @@ def test_a_function_in_c_that_takes_no_complex_array_is_judged_by_differences():
         a = np.frombuffer(memory(x.ctypes.data, 8 * x.size, 0x100), float).reshape(x.shape)
         return a ** 3
 
-    assert worst(check_gradient(lambda x: (cubed(x), lambda dy: 3 * x * x * dy), [X])).method == "differences"
+    assert "differences" in methods(check_gradient(lambda x: (cubed(x), lambda dy: 3 * x * x * dy), [X]))
     with pytest.raises(GradcheckError):
         check_gradient(lambda x: (cubed(x), lambda dy: x * x * dy), [X])
 

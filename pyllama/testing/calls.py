@@ -12,7 +12,7 @@ import numpy as np
 from pyllama.testing import trees
 from pyllama.testing.trees import is_float
 
-FOREIGN = {"torch", "jax", "jaxlib", "numba"}
+FOREIGN = {"torch", "jax", "jaxlib", "numba", "_ctypes"}
 BACKS = {
     "closure": "y, back, where back(dy) returns a gradient for each input; or give backward=",
     "saved": "y, saved, where saved is the tuple of what backward needs",
@@ -55,8 +55,7 @@ class Function:
         self.names = [f"{head} at {path}" if path else head for head, path, _ in pairs]
         self.given = [leaf for _, _, leaf in pairs]
         self.leaves = [checked(name, leaf) for name, leaf in zip(self.names, self.given, strict=True)]
-        self.single = True                              # is y one output?  known once it has been called
-        self.output_form: Any = None
+        self.notes: list[str] = []                      # filled while the function runs
 
     def arguments(self, leaves: list) -> list:
         """The inputs of func: trees like those given, with these leaves."""
@@ -144,6 +143,27 @@ class Function:
         return blank
 
 
+def brought(func: Callable, inputs: Any, backward: Callable | None, saved: bool, jvp: Callable | None,
+            names: Any) -> Function:
+    """The function, whatever library its arrays belong to."""
+    given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+    if not any(package in FOREIGN for x in [func, backward, *(leaf for _, leaf in trees.leaves(given))]
+               for package in packages(x)):
+        return Function(func, given, backward, saved, jvp, names)
+    from pyllama.testing import foreign
+    if adapted := foreign.adapted(func, given):
+        function = Function(adapted.f, adapted.inputs, jvp=jvp or adapted.jvp, names=names or adapted.names)
+        function.name, function.notes = name_of(func), adapted.notes
+        return function
+    return Function(foreign.plain(func), given, foreign.plain(backward), saved, foreign.plain(jvp), names)
+
+
+def packages(x: Any) -> set[str]:
+    """The top-level packages of x's class, of its bases and, if it is a class, of x and its bases."""
+    classes = [*type(x).__mro__, *(x.__mro__ if isinstance(x, type) else ())]
+    return {cls.__module__.partition(".")[0] for cls in classes}
+
+
 def parameters(func: Callable) -> list[str]:
     try:
         return [*inspect.signature(func).parameters]
@@ -158,6 +178,9 @@ def input_names(func: Callable, count: int, names: Any) -> list[str]:
             raise ValueError(f"names has {1 if isinstance(names, str) else len(names)} entries for {count} inputs; "
                              f"give one for each")
         return [str(name) for name in names]
+    declared = getattr(func, "inputs", None)                                # of an Op
+    if isinstance(declared, list) and len(declared) >= count:
+        return [x.name for x in declared[:count]]
     try:
         kinds = inspect.signature(func).parameters.values()
     except (TypeError, ValueError):

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from pyllama.testing.calls import Function
+from pyllama.testing.calls import brought
 from pyllama.testing.report import GradcheckError, Report
-from pyllama.testing.session import Session
+from pyllama.testing.session import METHODS, Options, Session
 
 KINKS = ("accept", "skip", "raise")
 
@@ -31,8 +31,13 @@ def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: fl
     if eps is not None and not eps > 0:
         raise ValueError(f"eps is {eps}; give a positive step, or None to let gradcheck choose it")
     seed = int(np.random.SeedSequence().entropy % 2 ** 32) if seed is None else seed        # type: ignore[operator]
-    function = Function(func, inputs, backward, saved, jvp, names)
-    report = Session(function, seed, budget, nondet_tol).report()
+    if unknown := {*(methods or ())} - {*METHODS}:
+        raise ValueError(f"there is no method {min(unknown)!r}; the methods are {', '.join(METHODS)}")
+    chosen = METHODS if methods is None else tuple(methods)
+    options = Options(eps, atol, rtol, nondet_tol, fast_mode, kinks, budget, chosen)
+    session = Session(brought(func, inputs, backward, saved, jvp, names), seed, options)
+    session.run()
+    report = session.report()
     if raise_exception and not report:
         raise GradcheckError(report)
     return report

@@ -1,17 +1,22 @@
-"""Judge the gradient of one output with respect to one leaf, at one point."""
+"""Judge one gradient: of one output with respect to one leaf, at one point, by each of the methods."""
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyllama.testing import slopes
 from pyllama.testing.calls import Function
-from pyllama.testing.compare import Comparison, compare, direction
-from pyllama.testing.passes import flat
+from pyllama.testing.compare import Comparison, compare, direction, inner
+from pyllama.testing.passes import eps_of, flat
 from pyllama.testing.report import Verdict
 from pyllama.testing.trees import is_float
 
 SHAKE = 1e-6                                # between neighbors that differ in their rounding errors
+ENTRIES = 64                                # that are measured one by one, if nothing is wrong
+MOST = 1024                                 # otherwise
+SUSPECTS = 3                                # entries that are judged along their own axis
+VAGUE = "the function has a kink or a jump there, or its noise hides its slope"
 
 
 class Line:
@@ -48,40 +53,232 @@ class Line:
         return outputs.astype(np.result_type(outputs, float))
 
 
+class Values:
+    """f near one set of leaves: a random direction for each of them, and the outputs along it.
+
+    function    the function
+    leaves      the leaves, dense in memory
+    outputs     f(leaves)
+    rng         rng(place) is the generator of the direction of a leaf
+    """
+
+    def __init__(self, function: Function, leaves: list, outputs: tuple, rng: Callable):
+        self.function, self.leaves, self.outputs, self.rng = function, leaves, outputs, rng
+        self.size = sum(a.size for a in outputs)
+        self.lines: dict[int, Line] = {}
+
+    def line(self, place: int) -> Line:
+        """The outputs along the leaf's random direction."""
+        if place not in self.lines:
+            self.lines[place] = self.along(place, direction(self.leaves[place], self.rng(place)))
+        return self.lines[place]
+
+    def along(self, place: int, v: np.ndarray) -> Line:
+        return Line(self.function, self.leaves, place, v, self.size)
+
+    def entry(self, place: int) -> Callable:
+        """along(index, t): the outputs with t added to one entry of the leaf."""
+        def along(index, t):
+            v = np.zeros(self.leaves[place].shape)
+            v[index] = 1.0
+            return self.along(place, v).computed(t)
+        return along
+
+
+class Case(NamedTuple):
+    """The gradient of the weighted outputs <dy, f> with respect to one leaf.
+
+    values          f near the leaves
+    place           the number of the leaf
+    dx              its gradient, as back returned it
+    dys             the weights of the outputs
+    gradient_at     gradient_at(leaves, dys) is dx at other leaves and for other weights
+    """
+    values: Values
+    place: int
+    dx: np.ndarray
+    dys: tuple
+    gradient_at: Callable
+
+    @property
+    def dy(self) -> np.ndarray:
+        """The weights of all outputs, end to end [M]."""
+        return flat(self.dys)
+
+    @property
+    def x(self) -> np.ndarray:
+        return self.values.leaves[self.place]
+
+    @property
+    def eps(self) -> float:
+        """Of the coarsest precision that takes part."""
+        return max(eps_of(a.dtype) for a in (self.dx, np.zeros(1), *self.values.outputs) if is_float(a))
+
+
 def shaken(x: Any, rng: np.random.Generator) -> Any:
     """The array with other rounding errors, in float32 or float64."""
     return np.asarray(x * (1 + SHAKE * rng.standard_normal(x.shape)), x.dtype) if is_float(x) else x
 
 
-def inequality(name: str, claimed: float, measured: float, error: float, tolerance: float) -> str:
-    """The comparison as an inequality with numbers."""
-    sign = "<=" if error <= tolerance else ">"
-    return f"|back {claimed:.9g} - {name} {measured:.9g}| = {error:.2g} {sign} {tolerance:.2g}"
+def inequality(claimed: float, measured: float, error: float, tolerance: float) -> str:
+    """The comparison in numbers: what back claims, what f does, and what the tolerance applies to."""
+    sign = "≤" if error <= tolerance else ">"
+    return f"back says {claimed:.9g}, f does {measured:.9g}; |difference| {error:.2g} {sign} {tolerance:.2g}"
 
 
-def verdict_of(found: Comparison) -> Verdict:
+# --- the methods ------------------------------------------------------------------------------------------------------
+
+def by_direction(case: Case, line: Line | None = None, where: str = "along a random direction v") -> Verdict | None:
+    """Compare <dx, v> with <dy, J v>; None if f has a kink there, or its noise hides its slope."""
+    line = line or case.values.line(case.place)
+
+    def neighbor(k):
+        rng = np.random.default_rng(k)
+        near = [shaken(x, rng) for x in case.values.leaves]
+        return case.gradient_at(near, case.dys), Line(line.function, near, line.place, line.v, line.size)
+
+    found = compare("", line, case.dx, line.v, case.dy, case.values.outputs, neighbor)
+    return verdict_of(found, where) if found else None
+
+
+def verdict_of(found: Comparison, where: str) -> Verdict:
     """A comparison, whose error and tolerance are relative, as a verdict, where they are absolute."""
     gap = abs(found.slope - found.claimed)
     size = gap / found.error if found.error else max(abs(found.slope), abs(found.claimed))
-    error, tolerance = (gap, found.tolerance * size) if np.isfinite(gap) else (gap, found.tolerance)
-    why = "along a random direction: " + inequality(found.name, found.claimed, found.slope, error, tolerance)
-    return Verdict(found.method, "wrong" if found.wrong else "passed", found.claimed, found.slope, error, tolerance,
+    tolerance = found.tolerance * (size if np.isfinite(size) else 1.0)
+    why = f"{where} {inequality(found.claimed, found.slope, gap, tolerance)}"
+    return Verdict(found.method, "wrong" if found.wrong else "passed", found.claimed, found.slope, gap, tolerance, why)
+
+
+def by_subgradients(case: Case) -> Verdict:
+    """At a kink: <dx, v> must lie between the slopes of both sides."""
+    from pyllama.testing.kinks import subgradients
+    line = case.values.line(case.place)
+    low, high, error = subgradients(line, case.dy)
+    claimed = inner(case.dx, line.v)
+    if not np.isfinite(low + high + error):
+        return Verdict("differences", "undecided", claimed, why=VAGUE)
+    measured = float(np.clip(claimed, low, high))
+    gap = abs(claimed - measured)
+    why = f"at a kink any slope in [{low:.9g}, {high:.9g}] is right; {inequality(claimed, measured, gap, error)}"
+    return Verdict("differences", "passed" if gap <= error else "wrong", claimed, measured, gap, error, why)
+
+
+def by_order(case: Case) -> Verdict:
+    """The order of the Taylor remainder along the random direction."""
+    from pyllama.testing.order import order
+    line, counted = case.values.line(case.place), case.dy != 0
+
+    def phi(t):
+        return float((case.dy * line(t))[counted].sum())
+
+    size = float(np.abs(case.dy * flat(case.values.outputs))[counted].sum())
+    return order(phi, inner(case.dx, line.v), case.eps, size)
+
+
+def by_jvp(case: Case, tangent: Callable) -> Verdict:
+    """The dot-product identity <dx, v> = <dy, J v>, where tangent(place, v) is J v [M] by the user's own jvp."""
+    v = case.values.line(case.place).v
+    terms = case.dy * tangent(case.place, v)
+    claimed, measured = inner(case.dx, v), float(terms.sum())
+    size = max(np.abs(terms).sum(), np.abs(case.dx * v).sum(dtype=float))
+    error, tolerance = abs(claimed - measured), float(max(slopes.EXACT, 64 * case.eps) * size)
+    why = f"of jvp and back, one is not the transpose of the other: {inequality(claimed, measured, error, tolerance)}"
+    return Verdict("dot product", "passed" if error <= tolerance else "wrong", claimed, measured, error, tolerance,
+                   "" if error <= tolerance else why)
+
+
+def has_kink(case: Case) -> bool:
+    """Do the slopes of an output that counts differ between both sides, along the random direction?"""
+    with np.errstate(all="ignore"):
+        return bool((slopes.slopes(case.values.line(case.place), case.eps).kink & (case.dy != 0)).any())
+
+
+class Measured(NamedTuple):
+    """The derivative of some entries; NaN where it was not measured.  Arrays of the leaf's shape."""
+    value: np.ndarray
+    tolerance: np.ndarray
+    holomorphic: bool
+
+    def excess(self, dx: np.ndarray) -> np.ndarray:
+        """How many tolerances each entry is off; 0 where nothing was measured, infinite where dx is not a number."""
+        with np.errstate(all="ignore"):
+            ratio = np.abs(dx - self.value) / self.tolerance
+        ratio = np.where(np.isfinite(dx), np.nan_to_num(ratio, nan=0.0), np.inf)
+        return np.where(np.isfinite(self.value), ratio, 0.0)
+
+
+def measured(case: Case, which: Iterable | None, deadline: float | None) -> Measured:
+    """Measure entries one by one.  The tolerance is the error of the measurement, and rounding in back.
+
+    back may have to cancel numbers as large as those of the other entries: EXACT of the largest is not a fault.
+    """
+    from pyllama.testing.entries import entries
+    found = entries(case.values.entry(case.place), case.dy, case.x, case.eps, which, deadline)
+    scale = scales(case.x)
+    with np.errstate(all="ignore"):
+        parts = np.abs(case.dx * scale, dtype=float)
+        largest = np.max(parts, initial=0.0, where=np.isfinite(parts))
+        rounding = np.where(scale > 0, max(slopes.EXACT, 64 * case.eps) * largest / scale, 0.0)
+    return Measured(found.value, found.error + rounding, found.holomorphic)
+
+
+def scales(x: np.ndarray) -> np.ndarray:
+    """The size of each entry; that of a zero is the average size, or 1."""
+    sizes = np.abs(np.where(np.isfinite(x), x, 0.0), dtype=float)
+    return np.where(sizes == 0, sizes.mean() if sizes.any() else 1.0, sizes)
+
+
+def index_of(number: Any, a: np.ndarray) -> tuple[int, ...]:
+    """The index of the entry with this number in C order."""
+    return tuple(int(i) for i in np.unravel_index(number, a.shape))
+
+
+def by_entries(case: Case, found: Measured) -> tuple[Verdict, tuple[int, ...]] | None:
+    """The verdict of the entry that is most off, and its index; None if no entry was measured.
+
+    An entry that looks wrong is judged along its own axis, where the rounding of both passes is measured, too.
+    """
+    if not np.isfinite(found.value).any():
+        return None
+    excess = found.excess(case.dx)
+    suspects = np.argsort(excess, axis=None)[::-1][:SUSPECTS]
+    for number in suspects:
+        index = index_of(number, excess)
+        if excess[index] <= 1:
+            break
+        v = np.zeros(case.x.shape)
+        v[index] = scales(case.x)[index]
+        judged = by_direction(case, case.values.along(case.place, v), f"at entry {list(index)}, moved by t v,")
+        if judged is None or judged.status == "wrong":
+            return of_entry(case, found, index, "wrong"), index
+    index = index_of(suspects[0], excess)
+    return of_entry(case, found, index, "passed"), index
+
+
+def of_entry(case: Case, found: Measured, index: tuple, status: Any) -> Verdict:
+    claimed, value, tolerance = float(case.dx[index]), float(found.value[index]), float(found.tolerance[index])
+    error = abs(claimed - value)
+    tolerance = tolerance if status == "wrong" else max(tolerance, error)       # rounding, as by_direction() measured
+    why = f"at entry {list(index)} {inequality(claimed, value, error, tolerance)}"
+    return Verdict("complex step" if found.holomorphic else "differences", status, claimed, value, error, tolerance,
                    why)
 
 
-def along_a_direction(function: Function, line: Line, dx: np.ndarray, dy: np.ndarray, outputs: tuple,
-                      gradient_at: Callable) -> Verdict | None:
-    """Compare <dx, v> with <dy, J v>; None if f has a kink there, or its noise hides its slope.
-
-    gradient_at     gradient_at(leaves) is dx at other leaves, for the same dy
-    """
-    def neighbor(k):
-        rng = np.random.default_rng(k)
-        near = [shaken(x, rng) for x in line.leaves]
-        return gradient_at(near), Line(function, near, line.place, line.v, line.size)
-
-    found = compare(function.name, line, dx, line.v, dy, outputs, neighbor)
-    return verdict_of(found) if found else None
-
-
-__all__ = ["Line", "along_a_direction", "direction", "inequality"]
+def by_plain_differences(case: Case, which: list, eps: float, atol: float, rtol: float) -> tuple[Verdict, tuple]:
+    """torch's rule, entry by entry: |a − n| ≤ atol + rtol |n|, where n is a central difference of width eps."""
+    along = case.values.entry(case.place)
+    worst = None
+    for index in which:
+        n = float((case.dy * (along(index, eps) - along(index, -eps))).sum()) / (2 * eps)
+        a = float(case.dx[index])
+        error, tolerance = abs(a - n), atol + rtol * abs(n)
+        ratio = error / tolerance if tolerance else np.inf if error else 0.0
+        if worst is None or not ratio <= worst[0]:
+            worst = ratio, index, a, n, error, tolerance
+    if worst is None:
+        return Verdict("differences", "undecided", why="the input is empty"), ()
+    _, index, a, n, error, tolerance = worst
+    why = (f"at entry {list(index)} {inequality(a, n, error, tolerance)} = atol + rtol |n|, as you set them, for a "
+           f"central difference of width {eps:g}")
+    return Verdict("differences", "passed" if error <= tolerance else "wrong", a, n, error, tolerance, why), index

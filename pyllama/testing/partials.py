@@ -16,7 +16,7 @@ from pyllama.testing import passes, slopes, trees
 from pyllama.testing.calls import Function
 from pyllama.testing.compare import ROUNDED, direction
 from pyllama.testing.diagnosis import Evidence, diagnose
-from pyllama.testing.judge import Line, along_a_direction
+from pyllama.testing.judge import Case, Line, Values, by_direction
 from pyllama.testing.report import Pair, Report, Verdict
 from pyllama.testing.slopes import EXACT
 from pyllama.testing.trees import is_float
@@ -147,8 +147,9 @@ class Table:
             self.skipped.append(self.names[i])
             return Verdict("differences", "undecided", why="the budget left no time for it")
         line = Line(self.function, self.leaves, i, v, 1)
-        found = along_a_direction(self.function, line, self.grads[i], self.dy.reshape(1), self.outputs,
-                                  lambda leaves: self.gradients(leaves)[i])
+        values = Values(self.function, self.leaves, self.outputs, np.random.default_rng)
+        found = by_direction(Case(values, i, self.grads[i], (self.dy,), lambda leaves, _: self.gradients(leaves)[i]),
+                             line)
         return found or Verdict("differences", "undecided", why="the loss has a kink there, or its noise hides it")
 
     def row(self, i: int, along: Verdict, entries: int) -> Pair:

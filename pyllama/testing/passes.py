@@ -105,12 +105,12 @@ def require_same_again(function: Function, leaves: list, outputs: tuple, toleran
                                             f"if its order of sums varies, allow that: nondet_tol={gap:.1g}")
 
 
-def differ(first: np.ndarray, second: Any) -> bool:
-    """Do two results of the same call differ by more than another order of sums explains?"""
+def differ(first: np.ndarray, second: Any, eps: float = 0.0) -> bool:
+    """Do two results of the same call differ by more than another order of sums explains, in this precision?"""
     if np.shape(second) != first.shape:
         return True
     with np.errstate(invalid="ignore"):
-        rounding = REORDERED * eps_of(first.dtype) * np.abs(first).max(initial=0)
+        rounding = REORDERED * max(eps, eps_of(first.dtype) if is_float(first) else 0) * np.abs(first).max(initial=0)
         return bool(np.isfinite(first).all() and not (np.abs(first - second) <= rounding).all())
 
 

@@ -4,11 +4,12 @@ An input of ones hides a factor w that is missing, one of zeros hides whatever i
 (OpenMDAO's POEM 28 gives 0 and 1 as the values that hide the most.)  A kernel that reads dy as contiguous is right
 until dy is a view.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from pyllama.testing import layouts
 from pyllama.testing.trees import is_float
 
 GIVEN = "as given"
@@ -19,46 +20,46 @@ class Point(NamedTuple):
 
     name        what the report calls it
     leaves      the inputs
-    layout      dy as a view of this kind; None: as it was drawn
-    same        the values are those as given, so that the results must be the same, too
+    of_dy       dy as a view of this kind; None: as it is drawn
+    of_inputs   the inputs as views of this kind
+    base        the name of the point with the same values, whose outputs must be the same; "" if there is none
     """
     name: str
     leaves: list
-    layout: Callable | None = None
-    same: bool = False
+    of_dy: Callable | None = None
+    of_inputs: Callable | None = None
+    base: str = ""
+
+    def arranged(self, leaves: list) -> list:
+        """Leaves, in the layout of this point's inputs."""
+        return [self.of_inputs(x) if self.of_inputs and x is not None else x for x in leaves]
 
 
-# --- layouts: views with the values of x ------------------------------------------------------------------------------
+# --- layouts ----------------------------------------------------------------------------------------------------------
 
-def strided(x: np.ndarray) -> np.ndarray:
-    """Every second number of a larger array along each axis; the others are NaN."""
-    room = np.full(tuple(2 * n + 1 for n in x.shape), np.nan if is_float(x) else 0).astype(x.dtype)
-    view = room[tuple(slice(1, None, 2) for _ in x.shape)]
-    view[...] = x
-    return view
-
-
-def fortran(x: np.ndarray) -> np.ndarray:
-    return np.asfortranarray(x)
-
-
-def read_only(x: np.ndarray) -> np.ndarray:
-    x = x.copy()
-    x.flags.writeable = False
-    return x
-
-
-def broadcast(x: np.ndarray) -> np.ndarray:
+def constant(x: np.ndarray) -> np.ndarray:
     """The first number of x everywhere, by strides of 0: what the back of a sum hands on.  Read-only."""
     return np.broadcast_to(x.ravel()[0] if x.size else x, x.shape)
 
 
-DY_LAYOUTS = {"strided dy": strided, "Fortran dy": fortran, "broadcast dy": broadcast, "read-only dy": read_only}
-INPUT_LAYOUTS = {"strided inputs": strided, "Fortran inputs": fortran, "read-only inputs": read_only}
+DY_LAYOUTS = {"strided dy": layouts.strided, "Fortran dy": layouts.in_columns, "negative dy": layouts.negative,
+              "broadcast dy": constant, "read-only dy": layouts.read_only}
+INPUT_LAYOUTS = {"strided inputs": layouts.strided, "Fortran inputs": layouts.in_columns,
+                 "negative inputs": layouts.negative, "read-only inputs": layouts.read_only}
 
 
-def laid_out(layout: Callable, x: np.ndarray | None) -> np.ndarray | None:
-    return layout(x) if x is not None and x.ndim else x
+def has_axes(arrays: Iterable) -> bool:
+    return any(x is not None and x.ndim and x.size > 1 for x in arrays)
+
+
+def layout_points(leaves: list, outputs: tuple) -> Iterator[Point]:
+    """The same values in memory of other layouts."""
+    if has_axes(outputs):
+        for name, layout in DY_LAYOUTS.items():
+            yield Point(name, leaves, of_dy=layout, base=GIVEN)
+    if has_axes(leaves):
+        for name, layout in INPUT_LAYOUTS.items():
+            yield Point(name, leaves, of_inputs=layout, base=GIVEN)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -102,11 +103,3 @@ def repeated(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     drawn = rng.choice(ids.ravel(), ids.size)
     drawn[-1] = drawn[0]
     return drawn.reshape(ids.shape)
-
-
-def layout_points(leaves: list) -> Iterator[Point]:
-    """The same values in memory of other layouts."""
-    for name, layout in DY_LAYOUTS.items():
-        yield Point(name, leaves, layout, True)
-    for name, layout in INPUT_LAYOUTS.items():
-        yield Point(name, [laid_out(layout, x) for x in leaves], None, True)

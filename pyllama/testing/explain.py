@@ -1,0 +1,90 @@
+"""The pairs of a report: the worst verdicts, and for a wrong gradient what is wrong, in words and as a small case."""
+from typing import TYPE_CHECKING
+
+from pyllama.testing import judge
+from pyllama.testing.report import Pair, Verdict
+
+if TYPE_CHECKING:
+    from pyllama.testing.session import Found, Session
+
+NOTHING = Verdict("differences", "undecided", why="none of the methods asked for can judge it")
+
+
+def explained(session: "Session") -> tuple[tuple[Pair, ...], str]:
+    """(the pairs, the worst last; the smallest failing case as Python)."""
+    pairs = [pair(session, key) for key in session.found]
+    pairs.sort(key=lambda pair: (pair.wrong, pair.worst.severity))
+    if not pairs or not pairs[-1].wrong:
+        return tuple(pairs), ""
+    return tuple(pairs), smallest_case(session, (pairs[-1].input, pairs[-1].output))
+
+
+def pair(session: "Session", key: tuple[str, str]) -> Pair:
+    """The worst verdict of each method; and, if it is wrong, why."""
+    worst: dict[str, Found] = {}
+    for found in session.found[key]:
+        method = found.verdict.method
+        worst[method] = max(worst.get(method, found), found, key=lambda found: found.rank)
+    ordered = sorted(worst.values(), key=lambda found: found.rank, reverse=True)
+    if not ordered:
+        return Pair(*key, (NOTHING,))
+    verdicts = tuple(found.verdict for found in ordered)
+    if not ordered[0].rank[0]:
+        return Pair(*key, verdicts, ordered[0].point.name)
+    shown = simplest(session, key)
+    index, diagnoses = diagnosed(session, key, shown)
+    return Pair(*key, verdicts, shown.point.name, index, diagnoses)
+
+
+def simplest(session: "Session", key: tuple[str, str]) -> "Found":
+    """The first wrong verdict: points are tried in the order of their simplicity."""
+    return next(found for found in session.found[key] if found.rank[0])
+
+
+def outcomes(session: "Session", key: tuple[str, str]) -> dict[str, bool]:
+    """For each point: is the gradient wrong there?"""
+    result: dict[str, bool] = {}
+    for found in session.found[key]:
+        if found.verdict.status != "undecided":
+            result[found.point.name] = result.get(found.point.name, False) or found.rank[0]
+    return result
+
+
+def diagnosed(session: "Session", key: tuple[str, str], found: "Found") -> tuple[tuple | None, tuple[str, ...]]:
+    """(the entry that is most off, what is wrong in sentences)."""
+    from pyllama.testing.diagnosis import Evidence, diagnose
+    case, names = found.case, session.function.names
+    which = session.sample(case, judge.MOST)
+    measured = judge.measured(case, which, session.deadline)
+    excess = measured.excess(case.dx)
+    index = judge.index_of(excess.argmax(), excess) if excess.max(initial=0) > 1 else None
+    output = session.outputs.index(key[1])
+
+    def gradient(dy):
+        dys = (*case.dys[:output], dy, *case.dys[output + 1:])
+        return case.gradient_at(case.values.leaves, dys)
+
+    others = {names[i]: judge.measured(case._replace(place=i), which, session.deadline).value
+              for i, x in enumerate(case.values.leaves)
+              if i in session.floats and i != case.place and x.shape == case.x.shape}
+    inputs = {name: x for name, x in zip(names, case.values.leaves, strict=True) if x is not None}
+    evidence = Evidence(*key, inputs, case.x, case.values.outputs[output], case.dys[output], case.dx, measured.value,
+                        measured.tolerance, gradient, others, outcomes(session, key))
+    return index, diagnose(evidence)
+
+
+def smallest_case(session: "Session", key: tuple[str, str]) -> str:
+    """The smallest inputs at which this gradient is wrong, as Python to paste."""
+    from pyllama.testing.smallest import as_python, smallest
+    found, output = simplest(session, key), session.outputs.index(key[1])
+
+    def fails(leaves: list) -> bool:
+        try:
+            verdict = judge.by_direction(session.case_at(leaves, found.point, found.case.place, output))
+        except Exception:
+            return False
+        return verdict is not None and verdict.status == "wrong"
+
+    leaves = smallest(fails, found.case.values.leaves, session.deadline)
+    named = dict(zip(session.function.names, leaves, strict=True))
+    return as_python(session.function.name, named, session.options.set_by_user() | {"seed": session.seed})
