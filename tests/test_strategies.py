@@ -107,6 +107,13 @@ def test_numbers_stay_within_their_ranges(inputs):
     assert (abs(w) <= 0.01).all()
 
 
+@settings(many, max_examples=200)
+@given(arrays("x[N], ids[M]<N -> y[M]"))
+def test_ids_below_a_number_of_rows_have_a_row_to_choose(inputs):
+    x, ids = inputs
+    assert ((ids >= 0) & (ids < len(x))).all()
+
+
 def test_a_narrow_range_is_filled():
     def features(inputs):
         return np.round(inputs[0] / 0.0025).astype(int).tolist()

@@ -8,6 +8,8 @@ Each function returns a new array of x's shape, dtype and bits, whatever these a
 layout (one number, or none, has no order) comes as an ordinary one.  The gaps in memory hold other numbers of x: code
 that reads across them gets wrong numbers, never invalid ones.
 """
+import functools
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -112,3 +114,32 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "read-only": read_only,
     "misaligned": misaligned,
 }
+
+
+def laid_out(function: Callable, dy: str = "C", **inputs: str) -> Callable:
+    """The function with its inputs and dy in other layouts: y, back = laid_out(f, x="strided", dy="negative")(x, w).
+
+    inputs      the layout of each input by its name; others stay as they are given
+
+    >>> import numpy as np
+    >>> from pyllama.testing.layouts import laid_out
+    >>> y, back = laid_out(lambda x: (x.strides, lambda dy: dy.strides), x="strided", dy="negative")(np.ones(3))
+    >>> y, back(np.ones(3))
+    ((16,), (-8,))
+    """
+    names = [*inspect.signature(function).parameters]
+
+    @functools.wraps(function)
+    def called(*arguments):
+        result = function(*[converted(x, inputs.get(name, "C")) for name, x in zip(names, arguments, strict=True)])
+        if dy == "C" or not (isinstance(result, tuple | list) and len(result) == 2 and callable(result[1])):
+            return result
+        y, back = result
+        return y, lambda d: back(tuple(converted(each, dy) for each in d) if isinstance(d, tuple) else converted(d, dy))
+
+    return called
+
+
+def converted(x, name):
+    """x itself where nothing is to be changed: a function that writes to its inputs can then be found out."""
+    return LAYOUTS[name](x) if isinstance(x, np.ndarray) and name != "C" else x

@@ -87,9 +87,10 @@ def spaced(interval):
 class SmallFirst(Sizes):
     """The sizes of the axes, which shrink to 1, and "..." to no axis.  Some are empty, some around block edges."""
 
-    def __init__(self, choose, most=MOST):
+    def __init__(self, choose, most=MOST, declared=()):
         super().__init__(choose)
         self.most = most
+        self.bounds = {x.below for x in declared}                       # no integer is below 0
 
     def __missing__(self, axis):
         if axis != "...":
@@ -98,7 +99,7 @@ class SmallFirst(Sizes):
         return self[axis]
 
     def candidates(self, axis):
-        empty = [0] if axis in MAY_BE_EMPTY or isinstance(axis, int) else []
+        empty = [0] if (axis in MAY_BE_EMPTY or isinstance(axis, int)) and axis not in self.bounds else []
         return [1, 2, 3] if axis == "R" else SMALL + empty + [n for n in EDGES if n * self.span <= self.most]
 
 
@@ -179,7 +180,7 @@ def arrays(draw, line: str, dtype="float64", most: int = MOST, **ranges: between
     if unknown := ranges.keys() - {x.name for x in declared if not x.below}:
         raise TypeError(f"{line!r} has no floating input {min(unknown)!r}; give ranges for its inputs")
     choose = decisions(draw)
-    return tuple(drawn_inputs(draw, choose, SmallFirst(choose, most), declared, dtype, ranges))
+    return tuple(drawn_inputs(draw, choose, SmallFirst(choose, most, declared), declared, dtype, ranges))
 
 
 @st.composite
@@ -314,7 +315,7 @@ def problems(draw, op, dtype="float64", most: int = MOST):
     Problem(inputs=[array([1.]), array([0.])], options={'eps': 1.0}, dy=array([0.]))
     """
     choose = decisions(draw)
-    sizes = SmallFirst(choose, most)
+    sizes = SmallFirst(choose, most, op.inputs)
     options = {name: choose(values) for name, values in op.options.items()}
     inputs = drawn_inputs(draw, choose, sizes, op.inputs, dtype, {})
     if "ignore_index" in options:

@@ -1,0 +1,209 @@
+"""Run one test of the pytest plugin: draw problems, check each, shrink one that fails."""
+import dataclasses
+import inspect
+import shlex
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky, Unsatisfiable
+
+from pyllama.op import between
+from pyllama.testing import strategies
+from pyllama.testing.function import gradcheck
+from pyllama.testing.layouts import LAYOUTS, laid_out
+from pyllama.testing.pasted import literal
+from pyllama.testing.plugin_marker import Marked, Misuse, marked
+from pyllama.testing.report import Report
+
+
+class Wrong(Exception):
+    """A problem for which the gradient is wrong."""
+
+
+class Case(NamedTuple):
+    """A drawn call: the inputs, the layout of each and of dy, the values of the options."""
+    inputs: list[np.ndarray | None]
+    layouts: dict[str, str]
+    options: dict[str, Any]
+
+
+# --- problems ---------------------------------------------------------------------------------------------------------
+
+@st.composite
+def cases(draw, test: Marked):
+    choose = strategies.decisions(draw)
+    dtype = choose(test.dtypes)
+    sizes = strategies.SmallFirst(choose, declared=test.inputs)
+    options = {name: choose(values) if isinstance(values, between | list | tuple) else values
+               for name, values in test.options.items()}
+    inputs = strategies.drawn_inputs(draw, choose, sizes, test.inputs, dtype, test.ranges)
+    layouts = {}
+    if choose([False, True]):
+        names = [x.name for x, given in zip(test.inputs, inputs, strict=True) if given is not None]
+        layouts = {name: choose([*LAYOUTS]) for name in [*names, "dy"]}
+    return Case(inputs, {name: layout for name, layout in layouts.items() if layout != "C"}, options)
+
+
+def callable_of(test: Marked, case: Case) -> Callable:
+    """The test's function of the drawn inputs alone, in their layouts."""
+    names = [x.name for x in test.inputs]
+
+    def function(*inputs):
+        return test.function(**dict(zip(names, inputs, strict=True)), **case.options, **test.fixtures)
+
+    function.__name__ = test.name.rpartition(".")[2]
+    function.__signature__ = inspect.Signature(                                             # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+    return laid_out(function, **case.layouts)
+
+
+def as_python(test: Marked, case: Case, seed: int) -> str:
+    """The case as Python to paste."""
+    names = [x.name for x in test.inputs]
+    imports = ["import numpy as np", f"from {test.module} import {test.name.partition('.')[0].removesuffix('()')}",
+               "from pyllama.testing import gradcheck"]
+    checked = "checked"
+    if case.layouts:
+        imports.append("from pyllama.testing.layouts import laid_out")
+        checked = f"laid_out(checked, {listed(case.layouts)})"
+    arrays = [f"{name} = {literal(x, len(name) + 3)}" for name, x in zip(names, case.inputs, strict=True)]
+    if any("ml_dtypes." in line for line in arrays):
+        imports.insert(0, "import ml_dtypes")
+    inputs = ", ".join(names)
+    arguments = ", ".join([*(f"{name}={name}" for name in names), listed({**case.options, **test.fixtures})])
+    keywords = listed({**test.forwarded, "seed": seed})
+    return "\n".join([*imports, "", *arrays, "", f"def checked({inputs}):",
+                      f"    return {test.name}({arguments.removesuffix(', ')})", "",
+                      f"gradcheck({checked}, [{inputs}], {keywords})"])
+
+
+def listed(keywords: dict[str, Any]) -> str:
+    """Keywords of a call; objects that cannot be written down, such as most fixtures, stand for themselves."""
+    plain = (str, bytes, bool, int, float, type(None))
+    return ", ".join(f"{name}={value!r}" if isinstance(value, plain) else f"{name}={name}"
+                     for name, value in keywords.items())
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+class Search:
+    """Check drawn cases; keep the case at hand and the report of the last one that fails."""
+
+    def __init__(self, test: Marked, seed: int, facts: dict):
+        self.test, self.seed, self.facts = test, seed, facts
+        self.case: Case | None = None
+        self.failure: tuple[Report, Case] | None = None
+        self.complaints: set[str] = set()               # what the first failure was about
+        self.undecided: dict[str, Report] = {}          # by the pair of input and output
+        self.judged: set[str] = set()
+
+    def check(self, case: Case) -> None:
+        """Raises Wrong if the gradient is wrong in the way in which that of the first failure was."""
+        self.case = case
+        report = gradcheck(callable_of(self.test, case), case.inputs, budget=None, seed=self.seed,
+                           raise_exception=False, names=[x.name for x in self.test.inputs], **self.test.forwarded)
+        self.facts["examples"] += not self.failure
+        complaints = {fault.kind for fault in report.faults} | {pair_name(pair) for pair in report.pairs if pair.wrong}
+        if not complaints:
+            self.facts["error"] = max(self.facts["error"], report.error)
+            for pair in report.pairs:
+                if pair.worst.status == "undecided":
+                    self.undecided[pair_name(pair)] = report
+                else:
+                    self.judged.add(pair_name(pair))
+        self.complaints = self.complaints or complaints
+        if complaints & self.complaints:
+            self.failure = report, case
+            raise Wrong
+
+    def never_judged(self) -> Report | None:
+        """The report of a pair that was undecided in each case."""
+        return next((report for name, report in self.undecided.items() if name not in self.judged), None)
+
+
+def pair_name(pair) -> str:
+    return f"{pair.input} -> {pair.output}"
+
+
+def search(found: Search, examples: int) -> None:
+    """Draw cases until one fails, and shrink it."""
+    @seed(found.seed)
+    @settings(max_examples=examples, phases=[Phase.generate, Phase.shrink], database=None, deadline=None,
+              derandomize=False, verbosity=Verbosity.quiet, print_blob=False, report_multiple_bugs=False,
+              suppress_health_check=[*HealthCheck])
+    @given(cases(found.test))
+    def check(case):
+        found.check(case)
+
+    check()
+
+
+def run(item, seed: int, examples: int, facts: dict) -> None:
+    """Run the test.  Facts for the report of the run are put into `facts`.
+
+    Fails, without a traceback, if a gradient is wrong or the test is not one; raises what the user's code raises.
+    """
+    started = time.perf_counter()
+    command = f"pytest {shlex.quote(item.config.cwd_relative_nodeid(item.nodeid))} --gradcheck-seed={seed} " \
+              f"--gradcheck-examples={examples}"
+    facts.update(examples=0, error=0.0, seed=seed, command=command, message="")
+    try:
+        message = outcome(item, seed, examples, facts, command)
+    finally:
+        facts["seconds"] = time.perf_counter() - started
+    if message:
+        facts["message"] = message
+        pytest.fail(message, pytrace=False)
+
+
+def outcome(item, seed, examples, facts, command) -> str:
+    """What is wrong; "" if nothing is."""
+    found = None
+    try:
+        found = Search(marked(item), seed, facts)
+        search(found, examples)
+    except Misuse as error:
+        return str(error)
+    except Unsatisfiable:
+        return f"gradcheck: {item.originalname}() assumes away all that is drawn; give ranges of its inputs instead"
+    except (Wrong, Flaky):
+        return failure(found, facts, command)
+    except Exception as error:
+        if found is None or found.case is None:
+            raise
+        drawn = as_python(found.test, found.case, seed)
+        if by_gradcheck(error):
+            return "\n\n".join([f"{error}{cure(error)}", "It was called so:\n\n" + indented(drawn), command])
+        facts["drawn"] = f"{drawn}\n\n{command}"
+        raise
+    if report := found.never_judged():
+        return "\n\n".join([str(report), f"No case of {facts['examples']} could be judged.", command])
+    return ""
+
+
+def failure(found: Any, facts: dict, command: str) -> str:
+    report, case = found.failure                                                            # type: ignore[misc]
+    facts["error"] = report.error
+    python = as_python(found.test, case, found.seed)
+    return f"{dataclasses.replace(report, case=python)}\n\n{command}"
+
+
+def by_gradcheck(error: Exception) -> bool:
+    """Was it gradcheck that refused what the function returned, not the function itself that failed?"""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = frame.f_globals.get("__name__", "")
+    return isinstance(error, TypeError | ValueError) and module.startswith("pyllama.testing")
+
+
+def cure(error: Exception) -> str:
+    return "; the marker takes ranges, such as x=between(0.5, 2)" if "NaN" in str(error) else ""
+
+
+def indented(text: str) -> str:
+    return "\n".join(f"    {line}" if line else "" for line in text.splitlines())
