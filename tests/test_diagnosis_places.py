@@ -62,7 +62,7 @@ def scattered(dy):
 
 def test_repeated_ids():
     found = diagnose(evidence(embedding, ["ids", "w"], [IDS, TABLE], 1, scattered))
-    assert found == ("Lost duplicates: wrong only in the rows of w whose number occurs more than once in ids: "
+    assert found == ("Lost duplicates: wrong only in rows of w whose number occurs more than once in ids: "
                      "claimed is dy of the last occurrence alone.",)
 
 

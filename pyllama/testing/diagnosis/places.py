@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from pyllama.testing.diagnosis.constants import short
-from pyllama.testing.diagnosis.evidence import Evidence, broadcasts
+from pyllama.testing.diagnosis.evidence import Evidence
 
-SHAPED, VALUED = 1e2, 1e4                           # choices of as many entries: for a place, for a value
+SHAPED, VALUED = 50, 10_000                            # choices of as many entries: for a place, for a value
 
 
 def sentences(e: Evidence) -> Iterator[str]:
@@ -21,10 +21,10 @@ def sentences(e: Evidence) -> Iterator[str]:
         yield (f"Kink at {indices(e, e.bad)}: {e.output} has one slope before and another one behind it there, and "
                f"claimed is not between the two.")
         return
-    if not bad or not good:
-        return
     if lost := [*repeated_ids(e)]:
         yield from lost
+        return
+    if not bad or not good:
         return
     choices = math.comb(bad + good, bad)
     patterns = [*(at_integers(e) if choices >= SHAPED else ()), *(at_places(e) if choices >= SHAPED else ()),
@@ -127,9 +127,11 @@ def repeated_ids(e: Evidence) -> Iterator[str]:
         counts = np.bincount(ids.ravel(), minlength=len(e.x))
         wrong = e.bad.reshape(len(e.x), -1).any(1)
         right = e.known.reshape(len(e.x), -1).any(1) & ~wrong
-        if (counts[wrong] > 1).all() and (counts[right] <= 1).all() and (counts[right] == 1).any():
-            yield (f"Lost duplicates: wrong only in the rows of {e.input} whose number occurs more than once in {name}"
-                   f"{one_of_them(e, ids)}.")
+        single = (counts[wrong] > 1).all() and (counts[right] <= 1).all() and (counts[right] == 1).any()
+        kept = one_of_them(e, ids)
+        if e.bad.any() and (single or kept):
+            yield (f"Lost duplicates: wrong only in rows of {e.input} whose number occurs more than once in "
+                   f"{name}{kept}.")
 
 
 def one_of_them(e: Evidence, ids) -> str:
@@ -141,6 +143,6 @@ def one_of_them(e: Evidence, ids) -> str:
         table = np.zeros(e.x.shape)
         for place in order:
             table[ids.flat[place]] = rows[place]
-        if broadcasts(table, e.claimed) and e.at(e.bad).explains(table):
+        if e.explains(table):
             return f": claimed is dy of the {what} occurrence alone"
     return ""
