@@ -33,7 +33,7 @@ NAMED = {                                               # bug: the input whose g
     "linear.weight_gradient_in_half_precision": ("w", "Computed in float16: "),
     "relu.multiplied_by_x": ("x", "Wrong factor: x is there once too often: "),
     "rms_norm.dw_never_written": ("w", "All zeros: "),
-    "rope.second_half_lost": ("x", "Wrong only in the second half of axis "),
+    "rope.second_half_lost": ("x", "There: All zeros: "),
     "softmax.negated": ("x", "Wrong sign: "),
     "softmax.plus_the_mean": ("x", "Missing term or one with the wrong sign: "),
     "softmax.sum_missing": ("x", "Missing term: measured - claimed is y times something constant along "),
