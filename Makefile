@@ -60,8 +60,9 @@ bench-gpu: $(DEV)
 bench-minilm: $(DEV)                                        # skipped where the data or the weights are missing
 	$(BIN)/python -m bench.minilm $(ARGS)
 
-bench-checkers: $(CHECKERS)/.installed                      # gradcheck on functions of other libraries
+bench-checkers: $(CHECKERS)/.installed                      # gradcheck on functions of other libraries; docs/checkers.md
 	$(CHECKERS)/bin/python -m bench.checkers.third_party $(ARGS)
+	$(CHECKERS)/bin/python -m bench.checkers.rules
 
 gpu-resources: $(DEV)                                       # registers and memory of every kernel; no GPU
 	$(BIN)/python -m bench.gpu_resources $(ARGS)
