@@ -1,10 +1,12 @@
 """The smallest failing case is a local minimum, and as Python it fails again."""
+import functools
 import time
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from pyllama.ops import rms_norm
 from pyllama.testing import gradcheck
 from pyllama.testing.pasted import as_python
 from pyllama.testing.report import GradcheckError
@@ -188,6 +190,32 @@ def test_every_array_is_written_exactly(x):
     assert names["x"].dtype == x.dtype
     assert names["x"].shape == x.shape
     assert names["x"].tobytes() == x.tobytes()
+
+
+def cubed(x, factor):
+    return factor * x ** 3, lambda dy: 2 * factor * x * x * dy
+
+
+@pytest.mark.parametrize("function", [functools.partial(cubed, factor=0.5), lost_duplicates])
+def test_the_function_itself_is_imported(function):
+    named = {"ids": np.array([0, 0]), "w": np.ones((1, 1))} if function is lost_duplicates else {"x": np.ones(2)}
+    with pytest.raises(GradcheckError):
+        exec(as_python(function, named, {"seed": 0}), {})
+
+
+def test_an_op_is_imported_with_its_options():
+    text = as_python(functools.partial(rms_norm, eps=0.5), {"x": np.ones((1, 2)), "w": np.ones(2)}, {"seed": 0})
+    assert "from pyllama.ops import rms_norm" in text
+    exec(text, {})
+
+
+def test_a_function_inside_another_keeps_its_name():
+    def inner(x):
+        return x, lambda dy: dy
+
+    text = as_python(inner, {"x": np.ones(2)})
+    assert text.endswith("gradcheck(inner, [x])")
+    assert "# inner is the function that was checked; define it first" in text
 
 
 def test_the_call_has_short_literals():

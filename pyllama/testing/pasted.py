@@ -1,5 +1,7 @@
 """A call of gradcheck as Python to paste: imports, arrays as short literals, the call."""
+import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,10 +9,11 @@ import numpy as np
 WIDTH = 120
 
 
-def as_python(function: str, named: dict[str, np.ndarray], options: dict[str, Any] | None = None) -> str:
+def as_python(function: str | Callable, named: dict[str, np.ndarray], options: dict[str, Any] | None = None) -> str:
     """Python to paste: imports, the arrays with their exact numbers and dtypes, and the call of gradcheck.
 
-    function    "module:function", "file.py:function", or a name that the reader has to define
+    function    "module:function", "file.py:function", a name that the reader has to define, or the function itself;
+                it may be a functools.partial
     named       the leaves by name; "input 1 at layers.0.weight" is a leaf of a tree
     options     keywords of gradcheck; a function among them is imported, too
 
@@ -24,12 +27,12 @@ def as_python(function: str, named: dict[str, np.ndarray], options: dict[str, An
     x = np.array([0.5, 1.0])
     gradcheck(tanh, [x], seed=3)
     """
-    imports, called = imported(function)
+    imports, called = imported(function) if isinstance(function, str) else of_callable(function)
     trees = grouped(named)
     words = {}
     for key, value in (options or {}).items():
         if callable(value):
-            more, words[key] = imported(f"{value.__module__}:{value.__qualname__}")
+            more, words[key] = of_callable(value)
             imports |= more
         else:
             words[key] = repr(value)
@@ -43,17 +46,31 @@ def as_python(function: str, named: dict[str, np.ndarray], options: dict[str, An
     return "\n".join([*head, "", *lines, f"gradcheck({', '.join([called, *arguments])})"])
 
 
+def of_callable(function: Callable) -> tuple[set[str], str]:
+    """(lines that import the function, an expression that is the function)."""
+    if isinstance(function, functools.partial):
+        imports, name = of_callable(function.func)
+        bound = [*map(repr, function.args), *(f"{key}={value!r}" for key, value in function.keywords.items())]
+        return imports | {"import functools"}, f"functools.partial({', '.join([name, *bound])})"
+    module = getattr(function, "__module__", None) or ""
+    name = str(getattr(function, "__qualname__", None) or getattr(function, "name", "f"))
+    if hasattr(function, "has_kernels"):                # an op, which is an object; ours have a name in pyllama.ops
+        module = "pyllama.ops" if function.has_kernels else ""
+    return imported(f"{module}:{name}" if module else name)
+
+
 def imported(function: str) -> tuple[set[str], str]:
     """(lines that import the function, its name there)."""
     module, _, name = function.rpartition(":")
     root, *inner = name.split(".")
     if not name.replace(".", "").isidentifier() or module == "__main__":
-        clean = "f" if not name.isidentifier() else name
-        return {f"# {clean} is {'a function without a name' if clean != name else name}; define it first"}, clean
+        last = name.rpartition(".")[2]
+        clean = last if last.isidentifier() else "f"
+        return {f"# {clean} is the function that was checked; define it first"}, clean
     if module.endswith(".py"):
         return {"import runpy", f"{root} = runpy.run_path({module!r})[{root!r}]"}, ".".join([root, *inner])
     if not module:
-        return {f"# {name} is the function that was checked"}, name
+        return {f"# {name} is the function that was checked; define it first"}, name
     return {f"from {module} import {root}"}, ".".join([root, *inner])
 
 

@@ -25,9 +25,10 @@ def text(report: "Report", only_wrong: bool = False) -> str:
     if shown:
         parts.append(table(shown))
     parts += [details(pair) for pair in worst(report)] + unsaid(report)
-    parts += [wrapped(f"Fault: {fault.kind}. {fault.sentence}") for fault in report.faults]
-    parts += [wrapped(f"Note: {note}") for note in report.notes]
-    parts += [wrapped(f"Skipped: {what}") for what in report.skipped]
+    remarks = [*(f"Fault: {fault.kind}. {fault.sentence}" for fault in report.faults),
+               *(f"Note: {note}" for note in report.notes), *(f"Skipped: {what}" for what in report.skipped)]
+    if remarks:
+        parts.append("\n".join(map(wrapped, remarks)))
     if report.case:
         parts.append("The smallest failing case:\n\n" + textwrap.indent(report.case.rstrip(), "    "))
     parts.append(f"Seed {report.seed}." + (f"  Again: {report.replay}" if report.replay else ""))

@@ -94,14 +94,13 @@ def points(e: Evidence) -> Iterator[str]:
     """What the points at which the gradient is wrong have in common; their names are those of points.py."""
     wrong = [name for name, is_wrong in e.outcomes.items() if is_wrong]
     right = [name for name, is_wrong in e.outcomes.items() if not is_wrong]
-    if not wrong or not right:
-        return
+    if not wrong or not right or GIVEN in wrong:
+        return                                      # where it is wrong as given, other points say nothing about why
     for name, cause in CAUSES.items():
         if name in wrong and GIVEN in right:
             yield cause
             return
-    shown = [GIVEN] if GIVEN in right else right[:3]
-    yield f"Wrong only for {listed(wrong)}; right for {listed(shown)}."
+    yield f"Wrong only for {listed(wrong)}; right for {listed(right[:3] if GIVEN not in right else [GIVEN])}."
 
 
 def listed(names) -> str:
