@@ -55,11 +55,15 @@ class Function:
         self.names = [f"{head} at {path}" if path else head for head, path, _ in pairs]
         self.given = [leaf for _, _, leaf in pairs]
         self.leaves = [checked(name, leaf) for name, leaf in zip(self.names, self.given, strict=True)]
+        self.flat = len(self.given) == len(self.inputs) and not any(path for _, path, _ in pairs)
         self.notes: list[str] = []                      # filled while the function runs
 
     def arguments(self, leaves: list) -> list:
         """The inputs of func: trees like those given, with these leaves."""
-        values = iter([trees.as_given(like, x) for like, x in zip(self.given, leaves, strict=True)])
+        given = [trees.as_given(like, x) for like, x in zip(self.given, leaves, strict=True)]
+        if self.flat:
+            return given
+        values = iter(given)
         return [trees.rebuild(tree, values) for tree in self.inputs]
 
     def values(self, leaves: list) -> tuple:

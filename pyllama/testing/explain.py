@@ -14,7 +14,7 @@ def explained(session: "Session") -> tuple[tuple[Pair, ...], str]:
     """(the pairs, the worst last; the smallest failing case as Python)."""
     pairs = [pair(session, key) for key in session.found]
     pairs.sort(key=lambda pair: (pair.wrong, pair.worst.severity))
-    if not pairs or not pairs[-1].wrong:
+    if not pairs or not pairs[-1].wrong or not session.options.explain:
         return tuple(pairs), ""
     return tuple(pairs), smallest_case(session, (pairs[-1].input, pairs[-1].output))
 
@@ -29,7 +29,7 @@ def pair(session: "Session", key: tuple[str, str]) -> Pair:
     if not ordered:
         return Pair(*key, (NOTHING,))
     verdicts = tuple(found.verdict for found in ordered)
-    if not ordered[0].rank[0]:
+    if not ordered[0].rank[0] or not session.options.explain:
         return Pair(*key, verdicts, ordered[0].point.name)
     shown = simplest(session, key)
     index, diagnoses = diagnosed(session, key, shown)

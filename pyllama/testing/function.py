@@ -16,7 +16,7 @@ def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: fl
               fast_mode: bool = False, backward: Callable | None = None, saved: bool = False,
               jvp: Callable | None = None, kinks: str = "accept", seed: int | None = None,
               budget: float | None = 2.0, names: Sequence[str] | None = None,
-              methods: Sequence[str] | None = None) -> Report:
+              methods: Sequence[str] | None = None, other_values: bool = True, explain: bool = True) -> Report:
     """Compare the gradients of a function with its derivative; return a report that is true if they are right.
 
     >>> import numpy as np
@@ -34,7 +34,7 @@ def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: fl
     if unknown := {*(methods or ())} - {*METHODS}:
         raise ValueError(f"there is no method {min(unknown)!r}; the methods are {', '.join(METHODS)}")
     chosen = METHODS if methods is None else tuple(methods)
-    options = Options(eps, atol, rtol, nondet_tol, fast_mode, kinks, budget, chosen)
+    options = Options(eps, atol, rtol, nondet_tol, fast_mode, kinks, budget, chosen, other_values, explain)
     session = Session(brought(func, inputs, backward, saved, jvp, names), seed, options)
     session.run()
     report = session.report()

@@ -22,7 +22,8 @@ VAGUE = "the function has a kink or a jump there, or its noise hides its slope"
 class Line:
     """All outputs of f, end to end [M], at leaves whose number `place` is moved by t v: line(t).
 
-    Each t is computed once.  Where f refuses a real t, or returns another number of outputs, they are NaN.
+    Each t is computed once.  Where f refuses a real t, or returns another number of outputs, they are NaN.  For a
+    complex t all floating leaves are complex, since f may add them to one another in place; or one, if f refuses that.
     """
 
     def __init__(self, function: Function, leaves: list, place: int, v: np.ndarray, size: int):
@@ -35,22 +36,26 @@ class Line:
         return self.known[t]
 
     def computed(self, t: complex) -> np.ndarray:
-        moved = [x if x is None else np.array(x) for x in self.leaves]
         x = self.leaves[self.place]
         dtype = np.result_type(x.dtype, np.complex64) if isinstance(t, complex) else x.dtype
-        moved[self.place] = np.asarray(x + t * self.v).astype(dtype)
+        here = np.asarray(x + t * self.v).astype(dtype)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("error", np.exceptions.ComplexWarning)
-                outputs = flat(self.function.values(moved))
+            outputs = self.called(here, isinstance(t, complex))
         except Exception:
-            if isinstance(t, complex):
-                raise
-            outputs = np.empty(0)
+            outputs = self.called(here) if isinstance(t, complex) else np.empty(0)
         if outputs.shape != (self.size,):
             return np.full(self.size, np.nan)
         return outputs.astype(np.result_type(outputs, float))
+
+    def called(self, here: np.ndarray, all_complex: bool = False) -> np.ndarray:
+        """The outputs with `here` in the place of the leaf."""
+        moved = [x if x is None else x.astype(np.result_type(x, np.complex64)) if all_complex and is_float(x) else
+                 np.array(x) for x in self.leaves]
+        moved[self.place] = here
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            return flat(self.function.values(moved))
 
 
 class Values:

@@ -33,6 +33,8 @@ class Options:
     kinks: str = "accept"
     budget: float | None = None
     methods: tuple[str, ...] = METHODS
+    other_values: bool = True
+    explain: bool = True
 
     @property
     def plain(self) -> tuple[float, float, float] | None:
@@ -45,7 +47,7 @@ class Options:
     def set_by_user(self) -> dict[str, Any]:
         """The options that decide the verdicts, if they are not the defaults."""
         return {name: value for name, value in vars(self).items()
-                if value != getattr(Options, name) and name != "budget"}
+                if value != getattr(Options, name) and name not in ("budget", "explain")}
 
 
 class Found(NamedTuple):
@@ -139,7 +141,8 @@ class Session:
         """The points but for the one that is given."""
         yield Point("another dy", self.start, base=GIVEN)
         yield from points.layout_points(self.start, self.values[GIVEN].outputs)
-        yield from points.value_points(self.start, self.rng("values"))
+        if self.options.other_values:
+            yield from points.value_points(self.start, self.rng("values"))
 
     def visit(self, point: Point) -> None:
         """Judge at another point, if there is time, and if f is defined there."""
