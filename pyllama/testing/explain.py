@@ -56,8 +56,7 @@ def diagnosed(session: "Session", key: tuple[str, str], found: "Found") -> tuple
     case, names = found.case, session.function.names
     which = session.sample(case, judge.MOST)
     measured = judge.measured(case, which, session.deadline)
-    excess = measured.excess(case.dx)
-    index = judge.index_of(excess.argmax(), excess) if excess.max(initial=0) > 1 else None
+    verdict, index = judge.entrywise(measured, case.dx, case.eps)
     output = session.outputs.index(key[1])
 
     def gradient(dy):
@@ -69,8 +68,8 @@ def diagnosed(session: "Session", key: tuple[str, str], found: "Found") -> tuple
               if i in session.floats and i != case.place and x.shape == case.x.shape}
     inputs = {name: x for name, x in zip(names, case.values.leaves, strict=True) if x is not None}
     evidence = Evidence(*key, inputs, case.x, case.values.outputs[output], case.dys[output], case.dx, measured.value,
-                        measured.tolerance, gradient, others, outcomes(session, key))
-    return index, diagnose(evidence)
+                        measured.error, gradient, others, outcomes(session, key))
+    return index if verdict.status == "wrong" else None, diagnose(evidence)
 
 
 def smallest_case(session: "Session", key: tuple[str, str]) -> str:
@@ -80,10 +79,10 @@ def smallest_case(session: "Session", key: tuple[str, str]) -> str:
 
     def fails(leaves: list) -> bool:
         try:
-            verdict = judge.by_direction(session.case_at(leaves, found.point, found.case.place, output))
+            compared = judge.by_direction(session.case_at(leaves, found.point, found.case.place, output))
         except Exception:
             return False
-        return verdict is not None and verdict.status == "wrong"
+        return compared is not None and compared.wrong
 
     leaves = smallest(fails, found.case.values.leaves, session.deadline)
     named = dict(zip(session.function.names, leaves, strict=True))

@@ -1,13 +1,15 @@
 """Judge one gradient: of one output with respect to one leaf, at one point, by each of the methods."""
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyllama.testing import slopes
 from pyllama.testing.calls import Function
-from pyllama.testing.compare import Comparison, compare, direction, inner
+from pyllama.testing.compare import Comparison, blur, compare, direction, entrywise, inner
+from pyllama.testing.entries import Entries, entries
 from pyllama.testing.passes import eps_of, flat
 from pyllama.testing.report import Verdict
 from pyllama.testing.trees import is_float
@@ -15,7 +17,6 @@ from pyllama.testing.trees import is_float
 SHAKE = 1e-6                                # between neighbors that differ in their rounding errors
 ENTRIES = 64                                # that are measured one by one, if nothing is wrong
 MOST = 1024                                 # otherwise
-SUSPECTS = 3                                # entries that are judged along their own axis
 VAGUE = "the function has a kink or a jump there, or its noise hides its slope"
 
 
@@ -114,6 +115,11 @@ class Case(NamedTuple):
     def x(self) -> np.ndarray:
         return self.values.leaves[self.place]
 
+    def near(self, k: int) -> list:
+        """Leaves right beside these, others for each k."""
+        rng = np.random.default_rng(k)
+        return [shaken(x, rng) for x in self.values.leaves]
+
     @property
     def eps(self) -> float:
         """Of the coarsest precision that takes part."""
@@ -133,52 +139,78 @@ def inequality(claimed: float, measured: float, error: float, tolerance: float) 
 
 # --- the methods ------------------------------------------------------------------------------------------------------
 
-def by_direction(case: Case, line: Line | None = None, where: str = "along a random direction v") -> Verdict | None:
+def by_direction(case: Case, line: Line | None = None) -> Comparison | None:
     """Compare <dx, v> with <dy, J v>; None if f has a kink there, or its noise hides its slope."""
     line = line or case.values.line(case.place)
 
     def neighbor(k):
-        rng = np.random.default_rng(k)
-        near = [shaken(x, rng) for x in case.values.leaves]
+        near = case.near(k)
         return case.gradient_at(near, case.dys), Line(line.function, near, line.place, line.v, line.size)
 
-    found = compare("", line, case.dx, line.v, case.dy, case.values.outputs, neighbor)
-    return verdict_of(found, where) if found else None
+    return compare("", line, case.dx, line.v, case.dy, case.values.outputs, neighbor)
 
 
-def verdict_of(found: Comparison, where: str) -> Verdict:
+def verdict_of(found: Comparison) -> Verdict:
     """A comparison, whose error and tolerance are relative, as a verdict, where they are absolute."""
     gap = abs(found.slope - found.claimed)
     size = gap / found.error if found.error else max(abs(found.slope), abs(found.claimed))
     tolerance = found.tolerance * (size if np.isfinite(size) else 1.0)
-    why = f"{where} {inequality(found.claimed, found.slope, gap, tolerance)}"
+    why = f"along a random direction v {inequality(found.claimed, found.slope, gap, tolerance)}"
     return Verdict(found.method, "wrong" if found.wrong else "passed", found.claimed, found.slope, gap, tolerance, why)
 
 
-def by_subgradients(case: Case) -> Verdict:
-    """At a kink: <dx, v> must lie between the slopes of both sides."""
-    from pyllama.testing.kinks import subgradients
-    line = case.values.line(case.place)
-    low, high, error = subgradients(line, case.dy)
-    claimed = inner(case.dx, line.v)
-    if not np.isfinite(low + high + error):
-        return Verdict("differences", "undecided", claimed, why=VAGUE)
-    measured = float(np.clip(claimed, low, high))
-    gap = abs(claimed - measured)
-    why = f"at a kink any slope in [{low:.9g}, {high:.9g}] is right; {inequality(claimed, measured, gap, error)}"
-    return Verdict("differences", "passed" if gap <= error else "wrong", claimed, measured, gap, error, why)
+def has_kink(case: Case) -> bool:
+    """Do the slopes of an output that counts differ between both sides, along the random direction?"""
+    with np.errstate(all="ignore"):
+        return bool((slopes.slopes(case.values.line(case.place), case.eps).kink & (case.dy != 0)).any())
+
+
+def by_subgradients(case: Case, rng: np.random.Generator) -> Verdict:
+    """At a kink: <dx, v> must lie between the slopes of both sides, along each of several directions v."""
+    from pyllama.testing import kinks
+    lines = [case.values.line(case.place)]
+    lines += [case.values.along(case.place, v) for v in kinks.directions(case.x, rng)]
+    verdicts = [kinks.verdict(line, case.dy, inner(case.dx, line.v), case.eps, blur(case.dx, line.v, case.eps))
+                for line in lines]
+    return max(verdicts, key=rank)
 
 
 def by_order(case: Case) -> Verdict:
     """The order of the Taylor remainder along the random direction."""
     from pyllama.testing.order import order
-    line, counted = case.values.line(case.place), case.dy != 0
+    line, counted, found = case.values.line(case.place), case.dy != 0, by_direction(case)
 
     def phi(t):
         return float((case.dy * line(t))[counted].sum())
 
     size = float(np.abs(case.dy * flat(case.values.outputs))[counted].sum())
-    return order(phi, inner(case.dx, line.v), case.eps, size)
+    rounding = found.rounding if found else blur(case.dx, line.v, case.eps)
+    return order(phi, inner(case.dx, line.v), case.eps, size, blur=rounding)
+
+
+def by_entries(case: Case, which: Iterable, deadline: float | None) -> tuple[Verdict, tuple[int, ...] | None]:
+    """The verdict on the entry that is most off, and its index."""
+    def again(k, index):
+        near = case.near(k)
+        values = Values(case.values.function, near, case.values.outputs, case.values.rng)
+        moved = case._replace(values=values, dx=case.gradient_at(near, case.dys))
+        return moved.dx[index], measured(moved, [index], None).value[index]
+
+    verdict, index = entrywise(measured(case, which, deadline), case.dx, case.eps, again)
+    if index is not None:
+        numbers = inequality(verdict.claimed, verdict.measured, verdict.error, verdict.tolerance)
+        verdict = replace(verdict, why=f"at entry {list(index)} {numbers}")
+    return verdict, index
+
+
+def measured(case: Case, which: Iterable | None, deadline: float | None) -> Entries:
+    """The derivative of single entries."""
+    return entries(case.values.entry(case.place), case.dy, case.x, case.eps, which, deadline)
+
+
+def rank(verdict: Verdict) -> tuple:
+    """The higher, the worse."""
+    return verdict.status == "wrong", verdict.status != "undecided", verdict.severity
 
 
 def by_jvp(case: Case, tangent: Callable) -> Verdict:
@@ -193,81 +225,9 @@ def by_jvp(case: Case, tangent: Callable) -> Verdict:
                    "" if error <= tolerance else why)
 
 
-def has_kink(case: Case) -> bool:
-    """Do the slopes of an output that counts differ between both sides, along the random direction?"""
-    with np.errstate(all="ignore"):
-        return bool((slopes.slopes(case.values.line(case.place), case.eps).kink & (case.dy != 0)).any())
-
-
-class Measured(NamedTuple):
-    """The derivative of some entries; NaN where it was not measured.  Arrays of the leaf's shape."""
-    value: np.ndarray
-    tolerance: np.ndarray
-    holomorphic: bool
-
-    def excess(self, dx: np.ndarray) -> np.ndarray:
-        """How many tolerances each entry is off; 0 where nothing was measured, infinite where dx is not a number."""
-        with np.errstate(all="ignore"):
-            ratio = np.abs(dx - self.value) / self.tolerance
-        ratio = np.where(np.isfinite(dx), np.nan_to_num(ratio, nan=0.0), np.inf)
-        return np.where(np.isfinite(self.value), ratio, 0.0)
-
-
-def measured(case: Case, which: Iterable | None, deadline: float | None) -> Measured:
-    """Measure entries one by one.  The tolerance is the error of the measurement, and rounding in back.
-
-    back may have to cancel numbers as large as those of the other entries: EXACT of the largest is not a fault.
-    """
-    from pyllama.testing.entries import entries
-    found = entries(case.values.entry(case.place), case.dy, case.x, case.eps, which, deadline)
-    scale = scales(case.x)
-    with np.errstate(all="ignore"):
-        parts = np.abs(case.dx * scale, dtype=float)
-        largest = np.max(parts, initial=0.0, where=np.isfinite(parts))
-        rounding = np.where(scale > 0, max(slopes.EXACT, 64 * case.eps) * largest / scale, 0.0)
-    return Measured(found.value, found.error + rounding, found.holomorphic)
-
-
-def scales(x: np.ndarray) -> np.ndarray:
-    """The size of each entry; that of a zero is the average size, or 1."""
-    sizes = np.abs(np.where(np.isfinite(x), x, 0.0), dtype=float)
-    return np.where(sizes == 0, sizes.mean() if sizes.any() else 1.0, sizes)
-
-
 def index_of(number: Any, a: np.ndarray) -> tuple[int, ...]:
     """The index of the entry with this number in C order."""
     return tuple(int(i) for i in np.unravel_index(number, a.shape))
-
-
-def by_entries(case: Case, found: Measured) -> tuple[Verdict, tuple[int, ...]] | None:
-    """The verdict of the entry that is most off, and its index; None if no entry was measured.
-
-    An entry that looks wrong is judged along its own axis, where the rounding of both passes is measured, too.
-    """
-    if not np.isfinite(found.value).any():
-        return None
-    excess = found.excess(case.dx)
-    suspects = np.argsort(excess, axis=None)[::-1][:SUSPECTS]
-    for number in suspects:
-        index = index_of(number, excess)
-        if excess[index] <= 1:
-            break
-        v = np.zeros(case.x.shape)
-        v[index] = scales(case.x)[index]
-        judged = by_direction(case, case.values.along(case.place, v), f"at entry {list(index)}, moved by t v,")
-        if judged is None or judged.status == "wrong":
-            return of_entry(case, found, index, "wrong"), index
-    index = index_of(suspects[0], excess)
-    return of_entry(case, found, index, "passed"), index
-
-
-def of_entry(case: Case, found: Measured, index: tuple, status: Any) -> Verdict:
-    claimed, value, tolerance = float(case.dx[index]), float(found.value[index]), float(found.tolerance[index])
-    error = abs(claimed - value)
-    tolerance = tolerance if status == "wrong" else max(tolerance, error)       # rounding, as by_direction() measured
-    why = f"at entry {list(index)} {inequality(claimed, value, error, tolerance)}"
-    return Verdict("complex step" if found.holomorphic else "differences", status, claimed, value, error, tolerance,
-                   why)
 
 
 def by_plain_differences(case: Case, which: list, eps: float, atol: float, rtol: float) -> tuple[Verdict, tuple]:

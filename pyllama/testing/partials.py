@@ -16,7 +16,7 @@ from pyllama.testing import passes, slopes, trees
 from pyllama.testing.calls import Function
 from pyllama.testing.compare import ROUNDED, direction
 from pyllama.testing.diagnosis import Evidence, diagnose
-from pyllama.testing.judge import Case, Line, Values, by_direction
+from pyllama.testing.judge import Case, Line, Values, by_direction, verdict_of
 from pyllama.testing.report import Pair, Report, Verdict
 from pyllama.testing.slopes import EXACT
 from pyllama.testing.trees import is_float
@@ -150,7 +150,8 @@ class Table:
         values = Values(self.function, self.leaves, self.outputs, np.random.default_rng)
         found = by_direction(Case(values, i, self.grads[i], (self.dy,), lambda leaves, _: self.gradients(leaves)[i]),
                              line)
-        return found or Verdict("differences", "undecided", why="the loss has a kink there, or its noise hides it")
+        return verdict_of(found) if found else Verdict("differences", "undecided",
+                                                       why="the loss has a kink there, or its noise hides it")
 
     def row(self, i: int, along: Verdict, entries: int) -> Pair:
         """The pair of a parameter, with its worst entry."""

@@ -60,7 +60,7 @@ class Found(NamedTuple):
     @property
     def rank(self) -> tuple:
         """The higher, the worse."""
-        return self.verdict.status == "wrong", self.verdict.status != "undecided", self.verdict.severity
+        return judge.rank(self.verdict)
 
 
 class Session:
@@ -121,6 +121,7 @@ class Session:
             self.visit(point)
         for key, case in cases.items():
             self.in_depth(key, case)
+        self.in_low_precision(cases)
         for k in range(BESIDE):
             if all(map(self.judged, self.found)):
                 break
@@ -222,14 +223,15 @@ class Session:
     def judge(self, key: tuple[str, str], case: Case, point: Point) -> None:
         """Judge a case along a random direction."""
         self.found.setdefault(key, [])
-        verdict = judge.by_direction(case)
+        compared = judge.by_direction(case)
+        verdict = judge.verdict_of(compared) if compared else None
         if verdict is None and judge.has_kink(case):
             self.note(f"{key[1]} has a kink in {key[0]} ({point.name})")
             if self.options.kinks == "raise":
                 self.faults.add("kink", f"{key[1]} has a kink in {key[0]}, where its gradient is not unique; give "
                                         f"other inputs, or kinks='accept'", key[0])
             if self.options.kinks == "accept":
-                verdict = judge.by_subgradients(case)
+                verdict = judge.by_subgradients(case, self.rng("kinks", point.name, key))
         verdict = verdict or Verdict("differences", "undecided", why=judge.VAGUE)
         if not (self.options.plain and verdict.method == "differences"):
             self.add(key, Found(point, verdict, case))
@@ -243,7 +245,7 @@ class Session:
         if self.late():
             self.skipped.append(f"the entries of {key[0]}, and the order")
             return
-        if "order" in self.options.methods:
+        if "order" in self.options.methods and not judge.has_kink(case):
             self.add(key, Found(point, judge.by_order(case), case))
         if jvp := self.function.jvp:
             self.add(key, Found(point, judge.by_jvp(case, lambda place, v: self.tangent(jvp, place, v)), case))
@@ -259,11 +261,47 @@ class Session:
         """Judge some entries, each for itself, unless the gradient is wrong anyway."""
         if any(found.verdict.status == "wrong" for found in self.found[key]):
             return
-        judged = judge.by_entries(case, judge.measured(case, which, self.deadline))
-        if judged and not (self.options.plain and judged[0].method == "differences"):
-            self.add(key, Found(self.given, judged[0], case, judged[1]))
+        verdict, entry = judge.by_entries(case, which, self.deadline)
+        if not (self.options.plain and verdict.method == "differences"):
+            self.add(key, Found(self.given, verdict, case, entry))
         if self.late():
             self.skipped.append(f"some entries of {key[0]}")
+
+    def in_low_precision(self, cases: dict[tuple[str, str], Case]) -> None:
+        """Judge the rounding of float32, float16 and bfloat16 inputs, if func accepts float64, too."""
+        low = sorted((dtype.name for dtype in self.precisions if dtype != np.float64), key=str)
+        if not low or self.start is self.function.leaves or "rounding" not in self.options.methods:
+            return
+        point = Point(f"in {low[0]}", self.function.leaves)
+        for j, output in enumerate(self.outputs):
+            if self.late():
+                self.skipped.append(f"the rounding of {low[0]} of {output}")
+                return
+            try:
+                verdicts = self.roundings(point, j)
+            except Exception as error:
+                self.note(f"the point {point.name!r} was left out: {error}")
+                return
+            for i, verdict in verdicts.items():
+                key = self.function.names[i], output
+                if key in cases:
+                    self.add(key, Found(point, verdict, cases[key]))
+
+    def roundings(self, point: Point, j: int) -> dict[int, Verdict]:
+        """{i: the verdict on the rounding of the gradient of leaf i} for one output."""
+        from pyllama.testing import precision
+        faults, precisions = self.faults, self.precisions
+
+        def run(leaves, dys):
+            outputs, back = passes.forward(self.function, leaves, faults)
+            dys = tuple(d.astype(a.dtype) for d, a in zip(dys, outputs, strict=True))
+            return outputs, passes.gradients(self.function, back, dys, outputs, leaves, precisions, faults)
+
+        outputs, _ = passes.forward(self.function, point.leaves, faults)
+        dys = alone(j, self.drawn(outputs, point))
+        _, grads = run(point.leaves, dys)
+        verdicts = precision.check(run, point.leaves, dys, self.seed)[len(outputs):]
+        return dict(zip([i for i, dx in enumerate(grads) if dx is not None], verdicts, strict=True))
 
     def sample(self, case: Case, most: int) -> list:
         """The indices of all entries of the leaf, or of so many drawn at random."""
@@ -295,11 +333,11 @@ class Session:
         if len(drawn) == 1:
             return
         for i, case in self.cases(self.given, back, drawn, values, passes.Faults()):
-            verdict = judge.by_direction(case)
+            compared = judge.by_direction(case)
             alone_wrong = any(found.rank[0] for key in self.found if key[0] == names[i] for found in self.found[key])
-            if verdict and verdict.status == "wrong" and not alone_wrong:
+            if compared and compared.wrong and not alone_wrong:
                 self.faults.add("outputs not added", f"the gradient of {names[i]} is right for each output alone, but "
-                                                     f"not for all together: {verdict.why}", names[i])
+                                                     f"not for all together; add up what each contributes", names[i])
 
     def replay(self) -> str:
         options = [f"{name}={value!r}" for name, value in self.options.set_by_user().items()]
