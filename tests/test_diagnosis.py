@@ -93,9 +93,15 @@ def rms_bug(bug):
     ("mean left out", ["Missing term"]), ("sum instead of mean", ["Missing term"]),
     ("1/rms left out", ["A factor for each place, constant along axis 1"]),
     ("1/rms twice", ["A factor for each place, constant along axis 1"]),
-    ("eps forgotten", ["Nearly right"]), ("w left out", []), ("w outside the mean", [])])
+    ("eps forgotten", ["Nearly right"]), ("w left out", ["Missing term"]), ("w outside the mean", ["Missing term"])])
 def test_rms_norm(bug, expected):
     assert said(rms_norm, ["x", "w"], [X, W], 0, rms_bug(bug)) == expected
+
+
+def test_a_weight_that_is_left_out():
+    sentence, = diagnose(evidence(rms_norm, ["x", "w"], [X, W], 0, rms_bug("w left out")))
+    assert sentence.startswith("Missing term: along the last axis, measured - claimed = a × x + b × dy × (w - 1) with")
+    assert sentence.endswith(": w is left out.")
 
 
 def test_the_factor_of_each_row_is_recognized():
@@ -105,9 +111,11 @@ def test_the_factor_of_each_row_is_recognized():
 
 
 def test_wrong_only_where_w_is_not_constant():
-    sentence, = diagnose(evidence(rms_norm, ["x", "w"], [X, W], 0, rms_bug("w outside the mean"),
-                                  outcomes={"as given": False, "random w": True, "away from 0 and 1": True}))
-    assert sentence.startswith("Wrong only when w is not constant: ")
+    points, terms = diagnose(evidence(rms_norm, ["x", "w"], [X, W], 0, rms_bug("w outside the mean"),
+                                      outcomes={"as given": False, "random w": True, "away from 0 and 1": True}))
+    assert points.startswith("Wrong only when w is not constant: ")
+    assert terms == ("Missing term: along the last axis, measured - claimed = a × x + b × x × w with numbers a and b "
+                     "for each row: w is on the wrong side of a sum over the row, or on both.")
 
 
 def norm_without(part):

@@ -22,9 +22,8 @@ def sentences(e: Evidence) -> Iterator[str]:
     missing = np.where(e.known, e.measured - e.claimed, np.nan)
     if not e.known.all() or not largest(missing) > CLEAR * noise(e):
         return
-    found = [*an_array(e, missing)] or [*along_axes(e, missing)] or [*of_two_parts(e, missing)] or [*another(e)]
-    yield from found[:1]
-    yield from factors(e)
+    yield from ([*an_array(e, missing)] or [*along_axes(e, missing)] or [*factors(e)] or [*of_parts(e, missing)] or
+                [*another(e)])
 
 
 def noise(e: Evidence) -> float:
@@ -114,20 +113,48 @@ def coefficient(e: Evidence, part, axes) -> str:
     return ""
 
 
-def of_two_parts(e: Evidence, missing) -> Iterator[str]:
-    """In each row, the difference is a combination of a constant and of x or y, as where a mean and a variance are."""
-    if not missing.ndim or missing.shape[-1] < 4 or missing.size - 2 * missing.size // missing.shape[-1] < SURPLUS:
+def of_parts(e: Evidence, missing) -> Iterator[str]:
+    """In each row, the difference is a combination of a few arrays, as where the terms of a norm are."""
+    if not missing.ndim or missing.size > LARGE:
         return
-    rows = missing.reshape(-1, missing.shape[-1])
-    for name in (e.input, e.output):
-        if name in e.candidates and e.candidates[name].shape == missing.shape:
-            a = e.candidates[name].reshape(rows.shape)
-            centered = a - a.mean(-1, keepdims=True)
-            rest = rows - rows.mean(-1, keepdims=True)
-            if largest(rest - least_squares(rest, centered, (1,)) * centered) <= noise(e):
-                yield (f"Missing term: along the last axis, measured - claimed = a + b × {name} with a number a and a "
-                       f"number b for each row, as the terms through a mean and a variance are.")
+    for names, cause in combinations(e):
+        count, columns = len(names), missing.shape[-1]
+        if columns - count >= 2 and missing.size // columns * (columns - count) >= SURPLUS:
+            arrays = [math.prod(np.broadcast_to(one(e, name), missing.shape) for name in name.split(" × "))
+                      for name in names]
+            basis = np.stack(arrays, -1)                # [..., columns, count]
+            weights = np.linalg.pinv(basis) @ missing[..., None]
+            shares = basis * weights.swapaxes(-1, -2)
+            needed = all(largest(shares[..., k]) > CLEAR ** 2 * noise(e) for k in range(count))
+            if needed and largest(missing - shares.sum(-1)) <= CLEAR * noise(e):
+                parts = [f"{letter} × {name}" if name != "1" else letter
+                         for letter, name in zip("abcd", names, strict=False)]
+                yield (f"Missing term: along the last axis, measured - claimed = {' + '.join(parts)} with numbers "
+                       f"{', '.join('abcd'[:count - 1])} and {'abcd'[count - 1]} for each row: {cause}.")
                 return
+
+
+def one(e: Evidence, name: str) -> np.ndarray:
+    """An array by its name, or 1, or one that is reduced by 1: "(w - 1)"."""
+    if name == "1":
+        return np.ones(e.x.shape)
+    return e.candidates[name[1:-5]] - 1 if name.endswith(" - 1)") else e.candidates[name]
+
+
+def combinations(e: Evidence) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What a difference may be a combination of, and what that hints at; the fewest arrays first."""
+    rows = [name for name in (e.input, e.output) if name in e.candidates and e.candidates[name].shape == e.x.shape]
+    weights = [name for name, w in e.candidates.items() if w.shape == e.x.shape[-1:] != e.x.shape and np.ptp(w)]
+    misplaced = "is on the wrong side of a sum over the row, or on both"
+    for x in rows:
+        yield ("1", x), "the terms through a mean and a variance are so"
+        for w in weights:
+            yield (x, f"{x} × {w}"), f"{w} {misplaced}"
+    for w in weights:
+        for x in rows:
+            if e.dy.shape == e.x.shape:
+                yield (x, f"dy × ({w} - 1)"), f"{w} is left out"
+            yield ("1", w, x, f"{x} × {w}"), f"{w} {misplaced}"
 
 
 def factors(e: Evidence) -> Iterator[str]:
