@@ -1,18 +1,16 @@
 """Functions of torch, JAX, numba and C become functions of NumPy arrays.  The libraries here are small stand-ins; the
 real ones run in `make bench-checkers`."""
-import contextlib
 import ctypes
+import inspect
 import shutil
 import subprocess
-import sys
-import types
 
 import numpy as np
 import pytest
 
 from pyllama.testing import foreign
 from pyllama.testing.foreign import c_function
-from tests import small_torch
+from tests import small_jax, small_torch
 from tests.small_torch import Function, Tensor
 
 RNG = np.random.default_rng(0)
@@ -181,57 +179,44 @@ class TestTorch:
 
 # --- JAX --------------------------------------------------------------------------------------------------------------
 
-class Array(np.ndarray):
-    """A stand-in for a JAX array."""
-
-
-Array.__module__ = "jaxlib._jax"
-
-
-def jax_array(x):
-    return np.array(x).view(Array)
-
-
-class SmallJax(types.ModuleType):
-    """jax for the functions x -> factor x, whose factor vjp and jvp find by calling them at one."""
-    def __init__(self):
-        super().__init__("jax")
-        self.numpy = types.SimpleNamespace(array=jax_array)
-        self.wide = False
-
-    @contextlib.contextmanager
-    def enable_x64(self, on):
-        self.wide, before = on, self.wide
-        yield
-        self.wide = before
-
-    def vjp(self, function, x):
-        assert self.wide
-        ys = function(x)
-        return ys, lambda dys: (sum(dy * y for dy, y in zip(dys, function(np.ones_like(x)), strict=True)),)
-
-    def jvp(self, function, inputs, tangents):
-        assert self.wide
-        return function(*inputs), function(*tangents)
-
-
 def test_a_function_of_jax_arrays_is_differentiated_with_x64(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jax", SmallJax())
-    a = foreign.adapted(lambda x, factor: {"a": 2 * x, "b": factor * x}, [jax_array(X), 3.0])
+    small_jax.installed(monkeypatch)
+    a = foreign.adapted(lambda x, factor: {"a": small_jax.cube(x), "b": factor * x}, [small_jax.array(X), 3.0])
     (y, z), back = a.f(X)
     assert a.names == ["x"]
     assert type(y) is type(z) is np.ndarray
-    assert same_bits(z, 3 * X)
-    assert np.allclose(back((y, z))[0], 2 * y + 3 * z, rtol=1e-15)
-    assert same_bits(a.jvp([X], [W])[1], 3 * W)
+    assert same_bits(y, X ** 3)
+    assert np.allclose(back((y, z))[0], 3 * X ** 2 * y + 3 * z, rtol=1e-15)
+    assert np.allclose(a.jvp([X], [W])[0], 3 * X ** 2 * W, rtol=1e-15)
 
 
-def test_integers_of_jax_have_no_gradient_and_complex_numbers_need_no_rule(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jax", SmallJax())
-    a = foreign.adapted(lambda x, ids: 2 * x[ids], [jax_array(X), jax_array([0, 0])])
-    _, none = a.f(X, np.array([1, 1]))[1](np.ones((2, 4)))[:2]
+def test_the_precision_of_jax_arrays_is_that_of_the_inputs(monkeypatch):
+    small_jax.installed(monkeypatch)
+    a = foreign.adapted(small_jax.cube, [small_jax.array(X.astype(np.float32))])
+    assert a.inputs[0].dtype == np.float32
+    for dtype in (np.float32, np.float64, np.complex128):
+        assert a.f(X.astype(dtype))[0].dtype == dtype
+
+
+def test_integers_of_jax_have_no_gradient(monkeypatch):
+    small_jax.installed(monkeypatch)
+    a = foreign.adapted(lambda x, ids: x, [small_jax.array(X), small_jax.array([0, 0])])
+    dx, none = a.f(X, np.array([1, 1]))[1](W)
     assert none is None
-    assert same_bits(a.f(X + 1j, np.array([1, 1]))[0], 2 * (X + 1j)[[1, 1]])
+    assert same_bits(dx, W)
+
+
+def test_a_forward_rule_that_returns_another_y_is_refused(monkeypatch):
+    small_jax.installed(monkeypatch)
+    calls = []
+
+    def other(x):
+        calls.append(x)
+        return x * (1.0 + 1e-6 * len(calls))
+
+    _, back = foreign.adapted(other, [small_jax.array(X)]).f(X)
+    with pytest.raises(ValueError, match="the forward rule of the custom_vjp returns another y than the function, by"):
+        back(X)
 
 
 # --- numba ------------------------------------------------------------------------------------------------------------
@@ -325,8 +310,6 @@ def test_a_c_function_is_called_by_its_declaration(lib, x):
 
 
 def test_numbers_may_be_bound_and_names_are_those_of_the_declaration(lib):
-    import inspect
-
     scale = c_function(lib.scale, SCALE, factor=2.0)
     assert [*inspect.signature(scale).parameters] == ["x", "w"]
     assert scale.__name__ == "scale"

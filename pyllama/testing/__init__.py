@@ -13,24 +13,30 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyllama.testing.foreign import c_function
     from pyllama.testing.function import gradcheck
     from pyllama.testing.ops import check, complex_step
     from pyllama.testing.partials import check_partials
     from pyllama.testing.problems import Problem, problem
     from pyllama.testing.report import GradcheckError, Report
+    from pyllama.testing.second import check_grads, gradgradcheck
 
 _HOMES = {                                  # name -> the module it comes from
     "GradcheckError": "report",
     "Problem": "problems",
     "Report": "report",
+    "c_function": "foreign",
     "check": "ops",
+    "check_grads": "second",
     "check_partials": "partials",
     "complex_step": "ops",
     "gradcheck": "function",
+    "gradgradcheck": "second",
     "problem": "problems",
 }
 
-__all__ = ["GradcheckError", "Problem", "Report", "check", "check_partials", "complex_step", "gradcheck", "problem"]
+__all__ = ["GradcheckError", "Problem", "Report", "c_function", "check", "check_grads", "check_partials",
+           "complex_step", "gradcheck", "gradgradcheck", "problem"]
 
 
 def __getattr__(name):

@@ -57,7 +57,7 @@ def c_function(function: Any, declaration: str, fill: float = np.nan, **bound: f
     function wrote outside an output; TypeError for arrays of another precision.
 
     >>> import ctypes, numpy as np
-    >>> from pyllama.testing.foreign import c_function
+    >>> from pyllama.testing import c_function
     >>> declaration = "void memcpy(double y[N], const double x[N], size_t bytes)"
     >>> copy = c_function(ctypes.CDLL(None).memcpy, declaration, bytes=16)
     >>> copy(np.array([1.0, 2.0]))
