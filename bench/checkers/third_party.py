@@ -44,9 +44,9 @@ def run(name, options):
     suite = importlib.import_module(f"bench.checkers.third_party_{name}")
     outcomes = []
     for number, case in enumerate(cases := list(suite.cases()), 1):
-        print(f"\r{name} {number}/{len(cases)} {case.name:40.40}", end="", file=sys.stderr, flush=True)
+        progress(f"{name} {number}/{len(cases)} {case.name}")
         outcomes.append(judged(case, options.seed))
-    print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+    progress("")
     passed = sum(outcome.passed for outcome in outcomes)
     seconds = sum(outcome.seconds for outcome in outcomes)
     print(f"\n{SUITES[name]}: {len(outcomes)} checked, {passed} pass, {seconds:.1f} s")
@@ -60,6 +60,12 @@ def run(name, options):
     for function in missing:
         print(f"  MISSING     {function}: neither checked nor left out")
     return len(missing) + sum(not outcome.as_expected for outcome in outcomes)
+
+
+def progress(text):
+    """Show what is being checked, where the line can be written over."""
+    if sys.stderr.isatty():
+        print(f"\r{text:60.60}\r", end="", file=sys.stderr, flush=True)
 
 
 def show(outcome):

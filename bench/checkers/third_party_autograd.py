@@ -5,6 +5,7 @@ Functions with complex outputs are checked through their real and imaginary part
 import autograd.numpy as anp
 import autograd.numpy.fft as afft
 import autograd.numpy.linalg as alg
+import numpy as np
 from autograd.core import make_vjp, primitive_vjps
 from autograd.numpy.numpy_vjps import dot_adjoint_0, dot_adjoint_1, tensordot_adjoint_0, tensordot_adjoint_1
 
@@ -199,8 +200,26 @@ LEFT_OUT = {
 }
 
 
+# Where functions have kinks, equal numbers or zeros.
+CALLS += [
+    ("abs at 0", anp.abs, [np.array([0.0, 1.0, -2.0])]),
+    ("maximum of equal numbers", anp.maximum, [np.array([1.0, 2.0]), np.array([1.0, 3.0])]),
+    ("max of equal numbers", anp.max, [np.array([2.0, 1.0, 2.0])]),
+    ("clip at its bounds", lambda x: anp.clip(x, -0.5, 0.5), [np.array([-0.5, 0.1, 0.5])]),
+    ("sort of equal numbers", anp.sort, [np.array([2.0, 1.0, 2.0])]),
+    ("sinc at 0", anp.sinc, [np.array([0.0, 0.5])]),
+    ("prod with a zero", anp.prod, [np.array([0.0, 2.0, 3.0])]),
+    ("std of equal numbers", anp.std, [np.array([2.0, 2.0, 2.0])]),
+    ("norm at 0", alg.norm, [np.zeros(3)]),
+    ("cholesky of any matrix", alg.cholesky, [SQUARE / 5 + 2 * np.eye(3)]),
+]
 # autograd is known to be wrong here, or refuses.
 WRONG = {
+    "sinc at 0": "the VJP divides by x²: NaN, where the derivative is 0",
+    "prod with a zero": "the VJP divides by x: NaN, where the derivative is 6, 0, 0",
+    "std of equal numbers": "the VJP divides by the standard deviation: NaN, where 0 is a subgradient",
+    "norm at 0": "the VJP divides by the norm: NaN, where 0 is a subgradient",
+    "cholesky of any matrix": "NumPy reads the lower triangle, the VJP is that of a symmetric matrix",
     "diag of a wide matrix": "the VJP builds a square matrix and refuses",
     "tile of a matrix, one number": "the VJP splits axis 0, np.tile repeats the last axis",
     "einsum of a diagonal": "the VJP asks einsum for an output with a repeated index, which it refuses",

@@ -53,27 +53,25 @@ def judged(case: Case, seed: int) -> Outcome:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
         return Outcome(case, False, case.expected not in {RIGHT, WRONG}, "", float("nan"), said,
                        time.perf_counter() - begun)
-    passed, said = bool(report), first_sentence(report)
-    expected = passed == (case.expected == RIGHT) and case.keyword.lower() in text_of(report).lower()
+    passed, said = bool(report), sentence(report, case.keyword)
+    expected = passed == (case.expected == RIGHT) and case.keyword.lower() in said.lower()
     worst = report.pairs[-1].worst if report.pairs else None
     return Outcome(case, passed, expected, worst.method if worst else "", report.error, said,
                    time.perf_counter() - begun)
 
 
-def text_of(report) -> str:
-    """All that the report says of causes."""
-    return " ".join([*(fault.kind + " " + fault.sentence for fault in report.faults),
-                     *(sentence for pair in report.pairs for sentence in pair.diagnoses)])
+def causes(report) -> list[str]:
+    """All causes that the report gives, those of the worst pair first."""
+    return [*(fault.sentence for fault in report.faults),
+            *(cause for pair in reversed(report.pairs) for cause in pair.diagnoses)]
 
 
-def first_sentence(report) -> str:
-    """The first cause that the report gives; that of the worst pair, if there are several."""
+def sentence(report, keyword: str) -> str:
+    """The cause with this word, else the first one, else the inequality of the worst pair."""
     if report:
         return ""
-    causes = [fault.sentence for fault in report.faults]
-    causes += [s for pair in reversed(report.pairs) for s in (*pair.diagnoses[:1], pair.worst.why)[:1] if pair.wrong]
-    undecided = [pair.worst.why for pair in report.pairs if pair.worst.status == "undecided"]
-    return (causes or undecided or [""])[0]
+    named = [cause for cause in causes(report) if keyword.lower() in cause.lower()]
+    return (named or causes(report) or [report.pairs[-1].worst.why])[0]
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

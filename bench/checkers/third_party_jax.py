@@ -85,6 +85,9 @@ FUNCTIONS = [
     ("softmax", jax.nn.softmax, arrays(X)),
     ("logsumexp", lambda x: jax.nn.logsumexp(x, -1), arrays(X)),
     ("relu", jax.nn.relu, arrays(X)),
+    ("relu at 0", jax.nn.relu, arrays([0.0, 1.0, -1.0])),
+    ("abs at 0", jnp.abs, arrays([0.0, 1.0, -1.0])),
+    ("max of equal numbers", jnp.max, arrays([2.0, 1.0, 2.0])),
     ("sort", jnp.sort, arrays(X)),
     ("cumsum", jnp.cumsum, arrays(X)),
     ("scan", lambda a, x: jax.lax.scan(lambda h, ax: (ax[0] * h + ax[1],) * 2, jnp.zeros(4), (a, x))[1], arrays(X, Y)),
@@ -97,4 +100,5 @@ FUNCTIONS = [
 def cases():
     for name, function, inputs in FUNCTIONS:
         yield Case(name, function, inputs)
+    yield Case("norm at 0", jnp.linalg.norm, arrays([0.0, 0.0]), "divides by the norm: NaN, where 0 is a subgradient")
     yield Case("clip_gradient, custom_vjp", clip_gradient, arrays(X), "clips the gradient, on purpose")
