@@ -1,10 +1,12 @@
 """Planted mistakes are named in words, and nothing else is said of them."""
+import time
+
 import numpy as np
 import pytest
 
 from pyllama.ops import attention, gelu, layer_norm, linear, rms_norm, softmax
 from pyllama.ops import tanh as tanh_op
-from pyllama.testing.diagnosis import diagnose
+from pyllama.testing.diagnosis import Evidence, diagnose
 from tests.evidence import evidence, said
 
 RNG = np.random.default_rng(0)
@@ -191,7 +193,7 @@ def test_tanh_without_its_derivative():
 
 def test_tanh_of_the_input_instead_of_the_output():
     found = diagnose(evidence(tanh_op, ["x"], [X], 0, lambda dy: dy * (1 - X * X)))
-    assert found == ("Another formula: claimed = dy × (1 - x²) at every entry.",)
+    assert found == ("Another formula: claimed = dy × (1 - x²) at all 15 entries compared.",)
 
 
 def test_a_power_too_few():
@@ -224,7 +226,7 @@ def silu(g, u):
 @pytest.mark.parametrize(("which", "wrong", "sentence"), [
     (1, lambda dy, s: dy * X, "Wrong factor: σ(g) is missing: claimed = measured / σ(g) at all 15"),
     (1, lambda dy, s: dy * s, "Wrong factor: g is missing: claimed = measured / g at all 15"),
-    (0, lambda dy, s: dy * OTHER * s, "Missing term: measured - claimed = y × dy × (1 - σ(g)) at every"),
+    (0, lambda dy, s: dy * OTHER * s, "Missing term: measured - claimed = y × dy × (1 - σ(g)) at all 15"),
     (0, lambda dy, s: dy * OTHER * (s - X * s * (1 - s)),
      "Missing term or one with the wrong sign: measured - claimed = 2 × y × dy × (1 - σ(g)) at")])
 def test_the_factors_and_terms_of_a_gate(which, wrong, sentence):
@@ -235,7 +237,7 @@ def test_the_factors_and_terms_of_a_gate(which, wrong, sentence):
 
 def test_gelu_without_its_density():
     found, = diagnose(evidence(gelu, ["x"], [X], 0, lambda dy: dy * gelu(X)[0] / X))
-    assert found == "Missing term: measured - claimed = x × dy × φ(x) at every entry."
+    assert found == "Missing term: measured - claimed = x × dy × φ(x) at all 15 entries compared."
 
 
 def heads(*shape):
@@ -250,6 +252,30 @@ def test_attention_gives_k_the_gradient_of_q():
     back = attention(q, k, v)[1]
     assert said(scaled, ["q", "k", "v"], [q, k, v], 0, lambda dy: back(dy)[0] * 2) == ["Constant factor 2.000"]
     assert said(scaled, ["q", "k", "v"], [q, k, v], 2, lambda dy: back(dy)[1]) == ["Gradient of the wrong input"]
+
+
+def test_back_is_not_called_after_the_deadline():
+    calls = []
+
+    def wrong(dy):
+        calls.append(1)
+        return 2 * softmax(X)[1](dy)[0]
+
+    made = evidence(softmax, ["x"], [X], 0, wrong)
+    calls.clear()
+    made.deadline = time.monotonic() - 1
+    assert diagnose(made)[0].startswith("Constant factor 2.000")
+    assert not calls
+
+
+def test_a_large_array_of_which_few_entries_were_measured():
+    x, u = RNG.standard_normal((200, 300)), RNG.standard_normal((200, 300))
+    dy, known = RNG.standard_normal(x.shape), RNG.random(x.shape) < 1e-3
+    right = dy * u * np.exp(x)
+    made = Evidence("x", "y", {"x": x, "u": u}, x, u * np.exp(x), dy, dy * np.exp(x), np.where(known, right, np.nan),
+                    np.full(x.shape, 1e-11), lambda dy: dy * np.exp(x))
+    found = diagnose(made)
+    assert found[0] == f"Wrong factor: u is missing: claimed = measured / u at all {known.sum()} entries compared."
 
 
 def test_nothing_is_said_of_a_right_gradient_nor_of_a_random_one():

@@ -1,4 +1,5 @@
 """Hypotheses that are tested by calling back again with another dy, and what the tried points have in common."""
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,7 +24,9 @@ def sentences(e: Evidence) -> Iterator[str]:
 
 
 def called(e: Evidence, dy) -> np.ndarray | None:
-    """The gradient for another dy; None where back refuses it."""
+    """The gradient for another dy; None where back refuses it, or there is no time."""
+    if e.deadline is not None and time.monotonic() > e.deadline:
+        return None
     try:
         with np.errstate(all="ignore"):
             dx = np.asarray(e.gradient(dy), dtype=float)

@@ -3,6 +3,7 @@
 A hypothesis predicts what back would return if it had a certain mistake.  It is stated only if the prediction agrees
 with what back returned, entry by entry, and is clearly apart from the right gradient.
 """
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from pyllama.erf import erf
 
 SLACK = 4                                           # tolerances, because both sides of a comparison may be off
 ROUNDING = 1e-10                                    # of a prediction, relative to its size
+PICKED = 4096                                       # entries at most, where many products are tried
 CLEAR = 10                                          # how many slacks a prediction is away from the right gradient
 
 
@@ -30,6 +32,7 @@ class Evidence:
     others          the measured gradients of the other floating inputs
     outcomes        for each point that was tried ("as given", "strided dy", ...): is the gradient wrong there?
     kink            at which entries does the function have a kink?  None: unknown, or nowhere
+    deadline        by time.monotonic(), after which gradient is not called; None: there is no limit
     """
     input: str
     output: str
@@ -44,6 +47,7 @@ class Evidence:
     others: dict[str, np.ndarray] = field(default_factory=dict)
     outcomes: dict[str, bool] = field(default_factory=dict)
     kink: np.ndarray | None = None
+    deadline: float | None = None
 
     @cached_property
     def known(self) -> np.ndarray:
@@ -82,17 +86,37 @@ class Evidence:
         return fitting
 
     @cached_property
-    def functions(self) -> dict[str, np.ndarray]:
-        """What activations and gates are made of, for each input of x's shape."""
-        made: dict[str, np.ndarray] = {}
-        for name, x in {self.input: self.x, **self.inputs}.items():
-            if x.dtype.kind == "f" and x.shape == self.x.shape:
-                x = x.astype(float)
+    def picked(self) -> np.ndarray:
+        """The places of the entries at which products are compared: all that were measured, or PICKED of them."""
+        places = np.flatnonzero(self.known)
+        return places[::math.ceil(len(places) / PICKED) or 1]
+
+    def pick(self, a: np.ndarray) -> np.ndarray:
+        """The picked entries of an array that broadcasts to x's shape, in a row."""
+        return np.broadcast_to(a, self.x.shape).reshape(-1)[self.picked]
+
+    @cached_property
+    def few(self) -> "Evidence":
+        """The same for the picked entries alone."""
+        return replace(self, claimed=self.pick(self.claimed), measured=self.pick(self.measured),
+                       tolerance=self.pick(self.tolerance))
+
+    @cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        """What products are made of, at the picked entries: the candidates, and functions that gates have."""
+        values = {name: self.pick(a) for name, a in self.candidates.items() if not a.ndim or np.ptp(a)}
+        for name, whole in {self.input: self.x, **self.inputs}.items():
+            if whole.dtype.kind == "f" and whole.shape == self.x.shape:
+                x = self.pick(whole).astype(float)
                 sigma, phi = 1 / (1 + np.exp(-x)), np.exp(-x * x / 2) / (2 * np.pi) ** 0.5
-                made |= {f"σ({name})": sigma, f"(1 - σ({name}))": 1 - sigma, f"tanh({name})": np.tanh(x),
-                         f"exp({name})": np.exp(x), f"φ({name})": phi, f"Φ({name})": (1 + erf(x / 2 ** 0.5)) / 2,
-                         f"(1 - {name}²)": 1 - x * x}
-        return {name: a for name, a in made.items() if a.shape != self.y.shape or not np.allclose(a, self.y, 1e-9, 0)}
+                values |= {f"σ({name})": sigma, f"(1 - σ({name}))": 1 - sigma, f"exp({name})": np.exp(x),
+                           f"φ({name})": phi, f"Φ({name})": (1 + erf(x / 2 ** 0.5)) / 2, f"(1 - {name}²)": 1 - x * x}
+                values |= {f"tanh({name})": np.tanh(x)} if not self.is_output(np.tanh(x)) else {}
+        return values
+
+    def is_output(self, picked: np.ndarray) -> bool:
+        """Is this y, which has a name already?"""
+        return self.y.shape == self.x.shape and np.allclose(picked, self.pick(self.y), 1e-9, 0)
 
     def explains(self, prediction: np.ndarray, gain: float = 1.0) -> bool:
         """Does claimed agree with the prediction, which differs from the right gradient?

@@ -6,21 +6,24 @@ from collections.abc import Iterator
 import numpy as np
 
 from pyllama.testing.diagnosis.constants import short, simple
-from pyllama.testing.diagnosis.evidence import CLEAR, Evidence, broadcasts, largest
+from pyllama.testing.diagnosis.evidence import CLEAR, Evidence, broadcasts, entries, largest
 from pyllama.testing.diagnosis.whole import called
 
 SURPLUS = 4                                         # numbers that fit, beyond those that were chosen to fit
 TINY = 1e-3
 NUMBERS = {"1": "", "-1": "-", "2": "2 × ", "-2": "-2 × "}
 FACTORS = 4                                         # of a term
-MANY = 60_000                                       # products: about a second
+MANY = 20_000                                       # products: a third of a second
 LARGE = 4096                                        # entries, for which all products would take long
 
 
 def sentences(e: Evidence) -> Iterator[str]:
     """What the difference is, the most specific first."""
-    missing = np.where(e.known, e.measured - e.claimed, np.nan)
-    if not e.known.all() or not largest(missing) > CLEAR * noise(e):
+    missing = e.measured - e.claimed
+    if not largest(missing[e.known]) > CLEAR * noise(e):
+        return
+    if not e.known.all():
+        yield from [*an_array(e, missing)] or [*another(e)]
         return
     yield from ([*an_array(e, missing)] or [*along_axes(e, missing)] or [*factors(e)] or [*of_parts(e, missing)] or
                 [*another(e)])
@@ -33,7 +36,7 @@ def noise(e: Evidence) -> float:
 def an_array(e: Evidence, missing) -> Iterator[str]:
     """The difference is a product of simple arrays."""
     if term := product(e, missing):
-        yield f"Missing term{doubt(term)}: measured - claimed = {term} at every entry."
+        yield f"Missing term{doubt(term)}: measured - claimed = {term} {entries(len(e.picked))}."
 
 
 def doubt(term: str) -> str:
@@ -44,21 +47,21 @@ def doubt(term: str) -> str:
 def another(e: Evidence) -> Iterator[str]:
     """All of claimed is a product of simple arrays, as where a pass uses x instead of y."""
     if formula := product(e, e.claimed):
-        yield f"Another formula: claimed = {formula} at every entry."
+        yield f"Another formula: claimed = {formula} {entries(len(e.picked))}."
 
 
 def product(e: Evidence, wanted) -> str:
     """A number times a product of inputs, dy, y and simple functions of these that is `wanted`; "" if none is."""
-    arrays = {name: a for name, a in {**e.candidates, **e.functions}.items() if np.ptp(a) or not a.ndim}
-    if e.x.size > LARGE or np.count_nonzero(wanted) < 2:
+    wanted = e.pick(wanted)
+    if np.count_nonzero(wanted) < 2:
         return ""
     for count in range(1, FACTORS + 1):
-        for names in itertools.combinations(arrays, count) if math.comb(len(arrays), count) <= MANY else ():
+        for names in itertools.combinations(e.values, count) if math.comb(len(e.values), count) <= MANY else ():
             if count > 1 and "dy" not in names:
                 continue                            # a gradient is linear in dy
-            whole = np.broadcast_to(math.prod(arrays[name] for name in names), wanted.shape)
+            whole = np.prod([e.values[name] for name in names], axis=0)
             place = np.abs(whole).argmax()
-            number = float(wanted.flat[place] / whole.flat[place])
+            number = float(wanted[place] / whole[place])
             fraction = simple(number)
             if fraction and largest(wanted - number * whole) <= noise(e) * max(1, abs(number)):
                 return {"1": "", "-1": "-"}.get(fraction, f"{fraction} × ") + " × ".join(names)

@@ -30,8 +30,8 @@ def vanishing(e: Evidence) -> Iterator[str]:
                f"measured is up to {e.size:.6g}, and not 0 at {count}.")
     claimed = largest(e.claimed[e.known])
     if e.size <= e.noise < claimed / CLEAR:
-        yield (f"Should be zero: measured is 0 {entries(int(e.known.sum()))}, because {e.output} does not change with "
-               f"{e.input} there; claimed is up to {claimed:.6g}.")
+        yield (f"Should be zero: measured is 0 {entries(int(e.known.sum()))}, but the claimed gradient of {e.output} "
+               f"with respect to {e.input} is up to {claimed:.6g}.")
 
 
 def of_another_input(e: Evidence) -> Iterator[str]:
@@ -71,15 +71,14 @@ def ratio(e: Evidence, whole: np.ndarray) -> tuple[float, int]:
 
 def by_an_array(e: Evidence) -> Iterator[str]:
     """A factor that is an input, y, dy or made of these."""
-    for name, a in {**e.candidates, **e.functions}.items():
-        if np.ptp(a) == 0 and a.ndim:
-            continue                                # then it is a constant factor
+    few = e.few
+    for name, a in e.values.items():
         for power, formula in POWERS.items():
-            value, prediction, gain = scaled(e, a, power)
-            if value and e.explains(prediction, gain):
+            value, prediction, gain = scaled(few, a, power)
+            if value and few.explains(prediction, gain):
                 times = f"{simple(value)} × " if simple(value) != "1" else ""
                 yield (f"Wrong factor{surplus(name, value, power)}: claimed = {times}{formula.format(name)} "
-                       f"{entries(int((e.known & np.isfinite(prediction)).sum()))}.")
+                       f"{entries(int(np.isfinite(prediction).sum()))}.")
                 return
 
 
@@ -94,7 +93,6 @@ def surplus(name: str, value: float, power: float) -> str:
 
 def scaled(e: Evidence, a: np.ndarray, power: float) -> tuple[float, np.ndarray, float]:
     """(number, number × measured × a^power, the largest factor), with a simple number; 0 if none fits."""
-    a = np.broadcast_to(a, e.x.shape)
     usable = (np.abs(a) > TINY * largest(a)) & ((a > 0) | (power % 1 == 0))
     factor = np.where(usable, a, np.nan) ** power
     whole = e.measured * factor
