@@ -26,6 +26,15 @@ def name_of(func: Callable) -> str:
     return "f" if name in ("", "<lambda>") else str(name)
 
 
+def path_of(func: Callable) -> str:
+    """Where the function can be imported from, "module:name"; its name if that is not known."""
+    inner = getattr(func, "func", func)
+    name = getattr(inner, "__qualname__", "")
+    if getattr(func, "has_kernels", False):                                 # an Op of pyllama.ops
+        return f"pyllama.ops:{name_of(func)}"
+    return f"{inner.__module__}:{name}" if name and "<" not in name else name_of(func)
+
+
 def described(result: Any) -> str:
     """The kind of a result, in a few words."""
     if isinstance(result, tuple | list):
@@ -40,12 +49,17 @@ class Function:
     names       of the leaves: "x", "p at weight"
     leaves      the leaves as given, copied: arrays; None for an input that is None
     form        "closure", "saved" or "plain": what `func` returns
+    path        where it can be imported from: see path_of()
+    keywords    of gradcheck, that belong to the function
     """
 
     def __init__(self, func: Callable, inputs: Any, backward: Callable | None = None, saved: bool = False,
                  jvp: Callable | None = None, names: Any = None):
         self.func, self.backward, self.jvp = func, backward, jvp
-        self.name = name_of(func)
+        self.name, self.path = name_of(func), path_of(func)
+        given = {"backward": backward, "saved": saved, "jvp": jvp}
+        self.keywords = {keyword: value for keyword, value in given.items() if value}
+        self.bound: dict[str, Any] = {}                 # options of func, for whoever calls it again
         self.inputs = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
         self.form = "closure" if backward is None else "saved" if saved else "plain"
         self.fills = backward is not None and "out" in parameters(backward)
@@ -157,7 +171,7 @@ def brought(func: Callable, inputs: Any, backward: Callable | None, saved: bool,
     from pyllama.testing import foreign
     if adapted := foreign.adapted(func, given):
         function = Function(adapted.f, adapted.inputs, jvp=jvp or adapted.jvp, names=names or adapted.names)
-        function.name, function.notes = name_of(func), adapted.notes
+        function.name, function.path, function.notes = name_of(func), path_of(func), adapted.notes
         return function
     return Function(foreign.plain(func), given, foreign.plain(backward), saved, foreign.plain(jvp), names)
 

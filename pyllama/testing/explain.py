@@ -1,4 +1,5 @@
 """The pairs of a report: the worst verdicts, and for a wrong gradient what is wrong, in words and as a small case."""
+import re
 from typing import TYPE_CHECKING
 
 from pyllama.testing import judge
@@ -7,6 +8,7 @@ from pyllama.testing.report import Pair, Verdict
 if TYPE_CHECKING:
     from pyllama.testing.session import Found, Session
 
+LONGEST = 400                               # numbers in a case that a reader may want to paste
 NOTHING = Verdict("differences", "undecided", why="none of the methods asked for can judge it")
 
 
@@ -84,6 +86,18 @@ def smallest_case(session: "Session", key: tuple[str, str]) -> str:
             return False
         return compared is not None and compared.wrong
 
-    leaves = smallest(fails, found.case.values.leaves, session.deadline)
-    named = dict(zip(session.function.names, leaves, strict=True))
-    return as_python(session.function.name, named, session.options.set_by_user() | {"seed": session.seed})
+    leaves, function = smallest(fails, found.case.values.leaves, session.deadline), session.function
+    if sum(x.size for x in leaves if x is not None) > LONGEST:
+        return ""
+    named = dict(zip(function.names, leaves, strict=True))
+    text = as_python(function.path, named, function.keywords | session.keywords() | {"seed": session.seed})
+    return with_bound(text, function.bound)
+
+
+def with_bound(text: str, bound: dict) -> str:
+    """The call, with these options bound to the function."""
+    if not bound:
+        return text
+    options = ", ".join(f"{name}={value!r}" for name, value in bound.items())
+    bind = rf"gradcheck(functools.partial(\1, {options}), ["
+    return "import functools\n" + re.sub(r"(?m)^gradcheck\(([^,]+), \[", bind, text)

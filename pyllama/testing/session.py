@@ -339,8 +339,12 @@ class Session:
                 self.faults.add("outputs not added", f"the gradient of {names[i]} is right for each output alone, but "
                                                      f"not for all together; add up what each contributes", names[i])
 
+    def keywords(self) -> dict[str, Any]:
+        """The keywords of gradcheck that give the same verdicts."""
+        return self.options.set_by_user()
+
     def replay(self) -> str:
-        options = [f"{name}={value!r}" for name, value in self.options.set_by_user().items()]
+        options = [f"{name}={value!r}" for name, value in self.keywords().items()]
         return f"gradcheck({', '.join([self.function.name, 'inputs', *options, f'seed={self.seed}'])})"
 
 
