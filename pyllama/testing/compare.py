@@ -14,9 +14,10 @@ import numpy as np
 
 from pyllama.testing import slopes
 from pyllama.testing.entries import Entries
-from pyllama.testing.passes import flat
+from pyllama.testing.passes import eps_of, flat
 from pyllama.testing.report import Status, Verdict
 from pyllama.testing.slopes import CHAIN, EXACT, WIDTHS, bound
+from pyllama.testing.trees import is_float
 
 ROUNDED = CHAIN * 2.0 ** -52 / EXACT        # of y: slopes count as at least this large, so that EXACT of it is what
                                             # rounding leaves of y where terms cancel, as in the sum of a softmax
@@ -63,7 +64,7 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
     dx          the gradient that back returned, for dy [M] and the outputs y
     neighbor    neighbor(k) is (dx, along) at inputs right beside these, others for each k
     """
-    eps = max(np.finfo(a.dtype).eps for a in (dx, np.zeros(1), *map(np.asarray, y)) if a.dtype.kind == "f")
+    eps = max(eps_of(a.dtype) for a in (dx, np.zeros(1), *map(np.asarray, y)) if is_float(a))
     with np.errstate(all="ignore"):
         found = slopes.slopes(along, eps)
         counted = dy != 0

@@ -109,7 +109,10 @@ class Session:
         wide = [x.astype(np.float64) if x is not None and is_float(x) else x for x in given]
         try:
             self.function([x if x is None else x.copy() for x in wide])
-        except Exception:
+        except Exception as error:
+            names = ", ".join(sorted(dtype.name for dtype in self.precisions))
+            self.note(f"{self.function.name} was checked in {names} alone, whose rounding hides mistakes, because it "
+                      f"refuses float64: {error}")
             return given
         return wide
 
@@ -232,7 +235,7 @@ class Session:
                                         f"other inputs, or kinks='accept'", key[0])
             if self.options.kinks == "accept":
                 verdict = judge.by_subgradients(case, self.rng("kinks", point.name, key))
-        verdict = verdict or Verdict("differences", "undecided", why=judge.VAGUE)
+        verdict = verdict or Verdict("differences", "undecided", why=judge.NOISE)
         if not (self.options.plain and verdict.method == "differences"):
             self.add(key, Found(point, verdict, case))
 
