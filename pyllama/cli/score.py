@@ -12,15 +12,16 @@ from rich.table import Table
 
 from pyllama.cli.output import console
 from pyllama.errors import UserError, counted
+from pyllama.testing.checker_score import PROBLEMS, score_checker
 from pyllama.testing.mutation.trial import Finding, Outcome
-from pyllama.testing.score import score_checker, score_test
+from pyllama.testing.score import score_test
 
 INTERRUPTED = 130
 NAMED = 10                                                  # seeds that are named; --json has all
 
 
 def score(tests: tuple[str, ...] = (), /, op: str | None = None, target: str | None = None, checker: bool = False,
-          seeds: int = 1000, jobs: int = 2, json: Path | None = None) -> int:
+          seeds: int | None = None, jobs: int = 2, json: Path | None = None) -> int:
     """Count the bugs that your test of a gradient notices, and how often it fails without a bug.
 
     The test runs on each bug in a process of its own, then on many seeds without a bug.  Nothing is changed on disk.
@@ -36,10 +37,11 @@ def score(tests: tuple[str, ...] = (), /, op: str | None = None, target: str | N
         op: try the catalogued bugs of this op of pyllama, such as rms_norm
         target: try other operators, signs and terms in this function: module:function or file.py:function
         checker: score pyllama's own checker on every catalogued bug, and on every op without a bug
-        seeds: how many seeds to try without a bug; with --checker, problems of each op
+        seeds: how many to try without a bug (default: 1000; 56 checks of each op with --checker)
         jobs: processes at a time
         json: write what was found to this file
     """
+    seeds = (56 if checker else 1000) if seeds is None else seeds
     if seeds < 0 or jobs < 1:
         raise UserError(f"seeds is {seeds} and jobs is {jobs}; give at least 0 seeds and at least 1 job")
     if checker and (tests or target):
@@ -55,7 +57,7 @@ def score(tests: tuple[str, ...] = (), /, op: str | None = None, target: str | N
     if json:
         json.write_text(json_format.dumps(as_json(outcome), indent=1, ensure_ascii=False), "utf-8")
     headings = ("bug", "diagnosis") if checker else ("bug", "cause") if op else ("line", "change")
-    print_outcome(outcome, headings, "problems" if checker else "seeds")
+    print_outcome(outcome, headings, f"checks of {PROBLEMS} problems" if checker else "seeds")
     return INTERRUPTED if outcome.stopped else 0 if outcome.perfect else 1
 
 
@@ -114,7 +116,7 @@ def summary(outcome: Outcome, seeds: str) -> list[str]:
         lines.append(f"    and {len(outcome.alarms) - NAMED} more; --json FILE names all")
     if outcome.stopped:
         left = outcome.bugs - len(outcome.findings)
-        lines.append(f"stopped: {counted(left, 'bug')} not tried" if left else f"stopped before all {seeds} were tried")
+        lines.append(f"stopped: {counted(left, 'bug')} not tried" if left else "stopped before all seeds were tried")
     return lines
 
 

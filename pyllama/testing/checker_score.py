@@ -1,0 +1,83 @@
+"""How good is pyllama's own checker?  Every catalogued bug must be noticed, and nothing in the ops as they are."""
+from functools import partial
+from typing import Any
+
+from pyllama.machine import one_blas_thread
+from pyllama.testing.mutation.forks import BROKEN, Say, answers
+from pyllama.testing.mutation.trial import Finding, Outcome, Progress, ended
+from pyllama.testing.score import candidates_of, require_fork, silent
+
+PROBLEMS, TRIES = 10, 5                         # problems of a check; checks that may notice a bug
+
+
+def score_checker(op: str | None = None, seeds: int = 56, jobs: int = 2, progress: Progress = silent) -> Outcome:
+    """Run pyllama.testing.check on every catalogued bug, and on every op without one.
+
+    op          only this op
+    seeds       checks of each op without a bug, of PROBLEMS problems each
+
+    The findings say how the checker described each bug.  Raises UserError for an op without bugs.
+    """
+    from pyllama.op import OPS
+    from pyllama.testing.catalogue import bugs
+
+    require_fork()
+    if op is not None:
+        candidates_of(op)
+    names = [op] if op is not None else [*OPS]
+    every = bugs(op)
+    outcome = Outcome(bugs=len(every))
+    with one_blas_thread():
+        try:
+            for bug, said, status in answers([(bug, partial(check_planted, bug)) for bug in every], jobs):
+                outcome.findings.append(judged(bug, said, status))
+                progress("with a bug", len(outcome.findings), len(every))
+            tasks = [((name, seed), partial(check_right, name, seed)) for seed in range(seeds) for name in names]
+            for (name, seed), said, status in answers(tasks, jobs):
+                why = ended(status) if status else said[0]
+                if why:
+                    outcome.alarms[f"{name}, seed {seed}"] = why
+                outcome.seeds += 1
+                progress("without a bug", outcome.seeds, len(tasks))
+        except KeyboardInterrupt:
+            outcome.stopped = True
+    order = {str(bug): i for i, bug in enumerate(every)}
+    outcome.findings.sort(key=lambda finding: order[finding.name])
+    return outcome
+
+
+def judged(bug: Any, said: list, status: int) -> Finding:
+    if status == BROKEN:
+        raise RuntimeError(f"the checker could not be run with the bug {bug}")
+    why = ended(status) if status else said[0]
+    return Finding(str(bug), bug.cause, "killed" if why else "survived", why)
+
+
+def check_planted(bug: Any, say: Say) -> None:
+    """Check the op with the bug on more and more problems, until one shows it."""
+    from pyllama.testing.catalogue import planted
+
+    with planted(bug):
+        say(next(filter(None, (complaint(bug.op, seed) for seed in range(TRIES))), ""))
+
+
+def check_right(name: str, seed: int, say: Say) -> None:
+    say(complaint(name, seed))
+
+
+def complaint(name: str, seed: int) -> str:
+    """How the checker describes what is wrong with an op, in a sentence; empty if it finds nothing."""
+    from pyllama.op import OPS
+    from pyllama.testing import check
+
+    try:
+        report = check(OPS[name], seed, PROBLEMS)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    if report:
+        return ""
+    wrong = [pair for pair in reversed(report.pairs) if pair.wrong]
+    sentences = [*(sentence for pair in wrong for sentence in pair.diagnoses),
+                 *(fault.sentence for fault in report.faults),
+                 *(f"the gradient of {pair.input} is wrong" for pair in wrong)]
+    return (sentences or ["the gradients could not be judged"])[0]
