@@ -153,6 +153,22 @@ def test_wrong_use_is_one_sentence(f, message):
         check_partials(f, P)
 
 
+def test_parameters_of_integers_have_no_gradient():
+    with pytest.raises(TypeError, match="no parameter is floating"):
+        check_partials(right, {"a": {"w": np.array([1, 2])}, "b": [np.array(1)]})
+
+
+def test_a_loss_that_is_random_is_refused():
+    rng = np.random.default_rng(0)
+
+    def f(p):
+        value, back = right(p)
+        return value + rng.standard_normal(), back
+
+    with pytest.raises(ValueError, match="is random"):
+        check_partials(f, P, seed=0)
+
+
 def test_a_function_takes_the_parameters_alone():
     with pytest.raises(TypeError, match=r"functools\.partial"):
         check_partials(right, P, IDS)

@@ -125,7 +125,10 @@ class Table:
         self.names = function.names = [path or "p" for path, _ in trees.leaves(function.inputs[0])]
         self.precisions = frozenset(x.dtype for x in self.leaves if x is not None and is_float(x))
         self.dy = np.asarray(np.random.default_rng(seed).uniform(0.5, 1.5))
+        if not self.precisions:
+            raise TypeError("no parameter is floating, so there is no gradient to check; give the tree of parameters")
         self.outputs, self.back = passes.forward(function, self.leaves, self.faults)
+        passes.require_same_again(function, self.leaves, self.outputs, 0.0, self.faults)
         self.grads = self.gradients(self.leaves, first=True)
 
     def gradients(self, leaves: list, first: bool = False) -> list:
@@ -156,17 +159,17 @@ class Table:
     def row(self, i: int, along: Verdict, entries: int) -> Pair:
         """The pair of a parameter, with its worst entry."""
         checked: dict[tuple, Verdict] = {}
-        for index in self.chosen(i, entries):
-            if self.late() or along.status == "undecided":
+        for index in self.chosen(i, entries) if along.status != "undecided" else ():
+            if self.late():
+                self.skipped.append(f"entries of {self.names[i]}")
                 break
             checked[index] = self.entry(i, index, along)
-        if self.late() and self.names[i] not in self.skipped:
-            self.skipped.append(f"entries of {self.names[i]}")
         worst = max(checked, key=lambda index: rank(checked[index]), default=None)
         verdicts = (along,) if worst is None else (along, checked[worst])
         if not any(verdict.status == "wrong" for verdict in verdicts):
             return Pair(self.names[i], OUTPUT, (max(verdicts, key=rank),))
-        return Pair(self.names[i], OUTPUT, verdicts, index=worst, diagnoses=self.diagnoses(i, checked))
+        place = worst if worst is not None and checked[worst].status == "wrong" else None
+        return Pair(self.names[i], OUTPUT, verdicts, index=place, diagnoses=self.diagnoses(i, checked))
 
     def chosen(self, i: int, count: int) -> list[tuple]:
         """The entries with the largest gradient, and as many at random."""
@@ -207,7 +210,7 @@ class Table:
                                     self.faults)[i]
 
         return diagnose(Evidence(self.names[i], OUTPUT, {}, x, self.outputs[0], self.dy, dx, measured, tolerance,
-                                 gradient))
+                                 gradient, deadline=self.deadline))
 
 
 def rank(verdict: Verdict) -> tuple:

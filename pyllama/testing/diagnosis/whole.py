@@ -20,7 +20,7 @@ def sentences(e: Evidence) -> Iterator[str]:
     yield from in_another_order(e)
     yield from with_a_factor(e)
     yield from by_an_array(e)
-    yield from an_array_itself(e)
+    yield from dy_itself(e)
 
 
 def vanishing(e: Evidence) -> Iterator[str]:
@@ -101,10 +101,9 @@ def scaled(e: Evidence, a: np.ndarray, power: float) -> tuple[float, np.ndarray,
     return value if fits else 0.0, value * whole, abs(value) * largest(factor[usable])
 
 
-def an_array_itself(e: Evidence) -> Iterator[str]:
-    """claimed is dy, y or an input, unchanged or summed."""
-    arrays = {**e.candidates, **sums(e)}
-    for name, a in arrays.items():
+def dy_itself(e: Evidence) -> Iterator[str]:
+    """claimed is dy, unchanged or summed."""
+    for name, a in {**{name: a for name, a in e.candidates.items() if name == "dy"}, **sums(e)}.items():
         if a.any() and e.explains(np.broadcast_to(a, e.x.shape)):
             yield f"The derivative itself is missing: claimed is {name} {entries(int(e.known.sum()))}."
             return
