@@ -3,6 +3,7 @@ import contextlib
 import importlib.util
 import inspect
 import io
+import re
 import sys
 
 import numpy as np
@@ -47,8 +48,8 @@ def test_a_right_kernel_is_right_in_every_property_that_the_op_has():
 def test_our_own_ops_are_right(name, dtype):
     """Forward and backward of the reference, and the op on its kernels."""
     one = OPS[name]
-    for found in (verify(one.forward, one, one.backward, saved=True, dtype=dtype, seed=1),
-                  verify(one, one, dtype=dtype, seed=2)):
+    for found in (verify(one.forward, one, one.backward, saved=True, dtype=dtype, seed=1, problems=8),
+                  verify(one, one, dtype=dtype, seed=2, problems=16)):
         assert found, str(found)
         assert not any(p.refused for p in found.properties)
         assert not found.notes
@@ -158,7 +159,7 @@ def test_heads_that_are_grouped_wrongly_are_found():
 
 @pytest.mark.parametrize("bug", bugs(), ids=str)
 def test_every_bug_of_the_catalogue_is_found(bug, tmp_path, monkeypatch):
-    monkeypatch.setattr(verifying, "SECONDS", 0.0)
+    monkeypatch.setattr(verifying, "ATTEMPTS", 0)
     one = OPS[bug.op]
     module = sys.modules[one.module]
     source = inspect.getsource(module)
@@ -169,7 +170,7 @@ def test_every_bug_of_the_catalogue_is_found(bug, tmp_path, monkeypatch):
     planted = importlib.util.module_from_spec(spec)
     monkeypatch.setattr("pyllama.op.OPS", OPS.copy())
     spec.loader.exec_module(planted)
-    assert not verify(planted.forward, one, planted.backward, saved=True, seed=0), bug.cause
+    assert not verify(planted.forward, one, planted.backward, saved=True, seed=0, problems=16), bug.cause
 
 
 def test_a_counterexample_is_small_runs_and_shows_both():
@@ -190,7 +191,7 @@ TAIL = with_gradients(tail_is_lost)
 
 def test_the_inequality_has_both_numbers():
     found = verify(lambda x: np.tanh(x) + 1, tanh, seed=0)
-    assert found["values"].mistake.sentence == "y[0] is 1, tanh has 0: |difference| 1 > 1e-10"
+    assert re.fullmatch(r"y\[0\] is 1, tanh has 0: \|difference\| 1 > \S+e-\d+", found["values"].mistake.sentence)
     assert found["gradients"].verdict == "not tried"
 
 
@@ -230,7 +231,7 @@ def test_a_kernel_may_refuse_what_it_does_not_support_but_not_ordinary_arrays():
 
 @pytest.mark.parametrize(("kernel", "sentence"), [
     (lambda x: None, "y is object; return a floating array"),
-    (lambda x: x.sum(), "y has the shape (), that of softmax is"),
+    (lambda x: x.sum(), "y has the shape (), softmax has"),
     (lambda x: [][0], "<lambda> raised IndexError: list index out of range"),
     (lambda x: (softmax(x)[0], lambda dy: (None,)), "the backward pass of <lambda> returns no gradient of x"),
     (lambda x: (softmax(x)[0], lambda dy: ()), "the backward pass of <lambda> returns 0 gradients for 1 input")])

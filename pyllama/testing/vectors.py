@@ -18,15 +18,15 @@ import numpy as np
 
 from pyllama import backend
 from pyllama.op import Op
-from pyllama.testing.accuracy import F32, TIMES, in_float64, tolerances
+from pyllama.testing.accuracy import in_float64
 from pyllama.testing.problems import packed
 from pyllama.testing.trees import is_float
 from pyllama.testing.verify.adapter import Adapter
 from pyllama.testing.verify.calls import RandomCalls
 from pyllama.testing.verify.counterexample import Call
+from pyllama.testing.verify.tolerance import saved_tolerances, tolerances
 
 KINDS = ("small", "options", "empty", "groups", "sizes")        # of cases, in turn: see calls.py
-NEIGHBORS = 4                                                   # as accuracy.py has
 Entry = dict[str, Any]
 
 
@@ -97,34 +97,10 @@ def saved_of(op: Op, inputs: list, options: dict, number: int, result) -> list[E
         y, saved = op.forward(*wide, **options)
         known = [*zip(wide, (f"input/{x.name}" for x in op.inputs), strict=False),
                  *zip(op.each(y), (f"output/{x.name}" for x in op.outputs), strict=True)]
-        bounds = saved_bounds(op, inputs, options, saved)
+        bounds = saved_tolerances(op, inputs, options)
     entries: list[Entry | None] = []
     for i, a in enumerate(saved):
         name = next((name for other, name in known if other is a), None)
         entries.append(None if a is None else {"tensor": f"{number}/{name}"} if name else
                        result(f"saved/{i}", np.asarray(a), bounds[i]))
     return entries
-
-
-def saved_bounds(op: Op, inputs: list, options: dict, saved: tuple) -> list[float]:
-    """The tolerance of each array that is saved, derived as accuracy.py derives those of results."""
-    exact = [np.asarray(a if a is not None else 0.0) for a in saved]
-    sizes = [np.abs(np.where(np.isfinite(a), a, 0.0)).max(initial=0) for a in exact]
-    if next(x.dtype for x in inputs if is_float(x)) != np.float32:
-        return [1e-10 * max(1.0, size) for size in sizes]
-    loss = [F32.eps * max(size, F32.eps) for size in sizes]
-    rng = np.random.default_rng(0)
-    for _ in range(NEIGHBORS):
-        near = [x * (1 + F32.eps * rng.integers(-4, 5, x.shape)).astype("float32") if is_float(x) else x
-                for x in inputs]
-        rounded, truth = (op.forward(*arrays, **options)[1] for arrays in (near, in_float64(near)))
-        loss = [max(most, apart(a, b)) for most, a, b in zip(loss, rounded, truth, strict=True)]
-    return [TIMES * float(most) for most in loss]
-
-
-def apart(a: Any, b: Any) -> float:
-    """The largest difference of two arrays; equal infinities differ by 0."""
-    if a is None:
-        return 0.0
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    return float(np.abs(np.subtract(a, b, where=a != b, out=np.zeros(a.shape))).max(initial=0))

@@ -30,6 +30,10 @@ def few(axis, span):
     return [1, 2, 3] if axis == "R" else SMALL
 
 
+def several(axis, span):
+    return [2, 3] if axis == "R" else [3, 2, 5]                     # one entry has no order in memory
+
+
 def across_edges(axis, span):
     return few(axis, span) if axis == "R" else [n for n in EDGES if n * span <= MOST] or [1]
 
@@ -79,10 +83,10 @@ class RandomCalls:
         return self.drawn(few, self.free) if self.free else None
 
     def layouts(self, number: int) -> Call:
-        """Each layout in turn, of some of the arrays."""
-        call = self.drawn(few, self.free)
+        """Each layout in turn; of some of the arrays, then of all."""
+        call = self.drawn(several, self.free)
         how = UNUSUAL[number % len(UNUSUAL)]
-        chosen = self.rng.random(len(call.arrays)) < 0.5
+        chosen = self.rng.random(len(call.arrays)) < (1.0 if number % 2 else 0.5)
         chosen[self.rng.integers(len(chosen))] = True
         arrays = [repeated(x).copy() if x is not None and x.ndim and how == "broadcast" else x for x in call.arrays]
         return replace(call, arrays=tuple(arrays), layouts=tuple(how if it else "C" for it in chosen))

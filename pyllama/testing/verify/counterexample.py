@@ -3,7 +3,6 @@
 The axes are made shorter first, by their letters in the shape line, because arrays share them.  Options get their
 defaults, arrays an ordinary layout, and numbers become 0, 1, ½ or eighths, wherever the function stays wrong.
 """
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -58,18 +57,12 @@ def laid_out(x, how):
     return None if x is None else LAYOUTS[how](x)
 
 
-def smallest(fails: Callable[[Call], bool], call: Call, deadline: float) -> Call:
-    """The smallest call found for which fails(call) is true, as it is for the given one.
-
-    deadline    time.monotonic() at which the search stops
-    """
+def smallest(fails: Callable[[Call], bool], call: Call) -> Call:
+    """The smallest call found for which fails(call) is true, as it is for the given one."""
     for simpler in (shorter, plainer):
-        while time.monotonic() < deadline:
-            found = next((c for c in simpler(call) if time.monotonic() < deadline and fails(c)), None)
-            if found is None:
-                break
+        while found := next(filter(fails, simpler(call)), None):
             call = found
-    return simplified(fails, call, deadline)
+    return simplified(fails, call)
 
 
 def shorter(call: Call) -> Iterator[Call]:
@@ -139,14 +132,14 @@ def plainer(call: Call) -> Iterator[Call]:
             yield replace(call, layouts=put(call.layouts, place, "C"))
 
 
-def simplified(fails: Callable[[Call], bool], call: Call, deadline: float) -> Call:
+def simplified(fails: Callable[[Call], bool], call: Call) -> Call:
     """The call with the simplest numbers."""
     shapes = shapes_of(call.arrays)
 
     def fails_with(arrays):
         return shapes_of(arrays) == shapes and fails(replace(call, arrays=tuple(arrays)))
 
-    return replace(call, arrays=tuple(smaller.smallest(fails_with, list(call.arrays), deadline)))
+    return replace(call, arrays=tuple(smaller.smallest(fails_with, list(call.arrays))))
 
 
 def shapes_of(arrays):

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from pyllama.testing.accuracy import tolerances
 from pyllama.testing.passes import copies
 from pyllama.testing.problems import packed
 from pyllama.testing.trees import is_float
 from pyllama.testing.verify.adapter import Adapter, WrongResult
 from pyllama.testing.verify.counterexample import Call
 from pyllama.testing.verify.result import Mistake
+from pyllama.testing.verify.tolerance import tolerances
 
 REFUSALS = (TypeError, ValueError, NotImplementedError, BufferError)
-Found = tuple[Mistake | None, float]                # what is wrong, and the largest error of the others in tolerances
+MORE, CLOSE = 8, 1e3                                # places at which a tolerance is measured that is exceeded by little
+Found = tuple[Mistake | None, float]                # what is wrong, and the largest error in tolerances
 
 
 class Judge:
@@ -44,8 +45,13 @@ class Judge:
         return self.compared(call, dtypes=True)
 
     def compared(self, call: Call, values: bool = True, gradients: bool = True, dtypes: bool = False) -> Found:
-        """The first result that is wrong."""
-        wanted = self.reference(call)
+        """The first result that is wrong.  Where one is off by little, its tolerance is measured at more places."""
+        mistake, error = self.compared_at(1, call, values, gradients, dtypes)
+        close = mistake is not None and error < CLOSE
+        return self.compared_at(MORE, call, values, gradients, dtypes) if close else (mistake, error)
+
+    def compared_at(self, places: int, call: Call, values: bool, gradients: bool, dtypes: bool) -> Found:
+        wanted = self.reference(call, places)
         if wanted is None:
             return None, 0.0
         share, count = 0.0, len(self.op.outputs)
@@ -54,14 +60,14 @@ class Judge:
                 with quiet():
                     results = step(call)
             except WrongResult as error:
-                return Mistake("result", str(error)), share
+                return Mistake("result", str(error)), np.inf
             except Exception as error:
-                return Mistake("exception", self.raised(error), isinstance(error, REFUSALS)), share
+                return Mistake("exception", self.raised(error), isinstance(error, REFUSALS)), np.inf
             expected = wanted[:count] if step == self.outputs else wanted[count:]
             for (name, result), (value, bound) in zip(results if looked else (), expected, strict=False):
                 mistake, gap = self.off(name, result, value, bound, call.dtype if dtypes else None)
                 if mistake:
-                    return mistake, share
+                    return mistake, gap
                 share = max(share, gap)
             if not gradients:
                 break
@@ -70,14 +76,14 @@ class Judge:
     def raised(self, error: Exception) -> str:
         return f"{self.adapter.name} raised {type(error).__name__}: {error}".rstrip(": ")
 
-    def reference(self, call: Call) -> list | None:
+    def reference(self, call: Call, places: int) -> list | None:
         """[(value, bound), ...] of the outputs, then of the gradients; None if the op is not defined there."""
         with quiet(), contextlib.suppress(Exception):
             by_name = {name: x for name, x, _ in call.named()}
             inputs: Any = [by_name.get(x.name) for x in self.op.inputs]
             while inputs[-1] is None:
                 inputs.pop()
-            return tolerances(self.op, inputs, call.options, packed(call.arrays[-call.outputs:]))
+            return tolerances(self.op, inputs, call.options, packed(call.arrays[-call.outputs:]), places)
         return None
 
     def outputs(self, call: Call) -> list[tuple[str, Any]]:
@@ -94,11 +100,11 @@ class Judge:
     def off(self, name: str, result: np.ndarray, value: np.ndarray, bound: float, dtype) -> Found:
         """Is a result further from the reference than the bound, or of another shape or dtype?"""
         if result.dtype.kind not in "fiu":
-            return Mistake(name, f"{name} is {result.dtype}; return a floating array"), 0.0
+            return Mistake(name, f"{name} is {result.dtype}; return a floating array"), np.inf
         if result.shape != value.shape:
-            return Mistake(name, f"{name} has the shape {result.shape}, that of {self.op.name} is {value.shape}"), 0.0
+            return Mistake(name, f"{name} has the shape {result.shape}, {self.op.name} has {value.shape}"), np.inf
         if dtype is not None and result.shape and result.dtype != dtype:
-            return Mistake(f"dtype of {name}", f"{name} is {result.dtype} for inputs of {dtype}"), 0.0
+            return Mistake(f"dtype of {name}", f"{name} is {result.dtype} for inputs of {dtype}"), np.inf
         with quiet():
             error = np.where(result == value, 0.0, np.abs(np.subtract(result, value, dtype=float)))
         wrong = ~(error <= bound)
@@ -107,7 +113,7 @@ class Judge:
             place = f"{name}[{', '.join(map(str, index))}]" if index else name
             got, want = float(result[index]) + 0.0, float(value[index]) + 0.0        # no -0
             return Mistake(name, f"{place} is {got:.9g}, {self.op.name} has {want:.9g}: |difference| "
-                                 f"{float(error[index]):.3g} > {bound:.3g}"), 0.0
+                                 f"{float(error[index]):.3g} > {bound:.3g}"), float(error[index] / bound)
         return None, float(error.max(initial=0.0) / bound) if bound else 0.0
 
     def aliasing(self, call: Call) -> Found:

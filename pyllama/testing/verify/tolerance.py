@@ -1,0 +1,82 @@
+"""How far may another kernel's results be from the reference, whatever its order of summation?
+
+The loss of precision depends on the condition of the problem, so accuracy.py measures it on the reference in float32.
+NumPy adds in pairs there: the error of a sum of n terms grows like √log n.  Added one after the other they lose more,
+√n on average (Higham, Accuracy and Stability of Numerical Algorithms, 2002, sections 2.8 and 4.2).  So
+
+    bound in float32 = TIMES · loss · √n
+    bound in float64 = TIMES · loss · √n · ε₆₄ / ε₃₂                                because a loss is proportional to ε
+
+where n is the number of entries of the largest array: no sum of an op has more terms.
+"""
+from typing import Any
+
+import numpy as np
+
+from pyllama import backend
+from pyllama.op import Op
+from pyllama.testing.accuracy import F32, TIMES, in_float32, in_float64, results
+from pyllama.testing.problems import packed
+from pyllama.testing.trees import is_float
+
+NEIGHBORS = 4                                       # of the inputs, at which the loss is measured
+F64 = np.finfo("float64")
+
+
+def tolerances(op: Op, inputs: list, options: dict, dy: Any, places: int = 1) -> list[tuple[np.ndarray, float]]:
+    """[(value, bound), ...]: the float64 reference of each output, then of each gradient, and the largest error.
+
+    inputs, dy      in float32 or float64; None for an input left out
+    places          at which the loss is measured: at a few, the sum of two numbers may happen to be exact each time
+    """
+    dys, rng = op.each(dy), np.random.default_rng(1)
+    low = [in_float32(op, narrowed(inputs if place == 0 else beside(inputs, rng)), options, packed(narrowed(dys)))
+           for place in range(places)]
+    bounds = np.max([[bound for _, bound in measured] for measured in low], axis=0)
+    with backend.use("numpy"), np.errstate(all="ignore"):
+        exact = results(op, in_float64(inputs), options, packed(in_float64(dys)))
+    return [(np.asarray(a), float(bound) * factor(inputs, dys)) for a, bound in zip(exact, bounds, strict=True)]
+
+
+def saved_tolerances(op: Op, inputs: list, options: dict) -> list[float]:
+    """The bound of each array that forward saves, derived in the same way."""
+    rng = np.random.default_rng(0)
+    with backend.use("numpy"):
+        exact = op.forward(*in_float64(inputs), **options)[1]
+        loss = [F32.eps * max(largest(a), F32.eps) for a in exact]
+        for _ in range(NEIGHBORS):
+            near = beside(narrowed(inputs), rng)
+            rounded, truth = (op.forward(*arrays, **options)[1] for arrays in (near, in_float64(near)))
+            loss = [max(most, apart(a, b)) for most, a, b in zip(loss, rounded, truth, strict=True)]
+    return [TIMES * most * factor(inputs, ()) for most in loss]
+
+
+def factor(inputs, dys) -> float:
+    """√n, and the ratio of the precisions if the inputs are in float64."""
+    arrays = [x for x in (*inputs, *dys) if x is not None]
+    wide = next(x.dtype for x in arrays if is_float(x)) == np.float64
+    terms = max([1, *(int(x.size) for x in arrays)])
+    return float(terms ** 0.5 * (F64.eps / F32.eps if wide else 1.0))
+
+
+def beside(inputs: list, rng: np.random.Generator) -> list:
+    """Neighbors of the inputs in float32, whose results are rounded in other places."""
+    return [(x * (1 + F32.eps * rng.integers(-4, 5, x.shape))).astype("float32") if is_float(x) else x for x in inputs]
+
+
+def narrowed(arrays) -> list:
+    return [x.astype("float32") if is_float(x) else x for x in arrays]
+
+
+def largest(a: Any) -> float:
+    """The largest finite number of an array; 0 if there is none."""
+    a = np.asarray(0.0 if a is None else a, float)
+    return float(np.abs(np.where(np.isfinite(a), a, 0.0)).max(initial=0))
+
+
+def apart(a: Any, b: Any) -> float:
+    """The largest difference of two arrays; equal infinities differ by 0."""
+    if a is None:
+        return 0.0
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    return float(np.abs(np.subtract(a, b, where=a != b, out=np.zeros(a.shape))).max(initial=0))
