@@ -43,7 +43,7 @@ def saved_tolerances(op: Op, inputs: list, options: dict) -> list[float]:
     rng = np.random.default_rng(0)
     with backend.use("numpy"):
         exact = op.forward(*in_float64(inputs), **options)[1]
-        loss = [F32.eps * max(largest(a), F32.eps) for a in exact]
+        loss = [float(F32.eps) * max(largest(a), float(F32.eps)) for a in exact]
         for _ in range(NEIGHBORS):
             near = beside(narrowed(inputs), rng)
             rounded, truth = (op.forward(*arrays, **options)[1] for arrays in (near, in_float64(near)))
