@@ -254,6 +254,13 @@ def test_attention_gives_k_the_gradient_of_q():
     assert said(scaled, ["q", "k", "v"], [q, k, v], 2, lambda dy: back(dy)[1]) == ["Gradient of the wrong input"]
 
 
+def test_few_digits_are_said():
+    matrix = RNG.standard_normal((15, 15))
+    made = evidence(softmax, ["x"], [X], 0, lambda dy: (matrix @ dy.ravel()).reshape(X.shape))
+    made.tolerance[:] = 2e-3 * np.abs(made.measured).max()
+    assert diagnose(made) == ("Ill-conditioned: 2 digits of the derivative are left.",)
+
+
 def test_back_is_not_called_after_the_deadline():
     calls = []
 

@@ -50,6 +50,15 @@ def test_a_clipped_gradient():
     assert len(found) == 2
 
 
+def test_an_error_that_grows_from_nothing_has_no_place():
+    """Near 0 it is below the tolerance, which says nothing of the cause."""
+    x = RNG.standard_normal((5, 8))
+    x[0, 0] = 1e-9
+    made = evidence(gelu, ["x"], [x], 0, lambda dy: gelu(x)[1](dy)[0] + 1e-3 * x ** 2 * np.cos(3 * x) * dy)
+    assert not made.bad[0, 0]
+    assert not any("Wrong only where" in sentence for sentence in diagnose(made))
+
+
 IDS = np.array([[0, 2, 2], [5, 2, 1]])
 TABLE = RNG.standard_normal((7, 4))
 

@@ -6,6 +6,7 @@ import numpy as np
 from pyllama.testing.diagnosis.evidence import Evidence, largest
 
 NEARLY = 1e-2                                       # relative to the largest entry
+VAGUE = 1e-4                                        # a tolerance, relative to the largest entry
 PRECISIONS = {name: np.finfo(name) for name in ("float32", "float16")}
 SEVERAL = 4                                         # numbers that happen to be short are few
 
@@ -16,7 +17,7 @@ def sentences(e: Evidence) -> Iterator[str]:
         yield in_low_precision(e) or (
             f"Nearly right: the error is {error / e.size:.1e} of the largest entry; a forgotten or misplaced eps, a "
             f"constant or a table in low precision, or another approximation of the function?")
-    if e.size and largest(e.tolerance[e.known]) > 1e-6 * e.size:
+    if e.size and largest(e.tolerance[e.known]) > VAGUE * e.size:
         digits = int(-np.log10(min(1.0, largest(e.tolerance[e.known]) / e.size)))
         yield f"Ill-conditioned: {digits} digit{'s' * (digits != 1)} of the derivative are left."
 

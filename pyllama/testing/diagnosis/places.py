@@ -11,6 +11,7 @@ import numpy as np
 from pyllama.testing.diagnosis.constants import short
 from pyllama.testing.diagnosis.evidence import Evidence
 
+JUMP = 100                                          # tolerances
 SHAPED, VALUED = 50, 10_000                            # choices of as many entries: for a place, for a value
 
 
@@ -96,13 +97,14 @@ def at_signs(e: Evidence) -> Iterator[str]:
 
 
 def at_values(e: Evidence) -> Iterator[str]:
-    """Where x, or another array, is beyond some number."""
+    """Where x, or another array, is beyond some number, at which the error jumps instead of growing from 0."""
+    jumps = (np.abs(e.claimed - e.measured) > JUMP * e.tolerance)[e.bad]
     for name, a in of_shape(e):
         for shown, values in ((name, a), (f"|{name}|", np.abs(a))):
             bad, good = values[e.bad], values[e.good]
-            if bad.min() > good.max():
+            if bad.min() > good.max() and jumps[bad.argmin()]:
                 yield f"where {shown} ≥ {short(bad.min())} (right up to {short(good.max())})"
-            if bad.max() < good.min():
+            if bad.max() < good.min() and jumps[bad.argmax()]:
                 yield f"where {shown} ≤ {short(bad.max())} (right from {short(good.min())})"
 
 
