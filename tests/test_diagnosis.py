@@ -254,6 +254,15 @@ def test_attention_gives_k_the_gradient_of_q():
     assert said(scaled, ["q", "k", "v"], [q, k, v], 2, lambda dy: back(dy)[1]) == ["Gradient of the wrong input"]
 
 
+def test_nothing_is_said_of_dy_where_back_is_random():
+    rng = np.random.default_rng(0)
+
+    def wrong(dy):
+        return softmax(X)[1](dy)[0] * (1 + 1e-3 * rng.standard_normal(X.shape))
+
+    assert said(softmax, ["x"], [X], 0, wrong) == ["Nearly right"]
+
+
 def test_few_digits_are_said():
     matrix = RNG.standard_normal((15, 15))
     made = evidence(softmax, ["x"], [X], 0, lambda dy: (matrix @ dy.ravel()).reshape(X.shape))

@@ -64,7 +64,7 @@ def test_details_are_given_of_the_five_worst_pairs_alone():
 
 def test_everything_that_was_found_is_printed_and_the_replay_line_is_last():
     parts = ["The gradient of y with respect to x is wrong at [0, 3] (strided dy):", "Half of it.",
-             "Fault: input mutated. f changes x in place; work on a copy.", "Note: not holomorphic",
+             "Fault (input mutated): f changes x in place; work on a copy.", "Note: not holomorphic",
              "Skipped: entries of w", "    x = np.array([1.0])", "Again: gradcheck(f, [x], seed=7)"]
     places = [str(BAD).index(part) for part in parts]
     assert places == sorted(places)

@@ -30,7 +30,7 @@ def html(report: "Report") -> str:
         parts.append(table(pairs))
     parts += [details(pair) for pair in report_text.worst(report)]
     parts += [f"<p>{escape(sentence)}</p>" for sentence in report_text.unsaid(report)]
-    parts += [paragraph("Fault", f"{fault.kind}. {fault.sentence}") for fault in report.faults]
+    parts += [paragraph(f"Fault ({fault.kind})", fault.sentence) for fault in report.faults]
     parts += [paragraph("Note", note) for note in report.notes]
     parts += [paragraph("Skipped", what) for what in report.skipped]
     if report.case:
