@@ -11,8 +11,9 @@ from pyllama.testing.catalogue import bugs
 HEAD = """\
 # Gradient checkers compared
 
-{count} bugs of backward passes, {cited} of which happened somewhere, and thousands of right gradients, under the
-decision rules of nine gradient checkers. `make bench-checkers` measures all of it and writes this page.
+The {count} bugs of the [catalogue](../pyllama/testing/catalogue), {cited} of which cite a place where they happened,
+and thousands of right gradients, under the decision rules of nine gradient checkers. `make bench-checkers` measures all
+of it, which takes about an hour, and writes this page.
 
 **killed**: the share of the bugs' problems at which the checker alarms. Each bug is shown at three problems at which it
 changes what backward does; inputs and weights are standard normal. **never**: the bugs that it missed at all three.
