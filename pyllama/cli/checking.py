@@ -1,46 +1,83 @@
 """The commands check, verify and export-vectors: gradients, kernels of others, and numbers to test them with."""
 import ast
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
 from pyllama import backend
 from pyllama.cli.inspect import chosen
+from pyllama.cli.output import quoted
 from pyllama.errors import UserError, counted
 from pyllama.files import export, to_json
 from pyllama.formats.safetensors import to_safetensors
 from pyllama.op import Op
+from pyllama.testing import Report, gradcheck
 from pyllama.testing import check as check_op
-from pyllama.testing.named import find, is_named
+from pyllama.testing.named import cause, find, found_in, is_named
+from pyllama.testing.shaped import check_shapes, inputs_beside, line_beside
 from pyllama.testing.vectors import golden
 
 
-def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50, seed: int = 0,
-          on: Literal["numpy", "cpu"] | None = None) -> int:
-    """Check backward passes against the exact derivative of the forward pass.
+def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50, seed: int | None = None,
+          on: Literal["numpy", "cpu"] | None = None, shapes: str | None = None, backward: str | None = None,
+          saved: bool = False, budget: float | None = 2.0, only_wrong: bool = False, json: Path | None = None) -> int:
+    """Check backward passes against the exact derivative of the forward pass: of ops, and of your own functions.
 
-    Prints the largest error of each op, as a share of its tolerance, and the input it belongs to.  The exit code is 1
-    if a gradient is wrong.
+    Of an op, a line has its largest error, as a share of the tolerance, and the input it belongs to.  A function is
+    module:function or file.py:function and returns y, back; or y, with --backward; or y, saved, with --backward and
+    --saved.  Its inputs are drawn from the shape line that --shapes gives, that is a line of its docstring, or its
+    attribute `shapes`; else they are the `inputs` of its module, a list or a function that returns one.  The exit code
+    is 1 if a gradient is wrong.
 
     Args:
-        names: ops to check (default: all)
+        names: ops, or module:function, or file.py:function (default: all ops)
         all: check all ops
-        problems: random problems for each op
-        seed: seed of the problems
-        on: check only this backend (default: every backend of the op)
+        problems: random problems for each op or function
+        seed: seed of the problems (default: 0 for ops; for a function a new one, which is printed)
+        on: check only this backend of the ops (default: every backend of the op)
+        shapes: shape line of the function, such as "x[... D], w[D] -> y[... D]"
+        backward: backward pass of the function, module:function, called with dy and the inputs
+        saved: the function returns y, saved; its backward pass is called with dy and what is in saved
+        budget: seconds for a function; None for no limit
+        only_wrong: print only the gradients of a function that are wrong
+        json: file for the reports of functions as JSON
     """
     if on and on not in backend.available():
         raise UserError(f"the backend {on!r} is not available: {backend.why_no_cpu}")
     if problems < 1:
         raise UserError(f"problems is {problems}; it must be at least 1")
-    checked = chosen(() if all else names)
-    if on and names and not all and (lacking := [op.name for op in checked if on not in op.backends()]):
+    named = [(name, *found_in(name)) for name in names if is_named(name)]
+    functions = [(name, module, f) for name, module, f in named if not isinstance(f, Op)]
+    settings = {"shapes": shapes, "backward": backward, "saved": saved, "only_wrong": only_wrong, "json": json}
+    if not functions and (flags := [flag for flag, value in settings.items() if value]):
+        raise UserError(f"--{flags[0]} is for functions; name one, such as mymodule:function or file.py:function")
+    if len(functions) > 1 and (flags := [flag for flag in ("shapes", "backward") if settings[flag]]):
+        raise UserError(f"--{flags[0]} is for one function, but {len(functions)} are named; check them one by one")
+    registered = tuple(name for name in names if not is_named(name))
+    ops = [*(chosen(registered) if registered else ()), *(f for _, _, f in named if isinstance(f, Op))]
+    if all or not names:
+        ops = chosen(())
+    elif on and (lacking := [op.name for op in ops if on not in op.backends()]):
         raise UserError(f"{lacking[0]} has no {on} kernel to check; remove --on {on}")
+    right = check_ops(ops, problems, seed or 0, on) if ops else True
+    reports = []
+    for name, module, f in functions:
+        reports.append(checked(name, module, f, shapes, backward, saved, problems, seed, budget))
+        right &= bool(reports[-1])
+        print(reports[-1].text(only_wrong))
+    if json:
+        export(json, [f"[{', '.join(report.to_json() for report in reports)}]\n".encode()])
+    return 0 if right else 1
+
+
+def check_ops(ops: list[Op], problems: int, seed: int, on: str | None) -> bool:
+    """Print a line for each op and backend.  Are all right?"""
     if not backend.cpu:
         print(f"no C kernels: {backend.why_no_cpu}")
     worst = 0.0
     failed = False
     print(f"{'op':22}{'backend':9}{'error':9}largest for")
-    for op in checked:
+    for op in ops:
         for name in [on] if on in op.backends() else [] if on else op.backends():
             print(f"{op.name:22}{name:9}", end="")
             try:
@@ -56,7 +93,32 @@ def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50,
             where = report.pairs[-1].input if report.pairs else ""
             print(f"{report.error:<9.1e}{where} {wrong[0]}".rstrip())
     print(f"largest error {worst:.1e} of what rounding and differences explain")
-    return 1 if failed else 0
+    return not failed
+
+
+def checked(name: str, module: Any, function: Any, line: str | None, backward: str | None, saved: bool, problems: int,
+            seed: int | None, budget: float | None) -> Report:
+    """The report of a function.  Raises UserError if it has neither a shape line nor inputs, and for wrong use."""
+    if not callable(function):
+        raise UserError(f"{name} is not a function; name a function of {module.__name__}")
+    back = find(backward) if backward else None
+    chosen_line = line or line_beside(function)
+    inputs = None if chosen_line else inputs_beside(module)
+    if not chosen_line and inputs is None:
+        raise UserError(f"{name} does not say what its inputs are; give --shapes \"x[... D], w[D] -> y[... D]\", write "
+                        f"such a line into its docstring, or write inputs = [...] into {module.__name__}")
+    try:
+        report = check_shapes(function, chosen_line, backward=back, saved=saved, problems=problems, seed=seed,
+                              budget=budget) if chosen_line else \
+            gradcheck(function, inputs, backward=back, saved=saved, seed=seed, budget=budget, raise_exception=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be checked: {error}") from error
+    except Exception as error:                                                  # of the function itself
+        raise UserError(f"{name} raised {cause(error)}; fix that, or give inputs that it is defined for") from error
+    flags = [("shapes", line), ("backward", backward), ("problems", problems if problems != 50 else None)]
+    words = [name, *(f"--{flag}={value}" for flag, value in flags if value), *["--saved"] * saved]
+    replay = f"pyllama check {' '.join(map(quoted, words))} --seed {report.seed} --budget None"
+    return dataclasses.replace(report, replay=replay)
 
 
 def verify(function: str, /, op: str, backward: str | None = None, saved: bool = False,
