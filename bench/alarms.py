@@ -1,16 +1,18 @@
 """Count false alarms and misses of the gradient checker, on the functions of `functions.py`.
 
-    python -m bench.alarms                      # 10,000 correct cases; the wrong ones among as many
+    python -m bench.alarms                      # 5,000 cases, each in float64 and in float32
     python -m bench.alarms --cases 500 --first 7000 --only softmax
 
-Each case is a function, inputs of a random shape, and scales of 1e-12 to 1e12 for inputs and outputs.  It runs
+A case is a function, inputs of a random shape, and scales of 1e-12 to 1e12 for the inputs and the outputs.  It runs
 
-- as it is, through gradcheck, in float64, and every tenth in a function that accepts float32 alone;
-- through the verdicts one by one: order, entries, subgradients; and in float32 beside float64 (precision);
-- with gradients that are wrong by a factor: 1 + 1e-6, 1.01, -1 and 0 in float64, 1.01 in float32.
+- through gradcheck, in float64, and as a function that accepts float32 alone;
+- through the verdicts one by one: a line, order, entries, subgradients; and in float32 beside float64;
+- through gradcheck with gradients that are wrong by a factor: 1 + 1e-6, 1.01, -1 and 0.
 
-Correct cases must not alarm, and wrong ones must.  A wrong gradient that is zero anyway is not counted.
+Correct cases must not alarm, and wrong ones must be caught, unless the gradient is zero anyway.
 """
+import argparse
+import collections
 import functools
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,14 +21,13 @@ import numpy as np
 
 from bench import array_functions  # noqa: F401 -- registers
 from bench.functions import CASES, scaled
-from pyllama.testing import compare, entries, kinks, order
+from pyllama.testing import compare, entries, gradcheck, kinks, order, precision
 from pyllama.testing.judge import shaken, verdict_of
 from pyllama.testing.passes import flat
 from pyllama.testing.report import Verdict
 from pyllama.testing.trees import is_float
 
-SCALES = 10.0 ** np.arange(-12, 13, 4)
-WRONG = {"a millionth": 1 + 1e-6, "a percent": 1.01, "the sign": -1.0, "zero": 0.0}
+SCALES = 2.0 ** np.arange(-40, 41, 10)                 # 1e-12 to 1e12, exact in every precision
 
 
 def drawn(k: int, only: str = "") -> tuple[str, Callable, list, np.random.Generator]:
@@ -34,7 +35,7 @@ def drawn(k: int, only: str = "") -> tuple[str, Callable, list, np.random.Genera
     names = [name for name in CASES if only in name]
     name, rng = names[k % len(names)], np.random.default_rng(k)
     a, b = rng.choice(SCALES, 2) if k >= len(names) else (1.0, 1.0)
-    inputs = [x * a if is_float(x) else x for x in CASES[name].draw(rng)]
+    inputs = [np.asarray(x * a if is_float(x) else x) for x in CASES[name].draw(rng)]
     return name, scaled(CASES[name], a, b), inputs, rng
 
 
@@ -77,8 +78,7 @@ def at(x, index, t):
 
 
 def along_line(x, v, t):
-    moved = x + t * v
-    return moved.astype(np.result_type(x.dtype, np.complex64 if isinstance(t, complex) else x.dtype))
+    return np.asarray(x + t * v).astype(np.result_type(x.dtype, np.complex64 if isinstance(t, complex) else x.dtype))
 
 
 def verdicts(name, f, inputs, rng, few=4) -> Iterator[tuple[str, Verdict]]:
@@ -124,3 +124,67 @@ def verdicts(name, f, inputs, rng, few=4) -> Iterator[tuple[str, Verdict]]:
                 return float(dy @ along(t))
 
             yield "order", order.order(phi, claimed, eps, size, (high - low) / 2, blur)
+
+
+def outputs_of(f, inputs) -> tuple:
+    y = f(*inputs)[0]
+    return y if isinstance(y, tuple) else (y,)
+
+
+def rounded(f, inputs, seed) -> list[Verdict]:
+    """The verdicts of precision.check() in float32."""
+    def run(arrays, dys):
+        y, back = f(*arrays)
+        return (y, back(tuple(dys))) if isinstance(y, tuple) else ((y,), back(dys[0]))
+
+    low, rng = lowered(inputs), np.random.default_rng(seed)
+    dys = [np.float32(rng.standard_normal(np.shape(a))) for a in outputs_of(f, low)]
+    return precision.check(run, low, dys, seed)
+
+
+def vanishes(f, inputs) -> bool:
+    """Is the gradient zero, up to rounding?  Then a factor makes nothing wrong."""
+    y, back = f(*inputs)
+    ones = tuple(np.ones(np.shape(a)) for a in (y if isinstance(y, tuple) else (y,)))
+    shares = [np.abs(d * x).sum() for d, x in zip(back(ones if isinstance(y, tuple) else ones[0]), inputs, strict=True)
+              if d is not None]
+    return sum(shares) <= 1e-9 * sum(np.abs(a).sum() for a in outputs_of(f, inputs))
+
+
+def counted(name, f, inputs, k) -> Iterator[tuple[str, str, str]]:
+    """(kind, what was found, a line about it) for all that is done with one case."""
+    given = functools.partial(gradcheck, raise_exception=False, budget=None, seed=k)
+    for precision_of in ("float64", "float32"):
+        arrays, f_in = (inputs, f) if precision_of == "float64" else (lowered(inputs), in_float32(f))
+        yield f"gradcheck, {precision_of}", "passed" if given(f_in, arrays) else "alarm", name
+        for method, verdict in verdicts(name, f_in, arrays, np.random.default_rng(k)):
+            yield f"{method}, {precision_of}", "alarm" if verdict.status == "wrong" else verdict.status, verdict.why
+    for verdict in rounded(f, inputs, k):
+        yield "rounding, float32", "alarm" if verdict.status == "wrong" else verdict.status, verdict.why
+    if not vanishes(f, inputs):
+        least = 1 + 1e-6 if CASES[name].exact else 1.01
+        for factor in (least, 1.01, -1.0, 0.0):
+            caught = not given(times(f, factor), inputs)
+            yield f"wrong by {factor:.9g}", "caught" if caught else "missed", name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cases", type=int, default=5000, help="each runs in float64 and in float32")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--only", default="", help="part of a function's name")
+    args, counts = parser.parse_args(), collections.Counter()
+    warnings.simplefilter("ignore")
+    for k in range(args.first, args.first + args.cases):
+        name, f, inputs, _ = drawn(k, args.only)
+        with np.errstate(all="ignore"):
+            for kind, result, why in counted(name, f, inputs, k):
+                counts[kind, result] += 1
+                if result in ("alarm", "missed"):
+                    print(f"case {k}, {name}: {kind}: {result}: {why}", flush=True)
+    for (kind, result), count in sorted(counts.items()):
+        print(f"{kind:30} {result:10} {count:7}")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyllama.testing.trees import is_float
+
 
 class Case(NamedTuple):
     """A function and how its inputs are drawn: draw(rng) -> list of arrays, float64 or integers."""
@@ -192,7 +194,7 @@ for _name, (_f2, _dx, _dw, _draw) in BINARY.items():
 def scaled(case: Case, a: float, b: float) -> Callable:
     """b f(x / a): the same function for inputs a times as large, with outputs b times as large."""
     def f(*inputs: Any):
-        near = [x / x.real.dtype.type(a) if x.dtype.kind in "fc" else x for x in inputs]
+        near = [x / x.real.dtype.type(a) if is_float(x) or x.dtype.kind == "c" else x for x in inputs]
         y, back = case.f(*near)
         many = isinstance(y, tuple)
         outputs = tuple(d * np.asarray(d).real.dtype.type(b) for d in (y if many else (y,)))

@@ -92,7 +92,7 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
                 (slope, off), method = nearer, "differences"
                 error, tolerance = abs(slope - claimed) / size, EXACT + off / size
             else:
-                shaken = rounding(neighbor, dy, v)
+                shaken = rounding(neighbor, dy, v, eps)
                 tolerance += shaken / size
     return Comparison(name, slope, claimed, float(error), float(tolerance), method, EXACT * size + coarse + shaken)
 
@@ -122,7 +122,7 @@ def entrywise(found: Entries, dx: np.ndarray, eps: float,
     if not measured.any():
         return Verdict(method, "undecided", why="no entry was measured"), None
     coarse = CHAIN * eps * np.abs(dx.astype(float)) if eps > np.finfo(float).eps else 0.0
-    gap, allowed = np.abs(dx.astype(float) - found.value), found.error + coarse
+    gap, allowed = np.asarray(np.abs(dx.astype(float) - found.value)), np.array(found.error + coarse)
     with np.errstate(all="ignore"):
         ratio = np.where(measured, np.where(gap == 0, 0, gap / allowed), -1.0)
         ratio[np.isnan(ratio)] = np.inf
@@ -149,7 +149,7 @@ def by_differences(along, eps, dy, counted, claimed):
     return (measured, off) if abs(measured - claimed) <= off else None
 
 
-def rounding(neighbor, dy, v) -> float:
+def rounding(neighbor, dy, v, eps) -> float:
     """How far the two sides are apart by rounding alone, measured at neighboring inputs.
 
     A wrong gradient is off by the same amount at all of these; rounding errors are drawn anew.
@@ -157,13 +157,11 @@ def rounding(neighbor, dy, v) -> float:
     def gaps():
         for k in range(NEIGHBORS):
             dx, along = neighbor(k)
-            exact = slopes.imaginary(along)
-            if exact is not None:
-                yield float((dy * exact).sum()) - inner(dx, v)
+            yield float((dy * slopes.slopes(along, eps).value).sum()) - inner(dx, v)
     return spread(gaps())
 
 
 def spread(gaps: Iterable[float]) -> float:
     """Twice the range of some samples of an error around zero: it is hardly ever larger."""
-    seen = [float(gap) for gap in gaps]
+    seen = [float(gap) for gap in gaps if np.isfinite(gap)]
     return 2 * (max(seen) - min(seen)) if seen else 0.0

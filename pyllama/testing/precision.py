@@ -5,10 +5,12 @@ The same passes run in float32, float16 or bfloat16 and, on the same numbers, in
 (a) Conditioning.  An operation that rounds does to what follows what a change of the inputs by an eps does to it
     (Wilkinson's backward errors).  So the inputs and dy are changed by an eps at random, in float64, and the change
     of each result is its share of one rounding.
-(b) Length.  A chain of k roundings adds up to √k of them, if they are independent (Higham & Mary, 2019); a sum of n
-    terms is such a chain.  n is measured: how many numbers of an input does one result depend on?
+(b) Length.  A chain of k roundings adds up to √k of them, if they are independent (Higham & Mary, 2019).  A sum of n
+    terms, one after the other, is such a chain; 2 √n covers three of its standard deviations.  n is measured: how many
+    numbers of an input does one result depend on?
 (c) Cancellation.  Numbers of the size of the inputs may cancel within a function, as log Σ exp x − x does where one x
-    dominates.  Their rounding does not show in (a).  Errors of that size leave the verdict undecided: the result has
+    dominates.  Their rounding does not show in (a), nor does one that breaks a symmetry which the inputs' changes
+    keep.  Errors of that size, or of CHAIN times what (a) and (b) explain, leave the verdict undecided: the result has
     few digits, and it cannot be seen from outside whether another algorithm would have more.
 
 What is beyond all of these is wrong: the function loses digits that it need not lose.
@@ -22,7 +24,7 @@ from pyllama.testing.report import Verdict
 from pyllama.testing.trees import is_float
 
 NEIGHBORS = 8                       # their mean square is below 1/25 of its expectation with probability 3e-5
-CHAIN = 16                          # √k for chains of 256 operations
+CHAIN = 16                          # √k for a chain of 256 operations
 PROBES = 4                          # numbers of each input that are changed alone
 ILL = 3                             # digits lost to conditioning alone that are worth a note
 
@@ -50,7 +52,7 @@ def finfo(dtype: np.dtype) -> Any:
 
 def widened(arrays: Sequence[Any]) -> list:
     """The floating arrays in float64, the others as they are."""
-    return [a.astype(np.float64) if is_float(a) else a for a in arrays]
+    return [np.asarray(a, np.float64) if is_float(a) else a for a in arrays]
 
 
 def check(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], seed: int = 0) -> list[Verdict]:
@@ -94,17 +96,17 @@ def bounds(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], eps: float,
             return listed(run(arrays[:count], arrays[count:]))
 
     def near(a):
-        return a * (1 + eps * rng.choice([-1.0, 1.0], a.shape)) if is_float(a) else a
+        return np.asarray(a * (1 + eps * rng.choice([-1.0, 1.0], a.shape))) if is_float(a) else a
 
     exact = results(arrays)
     changes = [[np.square(b - a) for a, b in zip(exact, results(list(map(near, arrays))), strict=True)]
                for _ in range(NEIGHBORS)]
     lengths = terms(results, arrays, floats, exact, rng)
-    cancelling = eps * sizes(arrays[:count], arrays[count:], exact)
-    found = []
+    found, outputs = [], len(arrays) - count
     for k, a in enumerate(exact):
         change = np.sqrt(np.nanmean([change[k] for change in changes], axis=0)) if a.size else a
-        chain = CHAIN * np.sqrt(lengths[k])
+        chain = np.sqrt(CHAIN ** 2 + 4 * lengths[k])
+        cancelling = eps * sizes(exact, arrays, count, k < outputs)
         found.append(Bound(a, chain * (change + eps * largest(a)), chain * (change.max(initial=0) + cancelling)))
     return found
 
@@ -113,10 +115,16 @@ def largest(a) -> float:
     return float(np.abs(a).max(initial=0, where=np.isfinite(a)))
 
 
-def sizes(inputs, dys, exact) -> float:
-    """The largest number that may cancel in a result: of inputs, dy, results; or of dy y / x, which gradients are."""
-    x, dy, y = (max(map(largest, filter(is_float, arrays)), default=0.0) for arrays in (inputs, dys, exact))
-    return max(x, dy, y, dy * y / x if x else 0.0)
+def sizes(exact, arrays, count, of_output) -> float:
+    """The largest number that may cancel in a result: of the inputs' size or, in a gradient, of dy and dy y / x.
+
+    A common offset of an input, such as a mean that is subtracted, takes as many digits of y as of the differences.
+    """
+    x, dy, y = (max(map(largest, filter(is_float, part)), default=0.0)
+                for part in (arrays[:count], arrays[count:], exact[:len(arrays) - count]))
+    offset = max((largest(a) / spread for a in arrays[:count] if is_float(a) and (spread := float(np.std(a)))),
+                 default=1.0)
+    return max(x, y * offset) if of_output else max(dy, dy * y * offset / x if x else 0.0)
 
 
 def terms(results, arrays, floats, exact, rng) -> list[float]:
@@ -146,14 +154,21 @@ def verdict(value: np.ndarray, bound: Bound, dtype: np.dtype) -> Verdict:
     index, most = [int(i) for i in at], float(explained[at])
     numbers = float(value[at]), float(bound.exact[at]), float(error[at]), most
     if error[at] <= most:
-        lost = np.log10(max(float(most) / (float(finfo(dtype).eps) * max(largest(bound.exact), 1e-300)), 1))
-        left = max(0, int(-np.log10(max(most / max(largest(bound.exact), 1e-300), 1e-300))))
-        note = f"ill-conditioned: {left} digits left" if lost >= ILL + np.log10(CHAIN) else ""
-        return Verdict("rounding", "passed", *numbers, why=note)
+        return Verdict("rounding", "passed", *numbers, why=digits_left(bound, float(finfo(dtype).eps)))
     if not np.isfinite(value[at]):
-        limit = f"{dtype} gives {value[at]} at {index}, float64 gives {bound.exact[at]:.6g}"
-        return Verdict("rounding", "wrong", *numbers, why=limit)
+        why = f"{dtype} gives {value[at]} at {index}, float64 gives {bound.exact[at]:.6g}"
+        near = abs(bound.exact[at]) * CHAIN > float(finfo(dtype).max)
+        return Verdict("rounding", "undecided" if near else "wrong", *numbers, why=why)
     why = f"{dtype} error {error[at]:.2g} at {index}, at most {most:.2g} explained"
-    if error[at] <= bound.cancelled:
+    if error[at] <= max(bound.cancelled, CHAIN * most):
         return Verdict("rounding", "undecided", *numbers, why=why + ", unless numbers of the inputs' size cancel")
     return Verdict("rounding", "wrong", *numbers, why=why)
+
+
+def digits_left(bound: Bound, eps: float) -> str:
+    """How many digits conditioning leaves, if it takes more than ILL of them; "" if not."""
+    size, most = largest(bound.exact), largest(bound.explained)
+    if not size or most < 10 ** ILL * CHAIN * eps * size:
+        return ""
+    left = max(0, int(-np.log10(most / size)))
+    return f"ill-conditioned: {left} digit{'' if left == 1 else 's'} left"
