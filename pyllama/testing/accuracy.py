@@ -3,7 +3,7 @@ import numpy as np
 
 from pyllama import backend
 from pyllama.testing.passes import is_float
-from pyllama.testing.precision import widened
+from pyllama.testing.precision import in_float64
 from pyllama.testing.problems import packed
 
 F32 = np.finfo("float32")
@@ -42,7 +42,7 @@ def in_float32(op, inputs, options, dy):
     The bound is TIMES this loss.
     """
     with backend.use("numpy"):
-        exactly, wide = widened(inputs), packed(widened(op.each(dy)))
+        exactly, wide = in_float64(inputs), packed(in_float64(op.each(dy)))
         exact = [np.asarray(a) for a in results(op, exactly, options, wide)]
         loss = [F32.eps * max(np.abs(a).max(initial=0), F32.eps) for a in exact]
         rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def in_float32(op, inputs, options, dy):
         for _ in range(4):
             near = [x * (1 + F32.eps * rng.integers(-4, 5, x.shape)).astype("float32") if is_float(x) else x
                     for x in inputs]
-            truth = results(op, widened(near), options, wide)
+            truth = results(op, in_float64(near), options, wide)
             loss = [max(most, np.abs(a - b).max(initial=0))
                     for most, a, b in zip(loss, results(op, near, options, dy), truth, strict=True)]
             rounded = [a * (1 + F32.eps * rng.choice([-1, 1], a.shape)) if is_computed(a, exactly) else a

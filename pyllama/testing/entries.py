@@ -106,7 +106,8 @@ class Meter:
         """What a rounding of the outputs that move would be as a slope: nothing smaller is a fault."""
         here = along(0.0)
         moved = (along(BESIDE) != here) | (along(-BESIDE) != here)
-        if not moved.any() and self.eps > 2.0 ** -52 and (along(WIDTHS[0]) == here).all():
+        if not moved.any() and self.eps > 2.0 ** -52 and \
+                (np.abs(along(WIDTHS[0]) - here) <= CHAIN * self.eps * np.abs(here)).all():
             return np.inf                                           # of an inner number, which may be larger than y
         size = np.abs(self.dy * here)[moved if moved.any() else slice(None)].sum()
         return CHAIN * self.eps * float(size) / max(abs(self.x[index]), self.typical)

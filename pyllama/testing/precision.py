@@ -50,7 +50,7 @@ def finfo(dtype: np.dtype) -> Any:
     return ml_dtypes.finfo(dtype)
 
 
-def widened(arrays: Sequence[Any]) -> list:
+def in_float64(arrays: Sequence[Any]) -> list:
     """The floating arrays in float64, the others as they are."""
     return [np.asarray(a, np.float64) if is_float(a) else a for a in arrays]
 
@@ -82,13 +82,13 @@ def check(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], seed: int = 
 def listed(results: tuple) -> list[np.ndarray]:
     """Outputs and gradients in one list, in float64, without None."""
     outputs, gradients = results
-    return widened([np.asarray(a) for a in (*outputs, *gradients) if a is not None])
+    return in_float64([np.asarray(a) for a in (*outputs, *gradients) if a is not None])
 
 
 def bounds(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], eps: float, seed: int = 0) -> list[Bound]:
     """The Bound of each output and gradient of run, as in check(), for a precision of eps."""
     rng, count = np.random.default_rng(seed), len(inputs)
-    arrays = widened([*inputs, *map(np.asarray, dys)])
+    arrays = in_float64([*inputs, *map(np.asarray, dys)])
     floats = [i for i, a in enumerate(arrays) if is_float(a) and a.size]
 
     def results(arrays) -> list[np.ndarray]:
@@ -122,8 +122,8 @@ def sizes(exact, arrays, count, of_output) -> float:
     """
     x, dy, y = (max(map(largest, filter(is_float, part)), default=0.0)
                 for part in (arrays[:count], arrays[count:], exact[:len(arrays) - count]))
-    offset = max((largest(a) / spread for a in arrays[:count] if is_float(a) and (spread := float(np.std(a)))),
-                 default=1.0)
+    spreads = [(largest(a), float(np.std(a))) for a in arrays[:count] if is_float(a) and a.size]
+    offset = max((size / spread for size, spread in spreads if spread), default=1.0)
     return max(x, y * offset) if of_output else max(dy, dy * y * offset / x if x else 0.0)
 
 

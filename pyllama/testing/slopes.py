@@ -103,10 +103,12 @@ def differences(along, widths, eps):
     else:
         noise = np.fmax(noise, shaken(plain, h))
         noise = np.fmax(noise, stair(ahead - behind, noise / eps))
-        value, error = sharpest(best, noise, h)
+        value, error = sharpest(plain, (2, 4), noise, h)
+        error = np.where(jumps((ahead - behind)[NARROW]), np.inf, error)
         near, far = (kinks(here, ahead[at], behind[at], h[at], noise) for at in (KINK, COARSE))
         hidden = 4 * noise / h[KINK][-1] > 0.1 * (np.abs(plain[KINK]).max(axis=0) + noise / h[KINK][-1])
         kink = np.where(hidden, far, near)
+        value, error, kink = beneath(ahead - behind, plain, value, error, kink, noise=4 * eps * np.abs(here))
     still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t, or rounds it away
     return np.where(still, 0, value), np.where(still, 0, error), kink
 
@@ -117,11 +119,12 @@ def one_sided(along, sign, eps):
     The error is infinite where f is not defined, or its slope grows without bound, as that of a root at 0.
     """
     here, h = along(0.0), WIDTHS[:, None]
-    there = np.array([along(sign * width) for width in WIDTHS])
-    plain = sign * (there - here) / h
-    noise = np.fmax(4 * eps * np.abs(there).max(0), shaken(plain, h))
-    value, error = sharpest(extrapolated(plain, (1, 2)), noise, h)
-    steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(plain * h)[1:] < np.abs(plain * h)[:-1])
+    with np.errstate(all="ignore"):
+        there = np.array([along(sign * width) for width in WIDTHS])
+        plain = sign * (there - here) / h
+        noise = np.fmax(4 * eps * np.abs(there).max(0), shaken(extrapolated(plain, (1,)), h[1:]))
+        value, error = sharpest(plain, (1, 2), noise, h)
+        steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(plain * h)[1:] < np.abs(plain * h)[:-1])
     error = np.where(steeper[MIDDLE].all(0), np.inf, error)
     still = (there == here).all(0)
     return np.where(still, 0, value), np.where(still, 0, error)
@@ -139,10 +142,17 @@ def shaken(plain, h):
     return 2 * np.sort(np.abs(np.diff(plain[NARROW], axis=0)) * h[NARROW][1:], axis=0)[-3]
 
 
-def sharpest(best, noise, h):
-    """(value, error) of the extrapolation whose neighbors agree with it best."""
+def sharpest(plain, powers, noise, h):
+    """(value, error) of the extrapolation whose neighbors agree with it best, and no narrower quotient contradicts.
+
+    Wide ones may agree with each other and be wrong: beyond a kink that is near, or where f is saturated.
+    """
+    better, best = extrapolated(plain, powers[:1]), extrapolated(plain, powers)
     apart = np.abs(np.diff(best, axis=0))
     errors = apart[:-1] + apart[1:] + 2 * noise / h[3:-1]
+    for k in range(len(errors)):
+        narrower = np.abs(better[k + 3:] - best[k + 1]) - 8 * noise / h[k + 4:]
+        errors[k] = np.fmax(errors[k], narrower.max(axis=0))
     errors[~np.isfinite(errors)] = np.inf
     chosen = errors.argmin(axis=0)[None]
     return np.take_along_axis(best[1:-1], chosen, 0)[0], np.take_along_axis(errors, chosen, 0)[0]
@@ -160,6 +170,25 @@ def stair(changes, size):
 def bound(errors) -> float:
     """How far the sum of values with these bounds may be off: they are independent, and each is at least twice off."""
     return 4 * float(np.sqrt(np.sum(np.square(errors, dtype=float))))
+
+
+def beneath(changes, plain, value, error, kink, noise):
+    """Replace the slope by the narrowest quotients where these agree with each other a thousand times better.
+
+    Then a kink is nearer to t = 0 than most widths, and what they show is the function beyond it.
+    """
+    tail = plain[-3:]
+    apart = np.ptp(tail, axis=0)
+    off = np.abs(tail[-1] - value)
+    nearer = (off > error) & (off > 1e3 * apart) & (changes[-3:] != 0).all(axis=0)
+    return (np.where(nearer, tail.mean(axis=0), value),
+            np.where(nearer, 4 * apart + noise / WIDTHS[-3], error), kink & ~nearer)
+
+
+def jumps(changes):
+    """Are these changes alike, however narrow the step?  Then f jumps at t = 0, or is soon saturated."""
+    size = np.abs(changes)
+    return (size.min(axis=0) > size.max(axis=0) / 2) & (np.abs(changes.sum(axis=0)) == size.sum(axis=0))
 
 
 def kinks(here, ahead, behind, h, noise):
