@@ -152,7 +152,7 @@ def sharpest(plain, powers, noise, h):
     errors = apart[:-1] + apart[1:] + 2 * noise / h[3:-1]
     for k in range(len(errors)):
         narrower = np.abs(better[k + 3:] - best[k + 1]) - 8 * noise / h[k + 4:]
-        errors[k] = np.fmax(errors[k], narrower.max(axis=0))
+        errors[k] = np.where(narrower.max(axis=0) > errors[k], narrower.max(axis=0), errors[k])
     errors[~np.isfinite(errors)] = np.inf
     chosen = errors.argmin(axis=0)[None]
     return np.take_along_axis(best[1:-1], chosen, 0)[0], np.take_along_axis(errors, chosen, 0)[0]
