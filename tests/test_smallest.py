@@ -203,6 +203,11 @@ def test_the_function_itself_is_imported(function):
         exec(as_python(function, named, {"seed": 0}), {})
 
 
+def test_two_functions_of_one_module_are_one_import():
+    text = as_python(f"{__name__}:cube", {"x": np.array([2.0])}, {"backward": cube_backward})
+    assert f"from {__name__} import cube, cube_backward\n" in text
+
+
 def test_an_op_is_imported_with_its_options():
     text = as_python(functools.partial(rms_norm, eps=0.5), {"x": np.ones((1, 2)), "w": np.ones(2)}, {"seed": 0})
     assert "from pyllama.ops import rms_norm" in text

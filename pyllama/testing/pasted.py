@@ -42,8 +42,18 @@ def as_python(function: str | Callable, named: dict[str, np.ndarray], options: d
         imports.add("import ml_dtypes")
     arguments = [f"[{', '.join(names.values())}]", *(f"{key}={value}" for key, value in words.items())]
     imports |= {"import numpy as np", "from pyllama.testing import gradcheck"}
-    head = sorted(imports, key=lambda line: (not line.startswith("import "), not line.startswith("from "), line))
-    return "\n".join([*head, "", *lines, f"gradcheck({', '.join([called, *arguments])})"])
+    return "\n".join([*grouped_lines(imports), "", *lines, f"gradcheck({', '.join([called, *arguments])})"])
+
+
+def grouped_lines(imports: set[str]) -> list[str]:
+    """The lines in the usual order: import, from, all others; a line for each module."""
+    modules: dict[str, list[str]] = {}
+    for line in sorted(line for line in imports if line.startswith("from ")):
+        module, _, name = line.removeprefix("from ").partition(" import ")
+        modules.setdefault(module, []).append(name)
+    others = sorted(line for line in imports if not line.startswith(("from ", "import ")))
+    return [*sorted(line for line in imports if line.startswith("import ")),
+            *(f"from {module} import {', '.join(names)}" for module, names in modules.items()), *others]
 
 
 def of_callable(function: Callable) -> tuple[set[str], str]:

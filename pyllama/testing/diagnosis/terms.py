@@ -122,7 +122,7 @@ def of_parts(e: Evidence, missing) -> Iterator[str]:
         return
     for names, cause in combinations(e):
         count, columns = len(names), missing.shape[-1]
-        if columns - count >= 2 and missing.size // columns * (columns - count) >= SURPLUS:
+        if missing.size // max(columns, 1) * (columns - count) >= SURPLUS:
             arrays = [math.prod(np.broadcast_to(one(e, name), missing.shape) for name in name.split(" × "))
                       for name in names]
             basis = np.stack(arrays, -1)                # [..., columns, count]
