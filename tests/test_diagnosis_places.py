@@ -75,6 +75,17 @@ def test_repeated_ids():
                      "claimed is dy of the last occurrence alone.",)
 
 
+def test_repeated_ids_that_are_averaged():
+    counts = np.bincount(IDS.ravel(), minlength=7)[:, None]
+
+    def wrong(dy):
+        return embedding(IDS, TABLE)[1](dy)[1] / np.maximum(counts, 1)
+
+    found = diagnose(evidence(embedding, ["ids", "w"], [IDS, TABLE], 1, wrong))
+    assert found[0] == "Wrong only for repeated ids: in the rows of w whose number occurs more than once in ids."
+    assert found[1].startswith("There: Constant factor 0.333")
+
+
 def test_ids_that_are_off_by_one():
     def wrong(dy):
         table = np.zeros(TABLE.shape)

@@ -130,14 +130,15 @@ def repeated_ids(e: Evidence) -> Iterator[str]:
         wrong = e.bad.reshape(len(e.x), -1).any(1)
         right = e.known.reshape(len(e.x), -1).any(1) & ~wrong
         single = (counts[wrong] > 1).all() and (counts[right] <= 1).all() and (counts[right] == 1).any()
-        kept = one_of_them(e, ids)
-        if e.bad.any() and (single or kept):
-            yield (f"Lost duplicates: wrong only in rows of {e.input} whose number occurs more than once in "
-                   f"{name}{kept}.")
+        which = f"rows of {e.input} whose number occurs more than once in {name}"
+        if e.bad.any() and (kept := one_of_them(e, ids)):
+            yield f"Lost duplicates: wrong only in {which}: claimed is dy of the {kept} occurrence alone."
+        elif e.bad.any() and single:
+            yield f"Wrong only for repeated ids: in the {which}."
 
 
 def one_of_them(e: Evidence, ids) -> str:
-    """Which of the repeated ids the gradient is from."""
+    """Which of the repeated ids the gradient is from; "" if it is not from one alone."""
     if e.dy.shape != ids.shape + e.x.shape[1:]:
         return ""
     rows = e.dy.reshape(ids.size, *e.x.shape[1:])
@@ -146,5 +147,5 @@ def one_of_them(e: Evidence, ids) -> str:
         for place in order:
             table[ids.flat[place]] = rows[place]
         if e.explains(table):
-            return f": claimed is dy of the {what} occurrence alone"
+            return what
     return ""
