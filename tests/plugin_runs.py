@@ -28,6 +28,12 @@ WRONG = """
 def test_wrong(x, w, eps):
     return rms_norm(x, w, eps, wrong=True)
 """
+TWICE = """
+@pytest.mark.gradcheck("x[N] -> y[N]", examples=5)
+def test_twice(x):
+    return 1 * x, lambda dy: 2 * dy
+"""
+ONCE = TWICE.replace("twice", "once").replace("2 * dy", "1 * dy")
 
 
 def run(pytester, source, *arguments, seed=0):

@@ -1,7 +1,7 @@
 """How the pytest plugin is used: settings, and what is wrong in a test, in one sentence or with its traceback."""
 import pytest
 
-from tests.plugin_runs import HEAD, RIGHT, failure, quiet, run, run_subprocess, summary
+from tests.plugin_runs import HEAD, ONCE, failure, quiet, run, run_subprocess, summary
 
 pytest_plugins = ["pytester"]
 
@@ -46,7 +46,7 @@ def test_the_seed(pytester, marker, ini, arguments, seed):
 ])
 def test_a_wrong_setting_is_refused(pytester, arguments, ini, message):
     pytester.makeini(f"[pytest]\n{ini}")
-    result = run(pytester, RIGHT, *arguments, seed=None)
+    result = run(pytester, ONCE, *arguments, seed=None)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: *{message}"])
 
@@ -137,7 +137,7 @@ def test_it(x):
 
 def test_without_hypothesis_a_marked_test_says_how_to_install_it(pytester, monkeypatch):
     pytester.makeconftest("import sys; sys.modules['hypothesis'] = None")
-    pytester.makepyfile(test_it=HEAD + RIGHT + "def test_other(): pass")
+    pytester.makepyfile(test_it=HEAD + ONCE + "def test_other(): pass")
     result = run_subprocess(pytester, monkeypatch, "-p", "no:hypothesispytest")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["gradcheck draws its inputs with Hypothesis, which is not installed: pip install *"])

@@ -21,6 +21,9 @@ from pyllama.testing.pasted import literal
 from pyllama.testing.plugin_marker import Marked, Misuse, marked
 from pyllama.testing.report import Report
 
+EXPLAINED = 1000                                            # numbers in a case that is explained: a second or two
+LARGER = "the table is that of a larger case, which says more about the reason"
+
 
 class Wrong(Exception):
     """A problem for which the gradient is wrong."""
@@ -99,6 +102,7 @@ class Search:
         self.test, self.seed, self.facts = test, seed, facts
         self.case: Case | None = None
         self.failure: tuple[Report, Case] | None = None
+        self.richest: Case | None = None                # that failed: zeros and ones hide why
         self.complaints: set[str] = set()               # what the first failure was about
         self.undecided: dict[str, Report] = {}          # by the pair of input and output
         self.judged: set[str] = set()
@@ -106,25 +110,42 @@ class Search:
     def check(self, case: Case) -> None:
         """Raises Wrong if the gradient is wrong in the way in which that of the first failure was."""
         self.case = case
-        report = gradcheck(callable_of(self.test, case), case.inputs, budget=None, seed=self.seed,
-                           raise_exception=False, names=[x.name for x in self.test.inputs], **self.test.forwarded)
+        report = self.report(case, fast_mode=True, explain=False)
         self.facts["examples"] += not self.failure
-        complaints = {fault.kind for fault in report.faults} | {pair_name(pair) for pair in report.pairs if pair.wrong}
-        if not complaints:
-            self.facts["error"] = max(self.facts["error"], report.error)
+        found = complaints(report)
+        if not found:
+            self.facts["error"] = max(self.facts["error"], *measured(report))
             for pair in report.pairs:
                 if pair.worst.status == "undecided":
                     self.undecided[pair_name(pair)] = report
                 else:
                     self.judged.add(pair_name(pair))
-        self.complaints = self.complaints or complaints
-        if complaints & self.complaints:
+        self.complaints = self.complaints or found
+        if found & self.complaints:
             self.failure = report, case
+            self.richest = max(self.richest or case, case, key=richness)
             raise Wrong
+
+    def report(self, case: Case, **options) -> Report:
+        """What gradcheck says of this case, but for other values: these are drawn, and only what is drawn shrinks."""
+        return gradcheck(callable_of(self.test, case), case.inputs, budget=None, seed=self.seed, other_values=False,
+                         raise_exception=False, names=[x.name for x in self.test.inputs],
+                         **{**options, **self.test.forwarded})
 
     def never_judged(self) -> Report | None:
         """The report of a pair that was undecided in each case."""
         return next((report for name, report in self.undecided.items() if name not in self.judged), None)
+
+
+def complaints(report: Report) -> set[str]:
+    """What is wrong: the kinds of faults, and the names of pairs."""
+    return {fault.kind for fault in report.faults} | {pair_name(pair) for pair in report.pairs if pair.wrong}
+
+
+def measured(report: Report) -> list[float]:
+    """The errors, in tolerances, of all verdicts with numbers; of an empty array there are none."""
+    return [0.0, *(verdict.severity for pair in report.pairs for verdict in pair.verdicts
+                   if verdict.error == verdict.error)]
 
 
 def pair_name(pair) -> str:
@@ -188,10 +209,21 @@ def outcome(item, seed, examples, facts, command) -> str:
 
 
 def failure(found: Any, facts: dict, command: str) -> str:
-    report, case = found.failure                                                            # type: ignore[misc]
-    facts["error"] = report.error
+    """The report of a failing case, now with the reasons, which take their time, and the smallest case."""
+    short, case = found.failure
+    facts["error"] = short.error
+    shown = found.richest if richness(found.richest) > richness(case) else case
+    reports = found.report(shown), short
+    report = next(report for report in reports if complaints(report))
+    notes = report.notes if shown is case else (*report.notes, LARGER)
     python = as_python(found.test, case, found.seed)
-    return f"{dataclasses.replace(report, case=python)}\n\n{command}"
+    return f"{dataclasses.replace(report, notes=notes, case=python, replay='')}\n\n{command}"
+
+
+def richness(case: Case) -> int:
+    """How many numbers are not zero; 0 for a large case, which would take long to explain."""
+    floating = [x for x in case.inputs if x is not None and x.dtype.kind not in "iub"]
+    return sum(map(np.count_nonzero, floating)) if sum(x.size for x in floating) <= EXPLAINED else 0
 
 
 def by_gradcheck(error: Exception) -> bool:

@@ -104,12 +104,17 @@ class SmallFirst(Sizes):
 
 
 def numbers(draw, choose, shape, dtype="float64", interval: between | None = None):
-    """An array of eighths, scaled or within an interval.  A large one repeats what was drawn, each time multiplied by
-    another odd number.  Zeros stay zeros throughout: else noise alone could keep a large array from shrinking."""
+    """An array of eighths, scaled or within an interval.
+
+    A large one repeats what was drawn, each time multiplied by another odd number, unless most of that is zero: two
+    numbers that shrink to one and its repetition would keep the array large.  Zeros stay zeros in all that follows.
+    """
     n = math.prod(shape)
     block = np.frombuffer(draw(st.binary(min_size=NUMBERS, max_size=NUMBERS)), np.uint8)[::-1]
     i = np.arange(n)
     drawn = block[i % NUMBERS] * (2 * (i // NUMBERS) + 1).astype(np.uint8)
+    if np.count_nonzero(block) <= NUMBERS // 2:
+        drawn[NUMBERS:] = 0
     table, scale = (within(interval), 1) if interval else (EIGHTHS, choose(SCALES))
     x = table[drawn % len(table)] * scale
     if choose([False, True]):
