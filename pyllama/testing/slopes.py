@@ -58,7 +58,8 @@ def slopes(along: Callable, eps: float) -> Slopes:
             value, error, _ = differences(along, WIDTHS[FIRST], eps)
             size = np.abs(exact).max(initial=0)
             if (agree(exact, value, error) & (error <= TRUST * size)).all():
-                return Slopes(exact, np.where(exact == 0, error, 0), np.zeros(exact.shape, bool), True)
+                error = np.where((exact == 0) | (eps > 2.0 ** -52), error, 0)
+                return Slopes(exact, error, np.zeros(exact.shape, bool), True)
         value, error, kink = differences(along, WIDTHS, eps)
         if exact is None:
             return Slopes(value, error, kink, False)
@@ -67,7 +68,8 @@ def slopes(along: Callable, eps: float) -> Slopes:
         right = agree(exact, value, error + lost)
         sure = right & (error <= UNSURE * size)
     holomorphic = bool(right.all()) and bool(exact.any() or not value.any())
-    return Slopes(np.where(sure, exact, value), np.where(sure & (exact != 0), 0, error), kink & ~sure, holomorphic)
+    confirmed = sure & (exact != 0) & (eps <= 2.0 ** -52)           # float32 would not show a part that f lost
+    return Slopes(np.where(sure, exact, value), np.where(confirmed, 0, error), kink & ~sure, holomorphic)
 
 
 def agree(exact, value, error):
@@ -94,7 +96,7 @@ def differences(along, widths, eps):
     here = along(0.0)
     ahead, behind = (np.array([along(sign * h) for h in widths]) for sign in (1, -1))
     h = widths[:, None]
-    plain = (ahead - behind) / (2 * h)
+    plain = unless_rounded_away((ahead - behind) / (2 * h), h, eps)
     best = extrapolated(plain, (2, 4))
     noise = 4 * eps * np.max([np.abs(ahead).max(0), np.abs(behind).max(0)], axis=0)
     if len(widths) < len(WIDTHS):                                       # only two extrapolations: the narrower one
@@ -106,7 +108,7 @@ def differences(along, widths, eps):
         value, error = sharpest(plain, (2, 4), noise, h)
         error = np.where(jumps((ahead - behind)[NARROW]), np.inf, error)
         near, far = (kinks(here, ahead[at], behind[at], h[at], noise) for at in (KINK, COARSE))
-        hidden = 4 * noise / h[KINK][-1] > 0.1 * (np.abs(plain[KINK]).max(axis=0) + noise / h[KINK][-1])
+        hidden = 4 * noise / h[KINK][-1] > 0.1 * (np.nan_to_num(np.abs(plain[KINK])).max(axis=0) + noise / h[KINK][-1])
         kink = np.where(hidden, far, near)
         value, error, kink = beneath(ahead - behind, plain, value, error, kink, noise=4 * eps * np.abs(here))
     still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t, or rounds it away
@@ -121,13 +123,18 @@ def one_sided(along, sign, eps):
     here, h = along(0.0), WIDTHS[:, None]
     with np.errstate(all="ignore"):
         there = np.array([along(sign * width) for width in WIDTHS])
-        plain = sign * (there - here) / h
+        plain = unless_rounded_away(sign * (there - here) / h, h, eps)
         noise = np.fmax(4 * eps * np.abs(there).max(0), shaken(extrapolated(plain, (1,)), h[1:]))
         value, error = sharpest(plain, (1, 2), noise, h)
         steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(plain * h)[1:] < np.abs(plain * h)[:-1])
     error = np.where(steeper[MIDDLE].all(0), np.inf, error)
     still = (there == here).all(0)
     return np.where(still, 0, value), np.where(still, 0, error)
+
+
+def unless_rounded_away(plain, h, eps):
+    """The quotients, but NaN in place of a zero that is no more than a step too small for a low precision."""
+    return np.where((plain == 0) & (eps > 2.0 ** -52) & (h < 2 ** 10 * eps), np.nan, plain)
 
 
 def extrapolated(plain, powers):
@@ -139,7 +146,7 @@ def extrapolated(plain, powers):
 
 def shaken(plain, h):
     """The noise of f [M], as the narrowest quotients show it: the third largest, as a kink may explain two."""
-    return 2 * np.sort(np.abs(np.diff(plain[NARROW], axis=0)) * h[NARROW][1:], axis=0)[-3]
+    return 2 * np.sort(np.nan_to_num(np.abs(np.diff(plain[NARROW], axis=0))) * h[NARROW][1:], axis=0)[-3]
 
 
 def sharpest(plain, powers, noise, h):
