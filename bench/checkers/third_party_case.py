@@ -21,6 +21,7 @@ class Case:
     expected    "right", "wrong", or a sentence: why the gradient is not the derivative, though nobody planted that
     keyword     of a planted bug: what the diagnosis must say
     options     of gradcheck
+    check       gradcheck, gradgradcheck or check_grads
     """
     name: str
     func: Callable
@@ -28,6 +29,7 @@ class Case:
     expected: str = RIGHT
     keyword: str = ""
     options: dict = field(default_factory=dict)
+    check: Callable = gradcheck
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def judged(case: Case, seed: int) -> Outcome:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")             # those of the other library
-            report = gradcheck(case.func, case.inputs, raise_exception=False, seed=seed, budget=None, **case.options)
+            report = case.check(case.func, case.inputs, raise_exception=False, seed=seed, budget=None, **case.options)
     except Exception as error:                          # a function that refuses may be known to
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
         return Outcome(case, False, case.expected not in {RIGHT, WRONG}, "", float("nan"), said,

@@ -83,7 +83,8 @@ def check_grads(f: Callable, args: Any = None, order: int = 2, modes: Sequence[s
 
     f           as for gradcheck: a function of torch or JAX, or one that returns y, back
     args        its inputs; without them the result is a function of the inputs, as in autograd: check_grads(f)(x, w)
-    modes       "rev": the gradients; "fwd": the Jacobian times a vector, which torch and JAX know, or jvp= gives
+    modes       "rev": the gradients; "fwd": the Jacobian times a vector, which torch and JAX know, or jvp= gives.  At
+                order two, JAX's forward mode is differentiated again, too; torch's cannot be
     backward2   the backward pass of a backward pass by hand; see gradgradcheck
     others      as for gradcheck
 
@@ -120,7 +121,7 @@ def check_grads(f: Callable, args: Any = None, order: int = 2, modes: Sequence[s
     if order == 2:
         reports.append(renamed(gradgradcheck(f, given, backward=backward, saved=saved, backward2=backward2,
                                              names=names, **options)))                  # type: ignore[arg-type]
-        if module and function.jvp and "fwd" in modes:
+        if hasattr(module, "tangent_of") and function.jvp and "fwd" in modes:
             reports.append(renamed(of_tangent(module, f, given, names, options)))
     return settled(merged(reports), raise_exception)
 
@@ -182,7 +183,7 @@ def forward(function: Function, options: dict) -> Report:
 
 def of_library(module: Any, func: Callable, inputs: list, grad_outputs: Any, names: Any, options: dict) -> Report:
     """gradcheck of the backward pass that torch or JAX has, as a function of inputs and dy."""
-    function, floats, leaf_names = module.differentiable(func, inputs)
+    function, floats, leaf_names = parted(module, func, inputs)
     ys = function(*floats)
     rng = np.random.default_rng(options["seed"])
     dys = random_like(module, ys, rng) if grad_outputs is None else [dy for _, dy in trees.leaves(grad_outputs)]
@@ -191,9 +192,15 @@ def of_library(module: Any, func: Callable, inputs: list, grad_outputs: Any, nam
     return replace(report, function=getattr(func, "__name__", "f"))
 
 
+def parted(module: Any, func: Callable, inputs: list) -> tuple[Callable, list, list[str]]:
+    """func as a function of its differentiated arrays; these, none of which is marked for a gradient; their names."""
+    function, floats, names = module.differentiable(func, inputs)
+    return function, [module.from_numpy(module.to_numpy(x)) for x in floats], names
+
+
 def of_tangent(module: Any, func: Callable, inputs: list, names: Any, options: dict) -> Report:
     """gradcheck of forward mode, as a function of inputs and their tangents."""
-    function, floats, leaf_names = module.differentiable(func, inputs)
+    function, floats, leaf_names = parted(module, func, inputs)
     tangents = random_like(module, floats, np.random.default_rng(options["seed"]))
     known = [*(names or leaf_names), *(f"tangent of {name}" for name in names or leaf_names)]
     return gradcheck(module.tangent_of(function, len(floats)), [*floats, *tangents], names=known, **options)

@@ -73,7 +73,7 @@ def adapted(func: Callable, inputs: list) -> Adapted:
     def jvp(values, tangents):
         forward_ad = sys.modules["torch"].autograd.forward_ad
         with forward_ad.dual_level():
-            duals = [forward_ad.make_dual(tensor(x, like), tensor(v)) if ok else tensor(x)
+            duals = [forward_ad.make_dual(tensor(x, like).requires_grad_(), tensor(v)) if ok else tensor(x)
                      for x, v, like, ok in zip(values, tangents, likes, known.checked, strict=True)]
             result = call(*known.with_tensors(duals))
             pairs = [forward_ad.unpack_dual(y) for y in outputs(result)]
@@ -149,18 +149,6 @@ def gradient_of(function: Callable, count: int) -> Callable:
         return tuple(0 * x if g is None else g for g, x in zip(grads, inputs, strict=True))
 
     return backward
-
-
-def tangent_of(function: Callable, count: int) -> Callable:
-    """Forward mode of a function of `count` tensors as one of tensors: (*inputs, *tangents) -> tangent of y, ..."""
-    def forward(*inputs_and_tangents):
-        forward_ad = sys.modules["torch"].autograd.forward_ad
-        with forward_ad.dual_level():
-            pairs = zip(inputs_and_tangents[:count], inputs_and_tangents[count:], strict=True)
-            duals = [forward_ad.unpack_dual(y) for y in function(*(forward_ad.make_dual(x, v) for x, v in pairs))]
-            return tuple(0 * dual.primal if dual.tangent is None else dual.tangent for dual in duals)
-
-    return forward
 
 
 def from_numpy(x: np.ndarray) -> Any:
