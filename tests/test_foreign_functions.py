@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from pyllama.testing import foreign
+from pyllama.testing import foreign, gradcheck
 from pyllama.testing.foreign import c_function
 from tests import small_jax, small_torch
 from tests.small_torch import Function, Tensor
@@ -177,6 +177,40 @@ class TestTorch:
         assert foreign.adapted(Scaled, [Tensor(X), 2.0]).jvp is None
 
 
+    def test_dy_and_tangents_get_the_precision_of_the_tensors(self):
+        seen = []
+
+        class Looks(Scaled):
+            @staticmethod
+            def backward(ctx, dy):
+                seen.append(dy.data.dtype)
+                return dy, None
+
+        foreign.adapted(Looks, [Tensor(X), 2.0]).f(X.astype(np.float32))[1](X)
+        a = foreign.adapted(lambda x, w: x * w, [Tensor(X), Tensor(W)])
+        assert seen == [np.float32]
+        assert a.jvp([X.astype(np.float32), W.astype(np.float32)], [W, X]).dtype == np.float32
+
+    @pytest.mark.parametrize(("times", "right"), [(1.0, True), (1.001, False)])
+    def test_gradcheck_takes_a_function_of_tensors(self, times, right):
+        class Off(Scaled):
+            @staticmethod
+            def backward(ctx, dy):
+                return Tensor(times * dy.data * ctx.factor), None
+
+        report = gradcheck(Off, [Tensor(X), 3.0], raise_exception=False, seed=0)
+        assert bool(report) == right
+        assert [pair.input for pair in report.pairs] == ["x"]
+
+    def test_gradcheck_uses_the_forward_mode_of_torch(self):
+        report = gradcheck(lambda x, w: x * w, [Tensor(X), Tensor(W)], seed=0)
+        assert "dot product" in {verdict.method for pair in report.pairs for verdict in pair.verdicts}
+
+    def test_gradcheck_reports_the_notes_of_the_adapter(self):
+        report = gradcheck(lambda x, w: Scaled.apply(x, 2.0), [Tensor(X), Tensor(W)], seed=0)
+        assert "torch has no gradient for w: it counts as zero" in report.notes
+
+
 # --- JAX --------------------------------------------------------------------------------------------------------------
 
 def test_a_function_of_jax_arrays_is_differentiated_with_x64(monkeypatch):
@@ -246,6 +280,11 @@ def test_a_compiled_function_gets_contiguous_arrays():
     frozen.flags.writeable = False
     assert same_bits(kernel(frozen), 2 * frozen)
     assert kernel(np.array(1.0)).shape == ()
+
+
+def test_gradcheck_takes_compiled_functions():
+    assert gradcheck(Dispatcher(), [X], backward=lambda dy, x: 2 * dy, seed=0)
+    assert not gradcheck(Dispatcher(), [X], backward=lambda dy, x: dy, seed=0, raise_exception=False)
 
 
 def test_a_compilation_that_fails_for_complex_numbers_is_not_tried_again():
@@ -359,6 +398,21 @@ def test_a_declaration_that_says_too_little_is_refused(declaration, message):
         c_function(None, declaration)
 
 
+def test_gradcheck_takes_c_functions(lib):
+    backward = "const double dy[N][D], const double w[D], double dx[N][D], long N, long D, float factor"
+    scale, back = c_function(lib.scale, SCALE, factor=2.0), c_function(lib.scale, backward, factor=2.0)
+
+    def gradients(dy, x, w):
+        return back(dy, w), 2.0 * (dy * x).sum(0)
+
+    assert gradcheck(scale, [X, W[0]], backward=gradients, seed=0)
+    report = gradcheck(scale, [X, W[0]], backward=lambda dy, x, w: (back(dy, w), (dy * x).sum(0)), seed=0,
+                       raise_exception=False)
+    assert [(pair.input, pair.wrong) for pair in report.pairs] == [("x", False), ("w", True)]
+
+
 def test_a_bare_c_function_is_refused_with_the_cure(lib):
+    with pytest.raises(TypeError, match="does not say which arguments are outputs"):
+        gradcheck(lib.scale, [X, W[0]], backward=lambda dy, x, w: (dy, dy))
     with pytest.raises(TypeError, match=r"does not say which arguments are outputs; declare it: c_function\("):
         foreign.plain(lib.scale)

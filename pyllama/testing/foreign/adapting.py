@@ -39,3 +39,8 @@ def named(func: Callable, inputs: list) -> list[str]:
 def form(outputs: list, single: bool) -> Any:
     """One output alone, several as a tuple."""
     return outputs[0] if single and len(outputs) == 1 else tuple(outputs)
+
+
+def in_precision_of(x: Any, v: Any) -> np.ndarray:
+    """v, which is a tangent of x or the gradient of x, in the precision of x, which libraries insist on."""
+    return np.asarray(v, np.asarray(x).dtype)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.testing.foreign.adapting import Adapted, form, named
+from pyllama.testing.foreign.adapting import Adapted, form, in_precision_of, named
 from pyllama.testing.trees import leaves, rebuild
 
 FORWARD_RULE = 1e3                      # roundings by which a forward rule may differ from the function
@@ -57,7 +57,7 @@ def adapted(func: Callable, inputs: list) -> Adapted:
             with x64(jax):
                 again, pull = jax.vjp(function, *floats)
                 require_same(ys, again)
-                grads = pull(tuple(jax.numpy.array(d) for d in dys))
+                grads = pull(tuple(jax.numpy.array(in_precision_of(y, d)) for y, d in zip(ys, dys, strict=True)))
                 of_place = {place: np.array(g) for place, g in zip(known.floating, grads, strict=True)}
             return tuple(of_place.get(place) for place in known.places)
 
@@ -66,8 +66,8 @@ def adapted(func: Callable, inputs: list) -> Adapted:
     def jvp(values, tangents):
         with x64(jax):
             function, floats = of_floats(values)
-            moves = [jax.numpy.array(v) for v, place in zip(tangents, known.places, strict=True)
-                     if place in known.floating]
+            moves = [jax.numpy.array(in_precision_of(x, v))
+                     for x, v, place in zip(values, tangents, known.places, strict=True) if place in known.floating]
             _, moved = jax.jvp(function, tuple(floats), tuple(moves))
             return form([np.array(m) for m in moved], True)
 

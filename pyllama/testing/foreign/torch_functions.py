@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.testing.foreign.adapting import Adapted, form, named
+from pyllama.testing.foreign.adapting import Adapted, form, in_precision_of, named
 from pyllama.testing.foreign.tensors import array, has_integers, is_tensor, show_changes, tensor
 from pyllama.testing.trees import leaves, rebuild
 
@@ -56,7 +56,8 @@ def adapted(func: Callable, inputs: list) -> Adapted:
         ys = outputs(result)
 
         def back(dy):
-            dys = [tensor(d) for d in (dy if isinstance(dy, tuple) else (dy,))]
+            dys = [tensor(in_precision_of(array(y), d))
+                   for y, d in zip(ys, dy if isinstance(dy, tuple) else (dy,), strict=True)]
             grads = iter(gradients(ys, [t for t, ok in zip(tensors, known.checked, strict=True) if ok], dys))
             return tuple(full(next(grads), t, name) if ok else None
                          for t, ok, name in zip(tensors, known.checked, names, strict=True))
@@ -73,7 +74,8 @@ def adapted(func: Callable, inputs: list) -> Adapted:
     def jvp(values, tangents):
         forward_ad = sys.modules["torch"].autograd.forward_ad
         with forward_ad.dual_level():
-            duals = [forward_ad.make_dual(tensor(x, like).requires_grad_(), tensor(v)) if ok else tensor(x)
+            duals = [forward_ad.make_dual(tensor(x, like).requires_grad_(), tensor(in_precision_of(x, v)))
+                     if ok else tensor(x)
                      for x, v, like, ok in zip(values, tangents, likes, known.checked, strict=True)]
             result = call(*known.with_tensors(duals))
             pairs = [forward_ad.unpack_dual(y) for y in outputs(result)]
