@@ -14,9 +14,14 @@ import sys
 from bench.checkers.third_party_case import RIGHT, WRONG, judged
 
 SUITES = {
-    "autograd": "autograd: NumPy VJPs", "mygrad": "mygrad: operations",
-    "torch": "torch.autograd.Functions", "torch_ops": "torch: its own operations",
-    "numba": "numba: kernels", "jax": "JAX: functions with custom_vjp, and its own", "second": "second derivatives of torch and JAX", "planted": "planted bugs",
+    "autograd": "autograd: NumPy VJPs",
+    "mygrad": "mygrad: operations",
+    "torch": "torch.autograd.Functions",
+    "torch_ops": "torch: its own operations",
+    "numba": "numba: kernels",
+    "jax": "JAX: functions with custom_vjp, and its own",
+    "second": "second derivatives of torch and JAX",
+    "planted": "planted bugs",
 }
 
 
