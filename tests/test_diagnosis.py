@@ -296,7 +296,7 @@ def test_a_large_array_of_which_few_entries_were_measured():
 
 def test_nothing_is_said_of_a_right_gradient_nor_of_a_random_one():
     assert said(softmax, ["x"], [X], 0, lambda dy: softmax(X)[1](dy)[0]) == []
-    for seed in range(50):
+    for seed in range(20):
         noise = np.random.default_rng(seed)
         matrix = noise.standard_normal((15, 15))
         assert said(softmax, ["x"], [X], 0, lambda dy, m=matrix: (m @ dy.ravel()).reshape(3, 5)) == []

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pyllama.ops import cross_entropy, embedding, gelu, softmax
-from pyllama.testing.diagnosis import diagnose
+from pyllama.testing.diagnosis import Evidence, diagnose
 from tests.evidence import evidence, said
 
 RNG = np.random.default_rng(0)
@@ -173,6 +173,16 @@ def test_any_shape_may_be_diagnosed(shape, wrong):
     x = np.random.default_rng(1).standard_normal(shape)
     for sentence in diagnose(evidence(same, ["x"], [x], 0, wrong if shape else lambda dy: wrong(dy[None])[0])):
         assert sentence.endswith((".", "?"))
+
+
+@pytest.mark.parametrize("extreme", [1e308, -1e308, 1e-308, np.inf, np.nan])
+def test_extreme_numbers_are_no_reason_to_stop(extreme):
+    """Warnings are errors here."""
+    x = np.array([[extreme, 1.0], [0.5, -2.0]])
+    measured, claimed = np.array([[-extreme, 0.0], [1.0, 2.0]]), np.array([[1e308, 1.0], [2.0, 4.0]])
+    made = Evidence("x", "y", {"x": x, "w": x[0]}, x, x, np.ones((2, 2)), claimed, measured, np.full((2, 2), 1e-11),
+                    lambda dy: claimed * dy)
+    assert diagnose(made)
 
 
 def test_entries_that_were_not_measured_are_not_judged():

@@ -31,10 +31,8 @@ def diagnose(evidence: Evidence) -> tuple[str, ...]:
     """
     if not np.isfinite(evidence.claimed).all():
         return not_finite(evidence),
-    if not evidence.bad.any():
-        return ()
     with np.errstate(all="ignore"):
-        return tuple(dict.fromkeys(causes(evidence)))[:MOST]
+        return tuple(dict.fromkeys(causes(evidence)))[:MOST] if evidence.bad.any() else ()
 
 
 def not_finite(e: Evidence) -> str:
