@@ -101,9 +101,10 @@ def test_the_python_of_the_readme_trains_a_model_and_saves_it(readers_folder):
     assert pyllama.load("my-llama").config.hidden_size == SMALLER["hidden_size"]
 
 
-def test_the_python_of_the_docs_runs(readers_folder):
+@pytest.mark.parametrize("page", ["python.md", "testing.md"])
+def test_the_python_of_the_docs_runs(page, readers_folder):
     names = {}
-    for block in blocks_of_python(PAGES["python.md"]):
+    for block in blocks_of_python(PAGES[page]):
         exec(smaller(block), names)
 
 
@@ -130,10 +131,10 @@ def test_the_tables_of_commands_tasks_and_names_are_complete():
     assert synonyms == SYNONYMS
 
 
-@pytest.mark.parametrize("page", ["README.md", "commands.md", "training.md", "tasks.md", "architecture.md"])
+@pytest.mark.parametrize("page", ["README.md", "commands.md", "training.md", "tasks.md", "testing.md", "architecture.md"])
 def test_every_flag_that_is_named_exists(page):
     known = {flag.name for command in COMMANDS.values() for flag in flags_of(command)} | {"config", "help", "debug"}
-    known |= {"no_deps", "gradcheck_report"}                # of pip; of the pytest plugin
+    known |= {"no_deps", "gradcheck_seed", "gradcheck_examples", "gradcheck_report"}     # of pip; of the pytest plugin
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z_-]*)", PAGES[page])}
     assert {SYNONYMS.get(flag, flag) for flag in flags} <= known
 
