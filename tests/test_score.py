@@ -1,19 +1,23 @@
 """pyllama score: which bugs a test notices, how often it fails without one, and what it says where there is nothing."""
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pyllama import testing
 from pyllama.cli.score import score, summary, verdict
 from pyllama.errors import UserError
 from pyllama.testing.checker_score import score_checker
+from pyllama.testing.mutation.suite import seed_all
 from pyllama.testing.mutation.trial import Finding, Outcome, ended
+from pyllama.testing.mutation.watching import random_numbers_kept
 from pyllama.testing.score import score_test
 from tests.another import ROOT
 
@@ -89,6 +93,9 @@ def folder(tmp_path_factory):
     (folder / "test_mine.py").write_text(TESTS)
     (folder / "test_broken.py").write_text("import no_such_module\ndef test_x(): pass\n")
     (folder / "test_none.py").write_text("x = 1\n")
+    (folder / "other").mkdir()
+    (folder / "other/conftest.py").write_text("import no_such_module\n")
+    (folder / "other/test_x.py").write_text("def test_x(): pass\n")
     return folder
 
 
@@ -162,6 +169,7 @@ def test_the_mutants_of_a_function_and_those_that_change_no_result(folder, targe
     ("test_mine.py::test_crash --op tanh", "test_mine.py::test_crash: the process ended with SIGABRT without a bug"),
     ("test_broken.py --op tanh", "test_broken.py cannot be collected: ModuleNotFoundError: No module named 'no_such"),
     ("test_none.py --op tanh", "test_none.py has no test"),
+    ("other/test_x.py --op tanh", "other/test_x.py cannot be collected: ImportError while loading conftest"),
     ("test_mine.py::test_ones --target mine:bakward", "mine has no 'bakward'; did you mean backward?"),
     ("test_mine.py::test_ones --target math:sin", "no bug can be planted in math:sin: it is compiled"),
     ("test_mine.py::test_ones --target test_none.py:f", "the tests do not import test_none.py"),
@@ -210,6 +218,23 @@ def test_an_op_without_bugs_and_a_missing_pytest_are_named(monkeypatch):
         score_test([__file__], op="tanh")
 
 
+def test_everything_random_is_seeded(monkeypatch):
+    monkeypatch.setattr(np.random.bit_generator, "randbits", np.random.bit_generator.randbits)
+    monkeypatch.setenv("PYLLAMA_SEED", "")
+    option = SimpleNamespace(gradcheck_seed=None)
+    items = [SimpleNamespace(config=SimpleNamespace(option=option))]
+
+    def numbers(seed):
+        with random_numbers_kept():
+            seed_all(seed, items)
+            return (random.random(), np.random.random(), np.random.default_rng().random(),     # noqa: NPY002
+                    np.random.default_rng().random(), option.gradcheck_seed, os.environ["PYLLAMA_SEED"])
+
+    assert numbers(3) == numbers(3)
+    assert all(a != b for a, b in zip(numbers(3), numbers(4), strict=True))
+    assert len({*numbers(3)}) == 6                      # also the two generators without a seed differ
+
+
 # --- pyllama's own checker ---
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")         # Python 3.12 on fork
@@ -231,7 +256,8 @@ def test_a_checker_that_always_says_the_same_is_not_perfect(monkeypatch, passes)
     monkeypatch.setitem(vars(testing), "check", lambda op, seed, problems: Report(pairs=(), faults=()))
     outcome = score_checker("tanh", seeds=3)
     assert outcome.killed == (0 if passes else outcome.total)
-    assert outcome.alarms.keys() == (set() if passes else {"tanh, seed 0", "tanh, seed 1", "tanh, seed 2"})
+    commands = {f"pyllama check tanh --seed {seed} --problems 10" for seed in range(3)}
+    assert outcome.alarms.keys() == (set() if passes else commands)
     assert not outcome.perfect
 
 

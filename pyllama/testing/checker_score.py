@@ -2,12 +2,14 @@
 from functools import partial
 from typing import Any
 
+from pyllama.errors import counted
 from pyllama.machine import one_blas_thread
 from pyllama.testing.mutation.forks import BROKEN, Say, answers
 from pyllama.testing.mutation.trial import Finding, Outcome, Progress, ended
 from pyllama.testing.score import candidates_of, require_fork, silent
 
 PROBLEMS, TRIES = 10, 5                         # problems of a check; checks that may notice a bug
+NOTHING = "", False                             # what is said of an op that seems right
 
 
 def score_checker(op: str | None = None, seeds: int = 56, jobs: int = 2, progress: Progress = silent) -> Outcome:
@@ -26,21 +28,22 @@ def score_checker(op: str | None = None, seeds: int = 56, jobs: int = 2, progres
         candidates_of(op)
     names = [op] if op is not None else [*OPS]
     every = bugs(op)
-    outcome = Outcome(bugs=len(every))
+    outcome, described = Outcome(bugs=len(every)), 0
     with one_blas_thread():
         try:
             for bug, said, status in answers([(bug, partial(check_planted, bug)) for bug in every], jobs):
                 outcome.findings.append(judged(bug, said, status))
+                described += not status and said[0][1]
                 progress("with a bug", len(outcome.findings), len(every))
             tasks = [((name, seed), partial(check_right, name, seed)) for seed in range(seeds) for name in names]
             for (name, seed), said, status in answers(tasks, jobs):
-                why = ended(status) if status else said[0]
-                if why:
-                    outcome.alarms[f"{name}, seed {seed}"] = why
+                if why := ended(status) if status else said[0][0]:
+                    outcome.alarms[f"pyllama check {name} --seed {seed} --problems {PROBLEMS}"] = why
                 outcome.seeds += 1
                 progress("without a bug", outcome.seeds, len(tasks))
         except KeyboardInterrupt:
             outcome.stopped = True
+    outcome.notes.append(f"the checker named a cause of {counted(described, 'bug')}")
     order = {str(bug): i for i, bug in enumerate(every)}
     outcome.findings.sort(key=lambda finding: order[finding.name])
     return outcome
@@ -49,7 +52,7 @@ def score_checker(op: str | None = None, seeds: int = 56, jobs: int = 2, progres
 def judged(bug: Any, said: list, status: int) -> Finding:
     if status == BROKEN:
         raise RuntimeError(f"the checker could not be run with the bug {bug}")
-    why = ended(status) if status else said[0]
+    why = ended(status) if status else said[0][0]
     return Finding(str(bug), bug.cause, "killed" if why else "survived", why)
 
 
@@ -58,26 +61,28 @@ def check_planted(bug: Any, say: Say) -> None:
     from pyllama.testing.catalogue import planted
 
     with planted(bug):
-        say(next(filter(None, (complaint(bug.op, seed) for seed in range(TRIES))), ""))
+        found = (complaint(bug.op, seed) for seed in range(TRIES))
+        say(next((answer for answer in found if answer[0]), NOTHING))
 
 
 def check_right(name: str, seed: int, say: Say) -> None:
     say(complaint(name, seed))
 
 
-def complaint(name: str, seed: int) -> str:
-    """How the checker describes what is wrong with an op, in a sentence; empty if it finds nothing."""
+def complaint(name: str, seed: int) -> tuple[str, bool]:
+    """How the checker describes what is wrong with an op, in a sentence, and whether that names a cause."""
     from pyllama.op import OPS
     from pyllama.testing import check
 
     try:
         report = check(OPS[name], seed, PROBLEMS)
     except (TypeError, ValueError) as error:
-        return str(error)
+        return str(error), True
     if report:
-        return ""
+        return NOTHING
     wrong = [pair for pair in reversed(report.pairs) if pair.wrong]
-    sentences = [*(sentence for pair in wrong for sentence in pair.diagnoses),
-                 *(fault.sentence for fault in report.faults),
-                 *(f"the gradient of {pair.input} is wrong" for pair in wrong)]
-    return (sentences or ["the gradients could not be judged"])[0]
+    causes = [sentence for pair in wrong for sentence in pair.diagnoses]
+    causes += [fault.sentence for fault in report.faults]
+    if causes:
+        return causes[0], True
+    return f"the gradient of {wrong[0].input} is wrong" if wrong else "the gradients could not be judged", False

@@ -38,11 +38,13 @@ class Suite:
         """Collect the tests that the words name, then run loop().  Returns pytest's exit status."""
         import pytest
 
+        os.environ.pop("PYTEST_ADDOPTS", None)          # as addopts of the configuration, such as -n 4
         self.stderr, said = sys.stderr, io.StringIO()
         with contextlib.redirect_stderr(said):
             status = pytest.main([*QUIET, "-o", "addopts=", "--capture=no",
                                   "-W", "ignore::pytest.PytestAssertRewriteWarning", *words], plugins=[self])
-        self.complaints += [line.removeprefix("ERROR: ") for line in said.getvalue().splitlines() if line.strip()]
+        self.complaints += [line.removeprefix("ERROR: ") for line in said.getvalue().splitlines()
+                            if line.startswith(("ERROR: ", "ImportError while loading"))]
         return status
 
     def loop(self) -> None:
