@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 
+from pyllama.testing.compare import direction, entrywise
 from pyllama.testing.entries import entries
 
 RNG = np.random.default_rng(0)
@@ -143,3 +144,52 @@ def test_a_function_in_float32_has_the_error_of_float32():
     assert not found.holomorphic
     assert (np.abs(found.value - right) <= found.error).all()
     assert (found.error < 1e-3 * right).all()
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+def judged(dx, again=None, f=np.exp, x=X):
+    return entrywise(entries(lines(f, x), np.ones(x.size), x), np.asarray(dx), 2.0 ** -52, again)
+
+
+def test_the_worst_entry_is_named_and_its_numbers_are_given():
+    dx = np.exp(X) * [1, 1, 1 + 1e-9, 1, 1 + 1e-6, 1]
+    verdict, index = judged(dx)
+    assert (verdict.status, index) == ("wrong", (4,))
+    assert (verdict.claimed, verdict.measured) == (dx[4], pytest.approx(np.exp(X[4])))
+    assert verdict.error == pytest.approx(1e-6 * np.exp(X[4]), rel=1e-4)
+    assert judged(np.exp(X))[0].status == "passed"
+    assert judged(np.exp(X))[0].method == "complex step"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_entry_that_is_not_a_number_is_wrong(value):
+    dx = np.exp(X)
+    dx[2] = value
+    verdict, index = judged(dx)
+    assert (verdict.status, index) == ("wrong", (2,))
+
+
+def test_a_0_d_input_is_judged():
+    x = np.array(0.5)
+    assert judged(np.exp(x), f=np.exp, x=x)[0].status == "passed"
+    assert judged(1.01 * np.exp(x), f=np.exp, x=x, again=lambda k, index: (1.01, 1.0))[0].status == "wrong"
+
+
+def test_rounding_of_the_gradient_is_measured_where_an_entry_looks_wrong():
+    """An error that is drawn anew at each neighbor is rounding; one that stays is not."""
+    noise = np.random.default_rng(1)
+    dx = np.exp(X) + np.array([0, 0, 0, 1e-8, 0, 0])
+    assert judged(dx, lambda k, index: (noise.normal(scale=1e-8), 0.0))[0].status == "passed"
+    assert judged(dx, lambda k, index: (1e-8, 0.0))[0].status == "wrong"
+
+
+def test_without_a_measured_entry_nothing_is_said():
+    found = entries(lines(np.exp, X), np.ones(6), X, deadline=time.monotonic())
+    assert entrywise(found, 0 * X, 2.0 ** -52)[0].status == "undecided"
+
+
+def test_a_zero_is_moved_as_far_as_most_numbers_not_as_their_mean():
+    v = direction(np.array([0.0, 1.0, -2.0, 1e30]), np.random.default_rng(0))
+    assert abs(v[0]) < 10
+    assert (direction(np.array([0.0, np.inf]), np.random.default_rng(0)) == 0).tolist() == [False, True]

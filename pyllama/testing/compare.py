@@ -49,11 +49,11 @@ class Comparison(NamedTuple):
 def direction(x, rng):
     """A random direction, relative to the size of each number of x; it leaves infinities where they are.
 
-    A zero counts as large as the others are on average, or as 1 if there are none.
+    A zero counts as large as the others are in the median, or as 1 if there are none.
     """
     sizes = np.abs(np.where(np.isfinite(x), x, 0.0), dtype=float)
-    average = sizes.mean() if sizes.any() else 1.0
-    return np.where(np.isfinite(x), rng.standard_normal(x.shape) * np.where(sizes == 0, average, sizes), 0.0)
+    typical = float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
+    return np.where(np.isfinite(x), rng.standard_normal(x.shape) * np.where(sizes == 0, typical, sizes), 0.0)
 
 
 def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.ndarray, y: Any,

@@ -78,6 +78,7 @@ class Meter:
         self.along, self.x, self.eps, self.deadline = along, x, eps, deadline
         self.counted = np.asarray(dy) != 0
         self.dy = np.asarray(dy, float)[self.counted]
+        self.here: np.ndarray | None = None                         # the outputs that count, at x
         finite = np.abs(x[np.isfinite(x)], dtype=float)
         self.typical = float(np.median(finite[finite > 0])) if finite.any() else 1.0
         self.unit = bool(finite.size) and bool(((x >= 0) & (x <= 1)).all())
@@ -94,12 +95,15 @@ class Meter:
         """The outputs that count, when x[index] is moved by t scales."""
         @functools.cache
         def along(t):
+            if t == 0.0 and self.here is not None:
+                return self.here
             try:
                 return np.asarray(self.along(index, t * scale))[self.counted]
             except Exception:
                 if isinstance(t, complex):
                     raise
                 return np.full(len(self.dy), np.nan)
+        self.here = along(0.0)
         return along
 
     def rounding(self, along, index) -> float:
