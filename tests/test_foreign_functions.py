@@ -185,6 +185,24 @@ class TestTorch:
         assert seen == [np.float32]
         assert a.jvp([X.astype(np.float32), W.astype(np.float32)], [W, X]).dtype == np.float32
 
+    def test_outputs_without_a_gradient_are_left_out_and_one_is_needed(self):
+        a = foreign.adapted(lambda x: (x * x, None, Tensor(np.arange(3))), [Tensor(X)])
+        assert len(a.f(X)[0]) == 1
+        with pytest.raises(TypeError, match="returned no floating array, so there is no gradient to check"):
+            foreign.adapted(lambda x: Tensor(np.arange(3)), [Tensor(X)]).f(X)
+
+    @pytest.mark.parametrize(("said", "error"), [("returned an invalid gradient at index 0", ValueError),
+                                                 ("returned an incorrect number of gradients", ValueError),
+                                                 ("out of memory", RuntimeError)])
+    def test_what_torch_says_of_the_form_of_gradients_is_a_wrong_use(self, said, error):
+        class Raises(Scaled):
+            @staticmethod
+            def backward(ctx, dy):
+                raise RuntimeError(f"function RaisesBackward {said}")
+
+        with pytest.raises(error, match=said):
+            foreign.adapted(Raises, [Tensor(X), 1.0]).f(X)[1](X)
+
     @pytest.mark.parametrize(("times", "right"), [(1.0, True), (1.001, False)])
     def test_gradcheck_takes_a_function_of_tensors(self, times, right):
         class Off(Scaled):

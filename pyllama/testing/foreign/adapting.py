@@ -44,3 +44,11 @@ def form(outputs: list, single: bool) -> Any:
 def in_precision_of(x: Any, v: Any) -> np.ndarray:
     """v, which is a tangent of x or the gradient of x, in the precision of x, which libraries insist on."""
     return np.asarray(v, np.asarray(x).dtype)
+
+
+def require_some(func: Any, outputs: list) -> list:
+    """The outputs.  Raises TypeError if there are none."""
+    if not outputs:
+        raise TypeError(f"{getattr(func, '__name__', 'the function')} returned no floating array, so there is no "
+                        f"gradient to check; return at least one")
+    return outputs

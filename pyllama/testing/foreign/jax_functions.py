@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.testing.foreign.adapting import Adapted, form, in_precision_of, named
+from pyllama.testing.foreign.adapting import Adapted, form, in_precision_of, named, require_some
 from pyllama.testing.trees import leaves, rebuild
 
 FORWARD_RULE = 1e3                      # roundings by which a forward rule may differ from the function
@@ -50,7 +50,7 @@ def adapted(func: Callable, inputs: list) -> Adapted:
     def f(*values):
         with x64(jax):
             function, floats = of_floats(values)
-            ys = [np.array(y) for y in function(*floats)]
+            ys = require_some(func, [np.array(y) for y in function(*floats)])
 
         def back(dy):
             dys = dy if isinstance(dy, tuple) else (dy,)

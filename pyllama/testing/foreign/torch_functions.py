@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.testing.foreign.adapting import Adapted, form, in_precision_of, named
+from pyllama.testing.foreign.adapting import Adapted, form, in_precision_of, named, require_some
 from pyllama.testing.foreign.tensors import array, has_integers, is_tensor, show_changes, tensor
 from pyllama.testing.trees import leaves, rebuild
 
@@ -53,7 +53,7 @@ def adapted(func: Callable, inputs: list) -> Adapted:
             result = call(*known.with_tensors(tensors))
         for x, t in zip(values, tensors, strict=True):
             show_changes(x, t)
-        ys = outputs(result)
+        ys = require_some(func, outputs(result))
 
         def back(dy):
             dys = [tensor(in_precision_of(array(y), d))
@@ -118,8 +118,14 @@ def gradients(ys: list, inputs: list, dys: list, differentiable: bool = False) -
     pairs = [(y, d) for y, d in zip(ys, dys, strict=True) if y.requires_grad]
     if not pairs or not inputs:
         return [None] * len(inputs)
-    return list(sys.modules["torch"].autograd.grad([y for y, _ in pairs], inputs, [d for _, d in pairs],
-                                                   retain_graph=True, create_graph=differentiable, allow_unused=True))
+    grad = sys.modules["torch"].autograd.grad
+    try:
+        return list(grad([y for y, _ in pairs], inputs, [d for _, d in pairs], retain_graph=True,
+                         create_graph=differentiable, allow_unused=True))
+    except RuntimeError as error:
+        if "returned an in" not in str(error):          # "... invalid gradient", "... incorrect number of gradients"
+            raise
+        raise ValueError(f"{error}; let backward return one of each input's shape, None for other arguments") from None
 
 
 def outputs(result: Any) -> list:
