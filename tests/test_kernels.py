@@ -1,14 +1,18 @@
 """The kernels of docs/kernels pass pyllama verify, and fail with a bug.  torch and numba are small stand-ins here, C is
 compiled; docs/verify.md has the output of the real ones."""
+import io
+import re
 import shutil
 import sys
+import textwrap
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pyllama.cli import main
+from pyllama.cli import checking, main
+from pyllama.cli.flags import flags_of
 from pyllama.ops import rms_norm
 from pyllama.testing.named import find
 from pyllama.testing.verify import verify
@@ -78,7 +82,7 @@ def test_the_kernel_is_right_and_nothing_is_left_out(name, words, capsys, reques
 
 
 @EACH
-def test_a_bug_in_its_backward_pass_is_found(name, words, capsys, tmp_path, request):
+def test_a_bug_in_its_backward_pass_is_found(name, words, capsys, tmp_path, request, monkeypatch):
     request.getfixturevalue(name)
     shutil.copytree(KERNELS, tmp_path / "kernels")
     changed = tmp_path / "kernels" / ("rms_norm.c" if name == "ctypes" else f"rms_norm_{name}.py")
@@ -90,6 +94,20 @@ def test_a_bug_in_its_backward_pass_is_found(name, words, capsys, tmp_path, requ
     assert code == 1
     assert "wrong: gradients, sizes, options, layouts, dtypes\n" in out
     assert "The smallest call found, gradients: dx[" in out
+    case = out.partition("The smallest call found, gradients")[2].partition("\n\n")[2].partition("The smallest")[0]
+    monkeypatch.setattr(sys, "stdout", printed := io.StringIO())
+    exec(textwrap.dedent(case), {})
+    theirs, ours = printed.getvalue().splitlines()
+    assert theirs.partition("array(")[2] != ours.partition("array(")[2]
+
+
+@pytest.mark.parametrize("page", ["verify.md", "vectors.md"])
+def test_the_python_of_the_pages_runs_and_their_flags_exist(page):
+    text = (KERNELS.parent / page).read_text("utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, {})
+    known = {flag.name for command in (checking.verify, checking.export_vectors) for flag in flags_of(command)}
+    assert {*re.findall(r"--([a-z_]+)", text)} <= known
 
 
 @pytest.mark.usefixtures("torch")

@@ -118,9 +118,14 @@ def pasted(adapter: Adapter, name: str, backward: str, call: Call, mistake: Mist
     """The call as Python: first the function's result, then the reference's."""
     op, arrays = adapter.op, {n: x for n, x, _ in call.named()}
     ours = op.module == f"{PACKAGE}{op.name}"
+    reference, found = op.name if ours else f"OPS[{op.name!r}]", f"find({name!r})" if name else adapter.name
     imports = [f"from pyllama.ops import {op.name}" if ours else "from pyllama.op import OPS"]
     imports += ["from pyllama.testing.named import find"] if name or backward else []
-    imports += ["", f"f = find({name!r})" if name else f"# f is {adapter.name}"]
+    if adapter.arrays != "numpy":
+        imports.append("from pyllama.testing.verify.adapter import Adapter")
+        rename = f", rename={adapter.rename!r}" if adapter.rename else ""
+        found = f"Adapter({found}, {reference}, arrays={adapter.arrays!r}{rename})"
+    imports += ["", f"f = {found}" if name else f"f = {found}  # of your own"]
     imports += [f"backward = find({backward!r})"] if backward else []
     given = [x.name for x in op.inputs if arrays.get(x.name) is not None]
     names = [x.name if x.name in given else "None" for x in op.inputs]
@@ -131,8 +136,11 @@ def pasted(adapter: Adapter, name: str, backward: str, call: Call, mistake: Mist
     forward, gradients = adapter.as_called(given, dy, call.options)
     if mistake.what in {y.name for y in op.outputs}:
         gradients = ""
-    reference = f"{op.name if ours else f'OPS[{op.name!r}]'}({', '.join(names + assigned(call.options))})"
-    return as_python(call, imports, [forward, f"print({gradients or 'y'})", f"y, back = {reference}",
+    if mistake.what == "inputs":
+        changed = ", ".join(n for n, x in arrays.items() if x is not None)
+        return as_python(call, imports, [forward, *[gradients][:bool(gradients)], f"print({changed})"])
+    expected = f"{reference}({', '.join(names + assigned(call.options))})"
+    return as_python(call, imports, [forward, f"print({gradients or 'y'})", f"y, back = {expected}",
                                      f"print(back({dy}))" if gradients else "print(y)"])
 
 

@@ -52,7 +52,7 @@ class Adapter:
             raise ValueError("saved is for a backward pass that takes what the forward pass saved; give backward, too")
         if arrays != "numpy" and backward is not None:
             raise ValueError(f"{arrays} has the gradients of a function of its arrays; leave backward out")
-        self.library = None if arrays == "numpy" else library(arrays)
+        self.arrays, self.library = arrays, None if arrays == "numpy" else library(arrays)
         for given, known, what in ((self.fixed, op.options, "option"),
                                    (self.rename, {*op.options, *op.optional}, "option or optional input")):
             if unknown := sorted(set(given) - set(known)):
@@ -188,8 +188,10 @@ class Adapter:
         passed = [f"{self.keyword[name]}={name}" if self.keyword[name] else name if name in given else "None"
                   for name in names if name in given or not self.keyword[name]]
         call = f"f({', '.join(passed + assigned(self.keywords(self.parameters, options)))})"
-        if self.library is not None:
-            return f"y = {call}", ""
+        if self.library is not None:                        # then f is this adapter
+            inputs = [name if name in given else "None" for name in names]
+            options = {name: options[name] for name in self.options}
+            return f"y, back = f({', '.join(inputs + assigned(options))})", f"back({dy})"
         if self.backward is None:
             return (f"y, back = {call}", f"back({dy})") if self.returns_back else (f"y = {call}", "")
         kept = ["*saved"] if self.saved else [name if name in given else "None" for name in names]

@@ -156,5 +156,5 @@ def as_python(call: Call, imports: list[str], statements: list[str]) -> str:
     lines = [f"{name} = {literal(x, len(name) + 3)}" if how == "C" else
              f"{name} = LAYOUTS[{how!r}]({literal(x, len(name) + len(how) + 14)})" for name, (x, how) in arrays.items()]
     if any(how != "C" for _, how in arrays.values()):
-        imports = ["from pyllama.testing.layouts import LAYOUTS", *imports]
+        imports = [imports[0], "from pyllama.testing.layouts import LAYOUTS", *imports[1:]]
     return "\n".join(["import numpy as np", *imports, *lines, *statements])
