@@ -93,6 +93,7 @@ def folder(tmp_path_factory):
     (folder / "test_mine.py").write_text(TESTS)
     (folder / "test_broken.py").write_text("import no_such_module\ndef test_x(): pass\n")
     (folder / "test_none.py").write_text("x = 1\n")
+    (folder / "unused.py").write_text("def f(): pass\n")
     (folder / "other").mkdir()
     (folder / "other/conftest.py").write_text("import no_such_module\n")
     (folder / "other/test_x.py").write_text("def test_x(): pass\n")
@@ -162,24 +163,56 @@ def test_the_mutants_of_a_function_and_those_that_change_no_result(folder, targe
     assert (scored["seeds"], scored["alarms"]) == (30, {})
 
 
-@pytest.mark.parametrize(("words", "sentence"), [
-    ("test_mine.py::test_stron --op softmax", "there is no test test_stron in test_mine.py; did you mean test_strong?"),
-    ("test_mine.py::test_wrong --op tanh", "test_mine.py::test_wrong fails without a bug: AssertionError: always"),
-    ("test_mine.py::test_skipped --op tanh", "test_mine.py::test_skipped is skipped: not today"),
-    ("test_mine.py::test_crash --op tanh", "test_mine.py::test_crash: the process ended with SIGABRT without a bug"),
-    ("test_broken.py --op tanh", "test_broken.py cannot be collected: ModuleNotFoundError: No module named 'no_such"),
-    ("test_none.py --op tanh", "test_none.py has no test"),
-    ("other/test_x.py --op tanh", "other/test_x.py cannot be collected: ImportError while loading conftest"),
-    ("test_mine.py::test_ones --target mine:bakward", "mine has no 'bakward'; did you mean backward?"),
-    ("test_mine.py::test_ones --target math:sin", "no bug can be planted in math:sin: it is compiled"),
-    ("test_mine.py::test_ones --target test_none.py:f", "the tests do not import test_none.py"),
-    ("test_mine.py::test_ones --target nowhere:f", "there is no module 'nowhere'"),
-    ("test_mine.py::test_ones --target backward", "'backward' does not name a function"),
-])
-def test_what_cannot_be_scored_says_why(folder, words, sentence):
-    code, out, error = run(folder, *words.split())
-    assert (code, out, error.count("\n")) == (2, "", 1), error
-    assert error.startswith(f"pyllama: {sentence}")
+REFUSALS = {
+    "test_mine.py::test_stron --op softmax":
+        "there is no test test_stron in test_mine.py; did you mean test_strong?",
+    "test_mine.py::test_wrong --op tanh":
+        "test_mine.py::test_wrong fails without a bug: AssertionError: always",
+    "test_mine.py::test_skipped --op tanh":
+        "test_mine.py::test_skipped is skipped: not today",
+    "test_mine.py::test_crash --op tanh":
+        "test_mine.py::test_crash: the process ended with SIGABRT without a bug",
+    "test_broken.py --op tanh":
+        "test_broken.py cannot be collected: ModuleNotFoundError: No module named 'no_such",
+    "test_none.py --op tanh":
+        "test_none.py has no test",
+    "other/test_x.py --op tanh":
+        "other/test_x.py cannot be collected: ImportError while loading conftest",
+    "test_mine.py::test_ones --target mine:bakward":
+        "mine has no 'bakward'; did you mean backward?",
+    "test_mine.py::test_ones --target math:sin":
+        "no bug can be planted in math:sin: it is compiled",
+    "test_mine.py::test_ones --target unused.py:f":
+        "the tests do not import unused.py",
+    "test_mine.py::test_ones --target nowhere:f":
+        "there is no module 'nowhere'",
+    "test_mine.py::test_ones --target backward":
+        "'backward' does not name a function",
+}
+EACH = """
+import contextlib, io, json, sys
+from pyllama.cli.main import main
+answers = []
+for words in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as error:
+        answers.append((main(["score", *words.split()]), error.getvalue()))
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def refused(folder):
+    """{words: (exit code, standard error)}, from one process, because each start takes a second."""
+    done = subprocess.run([sys.executable, "-c", EACH], input=json.dumps([*REFUSALS]), cwd=folder, capture_output=True,
+                          text=True, timeout=300, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return dict(zip(REFUSALS, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("words", REFUSALS)
+def test_what_cannot_be_scored_says_why(refused, words):
+    code, error = refused[words]
+    assert (code, error.count("\n")) == (2, 1), error
+    assert error.startswith(f"pyllama: {REFUSALS[words]}")
 
 
 def test_ctrl_c_shows_what_is_known_so_far(folder):
