@@ -81,12 +81,25 @@ def test_a_wide_tolerance_hides_small_errors():
     assert alarms(rules_written.llm_c, BUGS["rope.base_slightly_off"], atol=1e-8)
 
 
+def test_a_stopped_measurement_goes_on(monkeypatch):
+    monkeypatch.setattr("bench.checkers.rules.BATCH", 2)
+    seen = []
+    rule = Rule("nobody", "", "float64", lambda case, rng: seen.append(case.op.name) or False)
+    monkeypatch.setattr("bench.checkers.rules.bugs", lambda: [])
+    assert [row["cases"] for row in measured(rule, 4, {})] == [2, 4]
+    first = seen.copy()
+    half = {"drawn": {}, "ones": {}, "cases": 2, "alarms": {"tanh": 1}, "milliseconds": 1.0}
+    assert [(row["cases"], row["alarms"]) for row in measured(rule, 4, half)] == [(4, {"tanh": 1})]
+    assert seen == [*first, *first[2:]]
+
+
 def test_the_page_counts_what_the_rules_said(monkeypatch):
     two = [BUGS["layer_norm.r_missing"], BUGS["tanh.the_one_missing"]]
     monkeypatch.setattr("bench.checkers.rules.bugs", lambda: two)
     rule = Rule("nobody", "never alarms", "float64", lambda case, rng: False)
     paranoid = Rule("everybody", "always alarms", "float64", lambda case, rng: True, share=0.5)
-    text = rules_page.page([(rule, measured(rule, 4)), (paranoid, measured(paranoid, 4))])
+    rows = [(r, row) for r in (rule, paranoid) for row in measured(r, 4, {})]
+    text = rules_page.page(rows)
     assert "| nobody | never alarms | float64 | 0.0 % | 2 | 0.0 % | 0 of 4 |" in text
     assert "| everybody | always alarms | float64 | 100 % | 0 | 100 % | 2 of 2 |" in text
     assert "- nobody, never alarms, float64: `layer_norm.r_missing`, `tanh.the_one_missing`" in text

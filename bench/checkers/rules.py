@@ -4,14 +4,13 @@
     python -m bench.checkers.rules                             writes docs/checkers.md, without rules of absent packages
     python -m bench.checkers.rules --rules torch --cases 100   these rules, with so many right gradients
 
-Each rule is measured by itself, and its row is kept in build/rules.json; a rule that has a row is not measured again,
-unless it is named.
+Each rule is measured by itself, and its row is kept in build/rules.json: a run that was stopped goes on from there.
+Remove the file to measure anew.
 """
 import argparse
 import functools
 import importlib.util
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +22,13 @@ import pyllama.ops  # noqa: F401 -- registers the ops
 from bench.checkers import rules_packages as packages
 from bench.checkers import rules_written as written
 from bench.checkers.rules_cases import NORMS, Case, right, shown, with_ones
+from bench.checkers.rules_page import page
 from pyllama.testing.catalogue import bugs, planted
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build/rules.json"
 CASES = 10_000                              # right gradients for each rule
+BATCH = 500                                 # of these between two writes
 
 
 class Rule(NamedTuple):
@@ -95,33 +96,36 @@ def verdicts(rule: Rule, change: Callable[[Case], Case], ops=None) -> dict[str, 
     return found
 
 
-def measured(rule: Rule, cases: int) -> dict:
+def measured(rule: Rule, cases: int, row: dict):
+    """Yield the row of a rule, which grows from what is there already until it has so many right gradients."""
+    row = row or {"drawn": verdicts(rule, lambda case: case), "ones": verdicts(rule, with_ones, NORMS),
+                  "cases": 0, "alarms": {}, "milliseconds": 0.0}
     count = max(1, round(cases * rule.share))
-    show(f"{rule.key}: bugs")
-    drawn = verdicts(rule, lambda case: case)
-    ones = verdicts(rule, with_ones, NORMS)
-    alarms, seconds = {}, []
-    for seed in range(count):
-        if seed % 100 == 0:
-            show(f"{rule.key}: {seed} of {count} right gradients, {sum(alarms.values())} alarms")
-        case = right(seed, rule.dtype).fresh()
-        start = time.perf_counter()
-        wrong = rule.alarms(case, np.random.default_rng(seed))
-        seconds.append(time.perf_counter() - start)
-        if wrong:
-            alarms[case.op.name] = alarms.get(case.op.name, 0) + 1
-    show("")
-    return {"drawn": drawn, "ones": ones, "cases": count, "alarms": alarms,
-            "milliseconds": 1e3 * float(np.median(seconds))}
-
-
-def show(text):
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    while row["cases"] < count:
+        seconds = []
+        for seed in range(row["cases"], min(count, row["cases"] + BATCH)):
+            case = right(seed, rule.dtype).fresh()
+            start = time.process_time()
+            wrong = rule.alarms(case, np.random.default_rng(seed))
+            seconds.append(time.process_time() - start)
+            if wrong:
+                row["alarms"][case.op.name] = row["alarms"].get(case.op.name, 0) + 1
+        row["cases"] += len(seconds)
+        row["milliseconds"] = row["milliseconds"] or 1e3 * float(np.median(seconds))
+        yield row
 
 
 def installed(rule: Rule) -> bool:
     return not rule.package or importlib.util.find_spec(rule.package) is not None
+
+
+def kept() -> dict:
+    return json.loads(KEPT.read_text("utf-8")) if KEPT.exists() else {}
+
+
+def keep(key: str, row: dict) -> None:
+    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.write_text(json.dumps(kept() | {key: row}), "utf-8")
 
 
 def main():
@@ -129,18 +133,14 @@ def main():
     parser.add_argument("--rules", nargs="*", default=[], metavar="WORD", help="whose name has one of these words")
     parser.add_argument("--cases", type=int, default=CASES, help=f"right gradients for each rule (default {CASES})")
     options = parser.parse_args()
-    rows = json.loads(KEPT.read_text("utf-8")) if KEPT.exists() else {}
     for rule in filter(installed, RULES):
-        named = any(word in rule.key for word in options.rules)
-        if named or (not options.rules and rule.key not in rows):
-            rows[rule.key] = measured(rule, options.cases)
-            KEPT.parent.mkdir(exist_ok=True)
-            kept = json.loads(KEPT.read_text("utf-8")) if KEPT.exists() else {}
-            KEPT.write_text(json.dumps(kept | {rule.key: rows[rule.key]}), "utf-8")
-    from bench.checkers.rules_page import page
+        if not options.rules or any(word in rule.key for word in options.rules):
+            for row in measured(rule, options.cases, kept().get(rule.key, {})):
+                keep(rule.key, row)
+                print(f"{rule.key}: {row['cases']} right gradients, {sum(row['alarms'].values())} alarms", flush=True)
+    rows = kept()
     text = page([(rule, rows[rule.key]) for rule in RULES if rule.key in rows])
     (ROOT / "docs/checkers.md").write_text(text, "utf-8")
-    print(text)
 
 
 if __name__ == "__main__":
