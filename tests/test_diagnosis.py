@@ -34,7 +34,7 @@ SOFTMAX = {
     "one row on": (lambda dy: np.roll(softmax(X)[1](dy)[0], 1, 0), ["Shifted"]),
     "adds dy once more": (lambda dy: softmax(X)[1](dy)[0] + dy, ["Missing term"]),
     "ignores dy": (lambda dy: softmax(X)[1](np.ones(X.shape) * np.arange(5))[0], ["dy ignored"]),
-    "adds a constant": (lambda dy: softmax(X)[1](dy)[0] + X * X, ["dy not linear"]),
+    "adds a constant": (lambda dy: softmax(X)[1](dy)[0] + X * X, ["dy not linear", "Missing term"]),
     "squares dy": (lambda dy: softmax(X)[1](dy * dy)[0], ["dy not linear"]),
     "takes |dy|": (lambda dy: softmax(X)[1](np.abs(dy))[0], ["dy not linear"]),
     "in float32": (lambda dy: softmax(X)[1](dy)[0].astype("float32").astype(float), ["Computed in float32"]),
@@ -95,7 +95,8 @@ def rms_bug(bug):
     ("mean left out", ["Missing term"]), ("sum instead of mean", ["Missing term"]),
     ("1/rms left out", ["A factor for each place, constant along axis 1"]),
     ("1/rms twice", ["A factor for each place, constant along axis 1"]),
-    ("eps forgotten", ["Nearly right"]), ("w left out", ["Missing term"]), ("w outside the mean", ["Missing term"])])
+    ("eps forgotten", ["Right form, wrong numbers", "Nearly right"]), ("w left out", ["Missing term"]),
+    ("w outside the mean", ["Missing term"])])
 def test_rms_norm(bug, expected):
     assert said(rms_norm, ["x", "w"], [X, W], 0, rms_bug(bug)) == expected
 
@@ -252,6 +253,28 @@ def test_attention_gives_k_the_gradient_of_q():
     back = attention(q, k, v)[1]
     assert said(scaled, ["q", "k", "v"], [q, k, v], 0, lambda dy: back(dy)[0] * 2) == ["Constant factor 2.000"]
     assert said(scaled, ["q", "k", "v"], [q, k, v], 2, lambda dy: back(dy)[1]) == ["Gradient of the wrong input"]
+
+
+@pytest.mark.parametrize(("wrong", "kind"), [
+    (lambda dy: turned(dy, 1), "Rotated: each pair of entries half a row apart"),
+    (lambda dy: turned(turned(dy, -1), -1), "Rotated: each pair of entries half a row apart")])
+def test_a_rotation_by_another_angle(wrong, kind):
+    x = RNG.standard_normal((3, 6))
+    found, = diagnose(evidence(lambda x: (turned(x, 1), None), ["x"], [x], 0, wrong))
+    assert found.startswith(kind)
+
+
+def turned(x, sign):
+    """Rotary embeddings: pairs half a row apart, turned by the angles 0.3, 0.7 and 1.1 times the row's number."""
+    a, b = x[..., :3], x[..., 3:]
+    angle = sign * (1 + np.arange(3)[:, None]) * np.array([0.3, 0.7, 1.1])
+    return np.concatenate([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)], -1)
+
+
+def test_a_weight_summed_without_a_factor():
+    found, = diagnose(evidence(lambda x, w: (normalized(x)[0] * w, None), ["x", "w"], [X, W], 1,
+                               lambda dy: (dy * X).sum(0)))
+    assert found == "Another formula: claimed = the sum of dy × x over axis 0 at all 5 entries compared."
 
 
 def test_nothing_is_said_of_dy_where_back_is_random():

@@ -24,6 +24,23 @@ def test_gelu_only_on_one_side_of_zero():
     assert len(found) == 2
 
 
+def test_a_gate_that_is_inverted():
+    def relu(x):
+        return np.where(x.real > 0, x, 0), None
+
+    found, = diagnose(evidence(relu, ["x"], [X], 0, lambda dy: np.where(X > 0, 0, dy)))
+    assert found.startswith("Gate inverted: claimed is 0 where measured is not")
+
+
+def test_rows_that_are_added_to_another_one():
+    def wrong(dy):
+        table = np.zeros(TABLE.shape)
+        np.add.at(table, 0 * IDS, dy)
+        return table
+
+    assert said(embedding, ["ids", "w"], [IDS, TABLE], 1, wrong) == ["Added at the wrong index"]
+
+
 def test_a_kink():
     """At a kink any slope between those of both sides is right, so the tolerance is half of their distance."""
     def absolute(x):

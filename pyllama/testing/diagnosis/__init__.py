@@ -2,6 +2,7 @@
 
     whole       claimed is measured with a factor, in another order, of another input, ...
     terms       a term is missing; a factor for each row
+    alike       what claimed and measured have in common
     places      wrong only at some entries
     calls       how back uses dy; at which points it is wrong
     digits      nearly right
@@ -10,7 +11,7 @@ Each gives sentences that the numbers support; none guesses.  See evidence.py fo
 """
 import numpy as np
 
-from pyllama.testing.diagnosis import calls, digits, places, terms, whole
+from pyllama.testing.diagnosis import alike, calls, digits, places, terms, whole
 from pyllama.testing.diagnosis.evidence import Evidence
 
 __all__ = ["Evidence", "diagnose"]
@@ -51,4 +52,6 @@ def causes(e: Evidence) -> list[str]:
         return found + where + there[:1]
     if explained:
         return found + explained
-    return [*found, *terms.sentences(e)] or [*digits.sentences(e)]
+    found += [*terms.sentences(e)] or [*alike.sentences(e)]
+    certain = any(sentence.startswith(("Missing term", "dy")) for sentence in found)
+    return found if certain else [*found, *digits.sentences(e)]

@@ -105,6 +105,7 @@ class Evidence:
     def values(self) -> dict[str, np.ndarray]:
         """What products are made of, at the picked entries: the candidates, and functions that gates have."""
         values = {name: self.pick(a) for name, a in self.candidates.items() if not a.ndim or np.ptp(a)}
+        values |= {f"{name}²": values[name] ** 2 for name in (self.input, self.output) if name in values}
         for name, whole in {self.input: self.x, **self.inputs}.items():
             if whole.dtype.kind == "f" and whole.shape == self.x.shape:
                 x = self.pick(whole).astype(float)

@@ -14,6 +14,7 @@ TINY = 1e-3
 NUMBERS = {"1": "", "-1": "-", "2": "2 × ", "-2": "-2 × "}
 FACTORS = 4                                         # of a term
 MANY = 20_000                                       # products: a third of a second
+FORM = "so is the gradient itself; an eps or a power of a root differs"
 LARGE = 4096                                        # entries, for which all products would take long
 
 
@@ -46,8 +47,23 @@ def doubt(term: str) -> str:
 
 def another(e: Evidence) -> Iterator[str]:
     """All of claimed is a product of simple arrays, as where a pass uses x instead of y."""
-    if formula := product(e, e.claimed):
+    if formula := product(e, e.claimed) or summed(e):
         yield f"Another formula: claimed = {formula} {entries(len(e.picked))}."
+
+
+def summed(e: Evidence) -> str:
+    """The sum over the leading axes of dy times inputs or y that claimed is; "" if it is none."""
+    axes = tuple(range(e.dy.ndim - e.x.ndim))
+    if not axes or e.dy.shape[len(axes):] != e.x.shape or not e.known.all():
+        return ""
+    arrays = {name: a for name, a in {**e.inputs, e.output: e.y}.items()
+              if a.dtype.kind == "f" and a.shape == e.dy.shape}
+    for count in (1, 2):
+        for names in itertools.combinations_with_replacement(arrays, count):
+            total = np.prod([e.dy, *(arrays[name] for name in names)], axis=0).sum(axes)
+            if e.explains(total):
+                return f"the sum of {' × '.join(['dy', *names])} over {called(axes)}"
+    return ""
 
 
 def product(e: Evidence, wanted) -> str:
@@ -132,7 +148,8 @@ def of_parts(e: Evidence, missing) -> Iterator[str]:
             if needed and largest(missing - shares.sum(-1)) <= CLEAR * noise(e):
                 parts = [f"{letter} × {name}" if name != "1" else letter
                          for letter, name in zip("abcd", names, strict=False)]
-                yield (f"Missing term: along the last axis, measured - claimed = {' + '.join(parts)} with numbers "
+                kind = "Right form, wrong numbers" if cause == FORM else "Missing term"
+                yield (f"{kind}: along the last axis, measured - claimed = {' + '.join(parts)} with numbers "
                        f"{', '.join('abcd'[:count - 1])} and {'abcd'[count - 1]} for each row: {cause}.")
                 return
 
@@ -153,6 +170,10 @@ def combinations(e: Evidence) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("1", x), "the terms through a mean and a variance are so"
         for w in weights:
             yield (x, f"{x} × {w}"), f"{w} {misplaced}"
+    for x in rows if e.dy.shape == e.x.shape else ():
+        for last in [f"dy × {w}" for w in weights] or ["dy"]:
+            yield (x, last), FORM
+            yield ("1", x, last), FORM
     for w in weights:
         for x in rows:
             if e.dy.shape == e.x.shape:
