@@ -92,6 +92,20 @@ def test_a_kink_of_the_gradient_is_left_for_a_neighbor():
                          [np.array([0.0, 1.0, -1.0])], seed=0)
 
 
+def test_a_function_of_float32_alone_is_checked_in_float32():
+    def f(x):
+        if x.dtype != np.float32:
+            raise TypeError("float32 only")
+        return rms_norm()(x, W.astype(np.float32))[0], lambda dy: rms_norm()(x, W.astype(np.float32))[1](dy)[0]
+
+    assert gradgradcheck(f, [X.astype(np.float32)], seed=0)
+
+
+def test_tolerances_that_are_not_used_are_named():
+    assert any("do not apply to the symmetry" in note for note in gradgradcheck(cube, [X], atol=1e-3, seed=0).notes)
+    assert not any("do not apply" in note for note in gradgradcheck(cube, [X], seed=0).notes)
+
+
 def test_dy_can_be_given():
     """For dy = 0, nothing of the backward pass is seen."""
     assert gradgradcheck(rms_norm(0.5), [X, W], np.zeros((2, 3)), seed=0)
