@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -233,6 +234,7 @@ def test_ctrl_c_shows_what_is_known_so_far(folder):
     ({"tests": (__file__,)}, "score needs either --op NAME or --target"),
     ({"tests": (__file__,), "op": "tanh", "target": "mine:f"}, "score needs either --op NAME or --target"),
     ({"tests": (__file__,), "op": "tanh", "jobs": 0}, "at least 1 job"),
+    ({"tests": (__file__,), "op": "tanh", "json": Path(__file__)}, "--json would overwrite the Python file"),
     ({}, "score needs a test"),
     ({"tests": (__file__,), "checker": True}, "--checker scores pyllama's own checker"),
 ])

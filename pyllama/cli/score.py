@@ -24,7 +24,7 @@ def score(tests: tuple[str, ...] = (), /, op: str | None = None, target: str | N
           seeds: int | None = None, jobs: int = 2, json: Path | None = None) -> int:
     """Count the bugs that your test of a gradient notices, and how often it fails without a bug.
 
-    The test runs on each bug in a process of its own, then on many seeds without a bug.  Nothing is changed on disk.
+    The test runs on each bug in a process of its own, then on many seeds without a bug.  Your files stay as they are.
     A seed is that of random, NumPy, Hypothesis and --gradcheck-seed, and the value of the variable PYLLAMA_SEED.  The
     exit code is 0 if the test notices every bug and never fails without one, else 1.
 
@@ -51,6 +51,8 @@ def score(tests: tuple[str, ...] = (), /, op: str | None = None, target: str | N
     if not checker and (op is None) == (target is None):
         raise UserError("score needs either --op NAME or --target module:function: where to plant the bugs")
     if json:
+        if json.suffix == ".py":
+            raise UserError(f"--json would overwrite the Python file {json}; name another file")
         json.touch()                                        # an error now, not after minutes
     with shown_progress() as show:
         outcome = score_checker(op, seeds, jobs, show) if checker else score_test(tests, op, target, seeds, jobs, show)
