@@ -14,6 +14,8 @@ exact slope, another one that of the differences and a bound of its error:
     within the width, so a narrower width is chosen.
 (b) Rounding: the noise of f, as the narrowest differences show it, divided by the width.  A function that computes in
     float32 has more noise than the dtype of its results may say.
+(c) Contradiction: how far the quotients of narrower widths are from the extrapolation, beyond their noise.  Wide
+    differences may agree with each other and miss a kink that is near, or the steep middle of a saturated function.
 
 At a kink itself the differences of all widths agree, but those to the left and to the right do not.
 """
@@ -22,18 +24,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-EXACT = 1e-11                                       # a relative error above this is not rounding
-STEP = 1e-30                                        # of the complex step
+CHAIN = 64                                          # in eps: four standard deviations of 16² independent roundings
+EXACT = 1e-11                                       # relative; rounding is less up to a condition of 700, which is this
+                                                    # divided by CHAIN eps.  Beyond, it is measured: see compare.py
+STEP = 1e-30                                        # of the complex step: its square is lost, its multiples are normal
 SHRINK = 3.7                                        # no integer: else the steps of float32 could be of equal slope
 WIDTHS = 0.2 / SHRINK ** np.arange(13)              # of differences, from wide to narrow
 FIRST = slice(2, 6)                                 # those that suffice for most functions
-NARROW = slice(-7, None)                            # those that show noise: 8e-5 to 3e-8
+NARROW = slice(-7, None)                            # those that show noise, where bends are below it: 8e-5 to 3e-8
 KINK = slice(-6, -3)                                # those that show a kink: 2e-5 to 2e-6
 COARSE = slice(3, 6)                                # those that do where noise hides it: 4e-3 to 3e-4
-CHAIN = 64                                          # in eps: four standard deviations of 16² independent roundings
-STEEPER = 1.05                                      # from width to width: a slope that grows without bound
+STEEPER = 1.05                                      # from width to width: a slope without bound, even that of x^0.95
 MIDDLE = slice(-9, -3)                              # where it does so: 6e-4 to 2e-6
-TRUST, UNSURE = 1e-6, 1e-3                          # errors relative to the largest slope: see slopes()
+TRUST = 1e-6                                        # of the largest slope: four widths show that of most functions so
+                                                    # well, and nothing that loses a part of its slope agrees with it
+UNSURE = 1e-3                                       # all widths do so at least where f is noisy, or bends within them
 
 
 class Slopes(NamedTuple):
@@ -205,5 +210,5 @@ def kinks(here, ahead, behind, h, noise):
     """
     right, left = (ahead - here) / h, (here - behind) / h
     apart = np.abs(right - left)
-    seen = apart > 0.01 * (np.abs(right) + np.abs(left)) + 4 * noise / h
-    return seen.all(axis=0) & (apart[1:] * np.sqrt(SHRINK) > apart[:-1]).all(axis=0)
+    seen = apart > TRUST * (np.abs(right) + np.abs(left)) + 4 * noise / h
+    return seen.all(axis=0) & (apart[1:] * SHRINK ** 0.25 > apart[:-1]).all(axis=0)
