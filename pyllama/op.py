@@ -50,7 +50,12 @@ _watcher: ContextVar[Callable | None] = ContextVar("watcher of op calls", defaul
 
 
 class between(NamedTuple):
-    """The interval from which tests draw an option: integers if both ends are integers."""
+    """The interval from which tests draw an option: integers if both ends are integers.
+
+    >>> from pyllama.op import between
+    >>> between(1e-6, 0.1).high
+    0.1
+    """
     low: float
     high: float
 

@@ -7,7 +7,7 @@ PLUGIN = ["-p", "pyllama.testing.plugin", "-q", "--strict-markers", "-W", "error
 HEAD = """
 import numpy as np
 import pytest
-from pyllama.op import between
+from pyllama.testing import between
 
 def rms_norm(x, w, eps, wrong=False):
     r = (np.mean(x * x, -1, keepdims=True) + eps) ** -0.5

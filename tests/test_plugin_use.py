@@ -135,6 +135,33 @@ def test_it(x):
     result.stdout.fnmatch_lines(["gradcheck: test_it() assumes away all that is drawn; give ranges of *"])
 
 
+def test_a_gradient_that_is_never_judged_fails(pytester):
+    """Here the only method needs a jvp, and there is none; an empty case shows nothing."""
+    result = run(pytester, """
+@pytest.mark.gradcheck("x[N] -> y[N]", methods=["dot product"])
+def test_it(x):
+    return 1 * x, lambda dy: 1 * dy
+""")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["test_it: 1 of 1 gradient could not be judged", "No case of 25 could be judged."])
+    assert failure(result)[-1].startswith("pytest test_it.py::test_it")
+
+
+def test_a_function_that_fails_at_random_is_refused(pytester):
+    result = run(pytester, """
+CALLS = []
+
+@pytest.mark.gradcheck("x[N] -> y[N]")
+def test_it(x):
+    CALLS.append(x)
+    assert len(CALLS) > 1
+    return 1 * x, lambda dy: 1 * dy
+""")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["test_it() raised an error, but not with the same inputs again: *"])
+    assert quiet(result)
+
+
 def test_without_hypothesis_a_marked_test_says_how_to_install_it(pytester, monkeypatch):
     pytester.makeconftest("import sys; sys.modules['hypothesis'] = None")
     pytester.makepyfile(test_it=HEAD + ONCE + "def test_other(): pass")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyllama.testing.function import gradcheck
     from pyllama.testing.ops import check, complex_step
     from pyllama.testing.partials import check_partials
-    from pyllama.testing.problems import Problem, problem
+    from pyllama.testing.problems import Problem, between, problem
     from pyllama.testing.report import GradcheckError, Report
     from pyllama.testing.second import check_grads, gradgradcheck
 
@@ -25,6 +25,7 @@ _HOMES = {                                  # name -> the module it comes from
     "GradcheckError": "report",
     "Problem": "problems",
     "Report": "report",
+    "between": "problems",
     "c_function": "foreign",
     "check": "ops",
     "check_grads": "second",
@@ -35,7 +36,7 @@ _HOMES = {                                  # name -> the module it comes from
     "problem": "problems",
 }
 
-__all__ = ["GradcheckError", "Problem", "Report", "c_function", "check", "check_grads", "check_partials",
+__all__ = ["GradcheckError", "Problem", "Report", "between", "c_function", "check", "check_grads", "check_partials",
            "complex_step", "gradcheck", "gradgradcheck", "problem"]
 
 

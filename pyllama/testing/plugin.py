@@ -1,5 +1,7 @@
 """A pytest plugin: check the gradients of a function with many drawn problems.
 
+    from pyllama.testing import between
+
     @pytest.mark.gradcheck("x[... D], w[D] -> y[... D]", eps=between(1e-6, 0.1))
     def test_rms_norm(x, w, eps):
         return rms_norm(x, w, eps=eps)              # y, back

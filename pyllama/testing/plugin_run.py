@@ -118,7 +118,7 @@ class Search:
             for pair in report.pairs:
                 if pair.worst.status == "undecided":
                     self.undecided[pair_name(pair)] = report
-                else:
+                elif all(x is None or x.size for x in case.inputs):
                     self.judged.add(pair_name(pair))
         self.complaints = self.complaints or found
         if found & self.complaints:
@@ -185,7 +185,7 @@ def run(item, seed: int, examples: int, facts: dict) -> None:
 
 def outcome(item, seed, examples, facts, command) -> str:
     """What is wrong; "" if nothing is."""
-    found = None
+    found: Any = None
     try:
         found = Search(marked(item), seed, facts)
         search(found, examples)
@@ -194,6 +194,9 @@ def outcome(item, seed, examples, facts, command) -> str:
     except Unsatisfiable:
         return f"gradcheck: {item.originalname}() assumes away all that is drawn; give ranges of its inputs instead"
     except (Wrong, Flaky):
+        if found.failure is None:
+            return f"{item.originalname}() raised an error, but not with the same inputs again: it is not " \
+                   f"deterministic; let its results depend on its inputs alone\n\n{command}"
         return failure(found, facts, command)
     except Exception as error:
         if found is None or found.case is None:
@@ -203,7 +206,7 @@ def outcome(item, seed, examples, facts, command) -> str:
             return "\n\n".join([f"{error}{cure(error)}", "It was called so:\n\n" + indented(drawn), command])
         facts["drawn"] = f"{drawn}\n\n{command}"
         raise
-    if report := found.never_judged():
+    if (report := found.never_judged()) is not None:
         return "\n\n".join([str(report), f"No case of {facts['examples']} could be judged.", command])
     return ""
 
