@@ -118,6 +118,13 @@ def test_equal_numbers_look_equal():
     assert apart(math.nan, math.nan) == ("nan", "nan")
 
 
+def test_a_verdict_that_passed_without_a_number_is_no_error():
+    """As of an empty array in float32."""
+    made = report(pair("x", Verdict("rounding", "passed", why="empty")))
+    assert made
+    assert made.error == 0
+
+
 def test_a_gradient_that_is_not_a_number_is_no_inequality_that_holds():
     text = str(report(pair("x", Verdict("complex step", "wrong", math.nan, 1.0, math.nan, 1e-11))))
     assert "nan, not ≤ 1e-11" in line(text, "x")

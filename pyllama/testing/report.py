@@ -32,8 +32,8 @@ class Verdict:
 
     @property
     def severity(self) -> float:
-        """How many tolerances the error has; infinite if it is not a number, 0 if undecided."""
-        if self.status == "undecided":
+        """How many tolerances the error has; 0 if undecided, or passed without a number; infinite if NaN is wrong."""
+        if self.status == "undecided" or (self.status == "passed" and math.isnan(self.error)):
             return 0.0
         ratio = self.error / self.tolerance if self.tolerance else float("inf") if self.error else 0.0
         return ratio if ratio == ratio else float("inf")
