@@ -17,7 +17,7 @@ from pyllama.cli.score import score, summary, verdict
 from pyllama.errors import UserError
 from pyllama.testing.checker_score import score_checker
 from pyllama.testing.mutation.suite import seed_all
-from pyllama.testing.mutation.trial import Finding, Outcome, ended
+from pyllama.testing.mutation.trial import Finding, Outcome, Trial, ended
 from pyllama.testing.mutation.watching import random_numbers_kept
 from pyllama.testing.score import score_test
 from tests.another import ROOT
@@ -294,6 +294,12 @@ def test_a_checker_that_always_says_the_same_is_not_perfect(monkeypatch, passes)
     commands = {f"pyllama check tanh --seed {seed} --problems 10" for seed in range(3)}
     assert outcome.alarms.keys() == (set() if passes else commands)
     assert not outcome.perfect
+
+
+def test_an_error_of_our_own_is_not_taken_for_a_result():
+    trial = Trial(lambda: [1 / 0], None, 1, 1, lambda *_: None)
+    trial.loop()
+    assert isinstance(trial.error, ZeroDivisionError)
 
 
 # --- in words ---

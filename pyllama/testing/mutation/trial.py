@@ -106,7 +106,7 @@ class Trial(Suite):
         self.candidates, self.observer = candidates, observer
         self.seeds, self.jobs, self.progress = seeds, jobs, progress
         self.outcome = Outcome()
-        self.error: UserError | None = None
+        self.error: Exception | None = None
         self.patience = PATIENCE
 
     def loop(self) -> None:
@@ -117,10 +117,10 @@ class Trial(Suite):
             self.rehearse()
             self.try_bugs(candidates)
             self.try_seeds()
-        except UserError as error:
-            self.error = error
         except KeyboardInterrupt:
             self.outcome.stopped = True
+        except Exception as error:                      # pytest would turn it into an exit code
+            self.error = error
 
     # --- without a bug ---
 
