@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from pyllama.testing.compare import compare
-from pyllama.testing.slopes import WIDTHS, differences, one_sided, slopes, step
+from pyllama.testing.compare import NEAR, compare
+from pyllama.testing.slopes import EXACT, WIDTHS, differences, one_sided, slopes, step
 
 RNG = np.random.default_rng(0)
 EPS, EPS32 = 2.0 ** -52, 2.0 ** -23
@@ -105,3 +105,23 @@ def test_rounding_does_not_excuse_a_millionth_where_imaginary_parts_are_lost():
 
     assert not compared(1.0).wrong
     assert compared(1 + 1e-6).wrong
+
+
+def test_noise_that_hides_the_slope_decides_nothing():
+    """A slope of 1 on top of 1e7, in float32: whatever back says would pass."""
+    def along(t):
+        return (np.float32(1e7) + np.float32(1 + t)).astype(np.float32).reshape(1).astype(float)
+
+    for claimed in (1.0, 2.0):
+        assert compare("f", along, np.array([claimed]), np.ones(1), np.ones(1), (np.float32([1e7]),), None) is None
+
+
+def test_an_error_within_the_bound_of_differences_is_wrong_where_a_complex_step_is_exact():
+    """That differences of a fast sine are off by as much excuses nothing."""
+    def along(t):
+        return np.sin(np.array([1e4 * t + 1]))
+
+    slope, (_, error, _) = 1e4 * np.cos(1), differences(along, WIDTHS, EPS)
+    claimed = np.array([slope + error[0] / 2])
+    assert EXACT * slope < error[0] / 2 < NEAR * slope
+    assert compare("f", along, claimed, np.ones(1), np.ones(1), (along(0.0),), lambda k: (claimed, along)).wrong

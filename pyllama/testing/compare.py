@@ -21,7 +21,7 @@ from pyllama.testing.trees import is_float
 
 ROUNDED = CHAIN * 2.0 ** -52 / EXACT        # of y: slopes count as at least this large, so that EXACT of it is what
                                             # rounding leaves of y where terms cancel, as in the sum of a softmax
-VAGUE = 1e-2                                # a comparison that would not see a percent says nothing
+VAGUE = 1e-2                                # of the slope: a comparison that would not see a percent says nothing
 NEAR = 1e-6                                 # a larger relative error is wrong at once: rounding would have taken ten of
                                             # 16 digits
 NEIGHBORS = 6                               # rounding is less than twice the range of six samples: see rounding()
@@ -72,7 +72,9 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
             return None
         terms, off = (dy * found.value)[counted], bound((dy * found.error)[counted])
         slope, claimed = float(terms.sum()), inner(dx, v)
-        size = max(np.abs(terms).sum(), np.abs(dx * v).sum(dtype=float), ROUNDED * np.abs(dy * flat(y))[counted].sum())
+        steep = max(np.abs(terms).sum(), np.abs(dx * v).sum(dtype=float))
+        outputs = np.abs(dy * flat(y))[counted].sum()
+        size = max(steep, ROUNDED * outputs)
         method: Method = "complex step" if found.holomorphic else "differences"
         if not np.isfinite(claimed):
             return Comparison(name, slope, claimed, np.nan, EXACT, method)
@@ -82,12 +84,11 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
         if eps > np.finfo(float).eps:
             coarse = CHAIN * eps * (abs(claimed) + norm(dx * v) + norm(terms) + norm((dy * flat(y))[counted]))
         error, tolerance = abs(slope - claimed) / size, EXACT + (coarse + off) / size
-        if not tolerance <= VAGUE:
+        if not coarse + off <= max(VAGUE * steep, EXACT * outputs):         # a slope of EXACT y is none
             return None
-        near = abs(slope - claimed) < NEAR * max(size, np.abs(dy * flat(y))[counted].sum())
         shaken = 0.0
-        if error > tolerance and near:
-            nearer = by_differences(along, eps, dy, counted, claimed)
+        if error > tolerance and abs(slope - claimed) < NEAR * max(size, outputs):
+            nearer = by_differences(along, eps, dy, counted, slope, claimed)
             if nearer:
                 (slope, off), method = nearer, "differences"
                 error, tolerance = abs(slope - claimed) / size, EXACT + off / size
@@ -139,14 +140,14 @@ def entrywise(found: Entries, dx: np.ndarray, eps: float,
     return Verdict(method, status, claimed, value, error, tolerance), index
 
 
-def by_differences(along, eps, dy, counted, claimed):
-    """(slope, its error) by differences, if they do not contradict the gradient.
+def by_differences(along, eps, dy, counted, slope, claimed):
+    """(slope, its error) by differences, if they agree with the gradient and contradict the slope.
 
-    Then a part of f may be not holomorphic, so small that slopes() did not see it in any single output.
+    Then a part of f is not holomorphic, so small that slopes() did not see it in any single output.
     """
     value, error, _ = slopes.differences(along, WIDTHS, eps)
     measured, off = float((dy * value)[counted].sum()), bound((dy * error)[counted])
-    return (measured, off) if abs(measured - claimed) <= off else None
+    return (measured, off) if abs(measured - claimed) <= off < abs(measured - slope) else None
 
 
 def rounding(neighbor, dy, v, eps) -> float:
