@@ -131,7 +131,8 @@ def test_the_tables_of_commands_tasks_and_names_are_complete():
     assert synonyms == SYNONYMS
 
 
-@pytest.mark.parametrize("page", ["README.md", "commands.md", "training.md", "tasks.md", "testing.md", "architecture.md"])
+@pytest.mark.parametrize("page", ["README.md", "commands.md", "training.md", "tasks.md", "testing.md",
+                                  "architecture.md"])
 def test_every_flag_that_is_named_exists(page):
     known = {flag.name for command in COMMANDS.values() for flag in flags_of(command)} | {"config", "help", "debug"}
     known |= {"no_deps", "gradcheck_seed", "gradcheck_examples", "gradcheck_report"}     # of pip; of the pytest plugin
