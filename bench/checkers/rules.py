@@ -133,6 +133,8 @@ def main():
     parser.add_argument("--rules", nargs="*", default=[], metavar="WORD", help="whose name has one of these words")
     parser.add_argument("--cases", type=int, default=CASES, help=f"right gradients for each rule (default {CASES})")
     options = parser.parse_args()
+    for package in sorted({rule.package for rule in RULES if not installed(rule)}):
+        print(f"{package} is not installed: its rules are left out")
     for rule in filter(installed, RULES):
         if not options.rules or any(word in rule.key for word in options.rules):
             for row in measured(rule, options.cases, kept().get(rule.key, {})):

@@ -13,7 +13,7 @@ HEAD = """\
 
 The {count} bugs of the [catalogue](../pyllama/testing/catalogue), {cited} of which cite a place where they happened,
 and thousands of right gradients, under the decision rules of nine gradient checkers. `make bench-checkers` measures all
-of it, which takes about an hour, and writes this page.
+of it, which takes about half an hour, and writes this page.
 
 **killed**: the share of the bugs' problems at which the checker alarms. Each bug is shown at three problems at which it
 changes what backward does; inputs and weights are standard normal. **never**: the bugs that it missed at all three.
@@ -35,9 +35,9 @@ TAIL = """\
   llm.c's test also compares ten losses, which would find many of these bugs.
 - Forward mode, second derivatives, complex numbers and speed on large functions are not compared.
 - A false alarm in float32 is not a fault of a checker that is made for float64, as torch's is: it warns. The row shows
-  what happens to those who ignore the warning.
-- One bug's error, that of constants with six digits, is close to the rounding of float32, so that no checker can be
-  expected to find it there.
+  what happens to those who ignore the warning. pyllama's computes in float64 wherever the function accepts that, as
+  these do, so that its two rows are nearly the same check.
+- The false alarms of JAX's and chainer's rules in float64 are kinks of ReLU within the step.
 """
 
 
@@ -74,7 +74,7 @@ def survivors(rows):
     yield ""
     for rule, row in rows:
         missed = never(row["drawn"])
-        names = ", ".join(f"`{bug}`" for bug in missed[:12]) + (f" and {len(missed) - 12} more" if missed[12:] else "")
+        names = ", ".join(f"`{bug}`" for bug in missed[:6]) + (f" and {len(missed) - 6} more" if missed[6:] else "")
         if missed:
             yield f"- {rule.checker}, {rule.setting}, {rule.dtype}: {names}"
 
