@@ -71,10 +71,10 @@ def slopes(along: Callable, eps: float) -> Slopes:
         size = np.abs(value[np.isfinite(value)]).max(initial=0)
         lost = np.where(error == 0, 4 * eps * np.abs(along(0.0)) / WIDTHS[0], 0)        # what f rounds away
         right = agree(exact, value, error + lost)
-        sure = right & (error <= UNSURE * size)
+        sure = right & (error <= UNSURE * size) & ~kink
     holomorphic = bool(right.all()) and bool(exact.any() or not value.any())
     confirmed = sure & (exact != 0) & (eps <= 2.0 ** -52)           # float32 would not show a part that f lost
-    return Slopes(np.where(sure, exact, value), np.where(confirmed, 0, error), kink & ~sure, holomorphic)
+    return Slopes(np.where(sure, exact, value), np.where(confirmed, 0, error), kink, holomorphic)
 
 
 def agree(exact, value, error):
@@ -131,7 +131,7 @@ def one_sided(along, sign, eps):
         plain = unless_rounded_away(sign * (there - here) / h, h, eps)
         noise = np.fmax(4 * eps * np.abs(there).max(0), shaken(extrapolated(plain, (1,)), h[1:]))
         value, error = sharpest(plain, (1, 2), noise, h)
-        steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(plain * h)[1:] < np.abs(plain * h)[:-1])
+        steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(there - here)[1:] <= np.abs(there - here)[:-1])
     error = np.where(steeper[MIDDLE].all(0), np.inf, error)
     still = (there == here).all(0)
     return np.where(still, 0, value), np.where(still, 0, error)
@@ -192,7 +192,7 @@ def beneath(changes, plain, value, error, kink, noise):
     tail = plain[-3:]
     apart = np.ptp(tail, axis=0)
     off = np.abs(tail[-1] - value)
-    nearer = (off > error) & (off > 1e3 * apart) & (changes[-3:] != 0).all(axis=0)
+    nearer = (off > error + noise / WIDTHS[-1]) & (off > 1e3 * apart) & (changes[-3:] != 0).all(axis=0)
     return (np.where(nearer, tail.mean(axis=0), value),
             np.where(nearer, 4 * apart + noise / WIDTHS[-3], error), kink & ~nearer)
 
