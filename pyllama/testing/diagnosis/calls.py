@@ -19,9 +19,12 @@ CURVED = 1e-2                                       # nor is one above this, eve
 
 def sentences(e: Evidence) -> Iterator[str]:
     """How back uses dy, and for which points it is wrong."""
-    if repeats(e):
-        yield from [*misread(e), *how_dy_enters(e)] or one_row(e)
+    again = repeats(e)
+    of_dy = [*misread(e), *how_dy_enters(e)] if again else []
+    yield from of_dy
     yield from points(e)
+    if again and not of_dy:
+        yield from one_row(e)
 
 
 def repeats(e: Evidence) -> bool:

@@ -107,7 +107,7 @@ class Evidence:
         values = {name: self.pick(a) for name, a in self.candidates.items() if not a.ndim or np.ptp(a)}
         values |= {f"{name}²": values[name] ** 2 for name in (self.input, self.output) if name in values}
         for name, whole in {self.input: self.x, **self.inputs}.items():
-            if whole.dtype.kind == "f" and whole.shape == self.x.shape:
+            if whole.dtype.kind == "f" and whole.shape == self.x.shape and (not whole.ndim or np.ptp(whole)):
                 x = self.pick(whole).astype(float)
                 sigma, phi = 1 / (1 + np.exp(-x)), np.exp(-x * x / 2) / (2 * np.pi) ** 0.5
                 values |= {f"σ({name})": sigma, f"(1 - σ({name}))": 1 - sigma, f"exp({name})": np.exp(x),
