@@ -110,7 +110,7 @@ def reduced(call: Call, mistake: Mistake, look: Callable) -> tuple[Call, Mistake
         found = look(smaller)[0] if next(tried) < ATTEMPTS else None
         return found is not None and found.what == mistake.what and found.refused == mistake.refused
 
-    call = smallest(fails, call)
+    call = smallest(fails, call) if ATTEMPTS else call
     return call, look(call)[0] or mistake
 
 
