@@ -81,7 +81,7 @@ COMMANDS = {
     "help": ["--help"],
     "help NAME": ["help", "train"],
 }
-assert {*TABLE} - {words[0] for words in COMMANDS.values()} == {"plot", "extract", "graph"}
+assert {*TABLE} - {words[0] for words in COMMANDS.values()} == {"plot", "extract", "graph", "score"}
 each_command = pytest.mark.parametrize("name", COMMANDS)
 
 
