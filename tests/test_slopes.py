@@ -125,3 +125,14 @@ def test_an_error_within_the_bound_of_differences_is_wrong_where_a_complex_step_
     claimed = np.array([slope + error[0] / 2])
     assert EXACT * slope < error[0] / 2 < NEAR * slope
     assert compare("f", along, claimed, np.ones(1), np.ones(1), (along(0.0),), lambda k: (claimed, along)).wrong
+
+
+def test_an_offset_hides_no_more_than_its_rounding():
+    """Four eps of 1e9 are 1e-6: a millionth of a slope of 6 is more."""
+    def compared(times):
+        dx = times * np.ones(3)
+        along = lambda t: np.array([1e9 + 6 + 6 * t])                   # noqa: E731
+        return compare("f", along, dx, np.array([1.0, 2.0, 3.0]), np.ones(1), (along(0.0),), lambda k: (dx, along))
+
+    assert not compared(1.0).wrong
+    assert compared(1 + 1e-6).wrong

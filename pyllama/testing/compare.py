@@ -19,8 +19,8 @@ from pyllama.testing.report import Status, Verdict
 from pyllama.testing.slopes import CHAIN, EXACT, WIDTHS, bound
 from pyllama.testing.trees import is_float
 
-ROUNDED = CHAIN * 2.0 ** -52 / EXACT        # of y: slopes count as at least this large, so that EXACT of it is what
-                                            # rounding leaves of y where terms cancel, as in the sum of a softmax
+ROUNDED = 4 * 2.0 ** -52 / EXACT            # of y: slopes count as at least this large, so that EXACT of it is four eps
+                                            # of y.  More than that is measured, as in the sum of a softmax: rounding()
 VAGUE = 1e-2                                # of the slope: a comparison that would not see a percent says nothing
 NEAR = 1e-6                                 # a larger relative error is wrong at once: rounding would have taken ten of
                                             # 16 digits
