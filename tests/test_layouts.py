@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pyllama.testing.layouts import LAYOUTS, repeated
+from pyllama.testing.layouts import LAYOUTS, laid_out, repeated
 
 SHAPES = [(), (0,), (1,), (5,), (2, 3), (2, 0, 3), (3, 2, 4)]
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.bool_, np.complex128]
@@ -104,3 +104,26 @@ def test_a_function_that_reads_the_memory_in_a_row_gets_other_numbers():
             if ctypes.string_at(y.ctypes.data, y.nbytes) != x.tobytes():
                 fooled.add(name)
     assert fooled == {"F", "transposed", "strided", "sliced"}
+
+
+def test_a_function_gets_its_inputs_and_dys_in_other_layouts():
+    seen = []
+
+    def function(x, ids, n):
+        seen.append((x.strides, ids.strides, n))
+        return (x, 1.5), lambda dys: seen.append((dys[0].strides, dys[1]))
+
+    x, ids = np.ones((2, 3)), np.arange(3)
+    (y, half), back = laid_out(function, x="F", dy="strided")(x, ids, 7)
+    back((np.ones((2, 3)), 0.5))
+    assert seen == [((8, 16), (8,), 7), ((96, 16), 0.5)]
+    assert (y == x).all()
+    assert half == 1.5
+
+
+def test_inputs_in_no_other_layout_are_the_same_arrays():
+    """A function that writes to them can then be found out."""
+    x = np.ones(3)
+    y, back = laid_out(lambda x: (x, lambda dy: dy), dy="C")(x)
+    assert y is x
+    assert back(x) is x

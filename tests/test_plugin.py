@@ -6,11 +6,12 @@ from hypothesis import HealthCheck, given, settings
 
 from pyllama.op import between
 from pyllama.shapes import parse
+from pyllama.testing import plugin_run
 from pyllama.testing.layouts import LAYOUTS
 from pyllama.testing.plugin_marker import Marked
 from pyllama.testing.plugin_run import cases
 from pyllama.testing.problems import EDGES
-from tests.plugin_runs import ONCE, RIGHT, WRONG, failure, run, summary
+from tests.plugin_runs import ONCE, PLUGIN, RIGHT, TWICE, WRONG, failure, run, summary
 
 pytest_plugins = ["pytester"]
 
@@ -33,14 +34,18 @@ def test_a_wrong_gradient_fails_with_the_report_and_the_smallest_case(pytester):
 
 
 def test_the_last_line_of_a_failure_replays_it(pytester):
-    result = run(pytester, WRONG, seed=None)
+    """Whatever the seed: the drawn sizes decide where the failure is met first."""
+    result = run(pytester, """
+@pytest.mark.gradcheck("x[N] -> y[N]")
+def test_partly(x):
+    return 1 * x, lambda dy: dy * (1 if len(x) < 3 else 1.5)
+""", seed=None)
     *_, command = failure(result)
     tests, examples, seed = summary(result)
-    assert command == f"pytest test_it.py::test_wrong --gradcheck-seed={seed} --gradcheck-examples=25"
-    again = pytester.runpytest_inprocess("-p", "pyllama.testing.plugin", "-q", *command.split()[1:])
+    assert command == f"pytest test_it.py::test_partly --gradcheck-seed={seed} --gradcheck-examples=25"
+    again = pytester.runpytest_inprocess(*PLUGIN, *command.split()[1:])
     assert failure(again) == failure(result)
-    assert tests == 1
-    assert examples <= 25
+    assert summary(again) == (tests, examples, seed)
 
 
 def test_a_seed_varies_from_run_to_run(pytester):
@@ -53,6 +58,14 @@ def test_the_smallest_case_is_python_that_fails_again(pytester, monkeypatch):
     monkeypatch.syspath_prepend(pytester.path)
     with pytest.raises(AssertionError, match="1 of 2 gradients is wrong"):
         exec(re.sub(r"^    ", "", python, flags=re.M), {})
+
+
+def test_shrinking_ends_after_a_number_of_cases(pytester, monkeypatch):
+    """The function is slow, say: then the smallest case so far is shown."""
+    monkeypatch.setattr(plugin_run, "SHRINKS", 2)
+    result = run(pytester, TWICE)
+    result.assert_outcomes(failed=1)
+    assert "The smallest failing case:" in failure(result)
 
 
 WRONG_GRADIENTS = {

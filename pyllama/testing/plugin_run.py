@@ -21,12 +21,17 @@ from pyllama.testing.pasted import literal
 from pyllama.testing.plugin_marker import Marked, Misuse, marked
 from pyllama.testing.report import Report
 
+SHRINKS = 300                                               # cases that are tried after the first failure
 EXPLAINED = 1000                                            # numbers in a case that is explained: a second or two
 LARGER = "the table is that of a larger case, which says more about the reason"
 
 
 class Wrong(Exception):
     """A problem for which the gradient is wrong."""
+
+
+class Enough(BaseException):
+    """Ends the search.  Hypothesis catches exceptions of tests, which this one is not."""
 
 
 class Case(NamedTuple):
@@ -100,6 +105,7 @@ class Search:
 
     def __init__(self, test: Marked, seed: int, facts: dict):
         self.test, self.seed, self.facts = test, seed, facts
+        self.left = SHRINKS
         self.case: Case | None = None
         self.failure: tuple[Report, Case] | None = None
         self.richest: Case | None = None                # that failed: zeros and ones hide why
@@ -109,6 +115,9 @@ class Search:
 
     def check(self, case: Case) -> None:
         """Raises Wrong if the gradient is wrong in the way in which that of the first failure was."""
+        if self.left == 0:
+            raise Enough
+        self.left -= self.failure is not None
         self.case = case
         report = self.report(case, fast_mode=True, explain=False)
         self.facts["examples"] += not self.failure
@@ -193,7 +202,7 @@ def outcome(item, seed, examples, facts, command) -> str:
         return str(error)
     except Unsatisfiable:
         return f"gradcheck: {item.originalname}() assumes away all that is drawn; give ranges of its inputs instead"
-    except (Wrong, Flaky):
+    except (Wrong, Enough, Flaky):
         if found.failure is None:
             return f"{item.originalname}() raised an error, but not with the same inputs again: it is not " \
                    f"deterministic; let its results depend on its inputs alone\n\n{command}"
