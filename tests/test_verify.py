@@ -265,3 +265,16 @@ def test_the_kernels_of_the_op_do_not_judge(monkeypatch):
         pytest.skip("no C kernels here")
     monkeypatch.setattr(backend.cpu, "rms_norm", lambda x, w, eps=1e-5: (2 * x, (x, w, x)), raising=False)
     assert verify(norm, rms_norm, seed=0)
+
+
+def test_calls_that_the_reference_cannot_judge_are_not_right(monkeypatch):
+    monkeypatch.setattr("pyllama.op.OPS", OPS.copy())
+
+    def forward(x):
+        return np.log(-1 - x * x), (x,)
+
+    nowhere = op("x[N] -> y[N]", forward, lambda dy, x: (dy,))
+    found = verify(lambda x: x, nowhere, seed=0)
+    assert not found
+    assert str(found).endswith("nothing could be judged")
+    assert found["values"].note == "the op is not defined for any of the random inputs"

@@ -42,6 +42,7 @@ from pyllama.testing.verify.result import Mistake, Property, Verification
 
 ATTEMPTS = 500                                      # to make a counterexample smaller; no clock: a seed says all
 NO_GRADIENTS = "the function returns y alone; give its backward pass"
+UNDEFINED = "the op is not defined for any of the random inputs"
 NOT_TRIED = {"empty": "no axis may be empty", "groups": "the op has no grouped queries",
              "options": "the function takes no option of the op"}
 MUST_ACCEPT = ("values", "gradients", "sizes")
@@ -86,20 +87,22 @@ def verify(function: Callable, op: Op, backward: Callable | None = None, *, save
 
 
 def examined(title: str, draw: Callable, look: Callable, problems: int, paste: Callable) -> Property:
-    """The property after some calls, or after the first mistake."""
-    refused, note, share = 0, "", 0.0
+    """The property after some calls, or after the first mistake; calls that the reference cannot judge do not count."""
+    judged, refused, note, share = 0, 0, "", 0.0
     for number in range(problems):
         call = draw(number)
         if call is None:
             return Property(title, note=NOT_TRIED[title])
         mistake, error = look(call)
-        share = share if mistake else max(share, error)
+        judged += error == error
         if mistake and mistake.refused and title not in MUST_ACCEPT:
             refused, note = refused + 1, note or mistake.sentence
         elif mistake:
             call, mistake = reduced(call, mistake, look)
-            return Property(title, number + 1, refused, share, mistake, paste(call, mistake))
-    return Property(title, problems, refused, share, note=note)
+            return Property(title, judged, refused, share, mistake, paste(call, mistake))
+        elif error == error:
+            share = max(share, error)
+    return Property(title, judged, refused, share, note=note if judged else UNDEFINED)
 
 
 def reduced(call: Call, mistake: Mistake, look: Callable) -> tuple[Call, Mistake]:

@@ -16,7 +16,7 @@ from pyllama.testing.verify.tolerance import tolerances
 
 REFUSALS = (TypeError, ValueError, NotImplementedError, BufferError)
 MORE, CLOSE = 8, 1e3                                # places at which a tolerance is measured that is exceeded by little
-Found = tuple[Mistake | None, float]                # what is wrong, and the largest error in tolerances
+Found = tuple[Mistake | None, float]                # what is wrong; the largest error in tolerances, NaN if not judged
 
 
 class Judge:
@@ -53,7 +53,7 @@ class Judge:
     def compared_at(self, places: int, call: Call, values: bool, gradients: bool, dtypes: bool) -> Found:
         wanted = self.reference(call, places)
         if wanted is None:
-            return None, 0.0
+            return None, np.nan
         share, count = 0.0, len(self.op.outputs)
         for step, looked in ((self.outputs, values), (self.grads, gradients)):
             try:
@@ -83,7 +83,8 @@ class Judge:
             inputs: Any = [by_name.get(x.name) for x in self.op.inputs]
             while inputs[-1] is None:
                 inputs.pop()
-            return tolerances(self.op, inputs, call.options, packed(call.arrays[-call.outputs:]), places)
+            wanted = tolerances(self.op, inputs, call.options, packed(call.arrays[-call.outputs:]), places)
+            return wanted if all(bound < np.inf and not np.isnan(a).any() for a, bound in wanted) else None
         return None
 
     def outputs(self, call: Call) -> list[tuple[str, Any]]:

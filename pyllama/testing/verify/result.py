@@ -65,7 +65,7 @@ class Property:
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of verify(): true if no property is wrong.
+    """The result of verify(): true if no property is wrong, and values were judged.
 
     function, op    their names
     shapes          the shape line of the op
@@ -86,7 +86,7 @@ class Verification:
     seed: int
 
     def __bool__(self) -> bool:
-        return not any(p.mistake for p in self.properties)
+        return self["values"].calls > 0 and not any(p.mistake for p in self.properties)
 
     def __getitem__(self, name: str) -> Property:
         """The property of that name.  Raises KeyError."""
@@ -102,7 +102,8 @@ class Verification:
         lines = [f"{self.function} and {self.op}, {self.shapes}; seed {self.seed}", "",
                  *([f"{'property':12}{'calls':>6}  verdict"] if shown else []), *map(str, shown), ""]
         lines += [f"not passed  {note}" for note in self.notes]
-        lines.append(f"wrong: {', '.join(p.name for p in wrong)}" if wrong else "nothing is wrong")
+        lines.append(f"wrong: {', '.join(p.name for p in wrong)}" if wrong else
+                     "nothing is wrong" if self else "nothing could be judged")
         kinds: set[str] = set()
         for p in wrong:
             if p.mistake and p.mistake.what not in kinds:
