@@ -16,7 +16,6 @@ from pyllama.testing.calls import Function
 from pyllama.testing.ops import OpFunction, OpSession
 from pyllama.testing.passes import is_float
 from pyllama.testing.problems import choose_by, packed
-from pyllama.testing.session import Options, Session
 from pyllama.testing.strategies import problems
 from tests import fakecupy
 from tests.fakecupy.rules import NoLoop
@@ -69,7 +68,7 @@ def test_backward_is_right_by_exact_derivatives_of_the_reference(op, on, data, n
     assert all(map(session.judged, session.found))
 
 
-class AsDrawn(Session):
+class AsDrawn(OpSession):
     """A check at the drawn problem alone: the test above sees to the layouts."""
 
     def points(self):
@@ -86,7 +85,7 @@ def test_backward_agrees_with_the_slopes_of_its_own_forward(op, on, data):
         assert not any(np.iscomplexobj(x) for x in arrays)
         return op(*arrays, **options)
 
-    session = AsDrawn(Function(kernels, inputs), 0, Options(fast_mode=True))
+    session = AsDrawn(Function(kernels, inputs), 0, 0)
     with backend.use(on):
         session.run()
         assert not session.wrong, session.report()
