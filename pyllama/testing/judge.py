@@ -1,4 +1,5 @@
 """Judge one gradient: of one output with respect to one leaf, at one point, by each of the methods."""
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -20,6 +21,10 @@ MOST = 1024                                 # otherwise
 NOISE = "the function has a kink or a jump there, or its noise hides its slope"
 
 
+class OutOfTime(Exception):
+    """The deadline has passed before an output was computed."""
+
+
 class Line:
     """All outputs of f, end to end [M], at leaves whose number `place` is moved by t v: line(t).
 
@@ -30,9 +35,12 @@ class Line:
     def __init__(self, function: Function, leaves: list, place: int, v: np.ndarray, size: int):
         self.function, self.leaves, self.place, self.v, self.size = function, leaves, place, v, size
         self.known: dict[complex, np.ndarray] = {}
+        self.deadline: float | None = None              # after it only complex steps are computed
 
     def __call__(self, t: complex) -> np.ndarray:
         if t not in self.known:
+            if self.deadline is not None and not np.iscomplexobj(t) and time.monotonic() > self.deadline:
+                raise OutOfTime
             self.known[t] = self.computed(t)
         return self.known[t]
 
@@ -156,6 +164,26 @@ def by_direction(case: Case, line: Line | None = None) -> Comparison | None:
         return case.gradient_at(near, case.dys), Line(line.function, near, line.place, line.v, line.size)
 
     return compare("", line, case.dx, line.v, case.dy, case.values.outputs, neighbor)
+
+
+def in_time(case: Case, deadline: float | None) -> tuple[Comparison | None, bool]:
+    """(by_direction(), true); after the deadline (what a complex step alone says, false) if that confirms dx."""
+    line = case.values.line(case.place)
+    line.deadline = deadline
+    try:
+        return by_direction(case), True
+    except OutOfTime:
+        exact = slopes.imaginary(line, slopes.step(case.eps))
+    finally:
+        line.deadline = None
+    if exact is not None:
+        terms = case.dy * exact
+        slope, claimed = float(terms.sum()), inner(case.dx, line.v)
+        size = max(float(np.abs(terms).sum()), float(np.abs(case.dx * line.v).sum(dtype=float)))
+        if abs(slope - claimed) <= slopes.EXACT * size and case.dx.any():
+            error = abs(slope - claimed) / size
+            return Comparison("", slope, claimed, error, slopes.EXACT, "complex step"), False
+    return by_direction(case), True
 
 
 def verdict_of(found: Comparison) -> Verdict:

@@ -227,7 +227,9 @@ class Session:
     def judge(self, key: tuple[str, str], case: Case, point: Point) -> None:
         """Judge a case along a random direction."""
         self.found.setdefault(key, [])
-        compared = judge.by_direction(case)
+        compared, confirmed = judge.in_time(case, self.deadline)
+        if not confirmed:
+            self.skipped.append(f"the differences that confirm the complex step of {key[0]}")
         verdict = judge.verdict_of(compared) if compared else None
         if verdict is None and judge.has_kink(case):
             self.note(f"{key[1]} has a kink in {key[0]} ({point.name})")
@@ -337,7 +339,7 @@ class Session:
         if len(drawn) == 1:
             return
         for i, case in self.cases(self.given, back, drawn, values, passes.Faults()):
-            compared = judge.by_direction(case)
+            compared, _ = judge.in_time(case, self.deadline)
             alone_wrong = any(found.rank[0] for key in self.found if key[0] == names[i] for found in self.found[key])
             if compared and compared.wrong and not alone_wrong:
                 self.faults.add("outputs not added", f"the gradient of {names[i]} is right for each output alone, but "
