@@ -8,6 +8,7 @@ from pyllama.testing.report import Pair, Verdict
 if TYPE_CHECKING:
     from pyllama.testing.session import Found, Session
 
+EXACTNESS = ("complex step", "dot product", "differences", "order", "rounding")
 LONGEST = 400                               # numbers in a case that a reader may want to paste
 NOTHING = Verdict("differences", "undecided", why="none of the methods asked for can judge it")
 
@@ -27,7 +28,7 @@ def pair(session: "Session", key: tuple[str, str]) -> Pair:
     for found in session.found[key]:
         method = found.verdict.method
         worst[method] = max(worst.get(method, found), found, key=lambda found: found.rank)
-    ordered = sorted(worst.values(), key=lambda found: found.rank, reverse=True)
+    ordered = sorted(worst.values(), key=shown_first)
     if not ordered:
         return Pair(*key, (NOTHING,))
     verdicts = tuple(found.verdict for found in ordered)
@@ -36,6 +37,12 @@ def pair(session: "Session", key: tuple[str, str]) -> Pair:
     shown = simplest(session, key)
     index, diagnoses = diagnosed(session, key, shown)
     return Pair(*key, verdicts, shown.point.name, index, diagnoses)
+
+
+def shown_first(found: "Found") -> tuple:
+    """The order of a pair's verdicts: the wrong ones, the worst first; then the others, the most exact first."""
+    wrong, decided, severity = found.rank
+    return not wrong, not decided, -severity if wrong else EXACTNESS.index(found.verdict.method)
 
 
 def simplest(session: "Session", key: tuple[str, str]) -> "Found":
@@ -70,7 +77,8 @@ def diagnosed(session: "Session", key: tuple[str, str], found: "Found") -> tuple
               if i in session.floats and i != case.place and x.shape == case.x.shape}
     inputs = {name: x for name, x in zip(names, case.values.leaves, strict=True) if x is not None}
     evidence = Evidence(*key, inputs, case.x, case.values.outputs[output], case.dys[output], case.dx, measured.value,
-                        measured.error, gradient, others, outcomes(session, key))
+                        measured.error, gradient, others, outcomes(session, key),
+                        kink=measured.kink, deadline=session.deadline)
     return index if verdict.status == "wrong" else None, diagnose(evidence)
 
 

@@ -62,7 +62,8 @@ class Pair:
 
     @property
     def worst(self) -> Verdict:
-        return max(self.verdicts, key=lambda verdict: (verdict.status == "wrong", verdict.severity))
+        """The worst of the wrong verdicts; if none is wrong, the first: they are in the order of their exactness."""
+        return max(self.verdicts, key=lambda verdict: verdict.severity if verdict.status == "wrong" else -1.0)
 
 
 @dataclass(frozen=True)
