@@ -274,7 +274,7 @@ def test_calls_that_the_reference_cannot_judge_are_not_right(monkeypatch):
         return np.log(-1 - x * x), (x,)
 
     nowhere = op("x[N] -> y[N]", forward, lambda dy, x: (dy,))
-    found = verify(lambda x: x, nowhere, seed=0)
+    found = verify(lambda x: x + 0, nowhere, seed=0)
     assert not found
     assert str(found).endswith("nothing could be judged")
     assert found["values"].note == "the op is not defined for any of the random inputs"
