@@ -98,3 +98,4 @@ def test_a_constant_with_a_slope_is_wrong():
 
 def test_a_slope_that_is_not_a_number_is_wrong():
     assert order(math.exp, math.nan).status == "wrong"
+    assert order(math.sqrt, math.inf).status == "undecided"             # the slope of a root at 0

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from pyllama.testing.compare import NEAR, compare
-from pyllama.testing.slopes import EXACT, WIDTHS, differences, one_sided, slopes, step
+from pyllama.testing.compare import compare
+from pyllama.testing.slopes import WIDTHS, differences, one_sided, slopes, step
 
 RNG = np.random.default_rng(0)
 EPS, EPS32 = 2.0 ** -52, 2.0 ** -23
@@ -116,15 +116,20 @@ def test_noise_that_hides_the_slope_decides_nothing():
         assert compare("f", along, np.array([claimed]), np.ones(1), np.ones(1), (np.float32([1e7]),), None) is None
 
 
-def test_an_error_within_the_bound_of_differences_is_wrong_where_a_complex_step_is_exact():
-    """That differences of a fast sine are off by as much excuses nothing."""
-    def along(t):
-        return np.sin(np.array([500 * t + 1]))
+@pytest.mark.parametrize("seed", range(20))
+def test_a_tiny_part_that_is_not_holomorphic_is_no_mistake(seed):
+    """The complex step of softplus as it is mostly written loses exp(-24), 4e-11 of its slope."""
+    x = np.array([24.0]) * (1 + 1e-3 * seed)
 
-    slope, (_, error, _) = 500 * np.cos(1), differences(along, WIDTHS, EPS)
-    claimed = np.array([slope + error[0] / 2])
-    assert EXACT * slope < error[0] / 2 < NEAR * slope
-    assert compare("f", along, claimed, np.ones(1), np.ones(1), (along(0.0),), lambda k: (claimed, along)).wrong
+    def along_from(x):
+        return lambda t: np.maximum(x + t, 0) + np.log1p(np.exp(-np.abs(x + t)))
+
+    def neighbor(k):
+        near = x * (1 + 1e-6 * np.random.default_rng(k).standard_normal(1))
+        return 1 / (1 + np.exp(-near)), along_from(near)
+
+    found = compare("f", along_from(x), 1 / (1 + np.exp(-x)), np.ones(1), np.ones(1), (along_from(x)(0.0),), neighbor)
+    assert not found.wrong
 
 
 def test_an_offset_hides_no_more_than_its_rounding():
