@@ -1,4 +1,4 @@
-"""Bugs planted in copies of other libraries' functions; the diagnosis must name each.
+"""Bugs planted in copies of other libraries' functions; the diagnosis must name each that has a keyword.
 
 Most happened elsewhere; the case's name ends with where.
 """
@@ -188,13 +188,14 @@ class Stops(Operation):
 
 SQUARE = normal(3, 3), normal(3, 3, seed=1)
 PLANTED = [
-    ("RMSNorm: w outside the mean (a published notebook)", WeightOutsideTheMean, [*tensors((3, 4), (4,)), 1e-5], ""),
+    ("RMSNorm: w outside the mean (a published notebook)", WeightOutsideTheMean, [*tensors((3, 4), (4,)), 1e-5],
+     "missing term"),
     ("LayerNorm: a mean forgotten", NoMean, [*tensors((3, 4), (4,), (4,)), 1e-5], "missing term"),
     ("SwiGLU: gradients exchanged", Exchanged, tensors((3, 4), (3, 4)), "gradient of the wrong input"),
     ("KL: divided by the rows twice (easydistill PR 16)", DividedByRows, tensors((3, 4), (3, 4)),
      "constant factor 0.333"),
     ("cross-entropy: dy ignored", IgnoresDy, [*tensors((3, 5), (4, 5)), LABELS], "dy ignored"),
-    ("RoPE: turned the same way", TurnsTheSameWay, requiring(RoPE, [*tensors((2, 4, 6)), *TURN]), ""),
+    ("RoPE: turned the same way", TurnsTheSameWay, requiring(RoPE, [*tensors((2, 4, 6)), *TURN]), "rotated"),
     ("embedding: assigned, not added", Assigns, [*tensors((5, 3)), t([4, 0, 4])], "lost duplicates"),
     ("attention: the scale forgotten", NoScale, tensors(*3 * [(2, 4, 3)]), "constant factor 1.732"),
     ("linear: dy read as contiguous (unsloth PR 10617)", ReadsDyAsContiguous, tensors((3, 4), (5, 4), (5,)),
@@ -205,7 +206,8 @@ PLANTED = [
     ("GELU: gradient in float16", InFloat16, tensors((3, 4)), "computed in float16"),
     ("GELU: erf forward, tanh backward", TanhGradient, tensors((3, 4)), "nearly right"),
     ("SwiGLU: another gradient each time", UsesUpWhatItSaved, tensors((3, 4), (3, 4)), "second call"),
-    ("JAX rms_norm: dw summed over the wrong axis", jax_rms_norm, arrays(normal(4, 4), between(0.5, 2, 4)), ""),
+    ("JAX rms_norm: dw summed over the wrong axis", jax_rms_norm, arrays(normal(4, 4), between(0.5, 2, 4)),
+     "added at the wrong index"),
 ]
 
 
