@@ -33,11 +33,12 @@ TAIL = """\
   Bugs that overwrite an array or spoil a second call of backward count as well; most checkers do not look for them.
 - The reference of numpy-ml's and llm.c's tests is the right gradient itself, which a test gets from another library.
   llm.c's test also compares ten losses, which would find many of these bugs.
+- A rule that alarms at nearly every right gradient kills every bug: read both columns together.
 - Forward mode, second derivatives, complex numbers and speed on large functions are not compared.
 - A false alarm in float32 is not a fault of a checker that is made for float64, as torch's is: it warns. The row shows
   what happens to those who ignore the warning. pyllama's computes in float64 wherever the function accepts that, as
   these do, so that its two rows are nearly the same check.
-- The false alarms of JAX's and chainer's rules in float64 are kinks of ReLU within the step.
+- The rare false alarms in float64 are kinks of ReLU within the step of a difference.
 """
 
 
