@@ -38,6 +38,7 @@ STEEPER = 1.05                                      # from width to width: a slo
 MIDDLE = slice(-9, -3)                              # where it does so: 6e-4 to 2e-6
 TRUST = 1e-6                                        # of the largest slope: four widths show that of most functions so
                                                     # well, and nothing that loses a part of its slope agrees with it
+ROUGH = 1e-2                                        # of y: more than any precision rounds, bfloat16 included
 UNSURE = 1e-3                                       # all widths do so at least where f is noisy, or bends within them
 
 
@@ -116,6 +117,8 @@ def differences(along, widths, eps):
         hidden = 4 * noise / h[KINK][-1] > 0.1 * (np.nan_to_num(np.abs(plain[KINK])).max(axis=0) + noise / h[KINK][-1])
         kink = np.where(hidden, far, near)
         value, error, kink = beneath(ahead - behind, plain, value, error, kink, noise=4 * eps * np.abs(here))
+        unseen = drowned(noise, ahead, behind)
+        error, kink = np.where(unseen, np.inf, error), kink & ~unseen
     still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t, or rounds it away
     return np.where(still, 0, value), np.where(still, 0, error), kink
 
@@ -132,7 +135,7 @@ def one_sided(along, sign, eps):
         noise = np.fmax(4 * eps * np.abs(there).max(0), shaken(extrapolated(plain, (1,)), h[1:]))
         value, error = sharpest(plain, (1, 2), noise, h)
         steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(there - here)[1:] <= np.abs(there - here)[:-1])
-    error = np.where(steeper[MIDDLE].all(0), np.inf, error)
+    error = np.where(steeper[MIDDLE].all(0) | drowned(noise, there), np.inf, error)
     still = (there == here).all(0)
     return np.where(still, 0, value), np.where(still, 0, error)
 
@@ -168,6 +171,12 @@ def sharpest(plain, powers, noise, h):
     errors[~np.isfinite(errors)] = np.inf
     chosen = errors.argmin(axis=0)[None]
     return np.take_along_axis(best[1:-1], chosen, 0)[0], np.take_along_axis(errors, chosen, 0)[0]
+
+
+def drowned(noise, *values):
+    """Is what looks like noise as large as all that f does?  Then f oscillates faster than the widths can show."""
+    values = np.concatenate(values)
+    return noise > np.fmax(np.ptp(values, axis=0) / 8, ROUGH * np.abs(values).max(axis=0))
 
 
 def stair(changes, size):
