@@ -21,8 +21,9 @@ import numpy as np
 
 from bench import array_functions  # noqa: F401 -- registers
 from bench.functions import CASES, scaled
-from pyllama.testing import compare, entries, gradcheck, kinks, order, precision
-from pyllama.testing.judge import shaken, verdict_of
+from pyllama.testing import gradcheck
+from pyllama.testing.methods import compare, entries, kinks, order, precision
+from pyllama.testing.methods.judge import shaken, verdict_of
 from pyllama.testing.passes import flat
 from pyllama.testing.report import Verdict
 from pyllama.testing.trees import is_float

@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from pyllama.testing.compare import direction, entrywise
-from pyllama.testing.entries import entries
+from pyllama.testing.methods.compare import direction, entrywise
+from pyllama.testing.methods.entries import entries
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal(6)

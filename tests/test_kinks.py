@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from pyllama.testing.compare import inner
-from pyllama.testing.kinks import directions, subgradients, verdict
+from pyllama.testing.methods.compare import inner
+from pyllama.testing.methods.kinks import directions, subgradients, verdict
 
 RNG = np.random.default_rng(0)
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from pyllama.testing.order import order
+from pyllama.testing.methods.order import order
 
 RNG = np.random.default_rng(0)
 X, DY = RNG.standard_normal(50), RNG.standard_normal(50)

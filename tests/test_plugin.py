@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 
 from pyllama.op import between
 from pyllama.shapes import parse
-from pyllama.testing import plugin_run
 from pyllama.testing.layouts import LAYOUTS
-from pyllama.testing.plugin_marker import Marked
-from pyllama.testing.plugin_run import cases
+from pyllama.testing.plugin import run as plugin_run
+from pyllama.testing.plugin.marker import Marked
+from pyllama.testing.plugin.run import cases
 from pyllama.testing.problems import EDGES
 from tests.plugin_runs import ONCE, PLUGIN, RIGHT, TWICE, WRONG, failure, run, summary
 

@@ -3,7 +3,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pyllama.testing.precision import bounds, check
+from pyllama.testing.methods.precision import bounds, check
 
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((8, 64)), RNG.standard_normal((64, 16))

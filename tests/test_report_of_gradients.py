@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from pyllama.testing.report import Fault, GradcheckError, Pair, Report, Verdict
-from pyllama.testing.report_text import apart
+from pyllama.testing.report.text import apart
 
 RIGHT = Verdict("complex step", "passed", 2.0, 2.0, 0.0, 1e-11)
 WRONG = Verdict("differences", "wrong", 0.25, 0.5, 0.25, 3e-12)

@@ -15,11 +15,11 @@ import pytest
 from pyllama import testing
 from pyllama.cli.score import score, summary, verdict
 from pyllama.errors import UserError
-from pyllama.testing.checker_score import score_checker
+from pyllama.testing.mutation.checker import score_checker
+from pyllama.testing.mutation.score import score_test
 from pyllama.testing.mutation.suite import seed_all
 from pyllama.testing.mutation.trial import Finding, Outcome, Trial, ended
 from pyllama.testing.mutation.watching import random_numbers_kept
-from pyllama.testing.score import score_test
 from tests.another import ROOT
 
 MINE = '''

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from pyllama.testing.compare import compare
-from pyllama.testing.slopes import WIDTHS, differences, one_sided, slopes, step
+from pyllama.testing.methods.compare import compare
+from pyllama.testing.methods.slopes import WIDTHS, differences, one_sided, slopes, step
 
 RNG = np.random.default_rng(0)
 EPS, EPS32 = 2.0 ** -52, 2.0 ** -23

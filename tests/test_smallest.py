@@ -8,9 +8,9 @@ import pytest
 
 from pyllama.ops import rms_norm
 from pyllama.testing import gradcheck
-from pyllama.testing.pasted import as_python
 from pyllama.testing.report import GradcheckError
-from pyllama.testing.smallest import smallest
+from pyllama.testing.report.pasted import as_python
+from pyllama.testing.report.smallest import smallest
 
 RNG = np.random.default_rng(0)
 

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from pyllama.cli.output import console
 from pyllama.errors import UserError, counted
-from pyllama.testing.checker_score import PROBLEMS, score_checker
+from pyllama.testing.mutation.checker import PROBLEMS, score_checker
+from pyllama.testing.mutation.score import score_test
 from pyllama.testing.mutation.trial import Finding, Outcome
-from pyllama.testing.score import score_test
 
 INTERRUPTED = 130
 NAMED = 10                                                  # seeds that are named; --json has all

@@ -2,8 +2,8 @@
 import numpy as np
 
 from pyllama import backend
+from pyllama.testing.methods.precision import in_float64
 from pyllama.testing.passes import is_float
-from pyllama.testing.precision import in_float64
 from pyllama.testing.problems import packed
 
 F32 = np.finfo("float32")

@@ -10,13 +10,13 @@ import numpy as np
 from pyllama.op import Op
 from pyllama.testing import passes, points
 from pyllama.testing.calls import Function, path_of
-from pyllama.testing.compare import inner, norm
-from pyllama.testing.judge import Case
+from pyllama.testing.methods.compare import inner, norm
+from pyllama.testing.methods.judge import Case
+from pyllama.testing.methods.slopes import STEP, WIDTHS
 from pyllama.testing.points import Point
 from pyllama.testing.problems import MOST, Problem, choose_by, problem
 from pyllama.testing.report import Report, Verdict
 from pyllama.testing.session import Found, Options, Session
-from pyllama.testing.slopes import STEP, WIDTHS
 from pyllama.testing.trees import is_float
 
 FEW = 16                                    # roundings of numbers of size one that may be left of terms that cancel

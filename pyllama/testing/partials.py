@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from pyllama.testing import passes, slopes, trees
+from pyllama.testing import passes, trees
 from pyllama.testing.calls import Function
-from pyllama.testing.compare import ROUNDED, direction
 from pyllama.testing.diagnosis import Evidence, diagnose
-from pyllama.testing.judge import Case, Line, Values, by_direction, verdict_of
+from pyllama.testing.methods import slopes
+from pyllama.testing.methods.compare import ROUNDED, direction
+from pyllama.testing.methods.judge import Case, Line, Values, by_direction, verdict_of
+from pyllama.testing.methods.slopes import EXACT
 from pyllama.testing.report import Pair, Report, Verdict
-from pyllama.testing.slopes import EXACT
 from pyllama.testing.trees import is_float
 
 OUTPUT = "loss"

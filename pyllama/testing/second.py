@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from pyllama.testing import foreign, slopes, trees
+from pyllama.testing import foreign, trees
 from pyllama.testing.calls import Function, brought
-from pyllama.testing.compare import direction
 from pyllama.testing.function import gradcheck
+from pyllama.testing.methods import slopes
+from pyllama.testing.methods.compare import direction
 from pyllama.testing.report import GradcheckError, Method, Pair, Report, Verdict
 from pyllama.testing.trees import is_float
 

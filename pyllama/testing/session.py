@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.testing import judge, passes, points
+from pyllama.testing import passes, points
 from pyllama.testing.calls import Function
-from pyllama.testing.compare import direction
-from pyllama.testing.explain import explained
-from pyllama.testing.judge import Case, Values
+from pyllama.testing.methods import judge
+from pyllama.testing.methods.compare import direction
+from pyllama.testing.methods.judge import Case, Values
 from pyllama.testing.points import GIVEN, Point
 from pyllama.testing.report import Report, Verdict
+from pyllama.testing.report.explain import explained
 from pyllama.testing.trees import is_float
 
 BESIDE = 10                                 # points beside the given one, if a gradient is judged nowhere
@@ -295,7 +296,7 @@ class Session:
 
     def roundings(self, point: Point, j: int) -> dict[int, Verdict]:
         """{i: the verdict on the rounding of the gradient of leaf i} for one output."""
-        from pyllama.testing import precision
+        from pyllama.testing.methods import precision
         faults, precisions = self.faults, self.precisions
 
         def run(leaves, dys):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from pyllama.shapes import Array
-from pyllama.testing import smallest as smaller
 from pyllama.testing.layouts import LAYOUTS
-from pyllama.testing.pasted import literal
+from pyllama.testing.report import smallest as smaller
+from pyllama.testing.report.pasted import literal
 from pyllama.testing.trees import is_float
 
 

@@ -18,7 +18,7 @@ def as_python(function: str | Callable, named: dict[str, np.ndarray], options: d
     options     keywords of gradcheck; a function among them is imported, too
 
     >>> import numpy as np
-    >>> from pyllama.testing.pasted import as_python
+    >>> from pyllama.testing.report.pasted import as_python
     >>> print(as_python("pyllama.ops:tanh", {"x": np.array([0.5, 1.0])}, {"seed": 3}))
     import numpy as np
     from pyllama.ops import tanh

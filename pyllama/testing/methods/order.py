@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pyllama.testing.methods.slopes import SHRINK, WIDTHS
 from pyllama.testing.report import Verdict
-from pyllama.testing.slopes import SHRINK, WIDTHS
 
 FLOOR = 4
 SPAN = 3                                            # widths that an order is measured over: 1.1 decades
@@ -45,7 +45,7 @@ def order(phi: Callable[[float], float], claimed: float, eps: float = 2.0 ** -52
     blur     how far `claimed` may be off by rounding
 
     >>> import math
-    >>> from pyllama.testing.order import order
+    >>> from pyllama.testing.methods.order import order
     >>> order(math.exp, 1.0).status, order(math.exp, 1.001).status
     ('passed', 'wrong')
     """

@@ -65,7 +65,7 @@ def check(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], seed: int = 
     Compares run on these arrays with run on the same numbers in float64.  Raises what run raises.
 
     >>> import numpy as np
-    >>> from pyllama.testing.precision import check
+    >>> from pyllama.testing.methods.precision import check
     >>> def variance(inputs, dys):
     ...     (x,), (dy,) = inputs, dys
     ...     return [np.mean(x * x) - np.mean(x) ** 2], [2 * dy * (x - np.mean(x)) / x.size]

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pyllama.testing import slopes
+from pyllama.testing.methods import slopes
+from pyllama.testing.methods.slopes import WIDTHS
 from pyllama.testing.report import Verdict
-from pyllama.testing.slopes import WIDTHS
 
 
 def subgradients(along: Callable, dy: np.ndarray, eps: float = 2.0 ** -52) -> tuple[float, float, float]:
@@ -26,7 +26,7 @@ def subgradients(along: Callable, dy: np.ndarray, eps: float = 2.0 ** -52) -> tu
     eps     of the precision in which f computes
 
     >>> import numpy as np
-    >>> from pyllama.testing.kinks import subgradients
+    >>> from pyllama.testing.methods.kinks import subgradients
     >>> low, high, _ = subgradients(lambda t: np.abs(np.array([t, 1 + t])), np.array([2.0, 1.0]))
     >>> round(low, 6), round(high, 6)
     (-1.0, 3.0)

@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pyllama.testing import slopes
-from pyllama.testing.entries import Entries
+from pyllama.testing.methods import slopes
+from pyllama.testing.methods.entries import Entries
+from pyllama.testing.methods.slopes import CHAIN, EXACT, WIDTHS, bound
 from pyllama.testing.passes import eps_of, flat
 from pyllama.testing.report import Status, Verdict
-from pyllama.testing.slopes import CHAIN, EXACT, WIDTHS, bound
 from pyllama.testing.trees import is_float
 
 ROUNDED = 4 * 2.0 ** -52 / EXACT            # of y: slopes count as at least this large, so that EXACT of it is four eps

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyllama.testing.pasted import as_python
+from pyllama.testing.report.pasted import as_python
 
 __all__ = ["as_python", "smallest"]
 
@@ -54,7 +54,7 @@ def smallest(fails: Callable[[Leaves], bool], leaves: Leaves, deadline: float | 
     deadline    by time.monotonic(), when to return what was found so far; None: there is no limit
 
     >>> import numpy as np
-    >>> from pyllama.testing.smallest import smallest
+    >>> from pyllama.testing.report.smallest import smallest
     >>> smallest(lambda leaves: leaves[0].max() > 0.3, [np.array([[0.1, 0.7], [0.9, -2.0]])])
     [array([[1.]])]
     """

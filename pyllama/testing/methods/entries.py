@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyllama.testing import kinks, slopes
-from pyllama.testing.slopes import CHAIN, EXACT, WIDTHS, bound
+from pyllama.testing.methods import kinks, slopes
+from pyllama.testing.methods.slopes import CHAIN, EXACT, WIDTHS, bound
 
 PRECISE = 1e-6                              # relative error of a complex step's confirmation, and of quick differences:
                                             # √eps would be 1e-8, and four widths of a tame function reach 1e-7
@@ -52,7 +52,7 @@ def entries(along: Callable, dy: np.ndarray, x: np.ndarray, eps: float = 2.0 ** 
     deadline   of time.monotonic(), after which no further entry is measured; None: there is time for all
 
     >>> import numpy as np
-    >>> from pyllama.testing.entries import entries
+    >>> from pyllama.testing.methods.entries import entries
     >>> x = np.array([1e-30, 3.0, 1e30])
     >>> def along(index, t):
     ...     moved = x + 0 * t

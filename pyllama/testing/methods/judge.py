@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.testing import slopes
 from pyllama.testing.calls import Function
-from pyllama.testing.compare import VAGUE, Comparison, blur, compare, direction, entrywise, inner, norm
-from pyllama.testing.entries import Entries, entries
+from pyllama.testing.methods import slopes
+from pyllama.testing.methods.compare import VAGUE, Comparison, blur, compare, direction, entrywise, inner, norm
+from pyllama.testing.methods.entries import Entries, entries
 from pyllama.testing.passes import eps_of, flat
 from pyllama.testing.report import Verdict
 from pyllama.testing.trees import is_float
@@ -203,7 +203,7 @@ def has_kink(case: Case) -> bool:
 
 def by_subgradients(case: Case, rng: np.random.Generator) -> Verdict:
     """At a kink: <dx, v> must lie between the slopes of both sides, along each of several directions v."""
-    from pyllama.testing import kinks
+    from pyllama.testing.methods import kinks
     lines = [case.values.line(case.place)]
     lines += [case.values.along(case.place, v) for v in kinks.directions(case.x, rng)]
     verdicts = [kinks.verdict(line, case.dy, inner(case.dx, line.v), case.eps, blur(case.dx, line.v, case.eps))
@@ -213,7 +213,7 @@ def by_subgradients(case: Case, rng: np.random.Generator) -> Verdict:
 
 def by_order(case: Case) -> Verdict:
     """The order of the Taylor remainder along the random direction."""
-    from pyllama.testing.order import order
+    from pyllama.testing.methods.order import order
     line, counted, found = case.values.line(case.place), case.dy != 0, by_direction(case)
 
     def phi(t):

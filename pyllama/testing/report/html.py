@@ -2,7 +2,7 @@
 from html import escape
 from typing import TYPE_CHECKING
 
-from pyllama.testing import report_text
+from pyllama.testing.report import text
 
 if TYPE_CHECKING:
     from pyllama.testing.report import Pair, Report
@@ -24,12 +24,12 @@ NUMBERS = range(3, 6)                                   # columns
 
 def html(report: "Report") -> str:
     """The report as a <div> with its style."""
-    pairs = report_text.ordered(report)
-    parts = [f"<p><b>{escape(report_text.summary(report))}</b></p>"]
+    pairs = text.ordered(report)
+    parts = [f"<p><b>{escape(text.summary(report))}</b></p>"]
     if pairs:
         parts.append(table(pairs))
-    parts += [details(pair) for pair in report_text.worst(report)]
-    parts += [f"<p>{escape(sentence)}</p>" for sentence in report_text.unsaid(report)]
+    parts += [details(pair) for pair in text.worst(report)]
+    parts += [f"<p>{escape(sentence)}</p>" for sentence in text.unsaid(report)]
     parts += [paragraph(f"Fault ({fault.kind})", fault.sentence) for fault in report.faults]
     parts += [paragraph("Note", note) for note in report.notes]
     parts += [paragraph("Skipped", what) for what in report.skipped]
@@ -43,13 +43,13 @@ def html(report: "Report") -> str:
 def table(pairs) -> str:
     """The table, a row for each pair."""
     heads = "".join(f"<th>{escape(head)}{f'<small>{escape(below)}</small>' if below else ''}</th>"
-                    for head, below in zip(report_text.HEAD, report_text.BELOW, strict=True))
+                    for head, below in zip(text.HEAD, text.BELOW, strict=True))
     return f"<table><tr>{heads}</tr>{''.join(map(row, pairs))}</table>"
 
 
 def row(pair: "Pair") -> str:
     """A line of the table."""
-    *cells, verdict = report_text.cells(pair)
+    *cells, verdict = text.cells(pair)
     columns = [f'<td class="number">{escape(cell)}</td>' if column in NUMBERS else f"<td>{escape(cell)}</td>"
                for column, cell in enumerate(cells)]
     return f'<tr class="{escape(verdict)}">{"".join(columns)}<td class="verdict">{escape(verdict)}</td></tr>'
@@ -57,8 +57,8 @@ def row(pair: "Pair") -> str:
 
 def details(pair: "Pair") -> str:
     """What is wrong with a pair, a list of sentences."""
-    sentences = [*pair.diagnoses, *(report_text.explained(v) for v in pair.verdicts if v.status == "wrong")]
-    return f"<p>{escape(report_text.title(pair))}</p><ul>{''.join(f'<li>{escape(s)}</li>' for s in sentences)}</ul>"
+    sentences = [*pair.diagnoses, *(text.explained(v) for v in pair.verdicts if v.status == "wrong")]
+    return f"<p>{escape(text.title(pair))}</p><ul>{''.join(f'<li>{escape(s)}</li>' for s in sentences)}</ul>"
 
 
 def paragraph(kind: str, sentence: str) -> str:

@@ -17,9 +17,9 @@ from pyllama.op import between
 from pyllama.testing import strategies
 from pyllama.testing.function import gradcheck
 from pyllama.testing.layouts import LAYOUTS, laid_out
-from pyllama.testing.pasted import literal
-from pyllama.testing.plugin_marker import Marked, Misuse, marked
+from pyllama.testing.plugin.marker import Marked, Misuse, marked
 from pyllama.testing.report import Report
+from pyllama.testing.report.pasted import literal
 
 SHRINKS = 300                                               # cases that are tried after the first failure
 EXPLAINED = 1000                                            # numbers in a case that is explained: a second or two

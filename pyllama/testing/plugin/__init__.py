@@ -86,7 +86,7 @@ def pytest_runtest_setup(item):
         if type(item).__name__ == "TestCaseFunction":
             pytest.fail("the marker gradcheck is not for methods of unittest.TestCase; make a function of the test",
                         pytrace=False)
-        from pyllama.testing.plugin_marker import drawn_arguments
+        from pyllama.testing.plugin.marker import drawn_arguments
         item.funcargs.update(dict.fromkeys(drawn_arguments(item)))
 
 
@@ -95,7 +95,7 @@ def pytest_pyfunc_call(pyfuncitem):
     if not pyfuncitem.get_closest_marker("gradcheck"):
         return None
     try:
-        from pyllama.testing.plugin_run import run
+        from pyllama.testing.plugin.run import run
     except ModuleNotFoundError as error:
         if error.name != "hypothesis":
             raise
@@ -125,7 +125,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"gradcheck: {counted(len(reports), 'test')}, {counted(examples, 'example')}, "
                                     f"--gradcheck-seed={config.stash[RUN_SEED]}")
     if path := config.getoption("gradcheck_report"):
-        from pyllama.testing.plugin_report import write
+        from pyllama.testing.plugin.page import write
         try:
             write(path, reports)
             terminalreporter.write_line(f"gradcheck: report in {path}")

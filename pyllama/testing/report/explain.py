@@ -2,7 +2,7 @@
 import re
 from typing import TYPE_CHECKING
 
-from pyllama.testing import judge
+from pyllama.testing.methods import judge
 from pyllama.testing.report import Pair, Verdict
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def diagnosed(session: "Session", key: tuple[str, str], found: "Found") -> tuple
 
 def smallest_case(session: "Session", key: tuple[str, str]) -> str:
     """The smallest inputs at which this gradient is wrong, as Python to paste."""
-    from pyllama.testing.smallest import as_python, smallest
+    from pyllama.testing.report.smallest import as_python, smallest
     found, output = simplest(session, key), session.outputs.index(key[1])
 
     def fails(leaves: list) -> bool:

@@ -5,8 +5,8 @@ from typing import Any
 from pyllama.errors import counted
 from pyllama.machine import one_blas_thread
 from pyllama.testing.mutation.forks import BROKEN, Say, answers
+from pyllama.testing.mutation.score import candidates_of, require_fork, silent
 from pyllama.testing.mutation.trial import Finding, Outcome, Progress, ended
-from pyllama.testing.score import candidates_of, require_fork, silent
 
 PROBLEMS, TRIES = 10, 5                         # problems of a check; checks that may notice a bug
 NOTHING = "", False                             # what is said of an op that seems right

@@ -96,7 +96,7 @@ def names_fit(widths) -> list[int]:
 def shortened(name: str, width: int) -> str:
     """The name in this width: its first parts are cut, down to their initials, then its middle.
 
-    >>> from pyllama.testing.report_text import shortened
+    >>> from pyllama.testing.report.text import shortened
     >>> shortened("model.layers.0.mlp.up_proj.weight", 24)
     'm.l.0.mlp.up_proj.weight'
     """
@@ -131,7 +131,7 @@ def apart(a: float, b: float, digits: int = 6) -> tuple[str, str]:
 
     Numbers that differ after the ninth digit are written as a and a plus the difference.
 
-    >>> from pyllama.testing.report_text import apart
+    >>> from pyllama.testing.report.text import apart
     >>> apart(0.25, 0.5), apart(1 / 3, 1 / 3 + 1e-8), apart(1 / 3, 1 / 3 + 1e-13)
     (('0.25', '0.5'), ('0.33333333', '0.33333334'), ('0.333333', '0.333333 + 1e-13'))
     """

@@ -27,7 +27,7 @@ def write(path: str, reports: Sequence[Any]) -> None:
 
 
 def page(reports: Sequence[Any]) -> str:
-    """The page of pytest's reports; each has `gradcheck`, the facts of plugin_run.run()."""
+    """The page of pytest's reports; each has `gradcheck`, the facts of run.py."""
     ordered = sorted(reports, key=lambda report: (report.outcome != "failed", -severity(report), report.nodeid))
     failed = sum(report.outcome == "failed" for report in reports)
     title = f"gradcheck: {len(reports)} tests, {failed} failed"

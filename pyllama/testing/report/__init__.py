@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-from pyllama.testing import report_html, report_text
+from pyllama.testing.report import html, text
 
 Method = Literal["complex step", "differences", "order", "dot product", "rounding"]
 Status = Literal["passed", "wrong", "undecided"]
@@ -122,7 +122,7 @@ class Report:
 
         only_wrong      leave out the lines of the pairs that passed
         """
-        return report_text.text(self, only_wrong)
+        return text.text(self, only_wrong)
 
     def to_json(self) -> str:
         """The report as JSON: the fields under their names, every float exactly.
@@ -140,7 +140,7 @@ class Report:
                           ensure_ascii=False)
 
     def _repr_html_(self) -> str:
-        return report_html.html(self)
+        return html.html(self)
 
 
 def plain(value: Any) -> Any:
