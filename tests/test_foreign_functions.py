@@ -1,5 +1,7 @@
 """Functions of torch, JAX and numba become functions of NumPy arrays.  The libraries here are small stand-ins; the real
 ones run in `make bench-checkers`."""
+import sys
+
 import numpy as np
 import pytest
 
@@ -242,6 +244,22 @@ def test_the_precision_of_jax_arrays_is_that_of_the_inputs(monkeypatch):
     assert a.inputs[0].dtype == np.float32
     for dtype in (np.float32, np.float64, np.complex128):
         assert a.f(X.astype(dtype))[0].dtype == dtype
+
+
+def test_float32_is_computed_with_the_setting_of_the_process(monkeypatch):
+    """With x64, a one_hot made by the function would be float64, and so would the gradient."""
+    small_jax.installed(monkeypatch)
+    wide = []
+
+    def looks(x):
+        wide.append(sys.modules["jax"].wide)
+        return x * 2.0
+
+    a = foreign.adapted(looks, [small_jax.array(X)])
+    wide.clear()
+    for dtype in (np.float32, np.float64):
+        a.f(X.astype(dtype))
+    assert wide == [False, True]
 
 
 def test_integers_of_jax_have_no_gradient(monkeypatch):

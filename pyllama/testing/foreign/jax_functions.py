@@ -1,7 +1,9 @@
 """Functions of JAX arrays as functions of NumPy arrays.
 
-Each call runs with x64 enabled, whatever the setting of the process: float64 would otherwise become float32.
+A call with float64 runs with x64 enabled, whatever the setting of the process: float64 would otherwise become float32.
+A call with float32 runs as the process does: x64 would make float64 of numbers that the function makes itself.
 """
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -48,13 +50,13 @@ def adapted(func: Callable, inputs: list) -> Adapted:
         return function, [every[place] for place in known.floating]
 
     def f(*values):
-        with x64(jax):
+        with x64(jax, values):
             function, floats = of_floats(values)
             ys = require_some(func, [np.array(y) for y in function(*floats)])
 
         def back(dy):
             dys = dy if isinstance(dy, tuple) else (dy,)
-            with x64(jax):
+            with x64(jax, values):
                 again, pull = jax.vjp(function, *floats)
                 require_same(ys, again)
                 grads = pull(tuple(jax.numpy.array(in_precision_of(y, d)) for y, d in zip(ys, dys, strict=True)))
@@ -64,7 +66,7 @@ def adapted(func: Callable, inputs: list) -> Adapted:
         return form(ys, True), back
 
     def jvp(values, tangents):
-        with x64(jax):
+        with x64(jax, values):
             function, floats = of_floats(values)
             moves = [jax.numpy.array(in_precision_of(x, v))
                      for x, v, place in zip(values, tangents, known.places, strict=True) if place in known.floating]
@@ -142,6 +144,8 @@ def kind(x: Any) -> str:
     return "f" if str(x.dtype) == "bfloat16" else getattr(x.dtype, "kind", "?")
 
 
-def x64(jax: Any) -> Any:
-    """A context in which float64 stays float64."""
+def x64(jax: Any, values: tuple) -> Any:
+    """A context in which float64 stays float64, if there is any."""
+    if not any(np.asarray(x).dtype in (np.float64, np.complex128) for x in values):
+        return contextlib.nullcontext()
     return (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(True)
