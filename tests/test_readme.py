@@ -13,6 +13,7 @@ from pyllama.cli.flags import flags_of
 from pyllama.cli.main import ALIASES, COMMANDS
 from pyllama.cli.parsing import SYNONYMS
 from pyllama.tasks import TASKS
+from pyllama.testing import GradcheckError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -99,6 +100,12 @@ def test_the_python_of_the_readme_trains_a_model_and_saves_it(readers_folder):
     assert example.count("\n") <= 12
     exec(smaller(example), {})
     assert pyllama.load("my-llama").config.hidden_size == SMALLER["hidden_size"]
+
+
+def test_the_wrong_gradient_of_the_readme_is_named():
+    example, = (block for block in blocks_of_python(README) if "gradcheck" in block)
+    with pytest.raises(GradcheckError, match="Missing term: measured - claimed is y times something constant along"):
+        exec(example, {})
 
 
 @pytest.mark.parametrize("page", ["python.md", "testing.md"])
