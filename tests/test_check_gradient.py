@@ -141,7 +141,7 @@ def test_anything_but_a_gradient_is_a_fault_with_its_cause_and_cure(back, kind, 
 
 
 def test_another_number_of_gradients_is_refused():
-    with pytest.raises(TypeError, match="back returned 2 gradients for 1 inputs"):
+    with pytest.raises(TypeError, match="back returned a tuple of 2 for 1 input"):
         check_gradient(lambda x: (x, lambda dy: (dy, dy)), [X])
 
 
@@ -150,7 +150,7 @@ def test_one_array_is_one_input():
 
 
 @pytest.mark.parametrize(("f", "message"), [
-    (lambda x: x, "f returned a ndarray; return y, back"),
+    (lambda x: x, "f returned an array; return y, back"),
     (lambda x: (x, x), "f returned a tuple of 2; return y, back"),
     (lambda x: (x, x, lambda dy: dy), "f returned a tuple of 3; return y, back"),
     (lambda x: (x + 0j, lambda dy: dy), "f returned complex128; .* the real and the imaginary part are two outputs"),

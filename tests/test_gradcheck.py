@@ -1,4 +1,5 @@
 """gradcheck takes every form of a function and its gradients, and refuses wrong use in one sentence."""
+import collections
 import dataclasses
 import subprocess
 import sys
@@ -80,6 +81,25 @@ def test_numbers_are_inputs_and_outputs_of_their_own_kind(x):
 class Layer:
     weight: np.ndarray
     bias: list
+
+
+@pytest.mark.parametrize("form", [list, tuple])
+def test_the_gradients_of_a_single_list_may_stand_alone(form):
+    def f(p, factor=1):
+        return p[0] * p[1], lambda dy: form([dy * p[1], factor * dy * p[0]])
+
+    assert checked(f, [form([X, X + 1])])
+    assert checked(lambda p: (f(p)[0], lambda dy: (f(p)[1](dy),)), [form([X, X + 1])])
+    assert not checked(lambda p: f(p, 2), [form([X, X + 1])])
+
+
+def test_a_dict_keeps_its_class():
+    p = collections.defaultdict(lambda: 2.0, x=X)
+    assert checked(lambda p: (p["x"] * p["factor"], lambda dy: {"x": dy * 2}), [p])
+
+
+def test_gradients_of_arrays_of_another_byte_order_may_be_native():
+    assert checked(lambda x: (x * x, lambda dy: (2 * x * dy).astype("=f4")), [X.astype(">f4")])
 
 
 def test_inputs_may_be_trees_of_arrays():
@@ -273,13 +293,21 @@ def random(x):
 @pytest.mark.parametrize(("func", "options", "message"), [
     (lambda x: ([x], lambda dy: dy), {}, "returned a list of 1 as y; return an array"),
     (lambda x: ({"y": x}, lambda dy: dy), {}, "returned a dict as y; return an array"),
-    (lambda x: (x, lambda dy: (dy, dy)), {}, "back returned 2 gradients for 1 inputs; return one for each"),
+    (lambda x: (x, lambda dy: (dy, dy)), {}, "back returned a tuple of 2 for 1 input; return a gradient for each"),
+    (lambda x: (x.argmax(0), lambda dy: 0 * x), {}, "f returned no floating array, so there is no gradient to check"),
+    (lambda x: ((), lambda dy: dy), {}, "f returned no floating array, so there is no gradient to check"),
     (lambda x: (x.astype(object), lambda dy: dy), {}, "returned object; return floating arrays"),
     (lambda x: (x * np.nan, lambda dy: dy), {}, "returned NaN; check it at inputs where it is defined"),
     (random, {}, "random is random: two calls with the same inputs differ by .*; seed its generator"),
     (cube(1.0), {"eps": 0.0}, "eps is 0.0; give a positive step"),
     (cube(1.0), {"kinks": "allow"}, "kinks is 'allow'; give one of 'accept', 'skip', 'raise'"),
     (cube(1.0), {"names": ["a", "b"]}, "names has 2 entries for 1 inputs; give one for each"),
+    (cube(1.0), {"atol": -1.0}, "atol is -1.0; give a number that is not negative"),
+    (cube(1.0), {"nondet_tol": np.nan}, "nondet_tol is nan; give a number that is not negative"),
+    (cube(1.0), {"saved": True}, "saved=True belongs to backward=, which is not given; give the function that"),
+    (product, {"backward": 1.0}, "backward is a float; give a function"),
+    ("module:cube", {}, "func is a str; give a function"),
+    (cube(1.0), {"methods": "fd"}, "there is no method 'fd'; the methods are complex step, "),
     (cube(1.0), {"methods": ["fd"]}, "there is no method 'fd'; the methods are complex step, "),
     (cube(1.0), {"backward": lambda dy, x: dy}, "returned y, back, but backward= is given, too; leave it out"),
     (lambda x: (x, 1.0), {"backward": lambda dy, x: dy, "saved": True}, "returned a tuple of 2; return y, saved"),
@@ -299,6 +327,25 @@ def test_wrong_use_is_refused_in_one_sentence(func, options, message):
 def test_inputs_that_have_no_gradient_are_refused(x, message):
     with pytest.raises(TypeError, match=message):
         checked(lambda x: (x, lambda dy: dy), [x])
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0"])
+def test_what_is_not_a_seed_is_refused(seed):
+    with pytest.raises(ValueError, match=f"seed is {seed!r}; give an integer that is not negative"):
+        gradcheck(cube(1.0), [X], seed=seed)
+
+
+def test_inputs_of_one_name_are_refused():
+    """Both would be one line of the report, and one of them not be judged."""
+    with pytest.raises(ValueError, match="two inputs have the name 'a'; give each another name"):
+        checked(lambda x, y: (x * y, lambda dy: (dy * y, 2 * dy * x)), [X, X], names=["a", "a"])
+    with pytest.raises(ValueError, match=r"two inputs have the name .p at a\.b.; give each another name or key"):
+        checked(lambda p: (p["a.b"], lambda dy: {"a.b": dy}), [{"a.b": X, "a": {"b": X}}])
+
+
+def test_an_array_as_the_gradient_of_a_tree_is_refused():
+    with pytest.raises(TypeError, match="back returned an array as the gradient of p, which is a list of 2"):
+        checked(lambda p: (p[0] * p[1], lambda dy: np.full(2, dy)), [[2.0, 3.0]])
 
 
 # --- import -----------------------------------------------------------------------------------------------------------

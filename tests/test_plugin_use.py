@@ -81,9 +81,9 @@ def test_it({parameters}):
 
 @pytest.mark.parametrize(("returned", "message"), [
     ("[x]", "test_it returned a list of 1; return y, back*"),
-    ("x", "test_it returned a *; return y, back*"),
+    ("x", "test_it returned a* array; return y, back*"),
     ("None", "test_it returned None; return y, back*"),
-    ("(x, lambda dy: (dy, dy))", "back returned 2 gradients for 1 inputs; return one for each*"),
+    ("(x, lambda dy: (dy, dy))", "back returned a tuple of 2 for 1 input; return a gradient for each*"),
     ("(np.full(x.shape, np.nan), lambda dy: dy)", "test_it returned NaN; *; the marker takes ranges, such as x=*"),
 ])
 def test_a_function_that_returns_something_else_fails_with_one_sentence(pytester, returned, message):

@@ -1,6 +1,9 @@
 """The smallest failing case is a local minimum, and as Python it fails again."""
+import dataclasses
 import functools
 import time
+import types
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -141,7 +144,7 @@ def test_a_function_of_a_file_and_a_tree_of_arrays(tmp_path):
     (tmp_path / "mine.py").write_text("def scaled(p, x):\n"
                                       "    w = p['a']['w']\n"
                                       "    return w * x, lambda dy: ({'a': {'w': 2 * dy * x}}, dy * w)\n")
-    text = as_python(f"{tmp_path}/mine.py:scaled", {"input 0 at a.w": np.array([1.0, 0.5]), "x": np.array([1.0, 2.0])})
+    text = as_python(f"{tmp_path}/mine.py:scaled", {"p": {"a": {"w": np.array([1.0, 0.5])}}, "x": np.array([1.0, 2.0])})
     with pytest.raises(GradcheckError):
         exec(text, {})
 
@@ -203,6 +206,53 @@ def test_the_function_itself_is_imported(function):
         exec(as_python(function, named, {"seed": 0}), {})
 
 
+@dataclasses.dataclass
+class Weights:
+    w: object
+    b: object
+
+
+class Pair(NamedTuple):
+    a: object
+    b: object
+
+
+def of_weights(p):
+    return p.w * p.b, lambda dy: Weights(dy * p.b, 2 * dy * p.w)
+
+
+def of_pair(p):
+    return p.a * p.b, lambda dy: Pair(dy * p.b, 2 * dy * p.a)
+
+
+def of_keys(p):
+    return p[1] * p["a.b"], lambda dy: {1: dy * p["a.b"], "a.b": 2 * dy * p[1]}
+
+
+def of_number(x, k):
+    return x * k, lambda dy: (dy * k, 2 * dy * x)
+
+
+@pytest.mark.parametrize(("function", "inputs"), [
+    (of_weights, [Weights(np.ones(2), np.ones(2))]),
+    (of_pair, [Pair(np.ones(2), np.ones(2))]),
+    (of_keys, [{1: np.ones(2), "a.b": np.ones(2)}]),
+    (of_number, [2.0, np.float32(3)]),
+    (functools.partial(cubed, factor=np.arange(1.0, 3.0)), [np.ones(2)]),
+])
+def test_the_case_of_a_report_has_the_inputs_in_their_form(function, inputs):
+    report = gradcheck(function, inputs, seed=0, raise_exception=False)
+    with pytest.raises(GradcheckError):
+        exec(report.case, {})
+
+
+@pytest.mark.parametrize("function", [types.MethodType(cube, 1), lambda x: x ** 3])
+def test_what_cannot_be_imported_gets_a_name_of_its_own(function):
+    text = as_python(function, {"x": np.ones(2)}, {"backward": lambda dy, x: x * x * dy})
+    assert "from " not in text.replace("from pyllama.testing import gradcheck", "")
+    assert "# backward cannot be imported; define it first" in text
+
+
 def test_two_functions_of_one_module_are_one_import():
     text = as_python(f"{__name__}:cube", {"x": np.array([2.0])}, {"backward": cube_backward})
     assert f"from {__name__} import cube, cube_backward\n" in text
@@ -220,7 +270,7 @@ def test_a_function_inside_another_keeps_its_name():
 
     text = as_python(inner, {"x": np.ones(2)})
     assert text.endswith("gradcheck(inner, [x])")
-    assert "# inner is the function that was checked; define it first" in text
+    assert "# inner cannot be imported; define it first" in text
 
 
 def test_the_call_has_short_literals():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pyllama.errors import counted
 from pyllama.testing import trees
 from pyllama.testing.trees import is_float
 
@@ -26,19 +27,12 @@ def name_of(func: Callable) -> str:
     return "f" if name in ("", "<lambda>") else str(name)
 
 
-def path_of(func: Callable) -> str:
-    """Where the function can be imported from, "module:name"; its name if that is not known."""
-    inner = getattr(func, "func", func)
-    name = getattr(inner, "__qualname__", "")
-    if getattr(func, "has_kernels", False):                                 # an Op of pyllama.ops
-        return f"pyllama.ops:{name_of(func)}"
-    return f"{inner.__module__}:{name}" if name and "<" not in name else name_of(func)
-
-
 def described(result: Any) -> str:
     """The kind of a result, in a few words."""
     if isinstance(result, tuple | list):
         return f"a {type(result).__name__} of {len(result)}"
+    if isinstance(result, np.ndarray):
+        return "an array"
     return "None" if result is None else f"a {type(result).__name__}"
 
 
@@ -49,17 +43,18 @@ class Function:
     names       of the leaves: "x", "p at weight"
     leaves      the leaves as given, copied: arrays; None for an input that is None
     form        "closure", "saved" or "plain": what `func` returns
-    path        where it can be imported from: see path_of()
-    keywords    of gradcheck, that belong to the function
+    original    what the reader of a report calls: the function before it was adapted
+    keywords    of gradcheck that belong to the function
     """
 
     def __init__(self, func: Callable, inputs: Any, backward: Callable | None = None, saved: bool = False,
                  jvp: Callable | None = None, names: Any = None):
         self.func, self.backward, self.jvp = func, backward, jvp
-        self.name, self.path = name_of(func), path_of(func)
-        given = {"backward": backward, "saved": saved, "jvp": jvp}
-        self.keywords = {keyword: value for keyword, value in given.items() if value}
-        self.bound: dict[str, Any] = {}                 # options of func, for whoever calls it again
+        if saved and backward is None:
+            raise ValueError("saved=True belongs to backward=, which is not given; give the function that takes saved")
+        self.name, self.original = name_of(func), func
+        keywords = {"backward": backward, "saved": saved, "jvp": jvp}
+        self.keywords = {keyword: value for keyword, value in keywords.items() if value}
         self.inputs = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
         self.form = "closure" if backward is None else "saved" if saved else "plain"
         self.fills = backward is not None and "out" in parameters(backward)
@@ -67,6 +62,8 @@ class Function:
         pairs = [(head, path, leaf) for head, tree in zip(self.heads, self.inputs, strict=True)
                  for path, leaf in trees.leaves(tree)]
         self.names = [f"{head} at {path}" if path else head for head, path, _ in pairs]
+        if twice := {name for name in self.names if self.names.count(name) > 1}:
+            raise ValueError(f"two inputs have the name {min(twice)!r}; give each another name or key")
         self.given = [leaf for _, _, leaf in pairs]
         self.leaves = [checked(name, leaf) for name, leaf in zip(self.names, self.given, strict=True)]
         self.flat = len(self.given) == len(self.inputs) and not any(path for _, path, _ in pairs)
@@ -126,6 +123,9 @@ class Function:
                                 f"part are two outputs")
             if not is_float(a) and a.dtype.kind not in "iub":
                 raise TypeError(f"{self.name} returned {a.dtype}; return floating arrays")
+        if not any(map(is_float, outputs)):
+            raise TypeError(f"{self.name} returned no floating array, so there is no gradient to check; return at "
+                            f"least one")
         return outputs
 
     def packed(self, y: Any, dys: tuple) -> Any:
@@ -136,21 +136,30 @@ class Function:
         return type(y)(*parts) if hasattr(y, "_fields") else tuple(parts)
 
     def per_leaf(self, grads: Any) -> list:
-        """What back returned, as a gradient (or None) for each leaf.  Raises TypeError for another number of them."""
-        if len(self.inputs) == 1 and not isinstance(grads, tuple | list):
+        """What back returned, as a gradient (or None) for each leaf.  Raises TypeError for another form."""
+        if self.is_single(grads):
             grads = (grads,)
         if not isinstance(grads, tuple | list) or len(grads) != len(self.inputs):
-            count = len(grads) if isinstance(grads, tuple | list) else 1
-            raise TypeError(f"back returned {count} gradients for {len(self.inputs)} inputs; return one for each, None "
-                            f"for one of integers")
-        found = []
-        for tree, grad in zip(self.inputs, grads, strict=True):
+            raise TypeError(f"back returned {described(grads)} for {counted(len(self.inputs), 'input')}; return a "
+                            f"gradient for each, None for integers")
+        per_leaf = []
+        for head, tree, grad in zip(self.heads, self.inputs, grads, strict=True):
             if trees.branches(tree) is None:
-                found.append(grad)
-            else:
+                per_leaf.append(grad)
+            elif grad is None or trees.branches(grad) is not None:
                 below = dict(trees.leaves(grad))
-                found += [below.get(path) for path, _ in trees.leaves(tree)]
-        return found
+                per_leaf += [below.get(path) for path, _ in trees.leaves(tree)]
+            else:
+                raise TypeError(f"back returned {described(grad)} as the gradient of {head}, which is "
+                                f"{described(tree)}; return its gradients in the same form")
+        return per_leaf
+
+    def is_single(self, grads: Any) -> bool:
+        """Is it the gradient of the only input itself, and not a tuple of one gradient?"""
+        if len(self.inputs) > 1 or not isinstance(grads, tuple | list):
+            return len(self.inputs) == 1
+        of_one = len(grads) == 1 and trees.branches(grads[0]) is not None
+        return isinstance(self.inputs[0], tuple | list) and not of_one
 
     def filled(self, dy: Any, first: Any, leaves: list) -> list:
         """The gradients from a backward that fills arrays `out`, or adds to them."""
@@ -164,16 +173,27 @@ class Function:
 def brought(func: Callable, inputs: Any, backward: Callable | None, saved: bool, jvp: Callable | None,
             names: Any) -> Function:
     """The function, whatever library its arrays belong to."""
+    for keyword, value in {"func": func, "backward": backward, "jvp": jvp}.items():
+        if not callable(value) and (value is not None or keyword == "func"):
+            raise TypeError(f"{keyword} is {described(value)}; give a function")
     given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
     if not any(package in FOREIGN for x in [func, backward, *(leaf for _, leaf in trees.leaves(given))]
                for package in packages(x)):
         return Function(func, given, backward, saved, jvp, names)
     from pyllama.testing import foreign
     if adapted := foreign.adapted(func, given):
+        refuse_backward(func, backward)
         function = Function(adapted.f, adapted.inputs, jvp=jvp or adapted.jvp, names=names or adapted.names)
-        function.name, function.path, function.notes = name_of(func), path_of(func), adapted.notes
+        function.name, function.original, function.notes = name_of(func), func, adapted.notes
         return function
     return Function(foreign.plain(func), given, foreign.plain(backward), saved, foreign.plain(jvp), names)
+
+
+def refuse_backward(func: Callable, backward: Any) -> None:
+    """Raise TypeError if a backward pass is given for a function of another library, which has its own."""
+    if backward is not None:
+        raise TypeError(f"a backward pass is given, but {name_of(func)} takes arrays of a library that has its own; "
+                        f"leave it out, or give NumPy arrays")
 
 
 def packages(x: Any) -> set[str]:
@@ -212,6 +232,7 @@ def checked(name: str, leaf: Any) -> np.ndarray | None:
     if leaf is None:
         return None
     x = np.array(leaf)
+    x = x.astype(x.dtype.newbyteorder("="), copy=False)                     # as gradients have
     if x.dtype.kind == "c":
         raise TypeError(f"{name} is {x.dtype}; give floating arrays: the real and the imaginary part are two inputs")
     if not is_float(x) and x.dtype.kind not in "iub":

@@ -25,9 +25,10 @@ def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: fl
                 for each input, and fills them.  Also a torch.autograd.Function, and functions of torch's or JAX's
                 arrays, if the inputs are such arrays.
                 y is a floating array, a number or a tuple of these; dy has its form.  The gradients are one for each
-                input, of its shape and precision, None for integers; a single one may stand alone.
+                input, of its shape and precision, None for integers; that of a single input may stand alone.
     inputs      a list of inputs; one array alone is one input.  An input is an array, a number, or a tree of these: a
-                dict, list, tuple or dataclass.  They stay as they are.
+                dict, list, tuple or dataclass.  They stay as they are; func gets copies, plain arrays for subclasses of
+                arrays.
     eps, atol, rtol
                 None: derived from precision, condition and measured errors.  If one is given, it replaces the rule of
                 differences alone: |a - n| <= atol + rtol |n| for each entry, where n is a central difference of width
@@ -70,18 +71,35 @@ def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: fl
     >>> bool(report), report.pairs[0].worst.status
     (False, 'wrong')
     """
-    if kinks not in KINKS:
-        raise ValueError(f"kinks is {kinks!r}; give one of {', '.join(map(repr, KINKS))}")
-    if eps is not None and not eps > 0:
-        raise ValueError(f"eps is {eps}; give a positive step, or None to let gradcheck choose it")
-    seed = int(np.random.SeedSequence().entropy % 2 ** 32) if seed is None else seed        # type: ignore[operator]
-    if unknown := {*(methods or ())} - {*METHODS}:
-        raise ValueError(f"there is no method {min(unknown)!r}; the methods are {', '.join(METHODS)}")
-    chosen = METHODS if methods is None else tuple(methods)
-    options = Options(eps, atol, rtol, nondet_tol, fast_mode, kinks, budget, chosen, other_values, explain)
-    session = Session(brought(func, inputs, backward, saved, jvp, names), seed, options)
+    methods = (methods,) if isinstance(methods, str) else METHODS if methods is None else tuple(methods)
+    options = Options(eps, atol, rtol, nondet_tol, fast_mode, kinks, budget, methods, other_values, explain)
+    require_valid(options)
+    session = Session(brought(func, inputs, backward, saved, jvp, names), seed_or_new(seed), options)
     session.run()
     report = session.report()
     if raise_exception and not report:
         raise GradcheckError(report)
     return report
+
+
+def require_valid(options: Options) -> None:
+    """Raise ValueError for an option with a value that it cannot have."""
+    if options.kinks not in KINKS:
+        raise ValueError(f"kinks is {options.kinks!r}; give one of {', '.join(map(repr, KINKS))}")
+    if options.eps is not None and not options.eps > 0:
+        raise ValueError(f"eps is {options.eps}; give a positive step, or None to let gradcheck choose it")
+    for name in ("atol", "rtol", "nondet_tol"):
+        value = getattr(options, name)
+        if value is not None and not value >= 0:
+            raise ValueError(f"{name} is {value}; give a number that is not negative")
+    if unknown := {*options.methods} - {*METHODS}:
+        raise ValueError(f"there is no method {min(unknown)!r}; the methods are {', '.join(METHODS)}")
+
+
+def seed_or_new(seed: int | None) -> int:
+    """The seed, or a new one of 32 bits for None.  Raises ValueError for what is not a seed."""
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; give an integer that is not negative, or None for a new one")
+    return int(seed)

@@ -15,6 +15,7 @@ import numpy as np
 from pyllama.testing import passes, trees
 from pyllama.testing.calls import Function
 from pyllama.testing.diagnosis import Evidence, diagnose
+from pyllama.testing.function import seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import ROUNDED, direction
 from pyllama.testing.methods.judge import Case, Line, Values, by_direction, verdict_of
@@ -58,8 +59,10 @@ def check_partials(f: Any, *arguments: Any, entries: int = 4, seed: int | None =
     [('shift', True), ('scale', False)]
     """
     name, loss, p = as_function(f, arguments, options)
-    seed = int(np.random.default_rng().integers(2 ** 32)) if seed is None else seed
-    table = Table(Function(all_complex(loss), [in_float64(loss, p)]), seed, budget)
+    seed = seed_or_new(seed)
+    function = Function(all_complex(loss), [in_float64(loss, p)])
+    function.name = name
+    table = Table(function, seed, budget)
     pairs = table.pairs(entries)
     pairs.sort(key=lambda pair: (pair.wrong, pair.worst.severity), reverse=True)
     return Partials(name, tuple(pairs), tuple(table.faults.values()), skipped=tuple(table.skipped), seed=seed,
@@ -88,10 +91,9 @@ def with_dy(result: Any) -> Any:
     value, back = result
     if np.ndim(value):
         raise TypeError(f"the loss has the shape {np.shape(value)}; return one number, such as its mean")
-    parameters = inspect.signature(back).parameters
-    if parameters:
+    if inspect.signature(back).parameters:
         return value, back
-    return value, lambda dy: trees.mapped(lambda dx: dy * dx, back())
+    return value, lambda dy: trees.mapped(lambda dx: None if dx is None else dy * dx, back())
 
 
 def in_float64(loss: Callable, p: Any) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 
 from pyllama.testing import foreign, trees
 from pyllama.testing.calls import Function, brought
-from pyllama.testing.function import gradcheck
+from pyllama.testing.function import gradcheck, seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import direction
 from pyllama.testing.report import GradcheckError, Method, Pair, Report, Verdict
@@ -61,7 +61,7 @@ def gradgradcheck(func: Callable, inputs: Any, grad_outputs: Any = None, *, eps:
     >>> bool(gradgradcheck(cube, [np.array([1.0, -2.0])], backward2=backward2))
     True
     """
-    seed = drawn_seed(seed)
+    seed = seed_or_new(seed)
     options = {"eps": eps, "atol": atol, "rtol": rtol, "nondet_tol": nondet_tol, "fast_mode": fast_mode,
                "seed": seed, "budget": budget, "raise_exception": False}
     given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
@@ -113,7 +113,7 @@ def check_grads(f: Callable, args: Any = None, order: int = 2, modes: Sequence[s
         return check
     require_wanted(order, modes)
     given = list(args) if isinstance(args, list | tuple) else [args]
-    seed = drawn_seed(seed)
+    seed = seed_or_new(seed)
     options = {"eps": eps, "atol": atol, "rtol": rtol, "seed": seed, "budget": budget, "raise_exception": False}
     module = foreign.library(f, given)
     function = brought(f, given, backward, saved, jvp, names)
@@ -135,10 +135,6 @@ def require_wanted(order: int, modes: Sequence[str]) -> None:
         raise ValueError(f"order is {order!r}; give 1 or 2")
     if isinstance(modes, str) or not modes or not {*modes} <= {"fwd", "rev"}:
         raise ValueError(f"modes is {modes!r}; give a list of 'fwd' and 'rev'")
-
-
-def drawn_seed(seed: int | None) -> int:
-    return int(np.random.SeedSequence().entropy) % 2 ** 32 if seed is None else seed    # type: ignore[arg-type]
 
 
 # --- order one --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import numpy as np
 
 from pyllama import shapes
 from pyllama.errors import counted
-from pyllama.testing.function import gradcheck
+from pyllama.testing.function import gradcheck, seed_or_new
 from pyllama.testing.ops import inside
 from pyllama.testing.problems import choose_by, problem
 from pyllama.testing.report import Report
@@ -42,7 +42,7 @@ def check_shapes(function: Callable, line: str, *, backward: Callable | None = N
     """
     declared, outputs = shapes.parse(line)
     names = in_order_of([x.name for x in declared], function)
-    seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+    seed = seed_or_new(seed)
     rng, end = np.random.default_rng(seed), time.monotonic() + (np.inf if budget is None else budget)
     drawn_of: Any = SimpleNamespace(inputs=declared, outputs=outputs, options={})
     worst: Report | None = None

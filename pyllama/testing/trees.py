@@ -44,7 +44,9 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def rebuild(tree: Any, values: Iterator) -> Any:
     """A tree of the same structure, whose leaves are taken from the iterator `values` in the order of leaves()."""
     if isinstance(tree, dict):
-        return {key: rebuild(branch, values) for key, branch in tree.items()}
+        twin = copy.copy(tree)                                               # it may be a defaultdict
+        twin.update({key: rebuild(branch, values) for key, branch in tree.items()})
+        return twin
     if isinstance(tree, list):
         return [rebuild(branch, values) for branch in tree]
     if isinstance(tree, tuple):

@@ -1,5 +1,4 @@
 """The pairs of a report: the worst verdicts, and for a wrong gradient what is wrong, in words and as a small case."""
-import re
 from typing import TYPE_CHECKING
 
 from pyllama.testing.methods import judge
@@ -97,15 +96,6 @@ def smallest_case(session: "Session", key: tuple[str, str]) -> str:
     leaves, function = smallest(fails, found.case.values.leaves, session.deadline), session.function
     if sum(x.size for x in leaves if x is not None) > LONGEST:
         return ""
-    named = dict(zip(function.names, leaves, strict=True))
-    text = as_python(function.path, named, function.keywords | session.keywords() | {"seed": session.seed})
-    return with_bound(text, function.bound)
+    inputs = dict(zip(function.heads, function.arguments(leaves), strict=True))
+    return as_python(function.original, inputs, function.keywords | session.keywords() | {"seed": session.seed})
 
-
-def with_bound(text: str, bound: dict) -> str:
-    """The call, with these options bound to the function."""
-    if not bound:
-        return text
-    options = ", ".join(f"{name}={value!r}" for name, value in bound.items())
-    bind = rf"gradcheck(functools.partial(\1, {options}), ["
-    return "import functools\n" + re.sub(r"(?m)^gradcheck\(([^,]+), \[", bind, text)

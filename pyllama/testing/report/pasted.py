@@ -1,20 +1,24 @@
 """A call of gradcheck as Python to paste: imports, arrays as short literals, the call."""
+import dataclasses
 import functools
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from pyllama.testing.trees import branches
+
 WIDTH = 120
 
 
-def as_python(function: str | Callable, named: dict[str, np.ndarray], options: dict[str, Any] | None = None) -> str:
+def as_python(function: str | Callable, named: dict[str, Any], options: dict[str, Any] | None = None) -> str:
     """Python to paste: imports, the arrays with their exact numbers and dtypes, and the call of gradcheck.
 
     function    "module:function", "file.py:function", a name that the reader has to define, or the function itself;
                 it may be a functools.partial
-    named       the leaves by name; "input 1 at layers.0.weight" is a leaf of a tree
+    named       the inputs by name: arrays, numbers or trees of these
     options     keywords of gradcheck; a function among them is imported, too
 
     >>> import numpy as np
@@ -28,16 +32,17 @@ def as_python(function: str | Callable, named: dict[str, np.ndarray], options: d
     gradcheck(tanh, [x], seed=3)
     """
     imports, called = imported(function) if isinstance(function, str) else of_callable(function)
-    trees = grouped(named)
+    for cls in {cls for tree in named.values() for cls in classes(tree)}:
+        imports |= of_callable(cls)[0]
     words = {}
     for key, value in (options or {}).items():
         if callable(value):
-            more, words[key] = of_callable(value)
+            more, words[key] = of_callable(value, key)
             imports |= more
         else:
             words[key] = repr(value)
-    names = {name: identifier(name) for name in trees}
-    lines = [f"{names[name]} = {literal(tree, len(names[name]) + 3)}" for name, tree in trees.items()]
+    names = {name: identifier(name) for name in named}
+    lines = [f"{names[name]} = {literal(tree, len(names[name]) + 3)}" for name, tree in named.items()]
     if any("ml_dtypes." in line for line in lines):
         imports.add("import ml_dtypes")
     arguments = [f"[{', '.join(names.values())}]", *(f"{key}={value}" for key, value in words.items())]
@@ -56,31 +61,39 @@ def grouped_lines(imports: set[str]) -> list[str]:
             *(f"from {module} import {', '.join(names)}" for module, names in modules.items()), *others]
 
 
-def of_callable(function: Callable) -> tuple[set[str], str]:
-    """(lines that import the function, an expression that is the function)."""
+def of_callable(function: Callable, nameless: str = "f") -> tuple[set[str], str]:
+    """(lines that import the function or class, an expression for it).  A lambda gets the name `nameless`."""
     if isinstance(function, functools.partial):
-        imports, name = of_callable(function.func)
-        bound = [*map(repr, function.args), *(f"{key}={value!r}" for key, value in function.keywords.items())]
+        imports, name = of_callable(function.func, nameless)
+        if not function.args and not function.keywords:
+            return imports, name
+        bound = [*map(written, function.args), *(f"{key}={written(x)}" for key, x in function.keywords.items())]
         return imports | {"import functools"}, f"functools.partial({', '.join([name, *bound])})"
-    module = getattr(function, "__module__", None) or ""
-    name = str(getattr(function, "__qualname__", None) or getattr(function, "name", "f"))
-    if hasattr(function, "has_kernels"):                # an op, which is an object; ours have a name in pyllama.ops
-        module = "pyllama.ops" if function.has_kernels else ""
-    return imported(f"{module}:{name}" if module else name)
+    name = str(getattr(function, "__qualname__", None) or getattr(function, "name", nameless))
+    if getattr(function, "has_kernels", False):         # an op, which is an object; ours have a name in pyllama.ops
+        return imported(f"pyllama.ops:{name}")
+    alone = hasattr(function, "__qualname__") and not inspect.ismethod(function)    # not part of an object
+    module = (getattr(function, "__module__", None) or "") if alone else ""
+    return imported(f"{module}:{name}" if module else name.rpartition(".")[2], nameless)
 
 
-def imported(function: str) -> tuple[set[str], str]:
+def written(value: Any) -> str:
+    """A value that is bound to a function, as Python."""
+    return of_array(value, WIDTH // 2) if isinstance(value, np.ndarray) else repr(value)
+
+
+def imported(function: str, nameless: str = "f") -> tuple[set[str], str]:
     """(lines that import the function, its name there)."""
     module, _, name = function.rpartition(":")
     root, *inner = name.split(".")
     if not name.replace(".", "").isidentifier() or module == "__main__":
         last = name.rpartition(".")[2]
-        clean = last if last.isidentifier() else "f"
-        return {f"# {clean} is the function that was checked; define it first"}, clean
+        clean = last if last.isidentifier() else nameless
+        return {f"# {clean} cannot be imported; define it first"}, clean
     if module.endswith(".py"):
         return {"import runpy", f"{root} = runpy.run_path({module!r})[{root!r}]"}, ".".join([root, *inner])
     if not module:
-        return {f"# {name} is the function that was checked; define it first"}, name
+        return {f"# {name} cannot be imported; define it first"}, name
     return {f"from {module} import {root}"}, ".".join([root, *inner])
 
 
@@ -90,37 +103,37 @@ def identifier(name: str) -> str:
     return name if name.isidentifier() else "x_" + re.sub(r"\W+", "_", name)
 
 
-def grouped(named: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The inputs: an array, or a tree of dicts and lists for names with " at "."""
-    trees: dict[str, Any] = {}
-    for full, x in named.items():
-        name, _, path = full.partition(" at ")
-        if not path:
-            trees[name] = x
-            continue
-        branch = trees.setdefault(name, {})
-        *above, last = path.split(".")
-        for key in above:
-            branch = branch.setdefault(key, {})
-        branch[last] = x
-    return {name: with_lists(tree) for name, tree in trees.items()}
-
-
-def with_lists(tree: Any) -> Any:
-    """A dict with the keys 0, 1, 2, ... as a list."""
-    if not isinstance(tree, dict):
-        return tree
-    branches = {key: with_lists(branch) for key, branch in tree.items()}
-    return [*branches.values()] if [*branches] == [str(i) for i in range(len(branches))] else branches
+def classes(tree: Any) -> Iterator[type]:
+    """The dataclasses and the named tuples of a tree."""
+    if dataclasses.is_dataclass(tree) or hasattr(tree, "_fields"):
+        yield type(tree)
+    for _, branch in branches(tree) or ():
+        yield from classes(branch)
 
 
 def literal(tree: Any, indent: int = 0) -> str:
-    """An array or a tree as Python."""
+    """An array, a number or a tree as Python."""
     if isinstance(tree, dict):
         return "{" + ", ".join(f"{key!r}: {literal(branch, indent)}" for key, branch in tree.items()) + "}"
     if isinstance(tree, list):
         return "[" + ", ".join(literal(branch, indent) for branch in tree) + "]"
-    return "None" if tree is None else of_array(np.asarray(tree), indent)
+    if dataclasses.is_dataclass(tree) or hasattr(tree, "_fields"):
+        return of_fields(tree, indent)
+    if isinstance(tree, tuple):
+        return "(" + ", ".join(literal(branch, indent) for branch in tree) + "," * (len(tree) == 1) + ")"
+    if tree is None or isinstance(tree, int):
+        return repr(tree)
+    if isinstance(tree, float | np.generic):
+        value = np.asarray(tree)[()]
+        return number(value) if isinstance(tree, float) else f"{dtype_of(value)}({number(value)})"
+    return of_array(np.asarray(tree), indent)
+
+
+def of_fields(tree: Any, indent: int) -> str:
+    """A dataclass or a named tuple as a call of its class."""
+    names = tree._fields if hasattr(tree, "_fields") else [each.name for each in dataclasses.fields(tree) if each.init]
+    fields = [f"{name}={literal(getattr(tree, name), indent)}" for name in names]
+    return f"{of_callable(type(tree))[1]}({', '.join(fields)})"
 
 
 def of_array(x: np.ndarray, indent: int) -> str:
@@ -134,7 +147,7 @@ def of_array(x: np.ndarray, indent: int) -> str:
     return f"np.array({nested(x, indent + len('np.array('))}{dtype})"
 
 
-def dtype_of(x: np.ndarray) -> str:
+def dtype_of(x: np.ndarray | np.generic) -> str:
     return f"ml_dtypes.{x.dtype.name}" if x.dtype.kind == "V" else f"np.{x.dtype.name}"
 
 
