@@ -12,7 +12,6 @@ In a notebook:
     print(exercise.hints[0])
     exercise.judge(backward)                    # your own backward, defined in a cell: a report
 """
-import ast
 import contextlib
 import difflib
 import functools
@@ -27,7 +26,7 @@ import numpy as np
 from pyllama import files
 from pyllama.errors import UserError
 from pyllama.op import OPS, Op
-from pyllama.testing.catalogue import Bug, bugs, module_of
+from pyllama.testing.catalogue import Bug, bugs, module_of, original
 from pyllama.testing.ops import check
 from pyllama.testing.problems import choose_by, problem
 from pyllama.testing.report import Fault, Report
@@ -63,10 +62,9 @@ class Exercise:
     @property
     def code(self) -> str:
         """The module of the op, with the bug."""
-        text = Path(str(module_of(self.bug.op).__file__)).read_text("utf-8")
-        right = next(node for node in ast.parse(text).body
-                     if isinstance(node, ast.FunctionDef) and node.name == self.bug.function)
-        return text.replace(str(ast.get_source_segment(text, right)), self.bug.code.rstrip("\n"))
+        module = module_of(self.bug.op)
+        text = Path(str(module.__file__)).read_text("utf-8")
+        return text.replace(original(module, self.bug.function), self.bug.code)
 
     @property
     def text(self) -> str:

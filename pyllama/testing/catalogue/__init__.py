@@ -10,18 +10,18 @@ module; `after` takes its place.  Every bug changes a gradient, and none changes
 """
 import ast
 import contextlib
+import functools
 import importlib
-import inspect
-import linecache
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
+from pyllama.testing.mutation.planting import copied, plant, transplant
+
 FOLDER = Path(__file__).parent
-PARTS = "__code__", "__defaults__", "__kwdefaults__"        # of a function: what a bug replaces
 _planted: dict[str, str] = {}                               # op -> its bug, while planted
 
 
@@ -114,17 +114,13 @@ def planted(bug: Bug) -> Iterator[None]:
         raise ValueError(f"{bug} cannot be planted: the op has the bug {_planted[bug.op]} already; leave that first")
     module = module_of(bug.op)
     op, function = getattr(module, bug.op), getattr(module, bug.function)
-    patched = compiled(bug, module)
-    kept, kernels = [getattr(function, part) for part in PARTS], op.has_kernels
-    _planted[bug.op] = bug.name
+    right, kernels = copied(function), op.has_kernels
+    plant(function, bug.code)
+    _planted[bug.op], op.has_kernels = bug.name, False
     try:
-        for part in PARTS:
-            setattr(function, part, getattr(patched, part))
-        op.has_kernels = False
         yield
     finally:
-        for part, value in zip(PARTS, kept, strict=True):
-            setattr(function, part, value)
+        transplant(right, function)
         op.has_kernels = kernels
         del _planted[bug.op]
 
@@ -134,6 +130,7 @@ def module_of(op: str) -> ModuleType:
     return importlib.import_module(f"pyllama.ops.{op}")
 
 
+@functools.cache                                            # files do not change while the catalogue is used
 def original(module: ModuleType, function: str) -> str:
     """The source of a function as it stands in the file, whatever is planted."""
     text = Path(str(module.__file__)).read_text("utf-8")
@@ -141,14 +138,3 @@ def original(module: ModuleType, function: str) -> str:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             return str(ast.get_source_segment(text, node)) + "\n"
     raise ValueError(f"{module.__name__} has no function {function!r}; the catalogue names one that does not exist")
-
-
-def compiled(bug: Bug, module: ModuleType) -> FunctionType:
-    """The function with the bug.  Tracebacks and inspect.getsource show its source."""
-    file = f"<{bug}>"
-    linecache.cache[file] = len(bug.code), None, bug.code.splitlines(keepends=True), file
-    namespace = dict(vars(module))
-    exec(compile(bug.code, file, "exec"), namespace)
-    function = namespace[bug.function]
-    assert inspect.isfunction(function)
-    return function

@@ -61,36 +61,39 @@ def definition_of(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFu
 
 def plant(function: types.FunctionType, text: str) -> None:
     """Give the function the code and the defaults of the definition in the text."""
-    bad = rebuilt(function, text)
+    transplant(rebuilt(function, text), function)
+
+
+def transplant(donor: types.FunctionType, function: types.FunctionType) -> None:
+    """Give the function the code and the defaults of another one."""
     for part in ("__code__", "__defaults__", "__kwdefaults__"):
-        setattr(function, part, getattr(bad, part))
+        setattr(function, part, getattr(donor, part))
 
 
 def rebuilt(function: types.FunctionType, text: str) -> types.FunctionType:
     """A function with the globals and the closure of this one, and the code of the definition in the text."""
     definition: Any = ast.parse(text).body[0]
     definition.decorator_list = []
+    file = f"<{function.__qualname__}, replaced>"
+    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file           # for tracebacks
+    twin = copied(function)
     try:
-        made = made_from(function, definition)
+        transplant(defined(function, definition, file), twin)
     except NameError:                                       # a default reads what only the place of the def knew
         definition.args.defaults, definition.args.kw_defaults = [], [None] * len(definition.args.kwonlyargs)
-        made = made_from(function, definition)
-        made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    bad = types.FunctionType(made.__code__, function.__globals__, function.__name__, made.__defaults__,
-                             function.__closure__)
-    bad.__kwdefaults__ = made.__kwdefaults__
-    return bad
+        twin.__code__ = defined(function, definition, file).__code__
+    return twin
 
 
 def copied(function: types.FunctionType) -> types.FunctionType:
     """The function as it is now; it stays so when the function object gets other code."""
-    copy_of = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__,
-                                 function.__closure__)
-    copy_of.__kwdefaults__ = function.__kwdefaults__
-    return copy_of
+    twin = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__,
+                              function.__closure__)
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin
 
 
-def made_from(function: types.FunctionType, definition: Any) -> types.FunctionType:
+def defined(function: types.FunctionType, definition: Any, file: str) -> types.FunctionType:
     """Run the definition inside a function whose parameters are the free variables, so that they stay free.
 
     A method stands in a class of the same name, for super() and for names that begin with two underscores.
@@ -100,9 +103,9 @@ def made_from(function: types.FunctionType, definition: Any) -> types.FunctionTy
         definition.body += ast.parse(f"if False: ({', '.join(free)},)").body
     owner, = function.__qualname__.split(".")[-2:-1] or [LOCALS]
     stands: Any = definition if owner == LOCALS else ast.ClassDef(owner, [], [], [definition], [])
-    own = [] if stands.name in free else [ast.Global([stands.name])]        # as in the module: not a local variable
-    made = stands.name if owner == LOCALS else f"{owner}.__dict__[{definition.name!r}]"
-    body = [*own, stands, *ast.parse(f"return {made}").body]
+    scope = [] if stands.name in free else [ast.Global([stands.name])]      # as in the module: not a local variable
+    result = stands.name if owner == LOCALS else f"{owner}.__dict__[{definition.name!r}]"
+    body = [*scope, stands, *ast.parse(f"return {result}").body]
     parameters = [ast.arg(name) for name in free if name != "__class__"]
     maker: Any = ast.FunctionDef(MAKER, ast.arguments([], parameters, None, [], [], None, []), body, [])
     for node in (maker, stands):
@@ -110,7 +113,7 @@ def made_from(function: types.FunctionType, definition: Any) -> types.FunctionTy
     module = ast.fix_missing_locations(ast.Module([maker], []))
     namespace = dict(function.__globals__)
     flags = function.__code__.co_flags & FUTURES
-    exec(compile(module, function.__code__.co_filename, "exec", flags=flags, dont_inherit=True), namespace)
+    exec(compile(module, file, "exec", flags=flags, dont_inherit=True), namespace)
     return namespace[MAKER](**{argument.arg: contents(free[argument.arg]) for argument in parameters})
 
 
