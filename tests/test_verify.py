@@ -31,7 +31,7 @@ def wrong(found):
 
 
 def test_a_right_kernel_is_right_in_every_property_that_the_op_has():
-    for seed in range(10):
+    for seed in range(4):
         found = verify(norm, rms_norm, seed=seed)
         assert found, str(found)
         assert {p.name: p.verdict for p in found.properties} == dict.fromkeys(
@@ -151,7 +151,7 @@ def test_heads_that_are_grouped_wrongly_are_found():
     found = verify(grouped_wrongly, attention, seed=0)
     assert "groups" in wrong(found)
     assert found["groups"].mistake.what == "y"
-    assert verify(lambda q, k, v: attention(q, k, v), attention, seed=0)["groups"].verdict == "right"
+    assert verify(lambda q, k, v: attention(q, k, v), attention, seed=0, problems=5)["groups"].verdict == "right"
 
 
 @pytest.mark.parametrize("exercise", exercises(), ids=lambda exercise: str(exercise.bug))
@@ -232,8 +232,9 @@ def test_results_of_another_form_are_named(kernel, sentence):
 
 def test_the_same_seed_finds_the_same_and_a_new_seed_is_reported():
     kernel = with_gradients(tail_is_lost)
-    assert verify(kernel, rms_norm, seed=5).to_json() == verify(kernel, rms_norm, seed=5).to_json()
-    assert verify(norm, rms_norm).seed != verify(norm, rms_norm).seed
+    first, second = (verify(kernel, rms_norm, seed=5, problems=5).to_json() for _ in range(2))
+    assert first == second
+    assert verify(norm, rms_norm, problems=1).seed != verify(norm, rms_norm, problems=1).seed
 
 
 def test_an_op_of_the_user_is_a_reference_too(monkeypatch):

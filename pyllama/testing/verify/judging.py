@@ -2,11 +2,12 @@
 import contextlib
 import itertools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from pyllama.testing.passes import copies
+from pyllama.testing.passes import REORDERED, copies
 from pyllama.testing.problems import packed
 from pyllama.testing.trees import is_float
 from pyllama.testing.verify.adapter import Adapter, WrongResult
@@ -24,6 +25,8 @@ class Judge:
 
     def __init__(self, adapter: Adapter):
         self.adapter, self.op = adapter, adapter.op
+        self.input_names = [x.name for x in adapter.inputs]
+        self.output_names = [y.name for y in adapter.op.outputs]
 
     def gives_gradients(self, call: Call) -> bool:
         """Does the function return a back, or has it a backward pass?  True if it fails, too."""
@@ -89,7 +92,7 @@ class Judge:
 
     def outputs(self, call: Call) -> list[tuple[str, Any]]:
         y, _ = self.adapter(*call.inputs, **call.options)
-        return list(zip([y.name for y in self.op.outputs], self.adapter.outputs(y), strict=True))
+        return list(zip(self.output_names, self.adapter.outputs(y), strict=True))
 
     def grads(self, call: Call) -> list[tuple[str, Any]]:
         """The gradients of the floating inputs by name; empty if the function gives none."""
@@ -126,53 +129,73 @@ class Judge:
             return Mistake("exception", self.raised(error), True), 0.0
 
     def aliased(self, call: Call) -> Mistake | None:
-        name, inputs, dys = self.adapter.name, call.inputs, call.dys
-        names = [x.name for x in self.adapter.inputs]
-        given = [(n, x) for n, x in zip(names, inputs, strict=True) if x is not None]
+        inputs, dys = call.inputs, call.dys
         y, back = self.adapter(*inputs, **call.options)
         ys = self.adapter.outputs(y)
-        before = call.inputs
-        if changed := difference(names, before, inputs):
+        kept = copies(ys)
+        if mistake := self.forward_touches(call, inputs, ys):
+            return mistake
+        if back is None:
+            return self.another_call_changes(call, ys, kept)
+        grads = copies(gradients_of(back, dys))
+        return (self.backward_changes(call, inputs, dys, ys, kept) or self.another_call_changes(call, ys, kept)
+                or self.gradients_touch(inputs, grads, gradients_of(back, dys)))
+
+    def forward_touches(self, call: Call, inputs: list, ys: list) -> Mistake | None:
+        """Does the forward pass change its inputs, or do its outputs share memory?"""
+        name = self.adapter.name
+        if changed := difference(self.input_names, call.inputs, inputs):
             return Mistake("inputs", f"{name} changes its input {changed}; work on a copy")
-        for output, a in zip(self.op.outputs, ys, strict=True):
-            for n, x in given:
-                if np.shares_memory(a, x):
-                    return Mistake("memory", f"the output {output.name} of {name} shares memory with its input {n}; "
-                                             f"return a copy")
+        for output, a in zip(self.output_names, ys, strict=True):
+            if shared := self.sharing(a, inputs):
+                return Mistake("memory", f"the output {output} of {name} shares memory with its input {shared}; "
+                                         f"return a copy")
         if len(ys) > 1 and any(np.shares_memory(a, b) for a, b in itertools.pairwise(ys)):
             return Mistake("memory", f"two outputs of {name} share memory; return a copy")
-        kept = copies(ys)
-        others = [x if x is None or not is_float(x) else 1 - x for x in call.inputs]
-        if back is None:
-            self.adapter(*others, **call.options)
-            return self.state(ys, kept)
-        first = copies([g for g in back(packed(dys)) if g is not None])
-        for what, old, new in (("dy", [f"d{y.name}" for y in self.op.outputs], (call.dys, dys)),
-                               ("the input", names, (before, inputs)), ("the output", [y.name for y in self.op.outputs],
-                                                                        (kept, ys))):
-            if changed := difference(old, *new):
-                return Mistake("inputs", f"the backward pass of {name} changes {what} {changed}; work on a copy")
-        self.adapter(*others, **call.options)
-        if mistake := self.state(ys, kept):
-            return mistake
-        again = [np.asarray(g) for g in back(packed(dys)) if g is not None]
-        for old, now in zip(first, again, strict=True):
-            rounding = 1e3 * np.finfo(old.dtype).eps * np.abs(old).max(initial=0)
-            if not (np.abs(old - now) <= rounding).all():
-                return Mistake("state", f"a gradient of {name} is another one after the function was called with other "
-                                        f"inputs; keep what backward needs with the call")
-        for g in again:
-            for n, x in given:
-                if np.shares_memory(g, x):
-                    return Mistake("memory", f"a gradient of {name} shares memory with its input {n}; return a copy")
         return None
 
-    def state(self, ys, kept) -> Mistake | None:
-        """Has another call changed the outputs of this one?"""
-        if changed := difference([y.name for y in self.op.outputs], kept, ys):
+    def backward_changes(self, call: Call, inputs: list, dys: list, ys: list, kept: list) -> Mistake | None:
+        """Has the backward pass changed dy, an input or an output?"""
+        dy_names = [f"d{name}" for name in self.output_names]
+        for what, names, before, after in (("dy", dy_names, call.dys, dys),
+                                           ("the input", self.input_names, call.inputs, inputs),
+                                           ("the output", self.output_names, kept, ys)):
+            if changed := difference(names, before, after):
+                return Mistake("inputs", f"the backward pass of {self.adapter.name} changes {what} {changed}; work on "
+                                         f"a copy")
+        return None
+
+    def another_call_changes(self, call: Call, ys: list, kept: list) -> Mistake | None:
+        """Does a call with other inputs change the outputs of this one?"""
+        others = [x if x is None or not is_float(x) else 1 - x for x in call.inputs]
+        self.adapter(*others, **call.options)
+        if changed := difference(self.output_names, kept, ys):
             return Mistake("state", f"another call of {self.adapter.name} changes the output {changed} of this one; "
                                     f"return an array of its own")
         return None
+
+    def gradients_touch(self, inputs: list, before: list, after: list) -> Mistake | None:
+        """Are the gradients others after another call, or do they share memory with the inputs?"""
+        name = self.adapter.name
+        for old, new in zip(before, after, strict=True):
+            rounding = REORDERED * np.finfo(old.dtype).eps * np.abs(old).max(initial=0)
+            if not (np.abs(old - new) <= rounding).all():
+                return Mistake("state", f"a gradient of {name} is another one after the function was called with other "
+                                        f"inputs; keep what backward needs with the call")
+        for g in after:
+            if shared := self.sharing(g, inputs):
+                return Mistake("memory", f"a gradient of {name} shares memory with its input {shared}; return a copy")
+        return None
+
+    def sharing(self, a: np.ndarray, inputs: list) -> str:
+        """The name of the input that the array shares memory with; "" if there is none."""
+        return next((name for name, x in zip(self.input_names, inputs, strict=True)
+                     if x is not None and np.shares_memory(a, x)), "")
+
+
+def gradients_of(back: Callable, dys: list) -> list[np.ndarray]:
+    """The gradients of a call of back as arrays, without those that are None."""
+    return [np.asarray(g) for g in back(packed(dys)) if g is not None]
 
 
 def difference(names, before, after) -> str:
