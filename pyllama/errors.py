@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args, get_origin
 DISTRIBUTION = "pyllama-reference"                          # what pip calls this package
 EXTRAS = {                                                  # package -> the extra that installs it
     "matplotlib": "plot", "tensorboardX": "tensorboard", "sacrebleu": "tasks", "rouge_score": "tasks",
-    "networkx": "graph", "rdflib": "graph", "cupy": "cuda13", "hypothesis": "test",
-    "pytest": "test"}
+    "networkx": "graph", "rdflib": "graph", "cupy": "cuda13", "hypothesis": "testing",
+    "pytest": "testing"}
 
 
 class UserError(Exception):

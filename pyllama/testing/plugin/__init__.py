@@ -99,8 +99,9 @@ def pytest_pyfunc_call(pyfuncitem):
     except ModuleNotFoundError as error:
         if error.name != "hypothesis":
             raise
-        pytest.fail("gradcheck draws its inputs with Hypothesis, which is not installed: "
-                    "pip install pyllama-reference[testing]", pytrace=False)
+        from pyllama.errors import pip_install
+        pytest.fail(f"gradcheck draws its inputs with Hypothesis, which is not installed: {pip_install('hypothesis')}",
+                    pytrace=False)
     run(pyfuncitem, of_test(pyfuncitem, "seed", pyfuncitem.config.stash[RUN_SEED]),
         of_test(pyfuncitem, "examples", EXAMPLES), pyfuncitem.stash.setdefault(CHECKED, {}))
     return True
