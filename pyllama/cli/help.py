@@ -60,7 +60,8 @@ def usage(name: str, flags: list[Flag]) -> str:
     words = ["usage: pyllama", name]
     for flag in flags:
         if flag.positional:
-            words.append(f"[{flag.label} ...]" if flag.several else flag.label)
+            label = f"{flag.label} ..." if flag.several else flag.label
+            words.append(label if flag.required else f"[{label}]")
         elif flag.required:
             words.append(f"{flag.label} {flag.metavar}")
     if any(not flag.required and not flag.positional for flag in flags):
