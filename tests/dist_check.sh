@@ -63,6 +63,7 @@ assert (backend.cpu is None) == (sys.argv[1] == "numpy"), backend.why_no_cpu
 folder = pathlib.Path(pyllama.__file__).parent
 assert (folder / "cuda/csrc/rms_norm.cu").exists() or (folder.parent / "csrc/cuda/rms_norm.cu").exists()
 assert (folder / "py.typed").exists()
+assert (folder / "testing/catalogue/rms_norm.toml").exists()
 print("   ", *backend.available(), backend.cpu.isa if backend.cpu else backend.why_no_cpu)
 PY
 }
