@@ -106,6 +106,34 @@ def test_tolerances_that_are_not_used_are_named():
     assert not any("do not apply" in note for note in gradgradcheck(cube, [X], seed=0).notes)
 
 
+def test_a_back_of_another_form_is_a_fault():
+    report = gradgradcheck(lambda x: (x ** 3, lambda dy: (3 * x ** 2 * dy).sum(0)), [X], raise_exception=False, seed=0)
+    assert not report
+    assert [fault.kind for fault in report.faults] == ["wrong shape"]
+
+
+def test_the_gradients_of_a_tree_come_as_a_tree():
+    def product(p):
+        return p["a"] * p["b"], lambda dy: {"a": dy * p["b"], "b": dy * p["a"]}
+
+    def backward2(times):
+        return lambda d, dy, p: (d["a"] * p["b"] + d["b"] * p["a"], {"a": times * d["b"] * dy, "b": d["a"] * dy})
+
+    inputs = [{"a": X, "b": X + 1}]
+    assert gradgradcheck(product, inputs, backward2=backward2(1.0), seed=0)
+    assert not gradgradcheck(product, inputs, backward2=backward2(2.0), seed=0, raise_exception=False)
+
+
+@pytest.mark.parametrize(("inputs", "options", "message"), [
+    ([np.arange(3)], {}, "no input is floating, so there is no gradient to check"),
+    ([X], {"grad_outputs": np.ones(5)}, r"grad_outputs has the shapes \[\(5,\)\], the outputs have \[\(2, 3\)\]; give"),
+    ([X], {"backward2": lambda ddx, dy, x: 3 * x ** 2 * ddx}, "backward2 returned an array; return a tuple"),
+])
+def test_wrong_use_is_refused_in_one_sentence(inputs, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        gradgradcheck(cube, inputs, seed=0, **options)
+
+
 def test_dy_can_be_given():
     """For dy = 0, nothing of the backward pass is seen."""
     assert gradgradcheck(rms_norm(0.5), [X, W], np.zeros((2, 3)), seed=0)

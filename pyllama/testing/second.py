@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pyllama.testing import foreign, trees
-from pyllama.testing.calls import Function, brought
+from pyllama.testing import foreign, passes, trees
+from pyllama.testing.calls import Function, brought, described, refuse_backward
 from pyllama.testing.function import gradcheck, seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import direction
@@ -44,7 +44,7 @@ def gradgradcheck(func: Callable, inputs: Any, grad_outputs: Any = None, *, eps:
     grad_outputs    dy, in the form of y; default: random
     backward2       for a backward pass by hand, which is a function of (dy, *inputs): called as
                     backward2(ddx, dy, *inputs), it returns the gradients of dy and of each input, None for integers.
-                    ddx has the form of what back returned
+                    ddx is the upstream gradient of dx: an array or a tree like the input, a tuple for several inputs
     others          as for gradcheck
 
     Returns a Report.  Without backward2 and for functions of NumPy arrays it says whether the Hessian of <dy, y> is
@@ -66,6 +66,7 @@ def gradgradcheck(func: Callable, inputs: Any, grad_outputs: Any = None, *, eps:
                "seed": seed, "budget": budget, "raise_exception": False}
     given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
     if module := foreign.library(func, given):
+        refuse_backward(func, backward or backward2)
         report = of_library(module, func, given, grad_outputs, names, options)
     else:
         function = brought(func, given, backward, saved, None, names)
@@ -216,7 +217,7 @@ def of_backward(function: Function, backward2: Callable, grad_outputs: Any, opti
     """gradcheck of a backward pass by hand, as a function of dy and the inputs, whose own backward is backward2."""
     outputs, _ = function(function.leaves)
     rng = np.random.default_rng(options["seed"])
-    dys = random_dys(outputs, rng) if grad_outputs is None else [np.asarray(d) for _, d in trees.leaves(grad_outputs)]
+    dys = dys_of(outputs, grad_outputs, rng)
     count = len(dys)
 
     def backward(*dys_and_leaves):
@@ -225,11 +226,15 @@ def of_backward(function: Function, backward2: Callable, grad_outputs: Any, opti
 
         def back(ddx):
             each = iter(ddx if isinstance(ddx, tuple) else (ddx,))
-            ddxs = [None if g is None else next(each) for g in grads]
-            found = backward2(ddxs[0] if len(ddxs) == 1 else tuple(ddxs),
-                              dys_and_leaves[0] if count == 1 else tuple(dys_and_leaves[:count]),
-                              *function.arguments(leaves))
-            ddy, *rest = found
+            per_leaf = iter([None if g is None else next(each) for g in grads])
+            ddxs = tuple(trees.rebuild(tree, per_leaf) for tree in function.inputs)
+            result = backward2(ddxs[0] if len(ddxs) == 1 else ddxs,
+                               dys_and_leaves[0] if count == 1 else tuple(dys_and_leaves[:count]),
+                               *function.arguments(leaves))
+            if not isinstance(result, tuple | list):
+                raise TypeError(f"backward2 returned {described(result)}; return a tuple of the gradients of dy and of "
+                                f"each input")
+            ddy, *rest = result
             return (*([ddy] if count == 1 else ddy), *(x for tree in rest for _, x in trees.leaves(tree)))
 
         floating = tuple(np.asarray(g) for g in grads if g is not None)
@@ -239,9 +244,16 @@ def of_backward(function: Function, backward2: Callable, grad_outputs: Any, opti
     return replace(report, function=f"backward of {function.name}")
 
 
-def random_dys(outputs: tuple, rng: np.random.Generator) -> list[np.ndarray]:
-    """dy for each output, 0 where it is infinite."""
-    return [np.asarray(np.where(np.isfinite(y), rng.standard_normal(y.shape), 0.0)).astype(y.dtype) for y in outputs]
+def dys_of(outputs: tuple, grad_outputs: Any, rng: np.random.Generator) -> list[np.ndarray]:
+    """dy for each output: those given, or random ones that are 0 where the output is infinite."""
+    if grad_outputs is None:
+        drawn = [np.where(np.isfinite(y), rng.standard_normal(y.shape), 0.0) for y in outputs]
+        return [np.asarray(dy).astype(y.dtype) for dy, y in zip(drawn, outputs, strict=True)]
+    dys = [np.asarray(dy) for _, dy in trees.leaves(grad_outputs)]
+    shapes, wanted = [dy.shape for dy in dys], [y.shape for y in outputs]
+    if shapes != wanted:
+        raise ValueError(f"grad_outputs has the shapes {shapes}, the outputs have {wanted}; give one of each shape")
+    return dys
 
 
 def numbered(name: str, count: int) -> list[str]:
@@ -252,13 +264,17 @@ def numbered(name: str, count: int) -> list[str]:
 
 def symmetric(function: Function, grad_outputs: Any, seed: int) -> Report:
     """Is the Jacobian of back symmetric?  For each two inputs, along two random directions."""
-    rng = np.random.default_rng(seed)
+    rng, faults = np.random.default_rng(seed), passes.Faults()
     start = in_float64(function)
-    outputs, _ = function(start)
-    dys = random_dys(outputs, rng) if grad_outputs is None else [np.asarray(d) for _, d in trees.leaves(grad_outputs)]
-    floats = [place for place, x in enumerate(start) if is_float(x)]
+    if not any(map(is_float, start)):
+        raise TypeError("no input is floating, so there is no gradient to check; convert one, such as x.astype(float)")
+    outputs, back = passes.forward(function, start, faults)
+    dys = dys_of(outputs, grad_outputs, rng)
+    precisions = frozenset(x.dtype for x in function.leaves if is_float(x))                 # type: ignore[union-attr]
+    grads = passes.gradients(function, back, tuple(dys), outputs, start, precisions, faults)
+    known = [place for place, dx in enumerate(grads) if dx is not None]
     pairs = []
-    for i, j in combinations_with_replacement(floats, 2):
+    for i, j in combinations_with_replacement(known, 2):
         leaves = start
         for _ in range(ATTEMPTS):
             verdict = exchanged(function, leaves, dys, (i, j), rng)
@@ -267,7 +283,7 @@ def symmetric(function: Function, grad_outputs: Any, seed: int) -> Report:
             leaves = [np.asarray(x + ASIDE * direction(x, rng)).astype(x.dtype) if is_float(x) else x for x in start]
         pairs.append(Pair(function.names[j], f"gradient of {function.names[i]}", (verdict,)))
     pairs.sort(key=lambda pair: (pair.wrong, pair.worst.severity))
-    return Report(function.name, tuple(pairs), notes=(SYMMETRY, *function.notes), seed=seed)
+    return Report(function.name, tuple(pairs), tuple(faults.values()), (SYMMETRY, *function.notes), seed=seed)
 
 
 def in_float64(function: Function) -> list:
