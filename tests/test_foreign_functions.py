@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from pyllama.testing import foreign, gradcheck
+from pyllama.testing import foreign, gradcheck, gradgradcheck
 from tests import small_jax, small_torch
 from tests.small_torch import Function, Tensor
 
@@ -215,6 +215,16 @@ class TestTorch:
         report = gradcheck(Off, [Tensor(X), 3.0], raise_exception=False, seed=0)
         assert bool(report) == right
         assert [pair.input for pair in report.pairs] == ["x"]
+
+    def test_a_backward_pass_beside_that_of_torch_is_refused(self):
+        """It would not be called, and a wrong one would pass."""
+        def backward(dy, x):
+            return 3 * dy
+
+        with pytest.raises(TypeError, match="backward pass is given, but f takes arrays of a library that has its own"):
+            gradcheck(lambda x: x * x, [Tensor(X)], backward=backward)
+        with pytest.raises(TypeError, match="backward pass is given"):
+            gradgradcheck(lambda x: x * x, [Tensor(X)], backward2=backward)
 
     def test_gradcheck_uses_the_forward_mode_of_torch(self):
         report = gradcheck(lambda x, w: x * w, [Tensor(X), Tensor(W)], seed=0)

@@ -301,7 +301,7 @@ def random(x):
     (random, {}, "random is random: two calls with the same inputs differ by .*; seed its generator"),
     (cube(1.0), {"eps": 0.0}, "eps is 0.0; give a positive step"),
     (cube(1.0), {"kinks": "allow"}, "kinks is 'allow'; give one of 'accept', 'skip', 'raise'"),
-    (cube(1.0), {"names": ["a", "b"]}, "names has 2 entries for 1 inputs; give one for each"),
+    (cube(1.0), {"names": ["a", "b"]}, r"names is \['a', 'b'\] for 1 input; give a list with one"),
     (cube(1.0), {"atol": -1.0}, "atol is -1.0; give a number that is not negative"),
     (cube(1.0), {"nondet_tol": np.nan}, "nondet_tol is nan; give a number that is not negative"),
     (cube(1.0), {"saved": True}, "saved=True belongs to backward=, which is not given; give the function that"),

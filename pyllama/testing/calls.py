@@ -213,8 +213,8 @@ def input_names(func: Callable, count: int, names: Any) -> list[str]:
     """A name for each input: those given, else the parameters' of func, else "input 0", ..."""
     if names is not None:
         if isinstance(names, str) or len(names) != count:
-            raise ValueError(f"names has {1 if isinstance(names, str) else len(names)} entries for {count} inputs; "
-                             f"give one for each")
+            raise ValueError(f"names is {names!r} for {counted(count, 'input')}; "
+                             f"give a list with one for each")
         return [str(name) for name in names]
     declared = getattr(func, "inputs", None)                                # of an Op
     if isinstance(declared, list) and len(declared) >= count:

@@ -32,7 +32,8 @@ def html(report: "Report") -> str:
     parts += [f"<p>{escape(sentence)}</p>" for sentence in text.unsaid(report)]
     parts += [paragraph(f"Fault ({fault.kind})", fault.sentence) for fault in report.faults]
     parts += [paragraph("Note", note) for note in report.notes]
-    parts += [paragraph("Skipped", what) for what in report.skipped]
+    if report.skipped:
+        parts.append(paragraph("Skipped", "; ".join(report.skipped)))
     if report.case:
         parts.append(f"<p>The smallest failing case:</p><pre>{escape(report.case)}</pre>")
     again = f" Again: <code>{escape(report.replay)}</code>" if report.replay else ""

@@ -26,7 +26,9 @@ def text(report: "Report", only_wrong: bool = False) -> str:
         parts.append(table(shown))
     parts += [details(pair) for pair in worst(report)] + unsaid(report)
     remarks = [*(f"Fault ({fault.kind}): {fault.sentence}" for fault in report.faults),
-               *(f"Note: {note}" for note in report.notes), *(f"Skipped: {what}" for what in report.skipped)]
+               *(f"Note: {note}" for note in report.notes)]
+    if report.skipped:
+        remarks.append(f"Skipped: {'; '.join(report.skipped)}")
     if remarks:
         parts.append("\n".join(map(wrapped, remarks)))
     if report.case:
