@@ -8,7 +8,7 @@ import pytest
 from pyllama.testing.layouts import LAYOUTS, laid_out, repeated
 
 SHAPES = [(), (0,), (1,), (5,), (2, 3), (2, 0, 3), (3, 2, 4)]
-DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.bool_, np.complex128]
+DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.bool_, np.complex128, ">f8"]
 
 
 def numbers(shape, dtype=float):
@@ -119,6 +119,22 @@ def test_a_function_gets_its_inputs_and_dys_in_other_layouts():
     assert seen == [((8, 16), (8,), 7), ((96, 16), 0.5)]
     assert (y == x).all()
     assert half == 1.5
+
+
+def test_a_function_may_have_defaults_and_any_number_of_arguments():
+    def strides(x, *others, w=None):
+        return [a.strides[0] for a in (x, *others)]
+
+    assert laid_out(strides, x="negative")(np.ones(2)) == [-8]
+    assert laid_out(strides, x="negative")(np.ones(2), np.ones(2)) == [-8, 8]
+
+
+@pytest.mark.parametrize(("layouts", "message"), [({"z": "F"}, "'z' is not a parameter; the parameters are x, w"),
+                                                  ({"x": "f"}, "there is no layout 'f'; the layouts are C, F, "),
+                                                  ({"dy": "f"}, "there is no layout 'f'; the layouts are C, F, ")])
+def test_a_layout_that_would_not_be_used_is_refused(layouts, message):
+    with pytest.raises(ValueError, match=message):
+        laid_out(lambda x, w: x, **layouts)
 
 
 def test_inputs_in_no_other_layout_are_the_same_arrays():

@@ -44,7 +44,7 @@ def sliced(x):
     """Part of a longer last axis, as one of the parts of a fused projection: rows are contiguous, but apart."""
     if not x.ndim:
         return in_rows(x)
-    gaps = np.concatenate([in_rows(flipped(x))] * 3, axis=-1)
+    gaps = np.concatenate([flipped(x)] * 3, axis=-1, dtype=x.dtype)         # else of native byte order
     n = x.shape[-1]
     return filled(gaps[..., n:2 * n], x)
 
@@ -121,6 +121,8 @@ def laid_out(function: Callable, dy: str = "C", **inputs: str) -> Callable:
 
     inputs      the layout of each input by its name; others stay as they are given
 
+    Raises ValueError for a name that is not a parameter, and for a layout that does not exist.
+
     >>> import numpy as np
     >>> from pyllama.testing.layouts import laid_out
     >>> y, back = laid_out(lambda x: (x.strides, lambda dy: dy.strides), x="strided", dy="negative")(np.ones(3))
@@ -128,10 +130,15 @@ def laid_out(function: Callable, dy: str = "C", **inputs: str) -> Callable:
     ((16,), (-8,))
     """
     names = [*inspect.signature(function).parameters]
+    if unknown := {*inputs} - {*names}:
+        raise ValueError(f"{min(unknown)!r} is not a parameter; the parameters are {', '.join(names)}")
+    if unknown := {dy, *inputs.values()} - {*LAYOUTS}:
+        raise ValueError(f"there is no layout {min(unknown)!r}; the layouts are {', '.join(LAYOUTS)}")
 
     @functools.wraps(function)
     def called(*arguments):
-        result = function(*[converted(x, inputs.get(name, "C")) for name, x in zip(names, arguments, strict=True)])
+        of_each = [inputs.get(name, "C") for name in names] + ["C"] * len(arguments)        # there may be *arguments
+        result = function(*map(converted, arguments, of_each))
         if dy == "C" or not (isinstance(result, tuple | list) and len(result) == 2 and callable(result[1])):
             return result
         y, back = result
