@@ -35,7 +35,7 @@ def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: fl
                 eps (1e-6, 1e-5 and 1e-3 where they are None).  The other methods stay, and a note says so.
     raise_exception
                 False: return a report of wrong gradients instead of raising it
-    nondet_tol  by how much two calls with the same inputs may differ
+    nondet_tol  by how much the outputs of two calls with the same inputs may differ
     fast_mode   random directions only, no single entries
     jvp         jvp(inputs, tangents) -> tangent of y; adds the dot-product identity <dx, v> = <dy, J v>
     kinks       where f has a kink at the inputs: "accept" every subgradient, "skip" these inputs, or "raise"

@@ -29,9 +29,17 @@ def equal(a: float, b: float, near: float) -> bool:
 
 
 def short(number: float) -> str:
-    """The number with three decimals if they are all it has, else with six digits."""
-    decimals = f"{number:.3f}"
-    return decimals if equal(number, float(decimals), 1e-9) and float(decimals) else f"{number:.6g}"
+    """The number with three decimals if they are all it has, else with six digits; what is left of 1 if that is all.
+
+    >>> from pyllama.testing.diagnosis.constants import short
+    >>> short(0.25), short(1 / 3), short(1 + 1e-8)
+    ('0.250', '0.333333', '(1 + 1e-08)')
+    """
+    decimals, digits = f"{number:.3f}", f"{number:.6g}"
+    if equal(number, float(decimals), 1e-9) and float(decimals):
+        return decimals
+    rest = number - float(digits)
+    return f"({digits} {'+' if rest > 0 else '-'} {abs(rest):.1g})" if digits in ("1", "-1") else digits
 
 
 def names(number: float, sizes: dict[str, int], near: float = NEAR) -> list[str]:
