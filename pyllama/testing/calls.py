@@ -36,6 +36,11 @@ def described(result: Any) -> str:
     return "None" if result is None else f"a {type(result).__name__}"
 
 
+def as_list(inputs: Any) -> list:
+    """The inputs of a call as a list; one array alone is one input."""
+    return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+
+
 class Function:
     """A user's function and its gradients, called with a list of leaves.
 
@@ -55,7 +60,7 @@ class Function:
         self.name, self.original = name_of(func), func
         keywords = {"backward": backward, "saved": saved, "jvp": jvp}
         self.keywords = {keyword: value for keyword, value in keywords.items() if value}
-        self.inputs = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        self.inputs = as_list(inputs)
         self.form = "closure" if backward is None else "saved" if saved else "plain"
         self.fills = backward is not None and "out" in parameters(backward)
         self.heads = input_names(func, len(self.inputs), names)
@@ -64,18 +69,18 @@ class Function:
         self.names = [f"{head} at {path}" if path else head for head, path, _ in pairs]
         if twice := {name for name in self.names if self.names.count(name) > 1}:
             raise ValueError(f"two inputs have the name {min(twice)!r}; give each another name or key")
-        self.given = [leaf for _, _, leaf in pairs]
-        self.leaves = [checked(name, leaf) for name, leaf in zip(self.names, self.given, strict=True)]
-        self.flat = len(self.given) == len(self.inputs) and not any(path for _, path, _ in pairs)
+        self.originals = [leaf for _, _, leaf in pairs]
+        self.leaves = [checked(name, leaf) for name, leaf in zip(self.names, self.originals, strict=True)]
+        self.flat = len(self.originals) == len(self.inputs) and not any(path for _, path, _ in pairs)
         self.notes: list[str] = []                      # filled while the function runs
 
     def arguments(self, leaves: list) -> list:
         """The inputs of func: trees like those given, with these leaves."""
-        given = [trees.as_given(like, x) for like, x in zip(self.given, leaves, strict=True)]
+        values = [trees.as_given(like, x) for like, x in zip(self.originals, leaves, strict=True)]
         if self.flat:
-            return given
-        values = iter(given)
-        return [trees.rebuild(tree, values) for tree in self.inputs]
+            return values
+        branches = iter(values)
+        return [trees.rebuild(tree, branches) for tree in self.inputs]
 
     def values(self, leaves: list) -> tuple:
         """The outputs alone, without a look at their form."""
@@ -176,17 +181,17 @@ def brought(func: Callable, inputs: Any, backward: Callable | None, saved: bool,
     for keyword, value in {"func": func, "backward": backward, "jvp": jvp}.items():
         if not callable(value) and (value is not None or keyword == "func"):
             raise TypeError(f"{keyword} is {described(value)}; give a function")
-    given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
-    if not any(package in FOREIGN for x in [func, backward, *(leaf for _, leaf in trees.leaves(given))]
+    inputs = as_list(inputs)
+    if not any(package in FOREIGN for x in [func, backward, *(leaf for _, leaf in trees.leaves(inputs))]
                for package in packages(x)):
-        return Function(func, given, backward, saved, jvp, names)
+        return Function(func, inputs, backward, saved, jvp, names)
     from pyllama.testing import foreign
-    if adapted := foreign.adapted(func, given):
+    if adapted := foreign.adapted(func, inputs):
         refuse_backward(func, backward)
         function = Function(adapted.f, adapted.inputs, jvp=jvp or adapted.jvp, names=names or adapted.names)
         function.name, function.original, function.notes = name_of(func), func, adapted.notes
         return function
-    return Function(foreign.plain(func), given, foreign.plain(backward), saved, foreign.plain(jvp), names)
+    return Function(foreign.plain(func), inputs, foreign.plain(backward), saved, foreign.plain(jvp), names)
 
 
 def refuse_backward(func: Callable, backward: Any) -> None:

@@ -36,10 +36,10 @@ def find(name: str) -> Callable:
     Traceback (most recent call last):
     pyllama.errors.UserError: math has no 'hypo'; did you mean hypot?
     """
-    module, found = found_in(name)
-    if not callable(found):
-        raise UserError(f"{name} is {kind(found)}, not a function; name a function of {module.__name__}")
-    return found
+    module, target = found_in(name)
+    if not callable(target):
+        raise UserError(f"{name} is {kind(target)}, not a function; name a function of {module.__name__}")
+    return target
 
 
 def found_in(name: str) -> tuple[ModuleType, Any]:
@@ -48,12 +48,12 @@ def found_in(name: str) -> tuple[ModuleType, Any]:
     if not where or not path:
         raise UserError(f"{name!r} does not name a function; write module:function or path/file.py:function")
     module = from_file(Path(where)) if where.endswith(".py") or os.sep in where else from_module(where)
-    found: Any = module
+    target: Any = module
     for part in path.split("."):
-        if not hasattr(found, part):
-            raise UserError(missing(module.__name__, found, part))
-        found = getattr(found, part)
-    return module, found
+        if not hasattr(target, part):
+            raise UserError(missing(module.__name__, target, part))
+        target = getattr(target, part)
+    return module, target
 
 
 def from_module(name: str) -> ModuleType:
@@ -122,11 +122,11 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def missing(where: str, found: Any, part: str) -> str:
+def missing(where: str, target: Any, part: str) -> str:
     """A sentence about an attribute that does not exist."""
-    names = [name for name in dir(found) if not name.startswith("_")]
+    names = [name for name in dir(target) if not name.startswith("_")]
     close = difflib.get_close_matches(part, names, 1)
-    functions = [name for name in names if callable(getattr(found, name, None))]
+    functions = [name for name in names if callable(getattr(target, name, None))]
     hint = f"did you mean {close[0]}?" if close else \
         f"its functions are {', '.join(functions[:8])}{', ...' if len(functions) > 8 else ''}" if functions else \
         "it has no function"
@@ -141,7 +141,7 @@ def alternatives(path: Path) -> str:
     return f"did you mean {path.parent / close[0]}?" if close else "check the spelling"
 
 
-def kind(found: Any) -> str:
+def kind(value: Any) -> str:
     """The kind of a value, in two words."""
-    name = type(found).__name__
+    name = type(value).__name__
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -154,10 +154,10 @@ class Table:
             return Verdict("differences", "undecided", why="the budget left no time for it")
         line = Line(self.function, self.leaves, i, v, 1)
         values = Values(self.function, self.leaves, self.outputs, np.random.default_rng)
-        found = by_direction(Case(values, i, self.grads[i], (self.dy,), lambda leaves, _: self.gradients(leaves)[i]),
-                             line)
-        return verdict_of(found) if found else Verdict("differences", "undecided",
-                                                       why="the loss has a kink there, or its noise hides it")
+        case = Case(values, i, self.grads[i], (self.dy,), lambda leaves, _: self.gradients(leaves)[i])
+        if compared := by_direction(case, line):
+            return verdict_of(compared)
+        return Verdict("differences", "undecided", why="the loss has a kink there, or its noise hides it")
 
     def row(self, i: int, along: Verdict, entries: int) -> Pair:
         """The pair of a parameter, with its worst entry."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pyllama.testing import foreign, passes, trees
-from pyllama.testing.calls import Function, brought, described, refuse_backward
+from pyllama.testing.calls import Function, as_list, brought, described, refuse_backward
 from pyllama.testing.function import gradcheck, seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import direction
@@ -64,12 +64,12 @@ def gradgradcheck(func: Callable, inputs: Any, grad_outputs: Any = None, *, eps:
     seed = seed_or_new(seed)
     options = {"eps": eps, "atol": atol, "rtol": rtol, "nondet_tol": nondet_tol, "fast_mode": fast_mode,
                "seed": seed, "budget": budget, "raise_exception": False}
-    given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
-    if module := foreign.library(func, given):
+    inputs = as_list(inputs)
+    if module := foreign.library(func, inputs):
         refuse_backward(func, backward or backward2)
-        report = of_library(module, func, given, grad_outputs, names, options)
+        report = of_library(module, func, inputs, grad_outputs, names, options)
     else:
-        function = brought(func, given, backward, saved, None, names)
+        function = brought(func, inputs, backward, saved, None, names)
         if backward2:
             report = of_backward(function, backward2, grad_outputs, options)
         else:
@@ -113,21 +113,21 @@ def check_grads(f: Callable, args: Any = None, order: int = 2, modes: Sequence[s
 
         return check
     require_wanted(order, modes)
-    given = list(args) if isinstance(args, list | tuple) else [args]
+    inputs = as_list(args)
     seed = seed_or_new(seed)
     options = {"eps": eps, "atol": atol, "rtol": rtol, "seed": seed, "budget": budget, "raise_exception": False}
-    module = foreign.library(f, given)
-    function = brought(f, given, backward, saved, jvp, names)
+    module = foreign.library(f, inputs)
+    function = brought(f, inputs, backward, saved, jvp, names)
     if "rev" in modes:
-        report = reverse(function, f, given, modes, options | {"backward": backward, "saved": saved, "names": names})
+        report = reverse(function, f, inputs, modes, options | {"backward": backward, "saved": saved, "names": names})
     else:
         report = forward(function, options)
     reports = [report]
     if order == 2:
-        reports.append(renamed(gradgradcheck(f, given, backward=backward, saved=saved, backward2=backward2,
+        reports.append(renamed(gradgradcheck(f, inputs, backward=backward, saved=saved, backward2=backward2,
                                              names=names, **options)))                  # type: ignore[arg-type]
         if hasattr(module, "tangent_of") and function.jvp and "fwd" in modes:
-            reports.append(renamed(of_tangent(module, f, given, names, options)))
+            reports.append(renamed(of_tangent(module, f, inputs, names, options)))
     return settled(merged(reports), raise_exception)
 
 
@@ -305,7 +305,7 @@ def exchanged(function: Function, leaves: list, dys: list, places: tuple[int, in
         first = slopes.slopes(gradient_along(function, leaves, dys, i, j, v), np.finfo(leaves[i].dtype).eps)
         second = slopes.slopes(gradient_along(function, leaves, dys, j, i, u), np.finfo(leaves[j].dtype).eps)
         a, b = u.ravel() * first.value, v.ravel() * second.value
-        off = [np.abs(w.ravel()) * found.error for w, found in ((u, first), (v, second))]
+        off = [np.abs(w.ravel()) * slope.error for w, slope in ((u, first), (v, second))]
         size = np.abs(a).sum() + np.abs(b).sum()
         tolerance = SURE * float(np.sqrt(sum((e ** 2).sum() for e in off))) + slopes.EXACT * size
         claimed, measured = float(a.sum()), float(b.sum())

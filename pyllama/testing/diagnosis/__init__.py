@@ -45,13 +45,13 @@ def not_finite(e: Evidence) -> str:
 
 def causes(e: Evidence) -> list[str]:
     """All sentences in their order."""
-    found = [*calls.sentences(e)]
+    sentences = [*calls.sentences(e)]
     explained = [*whole.sentences(e)]
     if not explained and (where := [*places.sentences(e)]):
         there = [f"There: {sentence}" for sentence in whole.sentences(e.at(e.bad))]
-        return found + where + there[:1]
+        return sentences + where + there[:1]
     if explained:
-        return found + explained
-    found += [*terms.sentences(e)] or [*alike.sentences(e)]
-    certain = any(sentence.startswith(("Missing term", "dy")) for sentence in found)
-    return found if certain else [*found, *digits.sentences(e)]
+        return sentences + explained
+    sentences += [*terms.sentences(e)] or [*alike.sentences(e)]
+    certain = any(sentence.startswith(("Missing term", "dy")) for sentence in sentences)
+    return sentences if certain else [*sentences, *digits.sentences(e)]

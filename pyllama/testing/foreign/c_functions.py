@@ -139,13 +139,13 @@ def fitting(name: str, p: Parameter, value: Any) -> Any:
 
 def measured(name: str, inputs: list[Parameter], arrays: dict) -> dict[str, int]:
     """The sizes by name.  Raises ValueError if two arrays disagree."""
-    found: dict[str, int] = {}
+    lengths: dict[str, int] = {}
     for p in inputs:
         for size, length in zip(p.sizes, np.shape(arrays[p.name]), strict=True):
-            if length != int(found.setdefault(size, int(size) if size.isdigit() else length)):
-                raise ValueError(f"{p.name} of {name} has the size {length} where {size} is {found[size]}; give "
+            if length != int(lengths.setdefault(size, int(size) if size.isdigit() else length)):
+                raise ValueError(f"{p.name} of {name} has the size {length} where {size} is {lengths[size]}; give "
                                  f"arrays that fit the declaration")
-    return found
+    return lengths
 
 
 def room(p: Parameter, sizes: dict[str, int], fill: float) -> tuple[np.ndarray, np.ndarray]:
