@@ -107,6 +107,11 @@ def test_a_declaration_that_says_too_little_is_refused(declaration, message):
         c_function(None, declaration)
 
 
+def test_a_number_is_bound_by_a_name_of_the_declaration():
+    with pytest.raises(ValueError, match="facto is bound, but it is not in the declaration; check its name"):
+        c_function(None, SCALE, facto=2.0)
+
+
 def test_gradcheck_takes_c_functions(lib):
     backward = "const double dy[N][D], const double w[D], double dx[N][D], long N, long D, float factor"
     scale, back = c_function(lib.scale, SCALE, factor=2.0), c_function(lib.scale, backward, factor=2.0)
@@ -118,6 +123,7 @@ def test_gradcheck_takes_c_functions(lib):
     report = gradcheck(scale, [X, W[0]], backward=lambda dy, x, w: (back(dy, w), (dy * x).sum(0)), seed=0,
                        raise_exception=False)
     assert [(pair.input, pair.wrong) for pair in report.pairs] == [("x", False), ("w", True)]
+    assert "# scale cannot be imported; define it first" in report.case
 
 
 def test_a_bare_c_function_is_refused_with_the_cure(lib):

@@ -84,6 +84,7 @@ def c_function(function: Any, declaration: str, fill: float = np.nan, **bound: f
         return results if len(results) > 1 else results[0]
 
     call.__name__ = call.__qualname__ = name
+    call.__module__ = ""                                                    # it cannot be imported from here
     call.__signature__ = signature(inputs)                                  # type: ignore[attr-defined]
     return call
 
@@ -105,6 +106,8 @@ def parsed(declaration: str, bound: dict) -> list[Parameter]:
     matches = [match for match in found if match]
     dimensions = {size for match in matches for size in sizes(match)}
     parameters = [Parameter(m["name"], C_TYPES[m["type"]], role(m, dimensions), sizes(m)) for m in matches]
+    if unknown := bound.keys() - {p.name for p in parameters} - dimensions:
+        raise ValueError(f"{min(unknown)} is bound, but it is not in the declaration; check its name")
     known = {size for p in parameters if p.role == "input" for size in p.sizes} | bound.keys()
     for p in parameters:
         if missing := [size for size in p.sizes if not size.isdigit() and size not in known]:
