@@ -223,6 +223,8 @@ class Session:
 
     def add(self, key: tuple[str, str], found: Found) -> None:
         if found.verdict.method in self.options.methods:
+            if found.verdict.method in ("complex step", "differences", "order"):
+                found = found._replace(verdict=judge.beside_one(found.case, found.verdict, found.entry))
             self.found.setdefault(key, []).append(found)
 
     def judge(self, key: tuple[str, str], case: Case, point: Point) -> None:

@@ -22,9 +22,11 @@ from pyllama.testing.trees import is_float
 ROUNDED = 4 * 2.0 ** -52 / EXACT            # of y: slopes count as at least this large, so that EXACT of it is four eps
                                             # of y.  More than that is measured, as in the sum of a softmax: rounding()
 VAGUE = 1e-2                                # of the slope: a comparison that would not see a percent says nothing
-NEAR = 1e-6                                 # a larger relative error is wrong at once: rounding would have taken ten of
-                                            # 16 digits
+NEAR = 1e-6                                 # relative: of a larger error, differences say nothing that a complex step
+                                            # does not
 NEIGHBORS = 6                               # rounding is less than twice the range of six samples: see rounding()
+FEW = 4                                     # neighbors in a row
+STEADY = 1e-3                               # of its size: the gap of a wrong gradient varies by less between neighbors
 Method = Literal["complex step", "differences"]
 
 
@@ -57,16 +59,17 @@ def direction(x, rng):
 
 
 def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.ndarray, y: Any,
-            neighbor: Callable) -> Comparison | None:
+            neighbor: Callable, largest: float = 1.0) -> Comparison | None:
     """Compare; None if f has a kink or a jump at its inputs, or so much noise that nothing can be said.
 
     along       along(t) is the outputs [M] at x + t v
     dx          the gradient that back returned, for dy [M] and the outputs y
     neighbor    neighbor(k) is (dx, along) at inputs right beside these, others for each k
+    largest     input
     """
     eps = max(eps_of(a.dtype) for a in (dx, np.zeros(1), *map(np.asarray, y)) if is_float(a))
     with np.errstate(all="ignore"):
-        found = slopes.slopes(along, eps)
+        found = slopes.slopes(along, eps, largest)
         counted = dy != 0
         if (found.kink & counted).any():
             return None
@@ -77,7 +80,7 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
         size = max(steep, ROUNDED * outputs)
         method: Method = "complex step" if found.holomorphic else "differences"
         if not np.isfinite(off):                            # as at the root of 0, whose slope is infinite
-            return None
+            return by_complex_step(name, found.exact, dx, v, dy, eps)
         if not np.isfinite(claimed):
             return Comparison(name, slope, claimed, np.nan, EXACT, method)
         if not size:
@@ -87,17 +90,29 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
             coarse = CHAIN * eps * (abs(claimed) + norm(dx * v) + norm(terms) + norm((dy * flat(y))[counted]))
         error, tolerance = abs(slope - claimed) / size, EXACT + (coarse + off) / size
         if not coarse + off <= max(VAGUE * steep, EXACT * outputs):         # a slope of EXACT y is none
-            return None
+            return by_complex_step(name, found.exact, dx, v, dy, eps)
         shaken = 0.0
-        if error > tolerance and abs(slope - claimed) < NEAR * max(size, outputs):
-            nearer = by_differences(along, eps, dy, counted, claimed)
+        if error > tolerance:
+            near = abs(slope - claimed) < NEAR * max(size, outputs)
+            nearer = by_differences(along, eps, dy, counted, claimed) if near else None
             if nearer and nearer[1] <= NEAR * steep:            # or they see nothing
                 (slope, off), method = nearer, "differences"
                 error, tolerance = abs(slope - claimed) / size, EXACT + off / size
             else:
-                shaken = rounding(neighbor, dy, v, eps)
+                shaken = rounding(neighbor, dy, v, eps, found.holomorphic, slope - claimed, near)
                 tolerance += shaken / size
     return Comparison(name, slope, claimed, float(error), float(tolerance), method, EXACT * size + coarse + shaken)
+
+
+def by_complex_step(name, exact, dx, v, dy, eps) -> Comparison | None:
+    """A gradient that a complex step confirms, where differences see too little to contradict; else None."""
+    counted = dy != 0
+    terms, claimed = (dy * exact)[counted], inner(dx, v)
+    size = max(float(np.abs(terms).sum()), float(np.abs(dx * v).sum(dtype=float)))
+    gap = abs(float(terms.sum()) - claimed)
+    if eps > 2.0 ** -52 or not terms.any() or not gap <= EXACT * size:
+        return None
+    return Comparison(name, float(terms.sum()), claimed, gap / size, EXACT, "complex step", EXACT * size)
 
 
 def inner(dx, v) -> float:
@@ -132,7 +147,8 @@ def entrywise(found: Entries, dx: np.ndarray, eps: float,
         for at in np.argsort(-ratio, axis=None)[:np.count_nonzero(ratio > 1)]:
             index = tuple(int(i) for i in np.unravel_index(at, ratio.shape))
             if again and np.isfinite(gap[index]):
-                allowed[index] += spread(np.subtract(*again(k, index)) for k in range(NEIGHBORS))
+                first = float(dx[index]) - float(found.value[index])
+                allowed[index] += measured_rounding(gap_at(again, index), first, False)
                 ratio[index] = gap[index] / allowed[index]
             if ratio[index] > 1:
                 break
@@ -140,6 +156,10 @@ def entrywise(found: Entries, dx: np.ndarray, eps: float,
     claimed, value, error, tolerance = (float(a[index]) for a in (dx, found.value, gap, allowed))
     status: Status = "wrong" if ratio[index] > 1 else "passed"
     return Verdict(method, status, claimed, value, error, tolerance), index
+
+
+def gap_at(again: Callable, index: tuple[int, ...]) -> Callable[[int], float]:
+    return lambda k: float(np.subtract(*again(k, index)))
 
 
 def by_differences(along, eps, dy, counted, claimed):
@@ -152,16 +172,41 @@ def by_differences(along, eps, dy, counted, claimed):
     return (measured, off) if abs(measured - claimed) <= off else None
 
 
-def rounding(neighbor, dy, v, eps) -> float:
-    """How far the two sides are apart by rounding alone, measured at neighboring inputs.
+def rounding(neighbor, dy, v, eps, holomorphic, first, near) -> float:
+    """How far the two sides are apart by rounding alone, measured at neighboring inputs: see measured_rounding()."""
+    def gap(k):
+        dx, along = neighbor(k)
+        exact = slopes.imaginary(along, slopes.step(eps)) if holomorphic else None
+        return float((dy * (slopes.slopes(along, eps).value if exact is None else exact)).sum()) - inner(dx, v)
+    return measured_rounding(gap, first, near, NEAR * norm(dy) * norm(v))
 
-    A wrong gradient is off by the same amount at all of these; rounding errors are drawn anew.
+
+def measured_rounding(gap_at: Callable[[int], float], gap: float, near: bool, most: float = np.inf) -> float:
+    """How large rounding makes the gap between both sides: from gap_at(k), at inputs beside these, others for each k.
+
+    A wrong gradient is off by the same amount at all of these; rounding errors are drawn anew.  Numbers that are
+    rounded to a few steps, such as 1 + tanh(x) far out, change on the way to ever more distant inputs alone.  There
+    the gap of a wrong gradient follows a parabola.
+
+    near    may so small a gap be rounding, even if the first neighbor does not show it?
+    most    a larger gap has nothing to do with numbers that are far out
     """
-    def gaps():
-        for k in range(NEIGHBORS):
-            dx, along = neighbor(k)
-            yield float((dy * slopes.slopes(along, eps).value).sum()) - inner(dx, v)
-    return spread(gaps())
+    def defined(k):
+        try:
+            return gap_at(k)
+        except Exception:                                   # f is not defined there
+            return np.nan
+
+    beside = [gap, defined(0)]
+    if near or spread(beside) > STEADY * abs(gap):
+        return spread([*beside, *(defined(k) for k in range(1, NEIGHBORS))])
+    row = [gap, *(defined(NEIGHBORS + k) for k in range(FEW))] if abs(gap) <= most else []
+    return spread(without_parabola(row))
+
+
+def without_parabola(gaps: list[float]) -> list[float]:
+    """What a parabola does not explain of values at equal distances: (-1, 3, -3, 1) is zero for each parabola."""
+    return [float(third) for third in np.diff(gaps, 3)]
 
 
 def spread(gaps: Iterable[float]) -> float:

@@ -81,7 +81,9 @@ class Meter:
         self.here: np.ndarray | None = None                         # the outputs that count, at x
         finite = np.abs(x[np.isfinite(x)], dtype=float)
         self.typical = float(np.median(finite[finite > 0])) if finite.any() else 1.0
+        self.size = float(finite.max(initial=0))
         self.unit = bool(finite.size) and bool(((x >= 0) & (x <= 1)).all())
+        self.lost = np.zeros(x.shape, bool)                         # may f round away all that an entry does?
         self.forget()
 
     def forget(self):
@@ -138,11 +140,18 @@ class Meter:
             terms = self.dy * exact
             self.value[index] = terms.sum()
             self.error[index] = EXACT * np.abs(terms).sum() + self.rounding(along, index)
+            scale = abs(self.x[index]) or self.typical
+            least = slopes.grain(along(0.0), self.eps, self.size) * np.abs(self.dy).max(initial=0)
+            self.lost[index] = self.value[index] != 0 and abs(self.value[index]) * scale * WIDTHS[0] <= least
             if not self.x[index]:                                   # a complex step has no scale there, so try two
                 self.error[index] += np.abs(self.dy * (self.imaginary(index, 8.0) - exact)).sum()
             if not self.x[index] or self.suspicious(along, exact):
                 doubtful.append(index)
+        self.flat = False
         verdicts = [self.confirmed(index) for index in dict.fromkeys([*self.extremes(indices), *doubtful])]
+        if self.flat and not {True, False} & {*verdicts}:               # f rounds away all that could confirm it
+            self.forget()
+            return True
         return False not in verdicts and (True in verdicts or not indices)
 
     def imaginary(self, index, times=1.0) -> np.ndarray | None:
@@ -166,6 +175,9 @@ class Meter:
             if self.error[index] > PRECISE * abs(self.value[index]):            # such as a root at 0
                 self.value[index], self.error[index] = np.nan, np.nan
             return None
+        if value == 0 and self.lost[index]:
+            self.flat = True
+            return None
         if kink or not abs(value - self.value[index]) <= error + self.error[index]:
             return False
         return error <= PRECISE * abs(value) or value == 0 or None
@@ -177,7 +189,7 @@ class Meter:
             if self.late():
                 return
             value, error, kink = self.difference(index)
-            if np.isfinite(error):
+            if np.isfinite(error) and not (value == 0 and self.lost[index]):
                 self.value[index], self.error[index], self.kink[index] = value, error, kink
 
     def difference(self, index) -> tuple[float, float, bool]:
@@ -199,9 +211,9 @@ class Meter:
         value, error, kink = slopes.differences(along, WIDTHS[slopes.FIRST], self.eps)
         slope, off = self.total(value, error)
         if kink.any() or not off <= PRECISE * abs(slope):
-            value, error, kink = slopes.differences(along, WIDTHS, self.eps)
+            value, error, kink = slopes.differences(along, WIDTHS, self.eps, self.size)
             if kink.any():
-                low, high, error = kinks.sides(along, self.eps, kink, value, error)
+                low, high, error = kinks.sides(along, self.eps, kink, value, error, self.size)
                 value, error = (low + high) / 2, error + (high - low) / 2
             slope, off = self.total(value, error, kink)
         if scale < DROWNED * self.typical:                          # what f does not show may be rounded away
@@ -212,7 +224,7 @@ class Meter:
 
     def beside(self, index, scale, sign) -> tuple[float, float, bool]:
         along = self.line(index, scale)
-        slope, off = self.total(*slopes.one_sided(along, sign, self.eps))
+        slope, off = self.total(*slopes.one_sided(along, sign, self.eps, self.size))
         return slope / scale, off / scale + self.rounding(along, index), False
 
     def total(self, value, error, kink=False) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.testing.calls import Function
+from pyllama.testing.methods import compare as comparing
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import VAGUE, Comparison, blur, compare, direction, entrywise, inner, norm
 from pyllama.testing.methods.entries import Entries, entries
@@ -16,6 +17,8 @@ from pyllama.testing.report import Verdict
 from pyllama.testing.trees import is_float
 
 SHAKE = 1e-6                                # between neighbors that differ in their rounding errors
+ROW = 1e-3                                  # between neighbors in a row
+ORDINARY = 2.0 ** 10                        # numbers that are neither larger nor, inverse, smaller
 ENTRIES = 64                                # that are measured one by one, if nothing is wrong
 MOST = 1024                                 # otherwise
 NOISE = "the function has a kink or a jump there, or its noise hides its slope"
@@ -131,20 +134,29 @@ class Case(NamedTuple):
         return self.values.leaves[self.place]
 
     @property
+    def largest(self) -> float:
+        """The size of the largest number of the leaf."""
+        return float(np.abs(self.x[np.isfinite(self.x)]).max(initial=0))
+
+    @property
     def eps(self) -> float:
         """Of the coarsest precision that takes part."""
         return max(eps_of(a.dtype) for a in (self.dx, np.zeros(1), *self.values.outputs) if is_float(a))
 
 
-def shaken(x: Any, rng: np.random.Generator) -> Any:
+def shaken(x: Any, rng: np.random.Generator, times: float = 1.0) -> Any:
     """The array with other rounding errors, in float32 or float64."""
-    return np.asarray(x * (1 + SHAKE * rng.standard_normal(x.shape)), x.dtype) if is_float(x) else x
+    return np.asarray(x * (1 + times * SHAKE * rng.standard_normal(x.shape)), x.dtype) if is_float(x) else x
 
 
 def near_by(leaves: list, k: int) -> list:
     """Leaves right beside these, others for each k."""
-    rng = np.random.default_rng(k)
-    return [shaken(x, rng) for x in leaves]
+    if k < comparing.NEIGHBORS:
+        rng = np.random.default_rng(k)
+        return [shaken(x, rng) for x in leaves]
+    rng = np.random.default_rng(comparing.NEIGHBORS)              # from there on in a row, ever more distant
+    times = (k - comparing.NEIGHBORS + 1) * ROW / SHAKE
+    return [shaken(x, rng, times) for x in leaves]
 
 
 def inequality(claimed: float, measured: float, error: float, tolerance: float) -> str:
@@ -163,7 +175,7 @@ def by_direction(case: Case, line: Line | None = None) -> Comparison | None:
         near = near_by(case.values.leaves, k)
         return case.gradient_at(near, case.dys), Line(line.function, near, line.place, line.v, line.size)
 
-    return compare("", line, case.dx, line.v, case.dy, case.values.outputs, neighbor)
+    return compare("", line, case.dx, line.v, case.dy, case.values.outputs, neighbor, case.largest)
 
 
 def in_time(case: Case, deadline: float | None) -> tuple[Comparison | None, bool]:
@@ -198,7 +210,7 @@ def verdict_of(found: Comparison) -> Verdict:
 def has_kink(case: Case) -> bool:
     """Do the slopes of an output that counts differ between both sides, along the random direction?"""
     with np.errstate(all="ignore"):
-        return bool((slopes.slopes(case.values.line(case.place), case.eps).kink & (case.dy != 0)).any())
+        return bool((slopes.slopes(case.values.line(case.place), case.eps, case.largest).kink & (case.dy != 0)).any())
 
 
 def by_subgradients(case: Case, rng: np.random.Generator) -> Verdict:
@@ -206,8 +218,8 @@ def by_subgradients(case: Case, rng: np.random.Generator) -> Verdict:
     from pyllama.testing.methods import kinks
     lines = [case.values.line(case.place)]
     lines += [case.values.along(case.place, v) for v in kinks.directions(case.x, rng)]
-    verdicts = [kinks.verdict(line, case.dy, inner(case.dx, line.v), case.eps, blur(case.dx, line.v, case.eps))
-                for line in lines]
+    verdicts = [kinks.verdict(line, case.dy, inner(case.dx, line.v), case.eps, blur(case.dx, line.v, case.eps),
+                              case.largest) for line in lines]
     return max(verdicts, key=rank)
 
 
@@ -221,7 +233,8 @@ def by_order(case: Case) -> Verdict:
 
     size = float(np.abs(case.dy[counted] * flat(case.values.outputs)[counted]).sum())
     rounding = found.rounding if found else blur(case.dx, line.v, case.eps)
-    verdict = order(phi, inner(case.dx, line.v), case.eps, size, blur=rounding)
+    grain = norm(case.dy) * slopes.grain(line(0.0), case.eps, case.largest)
+    verdict = order(phi, inner(case.dx, line.v), case.eps, size, blur=rounding, grain=grain)
     least = case.eps * norm(case.dy) * norm(line.v)
     if verdict.status == "wrong" and size == 0 and verdict.error <= least:          # terms of this size may cancel
         return replace(verdict, status="undecided", why="y is 0, and its changes are those of rounding")
@@ -249,6 +262,21 @@ def by_entries(case: Case, which: Iterable, deadline: float | None) -> tuple[Ver
 def measured(case: Case, which: Iterable | None, deadline: float | None) -> Entries:
     """The derivative of single entries."""
     return entries(case.values.entry(case.place), case.dy, case.x, case.eps, which, deadline)
+
+
+def beside_one(case: Case, verdict: Verdict, index: tuple[int, ...] | None = None) -> Verdict:
+    """The verdict; but undecided where one side is 0, or y is, and the other may be the rounding of numbers like 1.
+
+    Such as 1 - σ(x) at x = 40.  That needs inputs of ordinary size: numbers like 1e-20 have other neighbors.
+    """
+    v = np.ones(1) if index else case.values.line(case.place).v
+    least = slopes.GRAIN * case.eps * norm(case.dy) * norm(v)
+    small = float(np.abs(case.dy * flat(case.values.outputs)).sum()) <= least / slopes.WIDTHS[0]
+    none = min(abs(verdict.claimed), abs(verdict.measured)) == 0 or small
+    if verdict.status == "wrong" and none and verdict.error * slopes.WIDTHS[0] <= least \
+            and 1 / ORDINARY <= case.largest <= ORDINARY:
+        return replace(verdict, status="undecided", why="no more than rounding beside numbers of size one")
+    return verdict
 
 
 def rank(verdict: Verdict) -> tuple:

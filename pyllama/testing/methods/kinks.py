@@ -18,12 +18,14 @@ from pyllama.testing.methods.slopes import WIDTHS
 from pyllama.testing.report import Verdict
 
 
-def subgradients(along: Callable, dy: np.ndarray, eps: float = 2.0 ** -52) -> tuple[float, float, float]:
+def subgradients(along: Callable, dy: np.ndarray, eps: float = 2.0 ** -52,
+                 size: float = 1.0) -> tuple[float, float, float]:
     """(low, high, error): the interval of the slopes of <dy, f> along a line, and how far its ends may be off.
 
     along   along(t) is the outputs [M] at x + t v
     dy      their weights [M]
     eps     of the precision in which f computes
+    size    of the largest input
 
     >>> import numpy as np
     >>> from pyllama.testing.methods.kinks import subgradients
@@ -38,16 +40,17 @@ def subgradients(along: Callable, dy: np.ndarray, eps: float = 2.0 ** -52) -> tu
         return np.asarray(along(t))[counted]
 
     with np.errstate(all="ignore"):
-        value, error, kink = slopes.differences(seen, WIDTHS, eps)
-        low, high, error = sides(seen, eps, kink, value, error)
+        value, error, kink = slopes.differences(seen, WIDTHS, eps, size)
+        low, high, error = sides(seen, eps, kink, value, error, size)
         rounded = 4 * eps * float(np.abs(weights * seen(0.0)).sum())
     ends = np.sort([weights * low, weights * high], axis=0)
     return float(ends[0].sum()), float(ends[1].sum()), slopes.bound(weights * error) + rounded
 
 
-def verdict(along: Callable, dy: np.ndarray, claimed: float, eps: float = 2.0 ** -52, blur: float = 0.0) -> Verdict:
+def verdict(along: Callable, dy: np.ndarray, claimed: float, eps: float = 2.0 ** -52, blur: float = 0.0,
+            size: float = 1.0) -> Verdict:
     """Does <dx, v>, `claimed`, lie in the interval?  `blur` is its rounding."""
-    low, high, error = subgradients(along, dy, eps)
+    low, high, error = subgradients(along, dy, eps, size)
     nearest = min(max(claimed, low), high)
     gap, allowed = abs(claimed - nearest), error + blur
     if not np.isfinite(low + high + error):
@@ -63,8 +66,8 @@ def directions(x: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     return [alike, *(np.where(np.arange(x.size).reshape(x.shape) == i, alike, 0.0) for i in some)]
 
 
-def sides(along, eps, kink, value, error):
+def sides(along, eps, kink, value, error, size):
     """(low, high, error), each [M]: the slopes on both sides where there is a kink, and the one slope elsewhere."""
-    (right, after), (left, before) = (slopes.one_sided(along, sign, eps) for sign in (1, -1))
+    (right, after), (left, before) = (slopes.one_sided(along, sign, eps, size) for sign in (1, -1))
     low, high = np.where(kink, np.fmin(left, right), value), np.where(kink, np.fmax(left, right), value)
     return low, high, np.where(kink, np.fmax(after, before), error)

@@ -34,7 +34,7 @@ VAGUE = 1e-2                                        # a resolution of fewer than
 
 
 def order(phi: Callable[[float], float], claimed: float, eps: float = 2.0 ** -52, size: float = 0.0,
-          kink: float = 0.0, blur: float = 0.0) -> Verdict:
+          kink: float = 0.0, blur: float = 0.0, grain: float = 0.0) -> Verdict:
     """The verdict of the Taylor remainder's order; "undecided", with the reason, where it has none.
 
     phi      phi(t) is <dy, f(x + t v)>; it may be NaN or raise where f is not defined
@@ -43,6 +43,7 @@ def order(phi: Callable[[float], float], claimed: float, eps: float = 2.0 ** -52
     size     the sum of |dy y|, whose rounding phi contains; |phi(0)| if that is larger
     kink     half of the interval of slopes, if f has kinks at x: see kinks.py
     blur     how far `claimed` may be off by rounding
+    grain    changes of phi up to this may be rounding: then they are so at all widths, even where they do not show
 
     >>> import math
     >>> from pyllama.testing.methods.order import order
@@ -61,7 +62,7 @@ def order(phi: Callable[[float], float], claimed: float, eps: float = 2.0 ** -52
         sides = np.append(sides, added, axis=1)
         h = np.append(WIDTHS, NARROWER)[:sides.shape[1]]
         with np.errstate(all="ignore"):
-            verdict = Remainder(h, sides[0], sides[1], claimed, eps, size, kink + blur).verdict()
+            verdict = Remainder(h, sides[0], sides[1], claimed, eps, size, kink + blur, grain).verdict()
         if verdict.status != "undecided":
             break
     return verdict
@@ -79,13 +80,15 @@ def value(phi, t) -> float:
 class Remainder:
     """R at all widths, from wide to narrow, where f is defined on both sides."""
 
-    def __init__(self, h, ahead, behind, claimed, eps, size, kink):
+    def __init__(self, h, ahead, behind, claimed, eps, size, kink, grain=0.0):
         defined = np.isfinite(ahead) & np.isfinite(behind)
         near = slice(np.flatnonzero(~defined).max(initial=-1) + 1, None)
         self.h, self.odd, self.even = h[near], (ahead - behind)[near] / 2, (ahead + behind)[near] / 2
         self.claimed, self.kink, self.size, self.eps = claimed, kink, size, eps
         self.values = size + np.abs(self.odd) + np.abs(self.even)
-        self.floor = FLOOR * np.fmax(eps * self.values, noise(self.odd, self.even))
+        self.grain, seen = grain, noise(self.odd, self.even)
+        seen = np.fmax(seen, min(grain, max(seen.max(initial=0), least_change(ahead[near], behind[near]))))
+        self.floor = FLOOR * np.fmax(eps * self.values, seen)
         self.off = self.odd / self.h - claimed                          # φ'(0) − s, as each width shows it
         self.largest = np.abs(self.odd - self.h * claimed) + np.abs(self.even)
         self.resolved = (self.largest + self.floor) / self.h            # no larger slope error fits the width
@@ -123,7 +126,7 @@ class Remainder:
         return bool(one_side.all() and steady and measured.all())
 
     def of_a_constant(self) -> Verdict:
-        if 0 < abs(self.claimed) * self.h[0] <= self.floor[0]:
+        if 0 < abs(self.claimed) * self.h[0] <= max(self.floor[0], self.grain):
             return self.undecided("the claimed slope is less than the rounding of f")
         return self.found("wrong" if self.claimed else "passed", 0, "f is constant along the direction")
 
@@ -149,6 +152,12 @@ class Remainder:
 
     def undecided(self, why) -> Verdict:
         return Verdict("order", "undecided", self.claimed, why=f"no converging range: {why}")
+
+
+def least_change(ahead, behind) -> float:
+    """The least change but zero, if f is flat between its steps; else 0."""
+    changes = np.abs([ahead, behind])
+    return float(changes[changes > 0].min(initial=np.inf)) if (changes == 0).any() and changes.any() else 0.0
 
 
 def noise(odd, even) -> np.ndarray:

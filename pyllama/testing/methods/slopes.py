@@ -39,6 +39,8 @@ MIDDLE = slice(-9, -3)                              # where it does so: 6e-4 to 
 TRUST = 1e-6                                        # of the largest slope: four widths show that of most functions so
                                                     # well, and nothing that loses a part of its slope agrees with it
 ROUGH = 1e-2                                        # of y: more than any precision rounds, bfloat16 included
+GRAIN = 16                                          # in eps of the largest number that may take part: changes of f that
+                                                    # are no larger may be rounding, as beside the 1 of 1 + tanh(x)
 UNSURE = 1e-3                                       # all widths do so at least where f is noisy, or bends within them
 
 
@@ -46,17 +48,20 @@ class Slopes(NamedTuple):
     """J v, how far it may be off, and whether f has a kink there; each [M], for M outputs.
 
     holomorphic     is a complex step right for all outputs?
+    exact           what a complex step says, where differences do not contradict it; else NaN
     """
     value: np.ndarray
     error: np.ndarray
     kink: np.ndarray
     holomorphic: bool
+    exact: np.ndarray
 
 
-def slopes(along: Callable, eps: float) -> Slopes:
+def slopes(along: Callable, eps: float, size: float = 1.0) -> Slopes:
     """The slopes at t = 0 of along(t), which returns the outputs [M] for a real or complex t.
 
     eps     of the precision in which the outputs are rounded
+    size    of the largest input: numbers as large as it, as 1 or as the outputs may cancel within f
     """
     exact = imaginary(along, step(eps))
     with np.errstate(all="ignore"):
@@ -65,17 +70,24 @@ def slopes(along: Callable, eps: float) -> Slopes:
             size = np.abs(exact).max(initial=0)
             if (agree(exact, value, error) & (error <= TRUST * size)).all():
                 error = np.where((exact == 0) | (eps > 2.0 ** -52), error, 0)
-                return Slopes(exact, error, np.zeros(exact.shape, bool), True)
-        value, error, kink = differences(along, WIDTHS, eps)
+                return Slopes(exact, error, np.zeros(exact.shape, bool), True, exact)
+        value, error, kink = differences(along, WIDTHS, eps, size)
         if exact is None:
-            return Slopes(value, error, kink, False)
-        size = np.abs(value[np.isfinite(value)]).max(initial=0)
-        lost = np.where(error == 0, 4 * eps * np.abs(along(0.0)) / WIDTHS[0], 0)        # what f rounds away
+            return Slopes(value, error, kink, False, np.full(value.shape, np.nan))
+        here = np.abs(along(0.0))
+        lost = np.where(error == 0, grain(here, eps, size) / WIDTHS[0], 0)              # what f rounds away
+        most = np.abs(value[np.isfinite(value)]).max(initial=0)
         right = agree(exact, value, error + lost)
-        sure = right & (error <= UNSURE * size) & ~kink
+        sure = right & (error <= UNSURE * most) & ~kink
     holomorphic = bool(right.all()) and bool(exact.any() or not value.any())
     confirmed = sure & (exact != 0) & (eps <= 2.0 ** -52)           # float32 would not show a part that f lost
-    return Slopes(np.where(sure, exact, value), np.where(confirmed, 0, error), kink, holomorphic)
+    return Slopes(np.where(sure, exact, value), np.where(confirmed, 0, error), kink, holomorphic,
+                  np.where(right & ~kink, exact, np.nan))
+
+
+def grain(values, eps, size) -> float:
+    """The largest change of f that may be rounding: that of the largest number that takes part."""
+    return GRAIN * eps * max(1.0, size, float(np.abs(values[np.isfinite(values)]).max(initial=0)))
 
 
 def agree(exact, value, error):
@@ -97,7 +109,7 @@ def imaginary(along, step=STEP) -> np.ndarray | None:
         return None
 
 
-def differences(along, widths, eps):
+def differences(along, widths, eps, size=1.0):
     """(slopes, errors, kinks), each [M], by extrapolated differences; the error is infinite where none is finite."""
     here = along(0.0)
     ahead, behind = (np.array([along(sign * h) for h in widths]) for sign in (1, -1))
@@ -109,21 +121,23 @@ def differences(along, widths, eps):
         value, error = best[-1], np.abs(best[-1] - best[-2]) + noise / widths[-1]
         kink = kinks(here, ahead, behind, h, noise)                     # or a bend: narrower widths would show
     else:
-        noise = np.fmax(noise, shaken(plain, h))
-        noise = np.fmax(noise, stair(ahead - behind, noise / eps))
+        least = grain(here, eps, size)
+        noise = np.fmax(noise, shaken(plain, h, least))
+        noise = np.fmax(noise, stair(ahead - behind, np.fmax(1e-5 * noise / eps, least)))
         value, error = sharpest(plain, (2, 4), noise, h)
         error = np.where(jumps((ahead - behind)[NARROW]), np.inf, error)
         near, far = (kinks(here, ahead[at], behind[at], h[at], noise) for at in (KINK, COARSE))
         hidden = 4 * noise / h[KINK][-1] > 0.1 * (np.nan_to_num(np.abs(plain[KINK])).max(axis=0) + noise / h[KINK][-1])
         kink = np.where(hidden, far, near)
-        value, error, kink = beneath(ahead - behind, plain, value, error, kink, noise=4 * eps * np.abs(here))
+        value, error, kink = beneath(ahead - behind, plain, value, error, kink,
+                                     noise=np.fmax(4 * eps * np.abs(here), np.fmin(noise, least)))
         unseen = drowned(noise, ahead, behind)
         error, kink = np.where(unseen, np.inf, error), kink & ~unseen
     still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t, or rounds it away
     return np.where(still, 0, value), np.where(still, 0, error), kink
 
 
-def one_sided(along, sign, eps):
+def one_sided(along, sign, eps, size=1.0):
     """(slopes, errors), each [M], ahead of t = 0 (sign 1) or behind (-1), from f on that side alone.
 
     The error is infinite where f is not defined, or its slope grows without bound, as that of a root at 0.
@@ -132,7 +146,9 @@ def one_sided(along, sign, eps):
     with np.errstate(all="ignore"):
         there = np.array([along(sign * width) for width in WIDTHS])
         plain = unless_rounded_away(sign * (there - here) / h, h, eps)
-        noise = np.fmax(4 * eps * np.abs(there).max(0), shaken(extrapolated(plain, (1,)), h[1:]))
+        least = grain(here, eps, size)
+        noise = np.fmax(4 * eps * np.abs(there).max(0), shaken(extrapolated(plain, (1,)), h[1:], least))
+        noise = np.fmax(noise, stair(there - here, least))
         value, error = sharpest(plain, (1, 2), noise, h)
         steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(there - here)[1:] <= np.abs(there - here)[:-1])
     error = np.where(steeper[MIDDLE].all(0) | drowned(noise, there), np.inf, error)
@@ -152,9 +168,13 @@ def extrapolated(plain, powers):
     return plain
 
 
-def shaken(plain, h):
-    """The noise of f [M], as the narrowest quotients show it: the third largest, as a kink may explain two."""
-    return 2 * np.sort(np.nan_to_num(np.abs(np.diff(plain[NARROW], axis=0))) * h[NARROW][1:], axis=0)[-3]
+def shaken(plain, h, least):
+    """The noise of f [M], as the narrowest quotients show it: the third largest, as a kink may explain two.
+
+    It is the largest if that may be rounding: one that shows once is there at all widths.
+    """
+    seen = 2 * np.nan_to_num(np.abs(np.diff(plain, axis=0))) * h[1:]
+    return np.fmax(np.sort(seen[NARROW][1:], axis=0)[-3], np.fmin(seen[COARSE.start:].max(axis=0), least))
 
 
 def sharpest(plain, powers, noise, h):
@@ -176,16 +196,16 @@ def sharpest(plain, powers, noise, h):
 def drowned(noise, *values):
     """Is what looks like noise as large as all that f does?  Then f oscillates faster than the widths can show."""
     values = np.concatenate(values)
-    return noise > np.fmax(np.ptp(values, axis=0) / 8, ROUGH * np.abs(values).max(axis=0))
+    return noise > np.fmax(np.ptp(values, axis=0) / 128, ROUGH * np.abs(values).max(axis=0))
 
 
-def stair(changes, size):
-    """The height [M] of the steps of a function that is computed in low precision: the least change but zero.
+def stair(changes, most):
+    """The height [M] of the steps that rounding makes of a function: the least change but zero.
 
-    A wide step would be one of f itself, such as round's: then this is zero.
+    A step higher than `most` would be one of f itself, such as round's: then this is zero.
     """
     least = np.where(changes == 0, np.inf, np.abs(changes)).min(axis=0)
-    return np.where((changes == 0).any(axis=0) & (least < 1e-5 * size), least, 0)
+    return np.where((changes == 0).any(axis=0) & (least <= most), least, 0)
 
 
 def bound(errors) -> float:
