@@ -215,6 +215,7 @@ class TestTorch:
         report = gradcheck(Off, [Tensor(X), 3.0], raise_exception=False, seed=0)
         assert bool(report) == right
         assert [pair.input for pair in report.pairs] == ["x"]
+        assert right or report.case.endswith("# call gradcheck(Off, ...) with arrays of its library that hold these")
 
     def test_a_backward_pass_beside_that_of_torch_is_refused(self):
         """It would not be called, and a wrong one would pass."""

@@ -6,7 +6,7 @@ import pyllama.ops  # noqa: F401 -- registers
 from pyllama.op import OPS, Op, between
 from pyllama.ops import add_rms_norm, rms_norm
 from pyllama.shapes import signature
-from pyllama.testing import check, complex_step, problem
+from pyllama.testing import check, problem
 from pyllama.testing.problems import choose_by
 
 
@@ -54,11 +54,6 @@ def test_problems_respect_equal_axes_and_bounds():
 def test_whole_intervals_are_drawn_to_their_ends():
     choose = choose_by(np.random.default_rng(0))
     assert {choose(between(1, 3)) for _ in range(100)} == {1, 2, 3}
-
-
-def test_complex_step_is_exact():
-    """x³ at 2 along 1/3 is 12/3, to the last bit; the integer input stays as it is."""
-    assert complex_step(lambda n, x: x ** n, [np.array(3), np.array(2.0)], 1, 1 / 3) == pytest.approx(4, rel=4e-16)
 
 
 def norm_backward(dy, x, w, r, *, eps):

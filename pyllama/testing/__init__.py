@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyllama.testing.foreign import c_function
     from pyllama.testing.function import gradcheck
-    from pyllama.testing.ops import check, complex_step
+    from pyllama.testing.ops import check
     from pyllama.testing.partials import check_partials
     from pyllama.testing.problems import Problem, between, problem
     from pyllama.testing.report import GradcheckError, Report
@@ -30,14 +30,13 @@ _HOMES = {                                  # name -> the module it comes from
     "check": "ops",
     "check_grads": "second",
     "check_partials": "partials",
-    "complex_step": "ops",
     "gradcheck": "function",
     "gradgradcheck": "second",
     "problem": "problems",
 }
 
 __all__ = ["GradcheckError", "Problem", "Report", "between", "c_function", "check", "check_grads", "check_partials",
-           "complex_step", "gradcheck", "gradgradcheck", "problem"]
+           "gradcheck", "gradgradcheck", "problem"]
 
 
 def __getattr__(name):

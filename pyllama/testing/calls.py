@@ -49,6 +49,7 @@ class Function:
     leaves      the leaves as given, copied: arrays; None for an input that is None
     form        "closure", "saved" or "plain": what `func` returns
     original    what the reader of a report calls: the function before it was adapted
+    foreign     were its arrays of another library, and converted?
     keywords    of gradcheck that belong to the function
     """
 
@@ -57,7 +58,7 @@ class Function:
         self.func, self.backward, self.jvp = func, backward, jvp
         if saved and backward is None:
             raise ValueError("saved=True belongs to backward=, which is not given; give the function that takes saved")
-        self.name, self.original = name_of(func), func
+        self.name, self.original, self.foreign = name_of(func), func, False
         keywords = {"backward": backward, "saved": saved, "jvp": jvp}
         self.keywords = {keyword: value for keyword, value in keywords.items() if value}
         self.inputs = as_list(inputs)
@@ -189,7 +190,8 @@ def brought(func: Callable, inputs: Any, backward: Callable | None, saved: bool,
     if adapted := foreign.adapted(func, inputs):
         refuse_backward(func, backward)
         function = Function(adapted.f, adapted.inputs, jvp=jvp or adapted.jvp, names=names or adapted.names)
-        function.name, function.original, function.notes = name_of(func), func, adapted.notes
+        function.name, function.original, function.foreign = name_of(func), func, True
+        function.notes = adapted.notes
         return function
     return Function(foreign.plain(func), inputs, foreign.plain(backward), saved, foreign.plain(jvp), names)
 

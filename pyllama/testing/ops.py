@@ -12,9 +12,9 @@ from pyllama.testing import passes, points
 from pyllama.testing.calls import Function
 from pyllama.testing.methods.compare import inner, norm
 from pyllama.testing.methods.judge import Case
-from pyllama.testing.methods.slopes import STEP, WIDTHS
+from pyllama.testing.methods.slopes import WIDTHS
 from pyllama.testing.points import Point
-from pyllama.testing.problems import MOST, Problem, choose_by, problem
+from pyllama.testing.problems import MOST, choose_by, problem
 from pyllama.testing.report import Report, Verdict
 from pyllama.testing.session import Found, Options, Session
 from pyllama.testing.trees import is_float
@@ -24,27 +24,6 @@ SPEAKING = 12                               # numbers: a problem of one row and 
 
 # Where an op may be defined if it is not everywhere: maps of standard normal numbers.
 DOMAINS = (lambda x: x, np.abs, np.tanh, lambda x: (1 + np.tanh(x)) / 2, lambda x: 1 + np.abs(x))
-
-
-def complex_step(f, inputs, i, v):
-    """J v, the directional derivative of f with respect to input i along v, exact up to rounding: see slopes.py.
-
-    f        a holomorphic function of arrays: it must not use abs, conj, or comparisons of complex numbers
-    inputs   its arguments; floating arrays are converted to complex128, others are passed as they are
-    i        which input is varied
-    v        the direction, with the shape of inputs[i]
-    returns  float64, with the shape of f's result
-
-    The derivative of x³ at 2 is 12:
-
-    >>> import numpy as np
-    >>> from pyllama.testing import complex_step
-    >>> float(complex_step(lambda x: x ** 3, [np.array(2.0)], 0, 1.0).round(4))
-    12.0
-    """
-    stepped = [x.astype(complex) if is_float(x) else x for x in inputs]
-    stepped[i] = stepped[i] + 1j * STEP * v
-    return np.imag(f(*stepped)) / STEP
 
 
 class OpFunction(Function):
@@ -177,6 +156,3 @@ def undefined(op, inputs, options) -> float:
         warnings.simplefilter("ignore")
         return int(np.isnan(passes.flat(op(*inputs, **options)[0])).sum())
     return float("inf")
-
-
-__all__ = ["Problem", "check", "complex_step"]

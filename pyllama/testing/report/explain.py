@@ -97,5 +97,9 @@ def smallest_case(session: "Session", key: tuple[str, str]) -> str:
     if sum(x.size for x in leaves if x is not None) > LONGEST:
         return ""
     inputs = dict(zip(function.heads, function.arguments(leaves), strict=True))
-    return as_python(function.original, inputs, function.keywords | session.keywords() | {"seed": session.seed})
+    text = as_python(function.original, inputs, function.keywords | session.keywords() | {"seed": session.seed})
+    if not function.foreign:
+        return text
+    *lines, _ = text.splitlines()                       # func may take constants, too, which are not among the inputs
+    return "\n".join([*lines, f"# call gradcheck({function.name}, ...) with arrays of its library that hold these"])
 
