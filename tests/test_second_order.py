@@ -121,7 +121,9 @@ def test_the_gradients_of_a_tree_come_as_a_tree():
 
     inputs = [{"a": X, "b": X + 1}]
     assert gradgradcheck(product, inputs, backward2=backward2(1.0), seed=0)
-    assert not gradgradcheck(product, inputs, backward2=backward2(2.0), seed=0, raise_exception=False)
+    report = gradgradcheck(product, inputs, backward2=backward2(2.0), seed=0, raise_exception=False)
+    assert not report
+    assert report.replay == "gradgradcheck(product, inputs, ..., seed=0)"
 
 
 @pytest.mark.parametrize(("inputs", "options", "message"), [

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pyllama.testing import foreign, passes, trees
-from pyllama.testing.calls import Function, as_list, brought, described, refuse_backward
+from pyllama.testing.calls import Function, as_list, brought, described, name_of, refuse_backward
 from pyllama.testing.function import gradcheck, seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import direction
@@ -76,6 +76,7 @@ def gradgradcheck(func: Callable, inputs: Any, grad_outputs: Any = None, *, eps:
             report = symmetric(function, grad_outputs, seed)
             unused = [NO_TOLERANCES] if not eps is atol is rtol is None else []
             report = replace(report, notes=(*report.notes, *unused))
+    report = replace(report, replay=f"gradgradcheck({name_of(func)}, inputs, ..., seed={seed})")
     return settled(report, raise_exception)
 
 
@@ -128,7 +129,8 @@ def check_grads(f: Callable, args: Any = None, order: int = 2, modes: Sequence[s
                                              names=names, **options)))                  # type: ignore[arg-type]
         if hasattr(module, "tangent_of") and function.jvp and "fwd" in modes:
             reports.append(renamed(of_tangent(module, f, inputs, names, options)))
-    return settled(merged(reports), raise_exception)
+    again = f"check_grads({function.name}, inputs, order={order}, modes={[*modes]}, ..., seed={seed})"
+    return settled(replace(merged(reports), replay=again), raise_exception)
 
 
 def require_wanted(order: int, modes: Sequence[str]) -> None:

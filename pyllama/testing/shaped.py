@@ -48,7 +48,7 @@ def check_shapes(function: Callable, line: str, *, backward: Callable | None = N
     worst: Report | None = None
     tried = 0
     for _ in range(problems):
-        if worst and (not worst or time.monotonic() > end):
+        if worst and time.monotonic() > end:
             break
         tried += 1
         drawn = dict(zip([x.name for x in declared], problem(drawn_of, choose_by(rng)).inputs, strict=False))
@@ -59,7 +59,7 @@ def check_shapes(function: Callable, line: str, *, backward: Callable | None = N
         left = None if budget is None else max(end - time.monotonic(), 0.0)
         report = gradcheck(function, inputs, backward=backward, saved=saved, seed=seed, budget=left, names=names,
                            raise_exception=False)
-        if worst is None or (not report, report.error) > (not worst, worst.error):
+        if worst is None or not report or report.error > worst.error:
             worst = report
         if not report:
             break
@@ -67,7 +67,8 @@ def check_shapes(function: Callable, line: str, *, backward: Callable | None = N
         raise ValueError(f"the function is not defined for any of {problems} random problems of {line!r}; give inputs")
     skipped = [f"{problems - tried} of {problems} random problems"] * bool(worst and tried < problems)
     return dataclasses.replace(worst, notes=(*worst.notes, f"{counted(tried, 'random problem')} of {line}"),
-                               skipped=(*worst.skipped, *skipped))
+                               skipped=(*worst.skipped, *skipped),
+                               replay=f"check_shapes({worst.function}, {line!r}, seed={seed}, budget=None)")
 
 
 def in_order_of(names: list[str], function: Callable) -> list[str]:
