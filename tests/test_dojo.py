@@ -1,5 +1,7 @@
 """The dojo: each bug is a file to repair; the checker judges it; progress is kept."""
 import json
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from pyllama.cli import main
 from pyllama.errors import UserError
 from pyllama.op import OPS
 from pyllama.testing import dojo
+from pyllama.testing.dojo import registering_nothing
 
 EXERCISES = dojo.exercises()
 IN_FORWARD = next((exercise for exercise in EXERCISES if exercise.bug.function == "forward"), None)
@@ -63,6 +66,40 @@ def test_hints_come_one_at_a_time(folder, capsys):
         out = run(capsys, "--hint")[1]
         assert [hint in out for hint in exercise.hints] == [i < count for i in range(3)]
     assert json.loads((folder / "progress.json").read_text())["exercises"][str(exercise.bug)]["hints"] == 3
+
+
+def test_a_hint_comes_with_the_file_that_is_written(folder, capsys):
+    for words in (["--hint"], ["--hint", "--restart"]):
+        out = run(capsys, *words)[1]
+        assert f"{EXERCISES[0].file} has one bug" in out
+        assert EXERCISES[0].hints[0] in out
+
+
+def test_the_commands_it_names_open_the_same_folder(folder, capsys):
+    first = EXERCISES[0]
+    out = run(capsys, "--folder", "my own")[1]
+    assert "run pyllama dojo --folder 'my own' again" in out
+    assert "pyllama dojo --hint --folder 'my own'" in out
+    out = run(capsys, "--folder", "my own")[1]
+    assert "Again: pyllama dojo --folder 'my own'\n" in out
+    repair(folder.parent / "my own" / first.file, first)
+    assert f"Next: {EXERCISES[1].name}, with pyllama dojo --folder 'my own'\n" in run(capsys, "--folder", "my own")[1]
+
+
+def test_the_case_it_prints_runs_where_the_command_ran(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    run(capsys, "rms_norm.1")
+    out = run(capsys)[1]
+    assert "Again: pyllama dojo\n" in out
+    monkeypatch.delitem(sys.modules, "rms_norm_1", raising=False)
+    case = textwrap.dedent(out.partition("The smallest failing case:\n\n")[2].partition("\n\nSeed")[0])
+    with registering_nothing(), pytest.raises(AssertionError, match="wrong"):
+        exec(case, {})
+    monkeypatch.delitem(sys.modules, "rms_norm_1", raising=False)
+
+
+def test_a_list_of_one_exercise_is_refused(folder, capsys):
+    assert run(capsys, "--list", "--hint")[0] == 2
 
 
 def test_restart_keeps_the_attempt_beside_the_new_file(folder, capsys):

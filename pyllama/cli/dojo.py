@@ -1,13 +1,18 @@
 """The command dojo: find the bugs of the catalogue, one at a time."""
+from dataclasses import replace
 from pathlib import Path
 
+from pyllama.cli.output import quoted
 from pyllama.errors import UserError, counted
 from pyllama.testing.dojo import Exercise, Progress, exercises, find, registering_nothing
 from pyllama.testing.named import cause, from_file
+from pyllama.testing.report import Report
+
+FOLDER = Path("dojo")
 
 
 def dojo(exercise: str | None = None, /, hint: bool = False, restart: bool = False, list: bool = False,
-         folder: Path = Path("dojo")) -> int:
+         folder: Path = FOLDER) -> int:
     """Learn to find bugs in backward passes: each exercise is a real bug in a file that you repair.
 
     The first call writes the file of an exercise.  Edit it and call again: the checker judges it.  Once it is right,
@@ -22,6 +27,8 @@ def dojo(exercise: str | None = None, /, hint: bool = False, restart: bool = Fal
     """
     progress = Progress(folder)
     if list:
+        if exercise or hint or restart:
+            raise UserError("--list shows all exercises; remove it, or remove the exercise, --hint and --restart")
         return listed(progress)
     chosen = find(exercise) if exercise else progress.next()
     if chosen is None:
@@ -29,8 +36,18 @@ def dojo(exercise: str | None = None, /, hint: bool = False, restart: bool = Fal
         return 0
     path = folder / chosen.file
     if restart or not path.exists():
-        return opened(chosen, path, progress)
-    return hinted(chosen, progress) if hint else judged(chosen, path, progress)
+        opened(chosen, path, progress)
+    elif not hint:
+        return judged(chosen, path, progress)
+    if hint:
+        hinted(chosen, progress)
+    return 0
+
+
+def command(progress: Progress, *words: str) -> str:
+    """What to type, with the folder unless it is the usual one."""
+    folder = [] if progress.folder == FOLDER else ["--folder", str(progress.folder)]
+    return " ".join(map(quoted, ["pyllama", "dojo", *words, *folder]))
 
 
 def listed(progress: Progress) -> int:
@@ -45,25 +62,23 @@ def listed(progress: Progress) -> int:
     return 0
 
 
-def opened(exercise: Exercise, path: Path, progress: Progress) -> int:
+def opened(exercise: Exercise, path: Path, progress: Progress) -> None:
     """Write the file of the exercise; an attempt that is there stays beside it."""
     progress.save(exercise)
     if path.exists() and path.read_text("utf-8", errors="replace") != exercise.text:
         path.replace(path.with_suffix(".py.bak"))
     path.write_text(exercise.text, "utf-8")
     print(f"{exercise.name}: {path} has one bug.  Its derivation is right.\n"
-          f"Fix the code, then run pyllama dojo again.  One hint at a time: pyllama dojo --hint")
-    return 0
+          f"Fix the code, then run {command(progress)} again.  One hint at a time: {command(progress, '--hint')}")
 
 
-def hinted(exercise: Exercise, progress: Progress) -> int:
+def hinted(exercise: Exercise, progress: Progress) -> None:
     """Print the hints up to the next one."""
     standing = progress.of(exercise)
     standing.hints = min(standing.hints + 1, len(exercise.hints))
     progress.save(exercise)
     for number, sentence in enumerate(exercise.hints[:standing.hints], start=1):
         print(f"hint {number} of {len(exercise.hints)}: {sentence}")
-    return 0
 
 
 def judged(exercise: Exercise, path: Path, progress: Progress) -> int:
@@ -84,10 +99,17 @@ def judged(exercise: Exercise, path: Path, progress: Progress) -> int:
     progress.save(exercise)
     if report:
         return solved(exercise, progress)
+    name = [exercise.name] if standing.solved else []       # without its name the next one would be opened
     if report is not None:
-        print(report.text(only_wrong=True))
-        print(f"{exercise.name}: not yet.  pyllama dojo --hint helps")
+        print(repeatable(report, path, command(progress, *name)).text(only_wrong=True))
+        print(f"{exercise.name}: not yet.  {command(progress, *name, '--hint')} helps")
     return 1
+
+
+def repeatable(report: Report, path: Path, replay: str) -> Report:
+    """The report with a command that gives it again, and with a case that finds the file."""
+    found = f"import sys\nsys.path.insert(0, {str(path.parent)!r})\n"
+    return replace(report, replay=replay, case=found + report.case if report.case else "")
 
 
 def solved(exercise: Exercise, progress: Progress) -> int:
@@ -98,5 +120,5 @@ def solved(exercise: Exercise, progress: Progress) -> int:
     if exercise.bug.cited:
         print(f"It really happened: {exercise.bug.source}")
     following = progress.next()
-    print(f"\nNext: {following.name}, with pyllama dojo" if following else "\nThat was the last one.")
+    print(f"\nNext: {following.name}, with {command(progress)}" if following else "\nThat was the last one.")
     return 0
