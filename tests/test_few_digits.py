@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from pyllama.testing import gradcheck
+from pyllama.testing.methods.entries import entries
 
 
 def gelu(x):
@@ -73,3 +74,64 @@ def test_small_numbers_are_no_rounding():
     x = 1e-30 * np.random.default_rng(0).standard_normal(5)
     for f in (lambda x: (x * x, lambda dy: x * dy), refuses_complex(lambda x: (x * x, lambda dy: x * dy))):
         assert any(pair.wrong for pair in gradcheck(f, [x], seed=0, raise_exception=False).pairs)
+
+
+# --- infinite slopes and gradients ------------------------------------------------------------------------------------
+
+def x_log_x(x):
+    log = np.log(np.where(x > 0, x, 1))
+    return x * log * (x > 0), lambda dy: dy * (log + 1)
+
+
+def test_a_slope_that_is_infinite_on_one_side_is_undecided():
+    """x log x is constant to the left of 0; that slope says nothing of the right."""
+    dy, x = np.ones(3), np.array([0.0, 0.5, 1.0])
+
+    def along(index, t):
+        moved = x.copy()
+        moved[index] += t
+        return x_log_x(moved)[0]
+
+    found = entries(along, dy, x)
+    np.testing.assert_array_equal(np.isnan(found.value), [True, False, False])
+
+
+def test_a_gradient_that_is_not_finite_is_linear():
+    """0 times NaN is NaN: the fault is the NaN alone."""
+    def sinc(x):
+        angle = np.pi * x
+        return np.sinc(x), lambda dy: dy * (np.cos(angle) * angle - np.sin(angle)) / (angle * x)
+
+    with np.errstate(all="ignore"):
+        report = gradcheck(sinc, [np.array([0.0, 1.5, 0.4])], seed=0, raise_exception=False)
+    assert not report.faults
+    assert report.pairs[0].diagnoses[0] == "Not finite: claimed is nan at x[0]."
+
+
+def test_a_kink_is_noted_once():
+    relu = gradcheck(lambda x: (np.maximum(x, 0), lambda dy: dy * (x > 0)), [np.array([0.0, 1.0, -1.0])], seed=0)
+    assert relu.notes == ("y has a kink in x",)
+
+
+# --- y in float32, and exceptions -------------------------------------------------------------------------------------
+
+def variance(x):
+    """Of numbers that are far from 0: in float32 nothing is left of it."""
+    return np.mean(x * x) - np.mean(x) ** 2, lambda dy: 2 * dy * (x - np.mean(x)) / x.size
+
+
+def test_a_forward_pass_that_loses_digits_is_a_fault():
+    x = (1000 + np.random.default_rng(0).standard_normal(100)).astype(np.float32)
+    report = gradcheck(variance, [x], seed=0, raise_exception=False)
+    (fault,) = report.faults
+    assert fault.kind == "loses digits"
+    assert fault.sentence.startswith("y loses digits in float32: float32 error")
+
+
+def test_an_exception_of_back_says_which_call_it_was():
+    def back(dy):
+        raise IndexError("of the user")
+
+    with pytest.raises(IndexError, match="of the user") as caught:
+        gradcheck(lambda x: (2 * x, back), [np.ones(2)])
+    assert "call back(dy)" in caught.value.__notes__[0]

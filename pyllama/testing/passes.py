@@ -51,10 +51,19 @@ def eps_of(dtype: Any) -> float:
     return 2.0 ** -7 if np.dtype(dtype).name == "bfloat16" else float(np.finfo(dtype).eps)
 
 
+def noted(f: Callable, call: str, argument: Any) -> Any:
+    """f(argument); an exception says which call raised it."""
+    try:
+        return f(argument)
+    except Exception as error:
+        error.add_note(f"Raised in {call}.")
+        raise
+
+
 def forward(function: Function, leaves: list, faults: Faults) -> tuple[tuple, Callable]:
     """(outputs, back).  Raises TypeError for another form, ValueError if an output is NaN."""
     before = copies(leaves)
-    outputs, back = function(leaves)
+    outputs, back = noted(function, f"the call {function.name}(...)", leaves)
     if restored(before, leaves):
         faults.add("input mutated", f"{function.name} changes its inputs in place; let it work on a copy")
     if any(is_float(a) and np.isnan(a).any() for a in outputs):
@@ -72,7 +81,7 @@ def gradients(function: Function, back: Callable, dys: tuple, outputs: tuple, le
     Raises TypeError if back returns another number of gradients.
     """
     before = copies(dys), copies(outputs), copies(leaves)
-    returned = back(dys)
+    returned = noted(back, f"the call back(dy) of {function.name}", dys)
     of_y = {a.dtype for a in outputs if is_float(a)}
     allowed = precisions | (of_y if len(of_y) == 1 else set())
     grads = [fitting(name, x, dx, allowed, faults)

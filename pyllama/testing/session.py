@@ -235,7 +235,7 @@ class Session:
             self.skipped.append(f"the differences that confirm the complex step of {key[0]}")
         verdict = judge.verdict_of(compared) if compared else None
         if verdict is None and judge.has_kink(case):
-            self.note(f"{key[1]} has a kink in {key[0]} ({point.name})")
+            self.note(f"{key[1]} has a kink in {key[0]}")
             if self.options.kinks == "raise":
                 self.faults.add("kink", f"{key[1]} has a kink in {key[0]}, where its gradient is not unique; give "
                                         f"other inputs, or kinks='accept'", key[0])
@@ -287,17 +287,21 @@ class Session:
                 self.skipped.append(f"the rounding of {low[0]} of {output}")
                 return
             try:
-                verdicts = self.roundings(point, j)
+                of_y, verdicts = self.roundings(point, j)
             except Exception as error:
                 self.note(f"the point {point.name!r} was left out: {error}")
                 return
+            if of_y.status == "wrong":
+                self.faults.add("loses digits", f"{output} loses digits in {low[0]}: {of_y.why}", output)
+            elif of_y.status == "undecided":
+                self.note(f"{output} may lose digits in {low[0]}: {of_y.why}")
             for i, verdict in verdicts.items():
                 key = self.function.names[i], output
                 if key in cases:
                     self.add(key, Found(point, verdict, cases[key]))
 
-    def roundings(self, point: Point, j: int) -> dict[int, Verdict]:
-        """{i: the verdict on the rounding of the gradient of leaf i} for one output."""
+    def roundings(self, point: Point, j: int) -> tuple[Verdict, dict[int, Verdict]]:
+        """The verdicts on the rounding of one output and, {i: verdict}, of its gradient with respect to leaf i."""
         from pyllama.testing.methods import precision
         faults, precisions = self.faults, self.precisions
 
@@ -309,8 +313,9 @@ class Session:
         outputs, _ = passes.forward(self.function, point.leaves, faults)
         dys = alone(j, self.drawn(outputs, point))
         _, grads = run(point.leaves, dys)
-        verdicts = precision.check(run, point.leaves, dys, self.seed)[len(outputs):]
-        return dict(zip([i for i, dx in enumerate(grads) if dx is not None], verdicts, strict=True))
+        verdicts = precision.check(run, point.leaves, dys, self.seed)
+        leaves = [i for i, dx in enumerate(grads) if dx is not None]
+        return verdicts[j], dict(zip(leaves, verdicts[len(outputs):], strict=True))
 
     def sample(self, case: Case, most: int) -> list:
         """The indices of all entries of the leaf, or of so many drawn at random."""
@@ -336,7 +341,7 @@ class Session:
         """back(0) is 0, and the gradients of several outputs together are the sum of those of each."""
         names = self.function.names
         for i, case in self.cases(self.given, back, tuple(np.zeros_like(d) for d in drawn), values, passes.Faults()):
-            if case.dx.any():
+            if np.where(np.isfinite(case.dx), case.dx, 0).any():            # 0 times infinity is NaN
                 self.faults.add("not linear in dy", f"the gradient of {names[i]} for dy = 0 is not 0; let every term "
                                                     f"of it be a multiple of dy", names[i])
         if len(drawn) == 1:

@@ -200,11 +200,18 @@ class Meter:
             scale, inward = 1 - x or x, -1.0
         found = self.central(index, scale)
         if not np.isfinite(found[1]):                               # f is not defined on both sides, or only very near
-            sides = (self.beside(index, scale, sign) for sign in (1.0, -1.0))
+            sides = [self.beside(index, scale, sign) for sign in (1.0, -1.0)]
+            if self.defined(index, scale) and not all(np.isfinite(error) for _, error, _ in sides):
+                return np.nan, np.inf, False                        # such as x log x at 0: its slope there is infinite
             found = min(*sides, self.central(index, NEAR * scale), key=lambda one: one[1])
         if x and scale < DROWNED * self.typical and not found[1] <= PRECISE * abs(found[0]):
             found = min(found, self.beside(index, self.typical, inward), key=lambda one: one[1])
         return found
+
+    def defined(self, index, scale) -> bool:
+        """Is f defined on both sides of the entry?"""
+        along = self.line(index, scale)
+        return bool(np.isfinite(along(BESIDE)).all() and np.isfinite(along(-BESIDE)).all())
 
     def central(self, index, scale) -> tuple[float, float, bool]:
         along = self.line(index, scale)
