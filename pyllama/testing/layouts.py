@@ -44,7 +44,7 @@ def sliced(x):
     """Part of a longer last axis, as one of the parts of a fused projection: rows are contiguous, but apart."""
     if not x.ndim:
         return in_rows(x)
-    gaps = np.concatenate([flipped(x)] * 3, axis=-1, dtype=x.dtype)         # else of native byte order
+    gaps = np.concatenate([in_rows(flipped(x))] * 3, axis=-1, dtype=x.dtype)     # the default is native byte order
     n = x.shape[-1]
     return filled(gaps[..., n:2 * n], x)
 
