@@ -14,6 +14,7 @@ Correct cases must not alarm, and wrong ones must be caught, unless the gradient
 import argparse
 import collections
 import functools
+import time
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -177,10 +178,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cases", type=int, default=5000, help="each runs in float64 and in float32")
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=np.inf, help="begin no case after so many")
     parser.add_argument("--only", default="", help="part of a function's name")
     args, counts = parser.parse_args(), collections.Counter()
     warnings.simplefilter("ignore")
+    begin = time.monotonic()
     for k in range(args.first, args.first + args.cases):
+        if time.monotonic() - begin > args.seconds:
+            print(f"stopped before case {k}")
+            break
         name, f, inputs, _ = drawn(k, args.only)
         with np.errstate(all="ignore"):
             for kind, result, why in counted(name, f, inputs, k):

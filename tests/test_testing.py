@@ -7,7 +7,10 @@ from pyllama.op import OPS, Op, between
 from pyllama.ops import add_rms_norm, rms_norm
 from pyllama.shapes import signature
 from pyllama.testing import check, problem
+from pyllama.testing.ops import most_telling
+from pyllama.testing.passes import Faults
 from pyllama.testing.problems import choose_by
+from pyllama.testing.report import Pair, Report, Verdict
 
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
@@ -191,3 +194,21 @@ def test_an_op_that_jumps_everywhere_is_not_judged():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="is random"):
         checked(ONE, lambda x: (rng.standard_normal(x.shape), ()), lambda dy: (0 * dy,))
+
+
+class Stub:
+    """A problem that is wrong, with a report that names these causes."""
+    wrong = True
+
+    def __init__(self, *causes):
+        self.causes = causes
+
+    def report(self):
+        verdict = Verdict("differences", "wrong")
+        return Report("f", (Pair("x", "y", (verdict,), diagnoses=self.causes),))
+
+
+@pytest.mark.parametrize(("problems", "shown"), [((Stub(), Stub("Wrong sign"), Stub("Another")), ("Wrong sign",)),
+                                                 ((Stub(), Stub()), ())])
+def test_of_wrong_problems_one_whose_cause_is_named_is_reported(problems, shown):
+    assert most_telling([*problems], Faults()).pairs[0].diagnoses == shown

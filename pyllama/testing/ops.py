@@ -20,6 +20,7 @@ from pyllama.testing.session import Found, Options, Session
 from pyllama.testing.trees import is_float
 
 FEW = 4                                     # roundings of numbers of size one that may be left of terms that cancel
+EXPLAINED = 4                               # wrong problems whose cause is looked for
 SPEAKING = 12                               # numbers: a problem of one row and one column looks right in many ways
 
 # Where an op may be defined if it is not everywhere: maps of standard normal numbers.
@@ -104,7 +105,7 @@ def check(op: Op, seed: int = 0, problems: int = 50) -> Report:
     True
     """
     rng, faults = np.random.default_rng(seed), passes.Faults()
-    worst: OpSession | None = None
+    worst: list[OpSession] = []
     for number in range(problems):
         drawn, options, _ = problem(op, choose_by(rng))
         inputs = inside(op, drawn, options)
@@ -115,12 +116,26 @@ def check(op: Op, seed: int = 0, problems: int = 50) -> Report:
         session = OpSession(OpFunction(op, inputs or drawn, options), seed, number, problems)
         session.run()
         faults |= session.faults
-        worst = session if worst is None or session.rank > worst.rank else worst
-    if worst is None:
+        worst = sorted([*worst, session], key=lambda one: one.rank, reverse=True)[:EXPLAINED]
+    if not worst:
         raise ValueError(f"{op.name} cannot be checked: none of its {problems} random problems has a floating input "
                          f"and is defined; check it with gradcheck and inputs of your own")
-    worst.faults = faults
-    return worst.report()
+    return most_telling(worst, faults)
+
+
+def most_telling(worst: list[OpSession], faults: passes.Faults) -> Report:
+    """The report of the first problem, or of the first wrong one whose cause is named."""
+    first: Report | None = None
+    for session in worst:
+        session.faults = faults
+        if first and not session.wrong:
+            break
+        report = session.report()
+        if report or any(pair.diagnoses for pair in report.pairs):
+            return report
+        first = first or report
+    assert first is not None
+    return first
 
 
 def inside(op, inputs, options):
