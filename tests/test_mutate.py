@@ -15,7 +15,6 @@ from pyllama import backend, cuda_text
 from pyllama.op import OPS
 from pyllama.testing.mutation.forks import BROKEN, fork
 from pyllama.testing.mutation.mutants import Mutant, mutants_in
-from pyllama.testing.mutation.scores import percent
 from tests import fakecupy
 from tests.another import python
 from tests.cuda_on_cpu import KernelError
@@ -25,6 +24,7 @@ from tests.mutate import c_mutants, cuda_bugs, python_mutants
 from tests.mutate.c_mutants import squeeze
 from tests.mutate.judge import judge
 from tests.mutate.python_mutants import ROOT
+from tests.mutate.scores import percent
 from tests.test_cuda_kernels import both_passes
 
 
@@ -215,7 +215,7 @@ from pyllama.testing.mutation.mutants import Mutant
 right = inspect.getsource(relu.backward)
 codes = {"no bug": right, "bug": right.replace(">", "<"), "crash": "def backward(dy, x):\\n    import os; os.abort()"}
 mutants = [Mutant("relu", "backward", "", "", name, code) for name, code in codes.items()]
-Hunt.profile = "few"                            # examples: the verdicts are what is tested here
+Hunt.suite, Hunt.profile = ["test_ops.py"], "few"           # the verdicts are what is tested here
 hunt = Hunt(mutants, 2, lambda mutant, status: print(mutant.change, status))
 print("ended with", int(hunt.run()))
 """
@@ -262,11 +262,10 @@ def test_what_the_executor_checks_is_found_in_a_kernel(monkeypatch, tmp_path, fi
 def test_bugs_planted_in_the_kernels_with_quick_tests_are_found():
     """The whole list takes minutes: python -m tests.mutate --cuda."""
     rules.real()
-    done = python("-m", "tests.mutate", "--cuda", "adamw", "cross_entropy", "embedding", "gelu", "relu", "rope", "sgd",
-                  "softmax", "swiglu", timeout=900)
+    done = python("-m", "tests.mutate", "--cuda", "adamw", "rope", "softmax", "swiglu", timeout=900)
     found, planted = map(int, re.search(r"(\d+) of (\d+) bugs found", done.stdout).groups())
     assert (done.returncode, found) == (0, planted), done.stdout + done.stderr
-    assert planted >= 40
+    assert planted >= 30
 
 
 @pytest.mark.parametrize(("said", "net"), {

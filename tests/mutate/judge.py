@@ -2,8 +2,8 @@
 from rich.console import Console
 
 from pyllama.op import OPS
-from pyllama.testing.mutation.scores import count, table
 from tests.mutate.python_mutants import ROOT
+from tests.mutate.scores import count, table
 
 
 def judge(survived: dict, reasons: dict, enough: float) -> bool:

@@ -8,7 +8,6 @@
     suite.py        collect tests with pytest once, and run them again and again
     target.py       a user's function by its name, and its mutants
     trial.py        a test on every bug, and on many seeds without one
-    scores.py       count the mutants that were killed
 
 The parts that the tests of pyllama itself need, C and CUDA sources among them, are in tests/mutate.
 """

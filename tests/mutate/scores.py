@@ -1,11 +1,10 @@
 """Count mutants: how many there are, how many were killed, how many survive for a known reason."""
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE
+from rich.table import Table
 
 from pyllama.testing.mutation.mutants import Mutant
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Counts = tuple[int, int, int]                   # mutants, killed, known
 
@@ -21,11 +20,8 @@ def count(survived: dict[Mutant, bool], known: Iterable[Mutant], *labels: Callab
     return rows
 
 
-def table(scores: dict[tuple[str, str], Counts]) -> "Table":
+def table(scores: dict[tuple[str, str], Counts]) -> Table:
     """The counts, a row for each (unit, function), with the score."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
     shown = Table("", "", "mutants", "killed", "known", "score", box=SIMPLE, pad_edge=False)
     for (unit, function), (every, killed, known) in scores.items():
         score = percent(every, killed, known)
@@ -34,10 +30,5 @@ def table(scores: dict[tuple[str, str], Counts]) -> "Table":
 
 
 def percent(every: int, killed: int, known: int) -> float:
-    """The mutation score; known survivors are not bugs and do not count.
-
-    >>> from pyllama.testing.mutation.scores import percent
-    >>> percent(every=10, killed=8, known=2)
-    100.0
-    """
+    """The mutation score; known survivors are not bugs and do not count."""
     return 100 * killed / (every - known) if every > known else 100.0
