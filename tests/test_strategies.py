@@ -25,7 +25,7 @@ def smallest(strategy, predicate=lambda value: True):
     return find(strategy, predicate, settings=many)
 
 
-def reached(strategy, features, count=500):
+def reached(strategy, features, count=300):
     """The features of what is drawn."""
     found = set()
 
