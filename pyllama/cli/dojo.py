@@ -13,7 +13,7 @@ FOLDER = Path("dojo")
 
 def dojo(exercise: str | None = None, /, hint: bool = False, restart: bool = False, list: bool = False,
          folder: Path = FOLDER) -> int:
-    """Learn to find bugs in backward passes: each exercise is a real bug in a file that you repair.
+    """Learn to find bugs in backward passes: each exercise is a file with one bug to repair.
 
     The first call writes the file of an exercise.  Edit it and call again: the checker judges it.  Once it is right,
     the next call goes on to the next exercise.  The exit code is 1 if the attempt is not right yet.

@@ -1,4 +1,4 @@
-"""Bugs that backward passes really had, as patches of our ops: to score a test, and to learn from.
+"""Bugs of backward passes, many of which really happened, as patches of our ops: to score a test, and to learn from.
 
 NAME.toml has the bugs of op NAME, a table each.  `before` occurs once in the source of one function of the op's
 module; `after` takes its place.  Every bug changes a gradient, and none changes the value of forward.
