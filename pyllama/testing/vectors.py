@@ -73,16 +73,16 @@ def case(op: Op, call: Call, number: int) -> tuple[Entry, dict[str, np.ndarray]]
 
     arrays = list(call.arrays)
     inputs, dys = arrays[:-call.outputs], arrays[-call.outputs:]
-    given = [(x, a) for x, a in zip(op.inputs, inputs, strict=False) if a is not None]
+    passed = [(x, a) for x, a in zip(op.inputs, inputs, strict=False) if a is not None]
     while inputs[-1] is None:
         inputs.pop()
-    entry: Entry = {"options": call.options, "inputs": {x.name: put(f"input/{x.name}", a) for x, a in given}}
+    entry: Entry = {"options": call.options, "inputs": {x.name: put(f"input/{x.name}", a) for x, a in passed}}
     for name, value in call.options.items():
         if isinstance(value, int | float):
             put(f"option/{name}", np.float64(value))
     entry["dy"] = {y.name: put(f"dy/{y.name}", d) for y, d in zip(op.outputs, dys, strict=True)}
     bounds = tolerances(op, inputs, call.options, packed(dys))
-    names = [f"output/{y.name}" for y in op.outputs] + [f"gradient/{x.name}" for x, a in given if is_float(a)]
+    names = [f"output/{y.name}" for y in op.outputs] + [f"gradient/{x.name}" for x, a in passed if is_float(a)]
     results = {name: result(name, a, bound) for name, (a, bound) in zip(names, bounds, strict=True)}
     entry["outputs"] = {name.partition("/")[2]: r for name, r in results.items() if name.startswith("output")}
     entry["gradients"] = {name.partition("/")[2]: r for name, r in results.items() if name.startswith("gradient")}

@@ -61,8 +61,8 @@ def check_planted(bug: Any, say: Say) -> None:
     from pyllama.testing.catalogue import planted
 
     with planted(bug):
-        found = (complaint(bug.op, seed) for seed in range(TRIES))
-        say(next((answer for answer in found if answer[0]), NOTHING))
+        complaints = (complaint(bug.op, seed) for seed in range(TRIES))
+        say(next((answer for answer in complaints if answer[0]), NOTHING))
 
 
 def check_right(name: str, seed: int, say: Say) -> None:

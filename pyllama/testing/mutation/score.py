@@ -38,8 +38,8 @@ def score_test(tests: Sequence[str], op: str | None = None, target: str | None =
     for test in tests:
         require_file(test)
     if op is not None:
-        found = candidates_of(op)
-        trial = Trial(lambda: found, OpObserver(op), seeds, jobs, progress)
+        candidates = candidates_of(op)
+        trial = Trial(lambda: candidates, OpObserver(op), seeds, jobs, progress)
     else:
         targeted = Target(str(target))
         trial = Trial(targeted.candidates, Observer(str(target), targeted.functions), seeds, jobs, progress)
@@ -92,10 +92,10 @@ def candidates_of(op: str) -> list[Candidate]:
 
     require_op(op)
     try:
-        found = bugs(op)
+        catalogued = bugs(op)
     except ValueError as error:
         raise UserError(f"{error}, or name a function with --target module:function") from None
-    return [Candidate(bug.name, bug.cause, planted(bug).__enter__, certain=True) for bug in found]
+    return [Candidate(bug.name, bug.cause, planted(bug).__enter__, certain=True) for bug in catalogued]
 
 
 def require_op(name: str) -> None:

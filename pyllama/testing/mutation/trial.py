@@ -167,14 +167,14 @@ class Trial(Suite):
     # --- with a bug ---
 
     def try_bugs(self, candidates: list[Candidate]) -> None:
-        found = {i: Finding(candidate.name, candidate.cause, "equivalent")
+        findings = {i: Finding(candidate.name, candidate.cause, "equivalent")
                  for i, candidate in enumerate(candidates) if candidate.unchanged}
-        tasks = [(i, partial(self.on_bug, candidate)) for i, candidate in enumerate(candidates) if i not in found]
+        tasks = [(i, partial(self.on_bug, candidate)) for i, candidate in enumerate(candidates) if i not in findings]
         for i, said, status in answers(tasks, self.jobs):
             if finding := self.finding(candidates[i], said, status):
-                found[i] = finding
-            self.outcome.findings = [found[i] for i in sorted(found)]
-            self.progress("with a bug", len(found), self.outcome.bugs)
+                findings[i] = finding
+            self.outcome.findings = [findings[i] for i in sorted(findings)]
+            self.progress("with a bug", len(findings), self.outcome.bugs)
 
     def finding(self, candidate: Candidate, said: list, status: int) -> Finding | None:
         """What the process with the bug said and how it ended.  None: not a bug, because it cannot even be defined."""

@@ -110,26 +110,26 @@ class Comparison:
         """mutant(*args, **kwargs), after original and twin have run on copies of the arguments."""
         self.calls += 1
         try:
-            one, other = copy.deepcopy((args, kwargs)), copy.deepcopy((args, kwargs))
+            theirs, ours = copy.deepcopy((args, kwargs)), copy.deepcopy((args, kwargs))
         except Exception:                       # such as a generator or a lock
             self.alike = False
             return mutant(*args, **kwargs)
         with random_numbers_kept():
-            expected = outcome(original, *one)
+            expected = outcome(original, *theirs)
         with random_numbers_kept():
-            found = outcome(twin, *other)
-        self.alike = self.alike and same(expected, found) and same(one, other)
-        return self.shadowed(mutant(*args, **kwargs), expected[1], found[1])
+            result = outcome(twin, *ours)
+        self.alike = self.alike and same(expected, result) and same(theirs, ours)
+        return self.shadowed(mutant(*args, **kwargs), expected[1], result[1])
 
-    def shadowed(self, result: Any, expected: Any, found: Any) -> Any:
+    def shadowed(self, result: Any, expected: Any, ours: Any) -> Any:
         """The result, its functions replaced by those that compare when they are called."""
-        if type(result) in (tuple, list) and type(result) is type(expected) is type(found) and (
-                len(result) == len(expected) == len(found)):
-            return type(result)(map(self.shadowed, result, expected, found))
-        if isinstance(result, types.FunctionType) and callable(expected) and callable(found):
+        if type(result) in (tuple, list) and type(result) is type(expected) is type(ours) and (
+                len(result) == len(expected) == len(ours)):
+            return type(result)(map(self.shadowed, result, expected, ours))
+        if isinstance(result, types.FunctionType) and callable(expected) and callable(ours):
             @functools.wraps(result)
             def compared(*args, **kwargs):
-                return self.run(result, expected, found, args, kwargs)
+                return self.run(result, expected, ours, args, kwargs)
             return compared
         return result
 

@@ -58,15 +58,15 @@ def pytest_configure_node(node):
 
 def chosen(config, name, least):
     """The value on the command line, else that of the configuration file, else None."""
-    given, where = config.getoption(f"gradcheck_{name}"), f"--gradcheck-{name}"
-    if given is None:
-        given, where = config.getini(f"gradcheck_{name}"), f"gradcheck_{name} in {config.inipath}"
+    setting, source = config.getoption(f"gradcheck_{name}"), f"--gradcheck-{name}"
+    if setting is None:
+        setting, source = config.getini(f"gradcheck_{name}"), f"gradcheck_{name} in {config.inipath}"
     try:
-        number = None if given in (None, "") else int(given)
+        number = None if setting in (None, "") else int(setting)
     except ValueError:
         number = least - 1
     if number is not None and number < least:
-        raise pytest.UsageError(f"{where} is {given}; give an integer from {least} up")
+        raise pytest.UsageError(f"{source} is {setting}; give an integer from {least} up")
     return number
 
 

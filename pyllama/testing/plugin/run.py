@@ -161,15 +161,15 @@ def pair_name(pair) -> str:
     return f"{pair.input} -> {pair.output}"
 
 
-def search(found: Search, examples: int) -> None:
+def search(hunt: Search, examples: int) -> None:
     """Draw cases until one fails, and shrink it."""
-    @seed(found.seed)
+    @seed(hunt.seed)
     @settings(max_examples=examples, phases=[Phase.generate, Phase.shrink], database=None, deadline=None,
               derandomize=False, verbosity=Verbosity.quiet, print_blob=False, report_multiple_bugs=False,
               suppress_health_check=[*HealthCheck])
-    @given(cases(found.test))
+    @given(cases(hunt.test))
     def check(case):
-        found.check(case)
+        hunt.check(case)
 
     check()
 
@@ -194,41 +194,41 @@ def run(item, seed: int, examples: int, facts: dict) -> None:
 
 def outcome(item, seed, examples, facts, command) -> str:
     """What is wrong; "" if nothing is."""
-    found: Any = None
+    hunt: Any = None
     try:
-        found = Search(marked(item), seed, facts)
-        search(found, examples)
+        hunt = Search(marked(item), seed, facts)
+        search(hunt, examples)
     except Misuse as error:
         return str(error)
     except Unsatisfiable:
         return f"gradcheck: {item.originalname}() assumes away all that is drawn; give ranges of its inputs instead"
     except (Wrong, Enough, Flaky):
-        if found.failure is None:
+        if hunt.failure is None:
             return f"{item.originalname}() raised an error, but not with the same inputs again: it is not " \
                    f"deterministic; let its results depend on its inputs alone\n\n{command}"
-        return failure(found, facts, command)
+        return failure(hunt, facts, command)
     except Exception as error:
-        if found is None or found.case is None:
+        if hunt is None or hunt.case is None:
             raise
-        drawn = as_python(found.test, found.case, seed)
+        drawn = as_python(hunt.test, hunt.case, seed)
         if by_gradcheck(error):
             return "\n\n".join([f"{error}{cure(error)}", "It was called so:\n\n" + indented(drawn), command])
         facts["drawn"] = f"{drawn}\n\n{command}"
         raise
-    if (report := found.never_judged()) is not None:
+    if (report := hunt.never_judged()) is not None:
         return "\n\n".join([str(report), f"No case of {facts['examples']} could be judged.", command])
     return ""
 
 
-def failure(found: Any, facts: dict, command: str) -> str:
+def failure(hunt: Any, facts: dict, command: str) -> str:
     """The report of a failing case, now with the reasons, which take their time, and the smallest case."""
-    short, case = found.failure
+    short, case = hunt.failure
     facts["error"] = short.error
-    shown = found.richest if richness(found.richest) > richness(case) else case
-    reports = found.report(shown), short
+    shown = hunt.richest if richness(hunt.richest) > richness(case) else case
+    reports = hunt.report(shown), short
     report = next(report for report in reports if complaints(report))
     notes = report.notes if shown is case else (*report.notes, LARGER)
-    python = as_python(found.test, case, found.seed)
+    python = as_python(hunt.test, case, hunt.seed)
     return f"{dataclasses.replace(report, notes=notes, case=python, replay='')}\n\n{command}"
 
 

@@ -14,7 +14,7 @@ The properties, each tried on calls of its own:
 
     values          the outputs, on small arrays
     gradients       the gradients of random dy
-    sizes           both, on axes across the edges of vectors and blocks: 8, 15, 17, 65, 130, 1030
+    sizes           both, on axes across the edges of vectors and blocks: 8, 15, 17, 31, 64, ..., 1030
     empty           both, where an axis without entries is allowed
     groups          both, where several query heads share a key/value head
     options         both, with random values of the options
