@@ -8,7 +8,7 @@ import pytest
 
 from pyllama import backend
 from pyllama.op import OPS, op
-from pyllama.ops import attention, lstm_cell, rms_norm, softmax, tanh
+from pyllama.ops import attention, lstm_cell, rms_norm, softmax, swiglu, tanh
 from pyllama.testing import verify as verifying
 from pyllama.testing.dojo import exercises
 from pyllama.testing.verify import verify
@@ -35,8 +35,7 @@ def test_a_right_kernel_is_right_in_every_property_that_the_op_has():
         found = verify(norm, rms_norm, seed=seed)
         assert found, str(found)
         assert {p.name: p.verdict for p in found.properties} == dict.fromkeys(
-            ["values", "gradients", "sizes", "empty", "options", "layouts", "dtypes", "aliasing"], "right") | {
-            "groups": "not tried"}
+            [*EVERYTHING, "empty", "aliasing"], "right") | {"groups": "not tried"}
         assert found["dtypes"].share <= 1
 
 
@@ -110,6 +109,12 @@ def one_buffer(y, x, w, eps):
     return buffer
 
 
+def one_gradient(back, dy, x, w):
+    buffer = BUFFER.setdefault(("dx", x.shape, x.dtype), np.empty_like(x))
+    buffer[...], dw = back(dy)
+    return buffer, dw
+
+
 LAST = {}
 
 
@@ -118,20 +123,21 @@ def state_of_the_last_call(x, w, *, eps=1e-5):
     return y, lambda dy: LAST["back"](dy)
 
 
-EVERYTHING = {"values", "gradients", "sizes", "options", "layouts", "dtypes"}
+EVERYTHING = {"values", "gradients", "sizes", "options", "layouts", "dtypes", "scales"}
 
 
 @pytest.mark.parametrize(("kernel", "properties"), [
-    (with_values(lambda y, x, w, eps: y * 1.01), {"values", "sizes", "options", "layouts", "dtypes"}),
+    (with_values(lambda y, x, w, eps: y * 1.01), EVERYTHING - {"gradients"}),
     (with_gradients(lambda back, dy, x, w: (back(dy)[0], back(dy)[1] * 2)), EVERYTHING - {"values"}),
     (with_gradients(tail_is_lost), {"sizes"}),
     (with_values(empty_fails), {"empty"}),
-    (with_values(lambda y, x, w, eps: norm(x, w)[0]), {"options", "layouts"}),
+    (with_values(lambda y, x, w, eps: norm(x, w)[0]), {"options"}),
     (with_gradients(read_as_contiguous), {"layouts"}),
     (with_values(always_float64), {"dtypes"}),
     (scaled_in_place, {"aliasing"}),
     (with_gradients(dy_scaled_in_place), {"aliasing"}),
     (with_values(one_buffer), {"aliasing"}),
+    (with_gradients(one_gradient), {"aliasing"}),
     (state_of_the_last_call, {"aliasing"}),
     (with_gradients(lambda back, dy, x, w: (x, back(dy)[1])), EVERYTHING - {"values"} | {"aliasing"}),
 ])
@@ -176,6 +182,64 @@ def test_a_counterexample_is_small_runs_and_shows_both():
 
 
 TAIL = with_gradients(tail_is_lost)
+WITH_ONE_BUFFER = with_gradients(one_gradient)
+
+
+def test_what_is_wrong_only_at_large_inputs_is_found():
+    def without_max(x):
+        e = np.exp(x)
+        y = e / e.sum(-1, keepdims=True)
+        return y, lambda dy: y * (dy - (dy * y).sum(-1, keepdims=True))
+
+    def flushed(x):
+        return tanh(x if np.abs(x).max(initial=0) > 1e-4 else 0 * x)
+
+    found = verify(without_max, softmax, seed=0)
+    assert wrong(found) == {"scales"}
+    assert "is nan" in found["scales"].mistake.sentence
+    assert wrong(verify(flushed, tanh, seed=0)) == {"scales"}
+
+
+def gated(g, u):
+    """swiglu, which rounds elsewhere."""
+    s, rest = np.exp(-np.logaddexp(0, -g)), np.exp(-np.logaddexp(0, g))
+    return g * s * u, lambda dy: (dy * u * s * (1 + g * rest), dy * g * s)
+
+
+def test_a_right_kernel_that_rounds_elsewhere_is_right_at_every_scale():
+    for seed in range(3):
+        found = verify(gated, swiglu, seed=seed, problems=40)
+        assert found["scales"].verdict == "right", str(found)
+
+
+def test_a_scale_at_which_the_op_overflows_in_float32_is_not_judged(monkeypatch):
+    monkeypatch.setattr("pyllama.op.OPS", OPS.copy())
+    power = op("x[N] -> y[N]", lambda x: (x ** 10, (x,)), lambda dy, x: (10 * x ** 9 * dy,))
+    found = verify(lambda x: (x ** 5 * x ** 5, lambda dy: 10 * x ** 8 * (x * dy)), power, seed=0, problems=10)
+    assert found, str(found)
+    assert 0 < found["scales"].calls < 10
+
+
+def test_a_gradient_that_a_later_call_overwrites_is_shown_by_its_case():
+    found = verify(WITH_ONE_BUFFER, rms_norm, seed=0, problems=1, name="tests.test_verify:WITH_ONE_BUFFER")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(found["aliasing"].case, {})
+    first, second = printed.getvalue().splitlines()
+    assert first != second
+
+
+def test_without_a_backward_pass_it_says_that_only_values_were_compared():
+    found = verify(lambda x, w, eps=1e-5: norm(x, w, eps=eps)[0], rms_norm, seed=0, problems=2)
+    assert found
+    assert str(found).endswith("nothing is wrong with the values; no gradient was compared")
+    assert str(verify(norm, rms_norm, seed=0, problems=2)).endswith("\nnothing is wrong")
+
+
+def test_what_the_backward_pass_changes_is_named_once():
+    found = verify(with_gradients(dy_scaled_in_place), rms_norm, seed=0, problems=1)
+    assert "<locals>" not in found["aliasing"].mistake.sentence
+    assert found["aliasing"].mistake.sentence == "the backward pass of f changes dy; work on a copy"
 
 
 def test_the_inequality_has_both_numbers():

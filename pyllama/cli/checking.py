@@ -127,8 +127,8 @@ def verify(function: str, /, op: str, backward: str | None = None, saved: bool =
            fix: tuple[str, ...] = (), only_wrong: bool = False, json: Path | None = None) -> int:
     """Compare somebody else's kernel with one of our ops, and print the smallest call at which it is wrong.
 
-    Values, gradients, sizes across block edges, empty and grouped shapes, options, memory layouts, dtypes and aliasing
-    are tried on random calls of the op's shape line.  The exit code is 1 if one of them is wrong.
+    Values, gradients, sizes across block edges, empty and grouped shapes, options, memory layouts, dtypes, aliasing and
+    large and tiny inputs are tried on random calls of the op's shape line.  The exit code is 1 if one of them is wrong.
 
     The function takes the op's inputs by position and its options by keyword.  It returns y, back; or y, with
     --backward; or y, saved, with --backward and --saved.

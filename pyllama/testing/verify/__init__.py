@@ -21,6 +21,7 @@ The properties, each tried on calls of its own:
     layouts         both, on strided, transposed, sliced, reversed, broadcast, read-only and misaligned arrays
     dtypes          both, in float32 and float64, with ids of 32 and 64 bits; results have the precision of the inputs
     aliasing        inputs and dy stay as they are, results share no memory with inputs, calls share no state
+    scales          both, on inputs about 1e-6, 1e-3, 30, 1e3 and 1e4 large, where the op is finite in float32
 
 A number is wrong if it is further from the reference in float64 than tolerance.py derives for this call.  A function
 may refuse what it does not support by a TypeError, ValueError or NotImplementedError, but not small ordinary arrays:
@@ -37,7 +38,7 @@ from pyllama.op import PACKAGE, Op
 from pyllama.testing.verify.adapter import Adapter, assigned
 from pyllama.testing.verify.calls import RandomCalls
 from pyllama.testing.verify.counterexample import Call, as_python, smallest
-from pyllama.testing.verify.judging import Judge
+from pyllama.testing.verify.judging import OVERWRITTEN, Judge
 from pyllama.testing.verify.result import Mistake, Property, Verification
 
 ATTEMPTS = 500                                      # to make a counterexample smaller; no clock: a seed says all
@@ -78,8 +79,8 @@ def verify(function: Callable, op: Op, backward: Callable | None = None, *, save
     tried = {"values": (calls.small, judge.values), "gradients": (calls.small, judge.gradients),
              "sizes": (calls.sizes, judge.both), "empty": (calls.empty, judge.both),
              "groups": (calls.groups, judge.both), "options": (calls.options, judge.both),
-             "layouts": (calls.layouts, judge.both), "dtypes": (calls.dtypes, judge.precision),
-             "aliasing": (calls.small, judge.aliasing)}
+             "layouts": (calls.layouts, judge.layouts), "dtypes": (calls.dtypes, judge.precision),
+             "aliasing": (calls.small, judge.aliasing), "scales": (calls.scales, judge.scales)}
     properties = tuple(
         Property(title, note=NO_GRADIENTS) if title == "gradients" and not judge.gives_gradients(calls.small(0))
         else examined(title, draw, look, problems, paste) for title, (draw, look) in tried.items())
@@ -142,6 +143,10 @@ def pasted(adapter: Adapter, name: str, backward: str, call: Call, mistake: Mist
     if mistake.what == "inputs":
         changed = ", ".join(n for n, x in arrays.items() if x is not None)
         return as_python(call, imports, [forward, *[gradients][:bool(gradients)], f"print({changed})"])
+    if mistake.what == OVERWRITTEN:
+        twice = ", ".join(f"2 * d{y.name}" for y in op.outputs)
+        twice = adapter.as_called(given, f"({twice})" if call.outputs > 1 else twice, call.options)[1]
+        return as_python(call, imports, [forward, f"grads = {gradients}", "print(grads)", twice, "print(grads)"])
     expected = f"{reference}({', '.join(names + assigned(call.options))})"
     return as_python(call, imports, [forward, f"print({gradients or 'y'})", f"y, back = {expected}",
                                      f"print(back({dy}))" if gradients else "print(y)"])

@@ -12,6 +12,7 @@ from pyllama.testing.verify.adapter import Adapter
 from pyllama.testing.verify.counterexample import Call
 
 UNUSUAL = [name for name in LAYOUTS if name != "C"]
+SCALES = [1e3, 1e-3, 30.0, 1e-6, 1e4]               # exp overflows in float64 at 710, in float32 at 89
 ATTEMPTS = 100                                      # to draw a call that has the property
 
 
@@ -97,6 +98,14 @@ class RandomCalls:
         ids = np.int32 if number // 2 % 2 else np.int64
         arrays = [x.astype(ids) if x is not None and not is_float(x) else x for x in call.arrays]
         return replace(call, arrays=tuple(arrays))
+
+    def scales(self, number: int) -> Call:
+        """Small arrays of large and of tiny numbers: each scale in turn, in each precision; dy stays as it is."""
+        call = self.drawn(few, dtype=self.other if number // len(SCALES) % 2 else self.dtype)
+        scale = SCALES[number % len(SCALES)]
+        inputs = [np.asarray(x * x.dtype.type(scale)) if x is not None and is_float(x) else x
+                  for x in call.arrays[:-call.outputs]]
+        return replace(call, arrays=(*inputs, *call.arrays[-call.outputs:]))
 
     def first(self, draw, wanted) -> Call | None:
         return next((call for call in (draw() for _ in range(ATTEMPTS)) if wanted(call)), None)

@@ -3,6 +3,7 @@ import contextlib
 import itertools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from pyllama.testing.trees import is_float
 from pyllama.testing.verify.adapter import Adapter, WrongResult
 from pyllama.testing.verify.counterexample import Call
 from pyllama.testing.verify.result import Mistake
-from pyllama.testing.verify.tolerance import tolerances
+from pyllama.testing.verify.tolerance import scaled_tolerances, tolerances
 
 REFUSALS = (TypeError, ValueError, NotImplementedError, BufferError)
 MORE, CLOSE = 8, 1e3                                # places at which a tolerance is measured that is exceeded by little
+OVERWRITTEN = "gradients of an earlier call"
 Found = tuple[Mistake | None, float]                # what is wrong; the largest error in tolerances, NaN if not judged
 
 
@@ -47,14 +49,28 @@ class Judge:
         """Both, and the dtypes of the results."""
         return self.compared(call, dtypes=True)
 
-    def compared(self, call: Call, values: bool = True, gradients: bool = True, dtypes: bool = False) -> Found:
-        """The first result that is wrong.  Where one is off by little, its tolerance is measured at more places."""
-        mistake, error = self.compared_at(1, call, values, gradients, dtypes)
-        close = mistake is not None and error < CLOSE
-        return self.compared_at(MORE, call, values, gradients, dtypes) if close else (mistake, error)
+    def scales(self, call: Call) -> Found:
+        """Both, at inputs of any scale."""
+        return self.compared(call, derived=scaled_tolerances)
 
-    def compared_at(self, places: int, call: Call, values: bool, gradients: bool, dtypes: bool) -> Found:
-        wanted = self.reference(call, places)
+    def layouts(self, call: Call) -> Found:
+        """Both; if an option is wrong in an ordinary layout, too, the layout is judged without it."""
+        found, usual = self.both(call), call.options | call.defaults
+        plain = replace(call, layouts=("C",) * len(call.layouts))
+        if found[0] and usual != call.options and self.both(plain)[0]:
+            return self.both(replace(call, options=usual))
+        return found
+
+    def compared(self, call: Call, values: bool = True, gradients: bool = True, dtypes: bool = False,
+                 derived: Callable = tolerances) -> Found:
+        """The first result that is wrong.  Where one is off by little, its tolerance is measured at more places."""
+        mistake, error = self.compared_at(1, call, values, gradients, dtypes, derived)
+        close = mistake is not None and error < CLOSE
+        return self.compared_at(MORE, call, values, gradients, dtypes, derived) if close else (mistake, error)
+
+    def compared_at(self, places: int, call: Call, values: bool, gradients: bool, dtypes: bool,
+                    derived: Callable) -> Found:
+        wanted = self.reference(call, places, derived)
         if wanted is None:
             return None, np.nan
         share, count = 0.0, len(self.op.outputs)
@@ -79,14 +95,14 @@ class Judge:
     def raised(self, error: Exception) -> str:
         return f"{self.adapter.name} raised {type(error).__name__}: {error}".rstrip(": ")
 
-    def reference(self, call: Call, places: int) -> list | None:
+    def reference(self, call: Call, places: int, derived: Callable) -> list | None:
         """[(value, bound), ...] of the outputs, then of the gradients; None if the op is not defined there."""
         with quiet(), contextlib.suppress(Exception):
             by_name = {name: x for name, x, _ in call.named()}
             inputs: Any = [by_name.get(x.name) for x in self.op.inputs]
             while inputs[-1] is None:
                 inputs.pop()
-            wanted = tolerances(self.op, inputs, call.options, packed(call.arrays[-call.outputs:]), places)
+            wanted = derived(self.op, inputs, call.options, packed(call.arrays[-call.outputs:]), places)
             return wanted if all(bound < np.inf and not np.isnan(a).any() for a, bound in wanted) else None
         return None
 
@@ -137,8 +153,10 @@ class Judge:
             return mistake
         if back is None:
             return self.another_call_changes(call, ys, kept)
-        grads = copies(gradients_of(back, dys))
+        first = gradients_of(back, dys)
+        grads = copies(first)
         return (self.backward_changes(call, inputs, dys, ys, kept) or self.another_call_changes(call, ys, kept)
+                or self.another_back_changes(call, back, first, grads)
                 or self.gradients_touch(inputs, grads, gradients_of(back, dys)))
 
     def forward_touches(self, call: Call, inputs: list, ys: list) -> Mistake | None:
@@ -157,11 +175,11 @@ class Judge:
     def backward_changes(self, call: Call, inputs: list, dys: list, ys: list, kept: list) -> Mistake | None:
         """Has the backward pass changed dy, an input or an output?"""
         dy_names = [f"d{name}" for name in self.output_names]
-        for what, names, before, after in (("dy", dy_names, call.dys, dys),
-                                           ("the input", self.input_names, call.inputs, inputs),
-                                           ("the output", self.output_names, kept, ys)):
+        for what, names, before, after in (("", dy_names, call.dys, dys),
+                                           ("the input ", self.input_names, call.inputs, inputs),
+                                           ("the output ", self.output_names, kept, ys)):
             if changed := difference(names, before, after):
-                return Mistake("inputs", f"the backward pass of {self.adapter.name} changes {what} {changed}; work on "
+                return Mistake("inputs", f"the backward pass of {self.adapter.name} changes {what}{changed}; work on "
                                          f"a copy")
         return None
 
@@ -172,6 +190,16 @@ class Judge:
         if changed := difference(self.output_names, kept, ys):
             return Mistake("state", f"another call of {self.adapter.name} changes the output {changed} of this one; "
                                     f"return an array of its own")
+        return None
+
+    def another_back_changes(self, call: Call, back: Callable, grads: list, kept: list) -> Mistake | None:
+        """Does a second call of back, with another dy, change the gradients of the first?"""
+        gradients_of(back, [np.asarray(2 * dy) for dy in call.dys])
+        names = [f"d{name}" for name, x in zip(self.input_names, call.inputs, strict=True)
+                 if x is not None and is_float(x)]
+        if changed := difference(names, kept, grads):
+            return Mistake(OVERWRITTEN, f"another call of the backward pass of {self.adapter.name} changes {changed} "
+                                        f"of this one; return an array of its own")
         return None
 
     def gradients_touch(self, inputs: list, before: list, after: list) -> Mistake | None:

@@ -88,6 +88,11 @@ class Verification:
     def __bool__(self) -> bool:
         return self["values"].calls > 0 and not any(p.mistake for p in self.properties)
 
+    @property
+    def only_values(self) -> bool:
+        """Was no gradient compared?"""
+        return any(p.name == "gradients" and not p.calls for p in self.properties)
+
     def __getitem__(self, name: str) -> Property:
         """The property of that name.  Raises KeyError."""
         return {p.name: p for p in self.properties}[name]
@@ -103,7 +108,9 @@ class Verification:
                  *([f"{'property':12}{'calls':>6}  verdict"] if shown else []), *map(str, shown), ""]
         lines += [f"not passed  {note}" for note in self.notes]
         lines.append(f"wrong: {', '.join(p.name for p in wrong)}" if wrong else
-                     "nothing is wrong" if self else "nothing could be judged")
+                     "nothing could be judged" if not self else
+                     "nothing is wrong with the values; no gradient was compared" if self.only_values else
+                     "nothing is wrong")
         kinds: set[str] = set()
         for p in wrong:
             if p.mistake and p.mistake.what not in kinds:

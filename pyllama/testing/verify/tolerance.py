@@ -38,6 +38,26 @@ def tolerances(op: Op, inputs: list, options: dict, dy: Any, places: int = 1) ->
     return [(np.asarray(a), float(bound) * factor(inputs, dys)) for a, bound in zip(exact, bounds, strict=True)]
 
 
+def scaled_tolerances(op: Op, inputs: list, options: dict, dy: Any, places: int = 1) -> list[tuple[np.ndarray, float]]:
+    """tolerances() for inputs of any scale, where a kernel may also err as if it had rounded its inputs.
+
+    An intermediate such as x - max x is as imprecise as x is large, whatever the size of the result.
+
+    Raises OverflowError where the reference is not finite, or not in float32: then no loss can be measured.
+    """
+    dys, rng = op.each(dy), np.random.default_rng(2)
+    low = narrowed(inputs)
+    with backend.use("numpy"), np.errstate(all="ignore"):
+        rounded = results(op, low, options, packed(narrowed(dys)))
+        truth, *near = (results(op, in_float64(x), options, packed(in_float64(dys)))
+                        for x in (low, *(beside(low, rng) for _ in range(NEIGHBORS))))
+        moved = [max(apart(a, b) for b in others) for a, *others in zip(truth, *near, strict=True)]
+    wanted = tolerances(op, inputs, options, dy, places)
+    if not all(np.isfinite(a).all() for a in (*rounded, *truth, *(a for a, _ in wanted))):
+        raise OverflowError(f"{op.name} is not finite at these inputs")
+    return [(a, bound + TIMES * most * factor(inputs, dys)) for (a, bound), most in zip(wanted, moved, strict=True)]
+
+
 def saved_tolerances(op: Op, inputs: list, options: dict) -> list[float]:
     """The bound of each array that forward saves, derived in the same way."""
     rng = np.random.default_rng(0)
