@@ -76,7 +76,7 @@ def test_the_kernel_is_right_and_nothing_is_left_out(name, words, capsys, reques
     request.getfixturevalue(name)
     code, out = command(KERNELS / f"rms_norm_{name}.py", words, capsys)
     assert code == 0, out
-    assert out.count("  right  ") + out.count("  right\n") == 8, out
+    assert out.count("  right  ") + out.count("  right\n") == 9, out
     assert "refused" not in out
     assert "not passed" not in out
 
@@ -92,7 +92,7 @@ def test_a_bug_in_its_backward_pass_is_found(name, words, capsys, tmp_path, requ
     changed.write_text(source.replace(before, after), "utf-8")
     code, out = command(tmp_path / "kernels" / f"rms_norm_{name}.py", words, capsys)
     assert code == 1
-    assert "wrong: gradients, sizes, options, layouts, dtypes\n" in out
+    assert "wrong: gradients, sizes, options, layouts, dtypes, scales\n" in out
     assert "The smallest call found, gradients: dx[" in out
     case = out.partition("The smallest call found, gradients")[2].partition("\n\n")[2].partition("The smallest")[0]
     monkeypatch.setattr(sys, "stdout", printed := io.StringIO())
