@@ -159,6 +159,16 @@ def test_an_attempt_that_raises_is_not_a_solution(folder, capsys):
     assert "raises ZeroDivisionError: division by zero (line" in out
 
 
+def test_an_attempt_that_ends_python_is_refused_in_one_sentence(folder, capsys):
+    run(capsys, "tanh.1")
+    path = folder / "tanh_1.py"
+    ends = "def backward(*_):\n    raise SystemExit\n\n\ndef before("
+    path.write_text(path.read_text().replace("def backward(", ends))
+    code, out, err = run(capsys, "tanh.1")
+    assert (code, out) == (2, "")
+    assert err.startswith("pyllama: tanh_1.py ended Python: SystemExit (line ")
+
+
 @pytest.mark.parametrize(("name", "message"), [
     ("tanh.99", "tanh has the exercises tanh.1 to tanh."), ("rmsnorm.1", "did you mean rms_norm?"),
     ("zzz", "pyllama dojo --list names all")])

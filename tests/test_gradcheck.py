@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from pyllama.testing import GradcheckError, gradcheck
+from pyllama.testing import GradcheckError, check_grads, check_partials, gradcheck, gradgradcheck
 
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((3, 4)), RNG.standard_normal(4)
@@ -228,7 +228,7 @@ def test_the_rounding_of_a_function_may_vary_between_calls_as_far_as_allowed():
 
 
 def test_a_budget_names_what_it_left_out_and_none_never_looks_at_a_clock(monkeypatch):
-    report = gradcheck(cube(1.0), [X], seed=0, budget=0.0)
+    report = gradcheck(cube(1.0), [X], seed=0, budget=1e-9)
     assert report
     assert "the point 'strided dy'" in report.skipped
     monkeypatch.setattr("time.monotonic", lambda: pytest.fail("it looked at a clock"))
@@ -358,3 +358,20 @@ def test_importing_it_loads_no_third_party_package_but_numpy():
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     names = [name for name in output.split() if "cython" not in name]               # numpy.random's own
     assert names == ["numpy", "pyllama", "False"]
+
+
+@pytest.mark.parametrize("budget", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck, check_grads, check_partials])
+def test_a_budget_without_time_is_refused(check, budget):
+    with pytest.raises(ValueError, match="give a positive number of seconds, or None for no limit"):
+        check(cube(1.0), {"x": X} if check is check_partials else [X], budget=budget)
+
+
+def test_a_tuple_within_the_outputs_is_no_array():
+    with pytest.raises(TypeError, match=r"returned a tuple of 1 as output 1; .* give saved=True"):
+        gradcheck(lambda x: (x * x, (x,)), [X], backward=lambda dy, x: 2 * x * dy)
+
+
+def test_a_back_that_takes_each_dy_is_said_to_get_one_tuple():
+    with pytest.raises(TypeError, match=r"back cannot be called as back\(dy\): .*'db'; dy is one tuple.* d0, d1 = dy"):
+        gradcheck(lambda x: ((x, 2 * x), lambda da, db: da + 2 * db), [X])

@@ -179,7 +179,7 @@ def test_right_gradients_pass(pytester, seed):
 def test_sizes_layouts_dtypes_and_options_vary():
     inputs, _ = parse("x[... D], ids[T]<V, b[D]? -> y[... D]")
     options = {"eps": between(0.0, 0.5), "mode": ["a", "b"], "k": 3}
-    test = Marked("", "", print, inputs, {"b": between(0.5, 2.0)}, options, ("float64", "float32"), {}, {})
+    test = Marked("", "", print, inputs, [], {"b": between(0.5, 2.0)}, options, ("float64", "float32"), {}, {})
     seen = set()
 
     @settings(max_examples=500, derandomize=True, database=None, deadline=None, suppress_health_check=[*HealthCheck])

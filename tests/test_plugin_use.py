@@ -214,3 +214,47 @@ def test_xfails(x):
 def test_is_skipped(x):
     raise AssertionError
 """).assert_outcomes(skipped=2, xfailed=1)
+
+
+# --- the line is a contract -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("function", "last"), [
+    ("assert x.dtype == np.float64", "AssertionError"),
+    ("if x.dtype == np.float32: raise TypeError('no')", "TypeError: no"),
+])
+@pytest.mark.parametrize("place", ["forward", "back"])
+def test_what_fails_in_one_dtype_alone_fails_with_the_traceback_and_the_dtype(pytester, function, last, place):
+    forward, back = (function if where == place else "pass" for where in ("forward", "back"))
+    source = f"""
+@pytest.mark.gradcheck("x[N] -> y[N]"{{}})
+def test_it(x):
+    {forward}
+    def back(dy):
+        {back}
+        return 2 * x * dy
+    return x * x, back
+"""
+    result = run(pytester, source.format(""))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f">*{function}", f"E  *{last}*", "It was called in float32:"])
+    run(pytester, source.format(", dtypes=['float64']")).assert_outcomes(passed=1)
+
+
+def test_an_output_that_is_not_that_of_the_line_fails(pytester):
+    result = run(pytester, """
+@pytest.mark.gradcheck("x[N] -> y[N]")
+def test_wide(x):
+    return x.astype(np.float64), lambda dy: dy.astype(x.dtype)
+
+@pytest.mark.gradcheck("x[N D] -> y[N D]")
+def test_total(x):
+    return x.sum(0), lambda dy: dy * np.ones_like(x)
+
+@pytest.mark.gradcheck("x[N] -> double[N], y[]")
+def test_right(x):
+    return (2 * x, float(x.sum())), lambda d: 2 * d[0] + d[1]
+""")
+    result.assert_outcomes(failed=2, passed=1)
+    result.stdout.fnmatch_lines(["*y is float64 for inputs of float32; return that precision",
+                                 "    y, back = checked(x)",
+                                 "*y has shape (?,), the line says y?N D? = (?, ?)"])

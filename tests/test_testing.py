@@ -6,7 +6,7 @@ import pyllama.ops  # noqa: F401 -- registers
 from pyllama.op import OPS, Op, between
 from pyllama.ops import add_rms_norm, rms_norm
 from pyllama.shapes import signature
-from pyllama.testing import check, problem
+from pyllama.testing import check, gradcheck, problem
 from pyllama.testing.ops import most_telling
 from pyllama.testing.passes import Faults
 from pyllama.testing.problems import choose_by
@@ -212,3 +212,16 @@ class Stub:
                                                  ((Stub(), Stub()), ())])
 def test_of_wrong_problems_one_whose_cause_is_named_is_reported(problems, shown):
     assert most_telling([*problems], Faults()).pairs[0].diagnoses == shown
+
+
+@pytest.mark.parametrize("op", ["rms_norm", np.tanh, None])
+def test_what_is_not_an_op_is_refused(op):
+    with pytest.raises(TypeError, match="give an op, such as"):
+        check(op)
+
+
+def test_the_outputs_of_an_op_have_the_names_of_its_shape_line():
+    names = {y.name for y in add_rms_norm.outputs}
+    assert {pair.output for pair in check(add_rms_norm, problems=3).pairs} == names
+    x = np.random.default_rng(0).standard_normal((3, 2, 4))
+    assert {pair.output for pair in gradcheck(add_rms_norm, [x[0], x[1], x[2, 0]]).pairs} == names

@@ -2,6 +2,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -162,12 +163,22 @@ def test_the_command_takes_options_by_other_names(mine, capsys):
     (["my_kernel.py:norm", "--op", "rms_norm", "--fix", "eps=small"],
      "--fix eps is 'small'; write a number, True, None or a string in quotes"),
     (["my_kernel.py:norm", "--op", "rms_norm", "--problems", "0"], "problems is 0; it must be at least 1"),
+    (["my_kernel.py:norm", "--op", "rms_norm", "--seed", "-1"], "seed is -1; it must be at least 0"),
+    (["my_kernel.py:norm", "--op", "rms_norm", "--json", "none/found.json"],
+     "there is no folder none for --json; make it, or name a file in a folder that exists"),
     (["my_kernel.py:norm"], "verify needs --op (op to compare with); see `pyllama verify --help`"),
 ])
 def test_wrong_use_of_the_command_is_one_sentence(mine, capsys, words, sentence):
     code, out, err = call(capsys, "verify", *words)
     assert (code, out) == (2, "")
     assert " ".join(err.split()) == f"pyllama: {sentence}"
+
+
+def test_a_kernel_that_ends_python_is_refused_in_one_sentence(mine, capsys):
+    Path("ends.py").write_text("def norm(x, w, *, eps=1e-5):\n    raise SystemExit(0)\n")
+    code, out, err = call(capsys, "verify", "ends.py:norm", "--op", "rms_norm")
+    assert (code, out) == (2, "")
+    assert err.startswith("pyllama: ends.py:norm ended Python: SystemExit: 0 (line 2 of ends.py); let it return")
 
 
 def test_the_adapter_passes_by_keyword_what_has_a_name():

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from pyllama import backend
 from pyllama.cli.inspect import chosen
-from pyllama.cli.output import quoted
+from pyllama.cli.output import complain, quoted
 from pyllama.errors import UserError, counted
 from pyllama.files import export, to_json
 from pyllama.formats.safetensors import to_safetensors
 from pyllama.op import Op
 from pyllama.testing import Report, gradcheck
 from pyllama.testing import check as check_op
-from pyllama.testing.named import cause, find, found_in, is_named
+from pyllama.testing.named import cause, find, found_in, is_named, not_ending
 from pyllama.testing.shaped import check_shapes, inputs_beside, line_beside
 from pyllama.testing.vectors import golden
 
@@ -44,13 +44,16 @@ def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50,
     """
     if on and on not in backend.available():
         raise UserError(f"the backend {on!r} is not available: {backend.why_no_cpu}")
-    if problems < 1:
-        raise UserError(f"problems is {problems}; it must be at least 1")
+    require_sound(problems, seed, json)
+    if budget is not None and not budget > 0:
+        raise UserError(f"budget is {budget:g}; give a positive number of seconds, or None for no limit")
     named = [(name, *found_in(name)) for name in names if is_named(name)]
     functions = [(name, module, f) for name, module, f in named if not isinstance(f, Op)]
     settings = {"shapes": shapes, "backward": backward, "saved": saved, "only_wrong": only_wrong, "json": json}
     if not functions and (flags := [flag for flag, value in settings.items() if value]):
         raise UserError(f"--{flags[0]} is for functions; name one, such as mymodule:function or file.py:function")
+    if saved and not backward:
+        raise UserError("--saved belongs to --backward, which is not given; name the function that takes saved")
     if len(functions) > 1 and (flags := [flag for flag in ("shapes", "backward") if settings[flag]]):
         raise UserError(f"--{flags[0]} is for one function, but {len(functions)} are named; check them one by one")
     registered = tuple(name for name in names if not is_named(name))
@@ -60,14 +63,34 @@ def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50,
     elif on and (lacking := [op.name for op in ops if on not in op.backends()]):
         raise UserError(f"{lacking[0]} has no {on} kernel to check; remove --on {on}")
     right = check_ops(ops, problems, seed or 0, on) if ops else True
-    reports = []
+    reports, refused = [], False
     for name, module, f in functions:
-        reports.append(checked(name, module, f, shapes, backward, saved, problems, seed, budget))
+        try:
+            with not_ending(name):
+                reports.append(checked(name, module, f, shapes, backward, saved, problems, seed, budget))
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            complain(str(error))
+            refused = True
+            continue
         right &= bool(reports[-1])
         print(reports[-1].text(only_wrong))
     if json:
         export(json, [f"[{', '.join(report.to_json() for report in reports)}]\n".encode()])
-    return 0 if right else 1
+    return 2 if refused else 0 if right else 1
+
+
+def require_sound(problems: int, seed: int | None, json: Path | None) -> None:
+    """Raise UserError for a number that cannot be, and for a file that cannot be written, before anything is run."""
+    if problems < 1:
+        raise UserError(f"problems is {problems}; it must be at least 1")
+    if seed is not None and seed < 0:
+        raise UserError(f"seed is {seed}; it must be at least 0")
+    if json and json.is_dir():
+        raise UserError(f"--json is {json}, a folder; name a file")
+    if json and not json.parent.is_dir():
+        raise UserError(f"there is no folder {json.parent} for --json; make it, or name a file in a folder that exists")
 
 
 def check_ops(ops: list[Op], problems: int, seed: int, on: str | None) -> bool:
@@ -102,7 +125,10 @@ def checked(name: str, module: Any, function: Any, line: str | None, backward: s
     if not callable(function):
         raise UserError(f"{name} is not a function; name a function of {module.__name__}")
     back = find(backward) if backward else None
-    chosen_line = line or line_beside(function)
+    try:
+        chosen_line = line or line_beside(function)
+    except ValueError as error:
+        raise UserError(f"{name} cannot be checked: {error}") from None
     inputs = None if chosen_line else inputs_beside(module)
     if not chosen_line and inputs is None:
         raise UserError(f"{name} does not say what its inputs are; give --shapes \"x[... D], w[D] -> y[... D]\", write "
@@ -149,14 +175,14 @@ def verify(function: str, /, op: str, backward: str | None = None, saved: bool =
     """
     from pyllama.testing.verify import verify as compare
 
-    if problems < 1:
-        raise UserError(f"problems is {problems}; it must be at least 1")
+    require_sound(problems, seed, json)
     values = {name: literal(name, value) for name, value in pairs("fix", fix).items()}
     theirs, back = find(function), find(backward) if backward else None
     try:
-        found = compare(theirs, op_named(op), back, saved=saved, dtype=dtype, problems=problems, seed=seed,
-                        rename=pairs("rename", rename), fix=values, arrays=arrays, name=function,
-                        backward_name=backward or "")
+        with not_ending(function):
+            found = compare(theirs, op_named(op), back, saved=saved, dtype=dtype, problems=problems, seed=seed,
+                            rename=pairs("rename", rename), fix=values, arrays=arrays, name=function,
+                            backward_name=backward or "")
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
     print(found.text(only_wrong))
@@ -205,6 +231,8 @@ def export_vectors(folder: Path, /, op: tuple[str, ...] = (), count: int = 10, s
     """
     if count < 1:
         raise UserError(f"count is {count}; it must be at least 1")
+    if seed < 0:
+        raise UserError(f"seed is {seed}; it must be at least 0")
     exported = chosen(op)
     try:
         folder.mkdir(parents=True, exist_ok=True)

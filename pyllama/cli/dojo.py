@@ -5,7 +5,7 @@ from pathlib import Path
 from pyllama.cli.output import quoted
 from pyllama.errors import UserError, counted
 from pyllama.testing.dojo import Exercise, Progress, exercises, find, registering_nothing
-from pyllama.testing.named import cause, from_file
+from pyllama.testing.named import cause, from_file, not_ending
 from pyllama.testing.report import Report
 
 FOLDER = Path("dojo")
@@ -38,7 +38,8 @@ def dojo(exercise: str | None = None, /, hint: bool = False, restart: bool = Fal
     if restart or not path.exists():
         opened(chosen, path, progress)
     elif not hint:
-        return judged(chosen, path, progress)
+        with not_ending(path.name):
+            return judged(chosen, path, progress)
     if hint:
         hinted(chosen, progress)
     return 0

@@ -41,7 +41,8 @@ def chosen(names):
     unknown = [name for name in names if name not in OPS]
     if unknown:
         close = difflib.get_close_matches(unknown[0].lower(), OPS, 1)
-        hint = f"did you mean {close[0]}?" if close else f"the ops are {', '.join(sorted(OPS))}"
+        hint = f"name a function in it, {unknown[0]}:function" if unknown[0].endswith(".py") else \
+            f"did you mean {close[0]}?" if close else f"the ops are {', '.join(sorted(OPS))}"
         raise UserError(f"there is no op {unknown[0]!r}; {hint}")
     return [OPS[name] for name in names or sorted(OPS)]
 

@@ -73,6 +73,7 @@ class Function:
         self.originals = [leaf for _, _, leaf in pairs]
         self.leaves = [checked(name, leaf) for name, leaf in zip(self.names, self.originals, strict=True)]
         self.flat = len(self.originals) == len(self.inputs) and not any(path for _, path, _ in pairs)
+        self.output_names = [y.name for y in getattr(func, "outputs", ()) if hasattr(y, "name")]       # of an Op
         self.notes: list[str] = []                      # filled while the function runs
 
     def arguments(self, leaves: list) -> list:
@@ -106,10 +107,12 @@ class Function:
         def back(dys):
             dy = self.packed(y, dys)
             if self.form == "closure":
+                require_callable("back", rest, dy)
                 return self.per_leaf(rest(dy))
             first = arguments if self.form == "plain" else rest
             if self.fills:
                 return self.filled(dy, first, leaves)
+            require_callable("backward", self.backward, dy, *first)
             return self.per_leaf(self.backward(dy, *first))
 
         return outputs, back
@@ -122,6 +125,10 @@ class Function:
         if isinstance(y, list | dict) or y is None:
             raise TypeError(f"{self.name} returned {described(y)} as y; return an array, such as np.asarray(y), or a "
                             f"tuple of arrays")
+        for j, part in enumerate(y if isinstance(y, tuple) else ()):
+            if isinstance(part, tuple | list | dict) or part is None:
+                cure = "; if it is what backward needs, give saved=True (--saved)" * (self.form == "plain")
+                raise TypeError(f"{self.name} returned {described(part)} as output {j}; return a tuple of arrays{cure}")
         outputs = tuple(map(np.asarray, y)) if isinstance(y, tuple) else (np.asarray(y),)
         for a in outputs:
             if a.dtype.kind == "c":
@@ -214,6 +221,21 @@ def parameters(func: Callable) -> list[str]:
         return [*inspect.signature(func).parameters]
     except (TypeError, ValueError):                     # compiled functions may have none
         return []
+
+
+def require_callable(name: str, func: Any, dy: Any, *others: Any) -> None:
+    """Raise TypeError, with the form of the call, if the function cannot be called with these arguments."""
+    try:
+        signature = inspect.signature(func)
+    except (TypeError, ValueError):                     # compiled functions may have none
+        return
+    try:
+        signature.bind(dy, *others)
+    except TypeError as error:
+        parts = ", ".join(f"d{j}" for j in range(len(dy))) if isinstance(dy, tuple) else ""
+        form = f"dy is one tuple, as y is: {parts} = dy" if parts else "dy comes first"
+        called = "(dy)" if not others else f"(dy, and {len(others)} more)"
+        raise TypeError(f"{name} cannot be called as {name}{called}: {error}; {form}") from None
 
 
 def input_names(func: Callable, count: int, names: Any) -> list[str]:

@@ -16,6 +16,7 @@ def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: fl
               fast_mode: bool = False, backward: Callable | None = None, saved: bool = False,
               jvp: Callable | None = None, kinks: str = "accept", seed: int | None = None,
               budget: float | None = 2.0, names: Sequence[str] | None = None,
+              output_names: Sequence[str] | None = None,
               methods: Sequence[str] | None = None, other_values: bool = True, explain: bool = True) -> Report:
     """Compare the gradients of a function with its derivative; return a report that is true if they are right.
 
@@ -42,6 +43,8 @@ def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: fl
     seed        of dy, directions and other inputs; None: a new one each time, which the report prints
     budget      seconds; the report names what was skipped.  None: no limit, so that a seed gives one report
     names       of the inputs; None: those of func's parameters
+    output_names
+                of the outputs, where their number is as expected; None: "y", or "output 0", ...
     methods     "complex step", "differences", "order", "dot product", "rounding"; None: all of them
     other_values
                 False: check at the given values of the inputs alone
@@ -74,7 +77,9 @@ def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: fl
     methods = (methods,) if isinstance(methods, str) else METHODS if methods is None else tuple(methods)
     options = Options(eps, atol, rtol, nondet_tol, fast_mode, kinks, budget, methods, other_values, explain)
     require_valid(options)
-    session = Session(brought(func, inputs, backward, saved, jvp, names), seed_or_new(seed), options)
+    function = brought(func, inputs, backward, saved, jvp, names)
+    function.output_names = list(output_names or function.output_names)
+    session = Session(function, seed_or_new(seed), options)
     session.run()
     report = session.report()
     if raise_exception and not report:
@@ -88,12 +93,19 @@ def require_valid(options: Options) -> None:
         raise ValueError(f"kinks is {options.kinks!r}; give one of {', '.join(map(repr, KINKS))}")
     if options.eps is not None and not options.eps > 0:
         raise ValueError(f"eps is {options.eps}; give a positive step, or None to let gradcheck choose it")
+    require_time(options.budget)
     for name in ("atol", "rtol", "nondet_tol"):
         value = getattr(options, name)
         if value is not None and not value >= 0:
             raise ValueError(f"{name} is {value}; give a number that is not negative")
     if unknown := {*options.methods} - {*METHODS}:
         raise ValueError(f"there is no method {min(unknown)!r}; the methods are {', '.join(METHODS)}")
+
+
+def require_time(budget: float | None) -> None:
+    """Raise ValueError for a budget in which nothing can be checked."""
+    if budget is not None and not budget > 0:
+        raise ValueError(f"budget is {budget}; give a positive number of seconds, or None for no limit")
 
 
 def seed_or_new(seed: int | None) -> int:

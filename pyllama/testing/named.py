@@ -16,7 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from pyllama.errors import UserError
+
+OURS = str(Path(__file__).parent) + os.sep                      # whose lines are not the user's
+LIBRARIES = tuple(str(Path(str(library.__file__)).parent) + os.sep for library in (importlib, np))
 
 
 def is_named(text: str) -> bool:
@@ -100,6 +105,15 @@ def imported(path: Path, location: Path, changed: int) -> ModuleType:
 
 
 @contextlib.contextmanager
+def not_ending(name: str):
+    """Raises UserError if code of that name calls sys.exit() within this context: the command would end unseen."""
+    try:
+        yield
+    except SystemExit as error:
+        raise UserError(f"{name} ended Python: {cause(error)}; let it return, or raise another error") from error
+
+
+@contextlib.contextmanager
 def searched(folder: Path):
     """Within this context the folder comes first in sys.path; from then on it is there, last."""
     sys.path.insert(0, str(folder))
@@ -115,11 +129,22 @@ def cause(error: BaseException) -> str:
     """The error, with the place in the user's own code that raised it."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} (line {error.lineno} of {Path(error.filename or '?').name})"
+    place = line_in(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ") + (f" ({place})" if place else "")
+
+
+def line_in(error: BaseException) -> str:
+    """The line of the user's own code that raised the error; "" if it was raised by ours."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if frame.filename != __file__ and not frame.filename.startswith("<frozen")
-              and Path(frame.filename).parent != Path(importlib.__file__).parent]
-    place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+              if not frame.filename.startswith(("<frozen", *LIBRARIES))]
+    if not frames or frames[-1].filename.startswith(OURS):
+        return ""
+    return f"line {frames[-1].lineno} of {Path(frames[-1].filename).name}"
+
+
+def reason(error: BaseException) -> str:
+    """The sentence of an error that we raised; the cause of another."""
+    return cause(error) if line_in(error) else str(error)
 
 
 def missing(where: str, target: Any, part: str) -> str:

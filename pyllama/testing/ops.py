@@ -33,6 +33,7 @@ class OpFunction(Function):
     def __init__(self, op: Op, inputs: list, options: dict[str, Any]):
         names = [x.name for x in op.inputs[:len(inputs)]]
         super().__init__(lambda *arrays: op(*arrays, **options), inputs, names=names)
+        self.output_names = [y.name for y in op.outputs]
         self.name, self.reference = op.name, lambda *arrays: op.forward(*arrays, **options)[0]
         self.original = functools.partial(op if op.has_kernels else op.forward, **options)
         if not op.has_kernels:
@@ -97,13 +98,16 @@ def check(op: Op, seed: int = 0, problems: int = 50) -> Report:
 
     Inputs are standard normal or, where forward is NaN there, in a part of that range.
 
-    Raises TypeError or ValueError if a pass returns something of another form, or if no problem can be judged.
+    Raises TypeError for what is not an op; TypeError or ValueError if a pass returns something of another form, or if
+    no problem can be judged.
 
     >>> from pyllama import ops
     >>> from pyllama.testing import check
     >>> bool(check(ops.tanh, problems=5))
     True
     """
+    if not isinstance(op, Op):
+        raise TypeError(f"op is {op!r}; give an op, such as pyllama.ops.rms_norm, and a function to gradcheck")
     rng, faults = np.random.default_rng(seed), passes.Faults()
     worst: list[OpSession] = []
     for number in range(problems):

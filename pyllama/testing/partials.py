@@ -15,7 +15,7 @@ import numpy as np
 from pyllama.testing import passes, trees
 from pyllama.testing.calls import Function
 from pyllama.testing.diagnosis import Evidence, diagnose
-from pyllama.testing.function import seed_or_new
+from pyllama.testing.function import require_time, seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import ROUNDED, direction
 from pyllama.testing.methods.judge import Case, Line, Values, by_direction, verdict_of
@@ -60,6 +60,7 @@ def check_partials(f: Any, *arguments: Any, entries: int = 4, seed: int | None =
     """
     name, loss, p = as_function(f, arguments, options)
     seed = seed_or_new(seed)
+    require_time(budget)
     function = Function(all_complex(loss), [in_float64(loss, p)])
     function.name = name
     table = Table(function, seed, budget)

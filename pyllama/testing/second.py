@@ -19,7 +19,7 @@ import numpy as np
 
 from pyllama.testing import foreign, passes, trees
 from pyllama.testing.calls import Function, as_list, brought, described, name_of, refuse_backward
-from pyllama.testing.function import gradcheck, seed_or_new
+from pyllama.testing.function import gradcheck, require_time, seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import direction
 from pyllama.testing.report import GradcheckError, Method, Pair, Report, Verdict
@@ -62,6 +62,7 @@ def gradgradcheck(func: Callable, inputs: Any, grad_outputs: Any = None, *, eps:
     True
     """
     seed = seed_or_new(seed)
+    require_time(budget)
     options = {"eps": eps, "atol": atol, "rtol": rtol, "nondet_tol": nondet_tol, "fast_mode": fast_mode,
                "seed": seed, "budget": budget, "raise_exception": False}
     inputs = as_list(inputs)
@@ -116,6 +117,7 @@ def check_grads(f: Callable, args: Any = None, order: int = 2, modes: Sequence[s
     require_wanted(order, modes)
     inputs = as_list(args)
     seed = seed_or_new(seed)
+    require_time(budget)
     options = {"eps": eps, "atol": atol, "rtol": rtol, "seed": seed, "budget": budget, "raise_exception": False}
     module = foreign.library(f, inputs)
     function = brought(f, inputs, backward, saved, jvp, names)

@@ -12,6 +12,7 @@ from pyllama.testing.calls import Function
 from pyllama.testing.methods import judge
 from pyllama.testing.methods.compare import direction
 from pyllama.testing.methods.judge import Case, Values
+from pyllama.testing.named import cause, reason
 from pyllama.testing.points import GIVEN, Point
 from pyllama.testing.report import Report, Verdict
 from pyllama.testing.report.explain import explained
@@ -20,6 +21,8 @@ from pyllama.testing.trees import is_float
 BESIDE = 10                                 # points beside the given one, if a gradient is judged nowhere
 ASIDE = 1e-2                                # how far those are, relative to the inputs
 EXTRA = 2.0                                 # seconds: who has a wrong gradient can wait for the reason
+REFUSALS = TypeError, ValueError, AssertionError        # in which a function says that it is not for a precision
+LEFT_OUT = "was left out"
 METHODS = ("complex step", "differences", "order", "dot product", "rounding")
 
 
@@ -86,6 +89,8 @@ class Session:
     def outputs(self) -> list[str]:
         """The names of the outputs."""
         count = len(self.values[GIVEN].outputs)
+        if len(self.function.output_names) == count:
+            return self.function.output_names
         return [f"output {j}" for j in range(count)] if count > 1 else ["y"]
 
     def rng(self, *key: Any) -> np.random.Generator:
@@ -113,7 +118,7 @@ class Session:
         except Exception as error:
             names = ", ".join(sorted(dtype.name for dtype in self.precisions))
             self.note(f"{self.function.name} was checked in {names} alone, whose rounding hides mistakes, because it "
-                      f"refuses float64: {error}")
+                      f"refuses float64: {reason(error)}")
             return given
         return wide
 
@@ -157,7 +162,7 @@ class Session:
         try:
             self.at(point)
         except Exception as error:
-            self.note(f"the point {point.name!r} was left out: {error}")
+            self.note(f"the point {point.name!r} was left out: {reason(error)}")
 
     def at(self, point: Point, first: bool = False) -> dict[tuple[str, str], Case]:
         """Judge every gradient at this point along a random direction.  Returns the cases."""
@@ -288,8 +293,12 @@ class Session:
                 return
             try:
                 of_y, verdicts = self.roundings(point, j)
+            except REFUSALS as error:
+                self.note(f"the point {point.name!r} {LEFT_OUT}: {reason(error)}")
+                return
             except Exception as error:
-                self.note(f"the point {point.name!r} was left out: {error}")
+                self.faults.add(f"fails {point.name}", f"{self.function.name} raised {cause(error)} {point.name}, but "
+                                                       f"not in float64; fix that, or refuse it with a TypeError")
                 return
             if of_y.status == "wrong":
                 self.faults.add("loses digits", f"{output} loses digits in {low[0]}: {of_y.why}", output)

@@ -23,7 +23,7 @@ class Marked:
     """A marked test.
 
     module, name    where it is defined: "test_norms", "TestRMSNorm().test_backward"
-    inputs          of the shape line
+    inputs, outputs of the shape line
     ranges          of the numbers of inputs, by name
     options         of the function, by name: an interval, a list, or a value
     fixtures        the other arguments, as pytest has set them up
@@ -33,6 +33,7 @@ class Marked:
     name: str
     function: Callable
     inputs: list[shapes.Array]
+    outputs: list[shapes.Array]
     ranges: dict[str, between]
     options: dict[str, Any]
     dtypes: tuple[str, ...]
@@ -42,7 +43,7 @@ class Marked:
 
 def marked(item) -> Marked:
     """Read the marker of a test.  Raises Misuse if it does not fit the function."""
-    inputs, keywords = inputs_of(item), item.get_closest_marker("gradcheck").kwargs
+    (inputs, outputs), keywords = sides_of(item), item.get_closest_marker("gradcheck").kwargs
     names, parameters = [x.name for x in inputs], inspect.signature(item.obj).parameters
     ranges = {name: value for name, value in keywords.items() if name in names}
     options = {name: value for name, value in keywords.items() if name in parameters and name not in names}
@@ -53,8 +54,8 @@ def marked(item) -> Marked:
     require_fixtures(item, arguments)
     require_ranges(ranges, {x.name for x in inputs if not x.below})
     test_class = f"{item.cls.__name__}()." if item.cls else ""
-    return Marked(item.module.__name__, f"{test_class}{item.originalname}", item.obj, inputs, ranges, options,
-                  dtypes_of(keywords), {name: item.funcargs[name] for name in arguments},
+    return Marked(item.module.__name__, f"{test_class}{item.originalname}", item.obj, inputs, outputs, ranges,
+                  options, dtypes_of(keywords), {name: item.funcargs[name] for name in arguments},
                   {name: keywords[name] for name in others & FORWARDED})
 
 
@@ -65,9 +66,10 @@ def line_of(item) -> str:
     return arguments[0]
 
 
-def inputs_of(item) -> list[shapes.Array]:
+def sides_of(item) -> tuple[list[shapes.Array], list[shapes.Array]]:
+    """(inputs, outputs) of the shape line."""
     try:
-        return shapes.parse(line_of(item))[0]
+        return shapes.parse(line_of(item))
     except ValueError as error:
         raise Misuse(str(error)) from None
 
@@ -78,7 +80,7 @@ def drawn_arguments(item) -> list[str]:
     Whether they are right is found out in the test itself, which then fails; an error of the setup would be unclear.
     """
     try:
-        drawn = {x.name for x in inputs_of(item)} | item.get_closest_marker("gradcheck").kwargs.keys()
+        drawn = {x.name for x in sides_of(item)[0]} | item.get_closest_marker("gradcheck").kwargs.keys()
     except Misuse:
         drawn = set()
     return [name for name in item._fixtureinfo.argnames if name in drawn or not is_fixture(item, name)]

@@ -15,11 +15,14 @@ from hypothesis.errors import Flaky, Unsatisfiable
 
 from pyllama.op import between
 from pyllama.testing import strategies
+from pyllama.testing.calls import brought
 from pyllama.testing.function import gradcheck
 from pyllama.testing.layouts import LAYOUTS, laid_out
 from pyllama.testing.plugin.marker import Marked, Misuse, marked
+from pyllama.testing.promised import PROMISES, broken
 from pyllama.testing.report import Report
 from pyllama.testing.report.pasted import literal
+from pyllama.testing.trees import is_float
 
 SHRINKS = 300                                               # cases that are tried after the first failure
 EXPLAINED = 1000                                            # numbers in a case that is explained: a second or two
@@ -71,24 +74,25 @@ def callable_of(test: Marked, case: Case) -> Callable:
     return laid_out(function, **case.layouts)
 
 
-def as_python(test: Marked, case: Case, seed: int) -> str:
-    """The case as Python to paste."""
+def as_python(test: Marked, case: Case, seed: int, checked: bool = True) -> str:
+    """The case as Python to paste: a call of gradcheck, or of the function alone, whose y breaks a promise."""
     names = [x.name for x in test.inputs]
     imports = ["import numpy as np", f"from {test.module} import {test.name.partition('.')[0].removesuffix('()')}",
                "from pyllama.testing import gradcheck"]
-    checked = "checked"
+    called = "checked"
     if case.layouts:
         imports.append("from pyllama.testing.layouts import laid_out")
-        checked = f"laid_out(checked, {listed(case.layouts)})"
+        called = f"laid_out(checked, {listed(case.layouts)})"
     arrays = [f"{name} = {literal(x, len(name) + 3)}" for name, x in zip(names, case.inputs, strict=True)]
     if any("ml_dtypes." in line for line in arrays):
         imports.insert(0, "import ml_dtypes")
     inputs = ", ".join(names)
     arguments = ", ".join([*(f"{name}={name}" for name in names), listed({**case.options, **test.fixtures})])
     keywords = listed({**test.forwarded, "seed": seed})
+    last = f"gradcheck({called}, [{inputs}], {keywords})" if checked else f"y, back = {called}({inputs})"
     return "\n".join([*imports, "", *arrays, "", f"def checked({inputs}):",
                       f"    return {test.name}({arguments.removesuffix(', ')})", "",
-                      f"gradcheck({checked}, [{inputs}], {keywords})"])
+                      last])
 
 
 def listed(keywords: dict[str, Any]) -> str:
@@ -137,9 +141,22 @@ class Search:
 
     def report(self, case: Case, **options) -> Report:
         """What gradcheck says of this case, but for other values: these are drawn, and only what is drawn shrinks."""
-        return gradcheck(callable_of(self.test, case), case.inputs, budget=None, seed=self.seed, other_values=False,
-                         raise_exception=False, names=[x.name for x in self.test.inputs],
-                         **{**options, **self.test.forwarded})
+        names, outputs = ([x.name for x in side] for side in (self.test.inputs, self.test.outputs))
+        y = self.in_its_precision(case, names)
+        report = gradcheck(callable_of(self.test, case), case.inputs, budget=None, seed=self.seed, other_values=False,
+                           raise_exception=False, names=names, output_names=outputs,
+                           **{**options, **self.test.forwarded})
+        faults = broken(report.function, (self.test.inputs, self.test.outputs), case.inputs, y)
+        return dataclasses.replace(report, faults=(*report.faults, *faults))
+
+    def in_its_precision(self, case: Case, names: list[str]) -> Any:
+        """y of the case as drawn.  Raises what either pass raises: gradcheck takes some of that for a refusal."""
+        function = brought(callable_of(self.test, case), case.inputs, None, False, None, names)
+        outputs, back = function(function.leaves)
+        rng = np.random.default_rng(self.seed)
+        back(tuple(rng.standard_normal(a.shape).astype(a.dtype) if is_float(a) else np.zeros(a.shape)
+                   for a in outputs))
+        return function.func(*function.arguments([x if x is None else x.copy() for x in case.inputs]))[0]
 
     def never_judged(self) -> Report | None:
         """The report of a pair that was undecided in each case."""
@@ -213,7 +230,8 @@ def outcome(item, seed, examples, facts, command) -> str:
         drawn = as_python(hunt.test, hunt.case, seed)
         if by_gradcheck(error):
             return "\n\n".join([f"{error}{cure(error)}", "It was called so:\n\n" + indented(drawn), command])
-        facts["drawn"] = f"{drawn}\n\n{command}"
+        precision = ", ".join(sorted({x.dtype.name for x in hunt.case.inputs if is_float(x)}))
+        facts["drawn"] = f"It was called in {precision}:\n\n{drawn}\n\n{command}"
         raise
     if (report := hunt.never_judged()) is not None:
         return "\n\n".join([str(report), f"No case of {facts['examples']} could be judged.", command])
@@ -228,7 +246,7 @@ def failure(hunt: Any, facts: dict, command: str) -> str:
     reports = hunt.report(shown), short
     report = next(report for report in reports if complaints(report))
     notes = report.notes if shown is case else (*report.notes, LARGER)
-    python = as_python(hunt.test, case, hunt.seed)
+    python = as_python(hunt.test, case, hunt.seed, checked=complaints(report) - PROMISES != set())
     return f"{dataclasses.replace(report, notes=notes, case=python, replay='')}\n\n{command}"
 
 
