@@ -200,10 +200,18 @@ class Meter:
             scale, inward = 1 - x or x, -1.0
         found = self.central(index, scale)
         if not np.isfinite(found[1]):                               # f is not defined on both sides, or only very near
+            near = self.central(index, NEAR * scale)
             sides = [self.beside(index, scale, sign) for sign in (1.0, -1.0)]
-            if self.defined(index, scale) and not all(np.isfinite(error) for _, error, _ in sides):
-                return np.nan, np.inf, False                        # such as x log x at 0: its slope there is infinite
-            found = min(*sides, self.central(index, NEAR * scale), key=lambda one: one[1])
+            if not self.defined(index, scale):
+                found = min(*sides, near, key=lambda one: one[1])
+            elif near[1] <= slopes.UNSURE * abs(near[0]):                     # f oscillates fast
+                sides = [side for side in sides if abs(side[0] - near[0]) <= side[1] + near[1]]
+                lost = abs(near[0]) * self.eps / 4 * abs(x) / (NEAR * scale * WIDTHS[slopes.FIRST][-1])     # of x + t
+                found = min((near[0], near[1] + lost, near[2]), *sides, key=lambda one: one[1])
+            elif not all(np.isfinite(error) for _, error, _ in sides):
+                return np.nan, np.inf, False                            # such as x log x at 0: its slope is infinite
+            else:
+                found = min(*sides, near, key=lambda one: one[1])
         if x and scale < DROWNED * self.typical and not found[1] <= PRECISE * abs(found[0]):
             found = min(found, self.beside(index, self.typical, inward), key=lambda one: one[1])
         return found
