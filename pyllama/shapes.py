@@ -28,7 +28,7 @@ class Array(NamedTuple):
         return f"{self.name}[{' '.join(self.axes)}]"
 
 
-ARRAY = re.compile(r"\s*([^\W\d]\w*)\s*\[([^\[\]]*)\](?:<(\w+))?(\?)?\s*")
+ARRAY = re.compile(r"\s*([^\W\d]\w*)\s*\[([^\[\]]*)\](?:\s*<\s*(\w+))?(\?)?\s*")
 AXIS = re.compile(r"\.\.\.|\w+(?:\*\w+)*(?:\|1|\?)?")                 # ..., a letter, a number, a product of these, ...
 
 

@@ -105,7 +105,7 @@ def call(capsys, *argv):
     ["to_check.py:product"],
     ["to_check.py:log", "--backward", "to_check.py:log_backward", "--shapes", "x[... N] -> y[... N]"],
     ["to_check.py:with_saved", "--backward", "to_check.py:with_saved_backward", "--saved", "--shapes", "x[N] -> y[N]"],
-    ["to_check.py:lookup", "--shapes", "ids[B T]<V, w[V D] -> y[B T D]"],
+    ["to_check.py:lookup", "--shapes", "ids[B T] < V, w[V D] -> y[B T D]"],
     ["to_check.py:biased", "--shapes", "x[... D], b[D]? -> y[... D]"],
     ["numpy:tanh", "--shapes", "x[N] -> y[N]", "--backward", "to_check.py:tanh_backward"],
 ])

@@ -29,6 +29,9 @@ def check(names: tuple[str, ...] = (), /, all: bool = False, problems: int = 50,
     attribute `shapes`; else they are the `inputs` of its module, a list or a function that returns one.  The exit code
     is 1 if a gradient is wrong.
 
+    In a shape line ids[N] < V are integers below V, b[E]? may be None, x[B|1 D] has a first axis of B or 1, q[H*K] one
+    of H times K; docs/testing.md explains the rest.
+
     Args:
         names: ops, or module:function, or file.py:function (default: all ops)
         all: check all ops
