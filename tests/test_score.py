@@ -16,8 +16,9 @@ from pyllama import testing
 from pyllama.cli.score import score, summary, verdict
 from pyllama.errors import UserError
 from pyllama.testing.mutation.checker import score_checker
+from pyllama.testing.mutation.forks import pool
 from pyllama.testing.mutation.score import score_test
-from pyllama.testing.mutation.suite import seed_all
+from pyllama.testing.mutation.suite import seed_all, seeds_kept
 from pyllama.testing.mutation.trial import Finding, Outcome, Trial, ended
 from pyllama.testing.mutation.watching import random_numbers_kept
 from tests.another import ROOT
@@ -39,6 +40,9 @@ from hypothesis import given, strategies as st
 from mine import backward, forward
 from pyllama.ops import softmax, tanh
 from pyllama.testing import check
+
+NOISE = np.random.default_rng(int(os.environ["PYLLAMA_SEED"]))          # the variable is there at the import, too
+calls = 0
 
 def slope(f, x, h=1e-6):
     moved = [f(x + s * h * np.eye(x.size)[i].reshape(x.shape)) for i in range(x.size) for s in (1, -1)]
@@ -70,6 +74,12 @@ def test_drawn(n):
     tanh(np.array([float(n)]))
     assert n % 311 != 200
 
+def test_second_time():
+    global calls
+    calls += 1
+    tanh(np.ones(3))
+    assert calls > 1
+
 def test_wrong():
     assert False, "always"
 
@@ -83,7 +93,8 @@ def test_crash():
 def test_slow():
     open("started", "a").close()
     softmax(np.ones((2, 3)))
-    time.sleep(0.3)
+    time.sleep(20)
+    open("ended", "a").close()
 '''
 
 
@@ -93,7 +104,9 @@ def folder(tmp_path_factory):
     (folder / "mine.py").write_text(MINE)
     (folder / "test_mine.py").write_text(TESTS)
     (folder / "test_broken.py").write_text("import no_such_module\ndef test_x(): pass\n")
+    (folder / "test_stopped.py").write_text("raise KeyboardInterrupt\n")
     (folder / "test_none.py").write_text("x = 1\n")
+    (folder / "closure.py").write_text("def f(x):\n    def back(dy):\n        return x * dy\n    return x, back\n")
     (folder / "unused.py").write_text("def f(): pass\n")
     (folder / "other").mkdir()
     (folder / "other/conftest.py").write_text("import no_such_module\n")
@@ -169,6 +182,8 @@ REFUSALS = {
         "there is no test test_stron in test_mine.py; did you mean test_strong?",
     "test_mine.py::test_wrong --op tanh":
         "test_mine.py::test_wrong fails without a bug: AssertionError: always",
+    "test_mine.py::test_second_time --op tanh":
+        "test_mine.py::test_second_time fails without a bug: assert 1 > 1",
     "test_mine.py::test_skipped --op tanh":
         "test_mine.py::test_skipped is skipped: not today",
     "test_mine.py::test_crash --op tanh":
@@ -181,6 +196,10 @@ REFUSALS = {
         "other/test_x.py cannot be collected: ImportError while loading conftest",
     "test_mine.py::test_ones --target mine:bakward":
         "mine has no 'bakward'; did you mean backward?",
+    "test_mine.py::test_ones --target closure:f.back":
+        "back is made inside f at each call; name closure:f, whose bugs are also in back",
+    "test_mine.py::test_ones --target closure:f.<locals>.back":
+        "back is made inside f at each call; name closure:f, whose bugs are also in back",
     "test_mine.py::test_ones --target math:sin":
         "no bug can be planted in math:sin: it is compiled",
     "test_mine.py::test_ones --target unused.py:f":
@@ -216,16 +235,33 @@ def test_what_cannot_be_scored_says_why(refused, words):
     assert error.startswith(f"pyllama: {REFUSALS[words]}")
 
 
-def test_ctrl_c_shows_what_is_known_so_far(folder):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_when_it_is_stopped_it_shows_what_is_known_and_leaves_no_process(folder, number):
+    (folder / "started").unlink(missing_ok=True)
     running = subprocess.Popen(command("test_mine.py::test_slow", "--op", "softmax", "--jobs", "1"), cwd=folder,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env={**os.environ, "PYTHONPATH": str(ROOT)})
     while not (folder / "started").exists() and running.poll() is None:
         time.sleep(0.01)
-    running.send_signal(signal.SIGINT)
-    out, error = running.communicate(timeout=60)
-    assert (running.returncode, error) == (130, "")
+    running.send_signal(number)
+    out, error = running.communicate(timeout=60)            # the pipes are open as long as a process is left
+    assert (running.returncode, error) == (128 + number, "")
     assert "stopped" in out
+    assert not (folder / "ended").exists()
+
+
+def test_ctrl_c_while_the_tests_are_collected(folder):
+    assert run(folder, "test_stopped.py", "--op", "tanh") == (130, "", "pyllama: stopped at once\n")
+
+
+def test_ctrl_c_just_after_the_end_of_a_fork(monkeypatch, tmp_path):
+    def wait(wait=os.wait):
+        wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        next(pool([("", lambda: 0)], 1, tmp_path))
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
@@ -268,6 +304,14 @@ def test_everything_random_is_seeded(monkeypatch):
     assert numbers(3) == numbers(3)
     assert all(a != b for a, b in zip(numbers(3), numbers(4), strict=True))
     assert len({*numbers(3)}) == 6                      # also the two generators without a seed differ
+
+
+def test_the_seeds_of_a_collection_do_not_outlive_it(monkeypatch):
+    monkeypatch.setenv("PYLLAMA_SEED", "mine")
+    before = np.random.bit_generator.randbits
+    with seeds_kept():
+        seed_all(3, [])
+    assert (os.environ["PYLLAMA_SEED"], np.random.bit_generator.randbits) == ("mine", before)
 
 
 # --- pyllama's own checker ---

@@ -1,6 +1,7 @@
 """The command score: how many bugs a test of gradients notices, and how often it fails without one."""
 import contextlib
 import json as json_format
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,6 @@ from pyllama.testing.mutation.checker import PROBLEMS, score_checker
 from pyllama.testing.mutation.score import score_test
 from pyllama.testing.mutation.trial import Finding, Outcome
 
-INTERRUPTED = 130
 NAMED = 10                                                  # seeds that are named; --json has all
 
 
@@ -25,8 +25,9 @@ def score(tests: tuple[str, ...] = (), /, op: str | None = None, target: str | N
     """Count the bugs that your test of a gradient notices, and how often it fails without a bug.
 
     The test runs on each bug in a process of its own, then on many seeds without a bug.  Your files stay as they are.
-    A seed is that of random, NumPy, Hypothesis and --gradcheck-seed, and the value of the variable PYLLAMA_SEED.  The
-    exit code is 0 if the test notices every bug and never fails without one, else 1.
+    A seed is that of random, NumPy, Hypothesis and --gradcheck-seed, and the value of the variable PYLLAMA_SEED while
+    the test runs.  What its module draws when it is imported has the seed 0 and stays the same.  The exit code is 0 if
+    the test notices every bug and never fails without one, else 1.
 
     pyllama score tests/test_mine.py::test_norm --op rms_norm
 
@@ -54,13 +55,13 @@ def score(tests: tuple[str, ...] = (), /, op: str | None = None, target: str | N
         if json.suffix == ".py":
             raise UserError(f"--json would overwrite the Python file {json}; name another file")
         json.touch()                                        # an error now, not after minutes
-    with shown_progress() as show:
+    with shown_progress() as show, stoppable() as signals:
         outcome = score_checker(op, seeds, jobs, show) if checker else score_test(tests, op, target, seeds, jobs, show)
     if json:
         json.write_text(json_format.dumps(as_json(outcome), indent=1, ensure_ascii=False), "utf-8")
     headings = ("bug", "diagnosis") if checker else ("bug", "cause") if op else ("line", "change")
     print_outcome(outcome, headings, f"checks of {PROBLEMS} problems" if checker else "seeds")
-    return INTERRUPTED if outcome.stopped else 0 if outcome.perfect else 1
+    return 128 + signals[0] if signals else 0 if outcome.perfect else 1
 
 
 @contextlib.contextmanager
@@ -80,6 +81,23 @@ def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
             yield show
     else:
         yield lambda *_: None
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[list[int]]:
+    """Within this context Ctrl-C and SIGTERM raise KeyboardInterrupt: no process is left.  Yields their numbers."""
+    signals: list[int] = []
+
+    def handle(number, frame):
+        signals.append(number)
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def print_outcome(outcome: Outcome, headings: tuple[str, str], seeds: str) -> None:

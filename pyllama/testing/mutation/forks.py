@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 SURVIVED, KILLED, NO_MUTANT, BROKEN = range(4)          # exit statuses; ended by a signal (< 0) is killed too
 MEMORY = 8 * 2 ** 30                                    # bytes that a fork may allocate
 Key = TypeVar("Key")
+STOPPING = {signal.SIGINT, signal.SIGTERM}
 Say = Callable[[Any], None]
 
 
@@ -33,7 +34,9 @@ def fork(function: Callable[[], int]) -> int:
         return pid
     status, stderr = BROKEN, os.dup(2)
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         limit_memory()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
@@ -65,8 +68,9 @@ def pool(tasks: Iterable[tuple[Key, Callable[[], int]]], jobs: int, folder: Path
     running: dict[int, Key] = {}
     try:
         while True:
-            for key, function in islice(tasks, jobs - len(running)):
-                running[fork(function)] = key
+            with undisturbed():                         # every fork is known when Ctrl-C or SIGTERM ends the pool
+                for key, function in islice(tasks, jobs - len(running)):
+                    running[fork(function)] = key
             if not running:
                 return
             pid, status = os.wait()
@@ -79,8 +83,19 @@ def pool(tasks: Iterable[tuple[Key, Callable[[], int]]], jobs: int, folder: Path
             yield key, code
     finally:
         for pid in running:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):        # Ctrl-C came just after its end
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of this context."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def answers(tasks: Iterable[tuple[Key, Callable[[Say], None]]], jobs: int) -> Iterator[tuple[Key, list, int]]:

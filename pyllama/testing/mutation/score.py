@@ -45,6 +45,8 @@ def score_test(tests: Sequence[str], op: str | None = None, target: str | None =
         trial = Trial(targeted.candidates, Observer(str(target), targeted.functions), seeds, jobs, progress)
     with one_blas_thread():
         status = trial.collect(tests)
+    if trial.interrupt:
+        raise trial.interrupt
     if trial.error:
         raise trial.error
     if not trial.tests and not trial.outcome.stopped:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from pyllama.testing.mutation.watching import random_numbers_kept
+
 PATIENCE = 60                                           # seconds for one test
 SETTINGS = "_hypothesis_internal_use_settings"          # where @given keeps them; nothing public changes them later
 SEED = "_hypothesis_internal_use_seed"
@@ -25,6 +27,7 @@ class Suite:
     reasons     of tests that failed or were skipped: {(test, "failed" or "skipped"): why, in a line}
     passed      the names of tests that passed
     complaints  what pytest wrote to standard error while it collected, and files that it could not import
+    interrupt   Ctrl-C or SIGTERM while it collected
     """
 
     def __init__(self) -> None:
@@ -33,6 +36,7 @@ class Suite:
         self.reasons: dict[tuple[str, str], str] = {}
         self.passed: set[str] = set()
         self.complaints: list[str] = []
+        self.interrupt: KeyboardInterrupt | None = None
 
     def collect(self, words: Iterable[str]) -> int:
         """Collect the tests that the words name, then run loop().  Returns pytest's exit status."""
@@ -40,7 +44,8 @@ class Suite:
 
         os.environ.pop("PYTEST_ADDOPTS", None)          # as addopts of the configuration, such as -n 4
         self.stderr, said = sys.stderr, io.StringIO()
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), seeds_kept():
+            seed_all(0, [])                             # for what modules draw while they are imported
             status = pytest.main([*QUIET, "-o", "addopts=", "--capture=no",
                                   "-W", "ignore::pytest.PytestAssertRewriteWarning", *words], plugins=[self])
         self.complaints += [line.removeprefix("ERROR: ") for line in said.getvalue().splitlines()
@@ -58,6 +63,10 @@ class Suite:
         with contextlib.redirect_stderr(self.stderr):
             self.loop()
         return True
+
+    def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
+        if type(excinfo.value) is KeyboardInterrupt:    # not pytest's own, which ends a collection that failed
+            self.interrupt = excinfo.value
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
@@ -113,6 +122,21 @@ def unhurried(tests: Iterable[Any]) -> None:
         setattr(function, SETTINGS, settings(
             full, database=None, deadline=None, phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False,
             print_blob=False, suppress_health_check=allowed))
+
+
+@contextlib.contextmanager
+def seeds_kept() -> Iterator[None]:
+    """Restore afterwards what seed_all() changes, but for torch's generator."""
+    variable = os.environ.get("PYLLAMA_SEED")
+    drawn = np.random.bit_generator.randbits            # type: ignore[attr-defined]
+    try:
+        with random_numbers_kept():
+            yield
+    finally:
+        np.random.bit_generator.randbits = drawn        # type: ignore[attr-defined]
+        os.environ.pop("PYLLAMA_SEED", None)
+        if variable is not None:
+            os.environ["PYLLAMA_SEED"] = variable
 
 
 def seed_all(seed: int, tests: Iterable[Any]) -> None:

@@ -64,6 +64,7 @@ class Target:
 def found(name: str) -> Any:
     """What the name means in the process of the tests.  Raises UserError."""
     where, colon, path = name.rpartition(":")
+    require_whole(name, path.replace(".<locals>", ""))
     if where.endswith(".py") and Path(where).is_file():
         modules = [module for module in [*sys.modules.values()] if is_of(module, Path(where))]
         if not modules:
@@ -71,6 +72,17 @@ def found(name: str) -> Any:
                             f"import")
         where = modules[0].__name__
     return named.found_in(f"{where}{colon}{path}")[1]
+
+
+def require_whole(name: str, path: str) -> None:
+    """Raise UserError if the path leads into a function: what it defines is there only while it runs."""
+    outer, _, inner = path.rpartition(".")
+    if not outer:
+        return
+    within = f"{name.rpartition(':')[0]}:{outer}"
+    thing = found(within)
+    if isinstance(thing, types.FunctionType) and not hasattr(thing, inner):
+        raise UserError(f"{inner} is made inside {outer} at each call; name {within}, whose bugs are also in {inner}")
 
 
 def is_of(module: Any, path: Path) -> bool:

@@ -127,12 +127,15 @@ class Trial(Suite):
     def rehearse(self) -> None:
         """Find a seed that the tests pass on, and how long they take.  Raises UserError."""
         self.progress("without a bug", 0, 1)
-        (_, said, status), = answers([("", self.rehearsal)], 1)
-        if status == BROKEN:
-            raise RuntimeError("the tests could not be run without a bug")
-        if status or not said:
-            raise UserError(f"{self.named()}: {ended(status)} without a bug; fix that first")
-        last = said[-1]
+        for seed in range(REHEARSALS):                  # each in a fresh process, as with a bug
+            (_, said, status), = answers([("", partial(self.rehearsal, seed))], 1)
+            if status == BROKEN:
+                raise RuntimeError("the tests could not be run without a bug")
+            if status or not said:
+                raise UserError(f"{self.named()}: {ended(status)} without a bug; fix that first")
+            last, = said
+            if not last["failing"] or last["seconds"] > PATIENCE:
+                break
         if last["failing"]:
             raise UserError(f"{last['failing']} fails without a bug: {last['why']}; fix the test or the function first")
         if last["skipped"] and not last["passed"]:
@@ -141,19 +144,15 @@ class Trial(Suite):
         if not last["calls"]:
             self.outcome.notes.append(f"{self.named()} did not call {self.observer.name}: no bug there can be noticed")
 
-    def rehearsal(self, say: Say) -> None:
+    def rehearsal(self, seed: int, say: Say) -> None:
         signal.signal(signal.SIGALRM, too_slow)
         self.observer.start(both_passes=True)
-        for seed in range(REHEARSALS):
-            self.reasons, self.passed = {}, set()
-            start = time.perf_counter()
-            failing = [test.nodeid for test in self.on_seed(seed)]
-            skipped = [name for name, outcome in self.reasons if outcome == "skipped"]
-            why = next((why for (name, _), why in self.reasons.items() if name in [*failing, *skipped]), "")
-            say({"seed": seed, "failing": next(iter(failing), ""), "skipped": next(iter(skipped), ""), "why": why,
-                 "passed": len(self.passed), "seconds": time.perf_counter() - start, "calls": self.observer.calls})
-            if not failing or time.perf_counter() - start > PATIENCE:
-                return
+        start = time.perf_counter()
+        failing = [test.nodeid for test in self.on_seed(seed)]
+        skipped = [name for name, outcome in self.reasons if outcome == "skipped"]
+        why = next((why for (name, _), why in self.reasons.items() if name in [*failing, *skipped]), "")
+        say({"seed": seed, "failing": next(iter(failing), ""), "skipped": next(iter(skipped), ""), "why": why,
+             "passed": len(self.passed), "seconds": time.perf_counter() - start, "calls": self.observer.calls})
 
     def on_seed(self, seed: int) -> Iterator[Any]:
         """The tests that fail with this seed."""
