@@ -212,10 +212,29 @@ def test_a_right_kernel_that_rounds_elsewhere_is_right_at_every_scale():
         assert found["scales"].verdict == "right", str(found)
 
 
+def test_rounding_a_large_input_is_no_mistake(monkeypatch):
+    monkeypatch.setattr("pyllama.op.OPS", OPS.copy())
+    sine = op("x[N] -> y[N]", lambda x: (np.sin(x), (x,)), lambda dy, x: (np.cos(x) * dy,))
+
+    def reduced(x):
+        r = np.fmod(x, x.dtype.type(2 * np.pi))             # 2π is rounded
+        return np.sin(r), lambda dy: np.cos(r) * dy
+
+    assert verify(reduced, sine, seed=0)["scales"].verdict == "right"
+    assert verify(lambda x: (np.sin(x * (1 + 1e-9)), lambda dy: np.cos(x) * dy), sine, seed=0)["scales"].mistake
+
+
 def test_a_scale_at_which_the_op_overflows_in_float32_is_not_judged(monkeypatch):
     monkeypatch.setattr("pyllama.op.OPS", OPS.copy())
-    power = op("x[N] -> y[N]", lambda x: (x ** 10, (x,)), lambda dy, x: (10 * x ** 9 * dy,))
-    found = verify(lambda x: (x ** 5 * x ** 5, lambda dy: 10 * x ** 8 * (x * dy)), power, seed=0, problems=10)
+
+    def forward(x):
+        return x ** 10 / (1 + x ** 10), (x,)                # at 1e4 in float32 ∞ / ∞
+
+    def backward(dy, x):
+        return (10 * x ** 9 / (1 + x ** 10) ** 2 * dy,)
+
+    share = op("x[N] -> y[N]", forward, backward)
+    found = verify(forward, share, backward, saved=True, seed=0, problems=10)
     assert found, str(found)
     assert 0 < found["scales"].calls < 10
 
