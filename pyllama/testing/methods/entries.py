@@ -24,6 +24,11 @@ LEAST = 1e-290                              # imaginary steps, so that no quotie
 BESIDE = WIDTHS[slopes.KINK][0]             # a small step, 2e-5 of an entry, that is far above rounding
 NEAR = WIDTHS[-1]                           # of a scale: other widths, where the usual ones are too wide
 HALFWAY = 0.5                               # in [0, 1]: the border at 1 is nearer than that at 0
+FAR = 10.0                                  # of the typical entry: there f shows whether it depends on an entry at all
+GRAIN = 16                                  # roundings of an output: less than that does not show
+SMALL = 1e-270                              # outputs whose imaginary parts, for the usual step, are subnormal
+WIDEST = WIDTHS[slopes.FIRST][0]            # a step, 1 % of an entry, that shows whether an output moves
+WIDE = 1e-9                                 # their step: its square is still lost
 DROWNED = 1e-3                              # of the typical entry: smaller ones make its steps, too
 
 
@@ -83,7 +88,6 @@ class Meter:
         self.typical = float(np.median(finite[finite > 0])) if finite.any() else 1.0
         self.size = float(finite.max(initial=0))
         self.unit = bool(finite.size) and bool(((x >= 0) & (x <= 1)).all())
-        self.lost = np.zeros(x.shape, bool)                         # may f round away all that an entry does?
         self.forget()
 
     def forget(self):
@@ -108,15 +112,30 @@ class Meter:
         self.here = along(0.0)
         return along
 
-    def rounding(self, along, index) -> float:
-        """What a rounding of the outputs that move would be as a slope: nothing smaller is a fault."""
+    def far(self, along, index) -> np.ndarray:
+        """How much each output changes when the entry becomes quite another number, where f is defined there."""
+        x, scale = float(self.x[index]), abs(self.x[index]) or self.typical
+        moves = (-2 * x, FAR * self.typical, -FAR * self.typical)
+        changes = np.abs([np.real(along(move / scale)) - np.real(along(0.0)) for move in moves])
+        return np.where(np.isfinite(changes), changes, 0).max(axis=0)
+
+    def rounding(self, along, index, exact=0) -> float:
+        """What a rounding of the outputs that move would be as a slope: nothing smaller is a fault.
+
+        Only numbers that the entry takes part in count: a large sum has other terms, too.
+        """
         here = along(0.0)
-        moved = (along(BESIDE) != here) | (along(-BESIDE) != here)
+        moved = (along(BESIDE) != here) | (along(-BESIDE) != here) | (exact != 0)
         if not moved.any() and self.eps > 2.0 ** -52 and \
                 (np.abs(along(WIDTHS[0]) - here) <= CHAIN * self.eps * np.abs(here)).all():
             return np.inf                                           # of an inner number, which may be larger than y
-        size = np.abs(self.dy * here)[moved if moved.any() else slice(None)].sum()
-        return CHAIN * self.eps * float(size) / max(abs(self.x[index]), self.typical)
+        size, distance = np.abs(here), max(abs(self.x[index]), self.typical)
+        if self.eps <= 2.0 ** -52:
+            far = self.far(along, index)
+            hidden = (exact != 0) & still(along, 0)                 # beside an inner number, which may be larger than y
+            size = np.where(hidden, far, np.fmin(size, far))
+        size = np.abs(self.dy * size)[moved if moved.any() else slice(None)].sum()
+        return CHAIN * self.eps * float(size) / distance
 
     def suspicious(self, along, exact) -> bool:
         """May f have a kink here, or have lost an imaginary part?  Both show in two small real steps."""
@@ -139,26 +158,23 @@ class Meter:
                 return False
             terms = self.dy * exact
             self.value[index] = terms.sum()
-            self.error[index] = EXACT * np.abs(terms).sum() + self.rounding(along, index)
-            scale = abs(self.x[index]) or self.typical
-            least = slopes.grain(along(0.0), self.eps, self.size) * np.abs(self.dy).max(initial=0)
-            self.lost[index] = self.value[index] != 0 and abs(self.value[index]) * scale * WIDTHS[0] <= least
+            self.error[index] = EXACT * np.abs(terms).sum() + self.rounding(along, index, exact)
             if not self.x[index]:                                   # a complex step has no scale there, so try two
                 self.error[index] += np.abs(self.dy * (self.imaginary(index, 8.0) - exact)).sum()
             if not self.x[index] or self.suspicious(along, exact):
                 doubtful.append(index)
-        self.flat = False
         verdicts = [self.confirmed(index) for index in dict.fromkeys([*self.extremes(indices), *doubtful])]
-        if self.flat and not {True, False} & {*verdicts}:               # f rounds away all that could confirm it
-            self.forget()
-            return True
         return False not in verdicts and (True in verdicts or not indices)
 
     def imaginary(self, index, times=1.0) -> np.ndarray | None:
         """The derivatives of the outputs by one complex step, relative to the entry."""
         scale = abs(self.x[index]) or self.typical
         step = max(times * slopes.step(self.eps), min(LEAST / scale, 1e-9))     # its square is lost in rounding
-        exact = slopes.imaginary(self.line(index, scale), step)
+        along = self.line(index, scale)
+        exact = slopes.imaginary(along, step)
+        small = np.abs(along(0.0)) < SMALL
+        if exact is not None and small.any():                       # so large a step that the imaginary part is normal
+            exact = np.where(small & (along(0.0) != 0), slopes.imaginary(along, max(step, WIDE)), exact)
         return None if exact is None else exact / scale
 
     def extremes(self, indices):
@@ -170,17 +186,29 @@ class Meter:
 
     def confirmed(self, index) -> bool | None:
         """Do differences agree with the complex step?  None if they say nothing."""
-        value, error, kink = self.difference(index)
+        seen = self.without_lost(index)
+        value, error, kink = seen.difference(index)
+        exact = self.value[index] if seen is self else (seen.dy * seen.imaginary(index)).sum()
         if not np.isfinite(error):
             if self.error[index] > PRECISE * abs(self.value[index]):            # such as a root at 0
                 self.value[index], self.error[index] = np.nan, np.nan
             return None
-        if value == 0 and self.lost[index]:
-            self.flat = True
-            return None
-        if kink or not abs(value - self.value[index]) <= error + self.error[index]:
+        if kink or not abs(value - exact) <= error + self.error[index]:
             return False
-        return error <= PRECISE * abs(value) or value == 0 or None
+        return error <= PRECISE * abs(value) or value == self.value[index] == 0 or None
+
+    def without_lost(self, index) -> "Meter":
+        """A meter of the outputs whose change is not lost in their own rounding: differences say nothing of others."""
+        scale = abs(self.x[index]) or self.typical
+        along = self.line(index, scale)
+        exact = scale * np.abs(self.imaginary(index))
+        lost = (exact != 0) & still(along, np.fmax(exact * WIDEST, GRAIN * self.eps * np.abs(along(0.0))))
+        lost &= exact * WIDEST <= GRAIN * self.eps * np.fmax(np.abs(along(0.0)), self.far(along, index))
+        if not lost.any():
+            return self
+        weights = self.counted.astype(float)
+        weights[self.counted] = np.where(lost, 0, self.dy)
+        return Meter(self.along, weights, self.x, self.eps, self.deadline)
 
     # --- differences --------------------------------------------------------------------------------------------------
 
@@ -189,7 +217,7 @@ class Meter:
             if self.late():
                 return
             value, error, kink = self.difference(index)
-            if np.isfinite(error) and not (value == 0 and self.lost[index]):
+            if np.isfinite(error):
                 self.value[index], self.error[index], self.kink[index] = value, error, kink
 
     def difference(self, index) -> tuple[float, float, bool]:
@@ -231,10 +259,11 @@ class Meter:
                 low, high, error = kinks.sides(along, self.eps, kink, value, error, self.size)
                 value, error = (low + high) / 2, error + (high - low) / 2
             slope, off = self.total(value, error, kink)
-        if scale < DROWNED * self.typical:                          # what f does not show may be rounded away
-            here, away = along(0.0), along(self.typical / scale * WIDTHS[0])
-            lost = (value == 0) & (error == 0) & (away != here)
-            off += self.total(value, np.where(lost, 4 * self.eps * np.abs(here) / WIDTHS[0], 0))[1]
+        silent = (value == 0) & (error == 0)
+        if silent.any():                                             # does f depend on the entry, but rounds it away?
+            far = self.far(along, index)
+            lost = np.where(silent & (far != 0), 4 * self.eps * np.fmax(np.abs(along(0.0)), far) / WIDTHS[0], 0)
+            off += self.total(value, lost)[1]
         return slope / scale, off / scale + self.rounding(along, index), bool(kink.any())
 
     def beside(self, index, scale, sign) -> tuple[float, float, bool]:
@@ -246,3 +275,9 @@ class Meter:
         """(slope, error) of <dy, f>: errors are independent, but the intervals of kinks add up."""
         terms, errors = self.dy * value, np.abs(self.dy) * error
         return float(terms.sum()), float(np.where(kink, errors, 0).sum()) + bound(np.where(kink, 0, errors))
+
+
+def still(along, noise):
+    """Does an output change by no more than this noise?"""
+    here = along(0.0)
+    return (np.abs(along(WIDEST) - here) <= noise) & (np.abs(along(-WIDEST) - here) <= noise)
