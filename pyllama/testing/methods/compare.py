@@ -14,7 +14,7 @@ import numpy as np
 
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.entries import Entries
-from pyllama.testing.methods.slopes import CHAIN, EXACT, WIDTHS, bound
+from pyllama.testing.methods.slopes import CHAIN, EXACT, WIDTHS, bound, norm
 from pyllama.testing.passes import eps_of, flat
 from pyllama.testing.report import Status, Verdict
 from pyllama.testing.trees import is_float
@@ -117,10 +117,6 @@ def by_complex_step(name, exact, dx, v, dy, eps) -> Comparison | None:
 
 def inner(dx, v) -> float:
     return float(np.sum(dx * v, dtype=float))
-
-
-def norm(a) -> float:
-    return float(np.sqrt(np.sum(np.square(a, dtype=float))))
 
 
 def blur(dx, v, eps) -> float:

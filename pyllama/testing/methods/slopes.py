@@ -210,7 +210,14 @@ def stair(changes, most):
 
 def bound(errors) -> float:
     """How far the sum of values with these bounds may be off: they are independent, and each is at least twice off."""
-    return 4 * float(np.sqrt(np.sum(np.square(errors, dtype=float))))
+    return 4 * norm(errors)
+
+
+def norm(a) -> float:
+    """The Euclidean norm, also of numbers whose squares are too small or too large."""
+    a = np.abs(np.asarray(a, float))
+    size = float(a.max(initial=0))
+    return size * float(np.sqrt(np.sum(np.square(a / size)))) if 0 < size < np.inf else size
 
 
 def beneath(changes, plain, value, error, kink, noise):
