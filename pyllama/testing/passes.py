@@ -95,6 +95,8 @@ def gradients(function: Function, back: Callable, dys: tuple, outputs: tuple, le
             if first is not None and differ(first, second):
                 faults.add("back runs once", f"the second call of back gives another gradient of {name} than the "
                                              f"first; let back change nothing that it uses", name)
+        for old, arrays in zip(before, (dys, outputs, leaves), strict=True):
+            restored(old, arrays)
     return grads
 
 

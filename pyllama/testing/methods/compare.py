@@ -19,8 +19,8 @@ from pyllama.testing.passes import eps_of, flat
 from pyllama.testing.report import Status, Verdict
 from pyllama.testing.trees import is_float
 
-ROUNDED = 4 * 2.0 ** -52 / EXACT            # of y: slopes count as at least this large, so that EXACT of it is four eps
-                                            # of y.  More than that is measured, as in the sum of a softmax: rounding()
+ROUNDED = CHAIN * 2.0 ** -52 / EXACT        # of y: slopes count as at least this large, so that EXACT of it is the
+                                            # rounding of y.  More is measured, as in the sum of a softmax: rounding()
 VAGUE = 1e-2                                # of the slope: a comparison that would not see a percent says nothing
 NEAR = 1e-6                                 # relative: of a larger error, differences say nothing that a complex step
                                             # does not

@@ -26,9 +26,10 @@ NEAR = WIDTHS[-1]                           # of a scale: other widths, where th
 HALFWAY = 0.5                               # in [0, 1]: the border at 1 is nearer than that at 0
 FAR = 10.0                                  # of the typical entry: there f shows whether it depends on an entry at all
 GRAIN = 16                                  # roundings of an output: less than that does not show
-SMALL = 1e-270                              # outputs whose imaginary parts, for the usual step, are subnormal
+SMALL = 1e-260                              # numbers whose imaginary parts, for the usual step, are subnormal
 WIDEST = WIDTHS[slopes.FIRST][0]            # a step, 1 % of an entry, that shows whether an output moves
 WIDE = 1e-9                                 # their step: its square is still lost
+ALIKE = 1e3                                 # times as steep or as flat: a saturated function differs by more elsewhere
 DROWNED = 1e-3                              # of the typical entry: smaller ones make its steps, too
 
 
@@ -112,12 +113,21 @@ class Meter:
         self.here = along(0.0)
         return along
 
-    def far(self, along, index) -> np.ndarray:
-        """How much each output changes when the entry becomes quite another number, where f is defined there."""
+    def moves(self, index) -> tuple[float, ...]:
+        """Steps, in scales of the entry, that make quite another number of it."""
         x, scale = float(self.x[index]), abs(self.x[index]) or self.typical
-        moves = (-2 * x, FAR * self.typical, -FAR * self.typical)
-        changes = np.abs([np.real(along(move / scale)) - np.real(along(0.0)) for move in moves])
+        return -2 * x / scale, FAR * self.typical / scale, -FAR * self.typical / scale
+
+    def far(self, along, index) -> np.ndarray:
+        """How much each output changes far from the entry, where f is defined there."""
+        changes = np.abs([np.real(along(t)) - np.real(along(0.0)) for t in self.moves(index)])
         return np.where(np.isfinite(changes), changes, 0).max(axis=0)
+
+    def alike(self, along, index, exact) -> np.ndarray:
+        """Which outputs have slopes of the same size far from the entry?  Others may be saturated here."""
+        step, scale = slopes.step(self.eps), abs(self.x[index]) or self.typical
+        there = np.abs([np.imag(along(t + 1j * step)) / step / scale for t in self.moves(index)])
+        return ((there <= ALIKE * np.abs(exact)) & (there >= np.abs(exact) / ALIKE)).all(axis=0)
 
     def rounding(self, along, index, exact=0) -> float:
         """What a rounding of the outputs that move would be as a slope: nothing smaller is a fault.
@@ -130,10 +140,13 @@ class Meter:
                 (np.abs(along(WIDTHS[0]) - here) <= CHAIN * self.eps * np.abs(here)).all():
             return np.inf                                           # of an inner number, which may be larger than y
         size, distance = np.abs(here), max(abs(self.x[index]), self.typical)
-        if self.eps <= 2.0 ** -52:
+        change = WIDEST * (abs(self.x[index]) or self.typical) * np.abs(exact)
+        hidden = (change > GRAIN * self.eps * np.abs(here)) & still(along, 0)   # beside an inner number larger than y
+        vague = CHAIN * self.eps * np.abs(here) > PRECISE * distance * np.abs(exact)
+        if self.eps <= 2.0 ** -52 and ((hidden | vague) & (exact != 0)).any():
             far = self.far(along, index)
-            hidden = (exact != 0) & still(along, 0)                 # beside an inner number, which may be larger than y
-            size = np.where(hidden, far, np.fmin(size, far))
+            size = np.where(self.alike(along, index, exact), np.fmin(size, far), size)
+            size = np.where(hidden, np.fmax(size, far), size)
         size = np.abs(self.dy * size)[moved if moved.any() else slice(None)].sum()
         return CHAIN * self.eps * float(size) / distance
 
@@ -172,9 +185,9 @@ class Meter:
         step = max(times * slopes.step(self.eps), min(LEAST / scale, 1e-9))     # its square is lost in rounding
         along = self.line(index, scale)
         exact = slopes.imaginary(along, step)
-        small = np.abs(along(0.0)) < SMALL
-        if exact is not None and small.any():                       # so large a step that the imaginary part is normal
-            exact = np.where(small & (along(0.0) != 0), slopes.imaginary(along, max(step, WIDE)), exact)
+        here = np.abs(along(0.0))
+        if exact is not None and (((here < SMALL) & (here > 0)) | ((exact != 0) & (np.abs(exact) < SMALL))).any():
+            exact = np.where(np.abs(exact) < SMALL, slopes.imaginary(along, max(step, WIDE)), exact)
         return None if exact is None else exact / scale
 
     def extremes(self, indices):
