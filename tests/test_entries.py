@@ -146,6 +146,46 @@ def test_a_function_in_float32_has_the_error_of_float32():
     assert (found.error < 1e-3 * right).all()
 
 
+def test_what_an_output_rounds_away_does_not_contradict_a_complex_step():
+    """The large outputs of a softmax move by 1e-18: no difference shows that."""
+    x = np.array([0.3, 1.0, -40.0])
+    dy = np.array([1.0, -2.0, 0.5])
+    found = entries(lines(softmax, x), dy, x)
+    right = softmax_back(x, dy)
+    assert found.holomorphic
+    assert (np.abs(found.value - right) <= found.error).all()
+    assert found.value[2] == pytest.approx(right[2], rel=1e-6)
+
+
+def test_without_complex_steps_what_an_output_rounds_away_is_unknown_not_zero():
+    """At 40, tanh is 1 for all steps."""
+    x = np.array([40.0])
+    found = entries(lines(real(np.tanh), x), np.ones(1), x)
+    assert found.value.tolist() == [0]
+    assert 1e-17 < found.error[0] < 1e-13
+
+
+def test_the_error_of_numbers_whose_squares_vanish_is_not_zero():
+    x = np.array([-390.0, 100.0])
+    found = entries(lines(real(np.exp), x), np.ones(2), x)
+    assert (np.abs(found.value - np.exp(x)) <= found.error).all()
+
+
+@pytest.mark.parametrize("f", [np.exp, lambda x: 1 / (1 + np.exp(-x))])
+def test_a_complex_step_stays_precise_where_its_usual_imaginary_part_would_be_subnormal(f):
+    x = np.array([-690.0, 1.0])
+    found = entries(lines(f, x), np.ones(2), x)
+    assert found.holomorphic
+    assert found.value[0] == pytest.approx(np.exp(-690.0), rel=1e-11)
+
+
+def test_a_small_entry_does_not_hide_in_the_rounding_of_a_large_sum():
+    scales = np.array([1e8, 1, 1, 1, 1, 1e-8])
+    found = entries(lines(lambda x: (scales * x).sum(), X), np.ones(1), X)
+    assert (np.abs(found.value - scales) <= found.error).all()
+    assert found.error[5] < 1e-2 * scales[5]
+
+
 # --- the verdict ------------------------------------------------------------------------------------------------------
 
 def judged(dx, again=None, f=np.exp, x=X):

@@ -174,6 +174,18 @@ def test_what_passes_change_is_named():
     assert "y mutated" in faults(y_in_back)
 
 
+def test_a_gradient_made_in_place_of_dy_is_right_but_dy_is_mutated():
+    def f(x):
+        def back(dy):
+            dy *= 2 * x
+            return dy
+        return x * x, back
+
+    report = checked(f, [X])
+    assert [fault.kind for fault in report.faults] == ["dy mutated"]
+    assert not any(pair.wrong for pair in report.pairs)
+
+
 def test_an_output_that_is_the_input_is_a_note():
     report = checked(lambda x: (x, lambda dy: dy), [X])
     assert report

@@ -19,8 +19,8 @@ from pyllama.testing.passes import eps_of, flat
 from pyllama.testing.report import Status, Verdict
 from pyllama.testing.trees import is_float
 
-ROUNDED = CHAIN * 2.0 ** -52 / EXACT        # of y: slopes count as at least this large, so that EXACT of it is the
-                                            # rounding of y.  More is measured, as in the sum of a softmax: rounding()
+ROUNDED = 4 * 2.0 ** -52 / EXACT            # of y: slopes count as at least this large, so that EXACT of it is four eps
+                                            # of y.  More than that is measured, as in the sum of a softmax: rounding()
 VAGUE = 1e-2                                # of the slope: a comparison that would not see a percent says nothing
 NEAR = 1e-6                                 # relative: of a larger error, differences say nothing that a complex step
                                             # does not
@@ -100,8 +100,18 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
                 error, tolerance = abs(slope - claimed) / size, EXACT + off / size
             else:
                 shaken = rounding(neighbor, dy, v, eps, found.holomorphic, slope - claimed, near)
+                least = CHAIN * 2.0 ** -52 * outputs
+                if shaken < abs(slope - claimed) <= least and saturated(along, found.value, counted):
+                    shaken = least                          # 1 - y is rounded alike at all neighbors
                 tolerance += shaken / size
     return Comparison(name, slope, claimed, float(error), float(tolerance), method, EXACT * size + coarse + shaken)
+
+
+def saturated(along, slope, counted) -> bool:
+    """Is an output much steeper or flatter far away, so that numbers as large as it cancel in its slope here?"""
+    there = np.abs([np.imag(along(t + 1j * slopes.STEP)) / slopes.STEP for t in (-slopes.FAR, -2.0, slopes.FAR)])
+    here = np.abs(slope)
+    return bool((counted & ((there > slopes.ALIKE * here) | (there < here / slopes.ALIKE))).any())
 
 
 def by_complex_step(name, exact, dx, v, dy, eps) -> Comparison | None:

@@ -24,12 +24,10 @@ LEAST = 1e-290                              # imaginary steps, so that no quotie
 BESIDE = WIDTHS[slopes.KINK][0]             # a small step, 2e-5 of an entry, that is far above rounding
 NEAR = WIDTHS[-1]                           # of a scale: other widths, where the usual ones are too wide
 HALFWAY = 0.5                               # in [0, 1]: the border at 1 is nearer than that at 0
-FAR = 10.0                                  # of the typical entry: there f shows whether it depends on an entry at all
 GRAIN = 16                                  # roundings of an output: less than that does not show
 SMALL = 1e-260                              # numbers whose imaginary parts, for the usual step, are subnormal
 WIDEST = WIDTHS[slopes.FIRST][0]            # a step, 1 % of an entry, that shows whether an output moves
 WIDE = 1e-9                                 # their step: its square is still lost
-ALIKE = 1e3                                 # times as steep or as flat: a saturated function differs by more elsewhere
 DROWNED = 1e-3                              # of the typical entry: smaller ones make its steps, too
 
 
@@ -116,7 +114,7 @@ class Meter:
     def moves(self, index) -> tuple[float, ...]:
         """Steps, in scales of the entry, that make quite another number of it."""
         x, scale = float(self.x[index]), abs(self.x[index]) or self.typical
-        return -2 * x / scale, FAR * self.typical / scale, -FAR * self.typical / scale
+        return -2 * x / scale, slopes.FAR * self.typical / scale, -slopes.FAR * self.typical / scale
 
     def far(self, along, index) -> np.ndarray:
         """How much each output changes far from the entry, where f is defined there."""
@@ -127,7 +125,7 @@ class Meter:
         """Which outputs have slopes of the same size far from the entry?  Others may be saturated here."""
         step, scale = slopes.step(self.eps), abs(self.x[index]) or self.typical
         there = np.abs([np.imag(along(t + 1j * step)) / step / scale for t in self.moves(index)])
-        return ((there <= ALIKE * np.abs(exact)) & (there >= np.abs(exact) / ALIKE)).all(axis=0)
+        return ((there <= slopes.ALIKE * np.abs(exact)) & (there >= np.abs(exact) / slopes.ALIKE)).all(axis=0)
 
     def rounding(self, along, index, exact=0) -> float:
         """What a rounding of the outputs that move would be as a slope: nothing smaller is a fault.
@@ -185,10 +183,12 @@ class Meter:
         step = max(times * slopes.step(self.eps), min(LEAST / scale, 1e-9))     # its square is lost in rounding
         along = self.line(index, scale)
         exact = slopes.imaginary(along, step)
-        here = np.abs(along(0.0))
-        if exact is not None and (((here < SMALL) & (here > 0)) | ((exact != 0) & (np.abs(exact) < SMALL))).any():
-            exact = np.where(np.abs(exact) < SMALL, slopes.imaginary(along, max(step, WIDE)), exact)
-        return None if exact is None else exact / scale
+        if exact is None:
+            return None
+        here, wide = np.abs(along(0.0)), None
+        if (((here < SMALL) & (here > 0)) | ((exact != 0) & (np.abs(exact) < SMALL))).any():
+            wide = slopes.imaginary(along, max(step, WIDE))         # so that the imaginary parts are normal
+        return (exact if wide is None else np.where(np.abs(exact) < SMALL, wide, exact)) / scale
 
     def extremes(self, indices):
         """The entries of largest derivative and effect, the largest and the smallest one."""
@@ -214,7 +214,10 @@ class Meter:
         """A meter of the outputs whose change is not lost in their own rounding: differences say nothing of others."""
         scale = abs(self.x[index]) or self.typical
         along = self.line(index, scale)
-        exact = scale * np.abs(self.imaginary(index))
+        slope = self.imaginary(index)
+        if slope is None:
+            return self
+        exact = scale * np.abs(slope)
         lost = (exact != 0) & still(along, np.fmax(exact * WIDEST, GRAIN * self.eps * np.abs(along(0.0))))
         lost &= exact * WIDEST <= GRAIN * self.eps * np.fmax(np.abs(along(0.0)), self.far(along, index))
         if not lost.any():

@@ -42,6 +42,8 @@ ROUGH = 1e-2                                        # of y: more than any precis
 GRAIN = 16                                          # in eps of the largest number that may take part: changes of f that
                                                     # are no larger may be rounding, as beside the 1 of 1 + tanh(x)
 UNSURE = 1e-3                                       # all widths do so at least where f is noisy, or bends within them
+FAR = 10.0                                          # of the typical entry: there f shows whether it depends on an entry
+ALIKE = 1e3                                         # times as steep or as flat: a saturated function differs by more
 
 
 class Slopes(NamedTuple):
