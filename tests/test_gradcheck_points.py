@@ -79,7 +79,7 @@ def test_a_point_where_the_function_is_not_defined_is_left_out_and_named():
 
     report = checked(strict, [np.full(3, 0.25)])
     assert report
-    assert any("'random w' was left out: only near a quarter" in note for note in report.notes)
+    assert any("'random w' was left out: AssertionError: only near a quarter (line " in note for note in report.notes)
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------------

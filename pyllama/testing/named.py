@@ -129,8 +129,10 @@ def cause(error: BaseException) -> str:
     """The error, with the place in the user's own code that raised it."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} (line {error.lineno} of {Path(error.filename or '?').name})"
-    place = line_in(error)
-    return f"{type(error).__name__}: {error}".removesuffix(": ") + (f" ({place})" if place else "")
+    said, place = str(error), line_in(error)
+    if isinstance(error, AssertionError):
+        said = said.partition("\n")[0]                          # pytest adds lines
+    return f"{type(error).__name__}: {said}".removesuffix(": ") + (f" ({place})" if place else "")
 
 
 def line_in(error: BaseException) -> str:
