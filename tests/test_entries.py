@@ -219,9 +219,9 @@ def test_a_0_d_input_is_judged():
 def test_rounding_of_the_gradient_is_measured_where_an_entry_looks_wrong():
     """An error that is drawn anew at each neighbor is rounding; one that stays is not."""
     noise = np.random.default_rng(1)
-    dx = np.exp(X) + np.array([0, 0, 0, 1e-8, 0, 0])
-    assert judged(dx, lambda k, index: (noise.normal(scale=1e-8), 0.0))[0].status == "passed"
-    assert judged(dx, lambda k, index: (1e-8, 0.0))[0].status == "wrong"
+    dx = np.exp(X) + np.array([0, 0, 0, 1e-10, 0, 0])
+    assert judged(dx, lambda k, index: (noise.normal(scale=1e-10), 0.0))[0].status == "passed"
+    assert judged(dx, lambda k, index: (1e-10, 0.0))[0].status == "wrong"
 
 
 def test_without_a_measured_entry_nothing_is_said():

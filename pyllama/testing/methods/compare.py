@@ -26,6 +26,9 @@ NEAR = 1e-6                                 # relative: of a larger error, diffe
                                             # does not
 NEIGHBORS = 6                               # rounding is less than twice the range of six samples: see rounding()
 FEW = 4                                     # neighbors in a row
+DIGITS = 2.0 ** -30                         # relative: rounding in float64 is excused up to this.  Float32 within back, a
+                                            # hidden cast, loses 2⁻²⁴ of each number: that is a fault
+BESIDE_ONE = 1e-12                          # of |dy| |v|: excused, too, because numbers of size one may have canceled
 STEADY = 1e-3                               # of its size: the gap of a wrong gradient varies by less between neighbors
 Method = Literal["complex step", "differences"]
 
@@ -100,6 +103,9 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
                 error, tolerance = abs(slope - claimed) / size, EXACT + off / size
             else:
                 shaken = rounding(neighbor, dy, v, eps, found.holomorphic, slope - claimed, near)
+                most = max(DIGITS * size, BESIDE_ONE * norm(dy) * norm(v))
+                if near and shaken > most and eps <= 2.0 ** -52:
+                    shaken = min(shaken, max(most, jitter(neighbor, dy, slope, eps)))
                 least = CHAIN * 2.0 ** -52 * outputs
                 if shaken < abs(slope - claimed) <= least and saturated(along, found.value, counted):
                     shaken = least                          # 1 - y is rounded alike at all neighbors
@@ -134,12 +140,13 @@ def blur(dx, v, eps) -> float:
     return EXACT * float(np.abs(dx * v).sum(dtype=float)) + (CHAIN * eps * norm(dx * v) if eps > 2.0 ** -52 else 0.0)
 
 
-def entrywise(found: Entries, dx: np.ndarray, eps: float,
-              again: Callable | None = None) -> tuple[Verdict, tuple[int, ...] | None]:
+def entrywise(found: Entries, dx: np.ndarray, eps: float, again: Callable | None = None, *,
+              beside: float = 0.0) -> tuple[Verdict, tuple[int, ...] | None]:
     """The verdict on a gradient entry by entry, and the index of the worst entry; None if none was measured.
 
     eps     of the precision of dx
     again   again(k, index) is (claimed, measured) at inputs right beside these, others for each k: see rounding()
+    beside  |dy|, if the inputs are numbers of ordinary size: see BESIDE_ONE
     """
     method: Method = "complex step" if found.holomorphic else "differences"
     measured = np.isfinite(found.value)
@@ -154,7 +161,9 @@ def entrywise(found: Entries, dx: np.ndarray, eps: float,
             index = tuple(int(i) for i in np.unravel_index(at, ratio.shape))
             if again and np.isfinite(gap[index]):
                 first = float(dx[index]) - float(found.value[index])
-                allowed[index] += measured_rounding(gap_at(again, index), first, False)
+                most = max(DIGITS * np.abs(found.value[measured]).max(), BESIDE_ONE * beside)
+                excused = measured_rounding(gap_at(again, index), first, False)
+                allowed[index] += min(excused, most) if eps <= 2.0 ** -52 else excused
                 ratio[index] = gap[index] / allowed[index]
             if ratio[index] > 1:
                 break
@@ -185,6 +194,14 @@ def rounding(neighbor, dy, v, eps, holomorphic, first, near) -> float:
         exact = slopes.imaginary(along, slopes.step(eps)) if holomorphic else None
         return float((dy * (slopes.slopes(along, eps).value if exact is None else exact)).sum()) - inner(dx, v)
     return measured_rounding(gap, first, near, NEAR * norm(dy) * norm(v))
+
+
+def jitter(neighbor, dy, slope, eps) -> float:
+    """Twice the rounding of the slope itself: more than float64 has, if f computes in less."""
+    row = [neighbor(NEIGHBORS + k)[1] for k in range(2 * FEW)]
+    exact = [slopes.imaginary(along, slopes.step(eps)) for along in row]
+    values = [slopes.slopes(along, eps).value if one is None else one for along, one in zip(row, exact, strict=True)]
+    return 2 * float(np.abs(without_parabola([slope, *(float((dy * one).sum()) for one in values)])).max())
 
 
 def measured_rounding(gap_at: Callable[[int], float], gap: float, near: bool, most: float = np.inf) -> float:

@@ -249,7 +249,9 @@ def by_entries(case: Case, which: Iterable, deadline: float | None) -> tuple[Ver
         moved = case._replace(values=values, dx=case.gradient_at(near, case.dys))
         return moved.dx[index], measured(moved, [index], None).value[index]
 
-    verdict, index = entrywise(measured(case, which, deadline), case.dx, case.eps, again)
+    ordinary = 1 / ORDINARY <= case.largest <= ORDINARY
+    verdict, index = entrywise(measured(case, which, deadline), case.dx, case.eps, again,
+                               beside=norm(case.dy) if ordinary else 0.0)
     sizes = np.abs(case.dx, dtype=float)
     if verdict.status == "passed" and verdict.tolerance > VAGUE * max(sizes.max(initial=0), abs(verdict.measured)) > 0:
         return Verdict(verdict.method, "undecided", why=NOISE), None
