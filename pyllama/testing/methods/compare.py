@@ -26,8 +26,8 @@ NEAR = 1e-6                                 # relative: of a larger error, diffe
                                             # does not
 NEIGHBORS = 6                               # rounding is less than twice the range of six samples: see rounding()
 FEW = 4                                     # neighbors in a row
-DIGITS = 2.0 ** -30                         # relative: rounding in float64 is excused up to this.  Float32 within back, a
-                                            # hidden cast, loses 2⁻²⁴ of each number: that is a fault
+DIGITS = 2.0 ** -30                         # relative: rounding in float64 is excused up to this.  A hidden cast to
+                                            # float32 within back loses 2⁻²⁴ of each number: that is a fault
 BESIDE_ONE = 1e-12                          # of |dy| |v|: excused, too, because numbers of size one may have canceled
 STEADY = 1e-3                               # of its size: the gap of a wrong gradient varies by less between neighbors
 Method = Literal["complex step", "differences"]

@@ -233,8 +233,16 @@ class Meter:
             if self.late():
                 return
             value, error, kink = self.difference(index)
-            if np.isfinite(error):
+            if np.isfinite(error) and (value or not self.hidden(index)):
                 self.value[index], self.error[index], self.kink[index] = value, error, kink
+
+    def hidden(self, index) -> bool:
+        """Does a complex step see a slope that numbers of size one would hide, as 1 - cos(x) has at 1e-9?"""
+        exact = self.imaginary(index)
+        if exact is None or not np.isfinite(exact).all():
+            return False
+        moved = (abs(self.x[index]) or self.typical) * np.abs(exact)
+        return bool(exact.any()) and bool((moved <= GRAIN * self.eps).all())
 
     def difference(self, index) -> tuple[float, float, bool]:
         """(value, error, kink) of one entry, by the steps that suit it best."""
