@@ -44,7 +44,8 @@ def run(pytester, source, *arguments, seed=0):
 
 
 def run_subprocess(pytester, monkeypatch, *arguments):
-    """Run pytest on all files, in a process of its own."""
+    """Run pytest on all files, in a process of its own; where CI is set, its summary would repeat whole failures."""
+    monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return pytester.runpytest_subprocess(*PLUGIN, *arguments)
 

@@ -96,7 +96,7 @@ def candidates_of(op: str) -> list[Candidate]:
     try:
         catalogued = bugs(op)
     except ValueError as error:
-        raise UserError(f"{error}, or name a function with --target module:function") from None
+        raise UserError(f"{error}, or name a function as the target, module:function") from None
     return [Candidate(bug.name, bug.cause, planted(bug).__enter__, certain=True) for bug in catalogued]
 
 
