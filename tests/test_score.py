@@ -282,7 +282,7 @@ def test_flags_that_do_not_fit_are_refused(arguments, sentence):
 
 def test_an_op_without_bugs_and_a_missing_pytest_are_named(monkeypatch):
     monkeypatch.setattr("pyllama.testing.catalogue.FOLDER", ROOT / "docs")
-    with pytest.raises(UserError, match=r"the catalogue has no op 'tanh'.*--target module:function"):
+    with pytest.raises(UserError, match=r"the catalogue has no op 'tanh'.*as the target, module:function"):
         score_test([__file__], op="tanh")
     monkeypatch.setitem(sys.modules, "pytest", None)
     with pytest.raises(UserError, match="pyllama score needs pytest, which is not installed: pip install"):
