@@ -55,8 +55,8 @@ def test_a_file_with_the_name_of_an_imported_module_leaves_that_module_alone(tmp
     ("sub/mine_to_find.py:doubel", "mine_to_find has no 'doubel'; did you mean double?"),
     ("sub/mine_to_find.py:zzz", "mine_to_find has no 'zzz'; its functions are Pair, dataclass, double"),
     ("sub/mine_to_find.py:eps", "sub/mine_to_find.py:eps is a float, not a function; name a function of mine_to_find"),
-    ("sub/mine_to_fnd.py:f", "there is no file sub/mine_to_fnd.py; did you mean sub/mine_to_find.py?"),
-    ("nowhere/mine.py:f", "there is no file nowhere/mine.py; there is no folder nowhere, either"),
+    ("sub/mine_to_fnd.py:f", "the file sub/mine_to_fnd.py does not exist; did you mean sub/mine_to_find.py?"),
+    ("nowhere/mine.py:f", "the file nowhere/mine.py does not exist; its folder does not exist, either"),
     ("no_such_module_here:f", "there is no module 'no_such_module_here'; run in the folder that contains it, or write "
                               "path/file.py:function"),
     ("json.no_such_part:f", "there is no module 'json.no_such_part'; run in the folder that contains it, or write "

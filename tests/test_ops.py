@@ -89,6 +89,7 @@ def test_backward_agrees_with_the_slopes_of_its_own_forward(op, on, data):
     with backend.use(on):
         session.run()
         assert not session.wrong, session.report()
+    assert all(map(session.judged, session.found))
 
 
 @each_run

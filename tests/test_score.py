@@ -265,7 +265,7 @@ def test_ctrl_c_just_after_the_end_of_a_fork(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    ({"tests": ("no_file.py",), "op": "tanh"}, "there is no file no_file.py"),
+    ({"tests": ("no_file.py",), "op": "tanh"}, "the file no_file.py does not exist"),
     ({"tests": (__file__,), "op": "tahn"}, "there is no op 'tahn'; did you mean tanh?"),
     ({"tests": (__file__,)}, "score needs either --op NAME or --target"),
     ({"tests": (__file__,), "op": "tanh", "target": "mine:f"}, "score needs either --op NAME or --target"),

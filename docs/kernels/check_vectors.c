@@ -55,7 +55,7 @@ static const char *value_of(const char *text, const char *key) {
     return found ? strchr(found + strlen(quoted), ':') + 1 : NULL;
 }
 
-/* {"dtype": "F64", "shape": [2, 3], "data_offsets": [0, 48]}; returns 0 if there is no tensor of this name. */
+/* {"dtype": "F64", "shape": [2, 3], "data_offsets": [0, 48]}; returns 0 if the file does not have the tensor. */
 static int find(tensor *t, const char *name) {
     const char *entry = value_of(header, name);
     if (!entry) return 0;

@@ -77,7 +77,7 @@ def from_module(name: str) -> ModuleType:
 def from_file(path: Path) -> ModuleType:
     """The file as a module.  A module of the same name that was imported before stays as it is.  Raises UserError."""
     if not path.is_file():
-        raise UserError(f"there is no file {path}; {alternatives(path)}")
+        raise UserError(f"the file {path} does not exist; {alternatives(path)}")
     return imported(path, path.resolve(), path.stat().st_mtime_ns)
 
 
@@ -163,7 +163,7 @@ def missing(where: str, target: Any, part: str) -> str:
 def alternatives(path: Path) -> str:
     """What the name of a file that does not exist may have meant."""
     if not path.parent.is_dir():
-        return f"there is no folder {path.parent}, either"
+        return "its folder does not exist, either"
     close = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.py")], 1)
     return f"did you mean {path.parent / close[0]}?" if close else "check the spelling"
 

@@ -74,7 +74,7 @@ class Bug:
 def bugs(op: str | None = None) -> list[Bug]:
     """The bugs of an op, or of all ops; in the order of the files.
 
-    Raises ValueError if there is no op of this name.
+    Raises ValueError if the catalogue does not have the op.
 
     >>> from pyllama.testing.catalogue import bugs
     >>> len(bugs()) > len(bugs("softmax")) > 0

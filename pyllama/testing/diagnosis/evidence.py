@@ -20,7 +20,7 @@ CLEAR = 10                                          # how many slacks a predicti
 
 @dataclass
 class Evidence:
-    """The gradient of one output with respect to one input, as back has it and as it is, and what surrounds it.
+    """The gradient of one output with respect to one input, claimed and measured, with the call it belongs to.
 
     input, output   their names
     inputs          all leaves by name

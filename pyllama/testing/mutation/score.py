@@ -64,8 +64,8 @@ def require_file(test: str) -> None:
     if not path.exists():
         beside = [str(other) for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
         close = difflib.get_close_matches(str(path), beside, 1)
-        raise UserError(f"there is no file {path}; " + (f"did you mean {close[0]}?" if close else
-                                                        "give a test as pytest takes it, file.py::test_name"))
+        cure = f"did you mean {close[0]}?" if close else "give a test as pytest takes it, file.py::test_name"
+        raise UserError(f"the file {path} does not exist; {cure}")
 
 
 def why_nothing(tests: Sequence[str], status: int, complaints: list[str]) -> str:
