@@ -30,7 +30,7 @@ def evidence(f, names, inputs, which, wrong, dy=None, outcomes=None):
     tolerance = np.full(inputs[which].shape, EXACT * np.abs(measured[which]).max(initial=1e-3))
     return Evidence(names[which], "y", dict(zip(names, inputs, strict=True)), inputs[which], y, dy, wrong(dy),
                     measured[which], tolerance, wrong, {names[i]: measured[i] for i in floats if i != which},
-                    outcomes or {})
+                    outcomes or {}, slope=lambda dy: derivative(f, inputs, which, dy))
 
 
 def said(*arguments, **fields):

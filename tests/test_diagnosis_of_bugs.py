@@ -86,7 +86,8 @@ def evidences(op, bug, name, inputs, options, rng):
         right = measured.pop(name)
         tolerance = np.full(right.shape, 1e-11 * max(np.abs(a).max() for a in (right, *measured.values())))
         evidence = Evidence(name, output.name, {n: a for n, a in zip(names, inputs, strict=False) if a is not None},
-                            inputs[which], ys[j], dy, np.asarray(gradient(dy)), right, tolerance, gradient, measured)
+                            inputs[which], ys[j], dy, np.asarray(gradient(dy)), right, tolerance, gradient, measured,
+                            slope=lambda dy, around=around: derivative(op, inputs, options, around(dy), which))
         if evidence.bad.any():
             yield evidence
 

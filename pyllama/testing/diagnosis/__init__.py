@@ -46,6 +46,8 @@ def not_finite(e: Evidence) -> str:
 def causes(e: Evidence) -> list[str]:
     """All sentences in their order."""
     sentences = [*calls.sentences(e)]
+    if any(sentence.startswith("dy ignored") for sentence in sentences):
+        return sentences                                # what claimed looks like for this dy, it does not for others
     explained = [*whole.sentences(e)]
     if not explained and (where := [*places.sentences(e)]):
         there = [f"There: {sentence}" for sentence in whole.sentences(e.at(e.bad))]

@@ -1,11 +1,16 @@
 """Hypotheses about what claimed and measured have in common: lengths, sums, or the opposite zeros."""
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from pyllama.testing.diagnosis.calls import called
+from pyllama.testing.diagnosis.constants import short
 from pyllama.testing.diagnosis.evidence import CLEAR, Evidence, largest
+from pyllama.testing.diagnosis.terms import product
 
 FEW = 4                                             # entries of each kind, below which a pattern may be chance
+PROBES = 3                                          # entries of dy, alone
 
 
 def sentences(e: Evidence) -> Iterator[str]:
@@ -16,9 +21,10 @@ def sentences(e: Evidence) -> Iterator[str]:
 
 
 def inverted(e: Evidence) -> Iterator[str]:
-    """Each is zero where the other is not."""
+    """Each is zero where the other is not, and without the gate both are one formula."""
     zero, missing = (np.abs(a[e.known]) <= e.noise for a in (e.claimed, e.measured))
-    if np.array_equal(zero, ~missing) and min(zero.sum(), missing.sum()) >= FEW // 2 and zero.size >= FEW:
+    several = min(zero.sum(), missing.sum()) >= FEW // 2 and zero.size >= FEW
+    if np.array_equal(zero, ~missing) and several and product(e, e.claimed + e.measured, short):
         yield (f"Gate inverted: claimed is 0 where measured is not, at {zero.sum()} entries, and not 0 where measured "
                f"is, at {missing.sum()}.")
 
@@ -41,11 +47,26 @@ def rotated(e: Evidence) -> Iterator[str]:
 
 
 def misplaced(e: Evidence) -> Iterator[str]:
-    """The sums along an axis are right, and not zero."""
+    """The sums along an axis are right, and what single entries of dy add is right but for its place."""
     for axis, size in enumerate(e.x.shape):
         sums = [a.sum(axis) for a in (e.claimed, e.measured)]
         slack = size * (e.noise + 1e-10 * max(e.size, largest(e.claimed)))
-        if size > 1 and sums[0].size and largest(sums[0] - sums[1]) <= slack and largest(sums[1]) > CLEAR * slack:
-            yield (f"Added at the wrong index: the sums of claimed and of measured along axis {axis} agree, their "
-                   f"entries do not.")
+        if size > 1 and sums[0].size and largest(sums[0] - sums[1]) <= slack and moved(e, axis, slack):
+            yield (f"Added at the wrong index: what an entry of dy adds to the gradient of {e.input} is right, but at "
+                   f"another index of axis {axis}.")
             return
+
+
+def moved(e: Evidence, axis: int, slack: float) -> bool:
+    """Do single entries of dy give the measured numbers in another order along the axis?"""
+    if e.slope is None:
+        return False
+    chosen, apart = np.flatnonzero(e.dy), False
+    for place in chosen[::math.ceil(len(chosen) / PROBES) or 1]:
+        single = np.zeros(e.dy.shape, e.dy.dtype)
+        single.flat[place] = e.dy.flat[place]
+        claimed, measured = called(e, single), e.slope(single)
+        if claimed is None or not largest(np.sort(claimed, axis) - np.sort(measured, axis)) <= slack:
+            return False
+        apart |= largest(claimed - measured) > CLEAR * slack
+    return bool(apart)

@@ -85,22 +85,27 @@ def how_dy_enters(e: Evidence) -> Iterator[str]:
 
 
 def one_row(e: Evidence) -> Iterator[str]:
-    """Only a part of dy counts."""
-    dy = np.array(e.dy, order="C")
-    for axis, size in enumerate(dy.shape):
+    """Only a part of dy counts, for which claimed is right."""
+    part, where = np.array(e.dy, order="C"), []
+    for axis, size in enumerate(part.shape):
         for what, index in (("first", 0), ("last", size - 1)):
-            if size < 2:
-                continue
-            part = np.zeros_like(dy)
-            place = (slice(None),) * axis + (index,)
-            part[place] = dy[place]
-            if dy.shape == e.x.shape and not np.delete(e.claimed, index, axis).any():
+            if size < 2 or (e.dy.shape == e.x.shape and not np.delete(e.claimed, index, axis).any()):
                 continue                            # an entry of dy and that of x may belong together
-            alone = called(e, part)
-            if alone is not None and largest(alone) and same(alone, e.claimed) and (dy - part).any():
-                yield (f"Contributions lost: claimed depends on the {what} index of axis {axis} of dy alone; add those "
-                       f"of all.")
-                return
+            alone = only(part, axis, index)
+            dx = called(e, alone)
+            if dx is not None and largest(dx) and same(dx, e.claimed) and (part - alone).any():
+                part = alone
+                where.append(f"the {what} index of axis {axis}")
+                break
+    if where and e.slope and e.explains(e.slope(part)):
+        yield f"Contributions lost: claimed depends on {' and '.join(where)} of dy alone; add those of all."
+
+
+def only(a, axis, index) -> np.ndarray:
+    """The array with zeros at all other indices of the axis."""
+    part, place = np.zeros_like(a), (slice(None),) * axis + (index,)
+    part[place] = a[place]
+    return part
 
 
 def points(e: Evidence) -> Iterator[str]:

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 
 NEAR = 1e-7                                         # relative, if the measurement is not worse
+LEAST = 5                                           # of an axis: its inverse is no fraction that is everywhere
 MOST = 12                                           # numerator and denominator of a simple fraction
 CONSTANTS = {"π": np.pi, "√2": 2 ** 0.5, "√(2/π)": (2 / np.pi) ** 0.5, "ln 2": float(np.log(2))}
 
@@ -52,7 +53,7 @@ def names(number: float, sizes: dict[str, int], near: float = NEAR) -> list[str]
     number = abs(number)
     clauses = [f"{short(number)} = {what}" for what in meanings(number, near)]
     for name, size in sizes.items():
-        if size > 1:
+        if size >= LEAST:
             clauses += of_size(number, name, size, near)
     return clauses[:2]
 
@@ -76,9 +77,8 @@ def of_size(number: float, name: str, size: int, near: float) -> Iterator[str]:
     if root % 1:
         forms |= {f"it is the square root of {size}, the size of {name}": root,
                   f"it is 1/√{size}, where {size} is the size of {name}": 1 / root}
-    if size > 3:
-        forms |= {f"it is {size}/{size - 1}, where {size} is the size of {name}": size / (size - 1),
-                  f"it is {size - 1}/{size}, where {size} is the size of {name}": (size - 1) / size}
+    forms |= {f"it is {size}/{size - 1}, where {size} is the size of {name}": size / (size - 1),
+              f"it is {size - 1}/{size}, where {size} is the size of {name}": (size - 1) / size}
     yield from (clause for clause, value in forms.items() if equal(number, value, near))
 
 

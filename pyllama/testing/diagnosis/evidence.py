@@ -33,6 +33,7 @@ class Evidence:
     outcomes        for each point that was tried ("as given", "strided dy", ...): is the gradient wrong there?
     kink            at which entries does the function have a kink?  None: unknown, or nowhere
     deadline        by time.monotonic(), after which gradient is not called; None: there is no limit
+    slope           the measured gradient for another dy; None: it cannot be measured
     """
     input: str
     output: str
@@ -48,6 +49,7 @@ class Evidence:
     outcomes: dict[str, bool] = field(default_factory=dict)
     kink: np.ndarray | None = None
     deadline: float | None = None
+    slope: Callable[[np.ndarray], np.ndarray] | None = None
 
     @cached_property
     def known(self) -> np.ndarray:
@@ -61,8 +63,8 @@ class Evidence:
 
     @cached_property
     def good(self) -> np.ndarray:
-        """Which entries are right."""
-        return self.known & ~self.bad
+        """Which entries are right and not 0: a zero may be right by accident, as that of a masked key is."""
+        return self.known & ~self.bad & (np.abs(self.measured) > self.tolerance)
 
     @cached_property
     def noise(self) -> float:

@@ -17,7 +17,7 @@ SHAPED, VALUED = 50, 10_000                            # choices of as many entr
 
 def sentences(e: Evidence) -> Iterator[str]:
     """Where the gradient is wrong, the most specific first."""
-    bad, good = int(e.bad.sum()), int(e.good.sum())
+    bad, good, known = (int(mask.sum()) for mask in (e.bad, e.good, e.known))
     if e.kink is not None and bad and not (e.bad & ~e.kink).any():
         yield (f"Kink at {indices(e, e.bad)}: {e.output} has one slope before and another one behind it there, and "
                f"claimed is not between the two.")
@@ -31,9 +31,9 @@ def sentences(e: Evidence) -> Iterator[str]:
     patterns = [*(at_integers(e) if choices >= SHAPED else ()), *(at_places(e) if choices >= SHAPED else ()),
                 *(at_signs(e) if choices >= SHAPED else ()), *(at_values(e) if choices >= VALUED else ())]
     if patterns:
-        yield f"Wrong only {patterns[0]}: at {bad} of {bad + good} entries, the others are right."
+        yield f"Wrong only {patterns[0]}: at {bad} of {known} entries, the others are right."
     elif bad <= 3:
-        others = "the other entry is" if good == 1 else f"the other {good} entries are"
+        others = "the other entry is" if known - bad == 1 else f"the other {known - bad} entries are"
         yield f"Wrong only at {indices(e, e.bad)}: {others} right."
 
 
@@ -44,9 +44,9 @@ def indices(e: Evidence, mask) -> str:
 
 
 def fills(e: Evidence, mask) -> bool:
-    """Are all entries in the mask wrong, and all others right?"""
+    """Are all entries in the mask wrong, and all others right?  Those that are 0 and right do not count."""
     mask = np.broadcast_to(mask, e.x.shape)
-    return bool(np.array_equal(mask & e.known, e.bad))
+    return bool(np.array_equal(mask & (e.bad | e.good), e.bad))
 
 
 def at_places(e: Evidence) -> Iterator[str]:

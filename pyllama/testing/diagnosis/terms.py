@@ -1,7 +1,7 @@
 """Hypotheses about the difference measured - claimed: a term that is missing or wrong, a factor for each row."""
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -24,19 +24,19 @@ def sentences(e: Evidence) -> Iterator[str]:
     if not largest(missing[e.known]) > CLEAR * noise(e):
         return
     if not e.known.all():
-        yield from [*an_array(e, missing)] or [*another(e)]
+        yield from [*an_array(e, missing)] or [*another(e)] or [*an_array(e, missing, short)]
         return
     yield from ([*an_array(e, missing)] or [*along_axes(e, missing)] or [*factors(e)] or [*of_parts(e, missing)] or
-                [*another(e)])
+                [*another(e)] or [*an_array(e, missing, short)])
 
 
 def noise(e: Evidence) -> float:
     return e.noise + 1e-10 * max(e.size, largest(e.claimed[e.known]))
 
 
-def an_array(e: Evidence, missing) -> Iterator[str]:
-    """The difference is a product of simple arrays."""
-    if term := product(e, missing):
+def an_array(e: Evidence, missing, named: Callable[[float], str] = simple) -> Iterator[str]:
+    """The difference is a product of simple arrays, with a number that `named` accepts."""
+    if term := product(e, missing, named):
         yield f"Missing term{doubt(term)}: measured - claimed = {term} {entries(len(e.picked))}."
 
 
@@ -66,10 +66,13 @@ def summed(e: Evidence) -> str:
     return ""
 
 
-def product(e: Evidence, wanted) -> str:
-    """A number times a product of inputs, dy, y and simple functions of these that is `wanted`; "" if none is."""
+def product(e: Evidence, wanted, named: Callable[[float], str] = simple) -> str:
+    """A number times a product of inputs, dy, y and simple functions of these that is `wanted`; "" if none is.
+
+    named       the number as text; "" if it may not be the number
+    """
     wanted = e.pick(wanted)
-    if np.count_nonzero(wanted) < 2:
+    if np.count_nonzero(np.abs(wanted) > noise(e)) < (2 if named is simple else SURPLUS):
         return ""
     for count in range(1, FACTORS + 1):
         for names in itertools.combinations(e.values, count) if math.comb(len(e.values), count) <= MANY else ():
@@ -78,7 +81,7 @@ def product(e: Evidence, wanted) -> str:
             whole = np.prod([e.values[name] for name in names], axis=0)
             place = np.abs(whole).argmax()
             number = float(wanted[place] / whole[place])
-            fraction = simple(number)
+            fraction = named(number)
             if fraction and largest(wanted - number * whole) <= noise(e) * max(1, abs(number)):
                 return {"1": "", "-1": "-"}.get(fraction, f"{fraction} × ") + " × ".join(names)
     return ""
@@ -144,7 +147,9 @@ def of_parts(e: Evidence, missing) -> Iterator[str]:
             basis = np.stack(arrays, -1)                # [..., columns, count]
             weights = np.linalg.pinv(basis) @ missing[..., None]
             shares = basis * weights.swapaxes(-1, -2)
-            needed = all(largest(shares[..., k]) > CLEAR ** 2 * noise(e) for k in range(count))
+            counted = np.abs(shares) > CLEAR ** 2 * noise(e)
+            surplus = counted.sum(-2) - counted.any(-2)         # [..., count], beyond the number for each row
+            needed = (surplus.sum(tuple(range(surplus.ndim - 1))) >= SURPLUS).all()
             if needed and largest(missing - shares.sum(-1)) <= CLEAR * noise(e):
                 parts = [f"{letter} × {name}" if name != "1" else letter
                          for letter, name in zip("abcd", names, strict=False)]

@@ -16,7 +16,9 @@ AXES = 4                                            # arrays with more have too 
 def sentences(e: Evidence) -> Iterator[str]:
     """Everything that explains claimed as a whole, the most specific first."""
     yield from vanishing(e)
-    yield from of_another_input(e)
+    if swapped := [*of_another_input(e)]:
+        yield from swapped
+        return
     yield from in_another_order(e)
     yield from with_a_factor(e)
     yield from by_an_array(e)

@@ -71,13 +71,17 @@ def diagnosed(session: "Session", key: tuple[str, str], found: "Found") -> tuple
         dys = (*case.dys[:output], dy, *case.dys[output + 1:])
         return case.gradient_at(case.values.leaves, dys)
 
+    def slope(dy):
+        dys = (*case.dys[:output], dy, *case.dys[output + 1:])
+        return judge.measured(case._replace(dys=dys), which, session.deadline).value
+
     others = {names[i]: judge.measured(case._replace(place=i), which, session.deadline).value
               for i, x in enumerate(case.values.leaves)
               if i in session.floats and i != case.place and x.shape == case.x.shape}
     inputs = {name: x for name, x in zip(names, case.values.leaves, strict=True) if x is not None}
     evidence = Evidence(*key, inputs, case.x, case.values.outputs[output], case.dys[output], case.dx, measured.value,
                         measured.error, gradient, others, outcomes(session, key),
-                        kink=measured.kink, deadline=session.deadline)
+                        kink=measured.kink, deadline=session.deadline, slope=slope)
     return index if verdict.status == "wrong" else None, diagnose(evidence)
 
 
