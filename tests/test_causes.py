@@ -115,7 +115,7 @@ def test_a_fault_that_is_not_a_wrong_number_is_named(cause):
 
 
 def test_a_function_of_random_numbers_is_refused():
-    with pytest.raises(ValueError, match="is random: two calls with the same inputs differ by .*; seed its"):
+    with pytest.raises(ValueError, match=r"is random: two calls with the same inputs differ by .*; seed its"):
         gradcheck(lambda x: (x * FLIPS.standard_normal(), lambda dy: dy), [X])
 
 
