@@ -4,6 +4,7 @@ Leaves are the arrays of all inputs, end to end; outputs are a tuple of arrays; 
 leaf.  All that a user can get wrong about the form is refused here, in one sentence.
 """
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,10 @@ BACKS = {
     "closure": "y, back, where back(dy) returns a gradient for each input; or give backward=",
     "saved": "y, saved, where saved is the tuple of what backward needs",
 }
+
+
+class OutOfTime(BaseException):
+    """The deadline has passed.  Not an Exception: who catches those of a user's function must not catch this one."""
 
 
 def name_of(func: Callable) -> str:
@@ -51,6 +56,7 @@ class Function:
     original    what the reader of a report calls: the function before it was adapted
     foreign     were its arrays of another library, and converted?
     keywords    of gradcheck that belong to the function
+    deadline    by time.monotonic(), after which require_time() raises OutOfTime; None: there is no limit
     """
 
     def __init__(self, func: Callable, inputs: Any, backward: Callable | None = None, saved: bool = False,
@@ -75,6 +81,11 @@ class Function:
         self.flat = len(self.originals) == len(self.inputs) and not any(path for _, path, _ in pairs)
         self.output_names = [y.name for y in getattr(func, "outputs", ()) if hasattr(y, "name")]       # of an Op
         self.notes: list[str] = []                      # filled while the function runs
+        self.deadline: float | None = None
+
+    def require_time(self) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise OutOfTime
 
     def arguments(self, leaves: list) -> list:
         """The inputs of func: trees like those given, with these leaves."""

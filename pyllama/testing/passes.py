@@ -62,6 +62,7 @@ def noted(f: Callable, call: str, argument: Any) -> Any:
 
 def forward(function: Function, leaves: list, faults: Faults) -> tuple[tuple, Callable]:
     """(outputs, back).  Raises TypeError for another form, ValueError if an output is NaN."""
+    function.require_time()
     before = copies(leaves)
     outputs, back = noted(function, f"the call {function.name}(...)", leaves)
     if restored(before, leaves):

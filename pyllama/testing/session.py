@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.testing import passes, points
-from pyllama.testing.calls import Function
+from pyllama.testing.calls import Function, OutOfTime
 from pyllama.testing.methods import judge
 from pyllama.testing.methods.compare import direction
 from pyllama.testing.methods.judge import Case, Values
@@ -101,8 +101,9 @@ class Session:
     def wrong(self) -> bool:
         return bool(self.faults) or any(found.rank[0] for judged in self.found.values() for found in judged)
 
-    def late(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
+    def halfway(self) -> float | None:
+        """The middle of the time that is left: what is measured until then must be confirmed, too."""
+        return None if self.deadline is None else (time.monotonic() + self.deadline) / 2
 
     def note(self, sentence: str) -> None:
         self.notes[sentence] = None
@@ -126,10 +127,15 @@ class Session:
         """Judge every gradient at every point."""
         self.given = Point(GIVEN, self.start)
         cases = self.at(self.given, first=True)
+        self.function.deadline = self.deadline              # the given point is judged, however long that takes
         for point in self.points():
             self.visit(point)
         for key, case in cases.items():
-            self.in_depth(key, case)
+            try:
+                self.function.require_time()
+                self.in_depth(key, case)
+            except OutOfTime:
+                self.skipped.append(f"some entries of {key[0]}, or the order")
         self.in_low_precision(cases)
         for k in range(BESIDE):
             if all(map(self.judged, self.found)):
@@ -139,7 +145,8 @@ class Session:
 
     def report(self) -> Report:
         """What was found; of a wrong gradient also why."""
-        self.deadline = None if self.deadline is None else max(self.deadline, time.monotonic()) + EXTRA
+        self.deadline = None if self.deadline is None else self.deadline + EXTRA
+        self.function.deadline = self.deadline
         pairs, smallest = explained(self)
         notes = (*self.notes, *dict.fromkeys(self.function.notes))
         return Report(self.function.name, pairs, tuple(self.faults.values()), notes, tuple(self.skipped), self.seed,
@@ -156,11 +163,11 @@ class Session:
 
     def visit(self, point: Point) -> None:
         """Judge at another point, if there is time, and if f is defined there."""
-        if self.late():
-            self.skipped.append(f"the point {point.name!r}")
-            return
         try:
+            self.function.require_time()
             self.at(point)
+        except OutOfTime:
+            self.skipped.append(f"the point {point.name!r}")
         except Exception as error:
             self.note(f"the point {point.name!r} was left out: {reason(error)}")
 
@@ -256,9 +263,6 @@ class Session:
     def in_depth(self, key: tuple[str, str], case: Case) -> None:
         """The methods that are used at the given point alone."""
         point = self.given
-        if self.late():
-            self.skipped.append(f"the entries of {key[0]}, and the order")
-            return
         if "order" in self.options.methods and not judge.has_kink(case):
             self.add(key, Found(point, judge.by_order(case), case))
         if jvp := self.function.jvp:
@@ -275,10 +279,10 @@ class Session:
         """Judge some entries, each for itself, unless the gradient is wrong anyway."""
         if any(found.verdict.status == "wrong" for found in self.found[key]):
             return
-        verdict, entry = judge.by_entries(case, which, self.deadline)
+        verdict, entry, stopped = judge.by_entries(case, which, self.halfway())
         if not (self.options.plain and verdict.method == "differences"):
             self.add(key, Found(self.given, verdict, case, entry))
-        if self.late():
+        if stopped:
             self.skipped.append(f"some entries of {key[0]}")
 
     def in_low_precision(self, cases: dict[tuple[str, str], Case]) -> None:
@@ -288,11 +292,12 @@ class Session:
             return
         point = Point(f"in {low[0]}", self.function.leaves)
         for j, output in enumerate(self.outputs):
-            if self.late():
+            try:
+                self.function.require_time()
+                of_y, verdicts = self.roundings(point, j)
+            except OutOfTime:
                 self.skipped.append(f"the rounding of {low[0]} of {output}")
                 return
-            try:
-                of_y, verdicts = self.roundings(point, j)
             except REFUSALS as error:
                 self.note(f"the point {point.name!r} {LEFT_OUT}: {reason(error)}")
                 return

@@ -8,6 +8,7 @@ differences (slopes.py).  No step fits all entries, so each has its own:
     or returns NaN or infinity, narrower steps are taken; at the border itself, steps to one side.
 (c) What a much smaller entry does may drown in what the others do.  Then it makes their steps, away from 0.
 """
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pyllama.testing.calls import OutOfTime
 from pyllama.testing.methods import kinks, slopes
 from pyllama.testing.methods.slopes import CHAIN, EXACT, WIDTHS, bound
 
@@ -38,11 +40,13 @@ class Entries(NamedTuple):
     error         how far it may be off; at a kink, as far as those on both sides
     kink          is there a kink at this entry?
     holomorphic   were they measured by a complex step?
+    stopped       was there no time for some?
     """
     value: np.ndarray
     error: np.ndarray
     kink: np.ndarray
     holomorphic: bool
+    stopped: bool = False
 
 
 def entries(along: Callable, dy: np.ndarray, x: np.ndarray, eps: float = 2.0 ** -52,
@@ -72,7 +76,7 @@ def entries(along: Callable, dy: np.ndarray, x: np.ndarray, eps: float = 2.0 ** 
         if not holomorphic:
             meter.forget()
             meter.by_differences(indices)
-    return Entries(meter.value, meter.error, meter.kink, holomorphic)
+    return Entries(meter.value, meter.error, meter.kink, holomorphic, meter.stopped)
 
 
 class Meter:
@@ -85,7 +89,7 @@ class Meter:
         self.here: np.ndarray | None = None                         # the outputs that count, at x
         finite = np.abs(x[np.isfinite(x)], dtype=float)
         self.typical = float(np.median(finite[finite > 0])) if finite.any() else 1.0
-        self.size = float(finite.max(initial=0))
+        self.size, self.stopped = float(finite.max(initial=0)), False
         self.unit = bool(finite.size) and bool(((x >= 0) & (x <= 1)).all())
         self.forget()
 
@@ -94,7 +98,8 @@ class Meter:
         self.kink = np.zeros(self.x.shape, bool)
 
     def late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        self.stopped |= self.deadline is not None and time.monotonic() >= self.deadline
+        return self.stopped
 
     def line(self, index, scale) -> Callable:
         """The outputs that count, when x[index] is moved by t scales."""
@@ -133,13 +138,15 @@ class Meter:
         Only numbers that the entry takes part in count: a large sum has other terms, too.
         """
         here = along(0.0)
-        moved = (along(BESIDE) != here) | (along(-BESIDE) != here) | (exact != 0)
+        stays = (along(BESIDE) == here) & (along(-BESIDE) == here)
+        moved = ~stays | (exact != 0)
         if not moved.any() and self.eps > 2.0 ** -52 and \
                 (np.abs(along(WIDTHS[0]) - here) <= CHAIN * self.eps * np.abs(here)).all():
             return np.inf                                           # of an inner number, which may be larger than y
         size, distance = np.abs(here), max(abs(self.x[index]), self.typical)
         change = WIDEST * (abs(self.x[index]) or self.typical) * np.abs(exact)
-        hidden = (change > GRAIN * self.eps * np.abs(here)) & still(along, 0)   # beside an inner number larger than y
+        hidden = (change > GRAIN * self.eps * np.abs(here)) & stays     # beside an inner number larger than y
+        hidden &= bool(hidden.any()) and still(along, 0)
         vague = CHAIN * self.eps * np.abs(here) > PRECISE * distance * np.abs(exact)
         if self.eps <= 2.0 ** -52 and ((hidden | vague) & (exact != 0)).any():
             far = self.far(along, index)
@@ -174,7 +181,12 @@ class Meter:
                 self.error[index] += np.abs(self.dy * (self.imaginary(index, 8.0) - exact)).sum()
             if not self.x[index] or self.suspicious(along, exact):
                 doubtful.append(index)
-        verdicts = [self.confirmed(index) for index in dict.fromkeys([*self.extremes(indices), *doubtful])]
+        asked, verdicts = [*dict.fromkeys([*self.extremes(indices), *doubtful])], []
+        with contextlib.suppress(OutOfTime):
+            for index in asked:
+                verdicts.append(self.confirmed(index))
+        for index in asked[len(verdicts):]:                         # there was no time to confirm them
+            self.value[index], self.error[index], self.stopped = np.nan, np.nan, True
         return False not in verdicts and (True in verdicts or not indices)
 
     def imaginary(self, index, times=1.0) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.testing.calls import Function
+from pyllama.testing.calls import Function, OutOfTime
 from pyllama.testing.methods import compare as comparing
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import VAGUE, Comparison, blur, compare, direction, entrywise, inner, norm
@@ -22,10 +22,6 @@ ORDINARY = 2.0 ** 10                        # numbers that are neither larger no
 ENTRIES = 64                                # that are measured one by one, if nothing is wrong
 MOST = 1024                                 # otherwise
 NOISE = "the function has a kink or a jump there, or its noise hides its slope"
-
-
-class OutOfTime(Exception):
-    """The deadline has passed before an output was computed."""
 
 
 class Line:
@@ -61,6 +57,7 @@ class Line:
 
     def called(self, here: np.ndarray, all_complex: bool = False) -> np.ndarray:
         """The outputs with `here` in the place of the leaf."""
+        self.function.require_time()
         moved = [x if x is None else x.astype(np.result_type(x, np.complex64)) if all_complex and is_float(x) else
                  np.array(x) for x in self.leaves]
         moved[self.place] = here
@@ -241,8 +238,8 @@ def by_order(case: Case) -> Verdict:
     return verdict
 
 
-def by_entries(case: Case, which: Iterable, deadline: float | None) -> tuple[Verdict, tuple[int, ...] | None]:
-    """The verdict on the entry that is most off, and its index."""
+def by_entries(case: Case, which: Iterable, deadline: float | None) -> tuple[Verdict, tuple[int, ...] | None, bool]:
+    """The verdict on the entry that is most off, its index, and whether there was no time for other entries."""
     def again(k, index):
         near = near_by(case.values.leaves, k)
         values = Values(case.values.function, near, case.values.outputs, case.values.rng)
@@ -250,15 +247,16 @@ def by_entries(case: Case, which: Iterable, deadline: float | None) -> tuple[Ver
         return moved.dx[index], measured(moved, [index], None).value[index]
 
     ordinary = 1 / ORDINARY <= case.largest <= ORDINARY
-    verdict, index = entrywise(measured(case, which, deadline), case.dx, case.eps, again,
+    found = measured(case, which, deadline)
+    verdict, index = entrywise(found, case.dx, case.eps, again,
                                beside=norm(case.dy) if ordinary else 0.0)
     sizes = np.abs(case.dx, dtype=float)
     if verdict.status == "passed" and verdict.tolerance > VAGUE * max(sizes.max(initial=0), abs(verdict.measured)) > 0:
-        return Verdict(verdict.method, "undecided", why=NOISE), None
+        return Verdict(verdict.method, "undecided", why=NOISE), None, found.stopped
     if index is not None:
         numbers = inequality(verdict.claimed, verdict.measured, verdict.error, verdict.tolerance)
         verdict = replace(verdict, why=f"at entry {list(index)} {numbers}")
-    return verdict, index
+    return verdict, index, found.stopped
 
 
 def measured(case: Case, which: Iterable | None, deadline: float | None) -> Entries:

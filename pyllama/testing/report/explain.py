@@ -1,13 +1,19 @@
 """The pairs of a report: the worst verdicts, and for a wrong gradient what is wrong, in words and as a small case."""
+import contextlib
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from pyllama.testing.calls import OutOfTime
 from pyllama.testing.methods import judge
 from pyllama.testing.report import Pair, Verdict
 
 if TYPE_CHECKING:
+    from pyllama.testing.diagnosis import Evidence
     from pyllama.testing.session import Found, Session
 
 EXACTNESS = ("complex step", "dot product", "differences", "order", "rounding")
+FEW = 8                                     # wrong entries: another input's gradient must agree at these first
 LONGEST = 400                               # numbers in a case that a reader may want to paste
 NOTHING = Verdict("differences", "undecided", why="none of the methods asked for can judge it")
 
@@ -63,26 +69,52 @@ def diagnosed(session: "Session", key: tuple[str, str], found: "Found") -> tuple
     from pyllama.testing.diagnosis import Evidence, diagnose
     case, names = found.case, session.function.names
     which = session.sample(case, judge.MOST)
-    measured = judge.measured(case, which, session.deadline)
+    try:
+        measured = judge.measured(case, which, session.halfway())
+    except OutOfTime:
+        return None, ()
     verdict, index = judge.entrywise(measured, case.dx, case.eps)
     output = session.outputs.index(key[1])
 
+    def dys(dy):
+        return *case.dys[:output], dy, *case.dys[output + 1:]
+
     def gradient(dy):
-        dys = (*case.dys[:output], dy, *case.dys[output + 1:])
-        return case.gradient_at(case.values.leaves, dys)
+        try:
+            return case.gradient_at(case.values.leaves, dys(dy))
+        except OutOfTime:
+            raise TimeoutError from None                    # a diagnosis does without
 
     def slope(dy):
-        dys = (*case.dys[:output], dy, *case.dys[output + 1:])
-        return judge.measured(case._replace(dys=dys), which, session.deadline).value
+        try:
+            return judge.measured(case._replace(dys=dys(dy)), which, session.halfway()).value
+        except OutOfTime:
+            return np.full(case.x.shape, np.nan)
 
-    others = {names[i]: judge.measured(case._replace(place=i), which, session.deadline).value
-              for i, x in enumerate(case.values.leaves)
-              if i in session.floats and i != case.place and x.shape == case.x.shape}
     inputs = {name: x for name, x in zip(names, case.values.leaves, strict=True) if x is not None}
     evidence = Evidence(*key, inputs, case.x, case.values.outputs[output], case.dys[output], case.dx, measured.value,
-                        measured.error, gradient, others, outcomes(session, key),
-                        kink=measured.kink, deadline=session.deadline, slope=slope)
+                        measured.error, gradient, {}, outcomes(session, key), kink=measured.kink,
+                        deadline=session.deadline, slope=slope)
+    evidence.others.update(of_others(session, case, which, evidence))
     return index if verdict.status == "wrong" else None, diagnose(evidence)
+
+
+def of_others(session: "Session", case: judge.Case, which: list, evidence: "Evidence") -> dict[str, np.ndarray]:
+    """The measured gradients of those other inputs that agree with the claimed one at a few of its wrong entries."""
+    from pyllama.testing.diagnosis.evidence import ROUNDING
+    wrong = [tuple(index) for index in np.argwhere(evidence.bad)]
+    few = wrong[::len(wrong) // FEW + 1]
+    near = 2 * (evidence.noise + ROUNDING * np.abs(case.dx).max(initial=0))     # at least what a diagnosis allows
+    found: dict[str, np.ndarray] = {}
+    with contextlib.suppress(OutOfTime):
+        for i, x in enumerate(case.values.leaves):
+            if not few or i not in session.floats or i == case.place or x.shape != case.x.shape:
+                continue
+            other = case._replace(place=i)
+            there = judge.measured(other, few, session.deadline).value
+            if not (np.abs(there - case.dx) > near).any():
+                found[session.function.names[i]] = judge.measured(other, which, session.halfway()).value
+    return found
 
 
 def smallest_case(session: "Session", key: tuple[str, str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pyllama.testing.calls import OutOfTime
 from pyllama.testing.report.pasted import as_python
 
 __all__ = ["as_python", "smallest"]
@@ -18,10 +19,6 @@ LENGTHS = (1, 2, 3)                                 # to which an axis is cut; t
 SIMPLE = (0.0, 1.0, 0.5)                            # the simplest number first
 MANY = 256                                          # entries that are changed one by one
 Leaves = list[Any]
-
-
-class OutOfTime(Exception):
-    """The deadline has passed."""
 
 
 class Search:
