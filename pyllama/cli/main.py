@@ -6,7 +6,21 @@ import sys
 from typing import Any
 
 from pyllama import __version__, backend
-from pyllama.cli import checking, dojo, evaluate, generate, graph, inspect, output, overview, report, score, tasks, text
+from pyllama.cli import (
+    checking,
+    derive,
+    dojo,
+    evaluate,
+    generate,
+    graph,
+    inspect,
+    output,
+    overview,
+    report,
+    score,
+    tasks,
+    text,
+)
 from pyllama.cli.completion import script
 from pyllama.cli.help import command_page, overview_page
 from pyllama.cli.parsing import HelpWanted, parse
@@ -25,7 +39,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
                             "extract": graph.extract, "graph": graph.graph},
     "show information": {"models": overview.models, "tasks": overview.tasks, "plot": text.plot, "report": report.report,
                          "env": inspect.env, "completion": completion},
-    "study the ops": {"ops": inspect.ops, "check": checking.check, "verify": checking.verify,
+    "study the ops": {"ops": inspect.ops, "derive": derive.derive, "check": checking.check, "verify": checking.verify,
                       "export-vectors": checking.export_vectors, "score": score.score, "dojo": dojo.dojo},
 }
 COMMANDS: dict[str, Any] = {name: command for section in SECTIONS.values() for name, command in section.items()}

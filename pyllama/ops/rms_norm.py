@@ -5,10 +5,10 @@ Arrays      x [... D], w [D] in; y [... D] out; all float32 or all float64.
 Options     eps=1e-5: ε, which keeps a row of zeros from dividing by zero.
 
 Forward     r = (mean_j x_j² + ε)^-½                          one number per row
-            y_j = w_j x_j r
+            n_j = x_j r
+            y_j = w_j n_j
 
-Backward    n_j = x_j r
-            g_j = w_j dy_j                                the gradient of n_j
+Backward    g_j = w_j dy_j                                the gradient of n_j
 
             By the chain rule:
 

@@ -1,0 +1,30 @@
+"""Softmax, step by step: see pyllama/ops/softmax.py."""
+from pyllama.study.derivation import Derivation, Step
+
+DERIVATION = Derivation(
+    title="Softmax over the last axis",
+    module="pyllama.ops.softmax",
+    letters={"i": "D", "j": "D"},
+    sizes={"rows": 2, "D": 3},
+    steps=(
+        Step("m = max_j x_j",
+             "The largest entry of a row.",
+             "m = np.max(x.real, axis=-1, keepdims=True)"),
+        Step("lse = m + log Σ_j exp(x_j - m)",
+             "exp(m) is taken out of the sum, so that no exponent is above 0.  The proofs below hold for any m, not "
+             "only for the largest entry.",
+             "return m + np.log(np.where(total == 0, 1, total))"),
+        Step("∂lse/∂m = 0", "What m adds outside of the logarithm it takes away within.", extra=True),
+        Step("y_j = exp(x_j - lse)", "Each entry's share of Σ exp x, because exp(lse) is that sum.",
+             "y = np.exp(x - log_sum_exp(x))"),
+        Step("log y_i = x_i - lse", "The logarithm of the line above."),
+        Step("∂lse/∂x_j = exp(x_j - m) / Σ_i exp(x_i - m)",
+             "The derivative of log u is 1/u, and of the sum only the term of j moves.", extra=True),
+        Step("∂lse/∂x_j = y_j", "The same quotient, with exp(-m) canceled from both of its parts."),
+        Step("∂y_i/∂x_j = y_i (δ_ij - y_j)",
+             "∂y_i/∂x_j is y_i ∂log y_i/∂x_j, since the derivative of log u is ∂u/u; and log y_i is x_i - lse."),
+        Step("dx_j = Σ_i dy_i y_i (δ_ij - y_j)",
+             "x_j is in every y_i of its row: the chain rule sums over all of them."),
+        Step("= y_j (dy_j - Σ_i dy_i y_i)", "δ_ij leaves one term of the sum; y_j is common to all.",
+             "return (y * (dy - np.sum(dy * y, axis=-1, keepdims=True)),)"),
+    ))

@@ -1,0 +1,255 @@
+"""Run the lines of a derivation one after the other: each one defines a name or makes a claim, which is checked.
+
+A name or a function that is new is defined by the first side that is not one.  Everything else is a claim:
+
+    dx_j = ...          ∂L/∂x_j, where L = Σ dy y over all outputs: the whole of what x does to the loss
+    ∂r/∂x_j = ...       the derivative of what has been defined
+    σ'(u) = ...         the same of a function
+    ... = ... = ...     sides of a chain are equal
+"""
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyllama.study import notation
+from pyllama.study.axes import Array, aligned, combined, reduced
+from pyllama.study.evaluate import LETTERS, Scope, Unprovable, whole_name
+from pyllama.study.notation import Call, Name, Node
+
+
+class Definition(NamedTuple):
+    """name_letters = node"""
+    name: str
+    letters: tuple[str, ...]
+    node: Node
+    matrices: bool
+
+
+class Program:
+    """What a derivation has defined so far.
+
+    scope       the inputs, the upstream gradients and constants
+    loss        output -> the name of its upstream gradient: {"y": "dy"}
+    gradients   name -> what it is the gradient of, where its name does not say it: {"g": "n"}
+    twin        a program on numbers that has run the same lines: it knows the axes of what is not computed here
+    """
+
+    def __init__(self, scope: Scope, loss: dict[str, str], gradients: dict[str, str], twin: "Program | None" = None):
+        self.scope, self.loss, self.gradients, self.twin = scope, loss, gradients, twin
+        self.definitions: list[Definition] = []
+        self.subject: Node | None = None                            # the first side of the last chain
+        scope.derivative = lambda node, name: self.derivative(lambda: scope.value(node), name,
+                                                              used(node, scope.functions))
+
+    @property
+    def names(self) -> dict[str, Array]:
+        return self.scope.names
+
+    # --- lines ---
+
+    def run(self, line: list[tuple[Node, ...]], matrices: bool = False, aside: bool = False) -> list[str]:
+        """Run a line.  Returns a list with an entry for each claim: what is wrong with it, in words, or "".
+
+        matrices    factors without indices are matrices: what they share is summed, unless the left side has it
+        aside       a next line that begins with = goes on with the line before this one
+
+        Raises ValueError for what cannot be computed, Unprovable for what SymPy is not asked.
+        """
+        first, *others = line
+        subject = self.subject
+        where = {chain[0]: chain[1] for chain in others if self.is_index(chain[0])}     # y_btd = w_vd,   v = ids_bt
+        chains = [first, *(chain for chain in others if chain[0] not in where)]
+        verdicts = [verdict for chain in chains
+                    for verdict in self.chain([replaced(side, where) for side in chain], matrices)]
+        if aside:
+            self.subject = subject
+        return verdicts
+
+    def is_index(self, node: Node) -> bool:
+        return isinstance(node, Name) and node.text in LETTERS and not node.indices and node.text not in self.names
+
+    def chain(self, sides: list[Node], matrices: bool) -> Iterator[str]:
+        if len(sides) == 1:                                         # it goes on with the line before
+            if self.subject is None:
+                raise ValueError("a line that begins with = needs a line before it")
+            sides = [self.subject, *sides]
+        self.subject = sides[0]
+        new = list(takewhile(self.is_new, sides[:-1]))
+        known = sides[len(new):]
+        for side in new:
+            yield from self.define(side, known[0], matrices)
+        with self.generic(sides):
+            values = [self.scope.value(side) for side in known] if len(known) > 1 else []
+            for value in values[1:]:
+                yield self.apart(values[0], value)
+
+    def is_new(self, side: Node) -> bool:
+        scope = self.scope
+        if isinstance(side, Call):
+            return side.function not in {*scope.functions, *notation.FUNCTIONS, *self.names} and not side.primes
+        return isinstance(side, Name) and self.text(side) not in {*self.names, *scope.functions, *scope.sizes}
+
+    def text(self, side: Name) -> str:
+        """The name that is meant: a_i is one, if there is an array of that name."""
+        whole = whole_name(side)
+        return whole if {whole, whole[1:]} & self.names.keys() else side.text
+
+    @contextmanager
+    def generic(self, sides: list[Node]) -> Iterator[None]:
+        """The arguments of a function stand for any number, if they have no value: softplus(-u) = ..."""
+        before = self.names
+        free = {name for side in sides if isinstance(side, Call) for name in used(side, {}) if name in LETTERS}
+        self.scope.names = before | {name: Array((), self.scope.numbers.fresh(name, ()))
+                                     for name in sorted(free - before.keys())}
+        try:
+            yield
+        finally:
+            self.scope.names = before
+
+    # --- definitions ---
+
+    def define(self, side: Node, node: Node, matrices: bool) -> Iterator[str]:
+        """Give a name or a function its value.  Yields a verdict if it says that it is a gradient."""
+        if isinstance(side, Call):
+            self.scope.functions[side.function] = tuple(map(letter, side.arguments)), node
+            return
+        assert isinstance(side, Name)
+        name = self.text(side)
+        one = Definition(name, () if name != side.text else tuple(map(letter, side.indices)), node, matrices)
+        try:
+            self.names[name] = self.computed(one)
+        except Unprovable:
+            self.names[name] = self.unknown(name)
+        if of := self.what_it_is_the_gradient_of(name):
+            yield self.apart(self.gradient(of), self.names[name])
+        self.definitions.append(one)
+
+    def what_it_is_the_gradient_of(self, name: str) -> str:
+        of = self.gradients.get(name, name[1:] if name.startswith("d") else "")
+        if of and of not in self.names:
+            raise ValueError(f"{name} is a gradient by its name, but {of} is not defined")
+        return of
+
+    def unknown(self, name: str) -> Array:
+        """The name stands for any number."""
+        assert self.twin is not None
+        axes = self.twin.names[name].axes
+        return Array(axes, self.scope.numbers.unknown(name, tuple(self.scope.sizes[axis] for axis in axes)))
+
+    def computed(self, one: Definition) -> Array:
+        """The value of a definition, with the axes that its letters run over."""
+        value = self.product(one) if one.matrices else self.scope.value(one.node)
+        extra = [axis for axis in value.axes if axis in LETTERS and axis not in one.letters]
+        if extra:
+            raise ValueError(f"the index {extra[0]} is on the right side alone")
+        left_out = tuple(axis for axis in value.axes if axis not in LETTERS)
+        sizes = [self.scope.sizes[self.scope.letters[letter]] for letter in one.letters]
+        axes = (*left_out, *(self.scope.letters[letter] for letter in one.letters))
+        _, (_, data) = aligned([Array((*left_out, *one.letters), np.zeros([1] * len(axes))), value])
+        return Array(axes, np.broadcast_to(data, (*data.shape[:len(left_out)], *sizes)))
+
+    def product(self, one: Definition) -> Array:
+        own = self.names[one.name[1:]].axes
+        terms = one.node.terms if isinstance(one.node, notation.Sum) else (one.node,)
+        found = [self.scope.value(term) for term in terms]
+        found = [reduced(np.sum, a, [axis for axis in a.axes if axis not in own]) for a in found]
+        return combined(lambda *all: sum(all), *found)
+
+    # --- derivatives ---
+
+    def derivative(self, evaluate: Callable[[], Array], name: str, needs: set[str]) -> Array:
+        """The derivative of what evaluate() returns with respect to each number of a name; its axes come last.
+
+        needs   the names that evaluate() uses
+        """
+        a = self.names[name]
+
+        def moved(data: np.ndarray) -> Array:
+            before = self.names
+            self.scope.names = self.replayed(name, Array(a.axes, data), needs)
+            try:
+                return evaluate()
+            finally:
+                self.scope.names = before
+
+        found = self.scope.numbers.derivatives(moved, a.data, name)
+        return Array((*found.axes, *(f"∂{axis}" for axis in a.axes)), found.data)
+
+    def replayed(self, name: str, value: Array, needs: set[str]) -> dict[str, Array]:
+        """All names, if this one had another value; those that are needed are computed anew."""
+        before, changed = self.names, {name}
+        self.scope.names = before | {name: value}
+        try:
+            for one in self.between(name, needs):
+                if used(one.node, self.scope.functions) & changed and not self.is_unknown(one.name):
+                    self.names[one.name] = self.computed(one)
+                    changed.add(one.name)
+            return self.names
+        finally:
+            self.scope.names = before
+
+    def between(self, name: str, needs: set[str]) -> list[Definition]:
+        """The definitions behind that of the name, as far as these are needed."""
+        wanted, found = set(needs), []
+        for one in reversed(self.definitions):
+            if one.name == name:
+                break
+            if one.name in wanted:
+                wanted |= used(one.node, self.scope.functions)
+                found.append(one)
+        return found[::-1]
+
+    def is_unknown(self, name: str) -> bool:
+        return not getattr(self.scope.numbers, "any", set()).isdisjoint(self.names[name].data.flat)
+
+    def gradient(self, name: str) -> Array:
+        """∂L/∂name, with the axes of the name."""
+        found = self.derivative(self.total, name, {*self.loss})
+        return Array(self.names[name].axes, found.data)
+
+    def total(self) -> Array:
+        """L = Σ dy y"""
+        terms = [combined(np.multiply, self.names[upstream], self.names[output])
+                 for output, upstream in self.loss.items()]
+        return combined(lambda *all: sum(all), *(reduced(np.sum, a, a.axes) for a in terms))
+
+    def apart(self, left: Array, right: Array) -> str:
+        """How two sides differ, in words; "" if they are equal."""
+        _, (a, b) = aligned([left, right])
+        return self.scope.numbers.apart(a, b)
+
+
+def letter(node: Node) -> str:
+    """The letter that an index or an argument is.  Raises ValueError if it is anything else."""
+    if not isinstance(node, Name) or node.indices or len(node.text) > 1:
+        raise ValueError("what is defined has letters alone as its indices or arguments")
+    return node.text
+
+
+def used(node: Any, functions: dict) -> set[str]:
+    """The names and functions that a tree contains, and those that these functions contain."""
+    if not isinstance(node, tuple):
+        return set()
+    found = {whole_name(node), node.text} if isinstance(node, Name) else set()
+    if isinstance(node, Call):
+        found = {node.function}
+    for name in found & functions.keys():
+        body = functions[name][1]
+        found |= used(body, {k: v for k, v in functions.items() if k != name})
+    for part in node:
+        found |= used(part, functions)
+    return found
+
+
+def replaced(node: Any, where: dict[Node, Node]) -> Any:
+    """The tree with other nodes in the places of some."""
+    if node in where:
+        return where[node]
+    if not isinstance(node, tuple):
+        return node
+    parts = [replaced(part, where) for part in node]
+    return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
+

@@ -1,0 +1,161 @@
+"""Every derivation holds, quotes its docstring line by line, and is what the code computes."""
+import importlib
+import inspect
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("sympy")
+
+from pyllama.study import derivation
+from pyllama.study.derivation import Derivation, Step, docstring, mathematics, quoted_wrongly
+from pyllama.study.running import DEFINED, EXACTLY, PROVED, Run
+
+NAMES = derivation.names()
+
+
+def outcomes(one, seed=0):
+    return list(Run(one, seed).steps())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_step_holds_and_the_code_computes_the_same(name):
+    for one in derivation.load(name)[0]:
+        run = Run(one)
+        assert [(step.line, wrong) for step, _, wrong, _ in run.steps() if wrong] == []
+        assert run.code() == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_quote_every_line_of_mathematics(name):
+    those, module = derivation.load(name)
+    for source in dict.fromkeys(one.module for one in those):
+        same = [one for one in those if one.module == source]
+        steps = [(one.case, step) for one in same for step in one.steps]
+        assert quoted_wrongly(steps, docstring(same[0], module)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quoted_code_is_there(name):
+    those, module = derivation.load(name)
+    for one in those:
+        source = " ".join(inspect.getsource(importlib.import_module(one.module) if one.module else module).split())
+        assert [step.code for step in one.steps if " ".join(step.code.split()) not in source] == []
+
+
+# --- a mistake anywhere is found --------------------------------------------------------------------------------------
+
+def rms_norm() -> Derivation:
+    return derivation.load("rms_norm")[0][0]
+
+
+def with_line(one, old, new):
+    assert old in [step.line for step in one.steps]
+    return replace(one, steps=tuple(step._replace(line=new) if step.line == old else step for step in one.steps))
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("= r (g_j - n_j mean_i g_i n_i)", "= r (g_j - 2 n_j mean_i g_i n_i)"),             # a factor
+    ("= r (g_j - n_j mean_i g_i n_i)", "= r (g_j - n_j Σ_i g_i n_i)"),                  # a sum for a mean
+    ("dw_j = Σ_rows dy_j n_j", "dw_j = Σ_rows dy_j x_j"),                               # before normalization
+    ("∂r/∂x_j = -½ r³ · 2 x_j / D = -r³ x_j / D", "∂r/∂x_j = -½ r³ · 2 x_j / D = -r³ x_j"),
+    ("g_j = w_j dy_j", "g_j = dy_j"),                                                   # a wrong gradient, then used
+])
+def test_a_wrong_step_is_found(old, new):
+    wrong = [outcome for outcome in outcomes(with_line(rms_norm(), old, new)) if outcome.wrong]
+    assert wrong[0].step.line == new
+    assert " is not " in wrong[0].wrong
+
+
+def test_a_wrong_docstring_is_found():
+    one = rms_norm()
+    doc = docstring(one, None)
+    steps = [("", step) for step in one.steps]
+    assert quoted_wrongly(steps, doc) == []
+    assert quoted_wrongly(steps, doc.replace("(g_j - n_j", "(g_j + n_j")) == [
+        "the docstring does not have the line '= r (g_j - n_j mean_i g_i n_i)'",
+        "no step quotes the line '= r (g_j + n_j mean_i g_i n_i)'"]
+    lines = doc.splitlines()
+    first = next(k for k, line in enumerate(lines) if "n_j = x_j r" in line)
+    lines[first], lines[first + 1] = lines[first + 1], lines[first]
+    assert quoted_wrongly(steps, "\n".join(lines)) == ["the steps are not in the order of the docstring"]
+
+
+def test_wrong_code_is_found(monkeypatch):
+    from pyllama.op import OPS
+
+    one, op = rms_norm(), OPS["rms_norm"]
+    right = op.backward
+
+    def backward(dy, x, w, r, *, eps):
+        dx, dw = right(dy, x, w, r, eps=eps)
+        return dx, dw * (1 + 1e-9)
+
+    monkeypatch.setattr(op, "backward", backward)
+    run = Run(one)
+    list(run.steps())
+    assert run.code() == "dw is not the same in the code and in the derivation"
+
+
+def test_a_gradient_that_is_missing_is_found():
+    one = rms_norm()
+    run = Run(replace(one, steps=one.steps[:-1]))
+    list(run.steps())
+    assert run.code() == "the derivation does not define dw, which the code computes"
+
+
+# --- what is claimed --------------------------------------------------------------------------------------------------
+
+def derived(*lines, **others):
+    """A derivation of lines about x [rows D]."""
+    defaults = {"title": "", "arrays": {"x": "rows D", "dy": "rows D"}, "letters": {"i": "D", "j": "D"},
+                "sizes": {"rows": 2, "D": 3}, "loss": {"y": "dy"}}
+    return Derivation(steps=tuple(Step(line, "") for line in lines), **(defaults | others))
+
+
+def kinds(one):
+    return [(outcome.kind, bool(outcome.wrong)) for outcome in outcomes(one)]
+
+
+def test_definitions_claim_nothing_and_gradients_do():
+    assert kinds(derived("y_j = x_j²", "dx_j = 2 x_j dy_j")) == [(DEFINED, False), (PROVED, False)]
+    assert kinds(derived("y_j = x_j²", "dx_j = x_j dy_j")) == [(DEFINED, False), (EXACTLY, True)]
+
+
+def test_what_sympy_is_not_asked_is_exact():
+    assert kinds(derived("y_j = max(x_j, 0)", "dx_j = [x_j > 0] dy_j")) == [(DEFINED, False), (EXACTLY, False)]
+
+
+def test_a_proof_for_any_number_needs_that_nothing_depends_on_it():
+    """The derivative of y = x - max x is not that of x - m for a fixed m: SymPy must not say so."""
+    right = derived("m = max_j x_j", "y_j = x_j - m", "dx_j = dy_j - [x_j = m] Σ_i dy_i")
+    wrong = derived("m = max_j x_j", "y_j = x_j - m", "dx_j = dy_j")
+    assert kinds(right)[-1] == (EXACTLY, False)
+    assert kinds(wrong)[-1] == (EXACTLY, True)
+
+
+def test_the_gradient_of_a_name_in_between_counts_all_its_paths():
+    assert kinds(derived("u_j = x_j²", "y_j = u_j Σ_i u_i", "du_j = dy_j Σ_i u_i + Σ_i dy_i u_i")
+                 )[-1] == (PROVED, False)
+    assert kinds(derived("u_j = x_j²", "y_j = u_j Σ_i u_i", "du_j = dy_j Σ_i u_i"))[-1] == (EXACTLY, True)
+
+
+@pytest.mark.parametrize(("line", "why"), [
+    ("y_j = z_j", "the name z has no meaning here"),
+    ("y_j = x_i", "the index i is on the right side alone"),
+    ("y_j = f(x_j)", "the function f is not defined here"),
+    ("dz_j = x_j", "dz is a gradient by its name, but z is not defined"),
+    ("y_j = (x_j", "')' is missing in 'y_j = (x_j' before 'the end'"),
+    ("y_j = x_j ; 2", "';' is not in the notation, in 'y_j = x_j ; 2'"),
+    ("= x_j", "a line that begins with = needs a line before it"),
+    ("y_j = x_ij", "there are 2 indices for the axes rows, D"),
+])
+def test_a_line_that_cannot_be_read_says_why(line, why):
+    assert [outcome.wrong for outcome in outcomes(derived(line))] == [why]
+
+
+def test_mathematics_of_a_docstring():
+    doc = ("A title = no line.\n\nForward     y = x        a remark = no line\n            More words.\n"
+           "   tanh     z = y\n              = 2 x\n\n            u = z\nSaved       w = 1")
+    assert [tuple(line) for line in mathematics(doc)] == [
+        ("Forward", "", "y = x"), ("Forward", "tanh", "z = y"), ("Forward", "tanh", "= 2 x"), ("Forward", "", "u = z")]
