@@ -323,3 +323,60 @@ def test_nothing_is_said_of_a_right_gradient_nor_of_a_random_one():
         noise = np.random.default_rng(seed)
         matrix = noise.standard_normal((15, 15))
         assert said(softmax, ["x"], [X], 0, lambda dy, m=matrix: (m @ dy.ravel()).reshape(3, 5)) == []
+
+
+# --- what is not said -------------------------------------------------------------------------------------------------
+
+def test_a_small_axis_is_not_taken_for_the_reason_of_a_factor():
+    """2 is the size of axis 0, and of many axes."""
+    assert diagnose(evidence(softmax, ["x"], [X[:2]], 0, lambda dy: softmax(X[:2])[1](dy)[0] / 2)) == (
+        "Constant factor 0.500: claimed = 0.500 × measured at all 10 entries compared; 0.500 = 1/2.",)
+
+
+def test_a_factor_that_may_depend_on_the_inputs_is_not_called_a_constant():
+    """Of a single row, 1/rms is one number."""
+    r = normalized(X[:1])[1].item()
+    found, = diagnose(evidence(lambda x, w: (normalized(x)[0] * w, None), ["x", "w"], [X[:1], W], 1,
+                               lambda dy: (dy * X[:1]).sum(0)))
+    assert found.startswith(f"Constant factor {1 / r:.6g} at these inputs: claimed = ")
+
+
+def test_contributions_that_do_not_exist_are_not_lost():
+    """Only the first row of y depends on x."""
+    def first_row(x):
+        return np.concatenate([np.sin(x[:1]), 0 * x[1:]]).sum(-1), None
+
+    def wrong(dy):
+        dx = np.zeros(X.shape)
+        dx[0] = dy[0] * np.cos(X[0]) * np.arange(1, 6)
+        return dx
+
+    assert not any("Contributions" in sentence for sentence in diagnose(evidence(first_row, ["x"], [X], 0, wrong)))
+
+
+def test_contributions_that_are_lost_along_two_axes():
+    x, w = RNG.standard_normal((3, 4, 5)), RNG.standard_normal((2, 5))
+    assert diagnose(evidence(linear_of, ["x", "w"], [x, w], 1, lambda dy: np.outer(dy[-1, -1], x[-1, -1]))) == (
+        "Contributions lost: claimed depends on the last index of axis 0 and the last index of axis 1 of dy alone; add "
+        "those of all.",)
+
+
+def test_a_dy_that_is_ignored_says_it_all():
+    """claimed is a multiple of measured, too, but for this dy alone."""
+    def total(x):
+        return np.sum(x * x), None
+
+    assert said(total, ["x"], [X], 0, lambda dy: 2 * X, dy=np.array(0.25)) == ["dy ignored"]
+
+
+def test_numbers_of_both_signs_are_not_rotated():
+    signs = np.array([[1, -1, 1, -1, 1]] * 3) * np.array([[1], [1], [-1]])
+    found = diagnose(evidence(softmax, ["x"], [X], 0, lambda dy: signs * softmax(X)[1](dy)[0]))
+    assert found == ("Wrong only at 7 of 15 entries: the others are right.",
+                     "There: Wrong sign: claimed = -measured at all 7 entries compared.")
+
+
+def test_the_gradients_of_pairs_are_not_multiples_of_one_another():
+    """Those of softmax and of its logarithm are both (g, -g) in a row of two."""
+    x = RNG.standard_normal((6, 2))
+    assert said(softmax, ["x"], [x], 0, lambda dy: dy - softmax(x)[0] * dy.sum(-1, keepdims=True)) == []

@@ -214,3 +214,45 @@ def test_entries_that_were_not_measured_are_not_judged():
     assert diagnose(made) == ()
 
 
+
+
+# --- what is not said -------------------------------------------------------------------------------------------------
+
+def masked(x):
+    """A softmax of the last two rows; the others do not count."""
+    return softmax(x)[0] * (np.arange(6) > 3)[:, None], None
+
+
+def test_zeros_on_both_sides_say_nothing_of_the_place():
+    x = RNG.standard_normal((6, 5))
+    wrong = lambda dy: np.sin(x) * softmax(x)[1](dy * (np.arange(6) > 3)[:, None])[0]           # noqa: E731
+    made = evidence(masked, ["x"], [x], 0, wrong)
+    assert made.bad.sum() == 10
+    assert not any("Wrong only" in sentence for sentence in diagnose(made))
+
+
+def test_numbers_with_the_right_sum_are_not_in_another_place():
+    """A mean over the rows keeps the sum."""
+    def wrong(dy):
+        dx = softmax(X)[1](dy)[0] + X * dy
+        return np.broadcast_to(dx.mean(0), X.shape)
+
+    def f(x):
+        return softmax(x)[0] + x * x / 2, None
+
+    assert said(f, ["x"], [X], 0, wrong) == []
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, []), (3, ["Gate inverted"])])
+def test_a_mask_that_is_inverted(count, expected):
+    """A single entry would fit any multiple of y."""
+    x, kept = RNG.standard_normal(12), np.arange(12) < count
+    assert said(lambda x: (x * kept * 1.3, None), ["x"], [x], 0, lambda dy: dy * ~kept * 1.3) == expected
+
+
+def test_entries_of_no_pattern_with_one_mistake():
+    chosen = np.random.default_rng(3).random((5, 6)) < 0.4
+    x = RNG.standard_normal((5, 6))
+    found = diagnose(evidence(softmax, ["x"], [x], 0, lambda dy: np.where(chosen, 3, 1) * softmax(x)[1](dy)[0]))
+    assert found[0] == f"Wrong only at {chosen.sum()} of 30 entries: the others are right."
+    assert found[1].startswith("There: Constant factor 3.000: ")

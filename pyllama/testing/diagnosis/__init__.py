@@ -45,15 +45,28 @@ def not_finite(e: Evidence) -> str:
 
 def causes(e: Evidence) -> list[str]:
     """All sentences in their order."""
-    sentences = [*calls.sentences(e)]
-    if any(sentence.startswith("dy ignored") for sentence in sentences):
-        return sentences                                # what claimed looks like for this dy, it does not for others
-    explained = [*whole.sentences(e)]
-    if not explained and (where := [*places.sentences(e)]):
-        there = [f"There: {sentence}" for sentence in whole.sentences(e.at(e.bad))]
-        return sentences + where + there[:1]
-    if explained:
-        return sentences + explained
-    sentences += [*terms.sentences(e)] or [*alike.sentences(e)]
-    certain = any(sentence.startswith(("Missing term", "dy")) for sentence in sentences)
-    return sentences if certain else [*sentences, *digits.sentences(e)]
+    of_calls = [*calls.sentences(e)]
+    if begins(of_calls, "dy ignored"):
+        return of_calls                                 # what claimed looks like for this dy, it does not for others
+    if explained := [*whole.sentences(e)]:
+        return of_calls + explained
+    if begins(of_calls, "dy read as contiguous"):
+        return of_calls                                 # claimed belongs to another dy
+    if where := located(e):
+        return of_calls + where
+    sentences = [*of_calls, *([*terms.sentences(e)] or alike.sentences(e))]
+    return sentences if begins(sentences, "Missing term", "dy") else [*sentences, *digits.sentences(e)]
+
+
+def begins(sentences: list[str], *words: str) -> bool:
+    return any(sentence.startswith(words) for sentence in sentences)
+
+
+def located(e: Evidence) -> list[str]:
+    """Where it is wrong, and what is wrong there."""
+    where = [*places.sentences(e)]
+    there = e.at(e.bad)
+    cause = [f"There: {sentence}" for sentence in whole.sentences(there)] if where or e.good.any() else []
+    if cause and not where and e.bad.sum() >= places.SEVERAL:
+        where = [places.scattered(e)]
+    return where + cause[:1] if where else []

@@ -30,7 +30,9 @@ def inverted(e: Evidence) -> Iterator[str]:
 
 
 def rotated(e: Evidence) -> Iterator[str]:
-    """Pairs of entries along the last axis, or whole rows, have the right length."""
+    """Pairs of entries along the last axis, or whole rows, have the right length, but not for each entry by itself."""
+    if largest(np.abs(e.claimed) - np.abs(e.measured)) <= CLEAR * e.noise:
+        return
     size, *_ = e.x.shape[::-1]
     pairs = (*e.x.shape[:-1], size // 2, 2)
     ways = {}

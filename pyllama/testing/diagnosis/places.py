@@ -11,6 +11,7 @@ import numpy as np
 from pyllama.testing.diagnosis.constants import short
 from pyllama.testing.diagnosis.evidence import Evidence
 
+SEVERAL = 4                                         # entries of which one formula is no chance
 JUMP = 100                                          # tolerances
 SHAPED, VALUED = 50, 10_000                            # choices of as many entries: for a place, for a value
 
@@ -28,13 +29,19 @@ def sentences(e: Evidence) -> Iterator[str]:
     if not bad or not good:
         return
     choices = math.comb(bad + good, bad)
-    patterns = [*(at_integers(e) if choices >= SHAPED else ()), *(at_places(e) if choices >= SHAPED else ()),
-                *(at_signs(e) if choices >= SHAPED else ()), *(at_values(e) if choices >= VALUED else ())]
-    if patterns:
+    if patterns := [*found(e, choices)] or [*found(e.at(e.bad | e.good), choices)]:
         yield f"Wrong only {patterns[0]}: at {bad} of {known} entries, the others are right."
     elif bad <= 3:
         others = "the other entry is" if known - bad == 1 else f"the other {known - bad} entries are"
         yield f"Wrong only at {indices(e, e.bad)}: {others} right."
+
+
+def found(e: Evidence, choices: int) -> Iterator[str]:
+    """The patterns that the wrong entries fill, of so many choices of as many entries."""
+    if choices >= SHAPED:
+        yield from [*at_integers(e), *at_places(e), *at_signs(e)]
+    if choices >= VALUED:
+        yield from at_values(e)
 
 
 def indices(e: Evidence, mask) -> str:
@@ -44,9 +51,9 @@ def indices(e: Evidence, mask) -> str:
 
 
 def fills(e: Evidence, mask) -> bool:
-    """Are all entries in the mask wrong, and all others right?  Those that are 0 and right do not count."""
+    """Are all entries in the mask wrong, and all others right?"""
     mask = np.broadcast_to(mask, e.x.shape)
-    return bool(np.array_equal(mask & (e.bad | e.good), e.bad))
+    return bool(np.array_equal(mask & e.known, e.bad))
 
 
 def at_places(e: Evidence) -> Iterator[str]:
@@ -119,6 +126,11 @@ def at_integers(e: Evidence) -> Iterator[str]:
         chosen = a.dtype.kind in "iu" and e.x.ndim and a.shape == e.x.shape[:-1]
         if chosen and fills(e, (a[..., None] == np.arange(e.x.shape[-1])) & e.bad.any(-1, keepdims=True)):
             yield f"at the index of the last axis that {name} has"
+
+
+def scattered(e: Evidence) -> str:
+    """How many entries are wrong, where no pattern says which."""
+    return f"Wrong only at {e.bad.sum()} of {e.known.sum()} entries: the others are right."
 
 
 def repeated_ids(e: Evidence) -> Iterator[str]:

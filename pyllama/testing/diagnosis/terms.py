@@ -194,7 +194,7 @@ def factors(e: Evidence) -> Iterator[str]:
     quotient = np.where(usable, e.claimed / np.where(usable, e.measured, 1), np.nan)
     for count in range(e.x.ndim - 1, 0, -1):
         for axes in itertools.combinations(range(e.x.ndim), count):
-            if usable.any(axes).all() and (usable.sum(axes) > 1).all() and usable.sum() - usable.sum(axes).size >= 3:
+            if usable.any(axes).all() and (usable.sum(axes) > 2).all() and usable.sum() - usable.sum(axes).size >= 3:
                 one = np.nanmedian(quotient, axis=axes, keepdims=True)
                 if e.explains(one * e.measured, largest(one)) and np.ptp(one) > 1e-6 * largest(one):
                     yield (f"A factor for each place, constant along {called(axes)}: claimed / measured is from "

@@ -54,7 +54,8 @@ def with_a_factor(e: Evidence) -> Iterator[str]:
     what = names(factor, sizes_of(**{e.input: e.x, e.output: e.y}), near)
     if count > 1 or what or simple(factor, near):
         sign = " and wrong sign" if factor < 0 else ""
-        yield "; ".join([f"Constant factor {short(abs(factor))}{sign}: claimed = {short(factor)} × measured "
+        here = "" if what or simple(factor, near) else " at these inputs"
+        yield "; ".join([f"Constant factor {short(abs(factor))}{sign}{here}: claimed = {short(factor)} × measured "
                          f"{entries(int(e.known.sum()))}", *what]) + end(what)
 
 
