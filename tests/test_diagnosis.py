@@ -361,6 +361,13 @@ def test_contributions_that_are_lost_along_two_axes():
         "those of all.",)
 
 
+def test_entries_that_get_nothing_have_lost_no_contributions():
+    def first_column(dy):
+        return (dy * X).sum(0) * (np.arange(5) == 0)
+
+    assert said(multiplied, ["x", "w"], [X, W], 1, first_column) == ["Wrong only at 4 of 5 entries", "There"]
+
+
 def test_a_dy_that_is_ignored_says_it_all():
     """claimed is a multiple of measured, too, but for this dy alone."""
     def total(x):

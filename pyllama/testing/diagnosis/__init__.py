@@ -64,9 +64,9 @@ def begins(sentences: list[str], *words: str) -> bool:
 
 def located(e: Evidence) -> list[str]:
     """Where it is wrong, and what is wrong there."""
-    where = [*places.sentences(e)]
-    there = e.at(e.bad)
-    cause = [f"There: {sentence}" for sentence in whole.sentences(there)] if where or e.good.any() else []
+    where, there = [*places.sentences(e)], e.at(e.bad)
+    cause = [*whole.sentences(there)] if where or e.good.any() else []
     if cause and not where and e.bad.sum() >= places.SEVERAL:
         where = [places.scattered(e)]
-    return where + cause[:1] if where else []
+    cause = cause or [*digits.sentences(there)]
+    return where + [f"There: {sentence}" for sentence in cause[:1]] if where else []

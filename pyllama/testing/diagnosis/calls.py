@@ -86,14 +86,14 @@ def how_dy_enters(e: Evidence) -> Iterator[str]:
 
 def one_row(e: Evidence) -> Iterator[str]:
     """Only a part of dy counts, for which claimed is right."""
+    if not e.claimed[e.bad].any():
+        return                                      # an entry of dy and that of x may belong together
     part, where = np.array(e.dy, order="C"), []
     for axis, size in enumerate(part.shape):
         for what, index in (("first", 0), ("last", size - 1)):
-            if size < 2 or (e.dy.shape == e.x.shape and not np.delete(e.claimed, index, axis).any()):
-                continue                            # an entry of dy and that of x may belong together
             alone = only(part, axis, index)
             dx = called(e, alone)
-            if dx is not None and largest(dx) and same(dx, e.claimed) and (part - alone).any():
+            if dx is not None and size > 1 and largest(dx) and same(dx, e.claimed) and (part - alone).any():
                 part = alone
                 where.append(f"the {what} index of axis {axis}")
                 break

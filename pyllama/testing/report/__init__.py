@@ -84,7 +84,7 @@ class Report:
     function    its name
     pairs       one for each floating input and output, the worst last
     faults      of the function as a whole
-    notes       what the reader should know: "not holomorphic: differences were used", "kink at x[3]"
+    notes       what the reader should know: "y has a kink in x", "the output shares memory with x: ..."
     skipped     what the time budget left out
     seed        of everything random
     case        the smallest failing case as Python to paste; "" if nothing is wrong
