@@ -126,6 +126,20 @@ def test_what_sympy_is_not_asked_is_exact():
     assert kinds(derived("y_j = max(x_j, 0)", "dx_j = [x_j > 0] dy_j")) == [(DEFINED, False), (EXACTLY, False)]
 
 
+def test_the_smaller_of_two_numbers_has_the_gradient_of_that_one():
+    assert kinds(derived("y_j = min(x_j, 1)", "dx_j = [x_j < 1] dy_j"))[-1] == (EXACTLY, False)
+    assert kinds(derived("y_j = min(x_j, 1)", "dx_j = [x_j > 1] dy_j"))[-1] == (EXACTLY, True)
+
+
+def test_the_largest_of_known_numbers_is_proved():
+    assert kinds(derived("y_j = x_j max(D, 9)", "dx_j = 9 dy_j"))[-1] == (PROVED, False)
+
+
+def test_formulas_name_options_that_are_numbers():
+    one = derived("y_j = c x_j", "dx_j = 3 dy_j", options={"c": 3})
+    assert kinds(one)[-1] == (PROVED, False)
+
+
 def test_a_proof_for_any_number_needs_that_nothing_depends_on_it():
     """The derivative of y = x - max x is not that of x - m for a fixed m: SymPy must not say so."""
     right = derived("m = max_j x_j", "y_j = x_j - m", "dx_j = dy_j - [x_j = m] Σ_i dy_i")
@@ -145,6 +159,8 @@ def test_the_gradient_of_a_name_in_between_counts_all_its_paths():
     ("y_j = x_i", "the index i is on the right side alone"),
     ("y_j = f(x_j)", "the function f is not defined here"),
     ("dz_j = x_j", "dz is a gradient by its name, but z is not defined"),
+    ("y_j = max(x_j)", "max has 1 argument here; it needs 2"),
+    ("y_j = exp(x_j, 2)", "exp has 2 arguments here; it needs 1"),
     ("y_j = (x_j", "')' is missing in 'y_j = (x_j' before 'the end'"),
     ("y_j = x_j ; 2", "';' is not in the notation, in 'y_j = x_j ; 2'"),
     ("= x_j", "a line that begins with = needs a line before it"),

@@ -49,7 +49,7 @@ class Derivation:
     implicit    axes that the formulas leave out
     integers    name -> the axis whose indices these integers are
     constants   name -> the option of the op that it stands for; "" if it is not an option.  Positive numbers
-    options     of the op, for this case
+    options     of the op, for this case; formulas may name those that are numbers
     loss        output -> the name of its upstream gradient; {}: those of the op
     gradients   name -> what it is the gradient of, where its name does not say it
     code        code(names) -> {name: array}: what the code computes of the same numbers; None: the op's two passes

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pyllama.errors import counted
 from pyllama.study import notation
 from pyllama.study.axes import Array, combined, indexed, reduced
 from pyllama.study.notation import Node
@@ -147,14 +148,22 @@ class Scope:
     def of_call(self, node: notation.Call) -> Array:
         if node.function in self.names:                             # t(n): an index in parentheses
             return self.at(node.function, node.arguments)
+        if node.function in notation.FUNCTIONS and len(node.arguments) != notation.arguments(node.function):
+            raise ValueError(f"{node.function} has {counted(len(node.arguments), 'argument')} here; it needs "
+                             f"{notation.arguments(node.function)}")
         if node.function == "mean":
             found = self.value(node.arguments[0])
             return self.mean(found, self.vector(found))
-        if node.function == "max" and len(node.arguments) == 2:
-            return combined(lambda *both: self.numbers.largest(np.stack(np.broadcast_arrays(*both), -1), (-1,)),
-                            *map(self.value, node.arguments))
+        if node.function in ("max", "min"):
+            return self.extreme(node.function, *map(self.value, node.arguments))
         found = self.applied(node.function, *map(self.value, node.arguments), primes=node.primes)
         return found if node.power is None else combined(np.power, found, self.value(node.power))
+
+    def extreme(self, function: str, *both: Array) -> Array:
+        """The larger or the smaller one of two numbers: min(a, b) is -max(-a, -b)."""
+        sign = 1 if function == "max" else -1
+        return combined(lambda *data: sign * self.numbers.largest(
+            np.stack(np.broadcast_arrays(*(sign * one for one in data)), -1), (-1,)), *both)
 
     def applied(self, function: str, *arguments: Array, primes: int = 0) -> Array:
         if primes:

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-FUNCTIONS = ("exp", "log", "tanh", "sinh", "cosh", "sin", "cos", "erf", "max", "min", "mean", "abs")
+FUNCTIONS = ("exp", "log", "tanh", "sinh", "cosh", "sin", "cos", "erf", "max", "min", "mean", "abs", "floor",
+             "ceil")
 REDUCTIONS = ("Σ", "Π", "mean", "max")
 SUPERSCRIPTS = {"²": 2, "³": 3, "⁴": 4}
 RELATIONS = ("=", "≠", "<", ">", "≤", "≥")
@@ -109,6 +110,11 @@ class Relation(NamedTuple):
 Node = Number | Name | Call | Sum | Product | Inner | Quotient | Power | Transposed | Reduction | Partial | Relation
 MINUS = Number(Fraction(-1))
 HALF = Number(Fraction(1, 2))
+
+
+def arguments(function: str) -> int:
+    """How many arguments a function of the notation has."""
+    return 2 if function in ("max", "min") else 1
 
 
 def without_remark(text: str) -> str:

@@ -33,6 +33,8 @@ class Numeric:
     def function(self, name: str, data: np.ndarray) -> np.ndarray:
         if name == "abs":
             return np.where(data.real < 0, -data, data)
+        if name in ("floor", "ceil"):
+            return getattr(np, name)(np.real(data))
         return erf(data) if name == "erf" else getattr(np, name)(data)
 
     def largest(self, data: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:

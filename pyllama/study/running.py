@@ -53,6 +53,9 @@ class Run:
             arrays[name] = Array(axes, data)
         for name in one.constants:
             arrays[name] = Array((), numbers.positive(name, ()))
+        for name, value in one.options.items():
+            if isinstance(value, int | float):
+                arrays[name] = Array((), np.asarray(numbers.number(value)))
         scope = Scope(numbers, arrays, dict(one.letters), dict(sizes), one.implicit)
         return Program(scope, self.loss(), dict(one.gradients), twin)
 

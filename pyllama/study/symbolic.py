@@ -46,15 +46,17 @@ class Symbolic:
         return {"π": sympy.pi, "e": sympy.E}[name]
 
     def function(self, name: str, data: np.ndarray) -> np.ndarray:
-        if name == "abs":
+        if name in ("abs", "floor", "ceil"):
             raise Unprovable
         return each(getattr(sympy, name), data)
 
     def largest(self, data: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
-        raise Unprovable
+        if has_symbols(data):
+            raise Unprovable
+        return np.max(data, axis=axis)
 
     def compare(self, sign: str, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        if any(isinstance(number, sympy.Basic) and number.free_symbols for number in [*left.flat, *right.flat]):
+        if has_symbols(left) or has_symbols(right):
             raise Unprovable
         left, right = left.astype(int), right.astype(int)
         return {"=": np.equal, "≠": np.not_equal, "<": np.less, ">": np.greater, "≤": np.less_equal,
@@ -97,6 +99,10 @@ def each(f: Callable, data: np.ndarray) -> np.ndarray:
     for index in np.ndindex(found.shape):
         found[index] = f(sympy.sympify(np.asarray(data, object)[index]))
     return found
+
+
+def has_symbols(data: np.ndarray) -> bool:
+    return any(isinstance(number, sympy.Basic) and number.free_symbols for number in data.flat)
 
 
 def is_zero(expression: sympy.Expr) -> bool:
