@@ -11,21 +11,26 @@ Options     ignore_index=-100: rows with this target do not count.
             at least 1.  Give the number of the whole batch if these rows are
             a part of it; then the losses and gradients of the parts add up.
 
-Forward     A bracket is 1 where its condition holds and 0 elsewhere.
+Forward     A bracket is 1 where its condition holds and 0 elsewhere.  p is the
+            softmax of the logits, q the target distribution.
 
             lse_n = log Σ_v exp z_nv
+            p_nv = exp(z_nv - lse_n)
             log p_nv = z_nv - lse_n
             q_nv = (1 - α) [v = t_n] + α/V
             l_n = -Σ_v q_nv log p_nv + ζ lse_n²
-                = lse_n - (1 - α) z_n,t(n) - α mean_v z_nv + ζ lse_n²
-            loss = Σ_n l_n / C                          over the rows that count
+                = lse_n - (1 - α) z_{n,t(n)} - α mean_v z_nv + ζ lse_n²
+            c_n = [t_n ≠ ignore_index]                   1 if the row counts
+            C = max(Σ_n c_n, 1)                          unless count is given
+            loss = Σ_n c_n l_n / C
 
-Backward    For a row that counts (dz_n is 0 for every other row):
+Backward    ∂lse_n/∂z_nv = p_nv                          see softmax.py
+            ∂l_n/∂z_nv = (1 + 2 ζ lse_n) p_nv - q_nv
 
-            ∂lse_n/∂z_nv = p_nv
-            dz_nv = ((1 + 2 ζ lse_n) p_nv - (1 - α) [v = t_n] - α/V) dloss / C
+            dz_nv = c_n ∂l_n/∂z_nv dloss / C
+                  = ((1 + 2 ζ lse_n) p_nv - q_nv) c_n dloss / C
 
-Saved       z, t, lse.  p is recomputed as exp(z - lse).
+Saved       z, t, lse.  p is recomputed.
 
 Raises      IndexError: a target outside 0 .. V-1 that is not ignore_index.
             TypeError: z not floating, t not integer.
