@@ -9,6 +9,7 @@ BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip --quiet --disable-pip-version-check
 BUILT   := .venv/.built
 DEV     := .venv/.dev
+DOCS    := .venv/.docs
 
 PEERS   ?= .peers
 CHECKERS ?= .checkers
@@ -98,8 +99,9 @@ CC_cross := aarch64-linux-gnu-gcc
 cross: build/cross/.built
 	cd build/cross && PYTHON=$(CURDIR)/$(BIN)/python bash tests/aarch64.sh
 
-docs: $(BUILT)                                              # the page of ops, docs/ops.html
-	$(BIN)/python docs/build.py
+docs: $(DOCS)                                               # build/site/en and build/site/zh_CN, to be opened from disk
+	for language in en zh_CN; do \
+	    $(BIN)/python -m sphinx -E -q -W -b html -D language=$$language docs/site build/site/$$language || exit 1; done
 
 picture: demo                                               # the README's
 	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg
@@ -127,6 +129,10 @@ clean:
 $(PEERS)/bin/torchrun:                                      # it comes with PyTorch
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+
+$(DOCS): $(BUILT)
+	$(PIP) install "pyllama-reference[docs]"
+	@touch $@
 
 $(CHECKERS)/.installed:
 	$(PYTHON) -m venv $(CHECKERS)

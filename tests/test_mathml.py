@@ -1,4 +1,5 @@
 """Lines of mathematics as MathML: every line of every derivation is well-formed, and nothing changes its meaning."""
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -6,8 +7,9 @@ import pytest
 from pyllama.study import derivation
 from pyllama.study.mathml import mathml
 
-LINES = [step.line for name in derivation.names() for one in derivation.load(name)[0] for step in one.steps
-         if step.check is None]
+STEPS = [step for name in derivation.names() for one in derivation.load(name)[0] for step in one.steps]
+LINES = [step.line for step in STEPS if step.check is None]
+FORMULAS = sorted({formula for step in STEPS for formula in re.findall("`([^`]*)`", step.why)})
 
 
 def text(line):
@@ -21,7 +23,7 @@ def text(line):
     return shown(ElementTree.fromstring(mathml(line))).replace("\u2061", "")
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", [*LINES, *FORMULAS])
 def test_every_line_is_well_formed(line):
     assert ElementTree.fromstring(mathml(line)).tag == "math"
 

@@ -83,7 +83,7 @@ def as_text(number: int, outcome: Outcome) -> str:
     step = outcome.step
     badge = "" if outcome.kind == DEFINED else "wrong" if outcome.wrong else outcome.kind
     lines = [f"{number:3}  {plain(step.line):{WIDTH - 28}} {badge}".rstrip()]
-    lines += textwrap.wrap(step.why, WIDTH - 9, initial_indent=" " * 9, subsequent_indent=" " * 9)
+    lines += textwrap.wrap(step.why.replace("`", ""), WIDTH - 9, initial_indent=" " * 9, subsequent_indent=" " * 9)
     if step.code:
         lines.append(f"         code:  {step.code}")
     if outcome.wrong:

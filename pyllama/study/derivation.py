@@ -20,7 +20,7 @@ class Step(NamedTuple):
     """One line of a derivation.
 
     line        the mathematics, as the docstring has it, without its remark
-    why         why it holds, in a sentence or two
+    why         why it holds, in a sentence or two; formulas in it stand in backticks
     code        the line of the code that it justifies, if there is one
     extra       the docstring does not have this line: a step between two of its lines
     matrices    factors without indices are matrices

@@ -1,0 +1,28 @@
+"""Configuration of the site: `make docs` builds it in English and in Chinese, to be opened from the disk."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "pyllama"
+author = "the pyllama authors"
+copyright = author
+extensions = ["myst_parser", "extension"]
+source_suffix = {".md": "markdown"}
+locale_dirs = ["locale"]
+gettext_compact = False                                         # a catalogue for each page
+gettext_additional_targets = []
+gettext_location = False                                        # moved lines are not changes
+gettext_uuid = False
+
+html_theme = "furo"
+html_title = "pyllama"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+templates_path = ["_templates"]
+html_sidebars = {"**": ["sidebar/brand.html", "switch.html", "sidebar/search.html", "sidebar/scroll-start.html",
+                        "sidebar/navigation.html", "sidebar/scroll-end.html"]}
+html_copy_source = False
+html_show_sphinx = False
+html_context = {"languages": {"en": "English", "zh_CN": "中文"}}
