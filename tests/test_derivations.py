@@ -37,9 +37,8 @@ def test_steps_quote_every_line_of_mathematics(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_quoted_code_is_there(name):
-    those, module = derivation.load(name)
-    for one in those:
-        source = " ".join(inspect.getsource(importlib.import_module(one.module) if one.module else module).split())
+    for one in derivation.load(name)[0]:
+        source = " ".join(inspect.getsource(importlib.import_module(one.source or one.module)).split())
         assert [step.code for step in one.steps if " ".join(step.code.split()) not in source] == []
 
 
@@ -152,6 +151,50 @@ def test_the_gradient_of_a_name_in_between_counts_all_its_paths():
     assert kinds(derived("u_j = x_j²", "y_j = u_j Σ_i u_i", "du_j = dy_j Σ_i u_i + Σ_i dy_i u_i")
                  )[-1] == (PROVED, False)
     assert kinds(derived("u_j = x_j²", "y_j = u_j Σ_i u_i", "du_j = dy_j Σ_i u_i"))[-1] == (EXACTLY, True)
+
+
+def test_an_index_that_is_an_expression_counts():
+    assert kinds(derived("y_j = x_{2-j}", "y_0 = x_2", "dx_j = dy_{2-j}", sizes={"rows": 2, "D": 3})
+                 )[1:] == [(PROVED, False)] * 2
+    assert kinds(derived("y_j = x_{2-j}", "dx_j = dy_j"))[-1] == (EXACTLY, True)
+
+
+# --- recurrences ------------------------------------------------------------------------------------------------------
+
+TIMES = {"letters": {"t": "D", "s": "D"}, "constants": {"f": ""}}
+
+
+def test_a_recurrence_begins_with_zero():
+    assert kinds(derived("y_t = f y_{t-1} + x_t", "y_t = Σ_{s : s ≤ t} f^(t - s) x_s", "y_0 = x_0", **TIMES)
+                 )[1:] == [(PROVED, False)] * 2
+
+
+@pytest.mark.parametrize(("line", "wrong"), [
+    ("dc_t = dy_t + f dc_{t+1}", False),
+    ("dc_t = dy_t", True),                                          # what the later steps do is missing
+    ("dc_t = dy_t + f dc_{t-1}", True),                             # backward in time, not forward
+    ("dc_t = dy_t + dc_{t+1}", True),
+])
+def test_a_gradient_flows_back_through_all_later_steps(line, wrong):
+    assert kinds(derived("c_t = f c_{t-1} + x_t", "y_t = c_t", line, **TIMES))[-1] == (
+        EXACTLY if wrong else PROVED, wrong)
+
+
+def test_lines_that_need_each_other_are_one_recurrence():
+    lines = "a_t = x_t + f h_{t-1}", "c_t = c_{t-1} + a_t", "h_t = a_t c_t", "y_t = h_t²"
+    right = "dh_t = 2 dy_t h_t + f da_{t+1}", "dc_t = dh_t a_t + dc_{t+1}", "da_t = dh_t c_t + dc_t"
+    found = kinds(derived(*lines, *right, **TIMES))
+    assert found == [(DEFINED, False)] * 4 + [(PROVED, False)] * 3
+    for k, line in enumerate(right):
+        wrong = (*right[:k], line.rpartition(" + ")[0], *right[k + 1:])
+        assert [is_wrong for _, is_wrong in kinds(derived(*lines, *wrong, **TIMES))].index(True) == 4 + k
+
+
+def test_a_recurrence_that_nothing_ends_is_found():
+    run = Run(derived("y_t = c_{t-1} + x_t", **TIMES))
+    assert [outcome.wrong for outcome in run.steps()] == [""]
+    assert run.code() == "y needs a name that no later line defines"
+    assert outcomes(derived("y_t = y_{t-1} + y_{t+1} + x_t", **TIMES))[0].wrong == "y need each other in a circle"
 
 
 @pytest.mark.parametrize(("line", "why"), [

@@ -43,6 +43,8 @@ def reduced(function: Callable, a: Array, over: Sequence[str]) -> Array:
 def indexed(a: Array, indices: Sequence[Array]) -> Array:
     """The numbers at these indices, one array of integers for each axis.  A shared axis of the indices is a diagonal.
 
+    Outside of an axis there are zeros: the state before the first step, the gradient from behind the last one.
+
     >>> import numpy as np
     >>> from pyllama.study.axes import Array, indexed
     >>> x, i = Array(("N", "V"), np.array([[1, 2], [3, 4]])), Array(("n",), np.arange(2))
@@ -52,4 +54,8 @@ def indexed(a: Array, indices: Sequence[Array]) -> Array:
     if not indices:
         return a
     axes, data = aligned(indices)
-    return Array(axes, np.asarray(a.data[tuple(data)]))
+    inside = [(places >= 0) & (places < size) for places, size in zip(data, a.data.shape, strict=True)]
+    if all(one.all() for one in inside):
+        return Array(axes, np.asarray(a.data[tuple(data)]))
+    found = a.data[tuple(np.where(here, places, 0) for here, places in zip(inside, data, strict=True))]
+    return Array(axes, np.where(np.logical_and.reduce(np.broadcast_arrays(*inside)), found, 0))

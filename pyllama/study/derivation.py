@@ -42,6 +42,8 @@ class Derivation:
     title       what is derived, a noun phrase
     steps       in the order of the docstring
     module      whose docstring is quoted; "" if the docstring of the derivation's own module is
+    source      the module whose code the steps quote; "" for the one whose docstring they quote
+    symbols     ask SymPy for proofs, which takes too long for the whole of a model
     case        the label in the docstring's margin of the lines that hold for these options alone; "" for the others
     arrays      name -> its axes, such as {"x": "rows D"}; {}: those of the op's shape line, where ... is "rows"
     letters     index -> the axis that it runs over
@@ -57,6 +59,8 @@ class Derivation:
     title: str
     steps: tuple[Step, ...]
     module: str = ""
+    source: str = ""
+    symbols: bool = True
     case: str = ""
     arrays: dict[str, str] = field(default_factory=dict)
     letters: dict[str, str] = field(default_factory=dict)

@@ -213,7 +213,9 @@ def not_yet(node: Node, name: str) -> Array:
 
 
 def whole_name(node: notation.Name) -> str:
-    """a_i as one name, for names that end in a letter, such as the gates of an LSTM."""
-    letters = "".join(i.text for i in node.indices if isinstance(i, notation.Name))
-    return f"{node.text}_{letters}" if letters else node.text
+    """a_i as one name, for names that end in a letter, such as the gates of an LSTM; "" if an index is no letter."""
+    letters = [i.text for i in node.indices if isinstance(i, notation.Name)]
+    if len(letters) < len(node.indices):
+        return ""
+    return f"{node.text}_{''.join(letters)}" if letters else node.text
 

@@ -6,6 +6,7 @@ A line is a chain of expressions with = between them; behind a comma there may b
 spaces is a remark.
 
     x_ts  w_{i(n)}  z_{n,t(n)}  u_n0        an array and its indices: letters, digits or expressions
+    h_{t-1}                                 0 where the index is outside of its axis
     a b    a · b    a / b    a²    a^-½     products, quotients and powers; √ a
     Σ_i a_i b_i    mean_j a_j    max_j a_j  of the whole product that follows; Σ_{n : i(n) = p} a_n under a condition
     log a    exp(a - b)    cosh² a          functions; without parentheses, of the next factor

@@ -6,6 +6,14 @@ A name or a function that is new is defined by the first side that is not one.  
     ∂r/∂x_j = ...       the derivative of what has been defined
     σ'(u) = ...         the same of a function
     ... = ... = ...     sides of a chain are equal
+
+A recurrence is a definition that needs its own name, or that of a later line, at a shifted index:
+
+    c_t = f c_{t-1} + x_t
+    h_t = tanh(c_t)
+
+∂L/∂c_t is then the whole of what c_t does, through all later steps.  A gradient at a shifted index, such as dc_{t+1},
+may be used before its line: it stands for ∂L/∂c.
 """
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +36,10 @@ class Definition(NamedTuple):
     matrices: bool
 
 
+NOTHING: dict[str, Array] = {}
+System = tuple[Definition, ...]                 # that need each other; nearly always a single one
+
+
 class Program:
     """What a derivation has defined so far.
 
@@ -39,7 +51,8 @@ class Program:
 
     def __init__(self, scope: Scope, loss: dict[str, str], gradients: dict[str, str], twin: "Program | None" = None):
         self.scope, self.loss, self.gradients, self.twin = scope, loss, gradients, twin
-        self.definitions: list[Definition] = []
+        self.systems: list[System] = []
+        self.waiting: System = ()                                   # definitions that need one of a later line
         self.subject: Node | None = None                            # the first side of the last chain
         scope.derivative = lambda node, name: self.derivative(lambda: scope.value(node), name,
                                                               used(node, scope.functions))
@@ -77,6 +90,7 @@ class Program:
                 raise ValueError("a line that begins with = needs a line before it")
             sides = [self.subject, *sides]
         self.subject = sides[0]
+        self.foresee(sides)
         new = list(takewhile(self.is_new, sides[:-1]))
         known = sides[len(new):]
         for side in new:
@@ -90,7 +104,14 @@ class Program:
         scope = self.scope
         if isinstance(side, Call):
             return side.function not in {*scope.functions, *notation.FUNCTIONS, *self.names} and not side.primes
-        return isinstance(side, Name) and self.text(side) not in {*self.names, *scope.functions, *scope.sizes}
+        taken = {*self.names, *scope.functions, *scope.sizes, *(one.name for one in self.waiting)}
+        return isinstance(side, Name) and self.text(side) not in taken
+
+    def foresee(self, sides: list[Node]) -> None:
+        """Give the gradients that a line has at shifted indices their values."""
+        for name in sorted(shifted(tuple(sides)) - self.names.keys()):
+            if (of := self.source(name)) in self.names:
+                self.names[name] = self.gradient(of)
 
     def text(self, side: Name) -> str:
         """The name that is meant: a_i is one, if there is an array of that name."""
@@ -119,25 +140,63 @@ class Program:
         assert isinstance(side, Name)
         name = self.text(side)
         one = Definition(name, () if name != side.text else tuple(map(letter, side.indices)), node, matrices)
+        system = (*self.waiting, one)
+        known = {*self.names, *(each.name for each in system)}
+        if any(shifted(each.node) - known for each in system):
+            self.waiting = system
+            return
+        self.waiting = ()
         try:
-            self.names[name] = self.computed(one)
+            self.names.update(self.solved(system))
         except Unprovable:
-            self.names[name] = self.unknown(name)
-        if of := self.what_it_is_the_gradient_of(name):
-            yield self.apart(self.gradient(of), self.names[name])
-        self.definitions.append(one)
+            self.names.update({each.name: self.unknown(each.name) for each in system})
+        for each in system:
+            if of := self.what_it_is_the_gradient_of(each.name):
+                yield self.apart(self.gradient(of), self.names[each.name])
+        self.systems.append(system)
 
     def what_it_is_the_gradient_of(self, name: str) -> str:
-        of = self.gradients.get(name, name[1:] if name.startswith("d") else "")
+        of = self.source(name)
         if of and of not in self.names:
             raise ValueError(f"{name} is a gradient by its name, but {of} is not defined")
         return of
+
+    def source(self, name: str) -> str:
+        """x of dx; "" if the name is not that of a gradient."""
+        return self.gradients.get(name, name[1:] if name.startswith("d") else "")
 
     def unknown(self, name: str) -> Array:
         """The name stands for any number."""
         assert self.twin is not None
         axes = self.twin.names[name].axes
         return Array(axes, self.scope.numbers.unknown(name, tuple(self.scope.sizes[axis] for axis in axes)))
+
+    def solved(self, system: System, push: dict[str, Array] = NOTHING) -> dict[str, Array]:
+        """The values of definitions.  Raises ValueError if they need each other in a circle.
+
+        push    name -> what is added to each of its numbers, for derivatives
+
+        A recurrence is computed again and again, from zeros on: each time at least one step more is right.
+        """
+        if not is_recurrence(system):
+            one, = system
+            return {one.name: self.computed(one)}
+        before, sizes = self.names, self.scope.sizes
+        shapes = {one.name: [self.scope.letters[letter] for letter in one.letters] for one in system}
+        self.scope.names = before | {name: Array(tuple(axes), np.zeros([sizes[axis] for axis in axes], int))
+                                     for name, axes in shapes.items()}
+        try:
+            for _ in range(2 + max(sizes[axis] for axes in shapes.values() for axis in axes)):
+                last = {name: self.names[name] for name in shapes}
+                for one in system:
+                    with np.errstate(divide="ignore", invalid="ignore"):            # what is not yet known is 0
+                        value = self.computed(one)
+                    self.names[one.name] = combined(np.add, value, push[one.name]) if one.name in push else value
+                if all(np.array_equal(self.names[name].data, last[name].data) for name in shapes):
+                    return last
+        finally:
+            self.scope.names = before
+        raise ValueError(f"{', '.join(shapes)} need each other in a circle")
 
     def computed(self, one: Definition) -> Array:
         """The value of a definition, with the axes that its letters run over."""
@@ -181,25 +240,30 @@ class Program:
     def replayed(self, name: str, value: Array, needs: set[str]) -> dict[str, Array]:
         """All names, if this one had another value; those that are needed are computed anew."""
         before, changed = self.names, {name}
+        push = {name: combined(np.subtract, value, before[name])}
         self.scope.names = before | {name: value}
         try:
-            for one in self.between(name, needs):
-                if used(one.node, self.scope.functions) & changed and not self.is_unknown(one.name):
-                    self.names[one.name] = self.computed(one)
-                    changed.add(one.name)
+            for system in self.behind(name, needs):
+                known = any(self.is_unknown(one.name) for one in system)
+                if used(tuple(one.node for one in system), self.scope.functions) & changed and not known:
+                    self.names.update(self.solved(system, push))
+                    changed |= {one.name for one in system}
             return self.names
         finally:
             self.scope.names = before
 
-    def between(self, name: str, needs: set[str]) -> list[Definition]:
-        """The definitions behind that of the name, as far as these are needed."""
+    def behind(self, name: str, needs: set[str]) -> list[System]:
+        """The definitions behind that of the name, as far as these are needed; its own, too, if it is a recurrence."""
         wanted, found = set(needs), []
-        for one in reversed(self.definitions):
-            if one.name == name:
+        for system in reversed(self.systems):
+            own = any(one.name == name for one in system)
+            if own and not is_recurrence(system):
                 break
-            if one.name in wanted:
-                wanted |= used(one.node, self.scope.functions)
-                found.append(one)
+            if any(one.name in wanted for one in system):
+                wanted |= used(tuple(one.node for one in system), self.scope.functions)
+                found.append(system)
+            if own:
+                break
         return found[::-1]
 
     def is_unknown(self, name: str) -> bool:
@@ -220,6 +284,18 @@ class Program:
         """How two sides differ, in words; "" if they are equal."""
         _, (a, b) = aligned([left, right])
         return self.scope.numbers.apart(a, b)
+
+
+def is_recurrence(system: System) -> bool:
+    return bool(shifted(tuple(one.node for one in system)) & {one.name for one in system})
+
+
+def shifted(node: Any) -> set[str]:
+    """The names that a tree has at a shifted index, as in h_{t-1}."""
+    if not isinstance(node, tuple):
+        return set()
+    found = {node.text} if isinstance(node, Name) and any(isinstance(i, notation.Sum) for i in node.indices) else set()
+    return found.union(*map(shifted, node))
 
 
 def letter(node: Node) -> str:

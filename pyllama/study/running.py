@@ -40,7 +40,7 @@ class Run:
         self.op = OPS[derivation.module.rpartition(".")[2]] if derivation.module.startswith("pyllama.ops.") else None
         longer = {axis: size + int(self.rng.integers(2)) for axis, size in derivation.sizes.items()}
         self.on_numbers = self.program(Numeric(seed), longer)
-        self.on_symbols = self.program(Symbolic(), derivation.sizes, self.on_numbers)
+        self.on_symbols = self.program(Symbolic(), derivation.sizes, self.on_numbers) if derivation.symbols else None
 
     def program(self, numbers: Any, sizes: dict[str, int], twin: Program | None = None) -> Program:
         one, arrays = self.derivation, {}
@@ -95,6 +95,8 @@ class Run:
         return PROVED if proved else EXACTLY, "; ".join(filter(None, verdicts))
 
     def proved(self, line: list, step: Step) -> bool:
+        if self.on_symbols is None:
+            return False
         try:
             return not any(self.on_symbols.run(line, step.matrices, step.extra))
         except Unprovable:
@@ -107,6 +109,8 @@ class Run:
     def code(self) -> str:
         """How the code differs from the formulas on the same numbers, in words; "" if it does not."""
         one, names = self.derivation, {name: a.data for name, a in self.on_numbers.names.items()}
+        if waiting := self.on_numbers.waiting:
+            return f"{waiting[0].name} needs a name that no later line defines"
         if not self.has_code:
             return ""
         for name, value in (one.code(names) if one.code else self.passes(names)).items():
