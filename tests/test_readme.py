@@ -115,6 +115,17 @@ def test_the_python_of_the_docs_runs(page, readers_folder):
         exec(smaller(block), names)
 
 
+def test_the_report_that_the_docs_show_is_what_is_printed(capsys):
+    page = PAGES["testing.md"]
+    block = blocks_of_python(page)[0]
+    exec(block, {})
+    printed, shown = " ".join(capsys.readouterr().out.split()), page.partition(block)[2].split("\n\n")[1:]
+    report = [*takewhile(lambda paragraph: paragraph.startswith("    "), shown)]
+    assert len(report) > 1
+    for paragraph in report:
+        assert " ".join(paragraph.split()) in printed
+
+
 def table(page, head):
     """The words in backticks of each cell of each row, of the table whose first column is called so."""
     lines = PAGES[page].splitlines()
