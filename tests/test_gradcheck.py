@@ -204,6 +204,18 @@ def test_a_jvp_adds_the_dot_product():
     assert [verdict.method for verdict in wrong.pairs[0].verdicts if verdict.status == "wrong"] == ["dot product"]
 
 
+@pytest.mark.parametrize(("tangent", "message"), [
+    (np.ones(4), r"jvp returned a tangent of shape \(4,\) for y, which has \(3, 4\); return one of the same shape"),
+    (1.0, r"jvp returned a tangent of shape \(\) for y, which has \(3, 4\); return one of the same shape"),
+    ((X, X), "jvp returned a tuple of 2 for 1 output; return a tangent for each"),
+    (None, r"jvp returned None as the tangent of y; return an array of its shape, \(3, 4\)")])
+def test_a_tangent_of_another_form_is_refused(tangent, message):
+    """One that broadcasts would be compared with something else."""
+    for check in (gradcheck, lambda f, inputs, jvp: check_grads(f, inputs, 1, ["fwd"], jvp=jvp)):
+        with pytest.raises(TypeError, match=message):
+            check(cube(1.0), [X], jvp=lambda inputs, tangents: tangent)
+
+
 def largest(x):
     return x.max(), lambda dy: dy * (np.arange(x.size) == x.argmax())
 

@@ -185,6 +185,23 @@ class Function:
         of_one = len(grads) == 1 and trees.branches(grads[0]) is not None
         return isinstance(self.inputs[0], tuple | list) and not of_one
 
+    def tangents(self, leaves: list, moves: list, outputs: tuple) -> tuple:
+        """jvp's tangent of each output, when the leaves move so.  Raises TypeError for another form or shape."""
+        result = self.jvp(self.arguments(leaves), self.arguments(moves))        # type: ignore[misc]
+        parts = result if isinstance(result, tuple) else (result,)
+        if len(parts) != len(outputs):
+            raise TypeError(f"jvp returned {described(result)} for {counted(len(outputs), 'output')}; return a tangent "
+                            f"for each")
+        for j, (part, y) in enumerate(zip(parts, outputs, strict=True)):
+            of = f"output {j}" if len(outputs) > 1 else "y"
+            if part is None or isinstance(part, tuple | list | dict):
+                raise TypeError(f"jvp returned {described(part)} as the tangent of {of}; return an array of its shape, "
+                                f"{y.shape}")
+            if np.shape(part) != y.shape:
+                raise TypeError(f"jvp returned a tangent of shape {np.shape(part)} for {of}, which has {y.shape}; "
+                                f"return one of the same shape")
+        return tuple(map(np.asarray, parts))
+
     def filled(self, dy: Any, first: Any, leaves: list) -> list:
         """The gradients from a backward that fills arrays `out`, or adds to them."""
         blank = [np.zeros_like(x) if is_float(x) else None for x in leaves]

@@ -170,8 +170,8 @@ def forward(function: Function, options: dict) -> Report:
         def slope(place, index, dys):
             tangents = [np.zeros_like(x) for x in leaves]
             tangents[place][index] = 1
-            moved = function.jvp(function.arguments(list(leaves)), function.arguments(tangents))    # type: ignore[misc]
-            return sum(np.sum(d * m) for d, m in zip(dys, moved if isinstance(moved, tuple) else (moved,), strict=True))
+            moved = function.tangents(list(leaves), tangents, outputs)
+            return sum(np.sum(d * m) for d, m in zip(dys, moved, strict=True))
 
         def back(dy):
             dys = (dy,) if single else dy

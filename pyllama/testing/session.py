@@ -265,8 +265,8 @@ class Session:
         point = self.given
         if "order" in self.options.methods and not judge.has_kink(case):
             self.add(key, Found(point, judge.by_order(case), case))
-        if jvp := self.function.jvp:
-            self.add(key, Found(point, judge.by_jvp(case, lambda place, v: self.tangent(jvp, place, v)), case))
+        if self.function.jvp:
+            self.add(key, Found(point, judge.by_jvp(case, self.tangent), case))
         which = self.sample(case, judge.ENTRIES)
         if self.options.plain:
             verdict, index = judge.by_plain_differences(case, which, *self.options.plain)
@@ -337,12 +337,11 @@ class Session:
         numbers = self.rng("entries", case.place).choice(size, most, replace=False) if size > most else range(size)
         return [judge.index_of(number, case.x) for number in sorted(numbers)]
 
-    def tangent(self, jvp: Callable, place: int, v: np.ndarray) -> np.ndarray:
+    def tangent(self, place: int, v: np.ndarray) -> np.ndarray:
         """J v [M] by the user's jvp."""
         leaves = self.start
-        zeros = [v if i == place else x if x is None else np.zeros(x.shape) for i, x in enumerate(leaves)]
-        tangent = jvp(self.function.arguments(leaves), self.function.arguments(zeros))
-        return passes.flat(tangent)
+        moves = [v if i == place else x if x is None else np.zeros(x.shape) for i, x in enumerate(leaves)]
+        return passes.flat(self.function.tangents(leaves, moves, self.values[GIVEN].outputs))
 
     # --- contracts ----------------------------------------------------------------------------------------------------
 
