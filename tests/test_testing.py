@@ -1,4 +1,6 @@
 """The gradient checker: its problems follow the shape lines; it rejects wrong gradients and accepts correct ones."""
+import re
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from pyllama.op import OPS, Op, between
 from pyllama.ops import add_rms_norm, rms_norm
 from pyllama.shapes import signature
 from pyllama.testing import check, gradcheck, problem
-from pyllama.testing.ops import most_telling
+from pyllama.testing.ops import OpFunction, OpSession, most_telling, smaller
 from pyllama.testing.passes import Faults
 from pyllama.testing.problems import choose_by
 from pyllama.testing.report import Pair, Report, Verdict
@@ -212,6 +214,31 @@ class Stub:
                                                  ((Stub(), Stub()), ())])
 def test_of_wrong_problems_one_whose_cause_is_named_is_reported(problems, shown):
     assert most_telling([*problems], Faults()).pairs[0].diagnoses == shown
+
+
+@pytest.mark.usefixtures("unregistered")
+@pytest.mark.parametrize(("most", "size"), [(5, range(12, 126)), (6, range(257, 20_000))])
+def test_a_mistake_is_explained_in_few_numbers_if_it_is_there(most, size):
+    """Here it is there in any array, or only where an axis is longer than those of small problems."""
+    def backward(dy, x):
+        return dy * (2 if most == 5 or max(x.shape, default=0) >= most else 1),
+
+    function = OpFunction(Op(ONE, lambda x: (np.array(x), (x,)), backward), [np.ones((65, 8))], {})
+    session = OpSession(function, 0, 0)
+    session.run()
+    explained = smaller(session)
+    assert explained.wrong
+    assert explained.size in size
+
+
+@pytest.mark.usefixtures("unregistered")
+def test_check_explains_a_large_problem_in_few_numbers():
+    """The seed draws an array of [5 1030 3]."""
+    double = Op(ONE, lambda x: (np.array(x), ()), lambda dy: (2 * dy,))
+    (x,), _, _ = problem(double, choose_by(np.random.default_rng(6)))
+    assert x.size > 1000
+    cause, = check(double, seed=6, problems=1).pairs[-1].diagnoses
+    assert int(re.search(r"at all (\d+) entries", cause)[1]) <= 125
 
 
 @pytest.mark.parametrize("op", ["rms_norm", np.tanh, None])

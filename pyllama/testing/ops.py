@@ -2,7 +2,7 @@
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from pyllama.testing.methods.compare import inner, norm
 from pyllama.testing.methods.judge import Case
 from pyllama.testing.methods.slopes import WIDTHS
 from pyllama.testing.points import Point
-from pyllama.testing.problems import MOST, choose_by, problem
+from pyllama.testing.problems import MOST, Problem, Small, choose_by, problem
 from pyllama.testing.report import Report, Verdict
 from pyllama.testing.session import Found, Options, Session
 from pyllama.testing.trees import is_float
@@ -22,6 +22,7 @@ from pyllama.testing.trees import is_float
 FEW = 4                                     # roundings of numbers of size one that may be left of terms that cancel
 EXPLAINED = 4                               # wrong problems whose cause is looked for
 SPEAKING = 12                               # numbers: a problem of one row and one column looks right in many ways
+LARGE, REDRAWN = 256, 20                    # numbers above which a wrong problem is drawn again, smaller, so many times
 
 # Where an op may be defined if it is not everywhere: maps of standard normal numbers.
 DOMAINS = (lambda x: x, np.abs, np.tanh, lambda x: (1 + np.tanh(x)) / 2, lambda x: 1 + np.abs(x))
@@ -33,6 +34,7 @@ class OpFunction(Function):
     def __init__(self, op: Op, inputs: list, options: dict[str, Any]):
         names = [x.name for x in op.inputs[:len(inputs)]]
         super().__init__(lambda *arrays: op(*arrays, **options), inputs, names=names)
+        self.op, self.options = op, options
         self.output_names = [y.name for y in op.outputs]
         self.name, self.reference = op.name, lambda *arrays: op.forward(*arrays, **options)[0]
         self.original = functools.partial(op if op.has_kernels else op.forward, **options)
@@ -50,9 +52,12 @@ class OpSession(Session):
     as of the loss of a single class, whose gradient is zero.
     """
 
-    def __init__(self, function: Function, seed: int, number: int, problems: int = 1):
+    function: OpFunction
+
+    def __init__(self, function: OpFunction, seed: int, number: int, problems: int = 1):
         super().__init__(function, seed, Options(fast_mode=True, methods=("complex step", "differences")))
         self.number, self.problems = number, problems
+        self.size = sum(x.size for x in function.leaves if x is not None)
 
     def add(self, key: tuple[str, str], found: Found) -> None:
         if found.verdict.status != "passed" and (verdict := zero(found.case)):
@@ -66,10 +71,14 @@ class OpSession(Session):
         return f"check({self.function.name}, seed={self.seed}, problems={self.problems})"
 
     @property
+    def has_wrong_gradient(self) -> bool:
+        """Is a gradient wrong?  A fault of the passes alone may not show in one."""
+        return any(found.rank[0] for judged in self.found.values() for found in judged)
+
+    @property
     def rank(self) -> tuple:
         """The higher, the worse; of wrong problems a small one, because it says most about the cause."""
-        size = sum(x.size for x in self.function.leaves if x is not None)
-        size = size if size >= SPEAKING else MOST * SPEAKING // max(size, 1)
+        size = self.size if self.size >= SPEAKING else MOST * SPEAKING // max(self.size, 1)
         severity = max((found.rank for judged in self.found.values() for found in judged), default=(False,))
         return self.wrong, -size if self.wrong else 0, severity
 
@@ -111,23 +120,48 @@ def check(op: Op, seed: int = 0, problems: int = 50) -> Report:
     rng, faults = np.random.default_rng(seed), passes.Faults()
     worst: list[OpSession] = []
     for number in range(problems):
-        drawn, options, _ = problem(op, choose_by(rng))
-        inputs = inside(op, drawn, options)
-        if inputs is None and any(x is not None and x.size == 0 for x in drawn):
-            continue                                            # such as the mean of no numbers
-        if not any(map(is_float, drawn)):
+        function = drawn(op, problem(op, choose_by(rng)))
+        if function is None:
             continue
-        session = OpSession(OpFunction(op, inputs or drawn, options), seed, number, problems)
+        session = OpSession(function, seed, number, problems)
         session.run()
         faults |= session.faults
         worst = sorted([*worst, session], key=lambda one: one.rank, reverse=True)[:EXPLAINED]
     if not worst:
         raise ValueError(f"{op.name} cannot be checked: none of its {problems} random problems has a floating input "
                          f"and is defined; check it with gradcheck and inputs of your own")
-    return most_telling(worst, faults)
+    return most_telling(map(smaller, worst), faults)
 
 
-def most_telling(worst: list[OpSession], faults: passes.Faults) -> Report:
+def drawn(op: Op, one: Problem) -> OpFunction | None:
+    """The call of a problem at inputs where forward is defined; None if no gradient can be checked there."""
+    inputs = inside(op, one.inputs, one.options)
+    if inputs is None and any(x is not None and x.size == 0 for x in one.inputs):
+        return None                                             # such as the mean of no numbers
+    return OpFunction(op, inputs or one.inputs, one.options) if any(map(is_float, one.inputs)) else None
+
+
+def smaller(session: OpSession) -> OpSession:
+    """A session of few numbers that has a wrong gradient with the same options; the given one if there is none.
+
+    Each entry costs a few calls to measure, and what a reader should see is easier to see in few.
+    """
+    op, options = session.function.op, session.function.options
+    choose = choose_by(session.rng("smaller", session.number))
+    for _ in range(REDRAWN if session.has_wrong_gradient and session.size > LARGE else 0):
+        function = drawn(op, problem(op, choose, sizes=Small(choose), options=options))
+        if function is None:
+            continue
+        other = OpSession(function, session.seed, session.number, session.problems)
+        if SPEAKING <= other.size < session.size:
+            with contextlib.suppress(Exception):                # what fails here is not the problem that was asked for
+                other.run()
+            if other.has_wrong_gradient:
+                return other
+    return session
+
+
+def most_telling(worst: Iterable[OpSession], faults: passes.Faults) -> Report:
     """The report of the first problem, or of the first wrong one whose cause is named."""
     first: Report | None = None
     for session in worst:

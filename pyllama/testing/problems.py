@@ -84,6 +84,13 @@ class Sizes(dict):
         return tuple(out)
 
 
+class Small(Sizes):
+    """Sizes of which each is at most 5, and none is 0."""
+
+    def candidates(self, axis):
+        return [1, 2, 3] if axis == "R" else SMALL
+
+
 class Large(Sizes):
     """Sizes that make kernels use several threads."""
 
@@ -102,12 +109,14 @@ def large(op: Op, choose) -> Large:
             return sizes
 
 
-def problem(op: Op, choose, dtype: str = "float64", sizes: Sizes | None = None) -> Problem:
+def problem(op: Op, choose, dtype: str = "float64", sizes: Sizes | None = None,
+            options: dict[str, Any] | None = None) -> Problem:
     """Draw a random call of op.
 
     choose   picks options, sizes and the seed of the numbers: see choose_by()
     dtype    of the floating inputs and of dy, "float64" or "float32"
     sizes    the sizes of the axes; None: small ones, drawn by choose
+    options  of the op; None: drawn by choose
     returns  Problem(inputs, options, dy)
 
     Floating inputs and dy are standard normal.  That includes the weight of a norm: with ones, errors would be hidden.
@@ -121,7 +130,7 @@ def problem(op: Op, choose, dtype: str = "float64", sizes: Sizes | None = None) 
     (True, True)
     """
     sizes = Sizes(choose) if sizes is None else sizes
-    options = {name: choose(values) for name, values in op.options.items()}
+    options = {name: choose(values) for name, values in op.options.items()} if options is None else options
     rng = np.random.default_rng(choose(between(0, 2 ** 32)))
     shapes = [sizes.shape(wanted.axes) if not wanted.optional or choose([True, False]) else None
               for wanted in op.inputs]
