@@ -50,7 +50,7 @@ class Derivation:
     sizes       axis -> its length for symbols; for numbers it may be one more
     implicit    axes that the formulas leave out
     integers    name -> the axis whose indices these integers are
-    constants   name -> the option of the op that it stands for; "" if it is not an option.  Positive numbers
+    constants   name -> the option of the op that it stands for; "" if it is not an option.  Between 0 and 1
     options     of the op, for this case; formulas may name those that are numbers
     loss        output -> the name of its upstream gradient; {}: those of the op
     gradients   name -> what it is the gradient of, where its name does not say it

@@ -22,7 +22,8 @@ class Numeric:
         return self.rng.choice([-1.0, 1.0], shape) * self.rng.uniform(0.3, 1.5, shape)
 
     def positive(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return self.rng.uniform(0.3, 1.5, shape)
+        """Below 1, so that they may be shares, as momentum and smoothing are."""
+        return self.rng.uniform(0.3, 0.95, shape)
 
     def number(self, value: Any) -> Any:
         return float(value)

@@ -116,9 +116,9 @@ class Run:
         for name, value in (one.code(names) if one.code else self.passes(names)).items():
             if name not in names:
                 return f"the derivation does not define {name}, which the code computes"
-            formula, size = names[name], max(1.0, np.abs(value).max(initial=0))
-            if formula.shape != value.shape:
-                return f"{name} has shape {value.shape} in the code, {formula.shape} in the derivation"
+            formula, size = names[name], max(1.0, np.max(np.abs(value), initial=0))
+            if formula.shape != np.shape(value):
+                return f"{name} has shape {np.shape(value)} in the code, {formula.shape} in the derivation"
             if not (np.abs(formula - value) <= EXACT * size).all():
                 return f"{name} is not the same in the code and in the derivation"
         return ""
