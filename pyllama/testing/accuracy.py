@@ -2,9 +2,8 @@
 import numpy as np
 
 from pyllama import backend
-from pyllama.testing.methods.precision import in_float64
-from pyllama.testing.passes import is_float
 from pyllama.testing.problems import packed
+from pyllama.testing.trees import in_float64, is_float
 
 F32 = np.finfo("float32")
 TIMES = 16                          # enough for another order of summation and an exponential with 2 ulp

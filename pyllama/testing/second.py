@@ -23,7 +23,7 @@ from pyllama.testing.function import gradcheck, require_time, seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import direction
 from pyllama.testing.report import GradcheckError, Method, Pair, Report, Verdict
-from pyllama.testing.trees import is_float
+from pyllama.testing.trees import in_precision, is_float
 
 ATTEMPTS = 10                               # the inputs, and neighbors of these if there is a kink
 ASIDE = 1e-2                                # how far those are, relative to the inputs
@@ -269,7 +269,7 @@ def numbered(name: str, count: int) -> list[str]:
 def symmetric(function: Function, grad_outputs: Any, seed: int) -> Report:
     """Is the Jacobian of back symmetric?  For each two inputs, along two random directions."""
     rng, faults = np.random.default_rng(seed), passes.Faults()
-    start = in_float64(function)
+    start, _ = in_precision(function, function.leaves)
     if not any(map(is_float, start)):
         raise TypeError("no input is floating, so there is no gradient to check; convert one, such as x.astype(float)")
     outputs, back = passes.forward(function, start, faults)
@@ -288,16 +288,6 @@ def symmetric(function: Function, grad_outputs: Any, seed: int) -> Report:
         pairs.append(Pair(function.names[j], f"gradient of {function.names[i]}", (verdict,)))
     pairs.sort(key=lambda pair: (pair.wrong, pair.worst.severity))
     return Report(function.name, tuple(pairs), tuple(faults.values()), (SYMMETRY, *function.notes), seed=seed)
-
-
-def in_float64(function: Function) -> list:
-    """The leaves in float64, or as given if the function refuses that."""
-    wide = [x.astype(np.float64) if x is not None and is_float(x) else x for x in function.leaves]
-    try:
-        function([x if x is None else x.copy() for x in wide])
-    except Exception:
-        return function.leaves
-    return wide
 
 
 def exchanged(function: Function, leaves: list, dys: list, places: tuple[int, int],

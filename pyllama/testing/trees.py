@@ -4,7 +4,7 @@ A leaf that is a Python or NumPy number is computed with as a 0-d array, and han
 """
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,21 @@ import numpy as np
 def is_float(x: Any) -> bool:
     """Is x an array of floating numbers?  bfloat16 is one, though its kind is not "f"."""
     return isinstance(x, np.ndarray | np.generic) and (x.dtype.kind == "f" or "float" in x.dtype.name)
+
+
+def in_float64(arrays: Iterable, dtype: Any = np.float64) -> list:
+    """The floating arrays in float64 or another precision, the others as they are."""
+    return [np.asarray(a, dtype) if is_float(a) else a for a in arrays]
+
+
+def in_precision(function: Callable, arrays: list, dtype: Any = np.float64) -> tuple[list, Exception | None]:
+    """(the arrays in float64 or another precision, None); (as given, why not) if the function refuses that."""
+    wide = in_float64(arrays, dtype)
+    try:
+        function([x if x is None else x.copy() for x in wide])
+    except Exception as error:
+        return arrays, error
+    return wide, None
 
 
 def branches(tree: Any) -> list[tuple[str, Any]] | None:

@@ -18,9 +18,8 @@ import numpy as np
 
 from pyllama import backend
 from pyllama.op import Op
-from pyllama.testing.accuracy import in_float64
 from pyllama.testing.problems import packed
-from pyllama.testing.trees import is_float
+from pyllama.testing.trees import in_float64, is_float
 from pyllama.testing.verify.adapter import Adapter
 from pyllama.testing.verify.calls import RandomCalls
 from pyllama.testing.verify.counterexample import Call

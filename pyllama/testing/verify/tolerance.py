@@ -15,9 +15,9 @@ import numpy as np
 
 from pyllama import backend
 from pyllama.op import Op
-from pyllama.testing.accuracy import F32, TIMES, in_float32, in_float64, results
+from pyllama.testing.accuracy import F32, TIMES, in_float32, results
 from pyllama.testing.problems import packed
-from pyllama.testing.trees import is_float
+from pyllama.testing.trees import in_float64, is_float
 
 NEIGHBORS = 4                                       # of the inputs, at which the loss is measured
 F64 = np.finfo("float64")
