@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.testing import passes, points
+from pyllama.testing import low, passes, points
 from pyllama.testing.calls import Function, OutOfTime
 from pyllama.testing.methods import judge
 from pyllama.testing.methods.compare import direction
 from pyllama.testing.methods.judge import Case, Values
-from pyllama.testing.named import cause, reason
+from pyllama.testing.named import reason
 from pyllama.testing.points import GIVEN, Point
 from pyllama.testing.report import Report, Verdict
 from pyllama.testing.report.explain import explained
@@ -21,8 +21,6 @@ from pyllama.testing.trees import is_float
 BESIDE = 10                                 # points beside the given one, if a gradient is judged nowhere
 ASIDE = 1e-2                                # how far those are, relative to the inputs
 EXTRA = 2.0                                 # seconds: who has a wrong gradient can wait for the reason
-REFUSALS = TypeError, ValueError, AssertionError        # in which a function says that it is not for a precision
-LEFT_OUT = "was left out"
 METHODS = ("complex step", "differences", "order", "dot product", "rounding")
 
 
@@ -83,7 +81,10 @@ class Session:
             raise TypeError("no input is floating, so there is no gradient to check; convert one, such as "
                             "x.astype(float)")
         self.precisions = frozenset(function.leaves[i].dtype for i in self.floats)            # type: ignore[union-attr]
-        self.start = self.in_precision()
+        self.eps = max(map(passes.eps_of, self.precisions))
+        self.wide: type = np.float64                            # the precision beside which a lower one is judged
+        self.alone = False                                      # is it float16 or bfloat16, and func refuses float32?
+        self.start = low.start(self)
 
     @property
     def outputs(self) -> list[str]:
@@ -108,21 +109,6 @@ class Session:
     def note(self, sentence: str) -> None:
         self.notes[sentence] = None
 
-    def in_precision(self) -> list:
-        """The leaves in float64, or as given if func accepts only these."""
-        given = self.function.leaves
-        if self.precisions == {np.dtype(np.float64)}:
-            return given
-        wide = [x.astype(np.float64) if x is not None and is_float(x) else x for x in given]
-        try:
-            self.function([x if x is None else x.copy() for x in wide])
-        except Exception as error:
-            names = ", ".join(sorted(dtype.name for dtype in self.precisions))
-            self.note(f"{self.function.name} was checked in {names} alone, whose rounding hides mistakes, because it "
-                      f"refuses float64: {reason(error)}")
-            return given
-        return wide
-
     def run(self) -> None:
         """Judge every gradient at every point."""
         self.given = Point(GIVEN, self.start)
@@ -136,12 +122,16 @@ class Session:
                 self.in_depth(key, case)
             except OutOfTime:
                 self.skipped.append(f"some entries of {key[0]}, or the order")
-        self.in_low_precision(cases)
+        for point, key, verdict in low.roundings(self):
+            if key in cases:
+                self.add(key, Found(point, verdict, cases[key]))
         for k in range(BESIDE):
             if all(map(self.judged, self.found)):
                 break
             rng = self.rng("beside", k)
             self.visit(Point(f"beside the inputs ({k + 1})", [aside(x, rng) for x in self.start]))
+        if self.alone:
+            low.note_what_is_hidden(self)
 
     def report(self) -> Report:
         """What was found; of a wrong gradient also why."""
@@ -182,7 +172,7 @@ class Session:
         cases: dict[tuple[str, str], Case] = {}
         for j, name in enumerate(self.outputs):
             if is_float(outputs[j]):
-                found = self.cases(point, back, alone(j, drawn), values, self.faults, again=first)
+                found = self.cases(point, back, low.alone(j, drawn), values, self.faults, again=first)
                 cases |= {(self.function.names[i], name): case for i, case in found}
         for key, case in cases.items():
             self.judge(key, case, point)
@@ -195,8 +185,7 @@ class Session:
         base = point.base or point.name
         values = self.values.setdefault(base, Values(self.function, point.leaves, outputs,
                                                      lambda place: self.rng("v", base, place)))
-        eps = max(map(passes.eps_of, self.precisions))
-        if any(passes.differ(a, b, eps) for a, b in zip(values.outputs, outputs, strict=True)) \
+        if any(passes.differ(a, b, self.eps) for a, b in zip(values.outputs, outputs, strict=True)) \
                 and not values.rounding_explains(outputs):
             self.faults.add("layout", f"{self.function.name} returns another y for {point.name}: it reads memory as if "
                                       f"it were contiguous; use the strides, or copy", point.name)
@@ -229,19 +218,21 @@ class Session:
         unseen = passes.Faults()
         outputs, back = passes.forward(self.function, point.arranged(leaves), unseen)
         values = Values(self.function, leaves, outputs, np.random.default_rng)
-        return dict(self.cases(point, back, alone(output, self.drawn(outputs, point)), values, unseen))[place]
+        return dict(self.cases(point, back, low.alone(output, self.drawn(outputs, point)), values, unseen))[place]
 
     # --- verdicts -----------------------------------------------------------------------------------------------------
 
     def add(self, key: tuple[str, str], found: Found) -> None:
         if found.verdict.method in self.options.methods:
-            if found.verdict.method in ("complex step", "differences", "order"):
+            if found.verdict.method in ("complex step", "differences", "order") and not self.alone:
                 found = found._replace(verdict=judge.beside_one(found.case, found.verdict, found.entry))
             self.found.setdefault(key, []).append(found)
 
     def judge(self, key: tuple[str, str], case: Case, point: Point) -> None:
         """Judge a case along a random direction."""
         self.found.setdefault(key, [])
+        if self.alone:
+            return self.add(key, Found(point, low.by_integral(self, case, point), case))
         compared, confirmed = judge.in_time(case, self.deadline)
         if not confirmed:
             self.skipped.append(f"the differences that confirm the complex step of {key[0]}")
@@ -263,7 +254,7 @@ class Session:
     def in_depth(self, key: tuple[str, str], case: Case) -> None:
         """The methods that are used at the given point alone."""
         point = self.given
-        if "order" in self.options.methods and not judge.has_kink(case):
+        if "order" in self.options.methods and not self.alone and not judge.has_kink(case):
             self.add(key, Found(point, judge.by_order(case), case))
         if self.function.jvp:
             self.add(key, Found(point, judge.by_jvp(case, self.tangent), case))
@@ -279,57 +270,13 @@ class Session:
         """Judge some entries, each for itself, unless the gradient is wrong anyway."""
         if any(found.verdict.status == "wrong" for found in self.found[key]):
             return
+        if self.alone:
+            return self.add(key, Found(self.given, low.by_integral(self, case, self.given, low.ENTRIES), case))
         verdict, entry, stopped = judge.by_entries(case, which, self.halfway())
         if not (self.options.plain and verdict.method == "differences"):
             self.add(key, Found(self.given, verdict, case, entry))
         if stopped:
             self.skipped.append(f"some entries of {key[0]}")
-
-    def in_low_precision(self, cases: dict[tuple[str, str], Case]) -> None:
-        """Judge the rounding of float32, float16 and bfloat16 inputs, if func accepts float64, too."""
-        low = sorted((dtype.name for dtype in self.precisions if dtype != np.float64), key=str)
-        if not low or self.start is self.function.leaves or "rounding" not in self.options.methods:
-            return
-        point = Point(f"in {low[0]}", self.function.leaves)
-        for j, output in enumerate(self.outputs):
-            try:
-                self.function.require_time()
-                of_y, verdicts = self.roundings(point, j)
-            except OutOfTime:
-                self.skipped.append(f"the rounding of {low[0]} of {output}")
-                return
-            except REFUSALS as error:
-                self.note(f"the point {point.name!r} {LEFT_OUT}: {reason(error)}")
-                return
-            except Exception as error:
-                self.faults.add(f"fails {point.name}", f"{self.function.name} raised {cause(error)} {point.name}, but "
-                                                       f"not in float64; fix that, or refuse it with a TypeError")
-                return
-            if of_y.status == "wrong":
-                self.faults.add("loses digits", f"{output} loses digits in {low[0]}: {of_y.why}", output)
-            elif of_y.status == "undecided":
-                self.note(f"{output} may lose digits in {low[0]}: {of_y.why}")
-            for i, verdict in verdicts.items():
-                key = self.function.names[i], output
-                if key in cases:
-                    self.add(key, Found(point, verdict, cases[key]))
-
-    def roundings(self, point: Point, j: int) -> tuple[Verdict, dict[int, Verdict]]:
-        """The verdicts on the rounding of one output and, {i: verdict}, of its gradient with respect to leaf i."""
-        from pyllama.testing.methods import precision
-        faults, precisions = self.faults, self.precisions
-
-        def run(leaves, dys):
-            outputs, back = passes.forward(self.function, leaves, faults)
-            dys = tuple(d.astype(a.dtype) for d, a in zip(dys, outputs, strict=True))
-            return outputs, passes.gradients(self.function, back, dys, outputs, leaves, precisions, faults)
-
-        outputs, _ = passes.forward(self.function, point.leaves, faults)
-        dys = alone(j, self.drawn(outputs, point))
-        _, grads = run(point.leaves, dys)
-        verdicts = precision.check(run, point.leaves, dys, self.seed)
-        leaves = [i for i, dx in enumerate(grads) if dx is not None]
-        return verdicts[j], dict(zip(leaves, verdicts[len(outputs):], strict=True))
 
     def sample(self, case: Case, most: int) -> list:
         """The indices of all entries of the leaf, or of so many drawn at random."""
@@ -360,9 +307,10 @@ class Session:
         if len(drawn) == 1:
             return
         for i, case in self.cases(self.given, back, drawn, values, passes.Faults()):
-            compared, _ = judge.in_time(case, self.deadline)
+            wrong = low.by_integral(self, case, self.given).status == "wrong" if self.alone else \
+                (compared := judge.in_time(case, self.deadline)[0]) is not None and compared.wrong
             alone_wrong = any(found.rank[0] for key in self.found if key[0] == names[i] for found in self.found[key])
-            if compared and compared.wrong and not alone_wrong:
+            if wrong and not alone_wrong:
                 self.faults.add("outputs not added", f"the gradient of {names[i]} is right for each output alone, but "
                                                      f"not for all together; add up what each contributes", names[i])
 
@@ -373,11 +321,6 @@ class Session:
     def replay(self) -> str:
         options = [f"{name}={value!r}" for name, value in self.keywords().items()]
         return f"gradcheck({', '.join([self.function.name, 'inputs', *options, f'seed={self.seed}'])})"
-
-
-def alone(number: int, dys: tuple) -> tuple:
-    """The dy of one output, and zeros for the others."""
-    return tuple(d if k == number else np.zeros_like(d) for k, d in enumerate(dys))
 
 
 def aside(x: Any, rng: np.random.Generator) -> Any:

@@ -22,12 +22,12 @@ from pyllama import shapes
 from pyllama.errors import counted
 from pyllama.testing.calls import name_of
 from pyllama.testing.function import gradcheck, require_time, seed_or_new
+from pyllama.testing.low import LEFT_OUT, REFUSALS
 from pyllama.testing.named import cause, line_in
 from pyllama.testing.ops import inside
 from pyllama.testing.problems import choose_by, problem
 from pyllama.testing.promised import broken
 from pyllama.testing.report import Report
-from pyllama.testing.session import LEFT_OUT, REFUSALS
 from pyllama.testing.trees import is_float
 
 REFUSED = f"the point 'in float32' {LEFT_OUT}"                   # how the note begins

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.testing.report import Verdict
-from pyllama.testing.trees import is_float
+from pyllama.testing.trees import in_float64, is_float
 
 NEIGHBORS = 8                       # their mean square is below 1/25 of its expectation with probability 3e-5
 CHAIN = 16                          # √k for a chain of 256 operations
@@ -50,17 +50,14 @@ def finfo(dtype: np.dtype) -> Any:
     return ml_dtypes.finfo(dtype)
 
 
-def in_float64(arrays: Sequence[Any]) -> list:
-    """The floating arrays in float64, the others as they are."""
-    return [np.asarray(a, np.float64) if is_float(a) else a for a in arrays]
-
-
-def check(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], seed: int = 0) -> list[Verdict]:
+def check(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], seed: int = 0,
+          wide: type = np.float64) -> list[Verdict]:
     """A verdict for each output and each gradient, in this order, without the None of integer inputs.
 
     run      run(inputs, dys) -> (outputs, gradients): both passes, in whatever precision these have
     inputs   arrays in low precision, integers, None
     dys      an array for each output, in the precision of the output
+    wide     the precision to compare with, float32 if run refuses float64
 
     Compares run on these arrays with run on the same numbers in float64.  Raises what run raises.
 
@@ -75,7 +72,7 @@ def check(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], seed: int = 
     """
     dtype = max((a.dtype for a in inputs if is_float(a)), key=lambda dtype: float(finfo(dtype).eps))
     got = listed(run(list(inputs), list(dys)))
-    found = bounds(run, inputs, dys, float(finfo(dtype).eps), seed)
+    found = bounds(run, inputs, dys, float(finfo(dtype).eps), seed, wide)
     return [verdict(value, bound, dtype) for value, bound in zip(got, found, strict=True)]
 
 
@@ -85,10 +82,11 @@ def listed(results: tuple) -> list[np.ndarray]:
     return in_float64([np.asarray(a) for a in (*outputs, *gradients) if a is not None])
 
 
-def bounds(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], eps: float, seed: int = 0) -> list[Bound]:
+def bounds(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], eps: float, seed: int = 0,
+           wide: type = np.float64) -> list[Bound]:
     """The Bound of each output and gradient of run, as in check(), for a precision of eps."""
     rng, count = np.random.default_rng(seed), len(inputs)
-    arrays = in_float64([*inputs, *map(np.asarray, dys)])
+    arrays = in_float64([*inputs, *map(np.asarray, dys)], wide)
     floats = [i for i, a in enumerate(arrays) if is_float(a) and a.size]
 
     def results(arrays) -> list[np.ndarray]:
@@ -96,7 +94,7 @@ def bounds(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], eps: float,
             return listed(run(arrays[:count], arrays[count:]))
 
     def near(a):
-        return np.asarray(a * (1 + eps * rng.choice([-1.0, 1.0], a.shape))) if is_float(a) else a
+        return np.asarray(a * (1 + eps * rng.choice([-1.0, 1.0], a.shape)), a.dtype) if is_float(a) else a
 
     exact = results(arrays)
     changes = [[np.square(b - a) for a, b in zip(exact, results(list(map(near, arrays))), strict=True)]
