@@ -137,6 +137,31 @@ def test_a_loss_that_is_not_holomorphic_is_checked_by_differences():
     assert not check_partials(f(1.001), {"w": np.array([1.0, -2.0])}, seed=0)
 
 
+@pytest.mark.parametrize(("slope", "status"), [(0.0, "passed"), (0.4, "passed"), (1.0, "passed"), (1.01, "wrong"),
+                                               (-0.01, "wrong"), (2.0, "wrong")])
+@pytest.mark.parametrize("size", [1, 3])
+def test_every_subgradient_is_right_at_a_kink_and_nothing_else(slope, status, size):
+    def f(p):
+        w = p["w"]
+        return np.maximum(w, 0).sum(), lambda dy: {"w": dy * np.where(w == 0, slope, w > 0)}
+
+    for seed in range(5):
+        report = check_partials(f, {"w": np.append(np.zeros(size), [1.0, -2.0])}, seed=seed)
+        assert report.pairs[0].worst.status == status, str(report)
+        assert bool(report) == (status == "passed")
+
+
+def test_at_a_kink_the_entry_that_is_wrong_is_named():
+    """A slope of 2 at the kink of entry 1, which is right at that of entry 0."""
+    def f(p):
+        w = p["w"]
+        return np.abs(w).sum(), lambda dy: {"w": dy * np.array([0.5, 2.0, 1.0, 1.0])}
+
+    report = check_partials(f, {"w": np.array([0.0, 0.0, 3.0, 4.0])}, seed=0)
+    assert not report
+    assert report.pairs[0].index == (1,)
+
+
 def test_a_budget_names_what_it_left_out():
     report = check_partials(right, P, seed=0, budget=1e-9)
     assert report.skipped == ("a.w", "b.0")

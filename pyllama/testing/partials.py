@@ -18,7 +18,7 @@ from pyllama.testing.diagnosis import Evidence, diagnose
 from pyllama.testing.function import require_time, seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import ROUNDED, direction
-from pyllama.testing.methods.judge import Case, Line, Values, by_direction, verdict_of
+from pyllama.testing.methods.judge import NOISE, Case, Line, Values, by_direction, by_subgradients, has_kink, verdict_of
 from pyllama.testing.methods.slopes import EXACT
 from pyllama.testing.report import Pair, Report, Verdict
 from pyllama.testing.trees import is_float
@@ -61,8 +61,9 @@ def check_partials(f: Any, *arguments: Any, entries: int = 4, seed: int | None =
     name, loss, p = as_function(f, arguments, options)
     seed = seed_or_new(seed)
     require_time(budget)
-    function = Function(all_complex(loss), [in_float64(loss, p)])
+    function = Function(all_complex(loss), [p])
     function.name = name
+    function.leaves, _ = trees.in_precision(function, function.leaves)
     table = Table(function, seed, budget)
     pairs = table.pairs(entries)
     pairs.sort(key=lambda pair: (pair.wrong, pair.worst.severity), reverse=True)
@@ -95,16 +96,6 @@ def with_dy(result: Any) -> Any:
     if inspect.signature(back).parameters:
         return value, back
     return value, lambda dy: trees.mapped(lambda dx: None if dx is None else dy * dx, back())
-
-
-def in_float64(loss: Callable, p: Any) -> Any:
-    """The parameters in float64, or as given if the loss refuses these."""
-    wide = trees.mapped(lambda x: x.astype(np.float64) if is_float(x) else x, p)
-    try:
-        loss(wide)
-    except Exception:
-        return p
-    return wide
 
 
 def all_complex(loss: Callable) -> Callable:
@@ -144,21 +135,24 @@ class Table:
 
     def pairs(self, entries: int) -> list[Pair]:
         """A row for each parameter that has a gradient."""
-        along = {i: self.along(i, direction(self.leaves[i], np.random.default_rng([self.seed, i])))
+        along = {i: self.along(i, direction(self.leaves[i], rng := np.random.default_rng([self.seed, i])), rng)
                  for i, dx in enumerate(self.grads) if dx is not None}
         return [self.row(i, verdict, entries) for i, verdict in along.items()]
 
-    def along(self, i: int, v: np.ndarray) -> Verdict:
-        """The verdict along a direction of parameter i."""
+    def along(self, i: int, v: np.ndarray, rng: np.random.Generator | None = None) -> Verdict:
+        """The verdict along a direction of parameter i; at a kink along others, too, if they can be drawn."""
         if self.late():
             self.skipped.append(self.names[i])
             return Verdict("differences", "undecided", why="the budget left no time for it")
         line = Line(self.function, self.leaves, i, v, 1)
         values = Values(self.function, self.leaves, self.outputs, np.random.default_rng)
+        values.lines[i] = line
         case = Case(values, i, self.grads[i], (self.dy,), lambda leaves, _: self.gradients(leaves)[i])
         if compared := by_direction(case, line):
             return verdict_of(compared)
-        return Verdict("differences", "undecided", why="the loss has a kink there, or its noise hides it")
+        if has_kink(case):
+            return by_subgradients(case, rng)
+        return Verdict("differences", "undecided", why=NOISE)
 
     def row(self, i: int, along: Verdict, entries: int) -> Pair:
         """The pair of a parameter, with its worst entry."""

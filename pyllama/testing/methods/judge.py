@@ -210,11 +210,11 @@ def has_kink(case: Case) -> bool:
         return bool((slopes.slopes(case.values.line(case.place), case.eps, case.largest).kink & (case.dy != 0)).any())
 
 
-def by_subgradients(case: Case, rng: np.random.Generator) -> Verdict:
-    """At a kink: <dx, v> must lie between the slopes of both sides, along each of several directions v."""
+def by_subgradients(case: Case, rng: np.random.Generator | None) -> Verdict:
+    """At a kink: <dx, v> must lie between the slopes of both sides, along several directions v; None: the line's."""
     from pyllama.testing.methods import kinks
     lines = [case.values.line(case.place)]
-    lines += [case.values.along(case.place, v) for v in kinks.directions(case.x, rng)]
+    lines += [case.values.along(case.place, v) for v in (kinks.directions(case.x, rng) if rng else ())]
     verdicts = [kinks.verdict(line, case.dy, inner(case.dx, line.v), case.eps, blur(case.dx, line.v, case.eps),
                               case.largest) for line in lines]
     return max(verdicts, key=rank)
