@@ -1,4 +1,5 @@
 """Run both passes once, and collect the mistakes that are not wrong numbers: a Fault for each."""
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -64,12 +65,22 @@ def forward(function: Function, leaves: list, faults: Faults) -> tuple[tuple, Ca
     """(outputs, back).  Raises TypeError for another form, ValueError if an output is NaN."""
     function.require_time()
     before = copies(leaves)
-    outputs, back = noted(function, f"the call {function.name}(...)", leaves)
+    try:
+        outputs, back = noted(function, f"the call {function.name}(...)", leaves)
+    except RuntimeWarning:                                  # under -W error; of NaN there is more to say
+        with warnings.catch_warnings(action="ignore"):
+            require_numbers(function, function(copies(before))[0])
+        raise
     if restored(before, leaves):
         faults.add("input mutated", f"{function.name} changes its inputs in place; let it work on a copy")
+    require_numbers(function, outputs)
+    return outputs, back
+
+
+def require_numbers(function: Function, outputs: tuple) -> None:
+    """Raise ValueError if an output is NaN."""
     if any(is_float(a) and np.isnan(a).any() for a in outputs):
         raise ValueError(f"{function.name} returned NaN; check it at inputs where it is defined")
-    return outputs, back
 
 
 def gradients(function: Function, back: Callable, dys: tuple, outputs: tuple, leaves: list, precisions: frozenset,
