@@ -186,7 +186,7 @@ def test_wrong_use_is_one_sentence(mine, capsys, words, sentence):
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_run(mine, capsys):
-    sentences = {"none/x.json": "there is no folder none for --json; make it", ".": "--json is ., a folder"}
+    sentences = {"none/x.json": "the folder none of --json does not exist; create it", ".": "--json is ., a folder"}
     for name, sentence in sentences.items():
         code, out, err = call(capsys, "to_check.py:scale", "--json", name)
         assert (code, out) == (2, "")

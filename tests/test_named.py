@@ -56,11 +56,14 @@ def test_a_file_with_the_name_of_an_imported_module_leaves_that_module_alone(tmp
     ("sub/mine_to_find.py:zzz", "mine_to_find has no 'zzz'; its functions are Pair, dataclass, double"),
     ("sub/mine_to_find.py:eps", "sub/mine_to_find.py:eps is a float, not a function; name a function of mine_to_find"),
     ("sub/mine_to_fnd.py:f", "the file sub/mine_to_fnd.py does not exist; did you mean sub/mine_to_find.py?"),
-    ("nowhere/mine.py:f", "the file nowhere/mine.py does not exist; its folder does not exist, either"),
+    ("nowhere/mine.py:f", "the file nowhere/mine.py does not exist; there is no folder nowhere, so check the path"),
     ("no_such_module_here:f", "there is no module 'no_such_module_here'; run in the folder that contains it, or write "
                               "path/file.py:function"),
     ("json.no_such_part:f", "there is no module 'json.no_such_part'; run in the folder that contains it, or write "
                             "path/file.py:function"),
+    ("sub/mine_to_find.py:double.back", "mine_to_find:double is a function, and what it defines exists only while it "
+                                        "runs; define 'back' outside of it, or name mine_to_find:double"),
+    ("math:hypot:f", "'math:hypot:f' has two colons; write module:function or path/file.py:function"),
     (":f", "':f' does not name a function; write module:function or path/file.py:function"),
     ("math:", "'math:' does not name a function; write module:function or path/file.py:function"),
 ])

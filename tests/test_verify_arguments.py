@@ -165,7 +165,7 @@ def test_the_command_takes_options_by_other_names(mine, capsys):
     (["my_kernel.py:norm", "--op", "rms_norm", "--problems", "0"], "problems is 0; it must be at least 1"),
     (["my_kernel.py:norm", "--op", "rms_norm", "--seed", "-1"], "seed is -1; it must be at least 0"),
     (["my_kernel.py:norm", "--op", "rms_norm", "--json", "none/found.json"],
-     "there is no folder none for --json; make it, or name a file in a folder that exists"),
+     "the folder none of --json does not exist; create it, or name another file"),
     (["my_kernel.py:norm"], "verify needs --op (op to compare with); see `pyllama verify --help`"),
 ])
 def test_wrong_use_of_the_command_is_one_sentence(mine, capsys, words, sentence):

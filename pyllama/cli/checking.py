@@ -93,7 +93,7 @@ def require_sound(problems: int, seed: int | None, json: Path | None) -> None:
     if json and json.is_dir():
         raise UserError(f"--json is {json}, a folder; name a file")
     if json and not json.parent.is_dir():
-        raise UserError(f"there is no folder {json.parent} for --json; make it, or name a file in a folder that exists")
+        raise UserError(f"the folder {json.parent} of --json does not exist; create it, or name another file")
 
 
 def check_ops(ops: list[Op], problems: int, seed: int, on: str | None) -> bool:

@@ -8,6 +8,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -52,6 +53,8 @@ def found_in(name: str) -> tuple[ModuleType, Any]:
     where, _, path = name.rpartition(":")
     if not where or not path:
         raise UserError(f"{name!r} does not name a function; write module:function or path/file.py:function")
+    if ":" in where and not Path(where).is_file():
+        raise UserError(f"{name!r} has two colons; write module:function or path/file.py:function")
     module = from_file(Path(where)) if where.endswith(".py") or os.sep in where else from_module(where)
     target: Any = module
     for part in path.split("."):
@@ -151,6 +154,9 @@ def reason(error: BaseException) -> str:
 
 def missing(where: str, target: Any, part: str) -> str:
     """A sentence about an attribute that does not exist."""
+    if inspect.isroutine(target):
+        return (f"{where}:{target.__qualname__} is a function, and what it defines exists only while it runs; define "
+                f"{part!r} outside of it, or name {where}:{target.__qualname__}")
     names = [name for name in dir(target) if not name.startswith("_")]
     close = difflib.get_close_matches(part, names, 1)
     functions = [name for name in names if callable(getattr(target, name, None))]
@@ -163,7 +169,7 @@ def missing(where: str, target: Any, part: str) -> str:
 def alternatives(path: Path) -> str:
     """What the name of a file that does not exist may have meant."""
     if not path.parent.is_dir():
-        return "its folder does not exist, either"
+        return f"there is no folder {path.parent}, so check the path"
     close = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.py")], 1)
     return f"did you mean {path.parent / close[0]}?" if close else "check the spelling"
 
