@@ -49,9 +49,12 @@ class Steps(About):
     """The derivation: equation, badge, reason, the line of the code."""
 
     def nodes(self, name, where):
+        if self.state.document.settings.env.app.builder.name == "gettext":
+            yield from (translated(text, where) for text in pages.said(name))
+            return
         for case, steps in pages.derived(name):
             if case:
-                yield translated(f"With {case}:", where)
+                yield translated(pages.CASE.format(case=case), where)
             listed = nodes.container(classes=["steps"])
             for number, step in enumerate(steps, 1):
                 item = nodes.container(classes=["step"], ids=[f"{name}-{case or 'step'}-{number}"])

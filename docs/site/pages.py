@@ -14,6 +14,7 @@ from pyllama.study.running import CHECKED, DEFINED, EXACTLY, PROVED, Run
 from pyllama.testing import catalogue
 
 CLASSES = {DEFINED: "definition", PROVED: "proved", EXACTLY: "exact", CHECKED: "checked"}
+CASE = "With {case}:"
 OP_PAGE = """# {title}
 
 `{shapes}`
@@ -60,20 +61,29 @@ class Shown(NamedTuple):
 @functools.cache
 def derived(name: str) -> list[tuple[str, list[Shown]]]:
     """(case, steps) of the derivations of this name, run now.  Raises ValueError if a step is wrong."""
-    if name not in derivation.names():
-        return []
-    found = []
-    for one in derivation.load(name)[0]:
-        run, shown = Run(one), []
-        for outcome in run.steps():
-            if outcome.wrong:
-                raise ValueError(f"{name}: {outcome.step.line}: {outcome.wrong}")
-            shown.append(Shown(outcome.step.line, outcome.step.why, outcome.step.code, outcome.kind,
-                               CLASSES[outcome.kind]))
-        if differs := run.code():
-            raise ValueError(f"{name}: {differs}")
-        found.append((one.case, shown))
-    return found
+    return [(one.case, steps_of(name, one)) for one in (derivation.load(name)[0] if has(name) else [])]
+
+
+def has(name: str) -> bool:
+    return name in derivation.names()
+
+
+def steps_of(name: str, one: derivation.Derivation) -> list[Shown]:
+    run, shown = Run(one), []
+    for step, kind, wrong, _ in run.steps():
+        if wrong:
+            raise ValueError(f"{name}: {step.line}: {wrong}")
+        shown.append(Shown(step.line, step.why, step.code, kind, CLASSES[kind]))
+    if differs := run.code():
+        raise ValueError(f"{name}: {differs}")
+    return shown
+
+
+def said(name: str) -> list[str]:
+    """All sentences and badges that the steps may show, without a run: what is to be translated."""
+    those = derivation.load(name)[0] if has(name) else []
+    cases = [CASE.format(case=one.case) for one in those if one.case]
+    return [*cases, *CLASSES, *(step.why for one in those for step in one.steps)] if those else []
 
 
 def equation(step: Shown, number: int) -> str:
@@ -148,7 +158,7 @@ def catalogue_of(name: str) -> list[catalogue.Bug]:
 def all_pages():
     """(path, text) of each page that is written."""
     for name in sorted(OPS):
-        titles = [one.title for one in derivation.load(name)[0]] if name in derivation.names() else [name]
+        titles = [one.title for one in derivation.load(name)[0]] if has(name) else [name]
         yield Path("ops") / f"{name}.md", OP_PAGE.format(title=titles[0], name=name, shapes=OPS[name].shapes)
     for name in derivation.names():
         if name not in OPS:
