@@ -183,11 +183,25 @@ def test_a_gradient_flows_back_through_all_later_steps(line, wrong):
 def test_lines_that_need_each_other_are_one_recurrence():
     lines = "a_t = x_t + f h_{t-1}", "c_t = c_{t-1} + a_t", "h_t = a_t c_t", "y_t = h_t²"
     right = "dh_t = 2 dy_t h_t + f da_{t+1}", "dc_t = dh_t a_t + dc_{t+1}", "da_t = dh_t c_t + dc_t"
-    found = kinds(derived(*lines, *right, **TIMES))
+    few = TIMES | {"sizes": {"rows": 1, "D": 2}}
+    found = kinds(derived(*lines, *right, **few))
     assert found == [(DEFINED, False)] * 4 + [(PROVED, False)] * 3
     for k, line in enumerate(right):
         wrong = (*right[:k], line.rpartition(" + ")[0], *right[k + 1:])
-        assert [is_wrong for _, is_wrong in kinds(derived(*lines, *wrong, **TIMES))].index(True) == 4 + k
+        assert [is_wrong for _, is_wrong in kinds(derived(*lines, *wrong, **few))].index(True) == 4 + k
+
+
+def test_a_gradient_may_have_an_axis_twice():
+    one = {"letters": {"t": "D", "j": "D"}}
+    assert kinds(derived("p_tj = x_t x_j", "y_t = Σ_j p_tj x_j²", "dp_tj = dy_t x_j²", **one))[-1] == (PROVED, False)
+    assert kinds(derived("p_tj = x_t x_j", "y_t = Σ_j p_tj x_j²", "dp_tj = dy_j x_t²", **one))[-1] == (EXACTLY, True)
+
+
+def test_a_recurrence_may_have_an_axis_twice():
+    lines = "p_tj = x_t x_j + f p_{t-1,j}", "y_t = Σ_j p_tj"
+    found = kinds(derived(*lines, "dp_tj = dy_t + f dp_{t+1,j}", "dp_tj = dy_t", **TIMES | {"letters": {
+        "t": "D", "j": "D"}}))
+    assert found == [(DEFINED, False)] * 2 + [(PROVED, False), (EXACTLY, True)]
 
 
 def test_a_recurrence_that_nothing_ends_is_found():

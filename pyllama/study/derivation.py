@@ -48,6 +48,7 @@ class Derivation:
     arrays      name -> its axes, such as {"x": "rows D"}; {}: those of the op's shape line, where ... is "rows"
     letters     index -> the axis that it runs over
     sizes       axis -> its length for symbols; for numbers it may be one more
+    fixed       axes whose length is the same for numbers
     implicit    axes that the formulas leave out
     integers    name -> the axis whose indices these integers are
     constants   name -> the option of the op that it stands for; "" if it is not an option.  Between 0 and 1
@@ -65,6 +66,7 @@ class Derivation:
     arrays: dict[str, str] = field(default_factory=dict)
     letters: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
     implicit: tuple[str, ...] = ("rows",)
     integers: dict[str, str] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)

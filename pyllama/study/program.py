@@ -36,8 +36,22 @@ class Definition(NamedTuple):
     matrices: bool
 
 
-NOTHING: dict[str, Array] = {}
-System = tuple[Definition, ...]                 # that need each other; nearly always a single one
+
+
+class System(NamedTuple):
+    """Definitions that need each other: one, or the lines of a recurrence.
+
+    uses    the names and functions that they contain
+    """
+    definitions: tuple[Definition, ...]
+    names: frozenset[str]
+    uses: frozenset[str]
+    is_recurrence: bool
+
+    @classmethod
+    def of(cls, definitions: tuple[Definition, ...], functions: dict) -> "System":
+        names, nodes = frozenset(one.name for one in definitions), tuple(one.node for one in definitions)
+        return cls(definitions, names, frozenset(used(nodes, functions)), not names.isdisjoint(shifted(nodes)))
 
 
 class Program:
@@ -52,7 +66,7 @@ class Program:
     def __init__(self, scope: Scope, loss: dict[str, str], gradients: dict[str, str], twin: "Program | None" = None):
         self.scope, self.loss, self.gradients, self.twin = scope, loss, gradients, twin
         self.systems: list[System] = []
-        self.waiting: System = ()                                   # definitions that need one of a later line
+        self.waiting: tuple[Definition, ...] = ()                   # definitions that need one of a later line
         self.subject: Node | None = None                            # the first side of the last chain
         scope.derivative = lambda node, name: self.derivative(lambda: scope.value(node), name,
                                                               used(node, scope.functions))
@@ -140,17 +154,16 @@ class Program:
         assert isinstance(side, Name)
         name = self.text(side)
         one = Definition(name, () if name != side.text else tuple(map(letter, side.indices)), node, matrices)
-        system = (*self.waiting, one)
-        known = {*self.names, *(each.name for each in system)}
-        if any(shifted(each.node) - known for each in system):
-            self.waiting = system
+        self.waiting = *self.waiting, one
+        known = {*self.names, *(each.name for each in self.waiting)}
+        if any(shifted(each.node) - known for each in self.waiting):
             return
-        self.waiting = ()
+        system, self.waiting = System.of(self.waiting, self.scope.functions), ()
         try:
-            self.names.update(self.solved(system))
+            self.names.update(self.solved(system, {}))
         except Unprovable:
-            self.names.update({each.name: self.unknown(each.name) for each in system})
-        for each in system:
+            self.names.update({each: self.unknown(each) for each in system.names})
+        for each in system.definitions:
             if of := self.what_it_is_the_gradient_of(each.name):
                 yield self.apart(self.gradient(of), self.names[each.name])
         self.systems.append(system)
@@ -171,27 +184,29 @@ class Program:
         axes = self.twin.names[name].axes
         return Array(axes, self.scope.numbers.unknown(name, tuple(self.scope.sizes[axis] for axis in axes)))
 
-    def solved(self, system: System, push: dict[str, Array] = NOTHING) -> dict[str, Array]:
+    def solved(self, system: System, push: dict[str, Array]) -> dict[str, Array]:
         """The values of definitions.  Raises ValueError if they need each other in a circle.
 
         push    name -> what is added to each of its numbers, for derivatives
 
         A recurrence is computed again and again, from zeros on: each time at least one step more is right.
         """
-        if not is_recurrence(system):
-            one, = system
+        if not system.is_recurrence:
+            one, = system.definitions
             return {one.name: self.computed(one)}
         before, sizes = self.names, self.scope.sizes
-        shapes = {one.name: [self.scope.letters[letter] for letter in one.letters] for one in system}
+        shapes = {one.name: [self.scope.letters[letter] for letter in one.letters] for one in system.definitions}
         self.scope.names = before | {name: Array(tuple(axes), np.zeros([sizes[axis] for axis in axes], int))
                                      for name, axes in shapes.items()}
         try:
             for _ in range(2 + max(sizes[axis] for axes in shapes.values() for axis in axes)):
                 last = {name: self.names[name] for name in shapes}
-                for one in system:
+                for one in system.definitions:
                     with np.errstate(divide="ignore", invalid="ignore"):            # what is not yet known is 0
                         value = self.computed(one)
-                    self.names[one.name] = combined(np.add, value, push[one.name]) if one.name in push else value
+                    if one.name in push:                            # leading axes may still be missing
+                        value = Array(push[one.name].axes, value.data + push[one.name].data)
+                    self.names[one.name] = value
                 if all(np.array_equal(self.names[name].data, last[name].data) for name in shapes):
                     return last
         finally:
@@ -240,14 +255,13 @@ class Program:
     def replayed(self, name: str, value: Array, needs: set[str]) -> dict[str, Array]:
         """All names, if this one had another value; those that are needed are computed anew."""
         before, changed = self.names, {name}
-        push = {name: combined(np.subtract, value, before[name])}
+        push = {name: Array(value.axes, value.data - before[name].data)}
         self.scope.names = before | {name: value}
         try:
             for system in self.behind(name, needs):
-                known = any(self.is_unknown(one.name) for one in system)
-                if used(tuple(one.node for one in system), self.scope.functions) & changed and not known:
+                if system.uses & changed and not any(map(self.is_unknown, system.names)):
                     self.names.update(self.solved(system, push))
-                    changed |= {one.name for one in system}
+                    changed |= system.names
             return self.names
         finally:
             self.scope.names = before
@@ -256,13 +270,12 @@ class Program:
         """The definitions behind that of the name, as far as these are needed; its own, too, if it is a recurrence."""
         wanted, found = set(needs), []
         for system in reversed(self.systems):
-            own = any(one.name == name for one in system)
-            if own and not is_recurrence(system):
+            if name in system.names and not system.is_recurrence:
                 break
-            if any(one.name in wanted for one in system):
-                wanted |= used(tuple(one.node for one in system), self.scope.functions)
+            if not wanted.isdisjoint(system.names):
+                wanted |= system.uses
                 found.append(system)
-            if own:
+            if name in system.names:
                 break
         return found[::-1]
 
@@ -282,12 +295,9 @@ class Program:
 
     def apart(self, left: Array, right: Array) -> str:
         """How two sides differ, in words; "" if they are equal."""
-        _, (a, b) = aligned([left, right])
+        same = left.axes == right.axes                              # they may have an axis twice, as p_ts of T and T
+        a, b = (left.data, right.data) if same else aligned([left, right])[1]
         return self.scope.numbers.apart(a, b)
-
-
-def is_recurrence(system: System) -> bool:
-    return bool(shifted(tuple(one.node for one in system)) & {one.name for one in system})
 
 
 def shifted(node: Any) -> set[str]:
