@@ -111,7 +111,7 @@ DERIVATION = Derivation(
              "A geometric series: `1 - β₁` times `1 + β₁ + β₁²` is `1 - β₁³`, since all terms between the first and "
              "the last cancel."),
         Step("E[m_t] = (1 - β₁^(t + 1)) E[g]",
-             "The expectation of a sum is the sum of the expectations, and each of these is `E[g]`.  It is checked "
+             "The expectation of a sum is the sum of the expectations, and each of these is E[g].  It is checked "
              "exactly, over all gradients of three steps.",
              check=expected(1)),
         Step("E[v_t] = (1 - β₂^(t + 1)) E[g²]", "The same for the squares.", check=expected(2)),

@@ -165,7 +165,7 @@ DERIVATION = Derivation(
         Step("P = K / 2", "The number of pairs in a head."),
         Step("θ_i = base^(-(i - P [i ≥ P]) / P)", "Both halves of a head have the same frequencies."),
         Step("A_tij = δ_ij cos(t θ_i) + ([i = j + P] - [j = i + P]) sin(t θ_i)",
-             "The rotation `(a cos - b sin, a sin + b cos)`, where `b` stands P columns behind `a`."),
+             "It makes `a cos φ - b sin φ` of `a`, and `a sin φ + b cos φ` of `b`, `P` columns behind `a`."),
         Step("q'_grti = Σ_j A_tij q_grtj", "A query turns by the angle of its position.",
              "q, turn_q_back = rope(q, **turn)"),
         Step("k'_gti = Σ_j A_tij k_gtj", "And so does a key, so their product depends on the distance alone.",
