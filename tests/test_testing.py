@@ -1,4 +1,5 @@
 """The gradient checker: its problems follow the shape lines; it rejects wrong gradients and accepts correct ones."""
+import itertools
 import re
 
 import numpy as np
@@ -9,10 +10,13 @@ from pyllama.op import OPS, Op, between
 from pyllama.ops import add_rms_norm, rms_norm
 from pyllama.shapes import signature
 from pyllama.testing import check, gradcheck, problem
+from pyllama.testing.methods import slopes
 from pyllama.testing.ops import OpFunction, OpSession, most_telling, smaller
-from pyllama.testing.passes import Faults
+from pyllama.testing.passes import Faults, flat
 from pyllama.testing.problems import choose_by
 from pyllama.testing.report import Pair, Report, Verdict
+
+EPS = 2.0 ** -52
 
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
@@ -59,6 +63,41 @@ def test_problems_respect_equal_axes_and_bounds():
 def test_whole_intervals_are_drawn_to_their_ends():
     choose = choose_by(np.random.default_rng(0))
     assert {choose(between(1, 3)) for _ in range(100)} == {1, 2, 3}
+
+
+def size(case):
+    """The sum of the sizes of the terms of <dy, J v> or of <dx, v>, whichever is larger."""
+    line = case.values.line(case.place)
+    return max(np.abs(case.dy * slopes.imaginary(line)).sum(), np.abs(case.dx * line.v).sum())
+
+
+def blur(report):
+    """The largest error, relative to the slope, that the sharpest verdict of a pair would not see."""
+    return max(min(verdict.tolerance / max(abs(verdict.measured), 1e-300) for verdict in pair.verdicts
+                   if verdict.method in ("complex step", "differences")) for pair in report.pairs)
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_every_op_is_judged_by_a_complex_step_as_exactly_as_float64_allows(op, monkeypatch):
+    """A checker that has become blind says "right", too, with a large tolerance.
+
+    On these 50 problems it needs to excuse no rounding but 1e-11 of the terms and 4 eps of y, with which f is rounded.
+    """
+    sessions = []
+
+    class Kept(OpSession):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            sessions.append(self)
+
+    monkeypatch.setattr("pyllama.testing.ops.OpSession", Kept)
+    assert check(op)
+    judged = [found for session in sessions for found in itertools.chain(*session.found.values())]
+    assert len(judged) >= len(sessions) > 40
+    for _, verdict, case, _ in judged:
+        assert (verdict.method, verdict.status) == ("complex step", "passed")
+        rounding = 4 * EPS * np.abs(case.dy * flat(case.values.outputs)).sum()
+        assert verdict.tolerance <= 1.001e-11 * size(case) + rounding
 
 
 def norm_backward(dy, x, w, r, *, eps):
@@ -115,7 +154,7 @@ def test_the_checker_sees_every_output(kept, error):
     def backward(dy, *saved, eps):
         return add_rms_norm.backward([keep * d for keep, d in zip(kept, dy, strict=True)], *saved)
 
-    report = check(Op(add_rms_norm.shapes, forward, backward, eps=between(1e-3, 1.0)), problems=10)
+    report = check(Op(add_rms_norm.shapes, forward, backward, eps=between(1e-3, 1.0)))
     assert bool(report) == (not error)
 
 
@@ -163,6 +202,7 @@ def test_results_that_are_not_gradients_are_refused(backward, message):
 def test_functions_of_any_kind_domain_and_size_are_judged_rightly(forward, backward):
     right = checked(ONE, forward, backward)
     assert right
+    assert blur(right) < 1e-6
     for times in (0.0, 1.01):
         wrong = checked(ONE, forward, lambda dy, *saved, times=times: (times * backward(dy, *saved)[0],))
         assert not wrong
