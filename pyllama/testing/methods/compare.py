@@ -28,8 +28,9 @@ NEIGHBORS = 6                               # rounding is less than twice the ra
 FEW = 4                                     # neighbors in a row
 DIGITS = 2.0 ** -30                         # relative: rounding in float64 is excused up to this.  A hidden cast to
                                             # float32 within back loses 2⁻²⁴ of each number: that is a fault
-BESIDE_ONE = 1e-12                          # of |dy| |v|: excused, too, because numbers of size one may have canceled
+FAR = -slopes.FAR, -2.0, slopes.FAR         # where f may be of quite another size: -2 changes signs
 STEADY = 1e-3                               # of its size: the gap of a wrong gradient varies by less between neighbors
+ORDINARY = 2.0 ** 10                        # numbers that are neither larger nor, inverse, smaller
 Method = Literal["complex step", "differences"]
 
 
@@ -102,22 +103,40 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
                 (slope, off), method = nearer, "differences"
                 error, tolerance = abs(slope - claimed) / size, EXACT + off / size
             else:
-                shaken = rounding(neighbor, dy, v, eps, found.holomorphic, slope - claimed, near)
-                most = max(DIGITS * size, BESIDE_ONE * norm(dy) * norm(v))
-                if near and shaken > most and eps <= 2.0 ** -52:
-                    shaken = min(shaken, max(most, jitter(neighbor, dy, slope, eps)))
-                least = CHAIN * 2.0 ** -52 * outputs
-                if shaken < abs(slope - claimed) <= least and saturated(along, found.value, counted):
-                    shaken = least                          # 1 - y is rounded alike at all neighbors
+                gap, floor = slope - claimed, floor_of(along, dy, np.abs(flat(y)))
+                if max(abs(gap), steep) <= floor:
+                    return by_complex_step(name, found.exact, dx, v, dy, eps)
+                shaken = rounding(neighbor, dy, v, eps, found.holomorphic, gap, near, floor)
+                if eps <= 2.0 ** -52:
+                    shaken = excused(shaken, gap, DIGITS * size if near else np.inf, floor)
                 tolerance += shaken / size
     return Comparison(name, slope, claimed, float(error), float(tolerance), method, EXACT * size + coarse + shaken)
 
 
-def saturated(along, slope, counted) -> bool:
-    """Is an output much steeper or flatter far away, so that numbers as large as it cancel in its slope here?"""
-    there = np.abs([np.imag(along(t + 1j * slopes.STEP)) / slopes.STEP for t in (-slopes.FAR, -2.0, slopes.FAR)])
-    here = np.abs(slope)
-    return bool((counted & ((there > slopes.ALIKE * here) | (there < here / slopes.ALIKE))).any())
+def floor_of(along, dy, least=0.0) -> float:
+    """The rounding of <dy, J v>, and of <dx, v>, where numbers cancel that are as large as f elsewhere: see reach()."""
+    counted = dy != 0
+    return CHAIN * 2.0 ** -52 * norm((dy * np.fmax(reach(along), least))[counted])
+
+
+def reach(along) -> np.ndarray:
+    """How large numbers may be that cancel in the slope of each output [M]: f changes by so much far from here.
+
+    Beside the 1 of 1 + tanh(x), what is left is 0 or a rounding of that 1 at least: a much smaller output was not so
+    made, unless it was multiplied by a small number.
+    """
+    here, slope = np.abs(along(0.0)), slopes.imaginary(along)
+    near = np.zeros(here.shape) if slope is None else np.abs(slope)
+    far = [np.abs(size) for t in FAR for size in (along(t) - along(0.0), slopes.imaginary(lambda h, t=t: along(t + h)))
+           if size is not None]
+    there = np.max([near, *(np.where(np.isfinite(size), size, 0) for size in far)], axis=0)
+    return np.where((here == 0) | (ORDINARY * here >= 2.0 ** -53 * there), there, near)
+
+
+def excused(shaken, gap, most, floor) -> float:
+    """How much of a measured rounding float64 may have: so much at most, and the floor where the gap is not steady."""
+    unsteady = abs(gap) <= floor and shaken > STEADY * abs(gap)
+    return floor if unsteady else min(shaken, max(most, floor))
 
 
 def by_complex_step(name, exact, dx, v, dy, eps) -> Comparison | None:
@@ -140,13 +159,13 @@ def blur(dx, v, eps) -> float:
     return EXACT * float(np.abs(dx * v).sum(dtype=float)) + (CHAIN * eps * norm(dx * v) if eps > 2.0 ** -52 else 0.0)
 
 
-def entrywise(found: Entries, dx: np.ndarray, eps: float, again: Callable | None = None, *,
-              beside: float = 0.0) -> tuple[Verdict, tuple[int, ...] | None]:
+def entrywise(found: Entries, dx: np.ndarray, eps: float, again: Callable | None = None,
+              floor_at: Callable | None = None) -> tuple[Verdict, tuple[int, ...] | None]:
     """The verdict on a gradient entry by entry, and the index of the worst entry; None if none was measured.
 
     eps     of the precision of dx
     again   again(k, index) is (claimed, measured) at inputs right beside these, others for each k: see rounding()
-    beside  |dy|, if the inputs are numbers of ordinary size: see BESIDE_ONE
+    floor_at    floor_at(index) is the rounding of numbers that may cancel within f: see floor_of()
     """
     method: Method = "complex step" if found.holomorphic else "differences"
     measured = np.isfinite(found.value)
@@ -161,9 +180,14 @@ def entrywise(found: Entries, dx: np.ndarray, eps: float, again: Callable | None
             index = tuple(int(i) for i in np.unravel_index(at, ratio.shape))
             if again and np.isfinite(gap[index]):
                 first = float(dx[index]) - float(found.value[index])
-                most = max(DIGITS * np.abs(found.value[measured]).max(), BESIDE_ONE * beside)
-                excused = measured_rounding(gap_at(again, index), first, False)
-                allowed[index] += min(excused, most) if eps <= 2.0 ** -52 else excused
+                floor = floor_at(index) if floor_at else 0.0
+                if max(abs(first), abs(found.value[index])) <= floor:
+                    shaken = floor
+                else:
+                    shaken = measured_rounding(gap_at(again, index), first, False, floor)
+                    if eps <= 2.0 ** -52:
+                        shaken = excused(shaken, first, DIGITS * np.abs(found.value[measured]).max(), floor)
+                allowed[index] += shaken
                 ratio[index] = gap[index] / allowed[index]
             if ratio[index] > 1:
                 break
@@ -187,24 +211,16 @@ def by_differences(along, eps, dy, counted, claimed):
     return (measured, off) if abs(measured - claimed) <= off else None
 
 
-def rounding(neighbor, dy, v, eps, holomorphic, first, near) -> float:
+def rounding(neighbor, dy, v, eps, holomorphic, first, near, floor) -> float:
     """How far the two sides are apart by rounding alone, measured at neighboring inputs: see measured_rounding()."""
     def gap(k):
         dx, along = neighbor(k)
         exact = slopes.imaginary(along, slopes.step(eps)) if holomorphic else None
         return float((dy * (slopes.slopes(along, eps).value if exact is None else exact)).sum()) - inner(dx, v)
-    return measured_rounding(gap, first, near, NEAR * norm(dy) * norm(v))
+    return measured_rounding(gap, first, near, floor)
 
 
-def jitter(neighbor, dy, slope, eps) -> float:
-    """Twice the rounding of the slope itself: more than float64 has, if f computes in less."""
-    row = [neighbor(NEIGHBORS + k)[1] for k in range(2 * FEW)]
-    exact = [slopes.imaginary(along, slopes.step(eps)) for along in row]
-    values = [slopes.slopes(along, eps).value if one is None else one for along, one in zip(row, exact, strict=True)]
-    return 2 * float(np.abs(without_parabola([slope, *(float((dy * one).sum()) for one in values)])).max())
-
-
-def measured_rounding(gap_at: Callable[[int], float], gap: float, near: bool, most: float = np.inf) -> float:
+def measured_rounding(gap_at: Callable[[int], float], gap: float, near: bool, floor: float) -> float:
     """How large rounding makes the gap between both sides: from gap_at(k), at inputs beside these, others for each k.
 
     A wrong gradient is off by the same amount at all of these; rounding errors are drawn anew.  Numbers that are
@@ -212,7 +228,7 @@ def measured_rounding(gap_at: Callable[[int], float], gap: float, near: bool, mo
     the gap of a wrong gradient follows a parabola.
 
     near    may so small a gap be rounding, even if the first neighbor does not show it?
-    most    a larger gap has nothing to do with numbers that are far out
+    floor   a larger gap has nothing to do with numbers that are far out
     """
     def defined(k):
         try:
@@ -221,10 +237,12 @@ def measured_rounding(gap_at: Callable[[int], float], gap: float, near: bool, mo
             return np.nan
 
     beside = [gap, defined(0)]
+    seen = 0.0
     if near or spread(beside) > STEADY * abs(gap):
-        return spread([*beside, *(defined(k) for k in range(1, NEIGHBORS))])
-    row = [gap, *(defined(NEIGHBORS + k) for k in range(FEW))] if abs(gap) <= most else []
-    return spread(without_parabola(row))
+        seen = spread([*beside, *(defined(k) for k in range(1, NEIGHBORS))])
+    if seen > STEADY * abs(gap) or abs(gap) > floor:
+        return seen
+    return spread(without_parabola([gap, *(defined(NEIGHBORS + k) for k in range(FEW))]))
 
 
 def without_parabola(gaps: list[float]) -> list[float]:

@@ -254,7 +254,7 @@ class Meter:
         if exact is None or not np.isfinite(exact).all():
             return False
         moved = (abs(self.x[index]) or self.typical) * np.abs(exact)
-        return bool(exact.any()) and bool((moved <= GRAIN * self.eps).all())
+        return bool(exact.any()) and bool((BESIDE * moved <= GRAIN * self.eps).all())
 
     def difference(self, index) -> tuple[float, float, bool]:
         """(value, error, kink) of one entry, by the steps that suit it best."""

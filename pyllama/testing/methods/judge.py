@@ -17,8 +17,8 @@ from pyllama.testing.report import Verdict
 from pyllama.testing.trees import is_float
 
 SHAKE = 1e-6                                # between neighbors that differ in their rounding errors
-ROW = 1e-3                                  # between neighbors in a row
-ORDINARY = 2.0 ** 10                        # numbers that are neither larger nor, inverse, smaller
+ROW = 1e-2                                  # between neighbors in a row: 1 + tanh(x) changes by a fifth, at x = -10
+
 ENTRIES = 64                                # that are measured one by one, if nothing is wrong
 MOST = 1024                                 # otherwise
 NOISE = "the function has a kink or a jump there, or its noise hides its slope"
@@ -141,19 +141,18 @@ class Case(NamedTuple):
         return max(eps_of(a.dtype) for a in (self.dx, np.zeros(1), *self.values.outputs) if is_float(a))
 
 
-def shaken(x: Any, rng: np.random.Generator, times: float = 1.0) -> Any:
+def shaken(x: Any, rng: np.random.Generator) -> Any:
     """The array with other rounding errors, in float32 or float64."""
-    return np.asarray(x * (1 + times * SHAKE * rng.standard_normal(x.shape)), x.dtype) if is_float(x) else x
+    return np.asarray(x * (1 + SHAKE * rng.standard_normal(x.shape)), x.dtype) if is_float(x) else x
 
 
 def near_by(leaves: list, k: int) -> list:
-    """Leaves right beside these, others for each k."""
+    """Leaves right beside these, others for each k; from NEIGHBORS on in a row, ever more distant."""
     if k < comparing.NEIGHBORS:
         rng = np.random.default_rng(k)
         return [shaken(x, rng) for x in leaves]
-    rng = np.random.default_rng(comparing.NEIGHBORS)              # from there on in a row, ever more distant
-    times = (k - comparing.NEIGHBORS + 1) * ROW / SHAKE
-    return [shaken(x, rng, times) for x in leaves]
+    rng, far = np.random.default_rng(comparing.NEIGHBORS), (k - comparing.NEIGHBORS + 1) * ROW
+    return [np.asarray(x * (1 + far * rng.choice([-1, 1], x.shape)), x.dtype) if is_float(x) else x for x in leaves]
 
 
 def inequality(claimed: float, measured: float, error: float, tolerance: float) -> str:
@@ -246,10 +245,12 @@ def by_entries(case: Case, which: Iterable, deadline: float | None) -> tuple[Ver
         moved = case._replace(values=values, dx=case.gradient_at(near, case.dys))
         return moved.dx[index], measured(moved, [index], None).value[index]
 
-    ordinary = 1 / ORDINARY <= case.largest <= ORDINARY
+    def floor_at(index):
+        along, unit = case.values.entry(case.place), abs(case.x[index]) or case.largest or 1.0
+        return comparing.floor_of(lambda t: along(index, t * unit), case.dy) / unit
+
     found = measured(case, which, deadline)
-    verdict, index = entrywise(found, case.dx, case.eps, again,
-                               beside=norm(case.dy) if ordinary else 0.0)
+    verdict, index = entrywise(found, case.dx, case.eps, again, floor_at)
     sizes = np.abs(case.dx, dtype=float)
     if verdict.status == "passed" and verdict.tolerance > VAGUE * max(sizes.max(initial=0), abs(verdict.measured)) > 0:
         return Verdict(verdict.method, "undecided", why=NOISE), None, found.stopped
@@ -274,7 +275,7 @@ def beside_one(case: Case, verdict: Verdict, index: tuple[int, ...] | None = Non
     small = float(np.abs(case.dy * flat(case.values.outputs)).sum()) <= least / slopes.WIDTHS[0]
     none = min(abs(verdict.claimed), abs(verdict.measured)) == 0 or small
     if verdict.status == "wrong" and none and verdict.error * slopes.WIDTHS[0] <= least \
-            and 1 / ORDINARY <= case.largest <= ORDINARY:
+            and 1 / comparing.ORDINARY <= case.largest <= comparing.ORDINARY:
         return replace(verdict, status="undecided", why="no more than rounding beside numbers of size one")
     return verdict
 

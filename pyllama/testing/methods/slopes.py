@@ -133,7 +133,8 @@ def differences(along, widths, eps, size=1.0):
         kink = np.where(hidden, far, near)
         value, error, kink = beneath(ahead - behind, plain, value, error, kink,
                                      noise=np.fmax(4 * eps * np.abs(here), np.fmin(noise, least)))
-        unseen = drowned(noise, ahead, behind)
+        bent = np.sort(np.abs(ahead + behind - 2 * here)[NARROW], axis=0)[-3]       # at an extremum of sin(1e9 x), too
+        unseen = drowned(np.fmax(noise, bent), ahead, behind)
         error, kink = np.where(unseen, np.inf, error), kink & ~unseen
     still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t, or rounds it away
     return np.where(still, 0, value), np.where(still, 0, error), kink
