@@ -158,10 +158,16 @@ class Meter:
     def suspicious(self, along, exact) -> bool:
         """May f have a kink here, or have lost an imaginary part?  Both show in two small real steps."""
         ahead, behind = along(BESIDE) - along(0.0), along(-BESIDE) - along(0.0)
-        noise = 16 * self.eps * np.abs(along(0.0))
-        bent = np.abs(ahead + behind) > 0.01 * (np.abs(ahead) + np.abs(behind)) + noise
-        dropped = (exact == 0) & (np.abs(ahead - behind) > noise)
-        return bool((bent | dropped).any())
+        dropped = (exact == 0) & (np.abs(ahead - behind) > self.noise(along))
+        return self.bent(along, BESIDE) or bool(dropped.any())
+
+    def bent(self, along, step) -> bool:
+        """Do the changes on both sides differ, as at a kink, a jump or an extremum, or where f oscillates?"""
+        ahead, behind = along(step) - along(0.0), along(-step) - along(0.0)
+        return bool((np.abs(ahead + behind) > 0.01 * (np.abs(ahead) + np.abs(behind)) + self.noise(along)).any())
+
+    def noise(self, along) -> np.ndarray:
+        return GRAIN * self.eps * np.abs(along(0.0))
 
     # --- complex steps ------------------------------------------------------------------------------------------------
 
@@ -289,7 +295,7 @@ class Meter:
         along = self.line(index, scale)
         value, error, kink = slopes.differences(along, WIDTHS[slopes.FIRST], self.eps)
         slope, off = self.total(value, error)
-        if kink.any() or not off <= PRECISE * abs(slope):
+        if kink.any() or not off <= PRECISE * abs(slope) or any(self.bent(along, step) for step in (BESIDE, NEAR)):
             value, error, kink = slopes.differences(along, WIDTHS, self.eps, self.size)
             if kink.any():
                 low, high, error = kinks.sides(along, self.eps, kink, value, error, self.size)

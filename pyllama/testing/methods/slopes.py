@@ -34,6 +34,7 @@ FIRST = slice(2, 6)                                 # those that suffice for mos
 NARROW = slice(-7, None)                            # those that show noise, where bends are below it: 8e-5 to 3e-8
 KINK = slice(-6, -3)                                # those that show a kink: 2e-5 to 2e-6
 COARSE = slice(3, 6)                                # those that do where noise hides it: 4e-3 to 3e-4
+FRESH = WIDTHS[-1] * np.array([1.3, 1.7, 2.3, 3.1])       # between the narrowest: each is right by chance once in four
 STEEPER = 1.05                                      # from width to width: a slope without bound, even that of x^0.95
 MIDDLE = slice(-9, -3)                              # where it does so: 6e-4 to 2e-6
 TRUST = 1e-6                                        # of the largest slope: four widths show that of most functions so
@@ -133,8 +134,8 @@ def differences(along, widths, eps, size=1.0):
         kink = np.where(hidden, far, near)
         value, error, kink = beneath(ahead - behind, plain, value, error, kink,
                                      noise=np.fmax(4 * eps * np.abs(here), np.fmin(noise, least)))
-        bent = np.sort(np.abs(ahead + behind - 2 * here)[NARROW], axis=0)[-3]       # at an extremum of sin(1e9 x), too
-        unseen = drowned(np.fmax(noise, bent), ahead, behind)
+        strange = np.fmax(third(ahead + behind - 2 * here), stray(lambda h: (along(h) - along(-h)) / 2, value))
+        unseen = drowned(np.fmax(noise, strange), ahead, behind)
         error, kink = np.where(unseen, np.inf, error), kink & ~unseen
     still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t, or rounds it away
     return np.where(still, 0, value), np.where(still, 0, error), kink
@@ -154,7 +155,9 @@ def one_sided(along, sign, eps, size=1.0):
         noise = np.fmax(noise, stair(there - here, least))
         value, error = sharpest(plain, (1, 2), noise, h)
         steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(there - here)[1:] <= np.abs(there - here)[:-1])
-    error = np.where(steeper[MIDDLE].all(0) | drowned(noise, there), np.inf, error)
+        strange = np.fmax(third(there - here), stray(lambda h: sign * (along(sign * h) - here), value))
+        unseen = drowned(np.fmax(noise, strange), there)
+    error = np.where(steeper[MIDDLE].all(0) | unseen, np.inf, error)
     still = (there == here).all(0)
     return np.where(still, 0, value), np.where(still, 0, error)
 
@@ -200,6 +203,16 @@ def drowned(noise, *values):
     """Is what looks like noise as large as all that f does?  Then f oscillates faster than the widths can show."""
     values = np.concatenate(values)
     return noise > np.fmax(np.ptp(values, axis=0) / 128, ROUGH * np.abs(values).max(axis=0))
+
+
+def stray(change, value):
+    """How far other narrow steps are from this slope: a few widths may agree by chance, where f oscillates."""
+    return np.max([np.nan_to_num(np.abs(change(h) - h * value)) for h in FRESH], axis=0)
+
+
+def third(changes):
+    """The third largest change at the narrow widths: it falls with h, unless f oscillates, as sin(1e9 x) does."""
+    return np.sort(np.abs(changes)[NARROW], axis=0)[-3]
 
 
 def stair(changes, most):
