@@ -1,4 +1,6 @@
 """Right gradients of functions that lose digits: rounding, however large, is no mistake."""
+import math
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,22 @@ def expm1_by_hand(x):
     return np.exp(x) - 1, lambda dy: dy * np.exp(x)
 
 
+def gelu_by_erf(x):
+    """1 + erf cancels near -8, where a few roundings of 1 are left; erf() of math refuses complex numbers."""
+    p = (1 + np.vectorize(math.erf, otypes=[float])(x / np.sqrt(2))) / 2
+    return x * p, lambda dy: dy * (p + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi))
+
+
+def one_plus_tanh(x):
+    t = np.tanh(x)
+    return 1 + t, lambda dy: dy * (1 - t * t)
+
+
+def root_minus_x(x):
+    root = np.sqrt(x * x + 1)
+    return root - x, lambda dy: dy * (x / root - 1)
+
+
 def refuses_complex(f):
     def g(x):
         assert not np.iscomplexobj(x)
@@ -55,6 +73,29 @@ def test_digits_that_cancel_are_no_fault(f, at, size):
         x = at * (1 + 1e-3 * np.random.default_rng(seed).standard_normal(size))
         report = gradcheck(f, [x], seed=seed, budget=None, raise_exception=False)
         assert not any(pair.wrong for pair in report.pairs), report
+
+
+RANGES = [(gelu, -7, -5), (gelu_by_erf, -8.5, -7), (one_plus_tanh, -20, -5), (one_minus_sigmoid, 20, 45),
+          (root_minus_x, 5e5, 2e6), (one_minus_cosine, 5e-8, 2e-7), (expm1_by_hand, -2e-12, -5e-13)]
+
+
+@pytest.mark.parametrize(("f", "low", "high"), RANGES)
+@pytest.mark.parametrize("seed", range(8))
+def test_digits_that_cancel_differently_at_each_entry_are_no_fault(f, low, high, seed):
+    """In no layout, for no dy: what SIMD rounds otherwise, or stays the same at all neighbors, is rounding, too."""
+    x = np.random.default_rng(seed).uniform(low, high, 6)
+    report = gradcheck(f, [x], seed=seed, budget=None, raise_exception=False, explain=False)
+    assert not report.faults
+    assert not any(pair.wrong for pair in report.pairs), report
+
+
+@pytest.mark.parametrize("f", [lambda x: np.exp(np.lib.stride_tricks.as_strided(x, x.shape, (8,))) - 1,
+                               lambda x: np.lib.stride_tricks.as_strided(x, x.shape, (8,)) ** 2])
+def test_tiny_outputs_that_misread_memory_are_a_fault(f):
+    """Though y changes by less than a rounding of 1."""
+    x = -1e-12 * np.random.default_rng(0).uniform(0.5, 2, 6)
+    report = gradcheck(lambda x: (f(x), lambda dy: dy), [x], seed=0, raise_exception=False, explain=False)
+    assert "layout" in [fault.kind for fault in report.faults]
 
 
 @pytest.mark.parametrize("at", [-5.0, -5.95])

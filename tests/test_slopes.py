@@ -141,3 +141,21 @@ def test_an_offset_hides_no_more_than_its_rounding():
 
     assert not compared(1.0).wrong
     assert compared(1 + 1e-6).wrong
+
+
+def stairs(x):
+    """x or -x, in turn, along each 2⁻⁴⁰."""
+    return np.where(x * 2.0 ** 40 % 2 < 1, x, -x)
+
+
+def test_where_f_oscillates_within_all_widths_no_slope_is_measured():
+    """Not even where the differences vanish, as at an extremum, or agree at some widths by chance."""
+    x = np.random.default_rng(0).uniform(0.5, 2, 1000)
+    waves = np.round(x * 1e9 / (2 * np.pi)) * 2 * np.pi
+    crests = (waves + np.arcsin(1 - np.linspace(0, 1e-6, 1000))) / 1e9
+    for f, at in ((stairs, x), (lambda x: np.sin(1e9 * x), crests)):
+        def along(t, f=f, at=at):
+            return f(at + t * at)
+
+        for value, error, *_ in (differences(along, WIDTHS, EPS), *(one_sided(along, sign, EPS) for sign in (1, -1))):
+            assert not (error < 0.01 * np.abs(value)).any()

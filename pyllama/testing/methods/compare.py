@@ -4,8 +4,14 @@ Backward computes dx = Jᵀ dy, where J is the Jacobian of forward at x.  So for
 
     <dy, J v> = <dx, v>
 
-slopes.py gives J v and a bound of its error.  The tolerance is that bound and rounding: EXACT or, where more digits
-cancel, as much as neighboring inputs show.
+slopes.py gives J v and a bound of its error.  The tolerance is that bound and rounding.  Rounding is EXACT or, where
+numbers cancel that are larger than the slope, more.  Then two things must come together:
+
+(a) The gap between both sides is not steady: neighboring inputs have other rounding errors, but the same mistakes.
+(b) It is no larger than CHAIN roundings of the numbers that may cancel, which are as large as f is elsewhere: the floor.
+    A larger one is excused as far as neighbors show it, up to DIGITS.
+
+A slope that is smaller than the floor is not judged.
 """
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
@@ -30,6 +36,7 @@ DIGITS = 2.0 ** -30                         # relative: rounding in float64 is e
                                             # float32 within back loses 2⁻²⁴ of each number: that is a fault
 FAR = -slopes.FAR, -2.0, slopes.FAR         # where f may be of quite another size: -2 changes signs
 STEADY = 1e-3                               # of its size: the gap of a wrong gradient varies by less between neighbors
+                                            # 1e-6 apart, unless f bends within a thousandth of its inputs
 ORDINARY = 2.0 ** 10                        # numbers that are neither larger nor, inverse, smaller
 Method = Literal["complex step", "differences"]
 
@@ -125,12 +132,17 @@ def reach(along) -> np.ndarray:
     Beside the 1 of 1 + tanh(x), what is left is 0 or a rounding of that 1 at least: a much smaller output was not so
     made, unless it was multiplied by a small number.
     """
-    here, slope = np.abs(along(0.0)), slopes.imaginary(along)
+    here, slope = along(0.0), slopes.imaginary(along)
     near = np.zeros(here.shape) if slope is None else np.abs(slope)
-    far = [np.abs(size) for t in FAR for size in (along(t) - along(0.0), slopes.imaginary(lambda h, t=t: along(t + h)))
-           if size is not None]
-    there = np.max([near, *(np.where(np.isfinite(size), size, 0) for size in far)], axis=0)
-    return np.where((here == 0) | (ORDINARY * here >= 2.0 ** -53 * there), there, near)
+    sizes = [near]
+    for t in FAR:
+        try:
+            there = along(t + 1j * slopes.STEP)
+        except Exception:                                   # f refuses complex numbers
+            there = along(t)
+        sizes += [np.abs(np.real(there) - here), np.abs(np.imag(there)) / slopes.STEP]
+    far = np.max([np.where(np.isfinite(size), size, 0) for size in sizes], axis=0)
+    return np.where((here == 0) | (ORDINARY * np.abs(here) >= 2.0 ** -53 * far), far, near)
 
 
 def excused(shaken, gap, most, floor) -> float:
@@ -228,7 +240,7 @@ def measured_rounding(gap_at: Callable[[int], float], gap: float, near: bool, fl
     the gap of a wrong gradient follows a parabola.
 
     near    may so small a gap be rounding, even if the first neighbor does not show it?
-    floor   a larger gap has nothing to do with numbers that are far out
+    floor   a larger gap is no rounding of numbers that are far out: see floor_of()
     """
     def defined(k):
         try:

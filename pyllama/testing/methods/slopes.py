@@ -34,7 +34,8 @@ FIRST = slice(2, 6)                                 # those that suffice for mos
 NARROW = slice(-7, None)                            # those that show noise, where bends are below it: 8e-5 to 3e-8
 KINK = slice(-6, -3)                                # those that show a kink: 2e-5 to 2e-6
 COARSE = slice(3, 6)                                # those that do where noise hides it: 4e-3 to 3e-4
-FRESH = WIDTHS[-1] * np.array([1.3, 1.7, 2.3, 3.1])       # between the narrowest: each is right by chance once in four
+FRESH = WIDTHS[-1] * SHRINK ** (np.arange(0.5, 8) / 8)       # between the two narrowest: random values, of which one in
+                                                    # two agrees, agree at all of 8 once in 256 times
 STEEPER = 1.05                                      # from width to width: a slope without bound, even that of x^0.95
 MIDDLE = slice(-9, -3)                              # where it does so: 6e-4 to 2e-6
 TRUST = 1e-6                                        # of the largest slope: four widths show that of most functions so
@@ -134,7 +135,7 @@ def differences(along, widths, eps, size=1.0):
         kink = np.where(hidden, far, near)
         value, error, kink = beneath(ahead - behind, plain, value, error, kink,
                                      noise=np.fmax(4 * eps * np.abs(here), np.fmin(noise, least)))
-        strange = np.fmax(third(ahead + behind - 2 * here), stray(lambda h: (along(h) - along(-h)) / 2, value))
+        strange = np.fmax(third(ahead + behind - 2 * here), stray(lambda h: along(h) + along(-h) - 2 * here, 0, FRESH[::2]))
         unseen = drowned(np.fmax(noise, strange), ahead, behind)
         error, kink = np.where(unseen, np.inf, error), kink & ~unseen
     still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t, or rounds it away
@@ -155,7 +156,7 @@ def one_sided(along, sign, eps, size=1.0):
         noise = np.fmax(noise, stair(there - here, least))
         value, error = sharpest(plain, (1, 2), noise, h)
         steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(there - here)[1:] <= np.abs(there - here)[:-1])
-        strange = np.fmax(third(there - here), stray(lambda h: sign * (along(sign * h) - here), value))
+        strange = np.fmax(third(there - here), stray(lambda h: sign * (along(sign * h) - here), value, FRESH))
         unseen = drowned(np.fmax(noise, strange), there)
     error = np.where(steeper[MIDDLE].all(0) | unseen, np.inf, error)
     still = (there == here).all(0)
@@ -205,9 +206,9 @@ def drowned(noise, *values):
     return noise > np.fmax(np.ptp(values, axis=0) / 128, ROUGH * np.abs(values).max(axis=0))
 
 
-def stray(change, value):
-    """How far other narrow steps are from this slope: a few widths may agree by chance, where f oscillates."""
-    return np.max([np.nan_to_num(np.abs(change(h) - h * value)) for h in FRESH], axis=0)
+def stray(change, slope, steps):
+    """How far the changes at other narrow steps are from this slope: where f oscillates, a few may agree by chance."""
+    return np.max([np.nan_to_num(np.abs(change(h) - h * slope)) for h in steps], axis=0)
 
 
 def third(changes):
