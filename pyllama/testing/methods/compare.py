@@ -8,8 +8,8 @@ slopes.py gives J v and a bound of its error.  The tolerance is that bound and r
 numbers cancel that are larger than the slope, more.  Then two things must come together:
 
 (a) The gap between both sides is not steady: neighboring inputs have other rounding errors, but the same mistakes.
-(b) It is no larger than CHAIN roundings of the numbers that may cancel, which are as large as f is elsewhere: the floor.
-    A larger one is excused as far as neighbors show it, up to DIGITS.
+(b) It is not larger than CHAIN roundings of the numbers that may cancel, which are as large as f is elsewhere: the
+    floor.  A larger one is excused as far as neighbors show it, up to DIGITS.
 
 A slope that is smaller than the floor is not judged.
 """
@@ -240,7 +240,7 @@ def measured_rounding(gap_at: Callable[[int], float], gap: float, near: bool, fl
     the gap of a wrong gradient follows a parabola.
 
     near    may so small a gap be rounding, even if the first neighbor does not show it?
-    floor   a larger gap is no rounding of numbers that are far out: see floor_of()
+    floor   a larger gap is not the rounding of numbers that are far out: see floor_of()
     """
     def defined(k):
         try:

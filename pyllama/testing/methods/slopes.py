@@ -135,8 +135,8 @@ def differences(along, widths, eps, size=1.0):
         kink = np.where(hidden, far, near)
         value, error, kink = beneath(ahead - behind, plain, value, error, kink,
                                      noise=np.fmax(4 * eps * np.abs(here), np.fmin(noise, least)))
-        strange = np.fmax(third(ahead + behind - 2 * here), stray(lambda h: along(h) + along(-h) - 2 * here, 0, FRESH[::2]))
-        unseen = drowned(np.fmax(noise, strange), ahead, behind)
+        bent = stray(lambda h: along(h) + along(-h) - 2 * here, 0, FRESH[::2])
+        unseen = drowned(np.fmax(noise, np.fmax(bent, third(ahead + behind - 2 * here))), ahead, behind)
         error, kink = np.where(unseen, np.inf, error), kink & ~unseen
     still = (ahead == here).all(0) & (behind == here).all(0)            # f does not depend on t, or rounds it away
     return np.where(still, 0, value), np.where(still, 0, error), kink
@@ -156,8 +156,8 @@ def one_sided(along, sign, eps, size=1.0):
         noise = np.fmax(noise, stair(there - here, least))
         value, error = sharpest(plain, (1, 2), noise, h)
         steeper = (plain[1:] / plain[:-1] > STEEPER) & (np.abs(there - here)[1:] <= np.abs(there - here)[:-1])
-        strange = np.fmax(third(there - here), stray(lambda h: sign * (along(sign * h) - here), value, FRESH))
-        unseen = drowned(np.fmax(noise, strange), there)
+        off = stray(lambda h: sign * (along(sign * h) - here), value, FRESH)
+        unseen = drowned(np.fmax(noise, np.fmax(off, third(there - here))), there)
     error = np.where(steeper[MIDDLE].all(0) | unseen, np.inf, error)
     still = (there == here).all(0)
     return np.where(still, 0, value), np.where(still, 0, error)
