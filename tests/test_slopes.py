@@ -151,7 +151,7 @@ def stairs(x):
 def test_where_f_oscillates_within_all_widths_no_slope_is_measured():
     """Not even where the differences vanish, as at an extremum, or agree at some widths by chance.
 
-    At five widths and eight fresh steps random values of two kinds agree once in 8192 times: at one x of these, perhaps.
+    At five widths and eight fresh steps, random values of two kinds agree once in 8192 times: at one x, perhaps.
     """
     x = np.random.default_rng(0).uniform(0.5, 2, 1000)
     waves = np.round(x * 1e9 / (2 * np.pi)) * 2 * np.pi
