@@ -147,6 +147,11 @@ def test_a_proof_for_any_number_needs_that_nothing_depends_on_it():
     assert kinds(wrong)[-1] == (EXACTLY, True)
 
 
+def test_the_derivative_of_a_function_named_by_one_letter():
+    assert kinds(derived("σ(u) = 1 / (1 + e^-u)", "σ'(u) = σ(u) (1 - σ(u))", "σ'(u) = σ(u)")) == [
+        (DEFINED, False), (PROVED, False), (EXACTLY, True)]
+
+
 def test_the_gradient_of_a_name_in_between_counts_all_its_paths():
     assert kinds(derived("u_j = x_j²", "y_j = u_j Σ_i u_i", "du_j = dy_j Σ_i u_i + Σ_i dy_i u_i")
                  )[-1] == (PROVED, False)

@@ -138,7 +138,7 @@ class Program:
         before = self.names
         free = {name for side in sides if isinstance(side, Call) for name in used(side, {}) if name in LETTERS}
         self.scope.names = before | {name: Array((), self.scope.numbers.fresh(name, ()))
-                                     for name in sorted(free - before.keys())}
+                                     for name in sorted(free - before.keys() - self.scope.functions.keys())}
         try:
             yield
         finally:
