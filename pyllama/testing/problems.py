@@ -14,6 +14,7 @@ SMALL = [2, 3, 1, 4, 5]
 EDGES = [8, 15, 17, 31, 64, 65, 130, 1030]                   # on both sides of vector and block edges
 MAY_BE_EMPTY = {"...", "B", "T", "S", "N"}                   # numbers of rows; a feature axis has at least one entry
 MOST = 2 ** 13                                               # the largest product of the axes of one problem
+FEW = 2 ** 8                                                 # and of a small one
 MANY = [1, 2, 3, 5, 17, 65, 130, 190, 257, 515, 1030, 4100, 33000]
 GRAIN = 2 ** 15                                              # as in csrc/cpu/real.h: fewer numbers use one thread
 
@@ -54,6 +55,7 @@ def choose_by(rng):
 
 class Sizes(dict):
     """The size of each axis letter, drawn when it is first asked for."""
+    most = MOST
 
     def __init__(self, choose):
         self.choose, self.span = choose, 1
@@ -68,7 +70,7 @@ class Sizes(dict):
 
     def candidates(self, axis):
         empty = [0] if axis in MAY_BE_EMPTY or isinstance(axis, int) else []
-        return [1, 2, 3] if axis == "R" else SMALL + empty + [n for n in EDGES if n * self.span <= MOST]
+        return [1, 2, 3] if axis == "R" else SMALL + empty + [n for n in EDGES if n * self.span <= self.most]
 
     def shape(self, axes):
         out = []
@@ -85,10 +87,11 @@ class Sizes(dict):
 
 
 class Small(Sizes):
-    """Sizes of which each is at most 5, and none is 0."""
+    """Sizes for arrays of few numbers, whose rows may be long; none is empty."""
+    most = FEW
 
     def candidates(self, axis):
-        return [1, 2, 3] if axis == "R" else SMALL
+        return [n for n in super().candidates(axis) if n]
 
 
 class Large(Sizes):
