@@ -21,7 +21,7 @@ def test_a_slow_function_is_called_a_few_times_after_the_budget(times, monkeypat
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     report = gradcheck(f, [X], seed=0, budget=2.0, raise_exception=False)
     assert bool(report) == (times == 1)
-    assert len(calls) <= (4 if report else 14)
+    assert len(calls) <= (4 if report else 20)
     assert report.skipped
 
 
