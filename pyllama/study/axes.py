@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+MOVED = "∂"                                     # the axis of a numerical derivative: another number moves in each row
+
 
 class Array(NamedTuple):
     """Numbers and the names of their axes, all different."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from pyllama.errors import counted
 from pyllama.study import notation
-from pyllama.study.axes import Array, combined, indexed, reduced
+from pyllama.study.axes import MOVED, Array, combined, indexed, reduced
 from pyllama.study.notation import Node
 
 
@@ -32,7 +32,7 @@ class Scope:
     def __init__(self, numbers: Any, names: dict[str, Array], letters: dict[str, str], sizes: dict[str, int],
                  implicit: tuple[str, ...] = ("rows",)):
         self.numbers, self.names, self.letters, self.sizes = numbers, names, letters, sizes
-        self.implicit = implicit
+        self.implicit = *implicit, MOVED
         self.functions: dict[str, tuple[tuple[str, ...], Node]] = {}
         self.derivative: Callable[[Node, str], Array] = not_yet
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.study import notation
-from pyllama.study.axes import Array, aligned, combined, reduced
+from pyllama.study.axes import MOVED, Array, aligned, combined, reduced
 from pyllama.study.evaluate import LETTERS, Scope, Unprovable, whole_name
 from pyllama.study.notation import Call, Name, Node
 
@@ -219,14 +219,14 @@ class Program:
         extra = [axis for axis in value.axes if axis in LETTERS and axis not in one.letters]
         if extra:
             raise ValueError(f"the index {extra[0]} is on the right side alone")
-        left_out = tuple(axis for axis in value.axes if axis not in LETTERS)
+        left_out = tuple(sorted((axis for axis in value.axes if axis not in LETTERS), key=lambda axis: axis != MOVED))
         sizes = [self.scope.sizes[self.scope.letters[letter]] for letter in one.letters]
         axes = (*left_out, *(self.scope.letters[letter] for letter in one.letters))
         _, (_, data) = aligned([Array((*left_out, *one.letters), np.zeros([1] * len(axes))), value])
         return Array(axes, np.broadcast_to(data, (*data.shape[:len(left_out)], *sizes)))
 
     def product(self, one: Definition) -> Array:
-        own = self.names[one.name[1:]].axes
+        own = *self.names[one.name[1:]].axes, MOVED
         terms = one.node.terms if isinstance(one.node, notation.Sum) else (one.node,)
         found = [self.scope.value(term) for term in terms]
         found = [reduced(np.sum, a, [axis for axis in a.axes if axis not in own]) for a in found]
@@ -243,7 +243,8 @@ class Program:
 
         def moved(data: np.ndarray) -> Array:
             before = self.names
-            self.scope.names = self.replayed(name, Array(a.axes, data), needs)
+            axes = a.axes if data.ndim == len(a.axes) else (MOVED, *a.axes)
+            self.scope.names = self.replayed(name, Array(axes, data), needs)
             try:
                 return evaluate()
             finally:
@@ -291,7 +292,8 @@ class Program:
         """L = Σ dy y"""
         terms = [combined(np.multiply, self.names[upstream], self.names[output])
                  for output, upstream in self.loss.items()]
-        return combined(lambda *all: sum(all), *(reduced(np.sum, a, a.axes) for a in terms))
+        numbers = [reduced(np.sum, a, [axis for axis in a.axes if axis != MOVED]) for a in terms]
+        return combined(lambda *all: sum(all), *numbers)
 
     def apart(self, left: Array, right: Array) -> str:
         """How two sides differ, in words; "" if they are equal."""
