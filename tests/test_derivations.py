@@ -134,6 +134,21 @@ def test_the_largest_of_known_numbers_is_proved():
     assert kinds(derived("y_j = x_j max(D, 9)", "dx_j = 9 dy_j"))[-1] == (PROVED, False)
 
 
+def test_an_index_is_any_expression():
+    assert kinds(derived("y_j = x_{D - 1 - j}", "dx_j = dy_{D - 1 - j}"))[-1] == (PROVED, False)
+    assert kinds(derived("y_j = x_0 x_j", "dx_j = x_0 dy_j + [j = 0] Σ_i x_i dy_i"))[-1] == (PROVED, False)
+
+
+def test_products_of_matrices_are_claims_too():
+    arrays = {"x": "N D", "w": "E D", "dy": "N E"}
+    lines = Step("y_ne = Σ_d x_nd w_ed", ""), Step("dx_nd = Σ_e dy_ne w_ed", "")
+    one = derived(arrays=arrays, letters={"n": "N", "d": "D", "e": "E"}, sizes={"N": 2, "D": 2, "E": 3})
+    right = replace(one, steps=(*lines, Step("dx = dy w", "", matrices=True)))
+    wrong = replace(one, steps=(*lines, Step("dx = dy w + x", "", matrices=True)))
+    assert kinds(right)[-1] == (PROVED, False)
+    assert kinds(wrong)[-1] == (EXACTLY, True)
+
+
 def test_formulas_name_options_that_are_numbers():
     one = derived("y_j = c x_j", "dx_j = 3 dy_j", options={"c": 3})
     assert kinds(one)[-1] == (PROVED, False)

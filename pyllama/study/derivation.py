@@ -47,7 +47,7 @@ class Derivation:
     case        the label in the docstring's margin of the lines that hold for these options alone; "" for the others
     arrays      name -> its axes, such as {"x": "rows D"}; {}: those of the op's shape line, where ... is "rows"
     letters     index -> the axis that it runs over
-    sizes       axis -> its length for symbols; for numbers it may be one more
+    sizes       axis -> its length for symbols; for numbers it may be one more, and is at least 2
     fixed       axes whose length is the same for numbers
     implicit    axes that the formulas leave out
     integers    name -> the axis whose indices these integers are

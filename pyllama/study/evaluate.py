@@ -79,7 +79,7 @@ class Scope:
 
     def of_name(self, node: notation.Name) -> Array:
         whole = whole_name(node)
-        if whole in self.names:
+        if whole != node.text and whole in self.names:
             return self.names[whole]
         if node.text in self.names:
             return self.at(node.text, node.indices)

@@ -110,9 +110,10 @@ class Program:
         for side in new:
             yield from self.define(side, known[0], matrices)
         with self.generic(sides):
-            values = [self.scope.value(side) for side in known] if len(known) > 1 else []
-            for value in values[1:]:
-                yield self.apart(values[0], value)
+            left, *others = known
+            for side in others:
+                value = self.scope.value(left)
+                yield self.apart(value, self.product(side, value.axes) if matrices else self.scope.value(side))
 
     def is_new(self, side: Node) -> bool:
         scope = self.scope
@@ -215,7 +216,7 @@ class Program:
 
     def computed(self, one: Definition) -> Array:
         """The value of a definition, with the axes that its letters run over."""
-        value = self.product(one) if one.matrices else self.scope.value(one.node)
+        value = self.product(one.node, self.names[one.name[1:]].axes) if one.matrices else self.scope.value(one.node)
         extra = [axis for axis in value.axes if axis in LETTERS and axis not in one.letters]
         if extra:
             raise ValueError(f"the index {extra[0]} is on the right side alone")
@@ -225,11 +226,11 @@ class Program:
         _, (_, data) = aligned([Array((*left_out, *one.letters), np.zeros([1] * len(axes))), value])
         return Array(axes, np.broadcast_to(data, (*data.shape[:len(left_out)], *sizes)))
 
-    def product(self, one: Definition) -> Array:
-        own = *self.names[one.name[1:]].axes, MOVED
-        terms = one.node.terms if isinstance(one.node, notation.Sum) else (one.node,)
+    def product(self, node: Node, own: tuple[str, ...]) -> Array:
+        """Products of matrices: each term summed over the axes that the result does not have."""
+        terms = node.terms if isinstance(node, notation.Sum) else (node,)
         found = [self.scope.value(term) for term in terms]
-        found = [reduced(np.sum, a, [axis for axis in a.axes if axis not in own]) for a in found]
+        found = [reduced(np.sum, a, [axis for axis in a.axes if axis not in (*own, MOVED)]) for a in found]
         return combined(lambda *all: sum(all), *found)
 
     # --- derivatives ---

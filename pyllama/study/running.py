@@ -38,7 +38,7 @@ class Run:
 
         self.derivation, self.rng = derivation, np.random.default_rng(seed)
         self.op = OPS[derivation.module.rpartition(".")[2]] if derivation.module.startswith("pyllama.ops.") else None
-        longer = {axis: size + int(axis not in derivation.fixed and self.rng.integers(2))
+        longer = {axis: size if axis in derivation.fixed else max(size + int(self.rng.integers(2)), 2)
                   for axis, size in derivation.sizes.items()}
         self.on_numbers = self.program(Numeric(seed), longer)
         self.on_symbols = self.program(Symbolic(), derivation.sizes, self.on_numbers) if derivation.symbols else None
