@@ -25,47 +25,53 @@ Visibility  Query t stands at position t' = t + S - T among the keys: the last
    causal   causal=True: s ≤ t'.  If T > S, the first queries see no key.
    window   window=n: t' - n < s, and s < t' + n.  None: no limit.
 
-Forward     The indices of batch and head are left out.  i runs over the K
-            numbers of a head.
+Forward     The indices of the batch and of the key/value head are left out.
+            r runs over the R query heads that share this key/value head, t
+            over queries, s and j over keys, i over the K numbers of a head.
+            m_ts is 1 where query t sees key s, and 0 elsewhere.
 
-            z_ts = scale Σ_i q_ti k_si
-            u_ts = c tanh(z_ts / c)                     without softcap: z_ts
-            a_ts = u_ts + bias_ts                       -∞ where not visible
-            lse_t = log Σ_s exp a_ts
-            p_ts = exp(a_ts - lse_t)
-            y_ti = Σ_s p_ts v_si
+            z_rts = scale Σ_i q_rti k_si
+            u_rts = c tanh(z_rts / c)                   without softcap: z_rts
+            a_rts = u_rts + bias_rts
+            lse_rt = log Σ_s m_ts exp a_rts
+            p_rts = m_ts exp(a_rts - lse_rt)
+            y_rti = Σ_s p_rts v_si
 
-            If a query sees no key, its y is 0 and it passes no gradient on.
+            The code writes -∞ to the hidden entries of a, because exp(-∞) is
+            0.  If a query sees no key, its y is 0 and it passes no gradient
+            on.  Head h of the bias is r of key/value head g: h is g R + r.
 
 Backward    y is linear in p and in v:
 
-            dv_si = Σ_t p_ts dy_ti
-            dp_ts = Σ_i dy_ti v_si
+            dv_si = Σ_rt p_rts dy_rti
+            dp_rts = Σ_i dy_rti v_si
 
-            p is the softmax of a (see softmax.py):
+            p is the softmax of a over the visible keys (see softmax.py):
 
-            δ_t = Σ_s p_ts dp_ts
-                = Σ_s p_ts Σ_i dy_ti v_si
-                = Σ_i dy_ti y_ti                    so δ can be had without p
-            da_ts = p_ts (dp_ts - δ_t)
+            ∂p_rtj/∂a_rts = p_rtj ([j = s] - p_rts)
+            δ_rt = Σ_s p_rts dp_rts
+                 = Σ_s p_rts Σ_i dy_rti v_si
+                 = Σ_i dy_rti y_rti                 so δ can be had without p
+            da_rts = Σ_j dp_rtj ∂p_rtj/∂a_rts
+                   = p_rts (dp_rts - δ_rt)
 
             a is the sum of u and the bias, so both have its gradient.  A bias
             with 1 for an axis has the sum over that axis:
 
-            dbias_ts = da_ts
-            du_ts = da_ts
+            dbias_rts = da_rts
+            du_rts = da_rts
 
             The derivative of tanh is 1 - tanh²:
 
-            dz_ts = du_ts (1 - (u_ts / c)²)             without softcap: du_ts
+            dz_rts = du_rts (1 - (u_rts / c)²)          without softcap: du_rts
 
             z is linear in q and in k:
 
-            dq_ti = scale Σ_s dz_ts k_si
-            dk_si = scale Σ_t dz_ts q_ti
+            dq_rti = scale Σ_s dz_rts k_si
+            dk_si = scale Σ_rt dz_rts q_rti
 
-            k and v serve R query heads, so the sums over t in dk and dv run
-            over r as well.  The code treats r and t as one axis of R T rows.
+            k and v serve R query heads, so the sums in dk and dv run over r,
+            too.  The code treats r and t as one axis of R T rows.
 
 Saved       q, k, v, mask, segments, bias, y, lse.  p [T S] is recomputed from
             lse, so memory grows linearly with T and S.
