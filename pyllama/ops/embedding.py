@@ -5,12 +5,14 @@ Arrays      ids [B T] in, integers from 0 to V-1; w [V D] in, y [B T D] out,
 
 Forward     y_btd = w_vd,   v = ids_bt
 
-Backward    n runs over all B T positions.  O is the one-hot matrix of the ids:
-            row n has a 1 in column ids_n and zeros elsewhere.
+Backward    O has the ids as one-hot vectors: the bracket is 1 where its
+            condition holds and 0 elsewhere.
 
-            O_nv = [ids_n = v]
-            y_nd = Σ_v O_nv w_vd
-            dw_vd = Σ_n O_nv dy_nd
+            O_btv = [ids_bt = v]
+            y_btd = Σ_v O_btv w_vd
+
+            dw_vd = Σ_bt O_btv dy_btd
+                  = Σ_{b,t : ids(b,t) = v} dy_btd
 
             This is a scatter-add: if a token occurs twice, its row of dw is
             the sum of both rows of dy.  ids are integers: no gradient.

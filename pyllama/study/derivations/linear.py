@@ -1,0 +1,36 @@
+"""The affine map, step by step: see pyllama/ops/linear.py."""
+from pyllama.study.derivation import Derivation, Step
+
+DERIVATION = Derivation(
+    title="Affine map",
+    module="pyllama.ops.linear",
+    arrays={"x": "N D", "w": "E D", "b": "E", "dy": "N E"},
+    letters={"n": "N", "d": "D", "e": "E"},
+    sizes={"N": 2, "D": 2, "E": 3},
+    implicit=(),
+    steps=(
+        Step("y_ne = Σ_d x_nd w_ed + b_e",
+             "Output `e` has a weight for each input `d`, and a number of its own.",
+             "y = (x.reshape(-1, D) @ w.T).reshape(*x.shape[:-1], E)"),
+        Step("∂y_ne/∂x_nd = w_ed",
+             "One term of the sum has `x_nd`, with this factor."),
+        Step("∂y_ne/∂w_ed = x_nd",
+             "The same term has `w_ed`."),
+        Step("∂y_ne/∂b_e = 1",
+             "`b_e` is a term by itself."),
+        Step("dx_nd = Σ_e dy_ne ∂y_ne/∂x_nd",
+             "`x_nd` is in all outputs `e` of its row: the chain rule sums over them.", extra=True),
+        Step("dx_nd = Σ_e dy_ne w_ed",
+             "The derivative from above."),
+        Step("dw_ed = Σ_n dy_ne x_nd",
+             "`w_ed` is in output `e` of every row, so its gradient is a sum over rows."),
+        Step("db_e = Σ_n dy_ne",
+             "So is `b_e`, with the factor 1.",
+             "None if b is None else rows.sum(axis=0)"),
+        Step("dx = dy w",
+             "A product of matrices sums over the axis that both share: here over `e`.",
+             "return (rows @ w).reshape(x.shape)", matrices=True),
+        Step("dw = dyᵀ x",
+             "Here over rows.  `dy` is transposed, so that its rows become the columns of the first factor.",
+             "rows.T @ x.reshape(-1, D)", matrices=True),
+    ))
