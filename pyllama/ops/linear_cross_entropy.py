@@ -7,9 +7,13 @@ Options     chunk=None: rows at a time.  None: as many as have 8 MiB of float32
             ignore_index, label_smoothing, z_loss, count: see cross_entropy.py.
 
 Forward     z_nv = Σ_d x_nd w_vd
-            loss = cross_entropy(z, t)
+            lse_n = log Σ_v exp z_nv
+            loss = Σ_n (lse_n - z_{n,t(n)}) / N
 
-Backward    With dz as in cross_entropy.py, and as in linear.py:
+            Options change the loss as in cross_entropy.py: then the next line
+            is the gradient that is derived there.
+
+Backward    dz_nv = (exp(z_nv - lse_n) - [v = t_n]) dloss / N
 
             dx_nd = Σ_v dz_nv w_vd
             dw_vd = Σ_n dz_nv x_nd
