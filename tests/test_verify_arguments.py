@@ -85,7 +85,7 @@ def test_a_function_that_cannot_be_called_so_is_one_sentence(kernel, sentence):
     ({"saved": True}, "saved is for a backward pass that takes what the forward pass saved; give backward, too"),
     ({"fix": {"epsilon": 1}}, "rms_norm has no option 'epsilon'; it has eps"),
     ({"rename": {"b": "bias"}}, "rms_norm has no option or optional input 'b'; it has eps"),
-    ({"dtype": "float16"}, "dtype is 'float16'; it must be 'float32' or 'float64'")])
+    ({"dtype": "float8"}, "dtype is 'float8'; it must be 'float64', 'float32', 'float16' or 'bfloat16'")])
 def test_a_wrong_argument_is_one_sentence(options, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         verify(norm, rms_norm, **options)
@@ -143,6 +143,17 @@ def test_the_command_prints_the_table_and_the_counterexample(mine, capsys, tmp_p
     code, out, _ = call(capsys, *words)
     assert code == 0
     assert "not tried  the function returns y alone; give its backward pass" in out
+
+
+@pytest.mark.parametrize(("dtype", "verdict"), [("float16", "wrong"), ("bfloat16", "right")])
+def test_the_command_checks_a_kernel_of_a_half_precision(dtype, verdict, mine, capsys):
+    """NumPy adds squares in float32, but those of 1e3 overflow in float16."""
+    code, out, err = call(capsys, "verify", "my_kernel.py:norm", "--op", "rms_norm", "--seed", 4, "--dtype", dtype,
+                          "--problems", 4)
+    assert (code, err) == (int(verdict == "wrong"), "")
+    lines = {line.split()[0]: line for line in out.splitlines()[3:13]}
+    assert " right " in lines["values"]
+    assert f" {verdict} " in lines["scales"]
 
 
 def test_the_command_takes_options_by_other_names(mine, capsys):

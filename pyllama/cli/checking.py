@@ -151,8 +151,8 @@ def checked(name: str, module: Any, function: Any, line: str | None, backward: s
 
 
 def verify(function: str, /, op: str, backward: str | None = None, saved: bool = False,
-           dtype: Literal["float32", "float64"] | None = None, problems: int = 20, seed: int | None = None,
-           arrays: Literal["numpy", "torch", "jax"] = "numpy", rename: tuple[str, ...] = (),
+           dtype: Literal["float64", "float32", "float16", "bfloat16"] | None = None, problems: int = 20,
+           seed: int | None = None, arrays: Literal["numpy", "torch", "jax"] = "numpy", rename: tuple[str, ...] = (),
            fix: tuple[str, ...] = (), only_wrong: bool = False, json: Path | None = None) -> int:
     """Compare somebody else's kernel with one of our ops, and print the smallest call at which it is wrong.
 
@@ -167,7 +167,7 @@ def verify(function: str, /, op: str, backward: str | None = None, saved: bool =
         op: op to compare with
         backward: its backward pass, module:function, called with dy and the inputs
         saved: the function returns y, saved; its backward pass is called with dy and what is in saved
-        dtype: precision, if it is for one only (default: both)
+        dtype: precision, if it is for one only (default: float64 and float32)
         problems: random calls for each property
         seed: seed of the calls (default: a new one, which is printed)
         arrays: what the function takes; the gradients of torch and jax functions are those of the library

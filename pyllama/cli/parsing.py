@@ -174,7 +174,8 @@ class Reader:
         value = given[-1].lower() if given else ""
         if (name, "true") in NANOGPT:
             value = SWITCHED.get(value, value)
-        ours = None if name in self.ignored else NANOGPT.get((name, value))
+        is_ours = name in self.flags and value in self.flags[name].choices
+        ours = None if is_ours or name in self.ignored else NANOGPT.get((name, value))
         if isinstance(ours, str):
             raise UserError(ours)
         if ours is not None:

@@ -83,8 +83,11 @@ def listed(results: tuple) -> list[np.ndarray]:
 
 
 def bounds(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], eps: float, seed: int = 0,
-           wide: type = np.float64) -> list[Bound]:
-    """The Bound of each output and gradient of run, as in check(), for a precision of eps."""
+           wide: type = np.float64, chain: float | None = None) -> list[Bound]:
+    """The Bound of each output and gradient of run, as in check(), for a precision of eps.
+
+    chain   √k of a function whose results have k roundings; None: CHAIN, and more where its sums are long, as in (b)
+    """
     rng, count = np.random.default_rng(seed), len(inputs)
     arrays = in_float64([*inputs, *map(np.asarray, dys)], wide)
     floats = [i for i, a in enumerate(arrays) if is_float(a) and a.size]
@@ -99,13 +102,14 @@ def bounds(run: Callable, inputs: Sequence[Any], dys: Sequence[Any], eps: float,
     exact = results(arrays)
     changes = [[np.square(b - a) for a, b in zip(exact, results(list(map(near, arrays))), strict=True)]
                for _ in range(NEIGHBORS)]
-    lengths = terms(results, arrays, floats, exact, rng)
+    chains = [chain] * len(exact) if chain else \
+        [np.sqrt(CHAIN ** 2 + 4 * n) for n in terms(results, arrays, floats, exact, rng)]
     found, outputs = [], len(arrays) - count
     for k, a in enumerate(exact):
         change = np.sqrt(np.nanmean([change[k] for change in changes], axis=0)) if a.size else a
-        chain = np.sqrt(CHAIN ** 2 + 4 * lengths[k])
         cancelling = eps * sizes(exact, arrays, count, k < outputs)
-        found.append(Bound(a, chain * (change + eps * largest(a)), chain * (change.max(initial=0) + cancelling)))
+        found.append(Bound(a, chains[k] * (change + eps * largest(a)),
+                           chains[k] * (change.max(initial=0) + cancelling)))
     return found
 
 

@@ -14,7 +14,8 @@ The properties, each tried on calls of its own:
 
     values          the outputs, on small arrays
     gradients       the gradients of random dy
-    sizes           both, on axes across the edges of vectors and blocks: 8, 15, 17, 31, 64, ..., 1030
+    sizes           both, on axes across the edges of vectors and blocks: 8, 15, 17, 31, 64, ..., 1030; in float16 and
+                    bfloat16 also 4096, which is too long for a sum in these
     empty           both, where an axis without entries is allowed
     groups          both, where several query heads share a key/value head
     options         both, with random values of the options
@@ -42,6 +43,7 @@ from pyllama.testing.verify.judging import OVERWRITTEN, Judge
 from pyllama.testing.verify.result import Mistake, Property, Verification
 
 ATTEMPTS = 500                                      # to make a counterexample smaller; no clock: a seed says all
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 NO_GRADIENTS = "the function returns y alone; give its backward pass"
 UNDEFINED = "the op is not defined for any of the random inputs"
 NOT_TRIED = {"empty": "no axis may be empty", "groups": "the op has no grouped queries",
@@ -58,7 +60,8 @@ def verify(function: Callable, op: Op, backward: Callable | None = None, *, save
     function        takes the op's inputs by position and its options by keyword; see adapter.py for what it returns
     backward        backward(dy, *inputs, **options) -> gradients, if function returns y
     saved           function returns y, saved, and backward takes these instead of the inputs
-    dtype           "float32" or "float64", if the function is for one precision only
+    dtype           "float64", "float32", "float16" or "bfloat16", if the function is for one precision only; None:
+                    float64 and float32
     problems        calls for each property
     seed            of everything random; None: a new one, which the result has
     rename          {the op's name of an option or an optional input: the function's}
@@ -68,8 +71,10 @@ def verify(function: Callable, op: Op, backward: Callable | None = None, *, save
 
     Raises TypeError or ValueError, in one sentence, if the function cannot be called with the op's inputs.
     """
-    if dtype not in (None, "float32", "float64"):
-        raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64'")
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"dtype is {dtype!r}; it must be {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}")
+    if dtype == "bfloat16":
+        import ml_dtypes  # noqa: F401                      # which gives NumPy this name
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     adapter = Adapter(function, op, backward, saved=saved, rename=rename, fix=fix, arrays=arrays)
     main = dtype or "float64"

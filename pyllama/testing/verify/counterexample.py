@@ -157,4 +157,6 @@ def as_python(call: Call, imports: list[str], statements: list[str]) -> str:
              f"{name} = LAYOUTS[{how!r}]({literal(x, len(name) + len(how) + 14)})" for name, (x, how) in arrays.items()]
     if any(how != "C" for _, how in arrays.values()):
         imports = [imports[0], "from pyllama.testing.layouts import LAYOUTS", *imports[1:]]
+    if any("ml_dtypes." in line for line in lines):
+        imports = ["import ml_dtypes", *imports]
     return "\n".join(["import numpy as np", *imports, *lines, *statements])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pyllama.testing.passes import REORDERED, copies
+from pyllama.testing.passes import REORDERED, copies, eps_of
 from pyllama.testing.problems import packed
 from pyllama.testing.trees import is_float
 from pyllama.testing.verify.adapter import Adapter, WrongResult
@@ -119,7 +119,7 @@ class Judge:
 
     def off(self, name: str, result: np.ndarray, value: np.ndarray, bound: float, dtype) -> Found:
         """Is a result further from the reference than the bound, or of another shape or dtype?"""
-        if result.dtype.kind not in "fiu":
+        if result.dtype.kind not in "iu" and not is_float(result):
             return Mistake(name, f"{name} is {result.dtype}; return a floating array"), np.inf
         if result.shape != value.shape:
             return Mistake(name, f"{name} has the shape {result.shape}, {self.op.name} has {value.shape}"), np.inf
@@ -206,7 +206,7 @@ class Judge:
         """Are the gradients others after another call, or do they share memory with the inputs?"""
         name = self.adapter.name
         for old, new in zip(before, after, strict=True):
-            rounding = REORDERED * np.finfo(old.dtype).eps * np.abs(old).max(initial=0)
+            rounding = REORDERED * eps_of(old.dtype) * np.abs(old).max(initial=0)
             if not (np.abs(old - new) <= rounding).all():
                 return Mistake("state", f"a gradient of {name} is another one after the function was called with other "
                                         f"inputs; keep what backward needs with the call")

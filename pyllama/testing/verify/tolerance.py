@@ -8,7 +8,14 @@ NumPy adds in pairs there: the error of a sum of n terms grows like √log n.  A
     bound in float64 = TIMES · loss · √n · ε₆₄ / ε₃₂                                because a loss is proportional to ε
 
 where n is the number of entries of the largest array: no sum of an op has more terms.
+
+Kernels for float16 and bfloat16 are not given the length of their sums, because they can add in float32, and round
+few numbers besides their results.  precision.py measures what a rounding of the inputs does to each result:
+
+    bound in float16, bfloat16 = ROUNDINGS · (the change by a rounding of the inputs + ε of numbers that may cancel)
+                                 + bound in float32
 """
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,9 +23,12 @@ import numpy as np
 from pyllama import backend
 from pyllama.op import Op
 from pyllama.testing.accuracy import F32, TIMES, in_float32, results
+from pyllama.testing.methods.precision import bounds, finfo
+from pyllama.testing.passes import eps_of
 from pyllama.testing.problems import packed
 from pyllama.testing.trees import in_float64, is_float
 
+ROUNDINGS = 4                                       # √16, of a kernel's numbers of float16 or bfloat16
 NEIGHBORS = 4                                       # of the inputs, at which the loss is measured
 F64 = np.finfo("float64")
 
@@ -26,9 +36,11 @@ F64 = np.finfo("float64")
 def tolerances(op: Op, inputs: list, options: dict, dy: Any, places: int = 1) -> list[tuple[np.ndarray, float]]:
     """[(value, bound), ...]: the float64 reference of each output, then of each gradient, and the largest error.
 
-    inputs, dy      in float32 or float64; None for an input left out
+    inputs, dy      in one precision; None for an input left out
     places          at which the loss is measured: at a few, the sum of two numbers may happen to be exact each time
     """
+    if eps_of(dtype_of(inputs)) > F32.eps:
+        return half_tolerances(tolerances, op, inputs, options, dy, places)
     dys, rng = op.each(dy), np.random.default_rng(1)
     low = [in_float32(op, narrowed(inputs if place == 0 else beside(inputs, rng)), options, packed(narrowed(dys)))
            for place in range(places)]
@@ -45,6 +57,8 @@ def scaled_tolerances(op: Op, inputs: list, options: dict, dy: Any, places: int 
 
     Raises OverflowError where the reference is not finite, or not in float32: then no loss can be measured.
     """
+    if eps_of(dtype_of(inputs)) > F32.eps:
+        return half_tolerances(scaled_tolerances, op, inputs, options, dy, places)
     dys, rng = op.each(dy), np.random.default_rng(2)
     low = narrowed(inputs)
     with backend.use("numpy"), np.errstate(all="ignore"):
@@ -56,6 +70,26 @@ def scaled_tolerances(op: Op, inputs: list, options: dict, dy: Any, places: int 
     if not all(np.isfinite(a).all() for a in (*rounded, *truth, *(a for a, _ in wanted))):
         raise OverflowError(f"{op.name} is not finite at these inputs")
     return [(a, bound + TIMES * most * factor(inputs, dys)) for (a, bound), most in zip(wanted, moved, strict=True)]
+
+
+def half_tolerances(in_single: Callable, op: Op, inputs: list, options: dict, dy: Any,
+                    places: int) -> list[tuple[np.ndarray, float]]:
+    """The tolerances for inputs in float16 or bfloat16, whose sums may be as imprecise as in_single() says of float32.
+
+    Raises OverflowError where a result is not finite in the precision of the inputs.
+    """
+    def run(arrays, dys):
+        y, back = op(*arrays, **options)
+        return op.each(y), back(packed(dys))
+
+    info = finfo(dtype_of(inputs))
+    with backend.use("numpy"), np.errstate(all="ignore"):
+        found = bounds(run, inputs, op.each(dy), float(info.eps), chain=ROUNDINGS)
+    if not all((np.abs(one.exact) <= float(info.max)).all() for one in found):
+        raise OverflowError(f"{op.name} is not finite in {dtype_of(inputs)} at these inputs")
+    single = in_single(op, narrowed(inputs), options, packed(narrowed(op.each(dy))), places)
+    return [(one.exact, max(largest(one.explained), one.cancelled) + most + float(info.smallest_subnormal))
+            for one, (_, most) in zip(found, single, strict=True)]
 
 
 def saved_tolerances(op: Op, inputs: list, options: dict) -> list[float]:
@@ -74,9 +108,14 @@ def saved_tolerances(op: Op, inputs: list, options: dict) -> list[float]:
 def factor(inputs, dys) -> float:
     """√n, and the ratio of the precisions if the inputs are in float64."""
     arrays = [x for x in (*inputs, *dys) if x is not None]
-    wide = next(x.dtype for x in arrays if is_float(x)) == np.float64
+    wide = dtype_of(arrays) == np.float64
     terms = max([1, *(int(x.size) for x in arrays)])
     return float(terms ** 0.5 * (F64.eps / F32.eps if wide else 1.0))
+
+
+def dtype_of(arrays) -> np.dtype:
+    """Of the floating arrays."""
+    return next(x.dtype for x in arrays if x is not None and is_float(x))
 
 
 def beside(inputs: list, rng: np.random.Generator) -> list:
