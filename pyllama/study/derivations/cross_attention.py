@@ -48,10 +48,10 @@ Backward    From the last layer to the first.  A layer's output is what the
 
             Of the matrices, each in its own layer:
 
-            dWo_ldhi = Σ_{rows,t} dw_ltd o_lhti
-            dWq_lhid = Σ_{rows,t} dq_lhti u_ltd
-            dWk_lhid = Σ_{rows,s} dk_lhsi m_sd
-            dWv_lhid = Σ_{rows,s} dv_lhsi m_sd
+            dWo_ldhi = Σ_Bt dw_ltd o_lhti
+            dWq_lhid = Σ_Bt dq_lhti u_ltd
+            dWk_lhid = Σ_Bs dk_lhsi m_sd
+            dWv_lhid = Σ_Bs dv_lhsi m_sd
 """
 import numpy as np
 
@@ -93,11 +93,12 @@ DERIVATION = Derivation(
     title="Attention to a memory that all layers read",
     source="pyllama.models.transformer_layers",
     symbols=False,
-    arrays={"x": "rows T D", "m": "rows S D", "dy": "rows T D", "Wq": "L H K D", "Wk": "L H K D", "Wv": "L H K D",
+    arrays={"x": "B T D", "m": "B S D", "dy": "B T D", "Wq": "L H K D", "Wk": "L H K D", "Wv": "L H K D",
             "Wo": "L D H K"},
     letters={"t": "T", "s": "S", "d": "D", "h": "H", "i": "K", "l": "L"},
-    sizes={"rows": 2, "T": 2, "S": 3, "D": 2, "H": 2, "K": 2, "L": 2},
-    fixed=("rows", "T", "S", "D", "H", "K", "L"),
+    sizes={"B": 2, "T": 2, "S": 3, "D": 2, "H": 2, "K": 2, "L": 2},
+    fixed=("B", "T", "S", "D", "H", "K", "L"),
+    implicit=("B",),
     loss={"y": "dy"},
     code=code,
     steps=(
@@ -136,9 +137,9 @@ DERIVATION = Derivation(
         Step("dm_sd = Σ_l c_lsd",
              "All layers read the same memory: it has as many uses as there are layers, and the gradients of all uses "
              "add.  Only with this sum does the encoder's backward pass begin."),
-        Step("dWo_ldhi = Σ_{rows,t} dw_ltd o_lhti",
+        Step("dWo_ldhi = Σ_Bt dw_ltd o_lhti",
              "A weight is used at all positions of all sequences, but in its own layer alone."),
-        Step("dWq_lhid = Σ_{rows,t} dq_lhti u_ltd", "The same; the queries run over the target."),
-        Step("dWk_lhid = Σ_{rows,s} dk_lhsi m_sd", "The keys run over the source."),
-        Step("dWv_lhid = Σ_{rows,s} dv_lhsi m_sd", "And the values."),
+        Step("dWq_lhid = Σ_Bt dq_lhti u_ltd", "The same; the queries run over the target."),
+        Step("dWk_lhid = Σ_Bs dk_lhsi m_sd", "The keys run over the source."),
+        Step("dWv_lhid = Σ_Bs dv_lhsi m_sd", "And the values."),
     ))

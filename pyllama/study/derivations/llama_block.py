@@ -54,23 +54,23 @@ Forward     The first norm (see rms_norm):
 Backward    From the last line to the first.  The network:
 
             dh_tf = Σ_d Wd_df dy_td
-            dWd_df = Σ_{rows,t} dy_td h_tf
+            dWd_df = Σ_Bt dy_td h_tf
             dc_tf = dh_tf u_tf σ(c_tf) (1 + c_tf (1 - σ(c_tf)))
             du_tf = dh_tf c_tf σ(c_tf)
-            dWa_fd = Σ_{rows,t} dc_tf n'_td
-            dWu_fd = Σ_{rows,t} du_tf n'_td
+            dWa_fd = Σ_Bt dc_tf n'_td
+            dWu_fd = Σ_Bt du_tf n'_td
             dn'_td = Σ_f (dc_tf Wa_fd + du_tf Wu_fd)
 
             The second norm, and both ways out of x':
 
-            dγ'_d = Σ_{rows,t} dn'_td m'_td
+            dγ'_d = Σ_Bt dn'_td m'_td
             dm'_td = γ'_d dn'_td
             dx'_td = dy_td + ρ'_t (dm'_td - m'_td mean_e m'_te dm'_te)
 
             Attention:
 
             da_td = dx'_td
-            dWo_dgri = Σ_{rows,t} da_td o_grti
+            dWo_dgri = Σ_Bt da_td o_grti
             do_grti = Σ_d Wo_dgri da_td
             dv_gsi = Σ_rt p_grts do_grti
             dp_grts = Σ_i do_grti v_gsi
@@ -85,14 +85,14 @@ Backward    From the last line to the first.  The network:
 
             The three projections of n:
 
-            dWq_grid = Σ_{rows,t} dq_grti n_td
-            dWk_gid = Σ_{rows,t} dk_gti n_td
-            dWv_gid = Σ_{rows,t} dv_gti n_td
+            dWq_grid = Σ_Bt dq_grti n_td
+            dWk_gid = Σ_Bt dk_gti n_td
+            dWv_gid = Σ_Bt dv_gti n_td
             dn_td = Σ_gi (Σ_r dq_grti Wq_grid + dk_gti Wk_gid + dv_gti Wv_gid)
 
             The first norm, and both ways out of x:
 
-            dγ_d = Σ_{rows,t} dn_td m_td
+            dγ_d = Σ_Bt dn_td m_td
             dm_td = γ_d dn_td
             dx_td = dx'_td + ρ_t (dm_td - m_td mean_e m_te dm_te)
 """
@@ -109,7 +109,7 @@ NAMES = {"γ": "input_layernorm.weight", "γ'": "post_attention_layernorm.weight
          "Wo": "self_attn.o_proj.weight", "Wa": "mlp.gate_proj.weight", "Wu": "mlp.up_proj.weight",
          "Wd": "mlp.down_proj.weight"}
 INTO_THE_STREAM = "Wo", "Wd"
-SIZES = {"rows": 2, "T": 2, "D": 2, "G": 2, "R": 2, "K": 4, "F": 3, "V": 3}
+SIZES = {"B": 2, "T": 2, "D": 2, "G": 2, "R": 2, "K": 4, "F": 3, "V": 3}
 
 
 def config(**others) -> LlamaConfig:
@@ -141,11 +141,12 @@ DERIVATION = Derivation(
     title="A block of LLaMA: attention and a gated network around a residual stream",
     source="pyllama.models.llama",
     symbols=False,
-    arrays={"x": "rows T D", "dy": "rows T D", "γ": "D", "γ'": "D", "Wq": "G R K D", "Wk": "G K D", "Wv": "G K D",
+    arrays={"x": "B T D", "dy": "B T D", "γ": "D", "γ'": "D", "Wq": "G R K D", "Wk": "G K D", "Wv": "G K D",
             "Wo": "D G R K", "Wa": "F D", "Wu": "F D", "Wd": "D F"},
     letters={"t": "T", "s": "T", "d": "D", "e": "D", "g": "G", "r": "R", "i": "K", "j": "K", "f": "F"},
     sizes=SIZES,
     fixed=tuple(SIZES),
+    implicit=("B",),
     constants={"ε": "", "base": ""},
     loss={"y": "dy"},
     code=code,
@@ -191,19 +192,19 @@ DERIVATION = Derivation(
 
         Step("dh_tf = Σ_d Wd_df dy_td", "`h_tf` is in every column of its position with the weight `Wd_df`.",
              'y, down_back = project(h, p["down_proj"])'),
-        Step("dWd_df = Σ_{rows,t} dy_td h_tf",
+        Step("dWd_df = Σ_Bt dy_td h_tf",
              "One weight is used at all positions of all sequences, so its gradient is a sum over them.  The same for "
              "every weight below."),
         Step("dc_tf = dh_tf u_tf σ(c_tf) (1 + c_tf (1 - σ(c_tf)))",
              "The derivative of `c σ(c)` is `σ + c σ (1 - σ)`, by the product rule (see swiglu).",
              "dg, du = swiglu_back(dh)"),
         Step("du_tf = dh_tf c_tf σ(c_tf)", "`h` is linear in `u`."),
-        Step("dWa_fd = Σ_{rows,t} dc_tf n'_td", "`c` is linear in `Wa`, with the slope `n'`."),
-        Step("dWu_fd = Σ_{rows,t} du_tf n'_td", "The same for `u`."),
+        Step("dWa_fd = Σ_Bt dc_tf n'_td", "`c` is linear in `Wa`, with the slope `n'`."),
+        Step("dWu_fd = Σ_Bt du_tf n'_td", "The same for `u`."),
         Step("dn'_td = Σ_f (dc_tf Wa_fd + du_tf Wu_fd)",
              "`n'` has two uses, the gate and the numbers.  By the chain rule their gradients add.",
              'return dx_g + dx_u, {"gate_proj": d_gate, "up_proj": d_up, "down_proj": d_down}'),
-        Step("dγ'_d = Σ_{rows,t} dn'_td m'_td", "`n'` is linear in `γ'`."),
+        Step("dγ'_d = Σ_Bt dn'_td m'_td", "`n'` is linear in `γ'`."),
         Step("dm'_td = γ'_d dn'_td", "`m'` reaches the loss through `n'` alone."),
         Step("dx'_td = dy_td + ρ'_t (dm'_td - m'_td mean_e m'_te dm'_te)",
              "`x'` has two uses.  In the residual its slope is 1, so `dy` comes through unchanged: however deep the "
@@ -211,7 +212,7 @@ DERIVATION = Derivation(
              "rms_norm).",
              "dx, da, d_norm2 = norm2_back(dz, dn)"),
         Step("da_td = dx'_td", "`x'` is the sum of `x` and `a`: both slopes are 1."),
-        Step("dWo_dgri = Σ_{rows,t} da_td o_grti", "`a` is linear in `Wo`."),
+        Step("dWo_dgri = Σ_Bt da_td o_grti", "`a` is linear in `Wo`."),
         Step("do_grti = Σ_d Wo_dgri da_td", "And in `o`: each head gets its part of the gradient.",
              "dy, do = o_back(dy)"),
         Step("dv_gsi = Σ_rt p_grts do_grti",
@@ -227,13 +228,13 @@ DERIVATION = Derivation(
              "turns back by the same angle.",
              "dq, = turn_q_back(dq.reshape(B, H, T, K))"),
         Step("dk_gtj = Σ_i A_tij dk'_gti", "The same for keys.", "dk, = turn_k_back(dk)"),
-        Step("dWq_grid = Σ_{rows,t} dq_grti n_td", "`q` is linear in `Wq`.", "dx_q, dwq = q_back(merge_heads(dq))"),
-        Step("dWk_gid = Σ_{rows,t} dk_gti n_td", "`k` in `Wk`.", "dx_k, dwk = k_back(merge_heads(dk))"),
-        Step("dWv_gid = Σ_{rows,t} dv_gti n_td", "`v` in `Wv`.", "dx_v, dwv = v_back(merge_heads(dv))"),
+        Step("dWq_grid = Σ_Bt dq_grti n_td", "`q` is linear in `Wq`.", "dx_q, dwq = q_back(merge_heads(dq))"),
+        Step("dWk_gid = Σ_Bt dk_gti n_td", "`k` in `Wk`.", "dx_k, dwk = k_back(merge_heads(dk))"),
+        Step("dWv_gid = Σ_Bt dv_gti n_td", "`v` in `Wv`.", "dx_v, dwv = v_back(merge_heads(dv))"),
         Step("dn_td = Σ_gi (Σ_r dq_grti Wq_grid + dk_gti Wk_gid + dv_gti Wv_gid)",
              "`n` has three uses, as queries, keys and values, and their gradients add.",
              'return dx_q + dx_k + dx_v, {"q_proj": dwq, "k_proj": dwk, "v_proj": dwv, "o_proj": do,'),
-        Step("dγ_d = Σ_{rows,t} dn_td m_td", "As for the second norm."),
+        Step("dγ_d = Σ_Bt dn_td m_td", "As for the second norm."),
         Step("dm_td = γ_d dn_td", "As for the second norm."),
         Step("dx_td = dx'_td + ρ_t (dm_td - m_td mean_e m_te dm_te)",
              "The residual again: what comes through unchanged, and what comes through the branch.",

@@ -36,10 +36,10 @@ Backward    From the last step to the first.  Behind the last step, all
 
             All steps have the same weights:
 
-            dW_kde = Σ_{rows,t} da_tkd x_te
-            db_kd = Σ_{rows,t} da_tkd
-            dU_kdj = Σ_{rows,t} da_tkd h_{t-1,j}
-            db'_kd = Σ_{rows,t} da_tkd
+            dW_kde = Σ_Bt da_tkd x_te
+            db_kd = Σ_Bt da_tkd
+            dU_kdj = Σ_Bt da_tkd h_{t-1,j}
+            db'_kd = Σ_Bt da_tkd
             dx_te = Σ_kd W_kde da_tkd
 
             How far an error reaches back, for three steps:
@@ -73,10 +73,11 @@ DERIVATION = Derivation(
     title="Backpropagation through time, in an LSTM",
     source="pyllama.models.lstm",
     symbols=False,
-    arrays={"x": "rows T E", "dy": "rows T D", "W": "K D E", "b": "K D", "U": "K D D", "b'": "K D"},
+    arrays={"x": "B T E", "dy": "B T D", "W": "K D E", "b": "K D", "U": "K D D", "b'": "K D"},
     letters={"t": "T", "k": "K", "d": "D", "j": "D", "e": "E"},
-    sizes={"rows": 2, "T": 3, "D": 2, "E": 2, "K": 4},
-    fixed=("rows", "T", "D", "K"),
+    sizes={"B": 2, "T": 3, "D": 2, "E": 2, "K": 4},
+    fixed=("B", "T", "D", "K"),
+    implicit=("B",),
     loss={"y": "dy"},
     code=code,
     steps=(
@@ -104,14 +105,14 @@ DERIVATION = Derivation(
              "`f` is in `c` with the slope `c_{t-1}`, which is 0 in the first step: there is nothing to forget."),
         Step("da_t2d = dc_td i_td (1 - g_td²)", "`g` is in `c` with the slope `i`."),
         Step("da_t3d = dh_td tanh(c_td) o_td (1 - o_td)", "`o` is in `h` alone."),
-        Step("dW_kde = Σ_{rows,t} da_tkd x_te",
+        Step("dW_kde = Σ_Bt da_tkd x_te",
              "Imagine a copy of `W` for each step.  Each copy has the gradient `da_t x_t` of a linear map, and since "
              "all copies are the same matrix, they move together: their gradients add.",
              "dx, d_ih, db_ih = input_back(np.stack(das[::-toward], axis=1))"),
-        Step("db_kd = Σ_{rows,t} da_tkd", "The same, with the slope 1."),
-        Step("dU_kdj = Σ_{rows,t} da_tkd h_{t-1,j}", "The same for the copies of `U`, whose input is the last output.",
+        Step("db_kd = Σ_Bt da_tkd", "The same, with the slope 1."),
+        Step("dU_kdj = Σ_Bt da_tkd h_{t-1,j}", "The same for the copies of `U`, whose input is the last output.",
              "d_hh, db_hh = d_hh + dw, db_hh + db"),
-        Step("db'_kd = Σ_{rows,t} da_tkd", "PyTorch has two biases.  They are added, so their gradients are equal."),
+        Step("db'_kd = Σ_Bt da_tkd", "PyTorch has two biases.  They are added, so their gradients are equal."),
         Step("dx_te = Σ_kd W_kde da_tkd", "An input is used in its own step alone."),
         Step("dc_0d = δ_0d + f_1d (δ_1d + f_2d δ_2d)",
              "The line of `dc` three times, each in the place of `dc` in the one before.  Behind the last step there "
