@@ -37,7 +37,6 @@ class Bug:
     cause      a sentence of mathematics
     source     where it happened: "owner/project#number", "owner/project PR #number"; or "operator mutation"
     hints      three, the last of which gives the answer away
-    keywords   what a diagnosis of the bug may say
 
     >>> from pyllama.testing.catalogue import bugs
     >>> print(bugs("tanh")[0])
@@ -51,7 +50,6 @@ class Bug:
     cause: str
     source: str
     hints: tuple[str, str, str]
-    keywords: tuple[str, ...] = ()
 
     def __str__(self):
         return f"{self.op}.{self.name}"
