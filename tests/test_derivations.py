@@ -149,6 +149,11 @@ def test_products_of_matrices_are_claims_too():
     assert kinds(wrong)[-1] == (EXACTLY, True)
 
 
+def test_what_angles_say_is_proved():
+    assert kinds(derived("y_j = cos² x_j", "y_j = 1 - sin² x_j"))[-1] == (PROVED, False)
+    assert kinds(derived("y_j = cos² x_j", "y_j = 1 - 2 sin² x_j"))[-1] == (EXACTLY, True)
+
+
 def test_formulas_name_options_that_are_numbers():
     one = derived("y_j = c x_j", "dx_j = 3 dy_j", options={"c": 3})
     assert kinds(one)[-1] == (PROVED, False)

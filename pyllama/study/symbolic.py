@@ -8,7 +8,7 @@ import sympy
 from pyllama.study.axes import Array
 from pyllama.study.evaluate import Unprovable
 
-HYPERBOLIC = sympy.tanh, sympy.sinh, sympy.cosh
+OF_EXP = sympy.tanh, sympy.sinh, sympy.cosh, sympy.sin, sympy.cos             # functions of exponentials
 
 
 class Symbolic:
@@ -111,7 +111,7 @@ def is_zero(expression: sympy.Expr) -> bool:
     The expression is a quotient of polynomials in its symbols, exponentials, other functions and roots.  So it is zero
     if its numerator is, after each root's square has been replaced by what the root is taken of.
     """
-    if expression.has(*HYPERBOLIC):
+    if expression.has(*OF_EXP):
         expression = expression.rewrite(sympy.exp)
     above = numerator(expression)
     for k, base in enumerate(bases(above)):
