@@ -12,35 +12,37 @@ Options     base=10000.0: sets how fast the frequencies θ_k fall.
             scaling=None: a dict with Hugging Face's keys that stretches the
             context; its rope_type is default, linear, ntk, llama3 or yarn.
 
-Angles      θ_k = base^(-k/P),   k = 0 .. P-1
-   linear   θ_k / factor instead of θ_k
-   ntk      base · factor^(P/(P-1)) instead of base: θ_0 does not change, the
-            slowest frequency is divided by factor
-   llama3   by the wavelength λ = 2π/θ_k, with O the original context length:
-            θ_k               if λ < O/high_freq_factor
-            θ_k / factor      if λ > O/low_freq_factor
-            between them, the weight of the first is linear in O/λ
-   yarn     the pair k = P log(O/2πr) / log base makes r turns in O positions.
-            f is this k for r = beta_fast = 32, rounded down, at least 0;
-            l is it for r = beta_slow = 1, rounded up, at most 2P - 1.
-            truncate=False: they are not rounded.
-            θ_k               if k < f
-            θ_k / factor      if k > l
-            between them, the weight of the first is linear in k.
-            cos A and sin A are multiplied by attention_factor, which is
-            0.1 log factor + 1 by default.
+Forward     (a_tk, b_tk) is pair k of row t, and A_tk its angle.
 
-Forward     a, b is a pair of row t, and A its angle.
+            θ_k = base^(-k/P)                            k runs over 0 .. P-1
+            A_tk = (start + t) θ_k
+            a'_tk = m (a_tk cos A_tk - b_tk sin A_tk)
+            b'_tk = m (a_tk sin A_tk + b_tk cos A_tk)
 
-            A = (start + t) θ_k
-            a' = a cos A - b sin A
-            b' = a sin A + b cos A
+            m is 1, except for yarn.  A scaling replaces θ by θ':
+
+   linear   θ'_k = θ_k / factor
+   ntk      θ'_k = (base factor^(P/(P-1)))^(-k/P)
+   llama3   λ_k = 2 π / θ_k                              the wavelength
+            h_k = min(max((O/λ_k - low) / (high - low), 0), 1)
+            θ'_k = h_k θ_k + (1 - h_k) θ_k / factor
+   yarn     d(n) = P log(O / (2 π n)) / log base         it makes n turns
+            f = max(floor d(beta_fast), 0)
+            l = min(ceil d(beta_slow), 2 P - 1)
+            h_k = 1 - min(max((k - f) / (l - f), 0), 1)
+            θ'_k = h_k θ_k + (1 - h_k) θ_k / factor
+            m = 0.1 log factor + 1                       or attention_factor
+
+            O is original_max_position_embeddings, the length of the original
+            context.  low and high are low_freq_factor and high_freq_factor.
+            By default beta_fast is 32 and beta_slow is 1.  h is the share of
+            the frequency that is kept.  Without truncate, yarn does not round.
 
 Backward    A rotation is orthogonal, so its transpose is the rotation by the
-            opposite angle, and yarn's factor stays:
+            opposite angle.  The factor m stays:
 
-            da = da' cos A + db' sin A
-            db = -da' sin A + db' cos A
+            da_tk = m (da'_tk cos A_tk + db'_tk sin A_tk)
+            db_tk = m (db'_tk cos A_tk - da'_tk sin A_tk)
 
 Saved       cos, sin [T P].  They are computed in float64 for every precision
             of x, because t θ_k grows large and its error must not.

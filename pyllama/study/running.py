@@ -62,7 +62,7 @@ class Run:
 
     def arrays(self) -> dict[str, tuple[str, ...]]:
         """name -> axes, of the inputs and the upstream gradients."""
-        if self.derivation.arrays:
+        if self.derivation.arrays or self.derivation.code is not None:
             return {name: tuple(axes.split()) for name, axes in self.derivation.arrays.items()}
         assert self.op is not None
         named = {x.name: x for x in (*self.op.inputs, *self.op.outputs)}
