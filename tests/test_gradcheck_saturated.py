@@ -49,6 +49,14 @@ def test_a_small_entry_is_checked_beside_a_large_sum():
     assert report.pairs[0].index == (5,)
 
 
+@pytest.mark.parametrize("f", [lambda x: 1e-18 * x * np.abs(x), lambda x: 1e-15 * x])
+def test_a_gradient_of_zeros_is_wrong_where_outputs_are_tiny_without_cancellation(f):
+    """1e-12 is less than a rounding of the inputs, but f changes by much less than that."""
+    x = np.array([1000.0, 0.0])
+    report = gradcheck(lambda x: (f(x), lambda dy: 0 * x * dy), [x], seed=0, raise_exception=False)
+    assert report.pairs[0].wrong
+
+
 def test_the_case_of_a_mistake_in_float32_is_in_float32():
     def f(x):
         factor = 3 if x.dtype == np.float32 else 2

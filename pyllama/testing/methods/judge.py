@@ -285,14 +285,19 @@ def measured(case: Case, which: Iterable | None, deadline: float | None) -> Entr
 def beside_one(case: Case, verdict: Verdict, index: tuple[int, ...] | None = None) -> Verdict:
     """The verdict; but undecided where one side is 0, or y is, and the other may be the rounding of numbers like 1.
 
-    Such as 1 - σ(x) at x = 40.  That needs inputs of ordinary size: numbers like 1e-20 have other neighbors.
+    Such as 1 - σ(x) at x = 40.  That needs inputs of ordinary size: numbers like 1e-20 have other neighbors.  And it
+    needs outputs that change by such roundings, not by less.
     """
-    v = np.ones(1) if index else case.values.line(case.place).v
-    least = slopes.GRAIN * case.eps * norm(case.dy) * norm(v)
+    ordinary = 1 / comparing.ORDINARY <= case.largest <= comparing.ORDINARY
+    if verdict.status != "wrong" or not ordinary:
+        return verdict
+    line = case.values.line(case.place)
+    changes = np.abs([line(t) - line(0.0) for h in slopes.WIDTHS[slopes.NARROW] for t in (h, -h)])
+    finely = ((changes > 0) & (changes < case.eps / 4)).any(axis=0)
+    least = slopes.GRAIN * case.eps * norm(case.dy[~finely]) * norm(np.ones(1) if index else line.v)
     small = float(np.abs(case.dy * flat(case.values.outputs)).sum()) <= least / slopes.WIDTHS[0]
     none = min(abs(verdict.claimed), abs(verdict.measured)) == 0 or small
-    if verdict.status == "wrong" and none and verdict.error * slopes.WIDTHS[0] <= least \
-            and 1 / comparing.ORDINARY <= case.largest <= comparing.ORDINARY:
+    if none and verdict.error * slopes.WIDTHS[0] <= least:
         return replace(verdict, status="undecided", why="no more than rounding beside numbers of size one")
     return verdict
 
