@@ -184,6 +184,15 @@ def test_an_index_that_is_an_expression_counts():
     assert kinds(derived("y_j = x_{2-j}", "dx_j = dy_j"))[-1] == (EXACTLY, True)
 
 
+def test_a_whole_number_is_any_number_in_a_proof():
+    assert kinds(derived("y_j = N x_j", "N² - 1 = (N - 1) (N + 1)", "N² = 9", "N² = 4", whole={"N": 3})) == [
+        (DEFINED, False), (PROVED, False), (EXACTLY, False), (EXACTLY, True)]
+
+
+def test_an_index_is_not_a_name():
+    assert kinds(derived("i = 2 x_0", "y_j = [i = j] x_j"))[0] == (EXACTLY, True)
+
+
 # --- recurrences ------------------------------------------------------------------------------------------------------
 
 TIMES = {"letters": {"t": "D", "s": "D"}, "constants": {"f": ""}}

@@ -52,6 +52,7 @@ class Derivation:
     implicit    axes that the formulas leave out
     integers    name -> the axis whose indices these integers are
     constants   name -> the option of the op that it stands for; "" if it is not an option.  Between 0 and 1
+    whole       name -> the whole number that it is; SymPy's proofs are for any number
     options     of the op, for this case; formulas may name those that are numbers
     loss        output -> the name of its upstream gradient; {}: those of the op
     gradients   name -> what it is the gradient of, where its name does not say it
@@ -70,6 +71,7 @@ class Derivation:
     implicit: tuple[str, ...] = ("rows",)
     integers: dict[str, str] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
+    whole: dict[str, int] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, str] = field(default_factory=dict)
     gradients: dict[str, str] = field(default_factory=dict)

@@ -25,6 +25,9 @@ class Numeric:
         """Below 1, so that they may be shares, as momentum and smoothing are."""
         return self.rng.uniform(0.3, 0.95, shape)
 
+    def whole(self, name: str, value: int) -> np.ndarray:
+        return np.asarray(float(value))
+
     def number(self, value: Any) -> Any:
         return float(value)
 

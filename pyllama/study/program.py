@@ -154,6 +154,8 @@ class Program:
             return
         assert isinstance(side, Name)
         name = self.text(side)
+        if name in self.scope.letters:
+            raise ValueError(f"{name} is an index, which a name would hide; give one of them another letter")
         one = Definition(name, () if name != side.text else tuple(map(letter, side.indices)), node, matrices)
         self.waiting = *self.waiting, one
         known = {*self.names, *(each.name for each in self.waiting)}

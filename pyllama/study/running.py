@@ -54,6 +54,8 @@ class Run:
             arrays[name] = Array(axes, data)
         for name in one.constants:
             arrays[name] = Array((), numbers.positive(name, ()))
+        for name, value in one.whole.items():
+            arrays[name] = Array((), numbers.whole(name, value))
         for name, value in one.options.items():
             if isinstance(value, int | float):
                 arrays[name] = Array((), np.asarray(numbers.number(value)))
@@ -62,9 +64,8 @@ class Run:
 
     def arrays(self) -> dict[str, tuple[str, ...]]:
         """name -> axes, of the inputs and the upstream gradients."""
-        if self.derivation.arrays or self.derivation.code is not None:
+        if self.derivation.arrays or self.op is None or self.derivation.code is not None:
             return {name: tuple(axes.split()) for name, axes in self.derivation.arrays.items()}
-        assert self.op is not None
         named = {x.name: x for x in (*self.op.inputs, *self.op.outputs)}
         wanted = [x.name for x in self.op.inputs if not x.optional]
         found = {name: axes_of(named[name]) for name in wanted}

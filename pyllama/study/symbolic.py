@@ -33,6 +33,9 @@ class Symbolic:
     def positive(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         return self.symbols(name, shape)
 
+    def whole(self, name: str, value: int) -> np.ndarray:
+        return self.symbols(name, ())
+
     def symbols(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         found = np.empty(shape, object)
         for index in np.ndindex(shape):
