@@ -6,16 +6,21 @@ Arrays      w [V D], v [V D] in: word and context vectors; a [V], b [V] in:
             the weight of the pair; loss [] out.  All but i and j are float32,
             or all float64.
 
-Forward     The paper's sum, divided by N:
+Forward     n runs over pairs, d over the numbers of a vector.  The paper's
+            sum is divided by N:
 
             e_n = w_{i(n)} · v_{j(n)} + a_{i(n)} + b_{j(n)} - y_n
             loss = Σ_n f_n e_n² / N
 
-Backward    h_n = ∂loss/∂e_n dloss
+Backward    h_n = ∂loss/∂e_n dloss                       the gradient of e_n
                 = 2 f_n e_n dloss / N
 
-            dw_p = Σ_{n : i(n) = p} h_n v_{j(n)}
-            dv_q = Σ_{n : j(n) = q} h_n w_{i(n)}
+            p and q run over words.  A bracket is 1 where its condition holds
+            and 0 elsewhere.
+
+            ∂e_n/∂w_pd = [i(n) = p] v_{j(n),d}
+            dw_pd = Σ_{n : i(n) = p} h_n v_{j(n),d}
+            dv_qd = Σ_{n : j(n) = q} h_n w_{i(n),d}
             da_p = Σ_{n : i(n) = p} h_n
             db_q = Σ_{n : j(n) = q} h_n
             dy_n = -h_n

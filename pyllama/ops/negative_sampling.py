@@ -7,25 +7,37 @@ Arrays      x [N D], w [V D] in: the vectors of N contexts and of V words, both
             negatives [N K] in: K words drawn for it; integers from 0 to V-1.
             loss [] out, in nats, in the precision of x.
 
-Forward     s_n0 = t_n                                         the word seen
-            s_nk = negatives_nk,   k = 1 .. K                  the words drawn
-            z_nk = x_n · w_{s(n,k)}
-            u_n0 = -z_n0
-            u_nk = z_nk,   k = 1 .. K
-            loss = Σ_n Σ_k softplus(u_nk) / N,   k = 0 .. K
+Forward     z is the score of the word that was seen, z' that of a word drawn.
+
+            s_nk = negatives_nk
+            z_n = x_n · w_{t(n)}
+            z'_nk = x_n · w_{s(n,k)}
 
             softplus(u) = log(1 + e^u)
-            softplus(-z) = -log σ(z)
+            σ(u) = 1 / (1 + e^(-u))
+            softplus(-u) = -log σ(u)
 
-            u is large where the model is wrong.  A negative that happens to
-            equal t_n counts as well: the expectation is over all words.
+            loss = Σ_n (softplus(-z_n) + Σ_k softplus(z'_nk)) / N
+
+            The loss is large where the word seen has a low score, or a word
+            drawn has a high one.  A negative that happens to equal t_n counts
+            as well: the expectation is over all words.
+
+            The code has both kinds in one array: column 0 of its s is t, and
+            column 0 of its u is -z.  The others are the negatives and z'.
 
 Backward    softplus'(u) = σ(u)
 
-            dz_n0 = -σ(u_n0) dloss / N
-            dz_nk = σ(u_nk) dloss / N,   k = 1 .. K
-            dx_n = Σ_k dz_nk w_{s(n,k)},   k = 0 .. K
-            dw_v = Σ_{n,k : s(n,k) = v} dz_nk x_n
+            dz_n = -σ(-z_n) dloss / N
+            dz'_nk = σ(z'_nk) dloss / N
+
+            A bracket is 1 where its condition holds and 0 elsewhere.
+
+            ∂z_n/∂x_nd = w_{t(n),d}
+            ∂z_n/∂w_vd = [t_n = v] x_nd
+
+            dx_nd = dz_n w_{t(n),d} + Σ_k dz'_nk w_{s(n,k),d}
+            dw_vd = Σ_n ([t_n = v] dz_n + Σ_k [s_nk = v] dz'_nk) x_nd
 
 Saved       x, w, s, u.  The rows w_s are gathered again: they hold D times as
             many numbers as u.
