@@ -10,8 +10,7 @@ Forward     z_nv = Σ_d x_nd w_vd
             lse_n = log Σ_v exp z_nv
             loss = Σ_n (lse_n - z_{n,t(n)}) / N
 
-            Options change the loss as in cross_entropy.py: then the next line
-            is the gradient that is derived there.
+            With options, loss and dz are those of cross_entropy.py.
 
 Backward    dz_nv = (exp(z_nv - lse_n) - [v = t_n]) dloss / N
 

@@ -45,8 +45,8 @@ Saved       x, w, s, u.  The rows w_s are gathered again: they hold D times as
 Raises      IndexError: a word outside 0 .. V-1.  ValueError: shapes do not
             fit.  TypeError: precisions differ, t or negatives not integer.
 
-Example     Word 0 is seen, word 1 is drawn.  z is (log 3, 0), so the loss is
-            log 4/3 + log 2, and dz is (-1/4, 1/2).
+Example     Word 0 is seen, word 1 is drawn.  z is log 3 and z' is 0, so the
+            loss is log 4/3 + log 2, dz is -1/4 and dz' is 1/2.
 
             >>> import numpy as np
             >>> from pyllama.ops import negative_sampling

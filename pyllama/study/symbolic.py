@@ -8,6 +8,7 @@ import sympy
 from pyllama.study.axes import Array
 from pyllama.study.evaluate import Unprovable
 
+ROUND = {"floor": sympy.floor, "ceil": sympy.ceiling}
 OF_EXP = sympy.tanh, sympy.sinh, sympy.cosh, sympy.sin, sympy.cos             # functions of exponentials
 
 
@@ -49,9 +50,9 @@ class Symbolic:
         return {"π": sympy.pi, "e": sympy.E}[name]
 
     def function(self, name: str, data: np.ndarray) -> np.ndarray:
-        if name in ("abs", "floor", "ceil"):
+        if name == "abs" or (name in ROUND and has_symbols(data)):
             raise Unprovable
-        return each(getattr(sympy, name), data)
+        return each(ROUND.get(name) or getattr(sympy, name), data)
 
     def largest(self, data: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
         if has_symbols(data):

@@ -1,4 +1,7 @@
 """Attention, step by step: see pyllama/ops/attention.py."""
+import itertools
+from fractions import Fraction
+
 import numpy as np
 
 from pyllama.ops import attention
@@ -31,6 +34,16 @@ def query_without_a_key():
     return "" if same else "its dy reaches a gradient"
 
 
+def mean_square_of_a_score():
+    """What is wrong with it for numbers that are 1 or -1 by chance, all independent; "" if nothing is."""
+    for K in (1, 2, 3):
+        signs = list(itertools.product((-1, 1), repeat=2 * K))
+        total = sum(sum(q * k for q, k in zip(one[:K], one[K:], strict=True)) ** 2 for one in signs)
+        if total != K * len(signs):
+            return f"it is {Fraction(total, len(signs))} for K = {K}"
+    return ""
+
+
 DERIVATION = Derivation(
     title="Attention of R query heads that share keys and values",
     module="pyllama.ops.attention",
@@ -48,6 +61,10 @@ DERIVATION = Derivation(
         Step("z_rts = scale Σ_i q_rti k_si",
              "The score: how well query and key match.",
              "z = rows(q) @ k.swapaxes(-1, -2) * factor(q, scale)"),
+        Step("E[(Σ_i q_rti k_si)²] = K",
+             "For independent numbers of mean 0 and mean square 1, products of different ones vanish in the mean, and "
+             "`K` squares stay.  So with the scale `1/√K` scores have mean square 1, however wide a head is.",
+             extra=True, check=mean_square_of_a_score),
         Step("u_rts = c tanh(z_rts / c)",
              "Near 0 this is close to `z`; no score is beyond `c`.",
              "return z if softcap is None else softcap * np.tanh(z / softcap)"),
@@ -77,7 +94,8 @@ DERIVATION = Derivation(
              "every `j`.",
              extra=True),
         Step("∂lse_rt/∂a_rts = p_rts",
-             "The derivative of `log u` is `1/u`, and only the term of `s` moves: its share of the sum is `p_rts`.",
+             "As in softmax: the derivative of `log u` is `1/u`, and only the term of `s` moves: its share of the sum "
+             "is `p_rts`.",
              extra=True),
         Step("∂p_rtj/∂a_rts = p_rtj ([j = s] - p_rts)",
              "The two lines above, put together."),

@@ -40,7 +40,8 @@ DERIVATION = Derivation(
         Step("loss = Σ_n c_n l_n / C",
              "No other row adds to the sum."),
         Step("∂lse_n/∂z_nv = p_nv",
-             "The derivative of `log u` is `1/u`, and only the term of `v` moves: its share of the sum is `p_nv`."),
+             "As in softmax: the derivative of `log u` is `1/u`, and only the term of `v` moves: its share of the sum "
+             "is `p_nv`."),
         Step("∂l_n/∂z_nv = (1 + 2 ζ lse_n) ∂lse_n/∂z_nv - (1 - α) [v = t_n] - α/V",
              "Term by term of the last line for `l_n`: `lse_n²` has the derivative `2 lse_n ∂lse_n/∂z_nv`, "
              "`z_{n,t(n)}` moves if `v` is the target, and the mean moves by `1/V`.", extra=True),
