@@ -3,6 +3,7 @@ import importlib
 import inspect
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sympy")
@@ -172,6 +173,23 @@ def test_the_derivative_of_a_function_named_by_one_letter():
         (DEFINED, False), (PROVED, False), (EXACTLY, True)]
 
 
+def test_arguments_without_a_value_stand_for_any_number_on_both_sides():
+    lines = "σ(u) = 1 / (1 + e^-u)", "1 - σ(u) = e^-u / (1 + e^-u)", "1 - σ(u) = e^-u σ(u)"
+    assert kinds(derived(*lines)) == [(DEFINED, False), (PROVED, False), (PROVED, False)]
+    assert kinds(derived(*lines[:2], "1 - σ(u) = e^u σ(u)"))[-1] == (EXACTLY, True)
+
+
+@pytest.mark.parametrize("line", ["= x_j + x_j = 2 x_j", "= 2 x_j = x_j + x_j", "= 2 x_j"])
+def test_all_sides_of_a_line_that_begins_with_an_equals_sign_equal_the_line_before(line):
+    assert kinds(derived("y_j = 2 x_j", line))[-1] == (PROVED, False)
+    assert kinds(derived("y_j = 3 x_j", line))[-1] == (EXACTLY, True)
+
+
+def test_infinity_is_not_equal_to_a_number():
+    with np.errstate(divide="ignore"):
+        assert kinds(derived("y_j = x_j", "y_j / (1 - 1) = y_j"))[-1] == (EXACTLY, True)
+
+
 def test_the_gradient_of_a_name_in_between_counts_all_its_paths():
     assert kinds(derived("u_j = x_j²", "y_j = u_j Σ_i u_i", "du_j = dy_j Σ_i u_i + Σ_i dy_i u_i")
                  )[-1] == (PROVED, False)
@@ -255,6 +273,11 @@ def test_a_recurrence_that_nothing_ends_is_found():
     ("y_j = (x_j", "')' is missing in 'y_j = (x_j' before 'the end'"),
     ("y_j = x_j ; 2", "';' is not in the notation, in 'y_j = x_j ; 2'"),
     ("= x_j", "a line that begins with = needs a line before it"),
+    ("x_j", "a line needs two sides with = between them"),
+    ("dx_j = x_j", "y is not defined"),
+    ("∂x_i/∂z_j = 1", "z is not defined"),
+    ("y_k = x_j", "the index j is on the right side alone"),
+    ("y_k = 1", "the index k has no axis"),
     ("y_j = x_ij", "there are 2 indices for the axes rows, D"),
 ])
 def test_a_line_that_cannot_be_read_says_why(line, why):

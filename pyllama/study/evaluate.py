@@ -17,6 +17,7 @@ class Unprovable(Exception):
 
 GREEK = "αβγδεζηθικλμνξοπρστυφχψω"
 LETTERS = set(string.ascii_lowercase + GREEK)
+CONSTANTS = "π", "e"
 
 
 class Scope:
@@ -40,7 +41,19 @@ class Scope:
 
     def letter(self, letter: str, size: int | None = None) -> Array:
         """The numbers that an index runs through."""
-        return Array((letter,), np.arange(self.sizes[self.letters[letter]] if size is None else size))
+        return Array((letter,), np.arange(self.sizes[self.axis(letter)] if size is None else size))
+
+    def axis(self, letter: str) -> str:
+        """The axis that an index runs over.  Raises ValueError if it has none."""
+        if letter not in self.letters:
+            raise ValueError(f"the index {letter} has no axis")
+        return self.letters[letter]
+
+    def known(self, name: str) -> Array:
+        """The array of this name.  Raises ValueError if it is not defined yet."""
+        if name not in self.names:
+            raise ValueError(f"{name} is not defined")
+        return self.names[name]
 
     def at(self, name: str, indices: tuple[Node, ...]) -> Array:
         """An array at its indices; axes without one stay."""
@@ -89,7 +102,7 @@ class Scope:
             return self.value(self.functions[node.text][1])
         if node.text in self.letters:
             return self.letter(node.text)
-        if node.text in ("π", "e"):
+        if node.text in CONSTANTS:
             return self.scalar(self.numbers.constant(node.text))
         if node.text == "δ" and len(node.indices) == 2:             # Kronecker's: 1 where both indices are equal
             return self.value(notation.Relation("=", *node.indices))

@@ -16,8 +16,7 @@ def mathml(line: str) -> str:
     >>> mathml("y = x²")
     '<math><mrow><mi>y</mi><mo>=</mo><msup><mi>x</mi><mn>2</mn></msup></mrow></math>'
     """
-    starts = line.lstrip().startswith("=")
-    chains = [tag("mo", "=").join(["", *map(plain, chain)] if starts else map(plain, chain)) for chain in parse(line)]
+    chains = [tag("mo", "=").join(map(plain, chain)) for chain in parse(line)]
     separator = tag("mo", ",") + '<mspace width="1.5em"/>'
     return tag("math", row(separator.join(chains)))
 
@@ -154,6 +153,10 @@ def relation(node: notation.Relation) -> str:
     return row(plain(node.left), tag("mo", escape(node.sign)), plain(node.right))
 
 
+def before(node: notation.Before) -> tuple[str, int]:
+    return "", ATOM
+
+
 def bracket(node: notation.Relation) -> tuple[str, int]:
     return row(tag("mo", "["), relation(node), tag("mo", "]")), ATOM
 
@@ -161,4 +164,5 @@ def bracket(node: notation.Relation) -> tuple[str, int]:
 WRITERS: dict = {
     notation.Number: number, notation.Name: name, notation.Call: call, notation.Sum: total, notation.Product: product,
     notation.Inner: inner, notation.Quotient: quotient, notation.Power: power, notation.Transposed: transposed,
-    notation.Reduction: reduction, notation.Partial: partial, notation.Relation: bracket}
+    notation.Reduction: reduction, notation.Partial: partial, notation.Before: before,
+    notation.Relation: bracket}

@@ -101,6 +101,10 @@ class Partial(NamedTuple):
     below: Name
 
 
+class Before(NamedTuple):
+    """The first side of the line before, in a line that begins with =."""
+
+
 class Relation(NamedTuple):
     """A condition, as in brackets."""
     sign: str
@@ -108,7 +112,8 @@ class Relation(NamedTuple):
     right: "Node"
 
 
-Node = Number | Name | Call | Sum | Product | Inner | Quotient | Power | Transposed | Reduction | Partial | Relation
+Node = (Number | Name | Call | Sum | Product | Inner | Quotient | Power | Transposed | Reduction | Partial | Before |
+        Relation)
 MINUS = Number(Fraction(-1))
 HALF = Number(Fraction(1, 2))
 
@@ -178,7 +183,7 @@ class Parser:
         return chains
 
     def chain(self) -> tuple[Node, ...]:
-        sides = [] if self.next.text == "=" else [self.sum()]
+        sides: list[Node] = [Before()] if self.next.text == "=" else [self.sum()]
         while self.takes("="):
             sides.append(self.sum())
         return tuple(sides)

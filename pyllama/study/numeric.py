@@ -73,7 +73,7 @@ class Numeric:
         """How both differ, in words; "" if they are equal up to rounding."""
         size = max(1.0, np.abs(left).max(initial=0), np.abs(right).max(initial=0))
         error = np.abs(left - right)
-        if (error <= EXACT * size).all():
+        if np.isfinite(size) and (error <= EXACT * size).all():
             return ""
         at = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
         return f"{np.broadcast_to(left, error.shape)[at]:.6g} is not {np.broadcast_to(right, error.shape)[at]:.6g}"

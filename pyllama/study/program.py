@@ -24,8 +24,8 @@ import numpy as np
 
 from pyllama.study import notation
 from pyllama.study.axes import MOVED, Array, aligned, combined, reduced
-from pyllama.study.evaluate import LETTERS, Scope, Unprovable, whole_name
-from pyllama.study.notation import Call, Name, Node
+from pyllama.study.evaluate import CONSTANTS, LETTERS, Scope, Unprovable, whole_name
+from pyllama.study.notation import Before, Call, Name, Node
 
 
 class Definition(NamedTuple):
@@ -34,8 +34,6 @@ class Definition(NamedTuple):
     letters: tuple[str, ...]
     node: Node
     matrices: bool
-
-
 
 
 class System(NamedTuple):
@@ -99,10 +97,12 @@ class Program:
         return isinstance(node, Name) and node.text in LETTERS and not node.indices and node.text not in self.names
 
     def chain(self, sides: list[Node], matrices: bool) -> Iterator[str]:
-        if len(sides) == 1:                                         # it goes on with the line before
+        if len(sides) < 2:
+            raise ValueError("a line needs two sides with = between them")
+        if isinstance(sides[0], Before):
             if self.subject is None:
                 raise ValueError("a line that begins with = needs a line before it")
-            sides = [self.subject, *sides]
+            sides = [self.subject, *sides[1:]]
         self.subject = sides[0]
         self.foresee(sides)
         new = list(takewhile(self.is_new, sides[:-1]))
@@ -136,10 +136,10 @@ class Program:
     @contextmanager
     def generic(self, sides: list[Node]) -> Iterator[None]:
         """The arguments of a function stand for any number, if they have no value: softplus(-u) = ..."""
-        before = self.names
-        free = {name for side in sides if isinstance(side, Call) for name in used(side, {}) if name in LETTERS}
-        self.scope.names = before | {name: Array((), self.scope.numbers.fresh(name, ()))
-                                     for name in sorted(free - before.keys() - self.scope.functions.keys())}
+        before, scope = self.names, self.scope
+        free = {name for side in sides for name in variables(side)
+                if name in LETTERS - {*before, *scope.functions, *scope.letters, *CONSTANTS}}
+        scope.names = before | {name: Array((), np.asarray(scope.numbers.fresh(name, ()))) for name in sorted(free)}
         try:
             yield
         finally:
@@ -198,7 +198,7 @@ class Program:
             one, = system.definitions
             return {one.name: self.computed(one)}
         before, sizes = self.names, self.scope.sizes
-        shapes = {one.name: [self.scope.letters[letter] for letter in one.letters] for one in system.definitions}
+        shapes = {one.name: list(map(self.scope.axis, one.letters)) for one in system.definitions}
         self.scope.names = before | {name: Array(tuple(axes), np.zeros([sizes[axis] for axis in axes], int))
                                      for name, axes in shapes.items()}
         try:
@@ -223,8 +223,8 @@ class Program:
         if extra:
             raise ValueError(f"the index {extra[0]} is on the right side alone")
         left_out = tuple(sorted((axis for axis in value.axes if axis not in LETTERS), key=lambda axis: axis != MOVED))
-        sizes = [self.scope.sizes[self.scope.letters[letter]] for letter in one.letters]
-        axes = (*left_out, *(self.scope.letters[letter] for letter in one.letters))
+        own = tuple(map(self.scope.axis, one.letters))
+        sizes, axes = [self.scope.sizes[axis] for axis in own], (*left_out, *own)
         _, (_, data) = aligned([Array((*left_out, *one.letters), np.zeros([1] * len(axes))), value])
         return Array(axes, np.broadcast_to(data, (*data.shape[:len(left_out)], *sizes)))
 
@@ -242,7 +242,7 @@ class Program:
 
         needs   the names that evaluate() uses
         """
-        a = self.names[name]
+        a = self.scope.known(name)
 
         def moved(data: np.ndarray) -> Array:
             before = self.names
@@ -293,7 +293,7 @@ class Program:
 
     def total(self) -> Array:
         """L = Σ dy y"""
-        terms = [combined(np.multiply, self.names[upstream], self.names[output])
+        terms = [combined(np.multiply, self.names[upstream], self.scope.known(output))
                  for output, upstream in self.loss.items()]
         numbers = [reduced(np.sum, a, [axis for axis in a.axes if axis != MOVED]) for a in terms]
         return combined(lambda *all: sum(all), *numbers)
@@ -333,6 +333,15 @@ def used(node: Any, functions: dict) -> set[str]:
     for part in node:
         found |= used(part, functions)
     return found
+
+
+def variables(node: Any) -> set[str]:
+    """The names in the arguments of the functions in a tree."""
+    if not isinstance(node, tuple):
+        return set()
+    if isinstance(node, Call):
+        return {name for argument in node.arguments for name in used(argument, {})}
+    return {name for part in node for name in variables(part)}
 
 
 def replaced(node: Any, where: dict[Node, Node]) -> Any:

@@ -4,13 +4,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import pyllama.ops  # noqa: F401 -- registers
 from pyllama.errors import optional
 from pyllama.op import OPS
 from pyllama.study.axes import Array
 from pyllama.study.derivation import Derivation, Step
 from pyllama.study.evaluate import Scope, Unprovable
 from pyllama.study.notation import parse
-from pyllama.study.numeric import EXACT, Numeric
+from pyllama.study.numeric import Numeric
 from pyllama.study.program import Program
 
 DEFINED, PROVED, EXACTLY, CHECKED = "definition", "proved (SymPy)", "exact (complex step)", "checked"
@@ -57,7 +58,7 @@ class Run:
         for name, value in one.whole.items():
             arrays[name] = Array((), numbers.whole(name, value))
         for name, value in one.options.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and not isinstance(value, bool):
                 arrays[name] = Array((), np.asarray(numbers.number(value)))
         scope = Scope(numbers, arrays, dict(one.letters), dict(sizes), one.implicit)
         return Program(scope, self.loss(), dict(one.gradients), twin)
@@ -118,10 +119,10 @@ class Run:
         for name, value in (one.code(names) if one.code else self.passes(names)).items():
             if name not in names:
                 return f"the derivation does not define {name}, which the code computes"
-            formula, size = names[name], max(1.0, np.max(np.abs(value), initial=0))
+            formula = names[name]
             if formula.shape != np.shape(value):
                 return f"{name} has shape {np.shape(value)} in the code, {formula.shape} in the derivation"
-            if not (np.abs(formula - value) <= EXACT * size).all():
+            if self.on_numbers.scope.numbers.apart(formula, value):
                 return f"{name} is not the same in the code and in the derivation"
         return ""
 
@@ -133,7 +134,8 @@ class Run:
                                              for name, option in self.derivation.constants.items() if option}
         y, saved = self.op.forward(*(names[name] for name in inputs), **options)
         outputs = {x.name: np.asarray(one) for x, one in zip(self.op.outputs, self.op.each(y), strict=True)}
-        grads = self.op.backward(*(names[self.loss()[name]] for name in outputs), *saved, **options)
+        dys = tuple(names[self.loss()[name]] for name in outputs)
+        grads = self.op.backward(dys if len(dys) > 1 else dys[0], *saved, **options)
         return outputs | {f"d{name}": dx for name, dx in zip(inputs, grads, strict=False) if dx is not None}
 
 

@@ -10,6 +10,7 @@ DERIVATION = Derivation(
         Step("m = max_j x_j",
              "The largest entry of a row.",
              "m = np.max(x.real, axis=-1, keepdims=True)"),
+        Step("[x_j ≤ m] = 1", "So no exponent below is above 0, and nothing overflows.", extra=True),
         Step("lse = m + log Σ_j exp(x_j - m)",
              "`exp(m)` is taken out of the sum, so that no exponent is above 0.  The proofs below hold for any `m`, "
              "not only for the largest entry.",
