@@ -4,20 +4,24 @@ Arrays      x [... D], a [... D], w [D] in; s [... D], y [... D] out;
             all float32 or all float64.  A row is one vector of length D.
 Options     eps=1e-5: ε, as in rms_norm.
 
-Forward     s = x + a
+Forward     s_j = x_j + a_j
             r = (mean_j s_j² + ε)^-½                          one number per row
-            y_j = w_j s_j r
+            n_j = s_j r
+            y_j = w_j n_j
 
             This is rms_norm of s (see rms_norm.py).  Fused, each row of s is
             normalized while it is still in cache.
 
-Backward    s reaches the loss twice: directly and through y.  Its gradient is
-            the sum of the two parts.  The sum x + a hands that gradient to
-            both terms unchanged.  As in rms_norm:
+Backward    g_j = w_j dy_j                                the gradient of n_j
 
-            n_j = s_j r
-            g_j = w_j dy_j
-            dx_j = da_j = ds_j + r (g_j - n_j mean_i g_i n_i)
+            s reaches the loss twice: directly and through y.  Its whole
+            gradient h is the sum of the two parts, the second as in rms_norm:
+
+            h_j = ds_j + r (g_j - n_j mean_i g_i n_i)
+
+            The sum x + a hands that gradient to both terms unchanged:
+
+            dx_j = da_j = h_j
             dw_j = Σ_rows dy_j n_j
 
 Saved       s, w, r, as rms_norm saves them for the input s.  dx and da are

@@ -9,10 +9,16 @@ Options     rate=0.1: the probability, in [0, 1), that a number is dropped.
             start=0: the index of x's first number in the array that x is a
             part of.
 
-Forward     P(m_i = 1) = 1 - rate,   P(m_i = 0) = rate
+Forward     u_i is drawn from the uniform distribution on [0, 1).
+
+            m_i = [u_i ≥ rate]                      1 if so, otherwise 0
+            P(m_i = 1) = 1 - rate
             y_i = m_i x_i / (1 - rate)
 
-            The scale makes the expected value of y equal to x.
+            The scale makes the expected value of y equal to x.  It is the sum
+            of both values, each times its probability:
+
+            (1 - rate) x_i / (1 - rate) + rate · 0 = x_i
 
 Backward    y is linear in x, and m does not depend on x:
 

@@ -4,7 +4,8 @@ Arrays      x [... F] in; y [... F] out; float32 or float64.
 Options     tanh=False: the exact function.  True: the paper's approximation
             with tanh, which GPT-2 uses; it differs by less than 5e-4.
 
-Forward     Φ is the normal distribution function.
+Forward     Φ is the normal distribution function: Φ(x) is the probability
+            that a normal number is below x.
 
             Φ(x) = ½ (1 + erf(x/√2))
             y = x Φ(x)
@@ -17,10 +18,10 @@ Backward    By the product rule, with the density φ:
 
             erf'(z) = 2/√π · exp(-z²)
             φ(x) = Φ'(x) = exp(-x²/2) / √(2π)
-            dx = dy (Φ + x φ)
-   tanh     tanh'(u) = 1 - t²
-            u' = √(2/π) (1 + 3 c x²)
-            dx = dy (½ (1 + t) + ½ x (1 - t²) u')
+            dx = dy (Φ(x) + x φ(x))
+   tanh     ∂t/∂u = 1 - t²
+            ∂u/∂x = √(2/π) (1 + 3 c x²)
+            dx = dy (½ (1 + t) + ½ x (1 - t²) ∂u/∂x)
 
 Saved       x.  The functions are recomputed: to store and load their values
             would cost as much.

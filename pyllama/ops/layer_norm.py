@@ -4,24 +4,32 @@ Arrays      x [... D], w [D], b [D] in; y [... D] out; all float32 or all
             float64.  A row is one vector of length D.
 Options     eps=1e-5: ε, which keeps a constant row from dividing by zero.
 
-Forward     c = x - mean(x)
-            r = (mean(c²) + ε)^-½                             one number per row
-            n = c r
-            y = w n + b
+Forward     c_j = x_j - mean_i x_i
+            r = (mean_j c_j² + ε)^-½                          one number per row
+            n_j = c_j r
+            y_j = w_j n_j + b_j
 
-Backward    g = w dy                                      the gradient of n
+Backward    g_j = w_j dy_j                                the gradient of n_j
+
+            First the gradient of c, as in rms_norm:
 
             ∂r/∂c_j = -r³ c_j / D
-            dc_j = g_j r - r³ c_j (Σ_i g_i c_i) / D
-                 = r (g_j - n_j mean(g n))
+            dc_j = Σ_i g_i ∂(c_i r)/∂c_j
+                 = g_j r - r³ c_j (Σ_i g_i c_i) / D
+                 = r (g_j - n_j mean_i g_i n_i)
 
-            To subtract the mean is a symmetric linear map, so its transpose
-            subtracts the mean of dc.  mean(n) is zero; only g contributes:
+            Then that of x.  The matrix of c's derivatives is symmetric, so
+            its transpose subtracts a mean, too:
 
-            dx = dc - mean(dc)
-               = r (g - mean(g) - n mean(g n))
-            dw = Σ_rows dy n
-            db = Σ_rows dy
+            ∂c_i/∂x_j = δ_ij - 1/D
+            dx_j = Σ_i dc_i ∂c_i/∂x_j = dc_j - mean_i dc_i
+
+            The mean of n is zero, so only g contributes to the mean of dc:
+
+            mean_i dc_i = r mean_i g_i
+            dx_j = r (g_j - mean_i g_i - n_j mean_i g_i n_i)
+            dw_j = Σ_rows dy_j n_j
+            db_j = Σ_rows dy_j
 
 Saved       n, w, r.
 

@@ -7,7 +7,10 @@ Arrays      a [N 4*D] in: what input and last output send to the gates, in
             last cell state; h [N D] out: the output; c1 [N D] out: the new
             cell state.  All float32 or all float64.
 
-Forward     i = σ(a_i),   f = σ(a_f),   o = σ(a_o)
+Forward     σ(x) = 1 / (1 + e^-x)
+            i = σ(a_i)                                    the input gate
+            f = σ(a_f)                                    the forget gate
+            o = σ(a_o)                                    the output gate
             g = tanh(a_g)
             c1 = f c + i g
             t = tanh(c1)
@@ -16,8 +19,7 @@ Forward     i = σ(a_i),   f = σ(a_f),   o = σ(a_o)
 Backward    c1 reaches the loss twice: directly and through h.  Its whole
             gradient is δ.
 
-            σ' = σ (1 - σ),   tanh' = 1 - tanh²
-
+            σ'(x) = σ(x) (1 - σ(x)),   tanh'(x) = 1 - tanh² x
             ∂h/∂c1 = o (1 - t²)
             δ = dc1 + dh o (1 - t²)
             da_i = δ g i (1 - i)

@@ -8,7 +8,7 @@ Backward    [x > 0] is 1 where x > 0 and 0 elsewhere.
 
             dx = [x > 0] dy
 
-            At x = 0 every slope from 0 to 1 is a subgradient; we take 0.
+            At 0 every slope from 0 to 1 is a subgradient; we take 0.
 
 Saved       x.
 

@@ -3,19 +3,21 @@
 Arrays      g [... F], u [... F] in: the gate and the values; y [... F] out;
             all float32 or all float64.
 
-Forward     σ(g) = 1 / (1 + e^-g)
-            silu(g) = g σ(g)
-            y = g σ(g) u
+Forward     σ(x) = 1 / (1 + e^-x)
+            silu(x) = x σ(x)
+            s = σ(g)
+            y = silu(g) u = g s u
 
-Backward    σ'(g) = e^-g / (1 + e^-g)²
-                  = σ (1 - σ)
-            silu'(g) = σ + g σ (1 - σ)
-                     = σ (1 + g (1 - σ))
+Backward    σ'(x) = e^-x / (1 + e^-x)²
+                  = σ(x) (1 - σ(x))
+            ∂s/∂g = s (1 - s)
+            silu'(g) = s + g s (1 - s)
+                     = s (1 + g (1 - s))
 
-            dg = dy u σ (1 + g (1 - σ))
-            du = dy g σ
+            dg = dy u s (1 + g (1 - s))
+            du = dy g s
 
-Saved       g, u.  σ is recomputed: an exponential costs less than a store and
+Saved       g, u.  s is recomputed: an exponential costs less than a store and
             a load.
 
 Raises      TypeError: precisions differ.  ValueError: shapes do not fit.
