@@ -256,6 +256,20 @@ def test_a_recurrence_may_have_an_axis_twice():
     assert found == [(DEFINED, False)] * 2 + [(PROVED, False), (EXACTLY, True)]
 
 
+@pytest.mark.parametrize(("lines", "missing"), [
+    (["dh_it = dy_it + f dh_{i,t+1}", "dx_it = dh_it + [i = 0] (Σ_k dy_kt + f dc_{t+1})"], "dc"),       # no line of dc
+    (["dc_t = Σ_i dy_it + f dc_{t+1}", "dh_0t = dy_0t + f dh_{0,t+1}"], "dh"),      # half of it: that of h_1t
+    (["dc_t = Σ_i dy_it + f dc_{t+1}", "dh_0t = dy_0t + f dh_{0,t+1}", "dh_1t = dy_1t + f dh_{1,t+1}"], ""),
+])
+def test_a_gradient_that_is_used_needs_a_line(lines, missing):
+    forward = "c_t = f c_{t-1} + x_0t", "h_it = f h_{i,t-1} + x_it", "y_it = h_it + c_t"
+    one = {"arrays": {"x": "E D", "dy": "E D"}, "letters": {"t": "D", "i": "E", "k": "E"}, "sizes": {"E": 2, "D": 3},
+           "fixed": ("E", "D"), "constants": {"f": ""}}
+    run = Run(derived(*forward, *lines, **one))
+    assert [outcome.wrong for outcome in run.steps()] == [""] * (len(forward) + len(lines))
+    assert run.code() == (missing and f"no line says what {missing} is, which is used")
+
+
 def test_a_recurrence_that_nothing_ends_is_found():
     run = Run(derived("y_t = c_{t-1} + x_t", **TIMES))
     assert [outcome.wrong for outcome in run.steps()] == [""]

@@ -65,6 +65,7 @@ class Program:
         self.scope, self.loss, self.gradients, self.twin = scope, loss, gradients, twin
         self.systems: list[System] = []
         self.waiting: tuple[Definition, ...] = ()                   # definitions that need one of a later line
+        self.foreseen: dict[str, np.ndarray] = {}                   # gradients used before their lines: where these are
         self.subject: Node | None = None                            # the first side of the last chain
         scope.derivative = lambda node, name: self.derivative(lambda: scope.value(node), name,
                                                               used(node, scope.functions))
@@ -105,6 +106,7 @@ class Program:
             sides = [self.subject, *sides[1:]]
         self.subject = sides[0]
         self.foresee(sides)
+        self.cover(sides[0])
         new = list(takewhile(self.is_new, sides[:-1]))
         known = sides[len(new):]
         for side in new:
@@ -127,6 +129,20 @@ class Program:
         for name in sorted(shifted(tuple(sides)) - self.names.keys()):
             if (of := self.source(name)) in self.names:
                 self.names[name] = self.gradient(of)
+                self.foreseen[name] = np.zeros(self.names[name].data.shape, bool)
+
+    def cover(self, side: Node) -> None:
+        """Note which numbers of a gradient that was used before have their line now."""
+        if isinstance(side, Name) and side.text in self.foreseen:
+            _, at = aligned(self.scope.places(self.names[side.text], side.indices))
+            self.foreseen[side.text][tuple(at)] = True
+
+    def missing(self) -> str:
+        """What no line says though another one needs it, in words; "" if nothing is missing."""
+        if self.waiting:
+            return f"{self.waiting[0].name} needs a name that no later line defines"
+        names = [name for name, covered in self.foreseen.items() if not covered.all()]
+        return f"no line says what {names[0]} is, which is used" if names else ""
 
     def text(self, side: Name) -> str:
         """The name that is meant: a_i is one, if there is an array of that name."""

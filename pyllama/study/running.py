@@ -112,8 +112,8 @@ class Run:
     def code(self) -> str:
         """How the code differs from the formulas on the same numbers, in words; "" if it does not."""
         one, names = self.derivation, {name: a.data for name, a in self.on_numbers.names.items()}
-        if waiting := self.on_numbers.waiting:
-            return f"{waiting[0].name} needs a name that no later line defines"
+        if missing := self.on_numbers.missing():
+            return missing
         if not self.has_code:
             return ""
         for name, value in (one.code(names) if one.code else self.passes(names)).items():

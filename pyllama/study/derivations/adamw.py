@@ -17,10 +17,12 @@ Forward     m_t = β₁ m_{t-1} + (1 - β₁) g_t
             E[m_t] = (1 - β₁^(t + 1)) E[g]
             E[v_t] = (1 - β₂^(t + 1)) E[g²]
 
-            Divided by these factors, both are expected to be right:
+            Divided by these factors, the expectations are those of g and g²:
 
             m'_t = m_t / (1 - β₁^(t + 1))
             v'_t = v_t / (1 - β₂^(t + 1))
+            E[m'_t] = E[g]
+            E[v'_t] = E[g²]
 
             b_t is the parameter before step t, p_t the one behind it:
 
@@ -54,8 +56,9 @@ from pyllama.study.derivation import Derivation, Step
 from pyllama.training.optim import AdamW
 
 
-def expectation_of_the_mean(beta: Fraction, power: int) -> str:
-    """Compare E[m_t] with (1 - β^(t+1)) E[g^power] by enumeration: g is one of two numbers in each of three steps."""
+def difference(beta: Fraction, power: int, corrected: bool) -> str:
+    """Compare the expectation of a moving mean of g^power with (1 - β^(t+1)) E[g^power], or with E[g^power] if it is
+    corrected, by enumeration: g is one of two numbers in each of three steps."""
     values, shares = (Fraction(-1), Fraction(2)), (Fraction(1, 4), Fraction(3, 4))
     expected = sum(share * g ** power for g, share in zip(values, shares, strict=True))
     for t in range(3):
@@ -65,14 +68,15 @@ def expectation_of_the_mean(beta: Fraction, power: int) -> str:
             for k in choices:
                 mean = beta * mean + (1 - beta) * values[k] ** power
                 share *= shares[k]
-            total += share * mean
-        if total != (1 - beta ** (t + 1)) * expected:
-            return f"at step {t} the expectation is {total}, not {(1 - beta ** (t + 1)) * expected}"
+            total += share * (mean / (1 - beta ** (t + 1)) if corrected else mean)
+        right = expected if corrected else (1 - beta ** (t + 1)) * expected
+        if total != right:
+            return f"in step {t} the expectation is {total}, not {right}"
     return ""
 
 
-def expected(power: int) -> Callable[[], str]:
-    return lambda: expectation_of_the_mean(Fraction(9, 10), power)
+def expectation(power: int, corrected: bool = False) -> Callable[[], str]:
+    return lambda: difference(Fraction(9, 10), power, corrected)
 
 
 def code(names: dict) -> dict:
@@ -113,13 +117,18 @@ DERIVATION = Derivation(
         Step("E[m_t] = (1 - β₁^(t + 1)) E[g]",
              "The expectation of a sum is the sum of the expectations, and each of these is E[g].  It is checked "
              "exactly, over all gradients of three steps.",
-             check=expected(1)),
-        Step("E[v_t] = (1 - β₂^(t + 1)) E[g²]", "The same for the squares.", check=expected(2)),
+             check=expectation(1)),
+        Step("E[v_t] = (1 - β₂^(t + 1)) E[g²]", "The same for the squares.", check=expectation(2)),
         Step("m'_t = m_t / (1 - β₁^(t + 1))",
              "`m` starts at 0, so it is too small at first.  The factor is known, so it can be divided out.",
              "d = m / (np.sqrt(v) / math.sqrt(1 - b2 ** t) + eps) / (1 - b1 ** t)"),
         Step("v'_t = v_t / (1 - β₂^(t + 1))",
              "`β₂` is near 1, so without this `√v` would be far too small at first, and the steps far too long."),
+        Step("E[m'_t] = E[g]",
+             "The factor is a number, so it can be divided out of the expectation, too: `m'` is unbiased from the "
+             "first step on.",
+             check=expectation(1, corrected=True)),
+        Step("E[v'_t] = E[g²]", "And so is `v'`.", check=expectation(2, corrected=True)),
         Step("b_t = p_{t-1} + [t = 0] w", "Each step continues from the one before; the first one has `w`."),
         Step("u_t = m'_t / (√v'_t + ε)",
              "The mean gradient as a multiple of its usual size, so every parameter moves at the same speed.  `ε` "

@@ -28,11 +28,16 @@ Forward     A linear layer makes n rows of E numbers, one row for each token.
             a = 2 B H T² K + 2 B H T² K
               = 4 n T H K
 
-            Numbers that a block saves for its backward pass: what the norms
-            get (D each, and 1), what the projections get (D, H K, D, F), q,
-            k, v, y and lse of attention, and both inputs of swiglu:
+            Numbers that a block saves for its backward pass: both norms; the
+            inputs of the projections, which are those of q, k and v, of o, of
+            gate and up, and of down; q, k, v, y and lse of attention; both
+            inputs of swiglu.
 
-            s = n (2 (D + 1) + 2 D + H K + F + 2 H K + 2 G K + H + 2 F)
+            norms = 2 n (D + 1)
+            inputs = n (D + H K + D + F)
+            heads = n (H K + G K + G K + H K + H)
+            gates = 2 n F
+            s = norms + inputs + heads + gates
               = n (4 D + 3 H K + 2 G K + 3 F + H + 2)
 
 Backward    Of a linear layer: dx is n D sums of E products, and dw is E D
@@ -117,19 +122,19 @@ def operations(f, *arrays) -> int:
     return Counted.operations
 
 
-def saved(f, *arrays) -> int:
-    """The numbers that the ops called in f() save, without those of the arrays, and without tables of angles."""
-    owners = {}
+def saved(f, *arrays) -> dict[str, int]:
+    """op -> the numbers that its calls in f() save, without those of the arrays; each array counts once."""
+    owners: dict[str, dict[int, np.ndarray]] = {}
 
     def watch(op, call, inputs, options):
         y, kept = op.forward(*inputs, **options)
-        if op.name != "rope":                                   # its tables are the same for all heads and blocks
-            owners.update((id(owner(x)), owner(x)) for x in kept if isinstance(x, np.ndarray))
+        owners.setdefault(op.name, {}).update((id(owner(x)), owner(x)) for x in kept if isinstance(x, np.ndarray))
         return y, None
 
     with watching(watch):
         f()
-    return sum(x.size for key, x in owners.items() if key not in {id(owner(x)) for x in arrays})
+    known = {id(owner(x)) for x in arrays}
+    return {name: sum(x.size for key, x in of_op.items() if key not in known) for name, of_op in owners.items()}
 
 
 def owner(x: np.ndarray) -> np.ndarray:
@@ -154,9 +159,11 @@ def code(names: dict) -> dict:
     both = operations(lambda x, w: linear(x, w)[1](linear(x, w)[0]), x, w)
     forward = operations(linear, x, w)
     state = AdamW(size, np.float64, matrices=[]).state()
-    counts = {"f": forward, "b": both - 2 * forward,
-              "R": operations(step, *leaves),
-              "s": saved(lambda: llama.block(x, p["model"]["layers"][0], c), *leaves),
+    kept = saved(lambda: llama.block(x, p["model"]["layers"][0], c), *leaves)
+    del kept["rope"]                                            # its tables are the same for all blocks and sequences
+    counts = {"f": forward, "b": both - 2 * forward, "R": operations(step, *leaves),
+              "norms": kept["rms_norm"] + kept["add_rms_norm"], "inputs": kept["linear"], "heads": kept["attention"],
+              "gates": kept["swiglu"], "s": sum(kept.values()),
               "P": size, "M": 2 * size + state["m"].size + state["v"].size}
     return {name: np.asarray(count) for name, count in counts.items()}
 
@@ -179,10 +186,16 @@ DERIVATION = Derivation(
         Step("p = 2 n N", "In each token's row, each weight is in one multiplication and one addition."),
         Step("a = 2 B H T² K + 2 B H T² K", "Scores and outputs: two products for each sequence and head."),
         Step("= 4 n T H K", "One `T` goes into `n`.  What is left is twice `T` keys of `H K` numbers, for each token."),
-        Step("s = n (2 (D + 1) + 2 D + H K + F + 2 H K + 2 G K + H + 2 F)",
-             "One number for each entry that an op's backward pass needs, as its derivation says.  q, k and v get the "
-             "same array, and so do gate and up: it is kept once."),
-        Step("= n (4 D + 3 H K + 2 G K + 3 F + H + 2)", "The same, sorted."),
+        Step("norms = 2 n (D + 1)", "A norm saves its input, and one number for each row (see rms_norm)."),
+        Step("inputs = n (D + H K + D + F)",
+             "A linear layer saves its input.  Layers with the same input share one array: it is kept once."),
+        Step("heads = n (H K + G K + G K + H K + H)",
+             "Attention saves queries, keys, values, outputs and one number for each query (see attention).  It does "
+             "not save the scores, of which there are `T` for each query."),
+        Step("gates = 2 n F", "`silu(g) u` needs both of its factors (see swiglu)."),
+        Step("s = norms + inputs + heads + gates", "No array is saved by two of these kinds of ops."),
+        Step("= n (4 D + 3 H K + 2 G K + 3 F + H + 2)",
+             "So each token needs a fixed number, however long the text is.  Saved scores would add `H T`."),
         Step("b = 2 n D E + 2 E D n", "Two products, for the two gradients."),
         Step("= 2 f", "Each has the size of the forward product."),
         Step("f + b = 6 n D E", "The rule of six, for one layer: `D E` weights, `n` tokens."),
