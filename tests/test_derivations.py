@@ -144,10 +144,14 @@ def test_products_of_matrices_are_claims_too():
     arrays = {"x": "N D", "w": "E D", "dy": "N E"}
     lines = Step("y_ne = Σ_d x_nd w_ed", ""), Step("dx_nd = Σ_e dy_ne w_ed", "")
     one = derived(arrays=arrays, letters={"n": "N", "d": "D", "e": "E"}, sizes={"N": 2, "D": 2, "E": 3})
-    right = replace(one, steps=(*lines, Step("dx = dy w", "", matrices=True)))
-    wrong = replace(one, steps=(*lines, Step("dx = dy w + x", "", matrices=True)))
-    assert kinds(right)[-1] == (PROVED, False)
-    assert kinds(wrong)[-1] == (EXACTLY, True)
+    last = [outcomes(replace(one, steps=(*lines, Step(line, "", matrices=True))))[-1] for line in (
+        "dx = dy w", "dx = dy w + x", "dx = dy wᵀ", "dx = wᵀ dyᵀ")]
+    assert last[0].kind == PROVED
+    assert " is not " in last[1].wrong
+    assert [each.wrong for each in (last[0], *last[2:])] == [
+        "", "[N E] times [D E] is not a product of matrices", "[D N] is not [N D]"]
+    first = Step("dw = xᵀ dy", "", matrices=True)
+    assert outcomes(replace(one, steps=(lines[0], first)))[-1].wrong == "[D E] is not [E D]"
 
 
 def test_what_angles_say_is_proved():

@@ -23,7 +23,7 @@ class Step(NamedTuple):
     why         why it holds, in a sentence or two; formulas in it stand in backticks
     code        the line of the code that it justifies, if there is one
     extra       the docstring does not have this line: a step between two of its lines
-    matrices    factors without indices are matrices
+    matrices    factors without indices are matrices: x [N D] times w [E D] is an error, x wᵀ is not
     check       what checks the line in place of running it: returns what is wrong, "" if nothing is.  For lines that
                 are not in the notation, such as the probability of an event
     """

@@ -1,13 +1,14 @@
 """Compute an expression of the notation: every node of its tree is an array with named axes."""
 import string
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from pyllama.errors import counted
 from pyllama.study import notation
-from pyllama.study.axes import MOVED, Array, combined, indexed, reduced
+from pyllama.study.axes import MOVED, Array, combined, indexed, reduced, spread
 from pyllama.study.notation import Node
 
 
@@ -140,6 +141,48 @@ class Scope:
     def of_transposed(self, node: notation.Transposed) -> Array:
         return self.value(node.matrix)                  # its axes have names: their order says nothing
 
+    # --- matrices ---
+
+    def matrix(self, node: Node, like: Array | None = None) -> Array:
+        """A sum of products of matrices, for which the order of their axes counts.
+
+        like    what the result must have the axes of
+
+        Raises ValueError if two matrices cannot be multiplied or added.
+        """
+        if isinstance(node, notation.Sum):
+            first, *others = map(self.matrix, node.terms)
+            found = reduce(lambda a, b: combined(np.add, a, self.of_form(b, first)), others, first)
+        elif isinstance(node, notation.Product):
+            found = reduce(self.times, map(self.matrix, node.factors))
+        elif isinstance(node, notation.Transposed):
+            a = self.matrix(node.matrix)
+            found = self.ordered(a, self.vector(a)[::-1])
+        else:
+            found = self.value(node)
+        return found if like is None else self.of_form(found, like)
+
+    def times(self, left: Array, right: Array) -> Array:
+        """The sum over the last axis of the left matrix, which is the first one of the right matrix; or a multiple."""
+        rows, columns = self.vector(left), self.vector(right)
+        product = combined(np.multiply, left, right)
+        if not rows or not columns:
+            return product
+        if rows[-1] != columns[0] or {*rows} & {*columns[1:]}:
+            raise ValueError(f"{shape(rows)} times {shape(columns)} is not a product of matrices")
+        return self.ordered(self.total(product, [rows[-1]]), [*rows[:-1], *columns[1:]])
+
+    def ordered(self, a: Array, own: list[str]) -> Array:
+        """The same with its own axes last, in this order."""
+        axes = (*(axis for axis in a.axes if axis not in own), *own)
+        return Array(axes, spread(a, axes))
+
+    def of_form(self, a: Array, like: Array) -> Array:
+        """The matrix, if it has the same axes in the same order as another one, else ValueError."""
+        if self.vector(a) != self.vector(like):
+            raise ValueError(f"{shape(self.vector(a))} is not {shape(self.vector(like))}")
+        return a
+
     def of_relation(self, node: notation.Relation) -> Array:
         return combined(lambda a, b: self.numbers.compare(node.sign, a, b), self.value(node.left),
                         self.value(node.right))
@@ -219,6 +262,10 @@ class Scope:
     def mean(self, a: Array, over: list[str]) -> Array:
         count = int(np.prod([a.data.shape[a.axes.index(axis)] for axis in over]))
         return combined(np.divide, self.total(a, over), self.scalar(self.numbers.number(count)))
+
+
+def shape(axes: list[str]) -> str:
+    return f"[{' '.join(axes)}]"
 
 
 def not_yet(node: Node, name: str) -> Array:

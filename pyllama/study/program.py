@@ -79,7 +79,7 @@ class Program:
     def run(self, line: list[tuple[Node, ...]], matrices: bool = False, aside: bool = False) -> list[str]:
         """Run a line.  Returns a list with an entry for each claim: what is wrong with it, in words, or "".
 
-        matrices    factors without indices are matrices: what they share is summed, unless the left side has it
+        matrices    factors without indices are matrices
         aside       a next line that begins with = goes on with the line before this one
 
         Raises ValueError for what cannot be computed, Unprovable for what SymPy is not asked.
@@ -115,7 +115,7 @@ class Program:
             left, *others = known
             for side in others:
                 value = self.scope.value(left)
-                yield self.apart(value, self.product(side, value.axes) if matrices else self.scope.value(side))
+                yield self.apart(value, self.scope.matrix(side, value) if matrices else self.scope.value(side))
 
     def is_new(self, side: Node) -> bool:
         scope = self.scope
@@ -234,7 +234,9 @@ class Program:
 
     def computed(self, one: Definition) -> Array:
         """The value of a definition, with the axes that its letters run over."""
-        value = self.product(one.node, self.names[one.name[1:]].axes) if one.matrices else self.scope.value(one.node)
+        if one.matrices:
+            return self.scope.matrix(one.node, self.names.get(self.source(one.name)))
+        value = self.scope.value(one.node)
         extra = [axis for axis in value.axes if axis in LETTERS and axis not in one.letters]
         if extra:
             raise ValueError(f"the index {extra[0]} is on the right side alone")
@@ -243,13 +245,6 @@ class Program:
         sizes, axes = [self.scope.sizes[axis] for axis in own], (*left_out, *own)
         _, (_, data) = aligned([Array((*left_out, *one.letters), np.zeros([1] * len(axes))), value])
         return Array(axes, np.broadcast_to(data, (*data.shape[:len(left_out)], *sizes)))
-
-    def product(self, node: Node, own: tuple[str, ...]) -> Array:
-        """Products of matrices: each term summed over the axes that the result does not have."""
-        terms = node.terms if isinstance(node, notation.Sum) else (node,)
-        found = [self.scope.value(term) for term in terms]
-        found = [reduced(np.sum, a, [axis for axis in a.axes if axis not in (*own, MOVED)]) for a in found]
-        return combined(lambda *all: sum(all), *found)
 
     # --- derivatives ---
 
