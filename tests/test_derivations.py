@@ -290,6 +290,7 @@ def test_a_recurrence_that_nothing_ends_is_found():
     ("y_j = exp(x_j, 2)", "exp has 2 arguments here; it needs 1"),
     ("y_j = (x_j", "')' is missing in 'y_j = (x_j' before 'the end'"),
     ("y_j = x_j ; 2", "';' is not in the notation, in 'y_j = x_j ; 2'"),
+    ("y_j = Π_{i : i = j} x_i", "only a sum may have a condition, not Π, in 'y_j = Π_{i : i = j} x_i'"),
     ("= x_j", "a line that begins with = needs a line before it"),
     ("x_j", "a line needs two sides with = between them"),
     ("dx_j = x_j", "y is not defined"),

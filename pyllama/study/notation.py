@@ -88,7 +88,7 @@ class Transposed(NamedTuple):
 
 
 class Reduction(NamedTuple):
-    """Σ, Π, mean or max over these indices, where the condition holds."""
+    """Σ, Π, mean or max over these indices; Σ where the condition holds."""
     kind: str
     over: tuple[str, ...]
     condition: "Relation | None"
@@ -284,6 +284,8 @@ class Parser:
                 over.append(self.take())
             if self.takes(":"):
                 condition = self.relation()
+                if kind != "Σ":
+                    raise ValueError(f"only a sum may have a condition, not {kind}, in {self.text!r}")
             self.expect("}")
         else:
             over = [letters] if len(letters) > 3 else list(letters)         # Σ_rows is over one axis, Σ_ij over two
