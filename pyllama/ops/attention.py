@@ -46,7 +46,8 @@ Backward    y is linear in p and in v:
             dv_si = Σ_rt p_rts dy_rti
             dp_rts = Σ_i dy_rti v_si
 
-            p is the softmax of a over the visible keys (see softmax.py):
+            p is the softmax of a over the visible keys (see softmax.py).  The
+            bracket is 1 where its condition holds, and 0 elsewhere:
 
             ∂p_rtj/∂a_rts = p_rtj ([j = s] - p_rts)
             δ_rt = Σ_s p_rts dp_rts

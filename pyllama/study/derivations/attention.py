@@ -12,8 +12,8 @@ def passes(names):
     """What both passes compute; the op's bias has one axis of G R heads."""
     q, k, v, dy, bias = (names[name] for name in ("q", "k", "v", "dy", "bias"))
     B, G, R, T, S = bias.shape
-    mask, options = np.broadcast_to(names["m"], (B, T, S)), {"scale": names["scale"], "softcap": names["c"]}
-    y, saved = attention.forward(q, k, v, mask, None, bias.reshape(B, G * R, T, S), **options)
+    options = {"scale": names["scale"], "softcap": names["c"], "causal": True, "window": int(names["window"])}
+    y, saved = attention.forward(q, k, v, None, names["segments"], bias.reshape(B, G * R, T, S), **options)
     dq, dk, dv, _, _, dbias = attention.backward(dy, *saved, **options)
     return {"y": y, "dq": dq, "dk": dk, "dv": dv, "dbias": dbias.reshape(bias.shape)}
 
@@ -47,17 +47,22 @@ def mean_square_of_a_score():
 DERIVATION = Derivation(
     title="Attention of R query heads that share keys and values",
     module="pyllama.ops.attention",
-    arrays={"q": "B G R T K", "k": "B G S K", "v": "B G S K", "bias": "B G R T S", "dy": "B G R T K"},
+    arrays={"q": "B G R T K", "k": "B G S K", "v": "B G S K", "bias": "B G R T S", "segments": "B S",
+            "dy": "B G R T K"},
     letters={"r": "R", "t": "T", "s": "S", "j": "S", "i": "K"},
-    sizes={"B": 1, "G": 1, "R": 2, "T": 2, "S": 2, "K": 1},
+    sizes={"B": 1, "G": 1, "R": 2, "T": 2, "S": 3, "K": 1, "documents": 2},
+    fixed=("T", "S"),
     implicit=("B", "G"),
+    integers={"segments": "documents"},
     constants={"scale": "scale", "c": "softcap"},
+    options={"window": 2},
     loss={"y": "dy"},
     code=passes,
     steps=(
-        Step("m_ts = [s ≤ t]",
-             "An example: no query sees a later key.  What follows holds for any `m` by which each query sees a key.",
-             extra=True),
+        Step("m_ts = [s ≤ t + S - T] [s > t + S - T - window] [segments_s = segments_{t + S - T}]",
+             "An example: the last keys of the same document, up to the query's own.  What follows holds for any `m` by "
+             "which each query sees a key.",
+             "seen = seen & (s > place - window) & (s < place + window)", extra=True),
         Step("z_rts = scale Σ_i q_rti k_si",
              "The score: how well query and key match.",
              "z = rows(q) @ k.swapaxes(-1, -2) * factor(q, scale)"),
