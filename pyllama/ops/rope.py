@@ -26,7 +26,7 @@ Forward     (a_tk, b_tk) is pair k of row t, and A_tk its angle.
    llama3   λ_k = 2 π / θ_k                              the wavelength
             h_k = min(max((O/λ_k - low) / (high - low), 0), 1)
             θ'_k = h_k θ_k + (1 - h_k) θ_k / factor
-   yarn     d(n) = P log(O / (2 π n)) / log base         it makes n turns
+   yarn     d(n) = P log(O / (2 π n)) / log base         a pair of n turns
             f = max(floor d(beta_fast), 0)
             l = min(ceil d(beta_slow), 2 P - 1)
             h_k = 1 - min(max((k - f) / (l - f), 0), 1)
@@ -36,7 +36,9 @@ Forward     (a_tk, b_tk) is pair k of row t, and A_tk its angle.
             O is original_max_position_embeddings, the length of the original
             context.  low and high are low_freq_factor and high_freq_factor.
             By default beta_fast is 32 and beta_slow is 1.  h is the share of
-            the frequency that is kept.  Without truncate, yarn does not round.
+            the frequency that is kept.  Pair d(n) makes n turns in O positions.
+            For l - f, yarn takes 0.001 if it is 0.  Without truncate, nothing
+            is rounded.
 
 Backward    A rotation is orthogonal, so its transpose is the rotation by the
             opposite angle.  The factor m stays:

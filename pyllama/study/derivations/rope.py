@@ -72,10 +72,13 @@ ROTATION = Derivation(
              "return np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)"),
         Step("a'_tk² + b'_tk² = m² (a_tk² + b_tk²)",
              "A turn keeps the length, because `cos² A_tk + sin² A_tk` is 1.", extra=True),
-        Step("a'_tk a'_sk + b'_tk b'_sk = m² ((a_tk a_sk + b_tk b_sk) cos((t - s) θ_k) "
-             "+ (a_tk b_sk - b_tk a_sk) sin((t - s) θ_k))",
-             "Why rows are turned: an inner product of two rows depends on the distance `t - s` of their positions, "
-             "and not on where they are.", extra=True),
+        Step("c_tsk = a_tk a_sk + b_tk b_sk",
+             "The inner product of pair `k` of two rows, before the turn.", extra=True),
+        Step("g_tsk = a_tk b_sk - b_tk a_sk",
+             "The area between the two pairs.", extra=True),
+        Step("a'_tk a'_sk + b'_tk b'_sk = m² (c_tsk cos((t - s) θ_k) + g_tsk sin((t - s) θ_k))",
+             "Why rows are turned: after it, the inner product depends on the distance `t - s` of the positions, and "
+             "`start` is gone.", extra=True),
         Step("∂a'_tk/∂a_tk = m cos A_tk",
              "The angle does not depend on `a_tk`, so `a'_tk` is linear in it.", extra=True),
         Step("∂b'_tk/∂a_tk = m sin A_tk",
