@@ -177,6 +177,18 @@ def test_what_passes_change_is_named():
     assert set(faults(y_in_back)) >= {"y mutated"}
 
 
+def test_a_gradient_is_judged_at_the_inputs_as_they_were_before_a_pass_changed_them():
+    def f(x):
+        slope = 3 * x * x
+        y = x ** 3
+        x *= 2
+        return y, lambda dy: slope * dy
+
+    report = checked(f, [X])
+    assert [fault.kind for fault in report.faults] == ["input mutated"]
+    assert not any(pair.wrong for pair in report.pairs), report
+
+
 def test_a_gradient_made_in_place_of_dy_is_right_but_dy_is_mutated():
     def f(x):
         def back(dy):
