@@ -214,8 +214,6 @@ def test_entries_that_were_not_measured_are_not_judged():
     assert diagnose(made) == ()
 
 
-
-
 # --- what is not said -------------------------------------------------------------------------------------------------
 
 def masked(x):

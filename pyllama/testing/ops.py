@@ -22,7 +22,8 @@ from pyllama.testing.trees import is_float
 FEW = 4                                     # roundings of numbers of size one that may be left of terms that cancel
 EXPLAINED = 4                               # wrong problems whose cause is looked for
 SPEAKING = 12                               # numbers: a problem of one row and one column looks right in many ways
-LARGE, REDRAWN = 256, 20                    # numbers above which a wrong problem is drawn again, smaller, so many times
+LARGE = 256                                 # numbers: a wrong problem of more is drawn again, smaller
+REDRAWN = 20                                # times at most
 
 # Where an op may be defined if it is not everywhere: maps of standard normal numbers.
 DOMAINS = (lambda x: x, np.abs, np.tanh, lambda x: (1 + np.tanh(x)) / 2, lambda x: 1 + np.abs(x))
@@ -69,11 +70,6 @@ class OpSession(Session):
 
     def replay(self) -> str:
         return f"check({self.function.name}, seed={self.seed}, problems={self.problems})"
-
-    @property
-    def has_wrong_gradient(self) -> bool:
-        """Is a gradient wrong?  A fault of the passes alone may not show in one."""
-        return any(found.rank[0] for judged in self.found.values() for found in judged)
 
     @property
     def rank(self) -> tuple:

@@ -16,9 +16,9 @@ from pyllama.testing import passes, trees
 from pyllama.testing.calls import Function
 from pyllama.testing.diagnosis import Evidence, diagnose
 from pyllama.testing.function import require_time, seed_or_new
-from pyllama.testing.methods import slopes
+from pyllama.testing.methods import judge, slopes
 from pyllama.testing.methods.compare import ROUNDED, direction
-from pyllama.testing.methods.judge import NOISE, Case, Line, Values, by_direction, by_subgradients, has_kink, verdict_of
+from pyllama.testing.methods.judge import Case, Line, Values
 from pyllama.testing.methods.slopes import EXACT
 from pyllama.testing.report import Pair, Report, Verdict
 from pyllama.testing.trees import is_float
@@ -135,8 +135,10 @@ class Table:
 
     def pairs(self, entries: int) -> list[Pair]:
         """A row for each parameter that has a gradient."""
-        along = {i: self.along(i, direction(self.leaves[i], rng := np.random.default_rng([self.seed, i])), rng)
-                 for i, dx in enumerate(self.grads) if dx is not None}
+        along = {}
+        for i in (i for i, dx in enumerate(self.grads) if dx is not None):
+            rng = np.random.default_rng([self.seed, i])
+            along[i] = self.along(i, direction(self.leaves[i], rng), rng)
         return [self.row(i, verdict, entries) for i, verdict in along.items()]
 
     def along(self, i: int, v: np.ndarray, rng: np.random.Generator | None = None) -> Verdict:
@@ -148,11 +150,11 @@ class Table:
         values = Values(self.function, self.leaves, self.outputs, np.random.default_rng)
         values.lines[i] = line
         case = Case(values, i, self.grads[i], (self.dy,), lambda leaves, _: self.gradients(leaves)[i])
-        if compared := by_direction(case, line):
-            return verdict_of(compared)
-        if has_kink(case):
-            return by_subgradients(case, rng)
-        return Verdict("differences", "undecided", why=NOISE)
+        if compared := judge.by_direction(case, line):
+            return judge.verdict_of(compared)
+        if judge.has_kink(case):
+            return judge.by_subgradients(case, rng)
+        return Verdict("differences", "undecided", why=judge.NOISE)
 
     def row(self, i: int, along: Verdict, entries: int) -> Pair:
         """The pair of a parameter, with its worst entry."""
@@ -162,10 +164,10 @@ class Table:
                 self.skipped.append(f"entries of {self.names[i]}")
                 break
             checked[index] = self.entry(i, index, along)
-        worst = max(checked, key=lambda index: rank(checked[index]), default=None)
+        worst = max(checked, key=lambda index: judge.rank(checked[index]), default=None)
         verdicts = (along,) if worst is None else (along, checked[worst])
         if not any(verdict.status == "wrong" for verdict in verdicts):
-            return Pair(self.names[i], OUTPUT, (max(verdicts, key=rank),))
+            return Pair(self.names[i], OUTPUT, (max(verdicts, key=judge.rank),))
         place = worst if worst is not None and checked[worst].status == "wrong" else None
         return Pair(self.names[i], OUTPUT, verdicts, index=place, diagnoses=self.diagnoses(i, checked))
 
@@ -209,7 +211,3 @@ class Table:
 
         return diagnose(Evidence(self.names[i], OUTPUT, {}, x, self.outputs[0], self.dy, dx, measured, tolerance,
                                  gradient, deadline=self.deadline))
-
-
-def rank(verdict: Verdict) -> tuple:
-    return verdict.status == "wrong", verdict.status != "undecided", verdict.severity

@@ -100,7 +100,12 @@ class Session:
 
     @property
     def wrong(self) -> bool:
-        return bool(self.faults) or any(found.rank[0] for judged in self.found.values() for found in judged)
+        return bool(self.faults) or self.has_wrong_gradient
+
+    @property
+    def has_wrong_gradient(self) -> bool:
+        """A fault of the passes alone may not show in one."""
+        return any(found.rank[0] for judged in self.found.values() for found in judged)
 
     def halfway(self) -> float | None:
         """The middle of the time that is left: what is measured until then must be confirmed, too."""
