@@ -45,7 +45,7 @@ def reduced(function: Callable, a: Array, over: Sequence[str]) -> Array:
 def indexed(a: Array, indices: Sequence[Array]) -> Array:
     """The numbers at these indices, one array of integers for each axis.  A shared axis of the indices is a diagonal.
 
-    Outside of an axis there are zeros: the state before the first step, the gradient from behind the last one.
+    Outside of an axis there are zeros: the state before the first step, the gradient from after the last one.
 
     >>> import numpy as np
     >>> from pyllama.study.axes import Array, indexed

@@ -249,7 +249,7 @@ class Program:
         push = {name: Array(value.axes, value.data - before[name].data)}
         self.scope.names = before | {name: value}
         try:
-            for system in self.behind(name, needs):
+            for system in self.after(name, needs):
                 if system.uses & changed and not any(map(self.is_unknown, system.names)):
                     self.names.update(self.solved(system, push))
                     changed |= system.names
@@ -257,8 +257,8 @@ class Program:
         finally:
             self.scope.names = before
 
-    def behind(self, name: str, needs: set[str]) -> list[System]:
-        """The definitions behind that of the name, as far as these are needed; its own, too, if it is a recurrence."""
+    def after(self, name: str, needs: set[str]) -> list[System]:
+        """The definitions after that of the name, as far as these are needed; its own, too, if it is a recurrence."""
         wanted, found = set(needs), []
         for system in reversed(self.systems):
             if name in system.names and not system.is_recurrence:

@@ -24,7 +24,7 @@ Forward     m_t = β₁ m_{t-1} + (1 - β₁) g_t
             E[m'_t] = E[g]
             E[v'_t] = E[g²]
 
-            b_t is the parameter before step t, p_t the one behind it:
+            b_t is the parameter before step t, p_t the one after it:
 
             b_t = p_{t-1} + [t = 0] w
             u_t = m'_t / (√v'_t + ε)
@@ -80,7 +80,7 @@ def expectation(power: int, corrected: bool = False) -> Callable[[], str]:
 
 
 def code(names: dict) -> dict:
-    """The optimizer's steps of all numbers at once: p, m and v behind each step."""
+    """The optimizer's steps of all numbers at once: p, m and v after each step."""
     p = names["w"].copy()
     optimizer = AdamW(p.size, p.dtype, matrices=[slice(0, p.size)], betas=(names["β₁"], names["β₂"]), eps=names["ε"])
     steps = []
@@ -100,7 +100,7 @@ DERIVATION = Derivation(
     code=code,
     steps=(
         Step("m_t = β₁ m_{t-1} + (1 - β₁) g_t",
-             "A moving mean of the gradients: in each step, it forgets the share `1 - β₁` of what it was and takes in "
+             "A moving mean of the gradients: in each step it forgets the share `1 - β₁` of what it was and takes in "
              "as much of the new gradient.",
              "m += (1 - b1) * g"),
         Step("v_t = β₂ v_{t-1} + (1 - β₂) g_t²",
@@ -109,7 +109,7 @@ DERIVATION = Derivation(
         Step("m_t = β₁ (β₁ m_{t-2} + (1 - β₁) g_{t-1}) + (1 - β₁) g_t",
              "The line of m for the step before, put into that of this step.  Do so again until step 0.", extra=True),
         Step("m_t = (1 - β₁) Σ_{s : s ≤ t} β₁^(t - s) g_s",
-             "A gradient is multiplied by `β₁` once in every step behind its own, which is `t - s` times."),
+             "A gradient is multiplied by `β₁` once in every step after its own, which is `t - s` times."),
         Step("v_t = (1 - β₂) Σ_{s : s ≤ t} β₂^(t - s) g_s²", "The same for the squares."),
         Step("(1 - β₁) Σ_{s : s ≤ t} β₁^(t - s) = 1 - β₁^(t + 1)",
              "A geometric series: `1 - β₁` times `1 + β₁ + β₁²` is `1 - β₁³`, since all terms between the first and "
@@ -133,7 +133,7 @@ DERIVATION = Derivation(
         Step("u_t = m'_t / (√v'_t + ε)",
              "The mean gradient as a multiple of its usual size, so every parameter moves at the same speed.  `ε` "
              "keeps the quotient finite."),
-        Step("p_t = b_t - η (u_t + λ b_t)", "The decay is added behind the quotient: it is decoupled.",
+        Step("p_t = b_t - η (u_t + λ b_t)", "The decay is added after the quotient: it is decoupled.",
              "p -= lr * (d + decay * p)"),
         Step("= (1 - η λ) b_t - η u_t", "So in each step all weights shrink by the same factor."),
         Step("m'_0 = g_0, v'_0 = g_0²", "In step 0 both corrections cancel the factors `1 - β₁` and `1 - β₂` exactly."),

@@ -1,11 +1,11 @@
 """A LLaMA from the tokens to the loss: see loss() in pyllama/models/llama.py.
 
-Arrays      ids, labels [B T], integers: each token, and the one behind it.
+Arrays      ids, labels [B T], integers: each token, and the next one.
             The formulas leave B out.  l counts the L blocks.  They have one
             head; llama_block has more of them.
             M [V D] is a table of embeddings that is the output matrix, too.
             Of block l: γ, γ' [D]; Wq, Wk, Wv [K D], Wo [D K];
-            Wa, Wu [F D], Wd [D F].  Behind the last block: γ'' [D].
+            Wa, Wu [F D], Wd [D F].  After the last block: γ'' [D].
 
 Forward     M has two uses.  As two matrices:
 

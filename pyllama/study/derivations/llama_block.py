@@ -51,7 +51,7 @@ Forward     The first norm (see rms_norm):
             h_tf = c_tf σ(c_tf) u_tf
             y_td = x'_td + Σ_f Wd_df h_tf
 
-Backward    From the last line to the first.  The network:
+Backward    From the last line to the first.  The gated network:
 
             dh_tf = Σ_d Wd_df dy_td
             dWd_df = Σ_Bt dy_td h_tf
@@ -152,7 +152,7 @@ DERIVATION = Derivation(
     code=code,
     steps=(
         Step("ρ_t = (mean_d x_td² + ε)^-½",
-             "Every position is normalized by itself, so all the branch sees are directions.",
+             "Each position is normalized by itself: the branch sees its direction and not its length.",
              'n, norm1_back = rms_normalize(x, p["input_layernorm"], c)'),
         Step("m_td = x_td ρ_t", "The normalized vector, before its weights."),
         Step("n_td = γ_d m_td", "Each column has a weight of its own."),
@@ -166,7 +166,7 @@ DERIVATION = Derivation(
         Step("P = K / 2", "The number of pairs in a head."),
         Step("θ_i = base^(-(i - P [i ≥ P]) / P)", "Both halves of a head have the same frequencies."),
         Step("A_tij = δ_ij cos(t θ_i) + ([i = j + P] - [j = i + P]) sin(t θ_i)",
-             "It makes `a cos φ - b sin φ` of `a`, and `a sin φ + b cos φ` of `b`, `P` columns behind `a`."),
+             "It makes `a cos φ - b sin φ` of `a`, and `a sin φ + b cos φ` of `b`, which is `P` columns further."),
         Step("q'_grti = Σ_j A_tij q_grtj", "A query turns by the angle of its position.",
              "q, turn_q_back = rope(q, **turn)"),
         Step("k'_gti = Σ_j A_tij k_gtj", "And so does a key, so their product depends on the distance alone.",
@@ -175,7 +175,7 @@ DERIVATION = Derivation(
         Step("b_grts = [s ≤ t] exp(z_grts)", "No position sees a later one."),
         Step("p_grts = b_grts / Σ_s b_grts", "Softmax over the keys that are seen."),
         Step("o_grti = Σ_s p_grts v_gsi", "A mean of values, with the weights `p`."),
-        Step("a_td = Σ_{g,r,i} Wo_dgri o_grti", "All heads together return to the width of the stream.",
+        Step("a_td = Σ_{g,r,i} Wo_dgri o_grti", "One matrix brings all heads back to the width of the stream.",
              'y, o_back = project(merge_heads(y.reshape(B, H, T, K)), p["o_proj"])'),
         Step("x'_td = x_td + a_td", "The residual: the branch adds to the stream, and does not replace it."),
         Step("ρ'_t = (mean_d x'_td² + ε)^-½", "The second norm is the first one again, with other weights.",
@@ -213,7 +213,7 @@ DERIVATION = Derivation(
              "dx, da, d_norm2 = norm2_back(dz, dn)"),
         Step("da_td = dx'_td", "`x'` is the sum of `x` and `a`: both slopes are 1."),
         Step("dWo_dgri = Σ_Bt da_td o_grti", "`a` is linear in `Wo`."),
-        Step("do_grti = Σ_d Wo_dgri da_td", "And in `o`: each head gets its part of the gradient.",
+        Step("do_grti = Σ_d Wo_dgri da_td", "`a` is linear in `o`, too: each head gets its part of the gradient.",
              "dy, do = o_back(dy)"),
         Step("dv_gsi = Σ_rt p_grts do_grti",
              "A value is used by every query that sees it, of all positions `t` and of the R heads that share it.",
@@ -229,8 +229,8 @@ DERIVATION = Derivation(
              "dq, = turn_q_back(dq.reshape(B, H, T, K))"),
         Step("dk_gtj = Σ_i A_tij dk'_gti", "The same for keys.", "dk, = turn_k_back(dk)"),
         Step("dWq_grid = Σ_Bt dq_grti n_td", "`q` is linear in `Wq`.", "dx_q, dwq = q_back(merge_heads(dq))"),
-        Step("dWk_gid = Σ_Bt dk_gti n_td", "`k` in `Wk`.", "dx_k, dwk = k_back(merge_heads(dk))"),
-        Step("dWv_gid = Σ_Bt dv_gti n_td", "`v` in `Wv`.", "dx_v, dwv = v_back(merge_heads(dv))"),
+        Step("dWk_gid = Σ_Bt dk_gti n_td", "`k` is linear in `Wk`.", "dx_k, dwk = k_back(merge_heads(dk))"),
+        Step("dWv_gid = Σ_Bt dv_gti n_td", "`v` is linear in `Wv`.", "dx_v, dwv = v_back(merge_heads(dv))"),
         Step("dn_td = Σ_gi (Σ_r dq_grti Wq_grid + dk_gti Wk_gid + dv_gti Wv_gid)",
              "`n` has three uses, as queries, keys and values, and their gradients add.",
              'return dx_q + dx_k + dx_v, {"q_proj": dwq, "k_proj": dwk, "v_proj": dwv, "o_proj": do,'),

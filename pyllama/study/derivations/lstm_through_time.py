@@ -15,7 +15,7 @@ Forward     One step (see lstm_cell).  It begins with what the last one left:
             h_td = o_td tanh(c_td)
             y_td = h_td
 
-Backward    From the last step to the first.  Behind the last step, all
+Backward    From the last step to the first.  After the last step, all
             gradients are 0.  h is used twice, as an output and by the next
             step's gates:
 
@@ -115,7 +115,7 @@ DERIVATION = Derivation(
         Step("db'_kd = Σ_Bt da_tkd", "PyTorch has two biases.  They are added, so their gradients are equal."),
         Step("dx_te = Σ_kd W_kde da_tkd", "An input is used in its own step alone."),
         Step("dc_0d = δ_0d + f_1d (δ_1d + f_2d δ_2d)",
-             "The line of `dc` three times, each in the place of `dc` in the one before.  Behind the last step there "
+             "The line of `dc` three times, each in the place of `dc` in the one before.  After the last step there "
              "is nothing."),
         Step("= δ_0d + f_1d δ_1d + f_1d f_2d δ_2d",
              "An error of step 2 reaches step 0 as a product of two gates.  Each `δ` has more paths within it, "

@@ -11,19 +11,19 @@ Forward     v_t = μ v_{t-1} + g_t
             Σ_{s : s ≤ t} μ^(t - s) γ = γ (1 - μ^(t + 1)) / (1 - μ)
 
             Plain momentum: b_t is the parameter before step t, p_t the one
-            behind it.
+            after it.
 
             b_t = p_{t-1} + [t = 0] w
             p_t = b_t - η (v_t + λ b_t)
 
             Nesterov's rule: c_t is the parameter before step t, q_t the one
-            behind it.
+            after it.
 
             c_t = q_{t-1} + [t = 0] w
             q_t = c_t - η (g_t + μ v_t + λ c_t)
 
             θ is the parameter without the coming move along the momentum,
-            a_t before step t and θ_t behind it:
+            a_t before step t and θ_t after it:
 
             a_t = c_t + η μ v_{t-1}
             θ_t = q_t + η μ v_t
@@ -39,7 +39,7 @@ from pyllama.training.optim import SGD
 
 
 def code(names: dict) -> dict:
-    """The steps of both optimizers: the parameters and the velocity behind each step."""
+    """The steps of both optimizers: the parameters and the velocity after each step."""
     plain, v = steps(names, nesterov=False)
     ahead, same = steps(names, nesterov=True)
     assert np.array_equal(v, same)
@@ -70,7 +70,7 @@ DERIVATION = Derivation(
              "A velocity: in each step it keeps the share `μ` and gains the gradient.",
              "v += g"),
         Step("v_t = Σ_{s : s ≤ t} μ^(t - s) g_s",
-             "A gradient is multiplied by `μ` once in every step behind its own, which is `t - s` times."),
+             "A gradient is multiplied by `μ` once in every step after its own, which is `t - s` times."),
         Step("Σ_{s : s ≤ t} μ^(t - s) γ = γ (1 - μ^(t + 1)) / (1 - μ)",
              "A geometric series.  With `μ` of 0.9 the steps become ten times as long where the gradient stays the "
              "same, while gradients that alternate cancel."),
@@ -83,9 +83,9 @@ DERIVATION = Derivation(
              "The velocity counts once more, as the next step will count it: `v_{t+1}` begins with `μ v_t`.",
              "d = g + momentum * v if nesterov else v"),
         Step("a_t = c_t + η μ v_{t-1}",
-             "Nesterov's own rule has two points.  The code keeps `c`, so `θ` is found by going back by `-η μ v`, "
-             "which the step before has moved ahead."),
-        Step("θ_t = q_t + η μ v_t", "The same behind the step."),
+             "Nesterov's own rule has two points.  The code keeps `c`, so `a` is found by undoing the last move along "
+             "the momentum, `-η μ v_{t-1}`."),
+        Step("θ_t = q_t + η μ v_t", "The same after the step."),
         Step("θ_t = c_t - η (g_t + λ c_t)",
              "In `q_t` and in `θ_t`, the terms `η μ v_t` cancel.", extra=True),
         Step("θ_t = a_t - η (v_t + λ c_t)",
