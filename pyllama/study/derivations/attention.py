@@ -60,8 +60,8 @@ DERIVATION = Derivation(
     code=passes,
     steps=(
         Step("m_ts = [s ≤ t + S - T] [s > t + S - T - window] [segments_s = segments_{t + S - T}]",
-             "An example: the last keys of the same document, up to the query's own.  What follows holds for any `m` by "
-             "which each query sees a key.",
+             "An example: the last keys of the same document, up to the query's own.  What follows holds for any `m` "
+             "by which each query sees a key.",
              "seen = seen & (s > place - window) & (s < place + window)", extra=True),
         Step("z_rts = scale Σ_i q_rti k_si",
              "The score: how well query and key match.",
