@@ -107,7 +107,7 @@ DERIVATION = Derivation(
              "The same of the squares, which measures the size of the gradients without their signs.",
              "v += (1 - b2) * (g * g)"),
         Step("m_t = β₁ (β₁ m_{t-2} + (1 - β₁) g_{t-1}) + (1 - β₁) g_t",
-             "The line of m for the step before, put into that of this step.  Do so again until step 0.", extra=True),
+             "The line of `m` for the step before, put into that of this step.  Do so again until step 0.", extra=True),
         Step("m_t = (1 - β₁) Σ_{s : s ≤ t} β₁^(t - s) g_s",
              "A gradient is multiplied by `β₁` once in every step after its own, which is `t - s` times."),
         Step("v_t = (1 - β₂) Σ_{s : s ≤ t} β₂^(t - s) g_s²", "The same for the squares."),
