@@ -79,11 +79,15 @@ class Op:
         self.name = name or (self.module.removeprefix(PACKAGE) if self.has_kernels else self.free(function))
         self.name_backward, self.name_into = f"{self.name}_backward", f"{self.name}_backward_into"     # of kernels
         self.__doc__ = inspect.getdoc(inspect.getmodule(forward))
+        self.__wrapped__ = forward                          # its signature and source are the op's, for inspect
         self.check = functools.lru_cache(4096)(functools.partial(shapes.check, self))   # once a signature
         if self.name in OPS and OPS[self.name].module != self.module:
             raise UserError(f"the op {self.name!r} of {self.module} has the name of an op of {OPS[self.name].module}; "
                             f"give it another: op(..., name={f'{self.module}.{self.name}'!r})")
         OPS[self.name] = self
+
+    def __repr__(self):
+        return f"<op {self.name}: {self.shapes}>"
 
     def free(self, function):
         """module.function, or the first of -2, -3, ... behind it that is free or is this very op, registered again."""
@@ -105,7 +109,7 @@ class Op:
         result = getattr(kernels, self.name, self.forward)(*inputs, **options)
         if result is NotImplemented:
             kernels, result = None, self.forward(*inputs, **options)
-        y, saved, signature = self.require_outputs(result)
+        y, saved, signature = shapes.check_outputs(self, result)
         backward = getattr(kernels, self.name_backward, self.backward)
         if places := params.places(inputs):
             into = getattr(kernels, self.name_into, None)
@@ -117,7 +121,7 @@ class Op:
                 dy = float(dy)
             for output, d, (shape, dtype) in zip(self.outputs, self.each(dy), signature, strict=True):
                 shapes.check_dy(self, output, d, shape, dtype)
-            grads = self.require_each(backward(dy, *saved, **options), count)[:count]
+            grads = shapes.check_gradients(self, backward(dy, *saved, **options), count)
             return params.gather(places, grads) if places else grads
 
         return y, back
@@ -136,29 +140,6 @@ class Op:
                             f"not {len(ys)}")
         return ys
 
-    def require_outputs(self, result):
-        """(y, saved, the signature of y) from what forward returned.  Raises TypeError unless it is y, saved."""
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple | list)):
-            raise TypeError(f"{self.name}: forward returned {described(result)}; return y, saved, where saved is the "
-                            f"tuple of what backward needs")
-        ys = self.each(result[0])
-        try:
-            signature = shapes.signature(ys)
-        except AttributeError:
-            signature = (None,)
-        if None in signature:
-            output, y = next((x, y) for x, y in zip(self.outputs, ys, strict=True)
-                             if not (hasattr(y, "shape") and hasattr(y, "dtype")))
-            raise TypeError(f"{self.name}: {output} is {described(y)}; return an array, such as np.asarray(y)")
-        return *result, signature
-
-    def require_each(self, grads, count):
-        """The gradients that backward returned.  Raises TypeError unless there are at least `count`."""
-        if isinstance(grads, tuple | list) and len(grads) >= count:
-            return grads
-        raise TypeError(f"{self.name}: backward returned {described(grads)} for {count} inputs; return a tuple with "
-                        f"one gradient for each, None for integers")
-
     def backends(self):
         """The names of the backends with this op: the reference, and the compiled modules that have a kernel."""
         compiled = backend.available() if self.has_kernels else []
@@ -175,13 +156,6 @@ def code(op):
     """The code of forward and of backward; None for one that other values are bound to, or that has no code."""
     return [getattr(f, "__code__", None) if not getattr(f, "__closure__", None) else None
             for f in (op.forward, op.backward)]
-
-
-def described(result):
-    """The kind of result, in a few words."""
-    if isinstance(result, tuple | list):
-        return f"a {type(result).__name__} of {len(result)}"
-    return "None" if result is None else f"one {type(result).__name__}"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The shape language in which an op declares its inputs and outputs, and the checks of arrays and ids against it.
+"""The shape language in which an op declares its inputs and outputs, and the checks of what it takes and returns.
 
     x[... D], w[D] -> y[... D]
 
@@ -98,6 +98,38 @@ def check(op, actual):
         if not fits(declared.axes, shape, sizes):
             raise ValueError(f"{name}: {declared.name} has shape {shape}, which does not fit {declared}"
                              + (f" with {sizes}" if sizes else ""))
+
+
+def check_outputs(op, result):
+    """(y, saved, the signature of y) from what forward returned.  Raises TypeError unless it is y, saved."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple | list)):
+        raise TypeError(f"{op.name}: forward returned {described(result)}; return y, saved, where saved is the tuple "
+                        f"of what backward needs")
+    ys = op.each(result[0])
+    try:
+        known = signature(ys)
+    except AttributeError:
+        known = (None,)
+    if None in known:
+        output, y = next((x, y) for x, y in zip(op.outputs, ys, strict=True)
+                         if not (hasattr(y, "shape") and hasattr(y, "dtype")))
+        raise TypeError(f"{op.name}: {output} is {described(y)}; return an array, such as np.asarray(y)")
+    return *result, known
+
+
+def check_gradients(op, grads, count):
+    """The first gradients that backward returned.  Raises TypeError unless there are at least `count`."""
+    if isinstance(grads, tuple | list) and len(grads) >= count:
+        return grads[:count]
+    raise TypeError(f"{op.name}: backward returned {described(grads)} for {count} inputs; return a tuple with one "
+                    f"gradient for each, None for integers")
+
+
+def described(result):
+    """The kind of result, in a few words."""
+    if isinstance(result, tuple | list):
+        return f"a {type(result).__name__} of {len(result)}"
+    return "None" if result is None else f"one {type(result).__name__}"
 
 
 def check_dy(op, output, dy, shape, dtype):

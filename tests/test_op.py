@@ -1,4 +1,6 @@
 """An op: its shape line, its name, its kernels, and what its functions may return."""
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -149,6 +151,17 @@ def test_a_line_of_another_form_is_refused_with_an_example(line, reason):
         shaped(line)
     assert reason in str(refused.value)
     assert "write one such as 'x[... D], w[D] -> y[... D]'" in str(refused.value)
+
+
+# --- what Python and notebooks show -----------------------------------------------------------------------------------
+
+@pytest.mark.usefixtures("unregistered")
+def test_an_op_shows_its_shape_line_its_signature_and_its_source():
+    op = Op("x[D] -> y[D]", quadruple, quadruple_backward, name="quadruple")
+    assert repr(op) == "<op quadruple: x[D] -> y[D]>"
+    assert str(inspect.signature(op)) == "(x)"
+    assert inspect.getsource(op) == inspect.getsource(quadruple)
+    assert inspect.getfile(op.forward) == __file__
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def function_of(target: Any) -> types.FunctionType:
     inner = target
     while not isinstance(inner, types.FunctionType):
         further = getattr(inner, "__func__", None) or getattr(inner, "__wrapped__", None)
-        if further is None:
+        if further is None or type(inner).__name__ == "Op":
             raise NotPlantable(why_not(target))
         inner = further
     while isinstance(getattr(inner, "__wrapped__", None), types.FunctionType):
