@@ -194,16 +194,6 @@ def test_the_version_is_printed(capsys):
     assert f"pyllama {version}:" in call(capsys, "--help")[1]
 
 
-def test_ops_lists_all_and_prints_a_derivation(capsys):
-    code, out, _ = call(capsys, "ops")
-    assert code == 0
-    assert all(name in out for name in OPS)
-    code, out, _ = call(capsys, "ops", "rms_norm")
-    assert code == 0
-    assert "∂r/∂x_j = -½ r³ · 2 x_j / D" in out
-    assert "x[... D], w[D] -> y[... D]" in out
-
-
 def test_check_passes_the_ops_and_catches_a_wrong_backward(capsys, monkeypatch):
     code, out, _ = call(capsys, "check", "--all", "--problems", 3)
     assert code == 0

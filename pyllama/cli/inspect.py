@@ -1,7 +1,10 @@
 """The commands ops and env: the ops, the machine."""
+import ast
 import difflib
+import inspect
 import os
 import platform
+import sys
 from importlib import metadata
 
 import numpy as np
@@ -11,7 +14,8 @@ import pyllama.ops  # noqa: F401 -- registers
 from pyllama import __version__, backend, device, memory
 from pyllama.cli.output import console
 from pyllama.errors import UserError, pip_install
-from pyllama.op import OPS
+from pyllama.op import OPS, Op, between
+from pyllama.study import derivation
 
 # The packages that env() looks for, and what needs each of the optional ones.
 PACKAGES = {
@@ -19,21 +23,47 @@ PACKAGES = {
     "sacrebleu": "the task translate", "rouge_score": "the task summarize",
     "networkx": "graphs as .graphml or .png", "rdflib": "graph, and graphs as .ttl", "hypothesis": "the tests"}
 
+INDENT = "\n" + 12 * " "                            # a line behind the title of another one, as in the ops' docstrings
+
 
 def ops(names: tuple[str, ...] = (), /) -> int:
-    """List the ops, or print the derivation, shapes and backends of some.
+    """List the ops, or print the derivation, shapes, options, backends and code of some.
 
     Args:
         names: ops to print (default: list all)
     """
     for op in chosen(names):
         if names:
-            options = "\n            ".join(f"{name} from {values}" for name, values in op.options.items())
-            print(f"{op.name}\n\n{op.__doc__}\n\nShapes      {op.shapes}\nOptions     {options or 'none'}\n"
-                  f"Backends    {', '.join(op.backends())}")
+            print(f"{op.name}\n\n{op.__doc__}\n")
+            for title, text in facts(op).items():
+                print(f"{title:12}{text}")
+            print(f"\n{code(op)}")
         else:
             print(f"{op.name:22}{' '.join(op.backends()):11}{op.shapes}")
     return 0
+
+
+def facts(op: Op) -> dict[str, str]:
+    """What an op's docstring does not say, as titles and texts."""
+    parameters = inspect.signature(op).parameters
+    options = [option(name, parameters.get(name), drawn) for name, drawn in op.options.items()]
+    found = {"Shapes": op.shapes, "Options": INDENT.join(options) or "none", "Backends": ", ".join(op.backends()),
+             "File": inspect.getfile(op.forward)}
+    return found | ({"Steps": f"pyllama derive {op.name}"} if op.name in derivation.names() else {})
+
+
+def option(name: str, parameter: inspect.Parameter | None, drawn: between | list) -> str:
+    """eps=1e-05; tests draw it from 0.001 to 1"""
+    default = f"={parameter.default!r}" if parameter else ""            # **options go on to another op
+    values = f"{drawn.low:g} to {drawn.high:g}" if isinstance(drawn, between) else ", ".join(map(repr, drawn))
+    return f"{name}{default}; tests draw it from {values if len(values) < 60 else 'the values below'}"
+
+
+def code(op: Op) -> str:
+    """The source of an op's module, behind its docstring."""
+    source = inspect.getsource(sys.modules[op.module])
+    docstring, *_ = ast.parse(source).body
+    return "\n".join(source.splitlines()[docstring.end_lineno:])
 
 
 def chosen(names):
