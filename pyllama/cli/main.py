@@ -11,6 +11,7 @@ from pyllama.cli import (
     derive,
     dojo,
     evaluate,
+    explain,
     generate,
     graph,
     inspect,
@@ -39,7 +40,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
                             "extract": graph.extract, "graph": graph.graph},
     "show information": {"models": overview.models, "tasks": overview.tasks, "plot": text.plot, "report": report.report,
                          "env": inspect.env, "completion": completion},
-    "study the ops": {"ops": inspect.ops, "derive": derive.derive, "check": checking.check, "verify": checking.verify,
+    "study the ops": {"ops": inspect.ops, "derive": derive.derive, "explain": explain.explain,
+                      "check": checking.check, "verify": checking.verify,
                       "export-vectors": checking.export_vectors, "score": score.score, "dojo": dojo.dojo},
 }
 COMMANDS: dict[str, Any] = {name: command for section in SECTIONS.values() for name, command in section.items()}

@@ -1,0 +1,53 @@
+"""What the optimizer makes of the gradient of the recorded step."""
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyllama import params
+from pyllama.study.explain.recording import Recording
+from pyllama.study.explain.subject import Subject
+from pyllama.training.optim import Optimizer, clip_scale, global_norm
+
+
+@dataclass(eq=False)
+class Update:
+    """The step of the optimizer; all trees have a leaf for each parameter, by name.
+
+    norm, scale     of the gradient, and the factor that clips it
+    gradient        before clipping; 0 for a frozen parameter
+    vectors         the optimizer's state after the step, such as m and v
+    decayed         the names of the parameters that weight decay applies to
+    """
+    optimizer: Optimizer
+    lr: float
+    norm: float
+    scale: float
+    gradient: dict[str, np.ndarray]
+    before: dict[str, np.ndarray]
+    after: dict[str, np.ndarray]
+    vectors: dict[str, dict[str, np.ndarray]]
+    decayed: set[str]
+
+
+def update(subject: Subject, recording: Recording) -> Update:
+    """The update of all parameters, as training.loop.train() computes it.  The subject stays as it is."""
+    state, settings = subject.state, subject.settings
+    frozen = params.chosen(state.p, settings.freeze)
+    names = [name for name, _ in params.leaves(state.p)]
+    gradient = np.concatenate([np.zeros_like(recording.grads[name]).ravel() if name in frozen else
+                               recording.grads[name].ravel() for name in names])
+    norm = global_norm(gradient.copy())
+    scale, lr = clip_scale(norm, settings.max_grad_norm), settings.rate(state.step)
+    optimizer, after = copy.deepcopy(state.optimizer), state.flat.copy()
+    optimizer.step(after, gradient, lr, settings.weight_decay, scale)
+
+    def by_name(flat):
+        return dict(params.leaves(params.over(flat, state.p)))
+
+    in_matrix = np.zeros(gradient.size, bool)
+    for part, is_matrix in optimizer.ranges:
+        in_matrix[part] = is_matrix
+    return Update(optimizer, lr, norm, scale, by_name(gradient), dict(params.leaves(state.p)), by_name(after),
+                  {name: by_name(getattr(optimizer, name)) for name in optimizer.vectors},
+                  {name for name, leaf in by_name(in_matrix).items() if leaf.all()})

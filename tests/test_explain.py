@@ -1,0 +1,290 @@
+"""The backward explorer: its recording is what the model computes, and its page shows these numbers."""
+import json
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import pyllama
+from pyllama import params
+from pyllama.cli import main
+from pyllama.errors import UserError
+from pyllama.models import MODELS
+from pyllama.study.explain import cells, page
+from pyllama.study.explain.document import ROOM, rooms
+from pyllama.study.explain.nudges import EACH, weight, weights
+from pyllama.study.explain.products import products
+from pyllama.study.explain.recording import record
+from pyllama.study.explain.subject import load
+from pyllama.study.explain.tracing import Source, traced
+from pyllama.study.explain.update import update
+from pyllama.text.tokens import Batch
+from pyllama.training import loop
+from tests.explained import SENTENCE, SMALL, TEXT, made, small_run
+from tests.shared import written
+
+FAMILIES = [name for name, family in MODELS.items() if family.config.LEARNS]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("text") / "text.txt", TEXT)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def subjects(text, tmp_path_factory):
+    """Every family that learns from text, in float64, by name."""
+    found = {}
+    for name in FAMILIES:
+        tokenizer = {"tokenizer": "bpe", "vocab_size": 300}
+        model = pyllama.create(name, text, seed=1, **SMALL, **tokenizer)
+        folder = tmp_path_factory.mktemp(name)
+        model.save(folder)
+        subject = load(folder, SENTENCE)
+        p = params.rebuild(subject.state.p, (leaf.astype(np.float64) for _, leaf in params.leaves(subject.state.p)))
+        found[name] = subject, p
+    return found
+
+
+# --- the recording ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_recorded_numbers_are_those_of_the_model_bit_for_bit(subjects, name):
+    subject, p = subjects[name]
+    recording = record(subject.loss, p)
+    loss, back = subject.loss(p)
+    assert recording.loss == loss
+    grads = dict(params.leaves(back()))
+    assert grads.keys() == recording.grads.keys()
+    for parameter, grad in grads.items():
+        np.testing.assert_array_equal(recording.grads[parameter], grad)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_call_runs_back_once_and_after_the_calls_that_read_it(subjects, name):
+    recording = record(*subject_of(subjects, name))
+    assert sorted(recording.order) == list(range(len(recording.calls)))
+    turn = {call: i for i, call in enumerate(recording.order)}
+    for number, call in enumerate(recording.calls):
+        read = {source.call for sources in call.reads for source in sources if source.kind == "output"}
+        assert all(other < number and turn[other] > turn[number] for other in read)
+        backs = {source.call for sources in call.dy_reads for source in sources}
+        assert all(turn[other] < turn[number] for other in backs)
+        readers = {i for i, other in enumerate(recording.calls)
+                   for source in sum(other.reads, ()) if (source.kind, source.call) == ("output", number)}
+        assert bool(readers) == bool(backs) == (number != recording.order[0])
+
+
+def subject_of(subjects, name):
+    subject, p = subjects[name]
+    return subject.loss, p
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_local_products_add_up_to_every_gradient(subjects, name):
+    recording = record(*subject_of(subjects, name))
+    for call in recording.calls:
+        for k, gradient in enumerate(call.grads):
+            if gradient is None or call.inputs[k] is None:
+                continue
+            places = np.unravel_index(np.arange(0, gradient.size, 7), gradient.shape)
+            left, right = products(call, k).factors(places)
+            # Both sides add these products in float64, in another order, with a few roundings in each factor.  Factors
+            # such as attention's dz are differences, so their error is relative to the largest.
+            largest = np.abs(left * right).sum(axis=1).max(initial=0)
+            rounding = 64 * left.shape[1] * np.finfo(np.float64).eps * largest
+            assert (np.abs((left * right).sum(axis=1) - gradient[places]) <= rounding).all(), (call.op.name, k)
+            assert left.shape[1] == sum(int(np.prod(group.shape)) for group in products(call, k).groups)
+
+
+def test_the_names_of_factors_are_the_places_of_their_numbers(subjects):
+    """linear's dx[b,t,d] is the sum over e of dy[b,t,e] w[e,d]."""
+    recording = record(*subject_of(subjects, "llama"))
+    call = next(call for call in recording.calls if call.op.name == "linear")
+    (x, w), dy = call.inputs, call.dys[0]
+    group, = products(call, 0).groups
+    assert (group.left, group.right, group.shape) == ("dy[{0},{1},{j0}]", "w[{j0},{2}]", (len(w),))
+    left, right = products(call, 0).factors(tuple(np.array([i]) for i in (0, 3, 5)))
+    np.testing.assert_array_equal([left[0], right[0]], [dy[0, 3], w[:, 5]])
+    group, = products(call, 1).groups
+    assert (group.left, group.right, group.shape) == ("dy[{j0},{j1},{0}]", "x[{j0},{j1},{1}]", x.shape[:2])
+
+
+def test_a_step_between_ops_keeps_the_sources():
+    a, b = (traced(np.arange(6.0).reshape(2, 3), Source("parameter", name)) for name in "ab")
+
+    def names(x):
+        return [source.name for source in x.sources]
+
+    assert names(a.T[1:].reshape(-1) * 2) == ["a"]
+    assert names(np.concatenate([a, b])) == names(np.where(a > 1, a, b)) == names(a.sum(axis=0) + b[0]) == ["a", "b"]
+    assert names(np.zeros_like(a)) == []
+    filled, added, total = np.zeros_like(a), np.zeros_like(a), np.zeros_like(a)
+    filled[0] = b[1]
+    np.add.at(added, np.array([0, 1]), b)
+    total += b
+    assert names(filled) == names(added) == names(total) == ["b"]
+    np.testing.assert_array_equal(added, b)
+    assert type(np.asarray(total).view(np.ndarray)) is np.ndarray
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+@given(arrays(float, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(-50, 50)), st.integers(1, 9))
+def test_a_block_has_the_largest_entry_and_as_many_cells_as_fit(x, most):
+    shown = cells.block(x, most)
+    assert (len(shown.rows), len(shown.columns)) == tuple(min(most, length) for length in x.shape)
+    assert np.abs(shown.of(x)).max() == np.abs(x).max()
+    assert all(a < b for lines in shown for a, b in pairwise(lines))
+    np.testing.assert_array_equal(x[shown.cells(x.shape)], shown.of(x))
+
+
+def test_the_document_has_the_numbers_of_the_recording(run):
+    _, recording, shown = made(run)
+    assert shown["order"] == recording.order
+    for call, one in zip(recording.calls, shown["calls"], strict=True):
+        for array, x, gradient in [*zip(one["inputs"], call.inputs, call.grads, strict=True),
+                                   *zip(one["outputs"], call.outputs, call.dys, strict=True)]:
+            # rounded to six digits
+            np.testing.assert_allclose(array["values"], np.ravel(x), rtol=5.1e-6)
+            assert (array["gradients"] is None) == (gradient is None)
+            if gradient is not None:
+                np.testing.assert_allclose(array["gradients"], np.ravel(gradient), rtol=5.1e-6)
+        for array in one["outputs"]:
+            if len(array["adds"]) > 1:
+                parts = np.array([part["values"] for part in array["adds"]])
+                np.testing.assert_allclose(parts.sum(axis=0), array["gradients"], atol=2e-5 * np.abs(parts).max())
+    json.dumps(shown, allow_nan=False)
+
+
+def test_the_losses_per_token_have_the_loss_as_mean(run):
+    _, recording, shown = made(run)
+    rows = shown["tokenLosses"]
+    assert [row["target"] for row in rows] == list(SENTENCE[1:])
+    assert [row["after"] for row in rows] == list(SENTENCE[:-1])
+    np.testing.assert_allclose(np.mean([row["loss"] for row in rows]), recording.loss, rtol=1e-5)
+    np.testing.assert_allclose([-np.log(row["probability"]) for row in rows], [row["loss"] for row in rows], rtol=2e-5)
+
+
+def test_attention_maps_are_distributions_over_the_keys_that_a_query_sees(run):
+    _, _, shown = made(run)
+    assert len(shown["attention"]) == 2 * 2
+    for one in shown["attention"]:
+        p = np.reshape(one["p"], one["shape"])
+        np.testing.assert_allclose(p.sum(axis=1), 1, atol=5e-4 * p.shape[1])
+        np.testing.assert_array_equal(np.triu(p, 1), 0)
+
+
+def test_nudged_losses_are_those_of_the_model_with_this_weight(run):
+    subject, recording, shown = made(run)
+    for one in shown["nudges"]:
+        name, index = weight(one["weight"], recording.grads)
+        for epsilon, loss in zip(one["epsilons"], one["losses"], strict=True):
+            p = params.rebuild(subject.state.p, (leaf.copy() for _, leaf in params.leaves(subject.state.p)))
+            dict(params.leaves(p))[name][index] += epsilon
+            # epsilon is rounded to six digits
+            np.testing.assert_allclose(subject.loss(p)[0], loss, atol=1e-6 * abs(epsilon) * 10 + 1e-11)
+        small, losses = one["epsilons"][3], one["losses"]
+        curve = abs(losses[3] + losses[1] - 2 * losses[2])      # what the prediction may miss: the second order
+        assert abs(losses[3] - losses[2] - small * one["gradient"]) <= curve + 1e-5 * abs(small)
+
+
+def test_every_matrix_has_its_nudges(run):
+    subject = load(run, SENTENCE)
+    recording = record(subject.loss, subject.state.p)
+    chosen = weights(recording.grads, ["lm_head.weight[0,1]"])
+    assert chosen[0] == ("lm_head.weight", (0, 1))
+    for name, grad in recording.grads.items():
+        places = [one.place for one in chosen if one.name == name]
+        assert grad.ndim < 2 or len(places) >= EACH
+        assert grad.ndim < 2 or tuple(np.unravel_index(np.abs(grad).argmax(), grad.shape)) in places
+
+
+def test_the_update_is_that_of_a_training_step(run):
+    subject = load(run, SENTENCE)
+    found = update(subject, record(subject.loss, subject.state.p))
+
+    class Text:
+        def batch(self, settings, step):
+            return Batch(subject.inputs, len(SENTENCE) - 1)
+
+    settings = loop.Settings(**{**vars(subject.settings), "max_steps": subject.state.step + 1,
+                                "lr_decay_steps": subject.settings.max_steps})
+    record_of_step, = loop.train(subject.state, Text(), settings)
+    assert record_of_step.lr == found.lr
+    assert subject.state.optimizer.t == found.optimizer.t == 5
+    np.testing.assert_allclose(found.norm, record_of_step.grad_norm, rtol=1e-12)
+    for name, leaf in params.leaves(subject.state.p):
+        np.testing.assert_allclose(found.after[name], leaf, rtol=1e-10, atol=1e-13)
+        assert (found.before[name] != 0).any()
+
+
+def test_a_page_takes_at_most_five_megabytes(run, monkeypatch):
+    subject = load(run, SENTENCE)
+    recording = record(subject.loss, subject.state.p)
+    assert [*rooms(recording, 10 ** 9)] == [*ROOM]
+    assert next(rooms(recording, 0)) == ROOM[-1]
+    whole = page.explained(run, SENTENCE)
+    monkeypatch.setattr(page, "LIMIT", 2 * len(whole) // 3)
+    assert len(page.explained(run, SENTENCE)) <= 2 * len(whole) // 3
+    monkeypatch.setattr(page, "LIMIT", 1000)
+    with pytest.raises(UserError, match="smaller model or a shorter text"):
+        page.explained(run, SENTENCE)
+
+
+def test_the_page_needs_nothing_but_itself_and_a_text_cannot_end_its_data(text, tmp_path):
+    model = pyllama.create("llama", text, tokenizer="byte", **SMALL)
+    model.save(tmp_path)
+    html = page.explained(tmp_path, "</script>/*program*/").decode()
+    assert set(re.findall(r"https?://[^\s\"'<]*", html)) == {"http://www.w3.org/2000/svg"}
+    assert not re.findall(r"<link|<img|\bimport\b\s*\(|\bsrc=|@import|fetch\(", html)
+    data = re.search(r'<script type="application/json" id="document">(.*?)</script>', html, re.DOTALL)[1]
+    assert "".join(json.loads(data)["tokens"]) == "</script>/*program*/"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+def test_the_command_writes_the_page_of_a_step(run, tmp_path, capsys):
+    for step in 2, 4:
+        out = tmp_path / f"{step}.html"
+        assert main(["explain", str(run), "--text", SENTENCE, "--step", str(step), "--out", str(out)]) == 0
+        assert f'"step":{step},"resumed":true' in out.read_text("utf-8")
+    assert main(["explain", str(run), "--text", SENTENCE, "--out", str(tmp_path / "latest.html")]) == 0
+    assert (tmp_path / "latest.html").read_bytes() == (tmp_path / "4.html").read_bytes()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["RUN/absent", "--text", "the cat"], "there is no model at .*absent; give a run"),
+    (["RUN", "--text", "the cat", "--step", "3"], r".*tiny has no checkpoint of step 3; it has those of 2, 4"),
+    (["RUN/checkpoints/step-00000004", "--text", "the cat", "--step", "4"], "--step is 4, but .* is not a run; give"),
+    (["RUN", "--text", "t"], "the text has 1 token; give one of at least 2"),
+    (["RUN", "--text", "the cat sat on the mat; " * 3], "the text has 72 tokens, but the model sees only 32 .*shorten"),
+    (["RUN", "--text", "THE CAT"], ".*'T'.*"),
+    (["RUN", "--text", "the cat", "--nudge", "lm_head"], r"--nudge is 'lm_head'; write NAME\[i,j\], such as model.emb"),
+    (["RUN", "--text", "the cat", "--nudge", "head[0,0]"], "--nudge names 'head', which is not a parameter; give one"),
+    (["RUN", "--text", "the cat", "--nudge", "lm_head.weight[0,8]"], r"--nudge is .*, but lm_head.weight has the shap"),
+    (["RUN", "--text", "the cat", "--out", "RUN/absent/page.html"], "--out is .*, which cannot be a file; name a file"),
+])
+def test_a_mistake_is_one_sentence_and_leaves_no_file(run, tmp_path, capsys, arguments, message):
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "page.html")]
+    assert main(["explain", *(word.replace("RUN", str(run)) for word in arguments), *out]) == 2
+    said = capsys.readouterr().err
+    assert re.match(message, said.removeprefix("pyllama: ").removeprefix("error: ")), said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_does_not_learn_from_text_is_refused(text, tmp_path):
+    pyllama.create("bert", text, head="classification", tokenizer="byte", **SMALL).save(tmp_path)
+    with pytest.raises(UserError, match="does not learn from plain text"):
+        load(tmp_path, SENTENCE)
