@@ -222,6 +222,18 @@ def test_a_tangent_of_another_form_is_refused(tangent, message):
             check(cube(1.0), [X], jvp=lambda inputs, tangents: tangent)
 
 
+def test_a_jvp_may_use_its_arrays_but_not_change_what_is_compared():
+    def halved(inputs, tangents):
+        (x,), (t,) = inputs, tangents
+        t *= 3 * x * x
+        x[:] = 0
+        return 0.5 * t
+
+    for times, right in ((1.0, True), (2.0, False)):
+        report = checked(cube(1.0), [X], jvp=lambda inputs, tangents, times=times: 2 * times * halved(inputs, tangents))
+        assert bool(report) == right, report
+
+
 def largest(x):
     return x.max(), lambda dy: dy * (np.arange(x.size) == x.argmax())
 

@@ -187,7 +187,7 @@ class Function:
 
     def tangents(self, leaves: list, moves: list, outputs: tuple) -> tuple:
         """jvp's tangent of each output, when the leaves move so.  Raises TypeError for another form or shape."""
-        result = self.jvp(self.arguments(leaves), self.arguments(moves))        # type: ignore[misc]
+        result = self.jvp(*(self.arguments(trees.copies(arrays)) for arrays in (leaves, moves)))    # type: ignore[misc]
         parts = result if isinstance(result, tuple) else (result,)
         if len(parts) != len(outputs):
             raise TypeError(f"jvp returned {described(result)} for {counted(len(outputs), 'output')}; return a tangent "

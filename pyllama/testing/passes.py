@@ -7,7 +7,7 @@ import numpy as np
 
 from pyllama.testing.calls import Function
 from pyllama.testing.report import Fault
-from pyllama.testing.trees import is_float
+from pyllama.testing.trees import copies, is_float
 
 REORDERED = 1e3                             # roundings by which two calls may differ: another order of sums
 
@@ -32,10 +32,6 @@ class Faults(dict):
 
     def of(self, place: str) -> bool:
         return any(place == where for _, where in self)
-
-
-def copies(arrays: Iterable) -> list:
-    return [None if x is None else np.array(x) for x in arrays]
 
 
 def restored(before: list, arrays: Iterable) -> bool:

@@ -23,7 +23,7 @@ from pyllama.testing.function import gradcheck, require_time, seed_or_new
 from pyllama.testing.methods import slopes
 from pyllama.testing.methods.compare import direction
 from pyllama.testing.report import GradcheckError, Method, Pair, Report, Verdict
-from pyllama.testing.trees import in_precision, is_float
+from pyllama.testing.trees import copies, in_precision, is_float
 
 ATTEMPTS = 10                               # the inputs, and neighbors of these if there is a kink
 ASIDE = 1e-2                                # how far those are, relative to the inputs
@@ -317,7 +317,7 @@ def exchanged(function: Function, leaves: list, dys: list, places: tuple[int, in
 def gradient_along(function: Function, leaves: list, dys: list, of: int, moved: int, v: np.ndarray) -> Callable:
     """along(t): the gradient of leaf `of` [M] when leaf `moved` is moved by t v; NaN where f refuses a real t."""
     def along(t):
-        here = [None if x is None else np.array(x) for x in leaves]
+        here = copies(leaves)
         dtype = leaves[moved].dtype
         step = np.asarray(t * v)
         here[moved] = np.asarray(leaves[moved] + step, np.result_type(dtype, np.complex64) if step.dtype.kind == "c"

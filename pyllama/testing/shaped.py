@@ -28,7 +28,7 @@ from pyllama.testing.ops import inside
 from pyllama.testing.problems import choose_by, problem
 from pyllama.testing.promised import broken
 from pyllama.testing.report import Report
-from pyllama.testing.trees import is_float
+from pyllama.testing.trees import copies, is_float
 
 REFUSED = f"the point 'in float32' {LEFT_OUT}"                   # how the note begins
 SHORTEST = 1e-9                                                 # seconds: the budget of a problem that comes too late
@@ -102,7 +102,7 @@ def in_turn(number: int, inputs: list) -> list:
 def returned(function: Callable, inputs: list, plain: bool) -> Any:
     """y alone; None if the function refuses the precision of the inputs."""
     try:
-        result = function(*[None if x is None else x.copy() for x in inputs])
+        result = function(*copies(inputs))
     except REFUSALS:
         return None
     return result if plain else result[0]

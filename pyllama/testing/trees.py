@@ -20,11 +20,15 @@ def in_float64(arrays: Iterable, dtype: Any = np.float64) -> list:
     return [np.asarray(a, dtype) if is_float(a) else a for a in arrays]
 
 
+def copies(arrays: Iterable) -> list:
+    return [None if x is None else np.array(x) for x in arrays]
+
+
 def in_precision(function: Callable, arrays: list, dtype: Any = np.float64) -> tuple[list, Exception | None]:
     """(the arrays in float64 or another precision, None); (as given, why not) if the function refuses that."""
     wide = in_float64(arrays, dtype)
     try:
-        function([x if x is None else x.copy() for x in wide])
+        function(copies(wide))
     except Exception as error:
         return arrays, error
     return wide, None

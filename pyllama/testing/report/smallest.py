@@ -12,6 +12,7 @@ import numpy as np
 
 from pyllama.testing.calls import OutOfTime
 from pyllama.testing.report.pasted import as_python
+from pyllama.testing.trees import copies
 
 __all__ = ["as_python", "smallest"]
 
@@ -35,7 +36,7 @@ class Search:
             raise OutOfTime
         try:
             with np.errstate(all="ignore"):
-                taken = bool(self.fails([x if x is None else x.copy() for x in candidate]))
+                taken = bool(self.fails(copies(candidate)))
         except Exception:
             taken = False
         if taken:

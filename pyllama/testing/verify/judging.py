@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pyllama.testing.passes import REORDERED, copies, eps_of
+from pyllama.testing.passes import REORDERED, eps_of
 from pyllama.testing.problems import packed
-from pyllama.testing.trees import is_float
+from pyllama.testing.trees import copies, is_float
 from pyllama.testing.verify.adapter import Adapter, WrongResult
 from pyllama.testing.verify.counterexample import Call
 from pyllama.testing.verify.result import Mistake
