@@ -177,6 +177,16 @@ def test_what_rounding_hides_is_undecided():
         assert found.why.startswith("rounding hides less than")
 
 
+def test_a_slope_that_rounding_hides_far_beyond_the_line_is_undecided():
+    """1 + x/32768 is 1 in float16 for all |x| below 8; a slope of 1/256 would show there."""
+    def flat(x):
+        return 1 + x * x.dtype.type(2.0 ** -15)
+
+    x = np.array([0.7, 0.9, 0.4], np.float16)
+    for slope, status in ((2.0 ** -15, "undecided"), (2.0 ** -8, "wrong")):
+        assert judged(flat, lambda x, slope=slope: np.full_like(x, slope), x, np.ones(3)).status == status
+
+
 def test_a_function_that_ends_on_the_line_is_judged_on_a_narrower_one():
     x = np.array([0.2, 0.5, 0.9], np.float16)
     assert judged(lambda x: np.log(1 - x), lambda x: -1 / (1 - x), x, np.ones(3)).status == "passed"

@@ -92,7 +92,7 @@ def verdict_along(value: Callable, gradient: Callable, x: np.ndarray, v: np.ndar
         drift = drift_along(value, gradient, nodes(x, half * v), half, np.where(counted, dy, 0), eps)
         if drift is None:
             continue
-        found = judged(drift)
+        found = judged(drift, 0.0 if counted.any() else unseen(value, x, dy, eps))
         if found.status != "undecided":
             break
     return found
@@ -109,6 +109,15 @@ def depends(value: Callable, x: np.ndarray, v: np.ndarray) -> np.ndarray:
         except Exception:
             return np.array(True)
         return np.any([one != here for one in far], axis=0) if far[0].shape == here.shape else np.array(True)
+
+
+def unseen(value: Callable, x: np.ndarray, dy: np.ndarray, eps: float) -> float:
+    """The steepest slope that outputs may have and not change as far as FAR: they change by less than their last place.
+
+    Such as 1 + x / 10⁵ in float16.
+    """
+    y = np.asarray(value(x), float)
+    return eps * float(np.abs(dy * y)[(dy != 0) & np.isfinite(y)].sum()) / FAR
 
 
 def nodes(x: np.ndarray, reach: np.ndarray) -> list[np.ndarray]:
@@ -151,10 +160,13 @@ def roughness(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.diff(values, 2) ** 2) / 6))
 
 
-def judged(drift: Drift) -> Verdict:
+def judged(drift: Drift, unseen: float = 0.0) -> Verdict:
+    """The verdict of a drift; `unseen`: see there."""
     size, gap = max(abs(drift.claimed), abs(drift.measured)), abs(drift.value)
     numbers = drift.claimed, drift.measured, gap, drift.error
     why = f"along a line as wide as the inputs, back says {drift.claimed:.3g}, and f changes by {drift.measured:.3g}"
+    if drift.error < gap <= unseen:
+        return Verdict("differences", "undecided", *numbers, why="f changes by less than its rounding, if at all")
     if gap > drift.error:
         if drift.steady:
             return Verdict("differences", "wrong", *numbers, why=why)
