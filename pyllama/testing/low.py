@@ -1,8 +1,8 @@
 """Inputs of float32, float16 and bfloat16 in a run of gradcheck.
 
-They are computed with as float64, so that no rounding hides a mistake, and then their own rounding is judged beside it.
-A function that refuses float64 may accept float32.  One of float16 or bfloat16 alone is judged by itself: see
-methods/integral.py.
+The run converts them to float64, so that rounding hides no mistake.  Then it compares the results in low precision with
+those in float64, or in float32 if the function refuses float64.  A function that accepts float16 or bfloat16 alone is
+judged in that precision: see methods/integral.py.
 """
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -20,14 +20,14 @@ from pyllama.testing.trees import in_precision
 if TYPE_CHECKING:
     from pyllama.testing.session import Session
 
-REFUSALS = TypeError, ValueError, AssertionError        # in which a function says that it is not for a precision
+REFUSALS = TypeError, ValueError, AssertionError        # raised by functions that do not support a precision
 LEFT_OUT = "was left out"
-LINES = 4                                   # random ones: errors of several entries may cancel along one of them
-ENTRIES = 16                                # that are looked at one by one in a low precision alone
+LINES = 4                                   # of random direction: along one, errors of several entries may cancel
+ENTRIES = 16                                # that have a line of their own
 
 
 def start(session: "Session") -> list:
-    """The leaves in float64; in float32 or as given if func accepts only these.  Notes which, if not in float64."""
+    """The leaves in float64; in float32 or as given if func refuses that.  A note says so."""
     function = session.function
     if session.precisions == {np.dtype(np.float64)}:
         return function.leaves
@@ -46,22 +46,22 @@ def start(session: "Session") -> list:
 
 
 def names(session: "Session") -> str:
-    """Of the precisions of the inputs."""
+    """The precisions of the inputs, by name."""
     return ", ".join(sorted(dtype.name for dtype in session.precisions))
 
 
 # --- float16 and bfloat16 alone ---------------------------------------------------------------------------------------
 
 def by_integral(session: "Session", case: Case, point: Point, entries: int = 0) -> Verdict:
-    """The verdict on a case in a precision in which steps as narrow as those of differences are rounding."""
-    from pyllama.testing.methods.integral import by_integral
+    """The verdict on a case in a precision in which narrow steps show nothing but rounding."""
+    from pyllama.testing.methods import integral
     rng = session.rng("line", case.place, point.name, entries)
     lines = 0 if entries else 1 if point.base else LINES                # the same numbers in another layout: 1
-    return by_integral(case, session.eps, rng, lines, entries)
+    return integral.by_integral(case, session.eps, rng, lines, entries)
 
 
 def note_what_is_hidden(session: "Session") -> None:
-    """Note the largest error that no line would have shown."""
+    """Note the largest error that may not show along any line."""
     from pyllama.testing.methods.integral import hidden
     passed = [[hidden(one.verdict) for one in found if one.verdict.status == "passed"]
               for found in session.found.values()]

@@ -47,7 +47,7 @@ def causes(e: Evidence) -> list[str]:
     """All sentences in their order."""
     of_calls = [*calls.sentences(e)]
     if begins(of_calls, "dy ignored"):
-        return of_calls                                 # what claimed looks like for this dy, it does not for others
+        return of_calls                                 # a formula that fits for this dy does not fit for others
     if explained := [*whole.sentences(e)]:
         return of_calls + explained
     if begins(of_calls, "dy read as contiguous"):

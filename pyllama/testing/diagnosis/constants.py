@@ -6,13 +6,13 @@ from fractions import Fraction
 import numpy as np
 
 NEAR = 1e-7                                         # relative, if the measurement is not worse
-LEAST = 5                                           # of an axis: its inverse is no fraction that is everywhere
+LEAST = 5                                           # length of an axis: a factor of 1/2 or 1/4 has many other causes
 MOST = 12                                           # numerator and denominator of a simple fraction
 CONSTANTS = {"π": np.pi, "√2": 2 ** 0.5, "√(2/π)": (2 / np.pi) ** 0.5, "ln 2": float(np.log(2))}
 
 
 def simple(number: float, near: float = NEAR) -> str:
-    """The number as a simple fraction; "" if it is none.
+    """The number as a simple fraction; "" if it is not one.
 
     >>> from pyllama.testing.diagnosis.constants import simple
     >>> simple(0.75), simple(-2.0), simple(0.7501)

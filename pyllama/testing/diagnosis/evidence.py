@@ -28,12 +28,12 @@ class Evidence:
     claimed         dx as back returned it, of x's shape
     measured        the derivative of each entry, NaN where it was not measured
     tolerance       of each entry
-    gradient        back of this pair for another dy
+    gradient        gradient(dy) is what back returns for another dy
     others          the measured gradients of the other floating inputs
     outcomes        for each point that was tried ("as given", "strided dy", ...): is the gradient wrong there?
     kink            at which entries does the function have a kink?  None: unknown, or nowhere
     deadline        by time.monotonic(), after which gradient is not called; None: there is no limit
-    slope           the measured gradient for another dy; None: it cannot be measured
+    slope           slope(dy) is the measured gradient for another dy; None: it cannot be measured
     """
     input: str
     output: str

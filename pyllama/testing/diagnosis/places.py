@@ -11,7 +11,7 @@ import numpy as np
 from pyllama.testing.diagnosis.constants import short
 from pyllama.testing.diagnosis.evidence import Evidence
 
-SEVERAL = 4                                         # entries of which one formula is no chance
+SEVERAL = 4                                         # entries that one formula does not fit by chance
 JUMP = 100                                          # tolerances
 SHAPED, VALUED = 50, 10_000                            # choices of as many entries: for a place, for a value
 

@@ -42,7 +42,7 @@ def across_edges(axis, span):
 
 
 def across_long_edges(axis, span):
-    """Also a sum that is too long for float16 and bfloat16: from 2,048 and 256 on, adding 1 changes nothing."""
+    """The first axis is too long for sums in float16 and bfloat16, where 2,048 + 1 and 256 + 1 change nothing."""
     return [LONG] if axis != "R" and span == 1 else across_edges(axis, span)
 
 

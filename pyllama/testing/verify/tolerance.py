@@ -9,8 +9,8 @@ NumPy adds in pairs there: the error of a sum of n terms grows like √log n.  A
 
 where n is the number of entries of the largest array: no sum of an op has more terms.
 
-Kernels for float16 and bfloat16 are not given the length of their sums, because they can add in float32, and round
-few numbers besides their results.  precision.py measures what a rounding of the inputs does to each result:
+The bound in float16 and bfloat16 does not grow with n, because such kernels can add in float32, and round few numbers
+besides their results.  precision.py measures the effect of rounding the inputs on each result:
 
     bound in float16, bfloat16 = ROUNDINGS · (the change by a rounding of the inputs + ε of numbers that may cancel)
                                  + bound in float32
@@ -28,7 +28,7 @@ from pyllama.testing.passes import eps_of
 from pyllama.testing.problems import packed
 from pyllama.testing.trees import in_float64, is_float
 
-ROUNDINGS = 4                                       # √16, of a kernel's numbers of float16 or bfloat16
+ROUNDINGS = 4                                       # √16: of 16 roundings to float16 or bfloat16, if independent
 NEIGHBORS = 4                                       # of the inputs, at which the loss is measured
 F64 = np.finfo("float64")
 
@@ -74,7 +74,7 @@ def scaled_tolerances(op: Op, inputs: list, options: dict, dy: Any, places: int 
 
 def half_tolerances(in_single: Callable, op: Op, inputs: list, options: dict, dy: Any,
                     places: int) -> list[tuple[np.ndarray, float]]:
-    """The tolerances for inputs in float16 or bfloat16, whose sums may be as imprecise as in_single() says of float32.
+    """The tolerances for inputs in float16 or bfloat16; sums may be off by what in_single() allows in float32.
 
     Raises OverflowError where a result is not finite in the precision of the inputs.
     """
