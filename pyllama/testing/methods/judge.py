@@ -90,8 +90,8 @@ class Values:
     def rounding_explains(self, outputs: tuple) -> bool:
         """Do other outputs at these leaves differ by no more than those right beside them, or by a rounding of 1?
 
-        SIMD rounds the exponential in exp(x) - 1 otherwise where memory is contiguous.  Who misreads memory takes one
-        number for another, which changes y as much as the numbers in another order do.
+        SIMD rounds the exponential in exp(x) - 1 differently where memory is contiguous.  A function that misreads
+        memory takes one number for another, which changes y as much as another order of the numbers does.
         """
         with np.errstate(all="ignore"):
             here = flat(self.outputs)
@@ -283,23 +283,31 @@ def measured(case: Case, which: Iterable | None, deadline: float | None) -> Entr
 
 
 def beside_one(case: Case, verdict: Verdict, index: tuple[int, ...] | None = None) -> Verdict:
-    """The verdict; but undecided where one side is 0, or y is, and the other may be the rounding of numbers like 1.
+    """The verdict; but undecided if one side, or y, is 0 and the other may be the rounding of numbers of size one.
 
-    Such as 1 - σ(x) at x = 40.  That needs inputs of ordinary size: numbers like 1e-20 have other neighbors.  And it
-    needs outputs that change by such roundings, not by less.
+    An example is 1 - σ(x) at x = 40.  The inputs must be of ordinary size, because tiny ones may be the only numbers in
+    f.  And the outputs must change by such roundings, not by less.
     """
     ordinary = 1 / comparing.ORDINARY <= case.largest <= comparing.ORDINARY
     if verdict.status != "wrong" or not ordinary:
         return verdict
     line = case.values.line(case.place)
-    changes = np.abs([line(t) - line(0.0) for h in slopes.WIDTHS[slopes.NARROW] for t in (h, -h)])
-    finely = ((changes > 0) & (changes < case.eps / 4)).any(axis=0)
-    least = slopes.GRAIN * case.eps * norm(case.dy[~finely]) * norm(np.ones(1) if index else line.v)
-    small = float(np.abs(case.dy * flat(case.values.outputs)).sum()) <= least / slopes.WIDTHS[0]
-    none = min(abs(verdict.claimed), abs(verdict.measured)) == 0 or small
-    if none and verdict.error * slopes.WIDTHS[0] <= least:
+    y, width = float(np.abs(case.dy * flat(case.values.outputs)).sum()), slopes.WIDTHS[0]
+
+    def may_be_rounding(dy):
+        least = slopes.GRAIN * case.eps * norm(dy) * norm(np.ones(1) if index else line.v)
+        none = min(abs(verdict.claimed), abs(verdict.measured)) == 0 or y <= least / width
+        return none and verdict.error * width <= least
+
+    if may_be_rounding(case.dy) and may_be_rounding(case.dy[~changes_finely(line, case.eps)]):
         return replace(verdict, status="undecided", why="no more than rounding beside numbers of size one")
     return verdict
+
+
+def changes_finely(line: Line, eps: float) -> np.ndarray:
+    """Which outputs [M] change by less than a rounding of one, but change?"""
+    changes = np.abs([line(t) - line(0.0) for h in slopes.WIDTHS[slopes.NARROW] for t in (h, -h)])
+    return ((changes > 0) & (changes < eps / 4)).any(axis=0)
 
 
 def rank(verdict: Verdict) -> tuple:
