@@ -1,4 +1,4 @@
-"""A budget in seconds: who checks a slow function does not wait for long, and reads what was skipped."""
+"""A budget in seconds: a check of a slow function ends soon after it, and the report names what was skipped."""
 import numpy as np
 import pytest
 

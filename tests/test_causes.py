@@ -1,4 +1,4 @@
-"""Each cause of a wrong gradient, in the smallest function that has it, is named by the sentence that says so."""
+"""Each cause of a wrong gradient, in the smallest function that has it, is named by its sentence."""
 import numpy as np
 import pytest
 
@@ -17,13 +17,13 @@ def softmax(x):
 
 
 def from_memory(a):
-    """a, or what is read if the strides of a view are not looked at."""
+    """a, or what a kernel reads that ignores the strides of a view."""
     whole = a if a.base is None or a.base.size < a.size else a.base.ravel()
     return np.array(whole.ravel()[:a.size]).reshape(a.shape)
 
 
 def rounded_away(x):
-    """x but for its rounding beside 1e12: a relative 1e-4."""
+    """x, rounded beside 1e12: a relative error of 1e-4."""
     return (x + 1e12) - 1e12, lambda dy: 2 * dy
 
 
@@ -76,8 +76,7 @@ SENTENCES = {                                                   # function, inpu
                       "dy read as contiguous: the same dy in another memory layout gives another gradient; use dy's "
                       "strides, or np.ascontiguousarray(dy)."),
     "kink": (lambda x: (np.abs(x), lambda dy: dy * np.where(x == 0, 3, np.sign(x))), [np.array([1.0, 0.0, -2.0])],
-             "Kink at x[1]: y has one slope before and another one behind it there, and claimed is not between the "
-             "two."),
+             "Kink at x[1]: the slopes of y on both sides differ there, and claimed is not between them."),
     "few digits": (rounded_away, [X], "Ill-conditioned: 0 digits of the derivative are left."),
     "another input": (lambda x, w: (x * w, lambda dy: (dy * x, dy * w)), [X, X + 1],
                       "Gradient of the wrong input: claimed for x is the measured gradient of w."),
@@ -121,7 +120,7 @@ def test_a_function_of_random_numbers_is_refused():
 
 def test_an_output_that_is_an_input_is_noted():
     report = gradcheck(lambda x: (x, lambda dy: dy), [X])
-    assert report.notes == ("the output shares memory with x: whoever writes to one changes the other",)
+    assert report.notes == ("the output shares memory with x: a write to one changes the other",)
 
 
 @pytest.mark.parametrize(("times", "right"), [(1, True), (2, False)])

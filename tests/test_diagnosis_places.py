@@ -49,8 +49,8 @@ def test_a_kink():
     x = np.array([1.0, 0.0, -2.0])
     made = evidence(absolute, ["x"], [x], 0, lambda dy: dy * np.array([1.0, 3.0, -1.0]))
     made.measured[1], made.tolerance[1], made.kink = 0.0, abs(made.dy[1]), x == 0
-    assert diagnose(made) == ("Kink at x[1]: y has one slope before and another one behind it there, and claimed is "
-                              "not between the two.",)
+    assert diagnose(made) == ("Kink at x[1]: the slopes of y on both sides differ there, and claimed is not "
+                              "between them.",)
     made.claimed[1] = 0.5 * made.dy[1]
     made.__dict__.pop("bad")                            # it was cached
     assert diagnose(made) == ()

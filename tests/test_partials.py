@@ -152,7 +152,7 @@ def test_every_subgradient_is_right_at_a_kink_and_nothing_else(slope, status, si
 
 
 def test_at_a_kink_the_entry_that_is_wrong_is_named():
-    """A slope of 2 at the kink of entry 1, which is right at that of entry 0."""
+    """Entry 1 has the slope 2 at its kink; entry 0 has a right one at its own."""
     def f(p):
         w = p["w"]
         return np.abs(w).sum(), lambda dy: {"w": dy * np.array([0.5, 2.0, 1.0, 1.0])}

@@ -79,7 +79,7 @@ def blur(report):
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 def test_every_op_is_judged_by_a_complex_step_as_exactly_as_float64_allows(op, monkeypatch):
-    """A checker that has become blind says "right", too, with a large tolerance.
+    """A checker with too large a tolerance calls everything right.
 
     On these 50 problems it needs to excuse no rounding but 1e-11 of the terms and 4 eps of y, with which f is rounded.
     """

@@ -22,7 +22,7 @@ BACKS = {
 
 
 class OutOfTime(BaseException):
-    """The deadline has passed.  Not an Exception: who catches those of a user's function must not catch this one."""
+    """The deadline has passed.  A BaseException: `except Exception`, around a user's function, must not catch it."""
 
 
 def name_of(func: Callable) -> str:

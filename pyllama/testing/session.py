@@ -108,7 +108,7 @@ class Session:
         return any(found.rank[0] for judged in self.found.values() for found in judged)
 
     def halfway(self) -> float | None:
-        """The middle of the time that is left: what is measured until then must be confirmed, too."""
+        """The middle of the time left: what is measured until then must also be confirmed."""
         return None if self.deadline is None else (time.monotonic() + self.deadline) / 2
 
     def note(self, sentence: str) -> None:
@@ -300,7 +300,7 @@ class Session:
     def look_for_aliases(self, outputs: tuple) -> None:
         for name, x in zip(self.function.names, self.start, strict=True):
             if x is not None and any(np.may_share_memory(a, x) for a in outputs):
-                self.note(f"the output shares memory with {name}: whoever writes to one changes the other")
+                self.note(f"the output shares memory with {name}: a write to one changes the other")
 
     def require_linear(self, back: Callable, drawn: tuple, values: Values) -> None:
         """back(0) is 0, and the gradients of several outputs together are the sum of those of each."""

@@ -10,7 +10,7 @@ from pyllama.testing.diagnosis.evidence import CLEAR, Evidence, largest
 from pyllama.testing.diagnosis.terms import product
 
 FEW = 4                                             # entries of each kind, below which a pattern may be chance
-PROBES = 3                                          # entries of dy, alone
+PROBES = 3                                          # entries of dy that are tried alone
 
 
 def sentences(e: Evidence) -> Iterator[str]:
@@ -21,7 +21,7 @@ def sentences(e: Evidence) -> Iterator[str]:
 
 
 def inverted(e: Evidence) -> Iterator[str]:
-    """Each is zero where the other is not, and without the gate both are one formula."""
+    """Each is zero where the other is not, and their sum is one formula."""
     zero, missing = (np.abs(a[e.known]) <= e.noise for a in (e.claimed, e.measured))
     several = min(zero.sum(), missing.sum()) >= FEW // 2 and zero.size >= FEW
     if np.array_equal(zero, ~missing) and several and product(e, e.claimed + e.measured, short):
@@ -30,7 +30,7 @@ def inverted(e: Evidence) -> Iterator[str]:
 
 
 def rotated(e: Evidence) -> Iterator[str]:
-    """Pairs of entries along the last axis, or whole rows, have the right length, but not for each entry by itself."""
+    """Pairs of entries along the last axis, or whole rows, have the right length, but single entries do not."""
     if largest(np.abs(e.claimed) - np.abs(e.measured)) <= CLEAR * e.noise:
         return
     size, *_ = e.x.shape[::-1]
@@ -49,7 +49,7 @@ def rotated(e: Evidence) -> Iterator[str]:
 
 
 def misplaced(e: Evidence) -> Iterator[str]:
-    """The sums along an axis are right, and what single entries of dy add is right but for its place."""
+    """The sums along an axis are right, and each entry of dy adds the right numbers, but at wrong indices."""
     for axis, size in enumerate(e.x.shape):
         sums = [a.sum(axis) for a in (e.claimed, e.measured)]
         slack = size * (e.noise + 1e-10 * max(e.size, largest(e.claimed)))

@@ -87,7 +87,7 @@ def how_dy_enters(e: Evidence) -> Iterator[str]:
 def one_row(e: Evidence) -> Iterator[str]:
     """Only a part of dy counts, for which claimed is right."""
     if not e.claimed[e.bad].any():
-        return                                      # an entry of dy and that of x may belong together
+        return                                      # zeros: a part of dy may not reach these entries at all
     part, where = np.array(e.dy, order="C"), []
     for axis, size in enumerate(part.shape):
         for what, index in (("first", 0), ("last", size - 1)):

@@ -63,7 +63,7 @@ class Evidence:
 
     @cached_property
     def good(self) -> np.ndarray:
-        """Which entries are right and not 0: a zero may be right by accident, as that of a masked key is."""
+        """Which entries are right and not 0: a zero may be right by accident, as at a masked key."""
         return self.known & ~self.bad & (np.abs(self.measured) > self.tolerance)
 
     @cached_property

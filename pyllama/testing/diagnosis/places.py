@@ -20,8 +20,8 @@ def sentences(e: Evidence) -> Iterator[str]:
     """Where the gradient is wrong, the most specific first."""
     bad, good, known = (int(mask.sum()) for mask in (e.bad, e.good, e.known))
     if e.kink is not None and bad and not (e.bad & ~e.kink).any():
-        yield (f"Kink at {indices(e, e.bad)}: {e.output} has one slope before and another one behind it there, and "
-               f"claimed is not between the two.")
+        yield (f"Kink at {indices(e, e.bad)}: the slopes of {e.output} on both sides differ there, and claimed is not "
+               f"between them.")
         return
     if lost := [*repeated_ids(e)]:
         yield from lost

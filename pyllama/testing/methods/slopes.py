@@ -28,7 +28,7 @@ CHAIN = 64                                          # in eps: four standard devi
 EXACT = 1e-11                                       # relative; rounding is less up to a condition of 700, which is this
                                                     # divided by CHAIN eps.  Beyond, it is measured: see compare.py
 STEP = 1e-30                                        # of the complex step: its square is lost, its multiples are normal
-SHRINK = 3.7                                        # no integer: else the steps of float32 could be of equal slope
+SHRINK = 3.7                                        # not an integer: else the steps of float32 could be of equal slope
 WIDTHS = 0.2 / SHRINK ** np.arange(13)              # of differences, from wide to narrow
 FIRST = slice(2, 6)                                 # those that suffice for most functions
 NARROW = slice(-7, None)                            # those that show noise, where bends are below it: 8e-5 to 3e-8
