@@ -307,7 +307,7 @@ def beside_one(case: Case, verdict: Verdict, index: tuple[int, ...] | None = Non
 def changes_finely(line: Line, eps: float) -> np.ndarray:
     """Which outputs [M] change by less than a rounding of one, but change?"""
     changes = np.abs([line(t) - line(0.0) for h in slopes.WIDTHS[slopes.NARROW] for t in (h, -h)])
-    return ((changes > 0) & (changes < eps / 4)).any(axis=0)
+    return np.asarray(((changes > 0) & (changes < eps / 4)).any(axis=0))
 
 
 def rank(verdict: Verdict) -> tuple:
