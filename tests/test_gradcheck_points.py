@@ -87,7 +87,7 @@ def test_a_point_where_the_function_is_not_defined_is_left_out_and_named():
 def in_memory(a):
     """The numbers as they lie in memory, from the first one on: what a kernel sees that ignores strides."""
     start = a[(0,) * a.ndim:] if not a.ndim else a
-    return np.lib.stride_tricks.as_strided(start, a.shape, np.empty(a.shape).strides)
+    return np.lib.stride_tricks.as_strided(start, a.shape, np.empty(a.shape, a.dtype).strides)
 
 
 def test_a_dy_that_is_read_as_contiguous_is_found():
@@ -107,6 +107,18 @@ def test_an_input_that_is_read_as_contiguous_is_a_fault():
     report = checked(lambda x: (np.sin(in_memory(x)), lambda dy: dy * np.cos(x)), [X])
     assert {fault.kind for fault in report.faults} == {"layout"}
     assert all("returns another y for " in fault.sentence for fault in report.faults)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_an_input_that_is_read_as_contiguous_is_a_fault_in_low_precision(dtype, alone):
+    """A thousand roundings of float16 are as large as the numbers themselves."""
+    def f(x):
+        assert x.dtype == dtype or not alone, "low precision only"
+        return 2 * in_memory(x), lambda dy: 2 * dy
+
+    report = checked(f, [(1 + X * X).astype(dtype)])
+    assert {fault.kind for fault in report.faults} == {"layout"}
 
 
 def test_a_function_may_refuse_a_layout():
@@ -214,3 +226,13 @@ def test_back_may_be_called_twice():
 
     assert "back runs once" in faults(f)
     assert "back runs once" not in faults(lambda x: (2 * x, lambda dy: 2 * dy))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_a_second_call_of_back_that_is_off_by_half_is_a_fault(dtype):
+    def f(x):
+        assert x.dtype == dtype
+        times = [3, 2]
+        return 2 * x, lambda dy: dy * x.dtype.type(times.pop() if times else 2)
+
+    assert "back runs once" in [fault.kind for fault in checked(f, [X.astype(dtype)]).faults]

@@ -10,7 +10,6 @@ from pyllama.testing.report import Fault
 from pyllama.testing.trees import copies, is_float
 
 REORDERED = 1e3                             # roundings by which two calls may differ: another order of sums
-
 RANDOM = 1e-3                               # a larger relative difference between two calls is not rounding
 
 
@@ -129,8 +128,16 @@ def differ(first: np.ndarray, second: Any, eps: float = 0.0) -> bool:
     if np.shape(second) != first.shape:
         return True
     with np.errstate(invalid="ignore"):
-        rounding = REORDERED * max(eps, eps_of(first.dtype) if is_float(first) else 0) * np.abs(first).max(initial=0)
+        rounding = reordered(max(eps, eps_of(first.dtype) if is_float(first) else 0)) * np.abs(first).max(initial=0)
         return bool(np.isfinite(first).all() and not (np.abs(first - second) <= rounding).all())
+
+
+def reordered(eps: float) -> float:
+    """How far two orders of a sum may be apart, relative to the largest entry.
+
+    In float16 and bfloat16, 1,000 roundings would excuse everything.  If they are independent, they add up to √1,000.
+    """
+    return eps * (REORDERED if eps <= eps_of(np.float32) else REORDERED ** 0.5)
 
 
 def fitting(name: str, x: Any, dx: Any, allowed: frozenset, faults: Faults) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pyllama.testing.passes import REORDERED, eps_of
+from pyllama.testing.passes import eps_of, reordered
 from pyllama.testing.problems import packed
 from pyllama.testing.trees import copies, is_float
 from pyllama.testing.verify.adapter import Adapter, WrongResult
@@ -206,7 +206,7 @@ class Judge:
         """Are the gradients others after another call, or do they share memory with the inputs?"""
         name = self.adapter.name
         for old, new in zip(before, after, strict=True):
-            rounding = REORDERED * eps_of(old.dtype) * np.abs(old).max(initial=0)
+            rounding = reordered(eps_of(old.dtype)) * np.abs(old).max(initial=0)
             if not (np.abs(old - new) <= rounding).all():
                 return Mistake("state", f"a gradient of {name} is another one after the function was called with other "
                                         f"inputs; keep what backward needs with the call")
