@@ -243,6 +243,6 @@ def assigned(options: Mapping[str, Any]) -> list[str]:
 def parameters(function) -> Mapping[str, inspect.Parameter] | None:
     """The parameters of a function by name; None if Python does not know them, as of a function of C."""
     try:
-        return inspect.signature(function).parameters
+        return inspect.signature(function, follow_wrapped=not isinstance(function, Op)).parameters   # *inputs, None or not
     except (TypeError, ValueError):
         return None
