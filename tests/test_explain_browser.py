@@ -98,6 +98,44 @@ def test_a_cell_shows_its_gradient_and_the_products_that_it_is_the_sum_of(opened
         assert total == pytest.approx(np.ravel(gradient)[5], abs=1e-4 * sum(abs(value[2]) for value in values))
 
 
+def test_the_edges_lead_from_every_call_to_those_that_read_it(opened):
+    """A residual sum that several calls read is one edge from the first of them."""
+    browser, recording = opened
+    before = {i: {i} for i, _ in enumerate(recording.calls)}
+    edges = browser.execute_script("return edges")
+    for start, end in sorted(edges, key=lambda edge: edge[1]):
+        before[end] |= before[start]
+    for i, call in enumerate(recording.calls):
+        assert {source.call for sources in call.reads for source in sources if source.kind == "output"} <= before[i]
+    assert len(edges) == len({tuple(edge) for edge in edges})
+
+
+def test_the_keyboard_moves_in_a_table_and_picks_a_cell(opened):
+    from selenium.webdriver.common.keys import Keys
+    browser, recording = opened
+    browser.find_element("id", "last").click()
+    browser.execute_script("goTo(2, 1); document.querySelector('#inspector td').focus()")
+    press(browser, Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ENTER)
+    assert browser.execute_script("return state.step") == 2 * len(recording.calls)          # no step was taken
+    line = browser.find_element("id", "detail").text.splitlines()[0]
+    assert line.startswith("w[1,1] = ")
+    assert number(line.split(" = ")[1]) == pytest.approx(recording.calls[2].inputs[1][1, 1], rel=1e-5)
+
+
+def test_the_slider_chooses_an_epsilon_and_keeps_the_focus(opened):
+    from selenium.webdriver.common.keys import Keys
+    browser, _ = opened
+    slider = browser.find_element("css selector", "#nudge input")
+    slider.click()
+    press(browser, Keys.HOME, Keys.ARROW_RIGHT)
+    assert browser.switch_to.active_element == slider
+    chosen = browser.find_element("css selector", "#nudge tr.chosen").text.split()
+    one = browser.execute_script("return data.nudges[0]")
+    assert number(chosen[0]) == pytest.approx(one["epsilons"][1], rel=1e-3)
+    assert number(chosen[1]) == pytest.approx(one["losses"][1], abs=1e-9)
+    assert number(chosen[2]) == pytest.approx(one["losses"][2] + one["epsilons"][1] * one["gradient"], abs=1e-9)
+
+
 def test_both_languages_have_all_words_and_the_page_switches(opened):
     browser, _ = opened
     keys = browser.execute_script("return [Object.keys(WORDS.en), Object.keys(WORDS.zh)]")

@@ -22,33 +22,59 @@ const places = (() => {
     found[call] = { x: (widest - row.length) * width / 2 + i * width + NODE.across,
       y: level * (NODE.height + NODE.down) + 12 };
   }));
-  return Object.assign(found, { width: widest * width + NODE.across,
+  const rights = rows.map((row) => Math.max(...row.map((call) => found[call].x)) + NODE.width);
+  return Object.assign(found, { levels, rights, width: widest * width + NODE.across + 60,
     height: rows.length * (NODE.height + NODE.down) + 12 });
 })();
+
+// The edges [from, to].  A sum that an earlier call read, too, such as the residual stream, is one edge from that call.
+const edges = (() => {
+  const sums = [], found = [];
+  calls.forEach((one, call) => {
+    const from = new Set();
+    for (const { reads } of one.inputs) {
+      let parts = reads.map(String);
+      const known = sums.filter((sum) => sum.call < call && sum.parts.every((part) => parts.includes(part)));
+      const largest = known.reduce((best, sum) => sum.parts.length >= (best?.parts.length ?? 0) ? sum : best, null);
+      if (parts.length > 1) sums.push({ call, parts });
+      if (largest) {
+        from.add(largest.call);
+        parts = parts.filter((part) => !largest.parts.includes(part));
+      }
+      for (const part of parts) from.add(Number(part.split(",")[0]));
+    }
+    for (const other of from) found.push([other, call]);
+  });
+  return found;
+})();
+
+// A curve from one node to another, beside the nodes of the rows between them.
+function curve(from, to) {
+  const [a, b] = [places[from], places[to]], [upper, lower] = [places.levels[from], places.levels[to]];
+  if (lower === upper + 1) {
+    const [x1, y1, x2, y2] = [a.x + NODE.width / 2, a.y + NODE.height, b.x + NODE.width / 2, b.y];
+    return `M${x1},${y1} C${x1},${y1 + NODE.down} ${x2},${y2 - NODE.down} ${x2},${y2}`;
+  }
+  const [x1, y1, x2, y2] = [a.x + NODE.width, a.y + NODE.height / 2, b.x + NODE.width, b.y + NODE.height / 2];
+  const beside = Math.max(x1, x2, ...places.rights.slice(upper + 1, lower)) + 14;
+  const [bend1, bend2] = [x1, x2].map((x) => x + (beside - x) * 4 / 3);       // a curve goes 3/4 of the way to these
+  return `M${x1},${y1} C${bend1},${y1} ${bend2},${y2} ${x2},${y2}`;
+}
 
 // Short, because a node is narrow; the inspector has the whole name.
 function shortName(call) {
   const parts = (calls[call].parameter ?? "").split(".").filter((part) => part !== "weight" && part !== "bias");
-  return parts.length ? parts[parts.length - 1].slice(0, 22) : "";
+  const name = parts.at(-1) ?? "";
+  return name.length > 20 ? `${name.slice(0, 19)}…` : name;
 }
 
 function drawGraph() {
-  const edges = [], nodes = [];
   const running = state.step ? state.call : -1, isBack = state.step > calls.length;
-  calls.forEach((_, call) => {
-    const to = places[call];
-    for (const other of readsOf(call)) {
-      const from = places[other];
-      const isNow = isBack ? other === running : call === running;
-      const [x1, y1] = [from.x + NODE.width / 2, from.y + NODE.height], [x2, y2] = [to.x + NODE.width / 2, to.y];
-      const bend = Math.min(40, (y2 - y1) / 2);
-      edges.push(svg("path", { class: isNow ? "edge now" : "edge",
-        d: `M${x1},${y1} C${x1},${y1 + bend} ${x2},${y2 - bend} ${x2},${y2}` }));
-    }
-    nodes.push(node(call, to, call === running));
-  });
+  const lines = edges.map(([from, to]) => svg("path", { d: curve(from, to),
+    class: (isBack ? from : to) === running ? "edge now" : "edge" }));
+  const nodes = calls.map((_, call) => node(call, places[call], call === running));
   const picture = svg("svg", { width: places.width, height: places.height, role: "group",
-    "aria-label": word("graph") }, ...edges, ...nodes);
+    "aria-label": word("graph") }, ...lines, ...nodes);
   const hadFocus = document.activeElement?.closest?.(".node");
   $("graph").replaceChildren(picture);
   const { x, y } = places[state.call], box = $("graph");

@@ -1,5 +1,6 @@
 """The page: one HTML file with the document, the style and the program in it, which needs nothing else."""
 import json
+import math
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +32,9 @@ def explained(path: Path, text: str, *, step: int | None = None, nudge: tuple[st
     for note in subject.notes:
         say(note)
     recording = record(subject.loss, subject.state.p)
+    if not math.isfinite(recording.loss):
+        raise UserError(f"the loss of this text is {recording.loss}, which no gradient explains; give another text, "
+                        f"or an earlier checkpoint (--step)")
     chosen = weights(recording.grads, nudge)
     found = nudges(subject, chosen, show)
     made = update(subject, recording)

@@ -24,26 +24,36 @@ function drawTokens() {
 }
 
 function drawNudge() {
-  const one = data.nudges[state.weight], loss = one.losses[2];
+  const one = data.nudges[state.weight];
   const choice = element("select", { "aria-label": word("weight"), onchange: (event) => {
     state.weight = event.target.selectedIndex;
     drawNudge();
     $("nudge").querySelector("select").focus();
   } }, data.nudges.map((nudge, i) => element("option", { selected: i === state.weight }, nudge.weight)));
   const slider = element("input", { type: "range", min: 0, max: 4, step: 1, value: state.epsilon,
-    "aria-label": word("epsilon"), "aria-valuetext": signed(one.epsilons[state.epsilon]), oninput: (event) => {
+    "aria-label": word("epsilon"), oninput: (event) => {
       state.epsilon = Number(event.target.value);
-      drawNudge();
-      $("nudge").querySelector("input").focus();
+      showEpsilon();
     } });
+  const result = element("div");
+  const showEpsilon = () => {
+    slider.setAttribute("aria-valuetext", signed(one.epsilons[state.epsilon]));
+    result.replaceChildren(plot(one), element("p", {}, word("plot")), nudgeTable(one));
+  };
+  showEpsilon();
+  $("nudge").replaceChildren(choice, element("p", {}, element("code", {}, `∂loss/∂w = ${signed(one.gradient, 6)}`)),
+    slider, result);
+}
+
+function nudgeTable(one) {
+  const loss = one.losses[2];
   const rows = one.epsilons.map((epsilon, i) => {
     const predicted = loss + epsilon * one.gradient;
     return [signed(epsilon, 4), one.losses[i].toFixed(9), predicted.toFixed(9), signed(one.losses[i] - predicted, 3)];
   });
   const numbers = table(["epsilon", "computed", "predicted", "difference"].map((name) => word(name)), rows);
   numbers.querySelectorAll("tbody tr")[state.epsilon].className = "chosen";
-  $("nudge").replaceChildren(choice, element("p", {}, element("code", {}, `∂loss/∂w = ${signed(one.gradient, 6)}`)),
-    slider, plot(one), element("p", {}, word("plot")), scrolled(numbers));
+  return scrolled(numbers);
 }
 
 // The computed losses and the line that the gradient predicts.
