@@ -1,4 +1,5 @@
 """The backward explorer: its recording is what the model computes, and its page shows these numbers."""
+import dataclasses
 import json
 import re
 from itertools import pairwise
@@ -184,6 +185,24 @@ def test_attention_maps_are_distributions_over_the_keys_that_a_query_sees(run):
         np.testing.assert_array_equal(np.triu(p, 1), 0)
 
 
+def test_units_without_a_gradient_are_counted(text, tmp_path):
+    model = pyllama.create("bert", text, tokenizer="bpe", vocab_size=300, hidden_act="relu", **SMALL)
+    for i, layer in enumerate(model.params["bert"]["encoder"]["layer"]):
+        layer["intermediate"]["dense"]["bias"][:] = 100                     # alive
+        layer["intermediate"]["dense"]["bias"][:3 + i] = -100
+    model.save(tmp_path)
+    _, _, shown = made(tmp_path)
+    assert [(one["units"], one["dead"]) for one in shown["units"]][:2] == [(32, 3), (32, 4)]
+
+
+def test_a_weight_that_an_op_reads_transposed_is_marked(text, tmp_path):
+    """GPT-2 stores its matrices as (in, out)."""
+    pyllama.create("gpt2", text, **SMALL).save(tmp_path)
+    _, _, shown = made(tmp_path)
+    marked = {array["parameter"] for call in shown["calls"] for array in call["inputs"] if array["transposed"]}
+    assert {name.rsplit(".", 2)[-2] for name in marked} == {"c_attn", "c_proj", "c_fc"}
+
+
 def test_nudged_losses_are_those_of_the_model_with_this_weight(run):
     subject, recording, shown = made(run)
     for one in shown["nudges"]:
@@ -209,23 +228,26 @@ def test_every_matrix_has_its_nudges(run):
         assert grad.ndim < 2 or tuple(np.unravel_index(np.abs(grad).argmax(), grad.shape)) in places
 
 
-def test_the_update_is_that_of_a_training_step(run):
-    subject = load(run, SENTENCE)
-    found = update(subject, record(subject.loss, subject.state.p))
+@pytest.mark.parametrize("options", [{}, {"optimizer": "sgd", "nesterov": True, "max_grad_norm": 0.01},
+                                     {"freeze": ("model.embed_tokens", "lm_head"), "z_loss": 0.1}])
+def test_the_update_is_that_of_a_training_step(tmp_path, options):
+    subject = load(small_run(tmp_path, **options), SENTENCE)
+    recording = record(subject.loss, subject.state.p)
+    found = update(subject, recording)
+    before = {name: leaf.copy() for name, leaf in params.leaves(subject.state.p)}
 
     class Text:
         def batch(self, settings, step):
             return Batch(subject.inputs, len(SENTENCE) - 1)
 
-    settings = loop.Settings(**{**vars(subject.settings), "max_steps": subject.state.step + 1,
-                                "lr_decay_steps": subject.settings.max_steps})
-    record_of_step, = loop.train(subject.state, Text(), settings)
-    assert record_of_step.lr == found.lr
+    settings = dataclasses.replace(subject.settings, max_steps=5, lr_decay_steps=subject.settings.max_steps)
+    step, = loop.train(subject.state, Text(), settings)
+    np.testing.assert_allclose([recording.loss, found.norm, found.lr], [step.loss, step.grad_norm, step.lr], rtol=1e-12)
     assert subject.state.optimizer.t == found.optimizer.t == 5
-    np.testing.assert_allclose(found.norm, record_of_step.grad_norm, rtol=1e-12)
     for name, leaf in params.leaves(subject.state.p):
+        np.testing.assert_array_equal(found.before[name], before[name])
         np.testing.assert_allclose(found.after[name], leaf, rtol=1e-10, atol=1e-13)
-        assert (found.before[name] != 0).any()
+        assert (leaf == before[name]).all() == name.startswith(options.get("freeze", "no parameter"))
 
 
 def test_a_page_takes_at_most_five_megabytes(run, monkeypatch):

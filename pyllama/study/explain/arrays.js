@@ -52,7 +52,7 @@ function chooseNumbers(array) {
 
 function origin(call, array) {
   const said = element("p", {}, element("code", {}, `${array.name} [${array.shape.join(" ")}] `), extent(array));
-  if (array.parameter) said.append(` · ${array.parameter}`);
+  if (array.parameter) said.append(` · ${array.parameter}${array.transposed ? word("transposed") : ""}`);
   if (!array.isOutput && array.reads.length) {
     said.append(` · ${word("comesFrom")} ${array.reads.length > 1 ? word("sum") : ""} `);
     array.reads.forEach(([other, index], i) => said.append(i ? " + " : "",

@@ -8,7 +8,8 @@
     ARRAY   {"name", "shape", "rows", "columns": the cells shown, "whole": whether these are all,
              "values", "gradients": of the cells, row by row; gradients is null for integers,
              "place": the number of the input or output of the op,
-             "reads": [[call, output]], the calls whose outputs were added, "parameter": the name of one
+             "reads": [[call, output]], the calls whose outputs were added,
+             "parameter": the name of one, "transposed": whether the op reads its transpose
              input:  "products": {"method", "groups", "count", "cells": [[number, left, right, number, ...]]}
              output: "adds": [{"call", "index", "values" or null}], the gradients that were added to "gradients"}
 """
@@ -85,7 +86,8 @@ def as_array(name: str, place: int, x: Any, gradient: Any, most: int, reads: tup
             "whole": len(shown.rows) * len(shown.columns) == x.size, "values": numbers(shown.of(x)),
             "gradients": None if gradient is None else numbers(shown.of(gradient)),
             "reads": [[source.call, source.place] for source in reads if source.kind == "output"],
-            "parameter": next((source.name for source in reads if source.kind == "parameter"), None)}, shown
+            "parameter": next((source.name for source in reads if source.kind == "parameter"), None),
+            "transposed": x.ndim == 2 and x.T.flags.c_contiguous and not x.flags.c_contiguous}, shown
 
 
 def as_input(call: Call, k: int, most: int, each: int) -> dict:

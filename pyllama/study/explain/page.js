@@ -149,7 +149,7 @@ function begin() {
     drawAll();
   };
   document.addEventListener("keydown", (event) => {
-    const inControl = event.target.closest("input, select, table, summary");
+    const inControl = event.target.closest("input, select, summary, .scroll");
     const act = { ArrowRight: "next", ArrowLeft: "back", Home: "first", End: "last" }[event.key];
     if (!act || inControl || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();

@@ -48,6 +48,6 @@ def update(subject: Subject, recording: Recording) -> Update:
     in_matrix = np.zeros(gradient.size, bool)
     for part, is_matrix in optimizer.ranges:
         in_matrix[part] = is_matrix
-    return Update(optimizer, lr, norm, scale, by_name(gradient), dict(params.leaves(state.p)), by_name(after),
+    return Update(optimizer, lr, norm, scale, by_name(gradient), by_name(state.flat.copy()), by_name(after),
                   {name: by_name(getattr(optimizer, name)) for name in optimizer.vectors},
                   {name for name, leaf in by_name(in_matrix).items() if leaf.all()})
