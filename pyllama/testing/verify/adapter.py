@@ -241,8 +241,11 @@ def assigned(options: Mapping[str, Any]) -> list[str]:
 
 
 def parameters(function) -> Mapping[str, inspect.Parameter] | None:
-    """The parameters of a function by name; None if Python does not know them, as of a function of C."""
+    """The parameters of a function by name; None if Python does not know them, as of a function of C.
+
+    An op is called by position: then inputs that are None have a gradient, too.
+    """
     try:
-        return inspect.signature(function, follow_wrapped=not isinstance(function, Op)).parameters   # *inputs, None or not
+        return inspect.signature(function, follow_wrapped=not isinstance(function, Op)).parameters
     except (TypeError, ValueError):
         return None
