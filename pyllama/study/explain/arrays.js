@@ -66,7 +66,7 @@ function origin(call, array) {
 function extent(array) {
   if (array.whole) return word("whole", count(array.values.length));
   const rows = lead(array).reduce((product, n) => product * n, 1);
-  return word("part", array.rows.length, count(rows), array.columns.length, count(array.shape.at(-1)));
+  return word(array.gradients === null ? "beginning" : "part", array.rows.length, count(rows), array.columns.length, count(array.shape.at(-1)));
 }
 
 function cells(call, array) {

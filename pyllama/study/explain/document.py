@@ -28,7 +28,8 @@ from pyllama.study.explain.tracing import Source
 from pyllama.study.explain.update import Update
 
 VERSION = 1
-ROOM = ((64, 8), (64, 3), (48, 3), (32, 3), (24, 3), (16, 3), (12, 3), (8, 3), (6, 2), (4, 2), (2, 1), (1, 1))
+SIDE = 64                                       # rows and columns of a block, at most
+ROOM = ((SIDE, 8), (SIDE, 3), (48, 3), (32, 3), (24, 3), (16, 3), (12, 3), (8, 3), (6, 2), (4, 2), (2, 1), (1, 1))
 OF_CELL, OF_PRODUCT, OF_ARRAY = 24, 24, 400     # bytes of JSON, about
 
 
@@ -80,7 +81,7 @@ def as_array(name: str, place: int, x: Any, gradient: Any, most: int, reads: tup
     x = np.asarray(x)
     if x.dtype.kind == "b":
         x = x.astype(int)
-    shown = block(np.zeros(x.shape) if gradient is None else gradient, most)
+    shown = block(np.zeros(x.shape), SIDE) if gradient is None else block(gradient, most)
     return {"name": name, "place": place, "shape": list(x.shape),
             "rows": shown.rows.tolist(), "columns": shown.columns.tolist(),
             "whole": len(shown.rows) * len(shown.columns) == x.size, "values": numbers(shown.of(x)),

@@ -80,14 +80,17 @@ function goTo(call, array = 0) {
   drawInspector();
 }
 
+// The array that a step shows first: in the backward pass one that gets a gradient.
+function firstOf(call) {
+  return state.step <= calls.length ? 0 : Math.max(0, calls[call].inputs.findIndex((array) => array.gradients));
+}
+
 function moveTo(step) {
   state.step = Math.max(0, Math.min(total, step));
   if (state.step) {
-    const call = state.step <= calls.length ? state.step - 1 : data.order[state.step - 1 - calls.length];
-    const sameCall = call === state.call;
-    state.call = call;
-    state.shows = state.step <= calls.length ? "values" : "gradients";
-    if (!sameCall) Object.assign(state, { array: 0, cell: null });
+    const isBack = state.step > calls.length;
+    state.call = isBack ? data.order[state.step - 1 - calls.length] : state.step - 1;
+    Object.assign(state, { array: firstOf(state.call), cell: null, shows: isBack ? "gradients" : "values" });
   }
   if (state.step === total) stop();
   drawControls();

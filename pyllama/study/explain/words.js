@@ -17,6 +17,7 @@ const WORDS = {
     input: "input", output: "output", values: "value", gradients: "gradient", show: "Show", array: "Array",
     whole: (n) => `all ${n} numbers`,
     part: (r, R, c, C) => `${r} of ${R} rows and ${c} of ${C} columns: the block with the largest gradients`,
+    beginning: (r, R, c, C) => `the first ${r} of ${R} rows and ${c} of ${C} columns`,
     comesFrom: "It comes from", sum: "the sum of", noGradient: "It has no gradient: it holds integers, or the loss does not depend on it.",
     pick: "Click a cell, or move with the arrow keys in the table and press Enter.",
     sumOf: (n, isAll) => `It is the sum of ${n} local ${n === 1 ? "product" : "products"}`
@@ -65,6 +66,7 @@ const WORDS = {
     input: "输入", output: "输出", values: "值", gradients: "梯度", show: "显示", array: "数组",
     whole: (n) => `全部 ${n} 个数`,
     part: (r, R, c, C) => `${R} 行中的 ${r} 行、${C} 列中的 ${c} 列：梯度最大的块`,
+    beginning: (r, R, c, C) => `${R} 行中的前 ${r} 行、${C} 列中的前 ${c} 列`,
     comesFrom: "来自", sum: "以下之和：", noGradient: "它没有梯度：它是整数，或损失不依赖于它。",
     pick: "点击一个格子，或在表格中用方向键移动并按回车。",
     sumOf: (n, isAll) => `它是 ${n} 个局部乘积之和${isAll ? "" : "，其中最大的几个是"}：`,
