@@ -5,6 +5,7 @@ import pytest
 
 from pyllama.testing import gradcheck
 from pyllama.testing.methods.integral import verdict
+from pyllama.testing.passes import eps_of
 
 DTYPES = [np.float16, ml_dtypes.bfloat16]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float16", "bfloat16"])
@@ -60,11 +61,13 @@ def checked(f, like, dtype, seed):
 @each_dtype
 @each_function
 def test_right_gradients_pass(f, dtype):
+    """12 eps may be hidden: 4 of y, over half a line, and 4 of its gradient.  Those drawn at each node hide less."""
+    most = 100 * 2 * 12 * eps_of(dtype)
     for seed in range(4):
         report = checked(f, f, dtype, seed)
         assert report, str(report)
         percent = int(report.notes[-1].split(" %")[0].split()[-1])
-        assert 1 <= percent <= (4 if dtype == np.float16 else 25), report.notes[-1]
+        assert 1 <= percent <= most, report.notes[-1]
 
 
 def with_first(f, change):
