@@ -1,4 +1,5 @@
 """Configuration of the site: `make docs` builds it in English and in Chinese, to be opened from the disk."""
+import logging
 import sys
 from pathlib import Path
 
@@ -11,9 +12,6 @@ extensions = ["myst_parser", "extension"]
 source_suffix = {".md": "markdown"}
 locale_dirs = ["locale"]
 gettext_compact = True                                          # one catalogue for all ops, one for the others
-gettext_additional_targets = []
-gettext_location = False                                        # moved lines are not changes
-gettext_uuid = False
 
 html_theme = "furo"
 html_title = "pyllama"
@@ -24,5 +22,8 @@ templates_path = ["_templates"]
 html_sidebars = {"**": ["sidebar/brand.html", "switch.html", "sidebar/search.html", "sidebar/scroll-start.html",
                         "sidebar/navigation.html", "sidebar/scroll-end.html"]}
 html_copy_source = False
+html_show_search_summary = False                                # a page from the disk may not read others
+myst_enable_extensions = ["deflist"]
 html_show_sphinx = False
+logging.getLogger("jieba").setLevel(logging.WARNING)             # it logs that it has read its dictionary
 html_context = {"languages": {"en": "English", "zh_CN": "中文"}}

@@ -1,40 +1,24 @@
 """Sphinx directives that show a derivation, the code beside it, and the catalogued bugs; and the pages that use them.
 
-The pages of ops and of other derivations are written before the build: a new op needs no new page.
+The builder gettext, which collects messages, runs no derivation and no check.
 """
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import broken
+import derived
 import pages
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from sphinx.transforms.post_transforms import SphinxPostTransform
+from messages import Details, Formulas, Summary, closing, html, literal, opening, translated
+from notation_table import notation_table
+from trust import trust_table
+from users import users
 
-from pyllama.study.mathml import mathml
+from pyllama.op import OPS
 
 HERE = Path(__file__).parent
-
-
-def translated(text: str, where: str, *classes: str) -> nodes.paragraph:
-    """A paragraph whose text goes into the message catalogue."""
-    parts = [nodes.literal(part, part) if k % 2 else nodes.Text(part) for k, part in enumerate(text.split("`"))]
-    paragraph = nodes.paragraph(text, "", *parts, classes=list(classes))
-    paragraph.source, paragraph.line = where, 1
-    return paragraph
-
-
-class Formulas(SphinxPostTransform):
-    """Formulas in the reasons, once they are translated, become MathML."""
-    default_priority = 200
-
-    def run(self, **options):
-        for paragraph in self.document.findall(nodes.paragraph):
-            if "why" in paragraph["classes"]:
-                for literal in list(paragraph.findall(nodes.literal)):
-                    literal.replace_self(html(mathml(literal.astext())))
-
-
-def html(text: str) -> nodes.raw:
-    return nodes.raw("", text, format="html")
+UNDERIVED = "This op is not derived step by step."
 
 
 class About(Directive):
@@ -44,64 +28,100 @@ class About(Directive):
     def run(self) -> list[nodes.Node]:
         return list(self.nodes(self.arguments[0], self.state.document.current_source))
 
+    def computed(self, make: Callable[..., str], *args) -> Iterator[nodes.Node]:
+        """The HTML that make() returns; nothing if messages are collected."""
+        if not collects(self):
+            yield html(make(*args))
+
 
 class Steps(About):
-    """The derivation: equation, badge, reason, the line of the code."""
+    """Two columns: the steps, each with its equation, its badge and its reason; the code that they justify."""
 
     def nodes(self, name, where):
-        if self.state.document.settings.env.app.builder.name == "gettext":
-            yield from (translated(text, where) for text in pages.said(name))
+        if collects(self):
+            yield from (translated(text, where) for text in [*derived.said(name), UNDERIVED])
             return
-        for case, steps in pages.derived(name):
+        steps = nodes.container(classes=["steps"])
+        steps += list(self.steps(name, where)) or translated(UNDERIVED, where)
+        yield nodes.container("", steps, html(derived.listing(name)), classes=["facing"])
+
+    def steps(self, name, where):
+        number, lines = 0, derived.code(name)
+        for case, steps in derived.derived(name):
             if case:
-                yield translated(pages.CASE.format(case=case), where)
-            listed = nodes.container(classes=["steps"])
-            for number, step in enumerate(steps, 1):
-                item = nodes.container(classes=["step"], ids=[f"{name}-{case or 'step'}-{number}"])
-                item += html(pages.equation(step, number))
+                yield translated(derived.CASE.format(case=case), where, "case")
+            for step in steps:
+                number += 1
+                item = nodes.container(classes=["step"], ids=[f"step-{number}"])
+                item += html(derived.equation(step, number, derived.quoted(step.code, lines)))
                 item += translated(step.badge, where, "badge", step.kind)
                 item += translated(step.why, where, "why")
-                listed += item
-            yield listed
+                yield item
 
 
 class Arrays(About):
-    """What the op takes and gives: the sections of its docstring above Forward, as they are."""
+    """What the op takes and gives: its shape line, and the sections of its docstring above Forward, as they are."""
 
     def nodes(self, name, where):
-        yield nodes.literal_block("", pages.head(name), language="text")
-
-
-class Code(About):
-    """Both passes, with the lines that the steps justify marked."""
-
-    def nodes(self, name, where):
-        yield html(pages.code(name))
+        line = f"{name}: {OPS[name].shapes}"
+        yield nodes.paragraph("", "", nodes.literal(line, line), translatable=False)
+        yield literal(pages.head(name))
 
 
 class Bugs(About):
-    """Catalogued bugs: cause, place where it happened, and what the check says of it."""
+    """Catalogued bugs: the cause, the place where it happened, the patch, and what the check says of it."""
 
     def nodes(self, name, where):
-        for bug in pages.bugs(name):
+        for bug in broken.shown(name):
             item = nodes.container(classes=["bug"])
             item += translated(bug.cause, where, "cause")
-            item += html(pages.patch(bug))
+            item += html(broken.patch(bug) + broken.source(bug))
+            item += list(self.computed(broken.complaint, bug))
             yield item
 
 
-class Users(About):
-    """The models that use the op."""
+class Exercise(About):
+    """A function with a bug that the page does not show, two hints, and the answer, folded."""
+    task = "One place in this function is wrong. Which one, and what must stand there?"
 
     def nodes(self, name, where):
-        yield html(pages.users(name))
+        number, bug = broken.exercise(name)
+        yield translated(self.task, where)
+        yield literal(bug.code.rstrip())
+        yield nodes.bullet_list("", *(nodes.list_item("", translated(hint, where)) for hint in bug.hints[:2]))
+        answer = translated(bug.hints[2], where)
+        yield Details("", translated("Answer", where, node=Summary), answer, html(broken.patch(bug)))
+        yield translated("Check your own answer:", where)
+        yield literal(f"pyllama dojo {name}.{number}")
+
+
+class Users(About):
+    """The models, kernels and tests of the op."""
+
+    def nodes(self, name, where):
+        for heading, paths in users(name).items():
+            yield translated(heading, where)
+            yield nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", "", nodes.literal(path, path)))
+                                          for path in paths))
 
 
 class Trust(Directive):
-    """A table: what is proved, what is checked, and what is not, for every op."""
+    """What is proved, what is checked, and what is not, for every op."""
 
     def run(self):
-        return [html(pages.trust())]
+        return [trust_table(self.state.document.current_source, counted=not collects(self))]
+
+
+class Notation(Directive):
+    """All that a formula may have."""
+
+    def run(self):
+        return [notation_table(self.state.document.current_source)]
+
+
+def collects(directive: Directive) -> bool:
+    """Is this the builder that only collects messages?"""
+    return directive.state.document.settings.env.app.builder.name == "gettext"
 
 
 def write_pages(app) -> None:
@@ -115,8 +135,10 @@ def write_pages(app) -> None:
 
 def setup(app):
     app.connect("builder-inited", write_pages)
-    for name, directive in {"steps": Steps, "arrays": Arrays, "opcode": Code, "bugs": Bugs, "users": Users,
-                            "trust": Trust}.items():
+    for name, directive in {"steps": Steps, "arrays": Arrays, "bugs": Bugs, "exercise": Exercise, "users": Users,
+                            "trust": Trust, "notation": Notation}.items():
         app.add_directive(name, directive)
+    app.add_node(Details, html=(opening("details"), closing("details")))
+    app.add_node(Summary, html=(opening("summary"), closing("summary")))
     app.add_post_transform(Formulas)
     return {"parallel_read_safe": True}

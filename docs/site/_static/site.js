@@ -1,20 +1,17 @@
 "use strict";
-// A step lights up the line of the code that it justifies.
-
-function squeezed(text) {
-  return text.split(/\s+/).join(" ").trim();
-}
+// A step lights up the lines of the code that it justifies, and brings them into sight if the code is beside it.
 
 function light(step, on) {
-  const code = squeezed(step.querySelector(".equation").dataset.code);
-  if (!code) return;
-  for (const line of document.querySelectorAll("pre.opcode .line"))
-    if (squeezed(line.textContent).includes(code)) line.classList.toggle("lit", on);
+  const lines = document.querySelectorAll("pre.opcode .line");
+  const lit = step.querySelector(".equation").dataset.lines.split(" ").filter(Boolean).map(k => lines[k]);
+  for (const line of lit) line.classList.toggle("lit", on);
+  const code = document.querySelector("pre.opcode");
+  if (on && lit.length && getComputedStyle(code).position === "sticky")
+    code.scrollTop = lit[0].offsetTop - code.offsetTop - code.clientHeight / 3;
 }
 
 document.addEventListener("DOMContentLoaded", () => {
   for (const step of document.querySelectorAll(".step")) {
-    step.tabIndex = 0;
     for (const event of ["mouseenter", "focusin"]) step.addEventListener(event, () => light(step, true));
     for (const event of ["mouseleave", "focusout"]) step.addEventListener(event, () => light(step, false));
   }

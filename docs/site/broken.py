@@ -1,0 +1,54 @@
+"""The bugs that a page shows: what each one changes, and what the check says of it; one more is the exercise."""
+from html import escape
+
+from kept import keep
+
+from pyllama.op import OPS
+from pyllama.testing import catalogue, check
+from pyllama.testing.catalogue import Bug, planted
+from pyllama.testing.report import Report
+
+PROBLEMS = 20                                               # enough to find every bug that is shown
+
+
+def shown(name: str) -> list[Bug]:
+    """The bugs of an op that happened somewhere, else the first ones."""
+    every = catalogue.bugs(name)
+    return [bug for bug in every if bug.cited] or every[:3]
+
+
+def exercise(name: str) -> tuple[int, Bug]:
+    """(its number in the dojo, the bug): the first of the op that the page does not show."""
+    on_the_page = shown(name)
+    return next((number, bug) for number, bug in enumerate(catalogue.bugs(name), 1) if bug not in on_the_page)
+
+
+def patch(bug: Bug) -> str:
+    return f'<pre class="patch"><code><del>{escape(bug.before)}</del>\n<ins>{escape(bug.after)}</ins></code></pre>'
+
+
+def source(bug: Bug) -> str:
+    return f'<p class="source" lang="en">{escape(bug.source)}</p>'
+
+
+def complaint(bug: Bug) -> str:
+    """What the check says of an op with this bug.  Raises ValueError if it does not find the bug."""
+    said = " ".join(keep(f"complaint of {bug}", lambda: checked(bug)))
+    return f'<p class="complaint" lang="en">{escape(said)}</p>'
+
+
+def checked(bug: Bug) -> list[str]:
+    with planted(bug):
+        report = check(OPS[bug.op], problems=PROBLEMS)
+    if report:
+        raise ValueError(f"{bug}: the check finds nothing wrong")
+    return sentences(report)
+
+
+def sentences(report: Report) -> list[str]:
+    """The gradient that is most wrong and its diagnosis; else the first fault."""
+    wrong = [pair for pair in report.pairs if pair.wrong]
+    if not wrong:
+        return [report.faults[0].sentence]
+    worst = max(wrong, key=lambda pair: pair.worst.severity)
+    return [f"The gradient of {worst.output} with respect to {worst.input} is wrong.", *worst.diagnoses[:1]]
