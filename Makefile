@@ -9,7 +9,6 @@ BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip --quiet --disable-pip-version-check
 BUILT   := .venv/.built
 DEV     := .venv/.dev
-DOCS    := .venv/.docs
 
 PEERS   ?= .peers
 CHECKERS ?= .checkers
@@ -25,7 +24,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --eval_tokens 10000 --log_interval 50
 
 .PHONY: demo test check lint bench bench-gemm bench-train bench-gpu bench-minilm bench-checkers gpu-resources \
-        mutate check-hf golden sanitize race valgrind cross docs picture dist-check clean
+        mutate check-hf golden sanitize race valgrind cross docs docs-messages docs-test picture dist-check clean
 
 demo: $(BUILT)                                              # again: resumes the run if it was stopped
 	@echo ".venv takes $$(du -sm .venv | cut -f 1) MB"
@@ -99,9 +98,15 @@ CC_cross := aarch64-linux-gnu-gcc
 cross: build/cross/.built
 	cd build/cross && PYTHON=$(CURDIR)/$(BIN)/python bash tests/aarch64.sh
 
-docs: $(DOCS)                                               # build/site/en and build/site/zh_CN, to be opened from disk
+docs: $(DEV)                                               # build/site/en and build/site/zh_CN, to be opened from disk
 	for language in en zh_CN; do \
 	    $(BIN)/python -m sphinx -E -q -W -b html -D language=$$language docs/site build/site/$$language || exit 1; done
+
+docs-messages: $(DEV)                                      # the catalogues of the translation; lists what is missing
+	$(BIN)/python docs/site/catalogues.py
+
+docs-test: docs build/node_modules/axe-core                 # in a headless Chromium
+	$(BIN)/python -m pytest docs/site/test_site.py
 
 picture: demo                                               # the README's
 	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg
@@ -130,9 +135,8 @@ $(PEERS)/bin/torchrun:                                      # it comes with PyTo
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
 
-$(DOCS): $(BUILT)
-	$(PIP) install "pyllama-reference[docs]"
-	@touch $@
+build/node_modules/axe-core:                                # rules of accessibility; skipped without npm
+	npm install --silent --no-save --prefix build axe-core@4.11 || mkdir -p $@
 
 $(CHECKERS)/.installed:
 	$(PYTHON) -m venv $(CHECKERS)
