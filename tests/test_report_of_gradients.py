@@ -82,11 +82,19 @@ def test_only_wrong_leaves_out_what_passed_and_keeps_what_is_undecided():
 @pytest.mark.parametrize(("pairs", "faults", "sentence"), [
     ([RIGHT], 0, "1 gradient right"), ([RIGHT, RIGHT], 0, "2 gradients right"),
     ([RIGHT, WRONG], 0, "1 of 2 gradients is wrong"), ([WRONG, WRONG], 1, "2 of 2 gradients are wrong"),
-    ([UNSURE, RIGHT], 0, "1 of 2 gradients could not be judged"), ([RIGHT], 1, "1 gradient right, but layout")])
+    ([UNSURE, RIGHT], 0, "1 of 2 gradients could not be judged"), ([RIGHT], 1, "1 gradient right, but layout"),
+    ([], 1, "layout")])
 def test_the_first_line_sums_up(pairs, faults, sentence):
     made = report(*(pair("x", verdict) for verdict in pairs), faults=(Fault("layout", "Give strides."),) * faults)
     assert str(made).splitlines()[0] == f"mine:norm: {sentence}"
     assert bool(made) == sentence.endswith("right")
+
+
+def test_the_report_says_why_a_gradient_could_not_be_judged():
+    made = report(pair("x", UNSURE))
+    for text in (str(made), made._repr_html_()):
+        assert "The gradient of y with respect to x could not be judged: no converging range." in text
+        assert "nan" not in text
 
 
 def test_no_line_is_wider_than_120_columns():

@@ -29,7 +29,7 @@ def html(report: "Report") -> str:
     if pairs:
         parts.append(table(pairs))
     parts += [details(pair) for pair in text.worst(report)]
-    parts += [f"<p>{escape(sentence)}</p>" for sentence in text.unsaid(report)]
+    parts += [f"<p>{escape(sentence)}</p>" for sentence in [*text.unsaid(report), *text.undecided(report)]]
     parts += [paragraph(f"Fault ({fault.kind})", fault.sentence) for fault in report.faults]
     parts += [paragraph("Note", note) for note in report.notes]
     if report.skipped:

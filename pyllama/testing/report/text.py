@@ -24,7 +24,7 @@ def text(report: "Report", only_wrong: bool = False) -> str:
     parts = [wrapped(summary(report))]
     if shown:
         parts.append(table(shown))
-    parts += [details(pair) for pair in worst(report)] + unsaid(report)
+    parts += [details(pair) for pair in worst(report)] + unsaid(report) + [*map(wrapped, undecided(report))]
     remarks = [*(f"Fault ({fault.kind}): {fault.sentence}" for fault in report.faults),
                *(f"Note: {note}" for note in report.notes)]
     if report.skipped:
@@ -58,20 +58,29 @@ def unsaid(report: "Report") -> list[str]:
     return [f"{rest} more {'are' if rest > 1 else 'is'} wrong: see the table."] if rest > 0 else []
 
 
+def undecided(report: "Report") -> list[str]:
+    """Why some gradients could not be judged: a sentence for each."""
+    pairs = [pair for pair in ordered(report) if pair.worst.status == "undecided" and pair.worst.why]
+    return [f"The gradient of {pair.output} with respect to {pair.input} could not be judged: {pair.worst.why}."
+            for pair in pairs[:MOST]]
+
+
 def summary(report: "Report") -> str:
     """One sentence: how many gradients are wrong, and of how many nothing can be said."""
     count = len(report.pairs)
     wrong = sum(pair.wrong for pair in report.pairs)
-    undecided = sum(pair.worst.status == "undecided" for pair in report.pairs)
+    unclear = sum(pair.worst.status == "undecided" for pair in report.pairs)
     gradients = f"{count} gradient{'s' * (count != 1)}"
     if wrong:
         found = f"{wrong} of {gradients} {'are' if wrong != 1 else 'is'} wrong"
-    elif undecided:
-        found = f"{undecided} of {gradients} could not be judged"
+    elif unclear:
+        found = f"{unclear} of {gradients} could not be judged"
     elif report.faults:
         found = f"{gradients} right, but {report.faults[0].kind}"
     else:
         found = f"{gradients} right"
+    if not count and report.faults:
+        found = report.faults[0].kind
     return f"{report.function}: {found}"
 
 
@@ -115,7 +124,8 @@ def shortened(name: str, width: int) -> str:
 def cells(pair: "Pair") -> tuple[str, ...]:
     """The columns of a pair: its worst verdict."""
     worst = pair.worst
-    claimed, measured = apart(worst.claimed, worst.measured)
+    nothing = worst.claimed != worst.claimed and worst.measured != worst.measured
+    claimed, measured = ("", "") if nothing else apart(worst.claimed, worst.measured)
     return pair.input, pair.output, worst.method, claimed, measured, inequality(worst), worst.status
 
 
