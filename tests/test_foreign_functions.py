@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pyllama.testing import foreign, gradcheck, gradgradcheck
+from pyllama.testing.second import unmarked
 from tests import small_jax, small_torch
 from tests.small_torch import Function, Tensor
 
@@ -217,6 +218,16 @@ class TestTorch:
         assert [pair.input for pair in report.pairs] == ["x"]
         assert right or report.case.endswith("# call gradcheck(Off, ...) with arrays of its library that hold these")
 
+    def test_a_given_dy_that_requires_a_gradient_is_an_input_beside_the_others(self):
+        """torch's own gradgradcheck takes such tensors, and the adapter checks those alone that are marked."""
+        dy, = unmarked(foreign.torch_functions, (Tensor(X, requires_grad=True),))
+        assert not dy.requires_grad
+        assert same_bits(dy.data, X)
+
+    def test_a_function_is_called_by_the_name_of_its_class(self):
+        report = gradcheck(small_torch.Multiply.apply, [Tensor(X), Tensor(W)], seed=0)
+        assert str(report).startswith("Multiply.apply: 2 gradients right")
+
     def test_a_backward_pass_beside_that_of_torch_is_refused(self):
         """It would not be called, and a wrong one would pass."""
         def backward(dy, x):
@@ -326,6 +337,15 @@ def test_a_compiled_function_gets_contiguous_arrays():
 def test_gradcheck_takes_compiled_functions():
     assert gradcheck(Dispatcher(), [X], backward=lambda dy, x: 2 * dy, seed=0)
     assert not gradcheck(Dispatcher(), [X], backward=lambda dy, x: dy, seed=0, raise_exception=False)
+
+
+def test_a_compiled_backward_may_fill_arrays():
+    class Filler(Dispatcher):
+        def __call__(self, dy, x, out):
+            assert dy.flags.c_contiguous
+            out[...] = 2 * x * dy
+
+    assert gradcheck(np.square, [X], backward=Filler(), seed=0)
 
 
 def test_a_compilation_that_fails_for_complex_numbers_is_not_tried_again():

@@ -12,6 +12,7 @@ import numpy as np
 
 from pyllama.errors import counted
 from pyllama.testing import trees
+from pyllama.testing.named import kind
 from pyllama.testing.trees import is_float
 
 FOREIGN = {"torch", "jax", "jaxlib", "numba", "_ctypes"}
@@ -29,6 +30,9 @@ def name_of(func: Callable) -> str:
     """The function's name, for the report."""
     inner = getattr(func, "func", func)                                     # of a functools.partial
     name = getattr(inner, "__name__", "") or getattr(inner, "name", "")
+    owner = getattr(inner, "__self__", None)
+    if isinstance(owner, type):                                             # apply of a torch.autograd.Function
+        return f"{owner.__name__}.{name}"
     return "f" if name in ("", "<lambda>") else str(name)
 
 
@@ -38,7 +42,7 @@ def described(result: Any) -> str:
         return f"a {type(result).__name__} of {len(result)}"
     if isinstance(result, np.ndarray):
         return "an array"
-    return "None" if result is None else f"a {type(result).__name__}"
+    return "None" if result is None else kind(result)
 
 
 def as_list(inputs: Any) -> list:
@@ -206,7 +210,7 @@ class Function:
         """The gradients from a backward that fills arrays `out`, or adds to them."""
         blank = [np.zeros_like(x) if is_float(x) else None for x in leaves]
         values = iter(blank)
-        out = [trees.rebuild(tree, values) for tree in self.inputs]
+        out = tuple(trees.rebuild(tree, values) for tree in self.inputs)
         self.backward(dy, *first, out=out[0] if len(out) == 1 else out)      # type: ignore[misc]
         return blank
 

@@ -191,16 +191,21 @@ def of_library(module: Any, func: Callable, inputs: list, grad_outputs: Any, nam
     function, floats, leaf_names = parted(module, func, inputs)
     ys = function(*floats)
     rng = np.random.default_rng(options["seed"])
-    dys = random_like(module, ys, rng) if grad_outputs is None else [dy for _, dy in trees.leaves(grad_outputs)]
+    dys = random_like(module, ys, rng) if grad_outputs is None else unmarked(module, grad_outputs)
     known = [*(names or leaf_names), *numbered("dy", len(dys))]
     report = gradcheck(module.gradient_of(function, len(floats)), [*floats, *dys], names=known, **options)
-    return replace(report, function=getattr(func, "__name__", "f"))
+    return replace(report, function=name_of(func))
 
 
 def parted(module: Any, func: Callable, inputs: list) -> tuple[Callable, list, list[str]]:
     """func as a function of its differentiated arrays; these, none of which is marked for a gradient; their names."""
     function, floats, names = module.differentiable(func, inputs)
-    return function, [module.from_numpy(module.to_numpy(x)) for x in floats], names
+    return function, unmarked(module, floats), names
+
+
+def unmarked(module: Any, tree: Any) -> list:
+    """The arrays of a tree, none of which is marked for a gradient: torch would check the marked ones alone."""
+    return [module.from_numpy(module.to_numpy(x)) for _, x in trees.leaves(tree)]
 
 
 def of_tangent(module: Any, func: Callable, inputs: list, names: Any, options: dict) -> Report:

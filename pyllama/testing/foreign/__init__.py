@@ -65,17 +65,17 @@ def plain(function: Callable | None) -> Any:
 
 
 def contiguous(function: Callable) -> Callable:
-    """The function, called with contiguous arrays that it may write to."""
+    """The function, called with contiguous arrays that it may write to; `out` is passed on, because it fills that."""
     refused = set()                             # a failed compilation takes as long as one that succeeds
 
     @functools.wraps(function)
-    def call(*inputs):
+    def call(*inputs, **out):
         arrays = [np.require(x, requirements=["C", "W"]) if isinstance(x, np.ndarray) else x for x in inputs]
         types = tuple(getattr(x, "dtype", type(x)) for x in arrays)
         if types in refused:
             raise TypeError(f"numba cannot compile {function.__name__} for these types")
         try:
-            return function(*arrays)
+            return function(*arrays, **out)
         except Exception:
             if any(np.iscomplexobj(x) for x in arrays):
                 refused.add(types)

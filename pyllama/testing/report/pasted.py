@@ -69,6 +69,10 @@ def of_callable(function: Callable, nameless: str = "f") -> tuple[set[str], str]
             return imports, name
         bound = [*map(written, function.args), *(f"{key}={written(x)}" for key, x in function.keywords.items())]
         return imports | {"import functools"}, f"functools.partial({', '.join([name, *bound])})"
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type):                         # apply of a torch.autograd.Function
+        imports, name = of_callable(owner)
+        return imports, f"{name}.{function.__name__}"
     name = str(getattr(function, "__qualname__", None) or getattr(function, "name", nameless))
     if getattr(function, "has_kernels", False):         # an op, which is an object; ours have a name in pyllama.ops
         return imported(f"pyllama.ops:{name}")
