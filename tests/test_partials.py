@@ -206,5 +206,9 @@ def test_a_loss_that_is_random_is_refused():
 
 
 def test_a_function_takes_the_parameters_alone():
-    with pytest.raises(TypeError, match=r"functools\.partial"):
+    with pytest.raises(TypeError, match=r"with 2 arguments; .* functools\.partial"):
         check_partials(right, P, IDS)
+    with pytest.raises(TypeError, match="with 1 argument, raise_exception=; give f and p"):
+        check_partials(right, P, raise_exception=False)
+    with pytest.raises(TypeError, match="f is an int; give a function of the parameters"):
+        check_partials(3, P)

@@ -130,6 +130,7 @@ def test_the_gradients_of_a_tree_come_as_a_tree():
     ([np.arange(3)], {}, "no input is floating, so there is no gradient to check"),
     ([X], {"grad_outputs": np.ones(5)}, r"grad_outputs has the shapes \[\(5,\)\], the outputs have \[\(2, 3\)\]; give"),
     ([X], {"backward2": lambda ddx, dy, x: 3 * x ** 2 * ddx}, "backward2 returned an array; return a tuple"),
+    ([X], {"backward2": 3}, "backward2 is an int; give a function"),
 ])
 def test_wrong_use_is_refused_in_one_sentence(inputs, options, message):
     with pytest.raises((TypeError, ValueError), match=message):

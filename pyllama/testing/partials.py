@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from pyllama.errors import counted
 from pyllama.testing import passes, trees
-from pyllama.testing.calls import Function
+from pyllama.testing.calls import Function, described, name_of
 from pyllama.testing.diagnosis import Evidence, diagnose
 from pyllama.testing.function import require_time, seed_or_new
 from pyllama.testing.methods import judge, slopes
@@ -80,10 +81,13 @@ def as_function(f: Any, arguments: tuple, options: dict) -> tuple[str, Callable,
             return with_dy(twin.loss(*arguments, **options))
 
         return f"the loss of {type(f).__name__}", of_model, f.params
+    if not callable(f):
+        raise TypeError(f"f is {described(f)}; give a function of the parameters, or a model")
     if len(arguments) != 1 or options:
-        raise TypeError(f"check_partials got a function, {len(arguments)} arguments and {len(options)} options; give "
-                        f"f and p, and bind anything else with functools.partial")
-    return getattr(f, "__name__", "f"), lambda p: with_dy(f(p)), arguments[0]
+        given = [counted(len(arguments), "argument"), *(f"{name}=" for name in options)]
+        raise TypeError(f"check_partials got a function with {', '.join(given)}; give f and p, and bind anything else "
+                        f"with functools.partial")
+    return name_of(f), lambda p: with_dy(f(p)), arguments[0]
 
 
 def with_dy(result: Any) -> Any:

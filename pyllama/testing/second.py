@@ -63,6 +63,8 @@ def gradgradcheck(func: Callable, inputs: Any, grad_outputs: Any = None, *, eps:
     """
     seed = seed_or_new(seed)
     require_time(budget)
+    if backward2 is not None and not callable(backward2):
+        raise TypeError(f"backward2 is {described(backward2)}; give a function")
     options = {"eps": eps, "atol": atol, "rtol": rtol, "nondet_tol": nondet_tol, "fast_mode": fast_mode,
                "seed": seed, "budget": budget, "raise_exception": False}
     inputs = as_list(inputs)
