@@ -57,6 +57,15 @@ def test_a_backward_that_fills_arrays_or_adds_to_them(adds):
     assert [pair.input for pair in checked(product, [X, W], backward=half).pairs if pair.wrong] == ["w"]
 
 
+def test_the_arrays_to_fill_are_a_tuple():
+    """numba compiles no function of a list of arrays."""
+    def backward(dy, x, w, out):
+        assert isinstance(out, tuple)
+        out[0][...], out[1][...] = dproduct(dy, x, w)
+
+    assert checked(product, [X, W], backward=backward)
+
+
 def test_a_backward_that_fills_the_array_of_a_single_input():
     def backward(dy, x, out):
         out[...] = dy * np.cos(x)
@@ -271,6 +280,12 @@ def test_a_seed_gives_the_same_report_and_none_another_one():
     assert len(seeds) == 3
 
 
+def test_the_call_that_repeats_a_check_has_all_that_was_given():
+    report = checked(product, [X, W], backward=dproduct, kinks="skip")
+    assert report.replay == "gradcheck(product, inputs, backward=dproduct, kinks='skip', budget=None, seed=0)"
+    assert gradcheck(cube(1.0), [X], seed=0).replay.endswith("(f, inputs, seed=0)")
+
+
 def test_ctrl_c_is_not_swallowed():
     def f(x):
         if np.iscomplexobj(x):
@@ -320,6 +335,9 @@ def random(x):
     (cube(1.0), {"saved": True}, "saved=True belongs to backward=, which is not given; give the function that"),
     (product, {"backward": 1.0}, "backward is a float; give a function"),
     ("module:cube", {}, "func is a str; give a function"),
+    (3, {}, "func is an int; give a function"),
+    (cube(1.0), {"atol": "1e-5"}, "atol is '1e-5'; give a number that is not negative"),
+    (cube(1.0), {"eps": "1e-6"}, "eps is '1e-6'; give a positive step"),
     (cube(1.0), {"methods": "fd"}, "there is no method 'fd'; the methods are complex step, "),
     (cube(1.0), {"methods": ["fd"]}, "there is no method 'fd'; the methods are complex step, "),
     (cube(1.0), {"backward": lambda dy, x: dy}, "returned y, back, but backward= is given, too; leave it out"),
@@ -373,7 +391,7 @@ def test_importing_it_loads_no_third_party_package_but_numpy():
     assert names == ["numpy", "pyllama", "False"]
 
 
-@pytest.mark.parametrize("budget", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("budget", [0, -1.0, float("nan"), "2"])
 @pytest.mark.parametrize("check", [gradcheck, gradgradcheck, check_grads, check_partials])
 def test_a_budget_without_time_is_refused(check, budget):
     with pytest.raises(ValueError, match="give a positive number of seconds, or None for no limit"):

@@ -201,6 +201,54 @@ def test_a_gradient_is_judged_at_the_inputs_as_they_were_before_a_pass_changed_t
     assert not any(pair.wrong for pair in report.pairs), report
 
 
+def test_a_function_that_returns_its_changed_input_is_not_random():
+    """The input gets its old numbers back, and y must not with it."""
+    def doubled(x):
+        x *= 2
+        return x, lambda dy: 2 * dy
+
+    report = checked(doubled, [X])
+    assert [fault.kind for fault in report.faults] == ["input mutated"]
+    assert not any(pair.wrong for pair in report.pairs), report
+
+
+def test_a_back_that_serves_the_last_call_alone_is_a_note():
+    last = {}
+
+    def f(x):
+        last["x"] = x
+        return np.sin(x), lambda dy: np.cos(last["x"]) * dy
+
+    report = checked(f, [X])
+    assert report
+    assert any("another gradient of x once f was called again" in note for note in report.notes)
+    assert not checked(lambda x: (np.sin(x), lambda dy: np.cos(x) * dy), [X]).notes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_entry_is_not_blamed_on_the_layout_at_which_it_was_first_seen(seed):
+    """Along a random direction large entries hide it, but not at every point."""
+    scale = np.array([1e6, 1.0, 1.0, 1.0, 1.0, 1e-6])
+
+    def last_forgotten(dy, x):
+        return dy * scale * (scale > 1e-6)
+
+    report = gradcheck(lambda x: x * scale, [RNG.standard_normal(6)], backward=last_forgotten, seed=seed, budget=None,
+                       raise_exception=False)
+    assert "Wrong only at x[5]" in report.pairs[0].diagnoses[0]
+
+
+def test_what_is_kept_from_the_first_call_is_not_blamed_on_zeros_and_ones():
+    kept = {}
+
+    def f(x):
+        first = kept.setdefault("x", x.copy())
+        return x ** 3, lambda dy: 3 * first ** 2 * dy
+
+    report = checked(f, [X])
+    assert "right as given, wrong near them" in report.pairs[0].diagnoses[0]
+
+
 def test_a_gradient_made_in_place_of_dy_is_right_but_dy_is_mutated():
     def f(x):
         def back(dy):

@@ -6,16 +6,17 @@ import numpy as np
 
 from pyllama.testing.calls import brought
 from pyllama.testing.report import GradcheckError, Report
-from pyllama.testing.session import METHODS, Options, Session
+from pyllama.testing.session import BUDGET, METHODS, Options, Session
 
 KINKS = ("accept", "skip", "raise")
+NUMBER = int | float | np.number
 
 
 def gradcheck(func: Callable, inputs: Any, *, eps: float | None = None, atol: float | None = None,
               rtol: float | None = None, raise_exception: bool = True, nondet_tol: float = 0.0,
               fast_mode: bool = False, backward: Callable | None = None, saved: bool = False,
               jvp: Callable | None = None, kinks: str = "accept", seed: int | None = None,
-              budget: float | None = 2.0, names: Sequence[str] | None = None,
+              budget: float | None = BUDGET, names: Sequence[str] | None = None,
               output_names: Sequence[str] | None = None,
               methods: Sequence[str] | None = None, other_values: bool = True, explain: bool = True) -> Report:
     """Compare the gradients of a function with its derivative; return a report that is true if they are right.
@@ -91,21 +92,21 @@ def require_valid(options: Options) -> None:
     """Raise ValueError for an option with a value that it cannot have."""
     if options.kinks not in KINKS:
         raise ValueError(f"kinks is {options.kinks!r}; give one of {', '.join(map(repr, KINKS))}")
-    if options.eps is not None and not options.eps > 0:
-        raise ValueError(f"eps is {options.eps}; give a positive step, or None to let gradcheck choose it")
+    if options.eps is not None and not (isinstance(options.eps, NUMBER) and options.eps > 0):
+        raise ValueError(f"eps is {options.eps!r}; give a positive step, or None to let gradcheck choose it")
     require_time(options.budget)
     for name in ("atol", "rtol", "nondet_tol"):
         value = getattr(options, name)
-        if value is not None and not value >= 0:
-            raise ValueError(f"{name} is {value}; give a number that is not negative")
+        if value is not None and not (isinstance(value, NUMBER) and value >= 0):
+            raise ValueError(f"{name} is {value!r}; give a number that is not negative")
     if unknown := {*options.methods} - {*METHODS}:
         raise ValueError(f"there is no method {min(unknown)!r}; the methods are {', '.join(METHODS)}")
 
 
 def require_time(budget: float | None) -> None:
     """Raise ValueError for a budget in which nothing can be checked."""
-    if budget is not None and not budget > 0:
-        raise ValueError(f"budget is {budget}; give a positive number of seconds, or None for no limit")
+    if budget is not None and not (isinstance(budget, NUMBER) and budget > 0):
+        raise ValueError(f"budget is {budget!r}; give a positive number of seconds, or None for no limit")
 
 
 def seed_or_new(seed: int | None) -> int:

@@ -66,7 +66,9 @@ def forward(function: Function, leaves: list, faults: Faults) -> tuple[tuple, Ca
         with warnings.catch_warnings(action="ignore"):
             require_numbers(function, function(copies(before))[0])
         raise
+    kept = copies(outputs)                                  # an output may be an input that func has changed
     if restored(before, leaves):
+        outputs = tuple(kept)
         faults.add("input mutated", f"{function.name} changes its inputs in place; let it work on a copy")
     require_numbers(function, outputs)
     return outputs, back

@@ -16,10 +16,12 @@ from pyllama.testing.named import reason
 from pyllama.testing.points import GIVEN, Point
 from pyllama.testing.report import Report, Verdict
 from pyllama.testing.report.explain import explained
+from pyllama.testing.report.pasted import of_callable
 from pyllama.testing.trees import is_float
 
 BESIDE = 10                                 # points beside the given one, if a gradient is judged nowhere
 ASIDE = 1e-2                                # how far those are, relative to the inputs
+BUDGET = 2.0                                # seconds, unless the user says otherwise
 EXTRA = 2.0                                 # seconds: who has a wrong gradient can wait for the reason
 METHODS = ("complex step", "differences", "order", "dot product", "rounding")
 
@@ -183,6 +185,7 @@ class Session:
             self.judge(key, case, point)
         if first:
             self.require_linear(back, drawn, values)
+            self.look_for_shared_state(back, drawn, values)
         return cases
 
     def near(self, point: Point, outputs: tuple) -> Values:
@@ -273,7 +276,7 @@ class Session:
 
     def one_by_one(self, key: tuple[str, str], case: Case, which: list) -> None:
         """Judge some entries, each for itself, unless the gradient is wrong anyway."""
-        if any(found.verdict.status == "wrong" for found in self.found[key]):
+        if any(found.verdict.status == "wrong" and found.point is self.given for found in self.found[key]):
             return
         if self.alone:
             return self.add(key, Found(self.given, low.by_integral(self, case, self.given, low.ENTRIES), case))
@@ -302,6 +305,23 @@ class Session:
             if x is not None and any(np.may_share_memory(a, x) for a in outputs):
                 self.note(f"the output shares memory with {name}: a write to one changes the other")
 
+    def look_for_shared_state(self, back: Callable, dys: tuple, values: Values) -> None:
+        """A note if the gradient of one call changes when func is called again: it is that of the last call then."""
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        if late or self.function.form == "plain":               # whose backward gets the inputs
+            return
+        first = dict(self.cases(self.given, back, dys, values, passes.Faults()))
+        rng = self.rng("shared state")
+        try:
+            self.function([points.away(x, rng) if is_float(x) else x for x in self.start])
+        except Exception:                                       # func is not defined there
+            return
+        for i, case in self.cases(self.given, back, dys, values, passes.Faults()):
+            name = self.function.names[i]
+            if not self.faults.of(name) and passes.differ(first[i].dx, case.dx, self.eps):
+                self.note(f"back gives another gradient of {name} once {self.function.name} was called again: let each "
+                          f"call keep what its own back needs")
+
     def require_linear(self, back: Callable, drawn: tuple, values: Values) -> None:
         """back(0) is 0, and the gradients of several outputs together are the sum of those of each."""
         names = self.function.names
@@ -324,7 +344,10 @@ class Session:
         return self.options.set_by_user()
 
     def replay(self) -> str:
-        options = [f"{name}={value!r}" for name, value in self.keywords().items()]
+        words = {} if self.function.foreign else self.function.keywords         # jvp is the library's
+        words = words | self.keywords() | ({} if self.options.budget == BUDGET else {"budget": self.options.budget})
+        options = [f"{name}={of_callable(value, name)[1] if callable(value) else repr(value)}"
+                   for name, value in words.items()]
         return f"gradcheck({', '.join([self.function.name, 'inputs', *options, f'seed={self.seed}'])})"
 
 

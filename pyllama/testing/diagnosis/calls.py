@@ -11,7 +11,8 @@ GIVEN = "as given"
 CAUSES = {
     "random w": "Wrong only when w is not constant: right for the equal numbers given, wrong for random ones.",
     "repeated ids": "Wrong only for repeated ids: right as given, wrong where an id occurs twice.",
-    "away from 0 and 1": "Wrong only away from 0 and 1: the zeros and ones given hide the mistake.",
+    "away from 0 and 1": "Wrong only at other inputs: right as given, wrong near them. Zeros and ones hide mistakes; "
+                         "so does what back keeps from the first call.",
 }
 NEAR = 1e-6                                         # relative: a difference above this is not rounding
 CURVED = 1e-2                                       # nor is one above this, even where back rounds to 16 bits
