@@ -46,6 +46,12 @@ def test_inputs_of_0_and_1_do_not_hide_a_mistake(value, wrong):
     assert where(checked(lambda x: x * (1 - x), [x], backward=wrong)) == "away from 0 and 1"
 
 
+def test_the_call_that_repeats_a_check_has_all_that_was_given():
+    report = checked(scaled, [X, W], backward=w_forgotten, saved=True)
+    assert report.replay == "gradcheck(scaled, inputs, backward=w_forgotten, saved=True, budget=None, seed=0)"
+    assert gradcheck(np.square, [X], backward=lambda dy, x: 2 * x * dy, seed=0).replay.endswith("=backward, seed=0)")
+
+
 def test_repeated_ids_show_what_a_permutation_hides():
     def gather(table, ids):
         return table[ids], (ids, table.shape)
