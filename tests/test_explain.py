@@ -16,7 +16,7 @@ from pyllama.cli import main
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.study.explain import cells, page
-from pyllama.study.explain.document import ROOM, rooms
+from pyllama.study.explain.document import ROOM, document, rooms
 from pyllama.study.explain.nudges import EACH, weight, weights
 from pyllama.study.explain.products import products
 from pyllama.study.explain.recording import record
@@ -165,6 +165,44 @@ def test_the_document_has_the_numbers_of_the_recording(run):
                 parts = np.array([part["values"] for part in array["adds"]])
                 np.testing.assert_allclose(parts.sum(axis=0), array["gradients"], atol=2e-5 * np.abs(parts).max())
     json.dumps(shown, allow_nan=False)
+
+
+SCHEMA = {
+    "": "version loss order model tokens calls tokenLosses attention flow units update nudges",
+    "model": "name type learns parameters dtype step resumed",
+    "calls": "op line parameter options inputs outputs norms gradientNorms",
+    "tokenLosses": "after target loss probability best",
+    "attention": "call head shape rows columns p dp",
+    "flow": "name shape norm gradient largest update calls",
+    "units": "call units dead",
+    "update": "rule step lr norm scale options vectors rows",
+    "nudges": "weight gradient epsilons losses",
+}
+OF_ARRAY = "name place shape rows columns whole values gradients reads parameter transposed"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_document_has_its_schema(subjects, name):
+    subject, _ = subjects[name]
+    recording = record(subject.loss, subject.state.p)
+    shown = json.loads(json.dumps(document(subject, recording, update(subject, recording), [], 3, 2), allow_nan=False))
+    assert shown.keys() == {*SCHEMA[""].split()}
+    for key, names in SCHEMA.items():
+        parts = shown.get(key, [])
+        assert all(part.keys() == {*names.split()} for part in (parts if isinstance(parts, list) else [parts]))
+    for call in shown["calls"]:
+        for kind, last in ("inputs", "products"), ("outputs", "adds"):
+            for array in call[kind]:
+                has_gradient = array["gradients"] is not None
+                assert array.keys() == {*OF_ARRAY.split(), *[last] * has_gradient}
+                size = len(array["rows"]) * len(array["columns"])
+                assert len(array["values"]) == size
+                assert not has_gradient or len(array["gradients"]) == size
+                assert not has_gradient or max(len(array["rows"]), len(array["columns"])) <= 3
+                assert array["whole"] == (size == np.prod(array["shape"]))
+        for of in (array["products"] for array in call["inputs"] if "products" in array):
+            assert of.keys() == {"method", "groups", "count", "cells"}
+            assert all(len(cell) <= 2 * 3 and all(0 <= j < of["count"] for j in cell[::3]) for cell in of["cells"])
 
 
 def test_the_losses_per_token_have_the_loss_as_mean(run):

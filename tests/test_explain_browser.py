@@ -90,6 +90,8 @@ def test_a_cell_shows_its_gradient_and_the_products_that_it_is_the_sum_of(opened
         lines = browser.find_element("id", "detail").text.splitlines()
         assert number(lines[0].split(" = ")[1]) == pytest.approx(np.ravel(call.inputs[0])[5], rel=1e-5)
         assert number(lines[1].split(" = ")[1]) == pytest.approx(np.ravel(gradient)[5], rel=1e-5)
+        added = [len(recording.calls[source.call].dy_reads[source.place]) for source in call.reads[0]]
+        assert any(line.startswith("This is the part ") for line in lines) == any(count > 1 for count in added)
         listed = [line for line in lines if " · " in line]
         values = [[number(x) for x in re.findall(r"(?<= )[−+][\d.e−-]+|(?<= )0", line)] for line in listed]
         assert all(left * right == pytest.approx(product, rel=2e-4) for left, right, product in values)

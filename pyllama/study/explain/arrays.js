@@ -142,7 +142,15 @@ function multiplied(array, n, index) {
   const said = [element("p", {}, word("sumOf", count(all), isAll)), element("ol", {}, lines)];
   if (!isAll) said.push(element("p", {}, word("rest", count(all - shown)),
     element("code", {}, signed(array.gradients[n] - sum, 5))));
-  return [...said, element("p", {}, word(method))];
+  return [...said, element("p", {}, word(method)), ...share(array)];
+}
+
+// An array that several calls read has a gradient from each; they are added at the output that it is.
+function share(array) {
+  const added = array.reads.filter(([call, place]) => calls[call].outputs[place].adds?.length > 1);
+  const links = added.flatMap(([call, place], i) => [i ? ", " : "",
+    link(`${call + 1} ${calls[call].op}`, () => goTo(call, calls[call].inputs.length + place))]);
+  return added.length ? [element("p", {}, word("share"), ...links)] : [];
 }
 
 function factors(groups, j, index) {

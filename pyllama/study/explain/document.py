@@ -38,7 +38,7 @@ def document(subject: Subject, recording: Recording, update: Update, nudges: lis
     weights = [one.weight for one in nudges]
     return {"version": VERSION, "loss": number(recording.loss, 9), "order": recording.order,
             "model": about(subject), "tokens": [views.token(subject, i) for i in subject.inputs["ids"][0]],
-            "calls": [as_call(one, recording, i, most, each) for i, one in enumerate(recording.calls)],
+            "calls": [as_call(one, recording, most, each) for one in recording.calls],
             "tokenLosses": views.token_losses(subject, recording), "attention": views.attention(recording),
             "flow": views.flow(recording, update), "units": views.units(recording),
             "update": views.updated(update, weights, subject.settings.weight_decay),
@@ -65,7 +65,7 @@ def about(subject: Subject) -> dict:
             "dtype": str(state.flat.dtype), "step": state.step, "resumed": subject.resumed}
 
 
-def as_call(call: Call, recording: Recording, i: int, most: int, each: int) -> dict:
+def as_call(call: Call, recording: Recording, most: int, each: int) -> dict:
     inputs = [as_input(call, k, most, each) for k, x in enumerate(call.inputs) if x is not None]
     outputs = [as_output(call, k, recording, most) for k in range(len(call.outputs))]
     named = [source.name for sources in call.reads for source in sources if source.kind == "parameter"]
