@@ -116,7 +116,7 @@ def test_the_keyboard_moves_in_a_table_and_picks_a_cell(opened):
     from selenium.webdriver.common.keys import Keys
     browser, recording = opened
     browser.find_element("id", "last").click()
-    browser.execute_script("goTo(2, 1); document.querySelector('#inspector td').focus()")
+    browser.execute_script("goTo(2, 1); document.querySelector('td[data-cell]').focus()")
     press(browser, Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ENTER)
     assert browser.execute_script("return state.step") == 2 * len(recording.calls)          # no step was taken
     line = browser.find_element("id", "detail").text.splitlines()[0]

@@ -66,7 +66,8 @@ function origin(call, array) {
 function extent(array) {
   if (array.whole) return word("whole", count(array.values.length));
   const rows = lead(array).reduce((product, n) => product * n, 1);
-  return word(array.gradients === null ? "beginning" : "part", array.rows.length, count(rows), array.columns.length, count(array.shape.at(-1)));
+  return word(array.gradients === null ? "beginning" : "part", array.rows.length, count(rows),
+    array.columns.length, count(array.shape.at(-1)));
 }
 
 function cells(call, array) {
@@ -82,7 +83,7 @@ function cells(call, array) {
     else cell.className = "unknown";
     return cell;
   })));
-  const head = element("tr", {}, ["", ...array.columns].map((name) => element("th", { scope: "col" }, String(name))));
+  const head = element("tr", {}, ["", ...array.columns].map((name) => heading(String(name))));
   const made = element("table", { class: "cells", role: "grid", "aria-label": `${array.name} ${word(state.shows)}` },
     element("thead", {}, head), element("tbody", {}, body));
   made.onclick = (event) => choose(event.target.closest("td"));
@@ -102,7 +103,8 @@ function choose(cell) {
 }
 
 function move(event, columns) {
-  const cell = event.target.closest("td"), step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
+  const cell = event.target.closest("td");
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
   if (!cell) return;
   if (event.key === "Enter" || event.key === " ") choose(cell);
   else if (event.key in step) {

@@ -60,12 +60,17 @@ function nameOf(call) {
   return parameter ? `${op} ${parameter.replace(/\.(weight|bias)$/, "")}` : op;
 }
 
+// The heading of a column; an empty one is a cell like others.
+function heading(text, isText = false) {
+  return text ? element("th", { scope: "col", class: isText ? "text" : "" }, text) : element("td");
+}
+
 // A table of rows; `texts` are the numbers of the columns with text.
 function table(headings, rows, texts = []) {
-  const heading = (text, i) => element("th", { scope: "col", class: texts.includes(i) ? "text" : "" }, text);
   const cell = (value, i) => element("td", { class: texts.includes(i) ? "text" : "" }, value ?? "");
-  return element("table", {}, element("thead", {}, element("tr", {}, headings.map(heading))),
-    element("tbody", {}, rows.map((row) => element("tr", {}, row.map(cell)))));
+  const head = headings.map((text, i) => heading(text, texts.includes(i)));
+  const lines = rows.map((row) => element("tr", {}, row.map(cell)));
+  return element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, lines));
 }
 
 const scrolled = (...children) => element("div", { class: "scroll", tabIndex: 0 }, ...children);

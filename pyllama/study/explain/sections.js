@@ -15,7 +15,8 @@ function bar(x, largest) {
 const visible = (token) => token === null ? "" : JSON.stringify(token);
 
 function drawTokens() {
-  const rows = data.tokenLosses, largest = sizeOf(rows.map((row) => row.loss)), follows = rows.some((row) => row.after !== null);
+  const rows = data.tokenLosses, largest = sizeOf(rows.map((row) => row.loss));
+  const follows = rows.some((row) => row.after !== null);
   const cells = rows.map((row) => [...(follows ? [visible(row.after)] : []), visible(row.target), unsigned(row.loss),
     bar(row.loss, largest), unsigned(row.probability), visible(row.best)]);
   const names = [...(follows ? ["after"] : []), "target", "nll", "", "probability", "best"];
@@ -113,7 +114,8 @@ function drawAttention() {
     $("attention").querySelector("select").focus();
   } }, data.attention.map((map, i) => element("option", { selected: i === state.map },
     `${word("call")} ${map.call + 1}, ${word("head")} ${map.head}`)));
-  const maps = ["p", "dp"].map((name) => element("div", {}, element("h3", {}, name), scrolled(attentionMap(one, name))));
+  const maps = ["p", "dp"].map((name) => element("div", {}, element("h3", {}, name),
+    scrolled(attentionMap(one, name))));
   $("attention").replaceChildren(choice, element("p", {}, extent({ ...one, values: one.p,
     whole: one.p.length === one.shape[0] * one.shape[1] })), element("div", { class: "maps" }, maps));
 }
