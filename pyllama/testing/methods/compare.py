@@ -115,7 +115,8 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
                     return by_complex_step(name, found.exact, dx, v, dy, eps)
                 shaken = rounding(neighbor, dy, v, eps, found.holomorphic, gap, near, floor)
                 if eps <= 2.0 ** -52:
-                    shaken = excused(shaken, gap, DIGITS * size if near else np.inf, floor)
+                    most = max(DIGITS * size, jitter(along, dy)) if near else np.inf
+                    shaken = excused(shaken, gap, most, floor)
                 tolerance += shaken / size
     return Comparison(name, slope, claimed, float(error), float(tolerance), method, EXACT * size + coarse + shaken)
 
@@ -143,6 +144,16 @@ def reach(along) -> np.ndarray:
         sizes += [np.abs(np.real(there) - here), np.abs(np.imag(there)) / slopes.STEP]
     far = np.max([np.where(np.isfinite(size), size, 0) for size in sizes], axis=0)
     return np.where((here == 0) | (ORDINARY * np.abs(here) >= 2.0 ** -53 * far), far, near)
+
+
+def jitter(along, dy) -> float:
+    """Twice the rounding of the slope itself, at points a thousandth apart: more than float64 has, if f computes in less.
+    """
+    row = [slopes.imaginary(lambda t, k=k: along(1e-3 * k + t)) for k in range(2 * FEW)]
+    if any(one is None for one in row):
+        return 0.0
+    total = [float((dy * one)[dy != 0].sum()) for one in row]
+    return 2 * float(np.abs(without_parabola(total)).max())
 
 
 def excused(shaken, gap, most, floor) -> float:
