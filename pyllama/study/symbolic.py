@@ -113,8 +113,20 @@ def is_zero(expression: sympy.Expr) -> bool:
     """Is this zero, whatever the symbols are?
 
     The expression is a quotient of polynomials in its symbols, exponentials, other functions and roots.  So it is zero
-    if its numerator is, after each root's square has been replaced by what the root is taken of.
+    if its numerator is, after each root's square has been replaced by what the root is taken of.  A function of a
+    long expression may stand for any number, which is tried first, as it is short.
     """
+    return vanishes(with_short_arguments(expression)) or vanishes(expression)
+
+
+def with_short_arguments(expression: sympy.Expr) -> sympy.Expr:
+    """The expression with a symbol for each function of something that has functions in it, too."""
+    outer = [f for f in expression.atoms(sympy.Function) if any(one.atoms(sympy.Function) for one in f.args)]
+    return expression.xreplace({f: sympy.Symbol(f"function*{k}") for k, f in enumerate(sorted(outer, key=str))})
+
+
+def vanishes(expression: sympy.Expr) -> bool:
+    """Is the numerator zero?"""
     if expression.has(*OF_EXP):
         expression = expression.rewrite(sympy.exp)
     above = numerator(expression)

@@ -147,8 +147,7 @@ def reach(along) -> np.ndarray:
 
 
 def jitter(along, dy) -> float:
-    """Twice the rounding of the slope itself, at points a thousandth apart: more than float64 has, if f computes in less.
-    """
+    """Twice the rounding of the slope at points a thousandth apart: more than float64 has, if f computes in less."""
     row = [slopes.imaginary(lambda t, k=k: along(1e-3 * k + t)) for k in range(2 * FEW)]
     if any(one is None for one in row):
         return 0.0
