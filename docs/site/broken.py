@@ -24,7 +24,8 @@ def exercise(name: str) -> tuple[int, Bug]:
 
 
 def patch(bug: Bug) -> str:
-    return f'<pre class="patch"><code><del>{escape(bug.before)}</del>\n<ins>{escape(bug.after)}</ins></code></pre>'
+    lines = f"<del>{escape(bug.before)}</del>\n<ins>{escape(bug.after)}</ins>"
+    return f'<pre class="patch" tabindex="0"><code>{lines}</code></pre>'
 
 
 def source(bug: Bug) -> str:

@@ -1,5 +1,4 @@
 """Configuration of the site: `make docs` builds it in English and in Chinese, to be opened from the disk."""
-import logging
 import sys
 from pathlib import Path
 
@@ -22,8 +21,8 @@ templates_path = ["_templates"]
 html_sidebars = {"**": ["sidebar/brand.html", "switch.html", "sidebar/search.html", "sidebar/scroll-start.html",
                         "sidebar/navigation.html", "sidebar/scroll-end.html"]}
 html_copy_source = False
+html_use_index = False
 html_show_search_summary = False                                # a page from the disk may not read others
 myst_enable_extensions = ["deflist"]
 html_show_sphinx = False
-logging.getLogger("jieba").setLevel(logging.WARNING)             # it logs that it has read its dictionary
 html_context = {"languages": {"en": "English", "zh_CN": "中文"}}

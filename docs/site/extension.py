@@ -8,6 +8,7 @@ from pathlib import Path
 import broken
 import derived
 import pages
+from chinese import Chinese
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from messages import Details, Formulas, Summary, closing, html, literal, opening, translated
@@ -133,12 +134,25 @@ def write_pages(app) -> None:
             target.write_text(text, "utf-8")
 
 
+# What the HTML of Sphinx and of the theme lacks for readers who hear the page or use the keyboard.
+REPAIRS = {' role="heading"': ' role="heading" aria-level="2"',
+           '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper'}
+
+
+def repair(app, pagename, templatename, context, doctree) -> None:
+    for part in ("body", "furo_navigation_tree"):
+        for old, new in REPAIRS.items():
+            context[part] = context.get(part, "").replace(old, new)
+
+
 def setup(app):
     app.connect("builder-inited", write_pages)
+    app.connect("html-page-context", repair, priority=900)      # after the theme's
     for name, directive in {"steps": Steps, "arrays": Arrays, "bugs": Bugs, "exercise": Exercise, "users": Users,
                             "trust": Trust, "notation": Notation}.items():
         app.add_directive(name, directive)
     app.add_node(Details, html=(opening("details"), closing("details")))
     app.add_node(Summary, html=(opening("summary"), closing("summary")))
     app.add_post_transform(Formulas)
+    app.add_search_language(Chinese)
     return {"parallel_read_safe": True}
