@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
@@ -18,19 +18,23 @@ HERE = Path(__file__).parent
 LOCALE = HERE / "locale" / "zh_CN" / "LC_MESSAGES"
 FORMULA = re.compile(r"`[^`]*`")
 WIDTH = 116
-OF_THE_THEME = "sphinx"                                     # a catalogue of words that no page has
+OF_THE_THEME = "sphinx"                                     # a catalogue of words of templates, kept by hand
 
 
 def collected(folder: Path) -> dict[str, Catalog]:
     """name -> the messages of the site as it is now, of each catalogue; `folder` is for temporary files."""
     subprocess.run([sys.executable, "-m", "sphinx", "-E", "-q", "-W", "-b", "gettext", HERE, folder],
                    cwd=HERE.parents[1], check=True)
-    return {path.stem: read(path) for path in sorted(folder.glob("*.pot"))}
+    return of_pages(folder.glob("*.pot"))
 
 
 def translated() -> dict[str, Catalog]:
     """name -> the messages with their translations, as they are in the repository."""
-    return {path.stem: read(path) for path in sorted(LOCALE.glob("*.po")) if path.stem != OF_THE_THEME}
+    return of_pages(LOCALE.glob("*.po"))
+
+
+def of_pages(paths: Iterable[Path]) -> dict[str, Catalog]:
+    return {path.stem: read(path) for path in sorted(paths) if path.stem != OF_THE_THEME}
 
 
 def read(path: Path) -> Catalog:
