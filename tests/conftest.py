@@ -1,6 +1,7 @@
-"""Hypothesis profiles, a poisoned np.empty, and a console as wide as COLUMNS says."""
+"""Hypothesis profiles, a poisoned np.empty, a console as wide as COLUMNS says, and a browser."""
 import functools
 import os
+import shutil
 import sys
 import types
 import zlib
@@ -73,3 +74,20 @@ def kernels(monkeypatch):
     module = types.SimpleNamespace()
     monkeypatch.setattr(backend, "cpu", module)
     return module
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium that logs errors of scripts."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    paths = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not all(paths):
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = paths[0]
+    for flag in "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--lang=en", "--window-size=1200,900":
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(paths[1]))
+    yield driver
+    driver.quit()

@@ -1,6 +1,5 @@
 """The page of the backward explorer in a browser: a walk along the chain rule shows the numbers of the recording."""
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -12,22 +11,6 @@ from tests.explained import SENTENCE, made, small_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return small_run(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    paths = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not all(paths):
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = paths[0]
-    for flag in "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--lang=en", "--window-size=1200,900":
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(paths[1]))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import broken
 import derived
 import pages
+import widgets
 from chinese import Chinese
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -58,6 +59,13 @@ class Steps(About):
                 item += translated(step.badge, where, "badge", step.kind)
                 item += translated(step.why, where, "why")
                 yield item
+
+
+class Widgets(About):
+    """What a reader may turn and see: filled by _static/widgets."""
+
+    def nodes(self, name, where):
+        yield html(widgets.places(name))
 
 
 class Arrays(About):
@@ -149,10 +157,13 @@ def setup(app):
     app.connect("builder-inited", write_pages)
     app.connect("html-page-context", repair, priority=900)      # after the theme's
     for name, directive in {"steps": Steps, "arrays": Arrays, "bugs": Bugs, "exercise": Exercise, "users": Users,
-                            "trust": Trust, "notation": Notation}.items():
+                            "trust": Trust, "notation": Notation, "widgets": Widgets}.items():
         app.add_directive(name, directive)
     app.add_node(Details, html=(opening("details"), closing("details")))
     app.add_node(Summary, html=(opening("summary"), closing("summary")))
     app.add_post_transform(Formulas)
     app.add_search_language(Chinese)
+    app.add_css_file("widgets/widgets.css")
+    for script in widgets.SCRIPTS:
+        app.add_js_file(f"widgets/{script}")
     return {"parallel_read_safe": True}

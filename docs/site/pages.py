@@ -20,6 +20,9 @@ OP_PAGE = FACING + """# {title}
 ```{{steps}} {name}
 ```
 
+```{{widgets}} {name}
+```
+
 ## Break it
 
 ```{{bugs}} {name}

@@ -1,0 +1,25 @@
+"use strict";
+// The formulas of the derivations, row by row.  tests/test_widgets.py compares them with pyllama, in Node.
+
+const sum = (a) => a.reduce((total, value) => total + value, 0);
+const mean = (a) => sum(a) / a.length;
+const product = (a, b) => a.map((value, j) => value * b[j]);
+
+const formulas = {
+  rms_norm({ x, w, dy }, eps = 1e-5) {
+    const r = (mean(product(x, x)) + eps) ** -0.5;
+    const n = x.map((value) => value * r), y = product(w, n);
+    const g = product(w, dy), along = mean(product(g, n));
+    const dx = g.map((value, j) => r * (value - n[j] * along)), dw = product(dy, n);
+    return { r, n, y, g, dx, dw };
+  },
+
+  softmax({ x, dy }) {
+    const m = Math.max(...x), lse = m + Math.log(sum(x.map((value) => Math.exp(value - m))));
+    const y = x.map((value) => Math.exp(value - lse)), average = sum(product(dy, y));
+    const dx = y.map((value, j) => value * (dy[j] - average));
+    return { lse, y, dx };
+  },
+};
+
+if (typeof module !== "undefined") module.exports = formulas;

@@ -1,0 +1,48 @@
+"""The widgets of a page: places that the scripts in _static/widgets fill, each with the numbers that it needs."""
+import json
+from typing import Any
+
+import numpy as np
+
+from pyllama.op import OPS
+
+SCRIPTS = "formulas.js", "parts.js", "epsilon.js", "numbers.js"
+STEPS = 10.0 ** (np.arange(-2, -33, -1) / 2)                # from 1e-1 to 1e-16
+WIDTH = 4                                                   # of the rows whose slope is measured
+INPUTS = {"gelu": ["x"], "rms_norm": ["x", "w"], "softmax": ["x"], "swiglu": ["g", "u"]}
+ROWS: dict[str, dict[str, list[float]]] = {
+    "rms_norm": {"x": [1.0, 2.0, -0.5], "w": [1.0, 0.5, 2.0], "dy": [1.0, 0.0, 0.0]},
+    "softmax": {"x": [0.0, 1.0, -1.0], "dy": [1.0, 0.0, 0.0]},
+}
+
+
+def places(name: str) -> str:
+    """The HTML of the op's widgets; "" if it has none."""
+    parts = []
+    if name in INPUTS:
+        parts.append(place("epsilon", {"steps": STEPS.tolist(), "errors": errors(name)}))
+    if name in ROWS:
+        parts.append(place("numbers", {"op": name, "inputs": ROWS[name]}))
+    return "".join(parts)
+
+
+def place(widget: str, data: dict[str, Any]) -> str:
+    script = f'<script type="application/json">{json.dumps(data)}</script>'
+    return f'<div class="widget" data-widget="{widget}">{script}</div>'
+
+
+def errors(name: str) -> dict[str, list[float]]:
+    """kind of difference -> its relative error at each step: of the slope along a direction, against backward."""
+    op, rng = OPS[name], np.random.default_rng(0)
+    inputs, directions = rng.normal(size=(2, len(INPUTS[name]), WIDTH))
+    dy = rng.normal(size=WIDTH)
+
+    def loss(t):
+        return np.sum(dy * op.forward(*(inputs + t * directions))[0])
+
+    _, back = op(*inputs)
+    slope = np.sum(back(dy) * directions)
+    measured = {"forward": [(loss(h) - loss(0)) / h for h in STEPS],
+                "central": [(loss(h) - loss(-h)) / (2 * h) for h in STEPS],
+                "complex": [loss(1j * h).imag / h for h in STEPS]}
+    return {kind: [float(abs(one / slope - 1)) for one in slopes] for kind, slopes in measured.items()}

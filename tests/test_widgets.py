@@ -1,0 +1,137 @@
+"""The widgets of the site: their formulas in JavaScript, their numbers, and what a reader sees who turns them."""
+import importlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pyllama.ops  # noqa: F401                            registers all ops
+from pyllama.op import OPS
+
+SITE = Path(__file__).parents[1] / "docs" / "site"
+SCRIPTS = SITE / "_static" / "widgets"
+RUN = """
+const formulas = require(process.argv[1]);
+const problems = JSON.parse(require("fs").readFileSync(0, "utf8"));
+console.log(JSON.stringify(problems.map(({ op, row }) => formulas[op](row))));
+"""
+TOLERANCE = 1e-12                                           # numbers near 1, and ten roundings
+
+
+@pytest.fixture(scope="module")
+def widgets():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SITE))
+        yield importlib.import_module("widgets")
+
+
+def in_javascript(problems):
+    """What formulas.js makes of (op, inputs) pairs."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node.js")
+    rows = [{"op": op, "row": {name: row.tolist() for name, row in inputs.items()}} for op, inputs in problems]
+    run = subprocess.run([node, "-e", RUN, str(SCRIPTS / "formulas.js")], input=json.dumps(rows), text=True,
+                         capture_output=True, check=True)
+    return json.loads(run.stdout)
+
+
+def in_python(op, inputs):
+    y, back = OPS[op](*(row for name, row in inputs.items() if name != "dy"))
+    names = [f"d{name}" for name in inputs if name != "dy"]
+    return {"y": y, **dict(zip(names, back(inputs["dy"]), strict=True))}
+
+
+@pytest.mark.parametrize("op", ["rms_norm", "softmax"])
+def test_javascript_computes_what_pyllama_does(op, widgets):
+    rng = np.random.default_rng(0)
+    shapes = [(len(widgets.ROWS[op]), width) for width in range(2, 9) for _ in range(20)]
+    problems = [(op, dict(zip(widgets.ROWS[op], rng.normal(size=shape), strict=True))) for shape in shapes]
+    for (_, inputs), row in zip(problems, in_javascript(problems), strict=True):
+        for name, value in in_python(op, inputs).items():
+            np.testing.assert_allclose(row[name], value, TOLERANCE, TOLERANCE, err_msg=f"{name} of {inputs}")
+
+
+def test_no_exponent_of_the_softmax_in_javascript_overflows():
+    inputs = {"x": np.array([1000.0, 999.0, -1000.0]), "dy": np.array([1.0, 0.0, 1.0])}
+    row, = in_javascript([("softmax", inputs)])
+    for name, value in in_python("softmax", inputs).items():
+        np.testing.assert_allclose(row[name], value, TOLERANCE, TOLERANCE)
+
+
+def test_the_errors_of_differences_have_their_orders(widgets):
+    """Truncation: ε for forward differences, ε² for central ones.  Rounding: 2⁻⁵³ / ε, but none for a complex step."""
+    for op in widgets.INPUTS:
+        errors = {kind: np.array(values) for kind, values in widgets.errors(op).items()}
+        wide, narrow = slice(2, 7), widgets.STEPS < 1e-10
+        orders = {kind: np.polyfit(np.log(widgets.STEPS[wide]), np.log(values[wide]), 1)[0]
+                  for kind, values in errors.items()}
+        assert {kind: round(order) for kind, order in orders.items()} == {"forward": 1, "central": 2, "complex": 2}
+        assert errors["complex"][narrow].max() < 1e-13 < errors["central"][narrow].max(), op
+
+
+def test_a_page_has_the_widgets_of_its_op(widgets):
+    assert widgets.places("rms_norm").count('class="widget"') == 2
+    assert widgets.places("gelu").count('class="widget"') == 1
+    assert widgets.places("dropout") == ""
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def opened(browser, widgets, tmp_path):
+    """opened(language, op): the browser with a page that has the widgets of this op, and nothing else."""
+    def page(language, op):
+        scripts = "".join(f'<script src="{(SCRIPTS / name).as_uri()}"></script>' for name in widgets.SCRIPTS)
+        file = tmp_path / "page.html"
+        file.write_text(f'<!doctype html><html lang="{language}"><meta charset="utf-8">{scripts}{widgets.places(op)}',
+                        "utf-8")
+        browser.get(file.as_uri())
+        return browser
+    yield page
+    assert browser.get_log("browser") == []
+
+
+def labeled(browser, label):
+    return browser.find_element("css selector", f'input[aria-label="{label}"]')
+
+
+def shown(browser, name):
+    """The numbers of a row, with their signs."""
+    row, = (row for row in browser.find_elements("css selector", ".numbers tbody tr")
+            if row.find_element("css selector", "th").text == name)
+    return [text.replace("−", "-") for text in row.text.split()[1:]]
+
+
+@pytest.mark.parametrize("op", ["rms_norm", "softmax"])
+def test_a_key_on_a_slider_moves_all_rows(opened, widgets, op):
+    browser = opened("en", op)
+    labeled(browser, "x[1]").send_keys("\ue014")                                # the right arrow: one step of 0.1
+    inputs = {name: np.array(row) for name, row in widgets.ROWS[op].items()}
+    inputs["x"][1] += 0.1
+    for name, value in (inputs | in_python(op, inputs)).items():
+        assert shown(browser, name) == [f"{one:+.4f}" if abs(one) >= 5e-5 else "0.0000" for one in value], name
+
+
+def test_the_slider_of_epsilon_shows_the_numbers_of_its_step(opened, widgets):
+    browser = opened("en", "gelu")
+    labeled(browser, "step ε").send_keys("\ue010")                              # the end key
+    status = browser.find_element("css selector", ".status").text.replace("−", "-")
+    errors = {kind: values[-1] for kind, values in widgets.errors("gelu").items()}
+    numbers = [float(part.split(" ")[-1]) for part in status.split(" · ")]
+    np.testing.assert_allclose(numbers, [1e-16, errors["complex"], errors["central"], errors["forward"]], rtol=0.05)
+
+
+def test_the_table_behind_the_picture_has_every_step(opened, widgets):
+    browser = opened("en", "gelu")
+    browser.find_element("css selector", "summary").click()
+    first = [row.text.split()[0].replace("−", "-") for row in browser.find_elements("css selector", "details tbody tr")]
+    np.testing.assert_allclose([float(text) for text in first], widgets.STEPS, rtol=0.05)
+
+
+def test_a_chinese_page_has_chinese_widgets(opened):
+    assert "复步法" in opened("zh-CN", "rms_norm").find_element("css selector", ".status").text
+    assert "complex" not in opened("zh-CN", "rms_norm").find_element("css selector", "body").text
