@@ -68,13 +68,17 @@ def said(name: str) -> list[str]:
 
 def equation(step: Shown, number: int, lit: Iterable[int]) -> str:
     """The number, which is a link to the step, and the equation; `lit` are the lines of code to light up with it."""
-    line = escape(" ".join(step.line.split()))
     try:
-        shown = mathml(step.line).replace("<math>", f'<math display="block" alttext="{line}">')
+        shown = display(step.line)
     except ValueError:
-        shown = f"<code>{line}</code>"
+        shown = f"<code>{escape(squeezed(step.line))}</code>"
     return (f'<div class="equation" data-lines="{" ".join(map(str, lit))}">'
             f'<a class="number" href="#step-{number}">{number}</a>{shown}</div>')
+
+
+def display(line: str) -> str:
+    """The formula on a line of its own.  Raises ValueError if it is not in the notation."""
+    return mathml(line).replace("<math>", f'<math display="block" alttext="{escape(squeezed(line))}">')
 
 
 # --- the code beside the steps ----------------------------------------------------------------------------------------

@@ -114,6 +114,14 @@ class Users(About):
                                           for path in paths))
 
 
+class Formula(Directive):
+    """Formulas of a chapter, one a line."""
+    has_content = True
+
+    def run(self):
+        return [html("".join(f'<div class="equation">{derived.display(line)}</div>' for line in self.content))]
+
+
 class Trust(Directive):
     """What is proved, what is checked, and what is not, for every op."""
 
@@ -157,7 +165,8 @@ def setup(app):
     app.connect("builder-inited", write_pages)
     app.connect("html-page-context", repair, priority=900)      # after the theme's
     for name, directive in {"steps": Steps, "arrays": Arrays, "bugs": Bugs, "exercise": Exercise, "users": Users,
-                            "trust": Trust, "notation": Notation, "widgets": Widgets}.items():
+                            "trust": Trust, "notation": Notation, "formula": Formula,
+                            "widgets": Widgets}.items():
         app.add_directive(name, directive)
     app.add_node(Details, html=(opening("details"), closing("details")))
     app.add_node(Summary, html=(opening("summary"), closing("summary")))
