@@ -33,7 +33,8 @@ def in_javascript(problems):
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs Node.js")
-    rows = [{"op": op, "row": {name: row.tolist() for name, row in inputs.items()}} for op, inputs in problems]
+    rows = [{"op": op, "row": {name: np.asarray(value).tolist() for name, value in inputs.items()}}
+            for op, inputs in problems]
     run = subprocess.run([node, "-e", RUN, str(SCRIPTS / "formulas.js")], input=json.dumps(rows), text=True,
                          capture_output=True, check=True)
     return json.loads(run.stdout)
@@ -53,6 +54,18 @@ def test_javascript_computes_what_pyllama_does(op, widgets):
     for (_, inputs), row in zip(problems, in_javascript(problems), strict=True):
         for name, value in in_python(op, inputs).items():
             np.testing.assert_allclose(row[name], value, TOLERANCE, TOLERANCE, err_msg=f"{name} of {inputs}")
+
+
+def test_javascript_turns_as_pyllama_does_and_turns_back():
+    rng = np.random.default_rng(0)
+    problems = [(rng.normal(size=2 * rng.integers(1, 6)), int(rng.integers(0, 101)), rng.uniform(2, 1e5))
+                for _ in range(50)]
+    turned, back = (in_javascript([("rope", {"x": x, "position": sign * position, "base": base})
+                                   for x, position, base in problems]) for sign in (1, -1))
+    for (x, position, base), forward, backward in zip(problems, turned, back, strict=True):
+        y, transposed = OPS["rope"](x[None], start=position, base=base)
+        np.testing.assert_allclose(forward["y"], y[0], TOLERANCE, TOLERANCE)
+        np.testing.assert_allclose(backward["y"], transposed(x[None])[0][0], TOLERANCE, TOLERANCE)
 
 
 def test_no_exponent_of_the_softmax_in_javascript_overflows():
@@ -123,6 +136,21 @@ def test_the_slider_of_epsilon_shows_the_numbers_of_its_step(opened, widgets):
     errors = {kind: values[-1] for kind, values in widgets.errors("gelu").items()}
     numbers = [float(part.split(" ")[-1]) for part in status.split(" · ")]
     np.testing.assert_allclose(numbers, [1e-16, errors["complex"], errors["central"], errors["forward"]], rtol=0.05)
+
+
+def test_the_score_of_turned_pairs_is_that_of_their_distance(opened, widgets):
+    def score():
+        return float(browser.find_element("css selector", ".status").text.split()[-1].replace("−", "-"))
+
+    browser = opened("en", "rope")
+    first = score()
+    position, distance = browser.find_elements("css selector", "input")
+    position.send_keys("\ue010")
+    assert score() == first
+    distance.send_keys("\ue010")
+    q, k = (np.array(widgets.TURNED[name])[None] for name in "qk")
+    (q, _), (k, _) = OPS["rope"](q, start=200), OPS["rope"](k, start=100)
+    assert score() == round(float(np.sum(q * k)), 4)
 
 
 def test_the_table_behind_the_picture_has_every_step(opened, widgets):

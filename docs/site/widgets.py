@@ -6,7 +6,7 @@ import numpy as np
 
 from pyllama.op import OPS
 
-SCRIPTS = "formulas.js", "parts.js", "epsilon.js", "numbers.js"
+SCRIPTS = "formulas.js", "parts.js", "epsilon.js", "numbers.js", "turning.js"
 STEPS = 10.0 ** (np.arange(-2, -33, -1) / 2)                # from 1e-1 to 1e-16
 WIDTH = 4                                                   # of the rows whose slope is measured
 INPUTS = {"gelu": ["x"], "rms_norm": ["x", "w"], "softmax": ["x"], "swiglu": ["g", "u"]}
@@ -14,6 +14,7 @@ ROWS: dict[str, dict[str, list[float]]] = {
     "rms_norm": {"x": [1.0, 2.0, -0.5], "w": [1.0, 0.5, 2.0], "dy": [1.0, 0.0, 0.0]},
     "softmax": {"x": [0.0, 1.0, -1.0], "dy": [1.0, 0.0, 0.0]},
 }
+TURNED = {"q": [1.0] * 4 + [0.0] * 4, "k": [0.8] * 4 + [0.6] * 4, "base": 10000.0}       # four pairs
 
 
 def places(name: str) -> str:
@@ -23,6 +24,8 @@ def places(name: str) -> str:
         parts.append(place("epsilon", {"steps": STEPS.tolist(), "errors": errors(name)}))
     if name in ROWS:
         parts.append(place("numbers", {"op": name, "inputs": ROWS[name]}))
+    if name == "rope":
+        parts.append(place("turning", TURNED))
     return "".join(parts)
 
 

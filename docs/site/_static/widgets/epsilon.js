@@ -19,8 +19,6 @@ WIDGETS.epsilon = (place, { steps, errors }) => {
     drawn("text", { x: left - 6, y: down(10 ** k) + 4, "text-anchor": "end" }, power(k))]);
   const curves = Object.keys(names).map((name) => drawn("polyline", { class: `curve ${name}`,
     points: steps.map((step, k) => `${across(step)},${down(errors[name][k])}`).join(" ") }));
-  const sample = (name) => drawn("svg", { viewBox: "0 0 30 6", "aria-hidden": "true" },
-    drawn("line", { class: `curve ${name}`, x1: 0, x2: 30, y1: 3, y2: 3 }));
   const legend = element("p", { class: "legend" },
     ...Object.entries(names).map(([name, label]) => element("span", {}, sample(name), label)));
   const dots = Object.keys(names).map((name) => drawn("circle", { class: name, r: 4 }));
@@ -32,12 +30,10 @@ WIDGETS.epsilon = (place, { steps, errors }) => {
          "各步长下斜率的相对误差，坐标轴取对数。数据见表格。") },
     ...vertical, ...horizontal, axis, rule, ...curves, ...dots);
 
-  const slider = element("input", { type: "range", min: 0, max: steps.length - 1, step: 1,
-    "aria-label": said("step ε", "步长 ε") });
   const status = element("p", { class: "status", "aria-live": "polite" });
-  function show() {
-    const k = Number(slider.value);
-    slider.setAttribute("aria-valuetext", text(steps[k]));
+  const control = slider(said("step ε", "步长 ε"), { min: 0, max: steps.length - 1, step: 1 }, 10, show);
+  function show(k) {
+    control.setAttribute("aria-valuetext", text(steps[k]));
     rule.setAttribute("x1", across(steps[k]));
     rule.setAttribute("x2", across(steps[k]));
     Object.keys(names).forEach((name, i) => {
@@ -47,9 +43,7 @@ WIDGETS.epsilon = (place, { steps, errors }) => {
     status.textContent = [`ε = ${text(steps[k])}`,
       ...Object.entries(names).map(([name, label]) => `${label}: ${text(errors[name][k])}`)].join(" · ");
   }
-  slider.value = 10;
-  slider.addEventListener("input", show);
-  show();
+  show(Number(control.value));
 
   const caption = said("Relative error of the slope along a random direction, against the backward pass",
                        "沿随机方向的斜率相对于反向传播结果的误差");
@@ -58,5 +52,5 @@ WIDGETS.epsilon = (place, { steps, errors }) => {
     "步长太大，泰勒展开被截断；步长太小，两个几乎相等的数相减，有效数字抵消。复步法没有减法：误差先下降，此后 ε 再小也保持平坦。");
   const rows = steps.map((step, k) => [text(step), ...Object.keys(names).map((name) => text(errors[name][k]))]);
   place.append(element("figure", {}, element("figcaption", {}, element("strong", {}, caption), " ", why),
-    legend, picture, slider, status, folded(table(caption, ["ε", ...Object.values(names)], rows))));
+    legend, picture, control, status, folded(table(caption, ["ε", ...Object.values(names)], rows))));
 };

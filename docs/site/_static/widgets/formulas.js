@@ -20,6 +20,14 @@ const formulas = {
     const dx = y.map((value, j) => value * (dy[j] - average));
     return { lse, y, dx };
   },
+
+  rope({ x, position, base }) {
+    const P = x.length / 2, theta = Array.from({ length: P }, (_, k) => base ** (-k / P));
+    const angle = theta.map((one) => position * one), cos = angle.map(Math.cos), sin = angle.map(Math.sin);
+    const a = x.slice(0, P), b = x.slice(P);
+    const y = [...a.map((one, k) => one * cos[k] - b[k] * sin[k]), ...a.map((one, k) => one * sin[k] + b[k] * cos[k])];
+    return { theta, angle, y };
+  },
 };
 
 if (typeof module !== "undefined") module.exports = formulas;

@@ -20,16 +20,14 @@ WIDGETS.numbers = (place, { op, inputs }) => {
     for (const [name, row] of Object.entries(formulas[op](values))) draw(name, [row].flat());
   }
 
-  function slider(name, j) {
-    const control = element("input", { type: "range", min: -3, max: 3, step: 0.1, "aria-label": `${name}[${j}]` });
-    control.value = values[name][j];
-    control.addEventListener("input", () => { values[name][j] = Number(control.value); update(); });
-    return control;
-  }
+  const control = (name, j) => slider(`${name}[${j}]`, { min: -3, max: 3, step: 0.1 }, values[name][j], (value) => {
+    values[name][j] = value;
+    update();
+  });
 
   function line(name, length) {
     shown[name] = Array.from({ length }, () => ({ number: element("span"), bar: element("span") }));
-    const controls = shown[name].map((one, j) => name in inputs ? [slider(name, j)] : []);
+    const controls = shown[name].map((one, j) => name in inputs ? [control(name, j)] : []);
     const cells = shown[name].map((one, j) => element("td", {}, ...controls[j], one.number, one.bar));
     return element("tr", { class: name in inputs ? "input" : "output" },
       element("th", { scope: "row" }, element("code", {}, name)), ...cells, ...Array.from({ length: 3 - length }, empty));

@@ -20,12 +20,23 @@ function signed(value, digits = 4) {
   return (Number(size) === 0 ? "" : value < 0 ? "−" : "+") + size;
 }
 
+function slider(label, range, value, act) {
+  const control = element("input", { type: "range", "aria-label": label, ...range });
+  control.value = value;
+  control.addEventListener("input", () => act(Number(control.value)));
+  return control;
+}
+
 function table(caption, headings, rows) {
   const cell = (value, j) => j ? element("td", {}, value) : element("th", { scope: "row" }, value);
   return element("table", {}, element("caption", {}, caption),
     element("thead", {}, element("tr", {}, ...headings.map((text) => element("th", { scope: "col" }, text)))),
     element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map(cell)))));
 }
+
+// The line of a legend.
+const sample = (name) => drawn("svg", { viewBox: "0 0 30 6", "aria-hidden": "true" },
+  drawn("line", { class: `curve ${name}`, x1: 0, x2: 30, y1: 3, y2: 3 }));
 
 // A table behind a picture, folded until the reader asks for it.
 const folded = (table) => element("details", {},
