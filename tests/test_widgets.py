@@ -68,6 +68,23 @@ def test_javascript_turns_as_pyllama_does_and_turns_back():
         np.testing.assert_allclose(backward["y"], transposed(x[None])[0][0], TOLERANCE, TOLERANCE)
 
 
+def attended(inputs):
+    q, k, v, dy = (inputs[name][None, None] for name in ("q", "k", "v", "dy"))
+    y, back = OPS["attention"](q[:, :, None], k, v, inputs["mask"][None])
+    dq, dk, dv, _ = back(dy[:, :, None])
+    return {"y": y[0, 0, 0], "dq": dq[0, 0, 0], "dk": dk[0, 0], "dv": dv[0, 0]}
+
+
+def test_attention_in_javascript_is_that_of_pyllama_with_any_mask():
+    rng = np.random.default_rng(0)
+    problems = [{**dict(zip(["q", "k", "v", "dy"], rng.normal(size=(4, length, 3)), strict=True)),
+                 "mask": rng.integers(0, 2, (length, length))} for length in range(1, 7) for _ in range(10)]
+    assert any(not problem["mask"].any(axis=1).all() for problem in problems), "some query sees no key"
+    for inputs, row in zip(problems, in_javascript([("attention", one) for one in problems]), strict=True):
+        for name, value in attended(inputs).items():
+            np.testing.assert_allclose(row[name], value, TOLERANCE, TOLERANCE, err_msg=f"{name} of {inputs}")
+
+
 def test_no_exponent_of_the_softmax_in_javascript_overflows():
     inputs = {"x": np.array([1000.0, 999.0, -1000.0]), "dy": np.array([1.0, 0.0, 1.0])}
     row, = in_javascript([("softmax", inputs)])
@@ -151,6 +168,17 @@ def test_the_score_of_turned_pairs_is_that_of_their_distance(opened, widgets):
     q, k = (np.array(widgets.TURNED[name])[None] for name in "qk")
     (q, _), (k, _) = OPS["rope"](q, start=200), OPS["rope"](k, start=100)
     assert score() == round(float(np.sum(q * k)), 4)
+
+
+def test_a_hidden_key_changes_the_gradient_and_its_outlined_sum(opened, widgets):
+    browser = opened("en", "attention")
+    browser.find_element("css selector", '[aria-label^="mask[2,1]"]').send_keys(" ")
+    browser.find_element("css selector", '[aria-label^="dv[1,0]"]').send_keys(" ")
+    inputs = {name: np.array(rows) for name, rows in widgets.ATTENDED.items()}
+    inputs["mask"][2, 1] = 0
+    shown = browser.find_element("css selector", ".status").text.replace("−", "-")
+    assert shown.split()[-1] == f"{attended(inputs)['dv'][1, 0]:+.4f}"
+    assert len(browser.find_elements("css selector", "td.used")) == 8               # four of p, four of dy
 
 
 def test_the_table_behind_the_picture_has_every_step(opened, widgets):

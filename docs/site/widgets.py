@@ -6,7 +6,7 @@ import numpy as np
 
 from pyllama.op import OPS
 
-SCRIPTS = "formulas.js", "parts.js", "epsilon.js", "numbers.js", "turning.js"
+SCRIPTS = "formulas.js", "parts.js", "epsilon.js", "numbers.js", "turning.js", "masks.js"
 STEPS = 10.0 ** (np.arange(-2, -33, -1) / 2)                # from 1e-1 to 1e-16
 WIDTH = 4                                                   # of the rows whose slope is measured
 INPUTS = {"gelu": ["x"], "rms_norm": ["x", "w"], "softmax": ["x"], "swiglu": ["g", "u"]}
@@ -15,6 +15,11 @@ ROWS: dict[str, dict[str, list[float]]] = {
     "softmax": {"x": [0.0, 1.0, -1.0], "dy": [1.0, 0.0, 0.0]},
 }
 TURNED = {"q": [1.0] * 4 + [0.0] * 4, "k": [0.8] * 4 + [0.6] * 4, "base": 10000.0}       # four pairs
+ATTENDED = {"q": [[1.0, 0.0], [0.5, 1.0], [-1.0, 0.5], [0.0, -1.0]],
+            "k": [[1.0, 1.0], [0.0, 1.0], [1.0, -1.0], [0.5, 0.0]],
+            "v": [[1.0, 0.0], [0.0, 1.0], [-1.0, 1.0], [2.0, 0.5]],
+            "dy": [[1.0, 0.0], [0.0, 1.0], [1.0, -1.0], [0.5, 0.5]],
+            "mask": np.tri(4, dtype=int).tolist()}
 
 
 def places(name: str) -> str:
@@ -26,6 +31,8 @@ def places(name: str) -> str:
         parts.append(place("numbers", {"op": name, "inputs": ROWS[name]}))
     if name == "rope":
         parts.append(place("turning", TURNED))
+    if name == "attention":
+        parts.append(place("masks", ATTENDED))
     return "".join(parts)
 
 

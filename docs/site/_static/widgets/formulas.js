@@ -3,6 +3,10 @@
 
 const sum = (a) => a.reduce((total, value) => total + value, 0);
 const mean = (a) => sum(a) / a.length;
+const dot = (a, b) => sum(a.map((value, j) => value * b[j]));
+const transposed = (rows) => rows[0].map((_, j) => rows.map((row) => row[j]));
+const multiplied = (a, b) => a.map((row) => transposed(b).map((column) => dot(row, column)));
+const scaled = (a, scale) => a.map((row) => row.map((value) => scale * value));
 const product = (a, b) => a.map((value, j) => value * b[j]);
 
 const formulas = {
@@ -27,6 +31,19 @@ const formulas = {
     const a = x.slice(0, P), b = x.slice(P);
     const y = [...a.map((one, k) => one * cos[k] - b[k] * sin[k]), ...a.map((one, k) => one * sin[k] + b[k] * cos[k])];
     return { theta, angle, y };
+  },
+
+  attention({ q, k, v, dy, mask }) {
+    const scale = q[0].length ** -0.5, z = scaled(multiplied(q, transposed(k)), scale);
+    const p = z.map((row, t) => {
+      const most = Math.max(...row.filter((_, s) => mask[t][s]));
+      const e = row.map((value, s) => mask[t][s] ? Math.exp(value - most) : 0), total = sum(e);
+      return e.map((value) => total ? value / total : 0);
+    });
+    const y = multiplied(p, v), dp = multiplied(dy, transposed(v));
+    const dz = p.map((row, t) => row.map((value, s) => value * (dp[t][s] - dot(row, dp[t]))));
+    const dq = scaled(multiplied(dz, k), scale), dk = scaled(multiplied(transposed(dz), q), scale);
+    return { z, p, y, dp, dz, dq, dk, dv: multiplied(transposed(p), dy) };
   },
 };
 
