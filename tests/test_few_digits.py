@@ -117,6 +117,51 @@ def test_small_numbers_are_no_rounding():
         assert any(pair.wrong for pair in gradcheck(f, [x], seed=0, raise_exception=False).pairs)
 
 
+# --- entries of very different size -----------------------------------------------------------------------------------
+
+def root_minus_one(scale, factor=1.0):
+    def f(x):
+        return (np.sqrt(1 + x * x) - 1) * scale, lambda dy: factor * dy * scale * x / np.sqrt(1 + x * x)
+    return f
+
+
+def of_mixed_scale(seed):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal(3) * 10.0 ** rng.integers(-8, -1, 3)
+
+
+@pytest.mark.parametrize("form", [lambda f: f, refuses_complex])
+@pytest.mark.parametrize("scale", [1, 1e8, 1e20])
+@pytest.mark.parametrize("seed", [0, 2, 7, 9, 12, 19, 23])
+def test_digits_that_cancel_beside_larger_entries_are_no_fault(form, scale, seed):
+    """Nor beside a factor, which makes the numbers that cancel larger than 1."""
+    report = gradcheck(form(root_minus_one(scale)), [of_mixed_scale(seed)], seed=seed, budget=None,
+                       raise_exception=False, explain=False)
+    assert not any(pair.wrong for pair in report.pairs), report
+
+
+@pytest.mark.parametrize("form", [lambda f: f, refuses_complex])
+@pytest.mark.parametrize("scale", [1, 1e8])
+def test_a_wrong_gradient_is_wrong_beside_entries_whose_digits_cancel(form, scale):
+    x = np.array([1e-9, 1e-2])
+    report = gradcheck(form(root_minus_one(scale, 1.01)), [x], seed=0, raise_exception=False, explain=False)
+    assert report.pairs[0].wrong
+
+
+@pytest.mark.parametrize("form", [lambda f: f, refuses_complex])
+@pytest.mark.parametrize("scale", [1, 1e8])
+@pytest.mark.parametrize("factor", [0, 1.01])
+def test_the_gradient_of_a_tiny_square_is_no_rounding(form, scale, factor):
+    """It is as large as that of sqrt(1 + 2x²), but its changes are finer than the rounding of 1."""
+    factors = np.array([factor, 1.0])
+
+    def square(x):
+        return scale * x * x, lambda dy: factors * 2 * scale * x * dy
+
+    report = gradcheck(form(square), [np.array([1e-9, 1e-3])], seed=0, raise_exception=False, explain=False)
+    assert report.pairs[0].wrong
+
+
 # --- infinite slopes and gradients ------------------------------------------------------------------------------------
 
 def x_log_x(x):

@@ -110,7 +110,7 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
                 (slope, off), method = nearer, "differences"
                 error, tolerance = abs(slope - claimed) / size, EXACT + off / size
             else:
-                gap, floor = slope - claimed, floor_of(along, dy, np.abs(flat(y)))
+                gap, floor = slope - claimed, floor_of(along, dy, unit_of(v), np.abs(flat(y)))
                 if max(abs(gap), steep) <= floor:
                     return by_complex_step(name, found.exact, dx, v, dy, eps)
                 shaken = rounding(neighbor, dy, v, eps, found.holomorphic, gap, near, floor)
@@ -121,13 +121,14 @@ def compare(name: str, along: Callable, dx: np.ndarray, v: np.ndarray, dy: np.nd
     return Comparison(name, slope, claimed, float(error), float(tolerance), method, EXACT * size + coarse + shaken)
 
 
-def floor_of(along, dy, least=0.0) -> float:
+def floor_of(along, dy, unit, least=0.0) -> float:
     """The rounding of <dy, J v>, and of <dx, v>, where numbers cancel that are as large as f elsewhere: see reach()."""
     counted = dy != 0
-    return CHAIN * 2.0 ** -52 * norm((dy * np.fmax(reach(along), least))[counted])
+    with np.errstate(all="ignore"):
+        return CHAIN * 2.0 ** -52 * norm((dy * np.fmax(reach(along, unit), least))[counted])
 
 
-def reach(along) -> np.ndarray:
+def reach(along, unit) -> np.ndarray:
     """How large numbers may be that cancel in the slope of each output [M]: f changes by so much far from here.
 
     Beside the 1 of 1 + tanh(x), what is left is 0 or a rounding of that 1 at least: a much smaller output was not so
@@ -143,7 +144,8 @@ def reach(along) -> np.ndarray:
             there = along(t)
         sizes += [np.abs(np.real(there) - here), np.abs(np.imag(there)) / slopes.STEP]
     far = np.max([np.where(np.isfinite(size), size, 0) for size in sizes], axis=0)
-    return np.where((here == 0) | (ORDINARY * np.abs(here) >= 2.0 ** -53 * far), far, near)
+    beside = np.where((here == 0) | (ORDINARY * np.abs(here) >= 2.0 ** -53 * far), far, near)
+    return np.fmax(beside, slopes.inner(along, unit, 2.0 ** -52))
 
 
 def jitter(along, dy) -> float:
@@ -170,6 +172,11 @@ def by_complex_step(name, exact, dx, v, dy, eps) -> Comparison | None:
     if eps > 2.0 ** -52 or not terms.any() or not gap <= EXACT * size:
         return None
     return Comparison(name, float(terms.sum()), claimed, gap / size, EXACT, "complex step", EXACT * size)
+
+
+def unit_of(v) -> float:
+    """The size of the largest move: where t is its inverse, an entry has moved by 1."""
+    return float(np.abs(v).max(initial=0))
 
 
 def inner(dx, v) -> float:

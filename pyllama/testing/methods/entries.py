@@ -124,7 +124,8 @@ class Meter:
     def far(self, along, index) -> np.ndarray:
         """How much each output changes far from the entry, where f is defined there."""
         changes = np.abs([np.real(along(t)) - np.real(along(0.0)) for t in self.moves(index)])
-        return np.where(np.isfinite(changes), changes, 0).max(axis=0)
+        beside = np.where(np.isfinite(changes), changes, 0).max(axis=0)
+        return np.fmax(beside, slopes.inner(along, abs(self.x[index]) or self.typical, self.eps))
 
     def alike(self, along, index, exact) -> np.ndarray:
         """Which outputs have slopes of the same size far from the entry?  Others may be saturated here."""

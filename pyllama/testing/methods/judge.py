@@ -231,9 +231,18 @@ def by_subgradients(case: Case, rng: np.random.Generator | None) -> Verdict:
     from pyllama.testing.methods import kinks
     lines = [case.values.line(case.place)]
     lines += [case.values.along(case.place, v) for v in (kinks.directions(case.x, rng) if rng else ())]
-    verdicts = [kinks.verdict(line, case.dy, inner(case.dx, line.v), case.eps, blur(case.dx, line.v, case.eps),
-                              case.largest) for line in lines]
-    return max(verdicts, key=rank)
+    return max((by_sides(case, line) for line in lines), key=rank)
+
+
+def by_sides(case: Case, line: Line) -> Verdict:
+    """<dx, v> must lie between the slopes of both sides, unless all of these may be rounding."""
+    from pyllama.testing.methods import kinks
+    verdict = kinks.verdict(line, case.dy, inner(case.dx, line.v), case.eps, blur(case.dx, line.v, case.eps),
+                            case.largest)
+    steep = max(abs(verdict.claimed), abs(verdict.measured))
+    if verdict.status == "wrong" and steep <= comparing.floor_of(line, case.dy, comparing.unit_of(line.v)):
+        return replace(verdict, status="undecided", why=NOISE)
+    return verdict
 
 
 def by_order(case: Case) -> Verdict:
@@ -248,6 +257,10 @@ def by_order(case: Case) -> Verdict:
     rounding = found.rounding if found else blur(case.dx, line.v, case.eps)
     grain = norm(case.dy) * slopes.grain(line(0.0), case.eps, case.largest)
     verdict = order(phi, inner(case.dx, line.v), case.eps, size, blur=rounding, grain=grain)
+    if verdict.status == "wrong":                           # unless larger numbers than 1 cancel in y
+        inside = norm(case.dy * slopes.inner(line, comparing.unit_of(line.v), case.eps))
+        grain = max(grain, slopes.GRAIN * case.eps * inside)
+        verdict = order(phi, inner(case.dx, line.v), case.eps, size, blur=rounding, grain=grain)
     least = case.eps * norm(case.dy) * norm(line.v)
     if verdict.status == "wrong" and size == 0 and verdict.error <= least:          # terms of this size may cancel
         return replace(verdict, status="undecided", why="y is 0, and its changes are those of rounding")
@@ -264,7 +277,7 @@ def by_entries(case: Case, which: Iterable, deadline: float | None) -> tuple[Ver
 
     def floor_at(index):
         along, unit = case.values.entry(case.place), abs(case.x[index]) or case.largest or 1.0
-        return comparing.floor_of(lambda t: along(index, t * unit), case.dy) / unit
+        return comparing.floor_of(lambda t: along(index, t * unit), case.dy, unit) / unit
 
     found = measured(case, which, deadline)
     verdict, index = entrywise(found, case.dx, case.eps, again, floor_at)

@@ -34,6 +34,8 @@ FIRST = slice(2, 6)                                 # those that suffice for mos
 NARROW = slice(-7, None)                            # those that show noise, where bends are below it: 8e-5 to 3e-8
 KINK = slice(-6, -3)                                # those that show a kink: 2e-5 to 2e-6
 COARSE = slice(3, 6)                                # those that do where noise hides it: 4e-3 to 3e-4
+FINEST = WIDTHS[0] / SHRINK ** np.arange(0, 25, 3)   # to 5e-15: they show the least change that an output makes
+AWAY = 10.0 ** np.arange(0, 8, 2)                   # times as far, for entries that are smaller than the largest
 FRESH = WIDTHS[-1] * SHRINK ** (np.arange(0.5, 8) / 8)       # between the two narrowest: random values, of which one in
                                                     # two agrees, agree at all of 8 once in 256 times
 STEEPER = 1.05                                      # from width to width: a slope without bound, even that of x^0.95
@@ -71,15 +73,16 @@ def slopes(along: Callable, eps: float, size: float = 1.0) -> Slopes:
     with np.errstate(all="ignore"):
         if exact is not None:
             value, error, _ = differences(along, WIDTHS[FIRST], eps)
-            size = np.abs(exact).max(initial=0)
-            if (agree(exact, value, error) & (error <= TRUST * size)).all():
+            steepest = np.abs(exact).max(initial=0)
+            if (agree(exact, value, error) & (error <= TRUST * steepest)).all():
                 error = np.where((exact == 0) | (eps > 2.0 ** -52), error, 0)
                 return Slopes(exact, error, np.zeros(exact.shape, bool), True, exact)
         value, error, kink = differences(along, WIDTHS, eps, size)
         if exact is None:
             return Slopes(value, error, kink, False, np.full(value.shape, np.nan))
         here = np.abs(along(0.0))
-        lost = np.where(error == 0, grain(here, eps, size) / WIDTHS[0], 0)              # what f rounds away
+        inside = np.fmax(grain(here, eps, size), GRAIN * eps * furthest(along, size))
+        lost = np.where(error == 0, inside / WIDTHS[0], 0)                              # what f rounds away
         most = np.abs(value[np.isfinite(value)]).max(initial=0)
         right = agree(exact, value, error + lost)
         sure = right & (error <= UNSURE * most) & ~kink
@@ -92,6 +95,37 @@ def slopes(along: Callable, eps: float, size: float = 1.0) -> Slopes:
 def grain(values, eps, size) -> float:
     """The largest change of f that may be rounding: that of the largest number that takes part."""
     return GRAIN * eps * max(1.0, size, float(np.abs(values[np.isfinite(values)]).max(initial=0)))
+
+
+def at_one(along, size, times=1.0) -> np.ndarray:
+    """How much each output [M] changes where the inputs, `size` at most, are as large as 1; 0 if they are larger here.
+
+    So large are the numbers that may cancel in it, whatever f multiplies them by: 1e8 in 1e8 (sqrt(1 + x²) - 1).
+    """
+    here = along(0.0)
+    if not 0 < size < 1:
+        return np.zeros(here.shape)
+    with np.errstate(all="ignore"):
+        changes = np.abs([np.real(along(sign * times / size) - here) for sign in (1, -1)])
+    return np.where(np.isfinite(changes), changes, 0).max(axis=0)
+
+
+def furthest(along, size) -> np.ndarray:
+    """at_one() for each of several inputs, of which some are much smaller than the largest."""
+    return np.max([at_one(along, size, times) for times in AWAY], axis=0)
+
+
+def inner(along, size, eps) -> np.ndarray:
+    """at_one() of those outputs that are made of such numbers: x² has changes finer than their rounding."""
+    here = along(0.0)
+    if not 0 < size < 1:
+        return np.zeros(here.shape)
+    with np.errstate(all="ignore"):
+        changes = np.abs([np.real(along(sign * h) - here) for h in FINEST for sign in (1, -1)])
+    finest = np.where(changes > 0, changes, np.inf).min(axis=0)
+    stairs = np.isfinite(finest) & (finest > GRAIN * eps * np.abs(here))
+    far = np.fmin(furthest(along, size), 4 * finest / eps) if stairs.any() else 0.0
+    return np.where(np.isfinite(finest), np.where(stairs, far, 0), at_one(along, size))
 
 
 def agree(exact, value, error):
@@ -126,8 +160,9 @@ def differences(along, widths, eps, size=1.0):
         kink = kinks(here, ahead, behind, h, noise)                     # or a bend: narrower widths would show
     else:
         least = grain(here, eps, size)
+        most = np.fmax(least, GRAIN * eps * furthest(along, size)) if (ahead == behind).any() else least
         noise = np.fmax(noise, shaken(plain, h, least))
-        noise = np.fmax(noise, stair(ahead - behind, np.fmax(1e-5 * noise / eps, least)))
+        noise = np.fmax(noise, stair(ahead - behind, np.fmax(1e-5 * noise / eps, most)))
         value, error = sharpest(plain, (2, 4), noise, h)
         error = np.where(jumps((ahead - behind)[NARROW]), np.inf, error)
         near, far = (kinks(here, ahead[at], behind[at], h[at], noise) for at in (KINK, COARSE))
