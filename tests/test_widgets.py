@@ -10,6 +10,7 @@ import pytest
 
 import pyllama.ops  # noqa: F401                            registers all ops
 from pyllama.op import OPS
+from pyllama.training.optim import SGD, AdamW
 
 SITE = Path(__file__).parents[1] / "docs" / "site"
 SCRIPTS = SITE / "_static" / "widgets"
@@ -85,6 +86,28 @@ def test_attention_in_javascript_is_that_of_pyllama_with_any_mask():
             np.testing.assert_allclose(row[name], value, TOLERANCE, TOLERANCE, err_msg=f"{name} of {inputs}")
 
 
+def path_of(optimizer, inputs):
+    p = np.array(inputs["start"])
+    points = [p.copy()]
+    for _ in range(inputs["steps"]):
+        optimizer.step(p, inputs["curvatures"] * p, inputs["lr"], decay=inputs.get("decay", 0.0))
+        points.append(p.copy())
+    return points
+
+
+def test_paths_in_javascript_are_those_of_the_optimizers():
+    rng, all_of_it = np.random.default_rng(0), [slice(0, 2)]
+    for _ in range(5):
+        common = {"start": rng.normal(size=2), "curvatures": rng.uniform(1, 4, 2), "steps": 20,
+                  "lr": rng.uniform(0.01, 0.4)}
+        adam = common | {"betas": rng.uniform(0.5, 0.99, 2), "eps": 1e-8, "decay": rng.uniform(0, 1)}
+        first, second = in_javascript([("adamw", adam), ("sgd", common)])
+        optimizer = AdamW(2, np.float64, matrices=all_of_it, betas=tuple(adam["betas"]), eps=adam["eps"])
+        np.testing.assert_allclose(first["path"], path_of(optimizer, adam), TOLERANCE, TOLERANCE)
+        plain = SGD(2, np.float64, matrices=all_of_it)
+        np.testing.assert_allclose(second["path"], path_of(plain, common), TOLERANCE, TOLERANCE)
+
+
 def test_no_exponent_of_the_softmax_in_javascript_overflows():
     inputs = {"x": np.array([1000.0, 999.0, -1000.0]), "dy": np.array([1.0, 0.0, 1.0])}
     row, = in_javascript([("softmax", inputs)])
@@ -106,6 +129,7 @@ def test_the_errors_of_differences_have_their_orders(widgets):
 def test_a_page_has_the_widgets_of_its_op(widgets):
     assert widgets.places("rms_norm").count('class="widget"') == 2
     assert widgets.places("gelu").count('class="widget"') == 1
+    assert [widgets.places(name).count('class="widget"') for name in ("rope", "attention", "adamw")] == [1, 1, 1]
     assert widgets.places("dropout") == ""
 
 
@@ -179,6 +203,14 @@ def test_a_hidden_key_changes_the_gradient_and_its_outlined_sum(opened, widgets)
     shown = browser.find_element("css selector", ".status").text.replace("−", "-")
     assert shown.split()[-1] == f"{attended(inputs)['dv'][1, 0]:+.4f}"
     assert len(browser.find_elements("css selector", "td.used")) == 8               # four of p, four of dy
+
+
+def test_a_learning_rate_of_sgd_beyond_the_steepness_diverges(opened):
+    browser = opened("en", "adamw")
+    labeled(browser, "learning rate of SGD").send_keys("\ue010")                # 0.5, and 2/c is 0.2
+    adamw, sgd = (float(part.split(": ")[1].replace("e+", "e"))
+                  for part in browser.find_element("css selector", ".status").text.split(" · ")[1:])
+    assert adamw < 1 < 1e9 < sgd
 
 
 def test_the_table_behind_the_picture_has_every_step(opened, widgets):

@@ -42,6 +42,9 @@ OTHER_PAGE = FACING + """# {title}
 
 ```{{steps}} {name}
 ```
+
+```{{widgets}} {name}
+```
 """
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from pyllama.op import OPS
 
-SCRIPTS = "formulas.js", "parts.js", "epsilon.js", "numbers.js", "turning.js", "masks.js"
+SCRIPTS = "formulas.js", "parts.js", "epsilon.js", "numbers.js", "turning.js", "masks.js", "path.js"
 STEPS = 10.0 ** (np.arange(-2, -33, -1) / 2)                # from 1e-1 to 1e-16
 WIDTH = 4                                                   # of the rows whose slope is measured
 INPUTS = {"gelu": ["x"], "rms_norm": ["x", "w"], "softmax": ["x"], "swiglu": ["g", "u"]}
@@ -20,19 +20,20 @@ ATTENDED = {"q": [[1.0, 0.0], [0.5, 1.0], [-1.0, 0.5], [0.0, -1.0]],
             "v": [[1.0, 0.0], [0.0, 1.0], [-1.0, 1.0], [2.0, 0.5]],
             "dy": [[1.0, 0.0], [0.0, 1.0], [1.0, -1.0], [0.5, 0.5]],
             "mask": np.tri(4, dtype=int).tolist()}
+DESCENT = {"start": [-2.0, 1.0], "betas": [0.9, 0.95], "eps": 1e-8, "steps": 40}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rope": ("turning", TURNED), "attention": ("masks", ATTENDED), "adamw": ("path", DESCENT)}
 
 
 def places(name: str) -> str:
-    """The HTML of the op's widgets; "" if it has none."""
+    """The HTML of the widgets of an op or a derivation; "" if it has none."""
     parts = []
     if name in INPUTS:
         parts.append(place("epsilon", {"steps": STEPS.tolist(), "errors": errors(name)}))
     if name in ROWS:
         parts.append(place("numbers", {"op": name, "inputs": ROWS[name]}))
-    if name == "rope":
-        parts.append(place("turning", TURNED))
-    if name == "attention":
-        parts.append(place("masks", ATTENDED))
+    if name in OTHERS:
+        parts.append(place(*OTHERS[name]))
     return "".join(parts)
 
 

@@ -45,6 +45,28 @@ const formulas = {
     const dq = scaled(multiplied(dz, k), scale), dk = scaled(multiplied(transposed(dz), q), scale);
     return { z, p, y, dp, dz, dq, dk, dv: multiplied(transposed(p), dy) };
   },
+
+  // The points of a path over ½ Σ_j c_j p_j², from its start on; the gradient of p_j is c_j p_j.
+  adamw({ start, curvatures, steps, lr, betas, eps, decay }) {
+    let p = start, m = start.map(() => 0), v = m;
+    const path = [p];
+    for (let t = 1; t <= steps; t++) {
+      const g = product(curvatures, p);
+      m = m.map((one, j) => betas[0] * one + (1 - betas[0]) * g[j]);
+      v = v.map((one, j) => betas[1] * one + (1 - betas[1]) * g[j] ** 2);
+      const u = m.map((one, j) => one / (1 - betas[0] ** t) / (Math.sqrt(v[j] / (1 - betas[1] ** t)) + eps));
+      p = p.map((one, j) => one - lr * (u[j] + decay * one));
+      path.push(p);
+    }
+    return { path };
+  },
+
+  sgd({ start, curvatures, steps, lr }) {
+    const path = [start];
+    for (let t = 1; t <= steps; t++)
+      path.push(path.at(-1).map((one, j) => one - lr * curvatures[j] * one));
+    return { path };
+  },
 };
 
 if (typeof module !== "undefined") module.exports = formulas;
