@@ -317,3 +317,15 @@ def test_a_crash_in_float32_alone_is_a_fault_and_a_refusal_a_note_with_its_line(
         assert report
         said = type(refusal).__name__ + (f": {refusal}" if str(refusal) else "")
         assert f"the point 'in float32' was left out: {said} {place}" in report.notes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_forgotten_sum_is_named_whatever_shapes_are_drawn_first(seed):
+    """Along an axis of length 1 it would be a gradient of 0, and among 1,024 numbers a small error."""
+    def softmax(x):
+        e = np.exp(x - x.max(axis=-1, keepdims=True))
+        y = e / e.sum(axis=-1, keepdims=True)
+        return y, lambda dy: y * dy
+
+    report = check_shapes(softmax, "x[... D] -> y[... D]", seed=seed, budget=None)
+    assert report.pairs[-1].diagnoses[0].startswith("Missing term: measured - claimed is y times something constant")

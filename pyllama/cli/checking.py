@@ -118,7 +118,8 @@ def check_ops(ops: list[Op], problems: int, seed: int, on: str | None) -> bool:
             wrong = [fault.sentence for fault in report.faults] or ["" if report else "is wrong"]
             where = report.pairs[-1].input if report.pairs else ""
             print(f"{report.error:<9.1e}{where} {wrong[0]}".rstrip())
-    print(f"largest error {worst:.1e} of what rounding and differences explain")
+    print("a gradient is wrong" if failed else
+          f"all gradients are right: the largest error is {worst:.1e} of what rounding and differences explain")
     return not failed
 
 
