@@ -49,12 +49,13 @@ WIDGETS.masks = (place, inputs) => {
     }));
     const shown = sums.map((factors) => factors.map(([of, i, j]) => signed(arrays[of][i][j])).join(" × "));
     const factor = name === "dv" ? "" : `${signed(scale)} × `;
-    status.textContent = `${name}[${row},${column}] = ${factor}(${shown.join(" + ")}) = ${signed(arrays[name][row][column])}`;
+    const value = signed(arrays[name][row][column]);
+    status.textContent = `${name}[${row},${column}] = ${factor}(${shown.join(" + ")}) = ${value}`;
   }
 
   const caption = said("Which keys a query sees, and what that does to the gradients", "查询看得见哪些键，以及对梯度的影响");
-  const help = said("Rows are queries, columns are keys. Press a cell of the mask to hide a key or to show it. Press a cell "
-    + "of dq, dk or dv to outline the numbers that it sums.",
+  const help = said("Rows are queries, columns are keys. Press a cell of the mask to hide a key or to show it. "
+    + "Press a cell of dq, dk or dv to outline the numbers that it sums.",
     "行是查询，列是键。按掩码的格子可隐藏或显示一个键；按 dq、dk 或 dv 的格子可框出它所求和的数。");
   const order = ["mask", "z", "p", "dz", "q", "k", "v", "dy", "y", "dq", "dk", "dv"], arrays = computed();
   place.append(element("figure", {}, element("figcaption", {}, element("strong", {}, caption), " ", help),

@@ -29,14 +29,15 @@ WIDGETS.numbers = (place, { op, inputs }) => {
     shown[name] = Array.from({ length }, () => ({ number: element("span"), bar: element("span") }));
     const controls = shown[name].map((one, j) => name in inputs ? [control(name, j)] : []);
     const cells = shown[name].map((one, j) => element("td", {}, ...controls[j], one.number, one.bar));
+    const rest = Array.from({ length: 3 - length }, empty);
     return element("tr", { class: name in inputs ? "input" : "output" },
-      element("th", { scope: "row" }, element("code", {}, name)), ...cells, ...Array.from({ length: 3 - length }, empty));
+      element("th", { scope: "row" }, element("code", {}, name)), ...cells, ...rest);
   }
 
   const rows = [...Object.entries(values), ...Object.entries(formulas[op](values))];
   const caption = said("One row of three numbers", "三个数组成的一行");
-  const help = said("Move the sliders, with the mouse or the arrow keys. The page computes the rows below them with the "
-    + "formulas of the derivation. A bar shows the size within its row.",
+  const help = said("Move the sliders, with the mouse or the arrow keys. The page computes the rows below them "
+    + "with the formulas of the derivation. A bar shows the size within its row.",
     "用鼠标或方向键移动滑块。下面各行由网页按推导中的公式计算；横条表示在该行内的相对大小。");
   const heads = [empty(), ...[0, 1, 2].map((j) => element("th", { scope: "col" }, `[${j}]`))];
   place.append(element("figure", {}, element("figcaption", {}, element("strong", {}, caption), " ", help),

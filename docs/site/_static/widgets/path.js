@@ -46,8 +46,8 @@ WIDGETS.path = (place, { start, betas, eps, steps }) => {
   const legend = element("p", { class: "legend" },
     ...Object.keys(names).map((name) => element("span", {}, sample(styles[name]), names[name])));
   const caption = said("AdamW and SGD on the loss ½ (x² + c y²)", "AdamW 与 SGD：损失 ½ (x² + c y²)");
-  const help = said("Without decay, AdamW's first step has the same length in both directions, however steep they are. SGD diverges if "
-    + "its learning rate exceeds 2/c.", "没有权重衰减时，AdamW 的第一步在两个方向上一样长，与曲率无关。SGD 的学习率超过 2/c 就会发散。");
+  const help = said("Without decay, AdamW's first step has the same length in both directions, however steep they are. "
+    + "SGD diverges if its learning rate exceeds 2/c.", "没有权重衰减时，AdamW 的第一步在两个方向上一样长，与曲率无关。SGD 的学习率超过 2/c 就会发散。");
   show();
   place.append(element("figure", {}, element("figcaption", {}, element("strong", {}, caption), " ", help),
     legend, picture, ...controls, status, folded(numbers)));
