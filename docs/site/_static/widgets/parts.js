@@ -1,6 +1,6 @@
 "use strict";
-// The parts of widgets.  WIDGETS.NAME(place, data) fills a place <div class="widget" data-widget="NAME">, which holds the
-// data as JSON.
+// The parts of widgets.  WIDGETS.NAME(place, data) fills a place <div class="widget" data-widget="NAME">, which holds
+// the data as JSON.
 
 const WIDGETS = {};
 const said = (english, chinese) => document.documentElement.lang.startsWith("zh") ? chinese : english;
