@@ -239,3 +239,24 @@ def test_a_hidden_cast_to_float32_in_back_is_a_fault(f, seed):
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal((6, 5)), rng.standard_normal((5, 4))][:f.__code__.co_argcount]
     assert not gradcheck(f, inputs, seed=seed, budget=None, raise_exception=False)
+
+
+# --- float32 alone, at small inputs -----------------------------------------------------------------------------------
+
+def exp_in_single(factor):
+    def exp(x):
+        if x.dtype != np.float32:
+            raise TypeError("float32 alone")
+        return np.exp(x), lambda dy: np.float32(factor) * dy * np.exp(x)
+    return exp
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-3, 1e-2])
+def test_a_tolerance_of_more_than_a_percent_passes_nothing(scale):
+    """A change of 1e-4 is a thousand roundings of exp(x) in float32; wider steps show the slope to a percent."""
+    x = (np.random.default_rng(0).standard_normal(7) * scale).astype(np.float32)
+    wrong, right = ([gradcheck(exp_in_single(factor), [x], seed=seed, raise_exception=False, explain=False)
+                     for seed in range(6)] for factor in (1.03, 1.0))
+    assert not any(wrong)
+    assert any(right)
+    assert not any(report.pairs[0].wrong for report in right)

@@ -247,24 +247,39 @@ def by_sides(case: Case, line: Line) -> Verdict:
 
 def by_order(case: Case) -> Verdict:
     """The order of the Taylor remainder along the random direction."""
-    from pyllama.testing.methods.order import order
-    line, counted, found = case.values.line(case.place), case.dy != 0, by_direction(case)
-
-    def phi(t):
-        return float((case.dy[counted] * line(t)[counted]).sum())
-
-    size = float(np.abs(case.dy[counted] * flat(case.values.outputs)[counted]).sum())
-    rounding = found.rounding if found else blur(case.dx, line.v, case.eps)
+    line, found = case.values.line(case.place), by_direction(case)
+    unit, rounding = comparing.unit_of(line.v), found.rounding if found else blur(case.dx, line.v, case.eps)
     grain = norm(case.dy) * slopes.grain(line(0.0), case.eps, case.largest)
-    verdict = order(phi, inner(case.dx, line.v), case.eps, size, blur=rounding, grain=grain)
+    verdict = order_of(case, line, rounding, grain)
     if verdict.status == "wrong":                           # unless larger numbers than 1 cancel in y
-        inside = norm(case.dy * slopes.inner(line, comparing.unit_of(line.v), case.eps))
-        grain = max(grain, slopes.GRAIN * case.eps * inside)
-        verdict = order(phi, inner(case.dx, line.v), case.eps, size, blur=rounding, grain=grain)
+        inside = slopes.GRAIN * case.eps * norm(case.dy * slopes.inner(line, unit, case.eps))
+        verdict = order_of(case, line, rounding, max(grain, inside))
+    if verdict.status == "undecided" and case.eps > 2.0 ** -52 and 0 < unit < 1:
+        verdict = order_of(case, line, rounding, grain, 1 / unit)       # steps far above the rounding of float32
+    size = weight(case)
     least = case.eps * norm(case.dy) * norm(line.v)
     if verdict.status == "wrong" and size == 0 and verdict.error <= least:          # terms of this size may cancel
         return replace(verdict, status="undecided", why="y is 0, and its changes are those of rounding")
     return verdict
+
+
+def weight(case: Case) -> float:
+    """The sum of |dy y|, whose rounding <dy, y> contains."""
+    counted = case.dy != 0
+    return float(np.abs(case.dy[counted] * flat(case.values.outputs)[counted]).sum())
+
+
+def order_of(case: Case, line: Line, rounding: float, grain: float, times: float = 1.0) -> Verdict:
+    """The order of the Taylor remainder along the line, whose steps are so many times as wide."""
+    from pyllama.testing.methods.order import order
+    counted = case.dy != 0
+
+    def phi(t):
+        return float((case.dy[counted] * line(t * times)[counted]).sum())
+
+    found = order(phi, times * inner(case.dx, line.v), case.eps, weight(case), blur=times * rounding, grain=grain)
+    return replace(found, claimed=found.claimed / times, measured=found.measured / times, error=found.error / times,
+                   tolerance=found.tolerance / times)
 
 
 def by_entries(case: Case, which: Iterable, deadline: float | None) -> tuple[Verdict, tuple[int, ...] | None, bool]:

@@ -140,8 +140,7 @@ class Remainder:
         seen, slope = self.resolved[best], max(abs(self.claimed), abs(self.odd[best] / self.h[best]))
         change = np.abs(self.odd) + np.abs(self.even)
         steepest = np.where(change > self.floor, change / self.h, 0).max()
-        lost = min(2 * self.floor[0] / self.h[0], VAGUE * self.size)
-        if seen > max(VAGUE * slope, VAGUE * steepest if abs(self.claimed) <= VAGUE * seen else 0, lost):
+        if seen > max(VAGUE * slope, VAGUE * steepest if abs(self.claimed) <= VAGUE * seen else 0):
             return self.undecided(f"only errors above {seen:.1e} would show")
         return self.found("passed", best, why)
 
