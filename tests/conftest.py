@@ -78,7 +78,9 @@ def kernels(monkeypatch):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium that logs errors of scripts."""
+    """A headless Chromium that logs errors of scripts: make docs-test."""
+    if not os.environ.get("PYLLAMA_TEST_BROWSER"):
+        pytest.skip("runs with PYLLAMA_TEST_BROWSER=1, as in make docs-test")
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     paths = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if not all(paths):
