@@ -2,8 +2,12 @@
 
 Each parameter is checked along a random direction, then at a few entries: those with the largest gradient, and others
 drawn at random.  The directions come first, so that a short budget still reaches every parameter.
+
+Differences along a direction of all parameters at once confirm that a complex step is exact.  Then one step is enough
+for each parameter with a share in that slope; the others are confirmed one by one.
 """
 import copy
+import functools
 import inspect
 import time
 from collections.abc import Callable
@@ -18,14 +22,16 @@ from pyllama.testing.calls import Function, described, name_of
 from pyllama.testing.diagnosis import Evidence, diagnose
 from pyllama.testing.function import require_time, seed_or_new
 from pyllama.testing.methods import judge, slopes
-from pyllama.testing.methods.compare import ROUNDED, direction
+from pyllama.testing.methods.compare import ROUNDED, Comparison, by_complex_step, direction
 from pyllama.testing.methods.judge import Case, Line, Values
-from pyllama.testing.methods.slopes import EXACT
+from pyllama.testing.methods.slopes import EXACT, TRUST, WIDTHS
 from pyllama.testing.report import Pair, Report, Verdict
 from pyllama.testing.trees import is_float
 
 OUTPUT = "loss"
 SMALL = 0.1                                         # the step of an entry near zero, for differences
+SHARE = 1e-2                                        # of the slope along all parameters: a smaller one may have lost its
+                                                    # imaginary part without a trace there
 
 
 @dataclass(frozen=True)
@@ -139,11 +145,30 @@ class Table:
 
     def pairs(self, entries: int) -> list[Pair]:
         """A row for each parameter that has a gradient."""
-        along = {}
+        self.joint, along = self.confirmed(), {}
         for i in (i for i, dx in enumerate(self.grads) if dx is not None):
             rng = np.random.default_rng([self.seed, i])
             along[i] = self.along(i, direction(self.leaves[i], rng), rng)
         return [self.row(i, verdict, entries) for i, verdict in along.items()]
+
+    def confirmed(self) -> float:
+        """The slope along a direction of all parameters, if a complex step is right there; else infinity."""
+        rng = np.random.default_rng([self.seed, len(self.leaves)])
+        vs = [None if dx is None else direction(x, rng) for x, dx in zip(self.leaves, self.grads, strict=True)]
+        if self.precisions != {np.dtype(np.float64)}:
+            return np.inf
+
+        @functools.cache
+        def along(t):
+            return passes.flat(self.function.values([np.array(x) if v is None else x + t * v
+                                                     for x, v in zip(self.leaves, vs, strict=True)]))
+
+        exact = slopes.imaginary(along)
+        if exact is None:
+            return np.inf
+        value, error, kink = slopes.differences(along, WIDTHS[slopes.FIRST], 2.0 ** -52)
+        right = slopes.agree(exact, value, error) & (error <= TRUST * np.abs(exact)) & ~kink
+        return float(np.abs(self.dy * exact)[0]) if right.all() else np.inf
 
     def along(self, i: int, v: np.ndarray, rng: np.random.Generator | None = None) -> Verdict:
         """The verdict along a direction of parameter i; at a kink along others, too, if they can be drawn."""
@@ -151,6 +176,8 @@ class Table:
             self.skipped.append(self.names[i])
             return Verdict("differences", "undecided", why="the budget left no time for it")
         line = Line(self.function, self.leaves, i, v, 1)
+        if compared := self.by_share(line, i):
+            return judge.verdict_of(compared)
         values = Values(self.function, self.leaves, self.outputs, np.random.default_rng)
         values.lines[i] = line
         case = Case(values, i, self.grads[i], (self.dy,), lambda leaves, _: self.gradients(leaves)[i])
@@ -159,6 +186,13 @@ class Table:
         if judge.has_kink(case):
             return judge.by_subgradients(case, rng)
         return Verdict("differences", "undecided", why=judge.NOISE)
+
+    def by_share(self, line: Line, i: int) -> Comparison | None:
+        """The verdict of one complex step, if it has a share in the slope that is confirmed, and agrees; else None."""
+        exact = slopes.imaginary(line) if self.joint < np.inf else None
+        if exact is None or abs(self.dy * exact[0]) < SHARE * self.joint:
+            return None
+        return by_complex_step("", exact, self.grads[i], line.v, self.dy.reshape(1), 2.0 ** -52)
 
     def row(self, i: int, along: Verdict, entries: int) -> Pair:
         """The pair of a parameter, with its worst entry."""

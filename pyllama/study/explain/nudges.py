@@ -40,13 +40,13 @@ def weight(text: str, grads: dict[str, np.ndarray]) -> Weight:
     """The weight that a text such as "lm_head.weight[3,5]" names.  Raises UserError."""
     match = re.fullmatch(r"(\S+)\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]", text.strip())
     if not match:
-        raise UserError(f"--nudge is {text!r}; write NAME[i,j], such as {next(iter(grads))}[0,0]")
+        raise UserError(f"nudge is {text!r}; write NAME[i,j], such as {next(iter(grads))}[0,0]")
     name, index = match[1], tuple(int(i) for i in match[2].split(","))
     if name not in grads:
-        raise UserError(f"--nudge names {name!r}, which is not a parameter; give one such as {', '.join([*grads][:3])}")
+        raise UserError(f"nudge names {name!r}, which is not a parameter; give one such as {', '.join([*grads][:3])}")
     shape = grads[name].shape
     if len(index) != len(shape) or any(i >= length for i, length in zip(index, shape, strict=True)):
-        raise UserError(f"--nudge is {text!r}, but {name} has the shape {list(shape)}; give an index within it")
+        raise UserError(f"nudge is {text!r}, but {name} has the shape {list(shape)}; give an index within it")
     return Weight(name, index)
 
 
