@@ -326,13 +326,13 @@ def test_the_command_writes_the_page_of_a_step(run, tmp_path, capsys):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["RUN/absent", "--text", "the cat"], "there is no model at .*absent; give a run"),
     (["RUN", "--text", "the cat", "--step", "3"], r".*tiny has no checkpoint of step 3; it has those of 2, 4"),
-    (["RUN/checkpoints/step-00000004", "--text", "the cat", "--step", "4"], "--step is 4, but .* is not a run; give"),
+    (["RUN/checkpoints/step-00000004", "--text", "the cat", "--step", "4"], "step is 4, but .* is not a run; give"),
     (["RUN", "--text", "t"], "the text has 1 token; give one of at least 2"),
     (["RUN", "--text", "the cat sat on the mat; " * 3], "the text has 72 tokens, but the model sees only 32 .*shorten"),
     (["RUN", "--text", "THE CAT"], ".*'T'.*"),
-    (["RUN", "--text", "the cat", "--nudge", "lm_head"], r"--nudge is 'lm_head'; write NAME\[i,j\], such as model.emb"),
-    (["RUN", "--text", "the cat", "--nudge", "head[0,0]"], "--nudge names 'head', which is not a parameter; give one"),
-    (["RUN", "--text", "the cat", "--nudge", "lm_head.weight[0,8]"], r"--nudge is .*, but lm_head.weight has the shap"),
+    (["RUN", "--text", "the cat", "--nudge", "lm_head"], r"nudge is 'lm_head'; write NAME\[i,j\], such as model.emb"),
+    (["RUN", "--text", "the cat", "--nudge", "head[0,0]"], "nudge names 'head', which is not a parameter; give one"),
+    (["RUN", "--text", "the cat", "--nudge", "lm_head.weight[0,8]"], r"nudge is .*, but lm_head.weight has the shap"),
     (["RUN", "--text", "the cat", "--out", "RUN/absent/page.html"], "--out is .*, which cannot be a file; name a file"),
 ])
 def test_a_mistake_is_one_sentence_and_leaves_no_file(run, tmp_path, capsys, arguments, message):

@@ -34,7 +34,7 @@ def explained(path: Path, text: str, *, step: int | None = None, nudge: tuple[st
     recording = record(subject.loss, subject.state.p)
     if not math.isfinite(recording.loss):
         raise UserError(f"the loss of this text is {recording.loss}, which no gradient explains; give another text, "
-                        f"or an earlier checkpoint (--step)")
+                        f"or an earlier step")
     chosen = weights(recording.grads, nudge)
     found = nudges(subject, chosen, show)
     made = update(subject, recording)

@@ -67,7 +67,7 @@ def of_step(run: Path, step: int) -> Path:
     """The newest checkpoint of this step of a run.  Raises UserError if there is none."""
     folder = run / "checkpoints"
     if not folder.is_dir():
-        raise UserError(f"--step is {step}, but {run} is not a run; give a run, or leave --step out")
+        raise UserError(f"step is {step}, but {run} is not a run; give a run, or leave step out")
     steps = {checkpoint.order(found)[0]: found for found in reversed(checkpoint.in_order(folder))}
     if step not in steps:
         raise UserError(f"{run} has no checkpoint of step {step}; it has those of {', '.join(map(str, sorted(steps)))}")
