@@ -128,6 +128,13 @@ def test_a_function_that_is_not_holomorphic_is_judged_by_differences(times, righ
     report = gradcheck(lambda x: (np.abs(x), lambda dy: times * np.sign(x) * dy), [X], raise_exception=False, seed=0)
     assert bool(report) == right
     assert "complex step" not in {verdict.method for verdict in report.pairs[0].verdicts}
+    sentence = "y is not holomorphic in x, or refuses complex numbers: differences judge it, not a complex step"
+    assert (sentence in report.notes) == (not right)
+
+
+def test_a_holomorphic_function_is_not_said_to_be_otherwise():
+    report = gradcheck(lambda x: (x ** 3, lambda dy: 6 * x * x * dy), [X], raise_exception=False, seed=0)
+    assert not any("holomorphic" in note for note in report.notes)
 
 
 def test_odd_sizes_are_drawn_and_the_place_is_named():

@@ -212,3 +212,14 @@ def test_a_function_takes_the_parameters_alone():
         check_partials(right, P, raise_exception=False)
     with pytest.raises(TypeError, match="f is an int; give a function of the parameters"):
         check_partials(3, P)
+
+
+@pytest.mark.parametrize("small", [1.0, 1e-4, 1e-9])
+def test_an_imaginary_part_that_is_lost_is_found_however_small_its_share(small):
+    """The gradient of b is claimed to be 0, and a complex step says the same, because real() drops its part."""
+    def loss(p):
+        a, b = p["a"], p["b"]
+        return np.sum(a ** 2) + small * np.sum(np.real(b) ** 2), lambda dy: {"a": dy * 2 * a, "b": 0 * np.real(b)}
+
+    report = check_partials(loss, {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])}, seed=0, budget=None)
+    assert [pair.input for pair in report.pairs if pair.wrong] == ["b"]

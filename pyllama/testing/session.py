@@ -14,7 +14,7 @@ from pyllama.testing.methods.compare import direction
 from pyllama.testing.methods.judge import Case, Values
 from pyllama.testing.named import reason
 from pyllama.testing.points import GIVEN, Point
-from pyllama.testing.report import Report, Verdict
+from pyllama.testing.report import Pair, Report, Verdict
 from pyllama.testing.report.explain import explained
 from pyllama.testing.report.pasted import of_callable
 from pyllama.testing.trees import is_float
@@ -145,9 +145,18 @@ class Session:
         self.deadline = None if self.deadline is None else self.deadline + EXTRA
         self.function.deadline = self.deadline
         pairs, smallest = explained(self)
+        for pair in filter(self.is_by_differences, pairs):
+            self.note(f"{pair.output} is not holomorphic in {pair.input}, or refuses complex numbers: differences "
+                      f"judge it, not a complex step")
         notes = (*self.notes, *dict.fromkeys(self.function.notes))
         return Report(self.function.name, pairs, tuple(self.faults.values()), notes, tuple(self.skipped), self.seed,
                       smallest, self.replay())
+
+    def is_by_differences(self, pair: Pair) -> bool:
+        """Is the gradient wrong by differences, where a complex step was asked for, too, and does not apply?"""
+        methods = {verdict.method for verdict in pair.verdicts}
+        return pair.wrong and "complex step" in self.options.methods and "complex step" not in methods \
+            and "differences" in methods
 
     # --- points -------------------------------------------------------------------------------------------------------
 

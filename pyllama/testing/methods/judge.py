@@ -18,7 +18,6 @@ from pyllama.testing.trees import is_float
 
 SHAKE = 1e-6                                # between neighbors that differ in their rounding errors
 ROW = 1e-2                                  # between neighbors in a row: 1 + tanh(x) changes by a fifth, at x = -10
-
 ENTRIES = 64                                # that are measured one by one, if nothing is wrong
 MOST = 1024                                 # otherwise
 NOISE = "the function has a kink or a jump there, or its noise hides its slope"
