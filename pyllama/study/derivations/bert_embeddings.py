@@ -83,7 +83,7 @@ DERIVATION = Derivation(
              "In a sum, each term has the slope 1, so each row that was read gets `de`.  A row that is read twice "
              "gets both (see embedding)."),
         Step("dS_kd = Σ_Bt [types_t = k] de_td",
-             "The same with the types.  This table has a row or two, so each gets the gradients of half a batch."),
+             "The same with the types.  This table has two rows, so each gets the gradients of many positions."),
         Step("dP_td = Σ_B de_td", "Position `t` is read once in every text of the batch.",
              "return {name: table_back(dx) for name, table_back in zip(rows, backs, strict=True)}"),
         Step("Σ_v dW_vd = Σ_k dS_kd", "Both are the sum of `de` over all positions of all texts: every position reads "
