@@ -1,5 +1,6 @@
 """The backward explorer: its recording is what the model computes, and its page shows these numbers."""
 import dataclasses
+import functools
 import json
 import re
 from itertools import pairwise
@@ -14,7 +15,6 @@ import pyllama
 from pyllama import params
 from pyllama.cli import main
 from pyllama.errors import UserError
-from pyllama.models import MODELS
 from pyllama.study.explain import cells, page
 from pyllama.study.explain.document import ROOM, document, rooms
 from pyllama.study.explain.nudges import EACH, weight, weights
@@ -25,10 +25,24 @@ from pyllama.study.explain.tracing import Source, traced
 from pyllama.study.explain.update import update
 from pyllama.text.tokens import Batch
 from pyllama.training import loop
-from tests.explained import SENTENCE, SMALL, TEXT, made, small_run
+from pyllama.training.examples import collate
+from tests.explained import (
+    OF_TASKS,
+    OF_TEXT,
+    ROWS,
+    SENTENCE,
+    SMALL,
+    TEXT,
+    double,
+    made,
+    small_run,
+    task_folder,
+    task_run,
+)
 from tests.shared import written
 
-FAMILIES = [name for name, family in MODELS.items() if family.config.LEARNS]
+every_model = pytest.mark.parametrize("case", [*OF_TEXT, *OF_TASKS], ids="-".join)
+every_task = pytest.mark.parametrize("case", OF_TASKS, ids="-".join)
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +56,55 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def subjects(text, tmp_path_factory):
-    """Every family that learns from text, in float64, by name."""
-    found = {}
-    for name in FAMILIES:
-        tokenizer = {"tokenizer": "bpe", "vocab_size": 300}
-        model = pyllama.create(name, text, seed=1, **SMALL, **tokenizer)
-        folder = tmp_path_factory.mktemp(name)
-        model.save(folder)
-        subject = load(folder, SENTENCE)
-        p = params.rebuild(subject.state.p, (leaf.astype(np.float64) for _, leaf in params.leaves(subject.state.p)))
-        found[name] = subject, p
-    return found
+def folders(text, tmp_path_factory):
+    """folders(case): (the folder of a model, what it learns from, the inputs that fine-tuning makes of it)."""
+    @functools.cache
+    def folder_of(case):
+        task, family = case
+        folder = tmp_path_factory.mktemp("-".join(case))
+        if task != "text":
+            model, examples = task_folder(folder, task, family)
+            return model, ROWS[task][1], examples
+        pyllama.create(family, text, seed=1, tokenizer="bpe", vocab_size=300, **SMALL).save(folder)
+        return folder, SENTENCE, []
+    return folder_of
+
+
+@pytest.fixture(scope="module")
+def subjects(folders):
+    """subjects(case): (the subject, its parameters in float64)."""
+    @functools.cache
+    def subject_of(case):
+        folder, given, _ = folders(case)
+        subject = load(folder, given)
+        return subject, double(subject)
+    return subject_of
+
+
+@pytest.fixture(scope="module")
+def recordings(subjects):
+    """recordings(case): the recorded step in float64."""
+    @functools.cache
+    def recording_of(case):
+        subject, p = subjects(case)
+        return record(subject.loss, p)
+    return recording_of
 
 
 # --- the recording ----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_recorded_numbers_are_those_of_the_model_bit_for_bit(subjects, name):
-    subject, p = subjects[name]
-    recording = record(subject.loss, p)
+@every_task
+def test_the_batch_is_what_fine_tuning_computes_the_loss_of(folders, subjects, case):
+    subject, _ = subjects(case)
+    _, _, examples = folders(case)
+    wanted = [collate([one]).inputs for one in examples]
+    assert any(subject.inputs.keys() == one.keys() and all(np.array_equal(subject.inputs[name], one[name])
+                                                           for name in one) for one in wanted)
+
+
+@every_model
+def test_the_recorded_numbers_are_those_of_the_model_bit_for_bit(subjects, recordings, case):
+    (subject, p), recording = subjects(case), recordings(case)
     loss, back = subject.loss(p)
     assert recording.loss == loss
     grads = dict(params.leaves(back()))
@@ -70,9 +113,9 @@ def test_the_recorded_numbers_are_those_of_the_model_bit_for_bit(subjects, name)
         np.testing.assert_array_equal(recording.grads[parameter], grad)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_call_runs_back_once_and_after_the_calls_that_read_it(subjects, name):
-    recording = record(*subject_of(subjects, name))
+@every_model
+def test_every_call_runs_back_once_and_after_the_calls_that_read_it(recordings, case):
+    recording = recordings(case)
     assert sorted(recording.order) == list(range(len(recording.calls)))
     turn = {call: i for i, call in enumerate(recording.order)}
     for number, call in enumerate(recording.calls):
@@ -85,14 +128,9 @@ def test_every_call_runs_back_once_and_after_the_calls_that_read_it(subjects, na
         assert bool(readers) == bool(backs) == (number != recording.order[0])
 
 
-def subject_of(subjects, name):
-    subject, p = subjects[name]
-    return subject.loss, p
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_local_products_add_up_to_every_gradient(subjects, name):
-    recording = record(*subject_of(subjects, name))
+@every_model
+def test_the_local_products_add_up_to_every_gradient(recordings, case):
+    recording = recordings(case)
     for call in recording.calls:
         for k, gradient in enumerate(call.grads):
             if gradient is None or call.inputs[k] is None:
@@ -107,9 +145,9 @@ def test_the_local_products_add_up_to_every_gradient(subjects, name):
             assert left.shape[1] == sum(int(np.prod(group.shape)) for group in products(call, k).groups)
 
 
-def test_the_names_of_factors_are_the_places_of_their_numbers(subjects):
+def test_the_names_of_factors_are_the_places_of_their_numbers(recordings):
     """linear's dx[b,t,d] is the sum over e of dy[b,t,e] w[e,d]."""
-    recording = record(*subject_of(subjects, "llama"))
+    recording = recordings(("text", "llama"))
     call = next(call for call in recording.calls if call.op.name == "linear")
     (x, w), dy = call.inputs, call.dys[0]
     group, = products(call, 0).groups
@@ -168,33 +206,36 @@ def test_the_document_has_the_numbers_of_the_recording(run):
 
 
 SCHEMA = {
-    "": "version loss order model tokens calls tokenLosses attention flow units update nudges",
-    "model": "name type learns parameters dtype step resumed",
+    "": "version loss order model given calls tokenLosses classes texts attention flow units time update nudges",
+    "model": "name type task head learns parameters dtype step resumed",
     "calls": "op line parameter options inputs outputs norms gradientNorms",
-    "tokenLosses": "after target loss probability best",
-    "attention": "call head shape rows columns p dp",
+    "tokenLosses": "of target loss probability best",
+    "classes": "rows columns targets count z p dz",
+    "texts": "call tokens gradients last lastGradients",
+    "attention": "call name queries keys head shape rows columns p dp",
     "flow": "name shape norm gradient largest update calls",
     "units": "call units dead",
+    "time": "name steps",
     "update": "rule step lr norm scale options vectors rows",
     "nudges": "weight gradient epsilons losses",
 }
 OF_ARRAY = "name place shape rows columns whole values gradients reads parameter transposed"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_document_has_its_schema(subjects, name):
-    subject, _ = subjects[name]
+@every_model
+def test_the_document_has_its_schema(subjects, case):
+    subject, _ = subjects(case)
     recording = record(subject.loss, subject.state.p)
     shown = json.loads(json.dumps(document(subject, recording, update(subject, recording), [], 3, 2), allow_nan=False))
     assert shown.keys() == {*SCHEMA[""].split()}
     for key, names in SCHEMA.items():
-        parts = shown.get(key, [])
+        parts = shown.get(key) or []
         assert all(part.keys() == {*names.split()} for part in (parts if isinstance(parts, list) else [parts]))
     for call in shown["calls"]:
         for kind, last in ("inputs", "products"), ("outputs", "adds"):
             for array in call[kind]:
                 has_gradient = array["gradients"] is not None
-                assert array.keys() == {*OF_ARRAY.split(), *[last] * has_gradient}
+                assert array.keys() == {*OF_ARRAY.split(), *["isSum"] * (kind == "inputs"), *[last] * has_gradient}
                 size = len(array["rows"]) * len(array["columns"])
                 assert len(array["values"]) == size
                 assert not has_gradient or len(array["gradients"]) == size
@@ -209,7 +250,7 @@ def test_the_losses_per_token_have_the_loss_as_mean(run):
     _, recording, shown = made(run)
     rows = shown["tokenLosses"]
     assert [row["target"] for row in rows] == list(SENTENCE[1:])
-    assert [row["after"] for row in rows] == list(SENTENCE[:-1])
+    assert [row["of"] for row in rows] == list(SENTENCE[:-1])
     np.testing.assert_allclose(np.mean([row["loss"] for row in rows]), recording.loss, rtol=1e-5)
     np.testing.assert_allclose([-np.log(row["probability"]) for row in rows], [row["loss"] for row in rows], rtol=2e-5)
 
@@ -308,7 +349,7 @@ def test_the_page_needs_nothing_but_itself_and_a_text_cannot_end_its_data(text, 
     assert set(re.findall(r"https?://[^\s\"'<]*", html)) == {"http://www.w3.org/2000/svg"}
     assert not re.findall(r"<link|<img|\bimport\b\s*\(|\bsrc=|@import|fetch\(", html)
     data = re.search(r'<script type="application/json" id="document">(.*?)</script>', html, re.DOTALL)[1]
-    assert "".join(json.loads(data)["tokens"]) == "</script>/*program*/"
+    assert json.loads(data)["given"]["text"] == "</script>/*program*/"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -9,18 +9,22 @@ from pyllama.errors import UserError
 from pyllama.study.explain.document import document, rooms
 from pyllama.study.explain.nudges import nudges, weights
 from pyllama.study.explain.recording import record
+from pyllama.study.explain.rows import Given
 from pyllama.study.explain.subject import load
 from pyllama.study.explain.update import update
 
 LIMIT = 5_000_000                               # bytes of a page
-SCRIPTS = ("words.js", "page.js", "graph.js", "arrays.js", "sections.js")
+SCRIPTS = ("words.js", "page.js", "graph.js", "arrays.js", "sections.js", "batch.js")
 
 
-def explained(path: Path, text: str, *, step: int | None = None, nudge: tuple[str, ...] = (),
-              tokenizer: Path | None = None, say: Callable[[str], object] = lambda note: None,
+def explained(path: Path, text: str, *, text_pair: str | None = None, label: str | None = None,
+              target: str | None = None, step: int | None = None,
+              nudge: tuple[str, ...] = (), tokenizer: Path | None = None,
+              say: Callable[[str], object] = lambda note: None,
               show: Callable[[int, int], object] = lambda done, total: None) -> bytes:
     """The page of one training step of the model at `path`, whose batch is the text.
 
+    text_pair, label, target    the other parts of a row, for a model that was trained on a task: see rows.Given
     step, tokenizer     see subject.load()
     nudge               weights to nudge besides those with the largest gradients, such as "lm_head.weight[3,5]"
     say                 takes notes for the user
@@ -28,7 +32,7 @@ def explained(path: Path, text: str, *, step: int | None = None, nudge: tuple[st
 
     Raises UserError if the model, the step, the text or a weight cannot be used.
     """
-    subject = load(path, text, step, tokenizer)
+    subject = load(path, Given(text, text_pair, label, target), step, tokenizer)
     for note in subject.notes:
         say(note)
     recording = record(subject.loss, subject.state.p)

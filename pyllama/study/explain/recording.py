@@ -17,7 +17,7 @@ class Call:
     inputs, outputs     plain arrays, None for an optional input that was left out
     reads               the sources of each input
     dys                 ∂loss/∂output for each output; empty if the backward pass did not reach the call
-    dy_reads            the sources of each of dys: the gradients that were added
+    dy_reads            the gradients that each of dys was computed from, most often by a sum
     grads               what the backward pass returned: a gradient for each input, None for an integer input
     """
     op: Op
@@ -75,7 +75,7 @@ def record(loss: Callable[[dict], tuple[Any, Callable]], p: dict) -> Recording:
             dys = op.each(dy)
             grads = back(plain(dy))
             order.append(number)
-            recorded.dy_reads, recorded.grads = [sources_of(d) for d in dys], grads
+            recorded.dy_reads, recorded.grads = [gradients_of(d) for d in dys], grads
             recorded.dys = tuple(np.asarray(plain(d)) for d in dys)
             return tuple(from_call(d, "gradient", number, i) for i, d in enumerate(grads))
 
@@ -88,6 +88,11 @@ def record(loss: Callable[[dict], tuple[Any, Callable]], p: dict) -> Recording:
         grads = dict(params.leaves(back()))
     return Recording(calls, order, float(value), {name: plain(g) for name, g in grads.items()},
                      {name: sources_of(g) for name, g in grads.items()})
+
+
+def gradients_of(dy: Any) -> tuple[Source, ...]:
+    """The gradients that dy was computed from.  Steps between two ops may read results of the forward pass, too."""
+    return tuple(source for source in sources_of(dy) if source.kind == "gradient")
 
 
 def from_call(result: Any, kind: Any, call: int, index: int) -> Any:

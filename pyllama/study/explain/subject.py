@@ -1,4 +1,4 @@
-"""What is explained: a model, a text as its batch, and the optimizer that updates it."""
+"""What is explained: a model, a text or a row of its task as its batch, and the optimizer that updates it."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,10 @@ import numpy as np
 from pyllama import pretrained
 from pyllama.errors import UserError, counted
 from pyllama.rng import generator
+from pyllama.study.explain import rows
+from pyllama.study.explain.rows import Given
+from pyllama.tasks import finetune
+from pyllama.tasks.task import Task, labels_of
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint, objectives
@@ -23,15 +27,23 @@ class Subject:
     """A model at a step, with a batch.
 
     inputs      the batch, as the model's loss() takes it: ids, labels, perhaps a mask
+    task        what the batch is a row of; None: it is a plain text
     resumed     the optimizer state and the settings are those of a run
     """
     name: str
     state: State
     settings: Settings
     tokenizer: Tokenizer
+    given: Given
     inputs: dict[str, np.ndarray]
+    task: Task | None
     resumed: bool
     notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the scores of a head that has some."""
+        return labels_of(self.state.config) if self.task and self.task.labels else []
 
     def loss(self, p: dict) -> tuple[Any, Callable]:
         """(loss, back) of the batch with these parameters, as in a training step without dropout."""
@@ -39,28 +51,33 @@ class Subject:
                                      label_smoothing=self.settings.label_smoothing)
 
 
-def load(path: Path, text: str, step: int | None = None, tokenizer: Path | None = None) -> Subject:
+def load(path: Path, given: Given | str, step: int | None = None, tokenizer: Path | None = None) -> Subject:
     """The model at `path`, in the precision of its run, with the text as its batch.
 
+    given       a text and, for a model that was trained on a task, the other parts of a row
     step        the checkpoint of this step of a run; None: the latest
     tokenizer   see pretrained.load()
 
     Raises UserError if there is no such model or step, or if it cannot learn from this text.
     """
+    given = Given(given) if isinstance(given, str) else given
     name, path = path.resolve().name, checkpoint.followed(path)
     path = path if step is None or not path.exists() else of_step(path, step)
     saved = checkpoint.load(path) if path.is_dir() else None
     stored = saved.trainer.get("settings") if saved else None
     settings = from_stored(Settings, stored) if stored else FRESH
     model = pretrained.load(saved.folder if saved else path, tokenizer, settings.dtype)
-    words = model.require_tokenizer()
-    inputs = batch(text, model.config, words, settings.seed)
+    words, notes = model.require_tokenizer(), (*(saved.notes if saved else ()), *model.notes)
+    task = finetune.task_of_config(model.config.to_dict())
+    if task and (task.head != "lm" or given.target is not None):    # a writer of answers also continues plain text
+        inputs, more = rows.batch(task, given, finetune.trained(model.config, model.params, words))
+    else:
+        task, inputs, more = None, batch(given, model.config, words, settings.seed), ()
     state = start(model.config, settings, model.params)
     if saved and saved.optimizer:
         state.optimizer.load(saved.optimizer)
         state.step = saved.step
-    notes = (*(saved.notes if saved else ()), *model.notes)
-    return Subject(name, state, settings, words, inputs, bool(saved and saved.optimizer), notes)
+    return Subject(name, state, settings, words, given, inputs, task, bool(saved and saved.optimizer), (*notes, *more))
 
 
 def of_step(run: Path, step: int) -> Path:
@@ -74,15 +91,17 @@ def of_step(run: Path, step: int) -> Path:
     return steps[step]
 
 
-def batch(text: str, config: Any, tokenizer: Tokenizer, seed: int = 0) -> dict[str, np.ndarray]:
+def batch(given: Given, config: Any, tokenizer: Tokenizer, seed: int = 0) -> dict[str, np.ndarray]:
     """The text as a batch of one row, with what the model learns from it as labels.
 
-    Raises UserError if the model does not learn from plain text, or if the text is too short or too long.
+    Raises UserError if the model does not learn from plain text alone, or if the text is too short or too long.
     """
     objectives.objective_of(config, tokenizer)              # raises if it does not learn from plain text
+    if given.extras:
+        raise UserError(f"the model learns from plain text, which has no {min(given.extras)}; remove it")
     continues, frame = objectives.continues(config), special.frame(tokenizer)
     behind = [] if continues else frame.behind
-    ids = np.array([[*frame.before, *tokenizer.encode(text), *behind]], int)
+    ids = np.array([[*frame.before, *tokenizer.encode(given.text), *behind]], int)
     count, room = ids.shape[1], config.context
     if count < 2:
         raise UserError(f"the text has {counted(count, 'token')}; give one of at least 2")
