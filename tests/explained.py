@@ -86,10 +86,9 @@ def small_model(task, family, dtype="float32"):
 
 def task_folder(folder, task, family):
     """(the folder of a model that is about to learn the task, the inputs that fine-tuning makes of each row)"""
-    settings = pyllama.Settings(max_steps=1)
-    state, tokenizer, parts, _ = finetune.prepare(TASKS[task], Source(rows_file(folder, task)),
-                                                  Setup(model="", max_length=96 if task == "instruct" else 32), settings,
-                                                  small_model(task, family))
+    setup = Setup(model="", max_length=96 if task == "instruct" else 32)
+    state, tokenizer, parts, _ = finetune.prepare(TASKS[task], Source(rows_file(folder, task)), setup,
+                                                  pyllama.Settings(max_steps=1), small_model(task, family))
     pretrained.Model(state.config, state.p, tokenizer).save(folder / "model")
     return folder / "model", finetune.examples(TASKS[task], parts, state, tokenizer)["train"].rows
 

@@ -3,6 +3,7 @@ import dataclasses
 import functools
 import json
 import re
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -15,17 +16,19 @@ import pyllama
 from pyllama import params
 from pyllama.cli import main
 from pyllama.errors import UserError
-from pyllama.study.explain import cells, page
-from pyllama.study.explain.document import ROOM, document, rooms
+from pyllama.study.explain import cells, page, texts, views
+from pyllama.study.explain.document import ROOM, document, is_transposed, rooms
 from pyllama.study.explain.nudges import EACH, weight, weights
 from pyllama.study.explain.products import products
 from pyllama.study.explain.recording import record
+from pyllama.study.explain.rows import Given
 from pyllama.study.explain.subject import load
 from pyllama.study.explain.tracing import Source, traced
 from pyllama.study.explain.update import update
+from pyllama.tasks import TASKS
 from pyllama.text.tokens import Batch
 from pyllama.training import loop
-from pyllama.training.examples import collate
+from pyllama.training.examples import IGNORE, collate
 from tests.explained import (
     OF_TASKS,
     OF_TEXT,
@@ -145,6 +148,21 @@ def test_the_local_products_add_up_to_every_gradient(recordings, case):
             assert left.shape[1] == sum(int(np.prod(group.shape)) for group in products(call, k).groups)
 
 
+@every_model
+def test_the_gradient_of_a_parameter_is_the_sum_over_the_calls_that_use_it(recordings, case):
+    recording = recordings(case)
+    uses = [(sources[0].name, i, k) for i, call in enumerate(recording.calls) for k, sources in enumerate(call.reads)
+            if [source.kind for source in sources] == ["parameter"]]
+    assert {name for name, *_ in uses} == recording.grads.keys()
+    for name, grad in recording.grads.items():
+        calls = [(recording.calls[i], i, k) for other, i, k in uses if other == name]
+        parts = [(call.grads[k].T if is_transposed(call.inputs[k]) else call.grads[k]).reshape(grad.shape)
+                 for call, _, k in calls]
+        # The same sum of float64 in another order
+        assert (np.abs(sum(parts) - grad) <= 64 * np.finfo(float).eps * sum(map(np.abs, parts))).all(), name
+        assert {source.call for source in recording.reads[name]} == {i for _, i, _ in calls}
+
+
 def test_the_names_of_factors_are_the_places_of_their_numbers(recordings):
     """linear's dx[b,t,d] is the sum over e of dy[b,t,e] w[e,d]."""
     recording = recordings(("text", "llama"))
@@ -255,6 +273,120 @@ def test_the_losses_per_token_have_the_loss_as_mean(run):
     np.testing.assert_allclose([-np.log(row["probability"]) for row in rows], [row["loss"] for row in rows], rtol=2e-5)
 
 
+def test_the_scores_of_the_classes_are_those_of_the_model(folders):
+    folder, given, _ = folders(("classify", "bert"))
+    subject, recording, shown = made(folder, given)
+    z, _ = pyllama.load(folder).logits(subject.inputs["ids"], types=subject.inputs["types"])
+    p = np.exp(z[0]) / np.exp(z[0]).sum()
+    classes, loss = shown["classes"], shown["tokenLosses"][0]
+    assert (classes["columns"], classes["targets"], classes["count"]) == (["no", "yes"], ["yes"], 2)
+    np.testing.assert_allclose(classes["z"], z[0], rtol=1e-5)
+    np.testing.assert_allclose(classes["p"], p, rtol=1e-5)
+    np.testing.assert_allclose(classes["dz"], p - [0, 1], rtol=1e-5)
+    assert (loss["target"], loss["best"]) == ("yes", ["no", "yes"][p.argmax()])
+    np.testing.assert_allclose([loss["loss"], recording.loss], -np.log(p[1]), rtol=1e-5)
+
+
+def test_a_number_has_its_score_and_a_gradient_that_no_op_passes_back(folders):
+    folder, given, _ = folders(("regress", "llama"))
+    _, _, shown = made(folder, given)
+    row, = shown["tokenLosses"]
+    score, last = float(row["best"]), shown["calls"][shown["order"][0]]["outputs"][0]
+    assert (row["target"], row["probability"], shown["classes"]) == ("2.5", None, None)
+    np.testing.assert_allclose(row["loss"], (score - 2.5) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(last["gradients"], 2 * (score - 2.5), rtol=1e-5)
+    assert last["adds"] == []
+
+
+def test_tags_and_the_ends_of_a_span_have_their_losses(folders):
+    folder, given, _ = folders(("tag", "lstm"))
+    _, recording, shown = made(folder, given)
+    assert [(row["of"].strip(), row["target"]) for row in shown["tokenLosses"]] == [
+        ("Ann", "B-PER"), ("Lee", "I-PER"), ("saw", "O"), ("Maine", "B-LOC")]
+    assert shown["classes"]["rows"] == [row["of"] for row in shown["tokenLosses"]]
+    folder, given, _ = folders(("qa", "bert"))
+    _, recording, shown = made(folder, given)
+    rows = shown["tokenLosses"]
+    assert [(row["of"], row["target"].split()[1]) for row in rows] == [("first", "the"), ("last", "cat")]
+    np.testing.assert_allclose(np.mean([row["loss"] for row in rows]), recording.loss, rtol=1e-5)
+
+
+@every_model
+def test_the_texts_are_those_that_the_attentions_read(subjects, recordings, case):
+    """Queries and keys have the lengths of their texts; where source and target are read, all three kinds occur."""
+    (subject, _), recording = subjects(case), recordings(case)
+    of, maps = texts.texts(subject, recording), texts.attention(recording)
+    for one in maps:
+        assert one["shape"] == [len(of[one[side]]["tokens"]) for side in ("queries", "keys")]
+        assert any(name.startswith(f"{one['name']}.") for name in recording.grads)
+    kinds = {(one["queries"], one["keys"]) for one in maps}
+    two = subject.state.config.TYPE in ("bart", "mbart", "transformer")
+    assert kinds == ({(0, 0), (1, 1), (1, 0)} if two else {(0, 0)} if maps else set())
+    modules = {one["name"] for one in maps}
+    assert len(modules) == len({one["call"] for one in maps})
+    if two:
+        assert {name.split(".")[1] for name in modules} == {"encoder", "decoder"}
+        assert all((name.endswith("encoder_attn")) == (one["queries"] != one["keys"])
+                   for one in maps for name in [one["name"]])
+
+
+@every_model
+def test_the_gradient_at_a_token_is_that_of_its_embedding(subjects, recordings, case):
+    (subject, _), recording = subjects(case), recordings(case)
+    for text in texts.texts(subject, recording):
+        call = recording.calls[text["call"]]
+        np.testing.assert_allclose(text["gradients"], np.linalg.norm(call.dys[0][0], axis=-1), rtol=1e-3)
+        assert len(text["tokens"]) == call.inputs[0].shape[1]
+
+
+def test_a_head_that_reads_one_token_passes_a_gradient_to_this_row_alone(folders):
+    for family, position in ("bert", 0), ("llama", -1):
+        folder, given, _ = folders(("classify", family))
+        text, = made(folder, given)[2]["texts"]
+        assert np.flatnonzero(text["lastGradients"]).tolist() == [range(len(text["tokens"]))[position]]
+        assert np.count_nonzero(text["gradients"]) > 1
+
+
+def test_the_steps_of_an_lstm_are_in_the_order_of_the_text(subjects, recordings):
+    """Each part of the recurrent matrix's gradient is an outer product of a gradient and the state before it."""
+    subject, _ = subjects(("tag", "lstm"))
+    recording = recordings(("tag", "lstm"))
+    shown = views.through_time(recording)
+    length = subject.inputs["ids"].shape[1]
+    assert [one["name"] for one in shown] == [f"lstm.weight_hh_l{layer}{direction}" for layer in range(2)
+                                              for direction in ("", "_reverse")]
+    for one in shown:
+        assert len(one["steps"]) == length
+        total = 0
+        for step in one["steps"]:
+            call, recurrent = recording.calls[step["call"]], recording.calls[step["recurrent"]]
+            h, dy = recurrent.inputs[0][0], recurrent.dys[0][0]
+            np.testing.assert_allclose(step["weight"], np.linalg.norm(h) * np.linalg.norm(dy), rtol=1e-5)
+            np.testing.assert_allclose(step["state"], np.linalg.norm(call.outputs[0]), rtol=1e-5)
+            total = total + np.outer(dy, h)
+        np.testing.assert_allclose(total, recording.grads[one["name"]], rtol=1e-9, atol=1e-15)
+        states = [np.array(recording.calls[step["call"]].outputs[0]) for step in one["steps"]]
+        reads = [recording.calls[step["recurrent"]].inputs[0] for step in one["steps"]]
+        before = [np.zeros_like(states[0]), *states[:-1]]
+        after = [*states[1:], np.zeros_like(states[0])]
+        np.testing.assert_array_equal(reads, after if one["name"].endswith("_reverse") else before)
+
+
+def test_all_calls_that_use_a_parameter_show_the_same_cells(folders):
+    folder, given, _ = folders(("classify", "lstm"))
+    _, recording, shown = made(folder, given, most=3)
+    for name in "lstm.weight_hh_l0", "lstm.weight_hh_l1_reverse", "lstm.bias_hh_l0":
+        used = [array for call in shown["calls"] for array in call["inputs"] if array["parameter"] == name]
+        assert len(used) > 2
+        assert len({(*array["rows"], *array["columns"]) for array in used}) == 1
+        whole = recording.grads[name].reshape(-1, recording.grads[name].shape[-1])
+        at_cells = whole[np.ix_(used[0]["rows"], used[0]["columns"])].ravel()
+        sizes = np.sum([np.abs(array["gradients"]) for array in used], axis=0)
+        difference = np.abs(np.sum([array["gradients"] for array in used], axis=0) - at_cells)
+        assert (difference <= 1e-5 * sizes).all()                   # six digits are shown
+        assert np.abs(at_cells).max() == np.abs(whole).max()
+
+
 def test_attention_maps_are_distributions_over_the_keys_that_a_query_sees(run):
     _, _, shown = made(run)
     assert len(shown["attention"]) == 2 * 2
@@ -307,26 +439,42 @@ def test_every_matrix_has_its_nudges(run):
         assert grad.ndim < 2 or tuple(np.unravel_index(np.abs(grad).argmax(), grad.shape)) in places
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer": "sgd", "nesterov": True, "max_grad_norm": 0.01},
-                                     {"freeze": ("model.embed_tokens", "lm_head"), "z_loss": 0.1}])
-def test_the_update_is_that_of_a_training_step(tmp_path, options):
-    subject = load(small_run(tmp_path, **options), SENTENCE)
+OF_RUNS = [
+    ("text", "llama", {}),
+    ("text", "llama", {"optimizer": "sgd", "nesterov": True, "max_grad_norm": 0.01}),
+    ("text", "llama", {"freeze": ("model.embed_tokens", "lm_head"), "z_loss": 0.1}),
+    ("classify", "bert", {"label_smoothing": 0.1}),
+    ("regress", "distilbert", {"max_grad_norm": 0.01}),
+    ("g2p", "transformer", {"freeze": ("model.encoder",)}),
+    ("tag", "lstm", {}),
+]
+
+
+@pytest.mark.parametrize(("task", "family", "options"), OF_RUNS)
+def test_the_update_is_that_of_a_training_step(tmp_path, task, family, options):
+    if task == "text":
+        subject = load(small_run(tmp_path, **options), SENTENCE)
+    else:
+        subject = load(task_run(tmp_path, task, family, **options), ROWS[task][1])
     recording = record(subject.loss, subject.state.p)
     found = update(subject, recording)
     before = {name: leaf.copy() for name, leaf in params.leaves(subject.state.p)}
+    labels = subject.inputs["labels"]
+    targets = len(SENTENCE) - 1 if task == "text" else np.sum(labels != IGNORE)
 
-    class Text:
+    class Rows:
         def batch(self, settings, step):
-            return Batch(subject.inputs, len(SENTENCE) - 1)
+            return Batch(subject.inputs, targets)
 
     settings = dataclasses.replace(subject.settings, max_steps=5, lr_decay_steps=subject.settings.max_steps)
-    step, = loop.train(subject.state, Text(), settings)
+    step, = loop.train(subject.state, Rows(), settings)
     np.testing.assert_allclose([recording.loss, found.norm, found.lr], [step.loss, step.grad_norm, step.lr], rtol=1e-12)
     assert subject.state.optimizer.t == found.optimizer.t == 5
     for name, leaf in params.leaves(subject.state.p):
         np.testing.assert_array_equal(found.before[name], before[name])
         np.testing.assert_allclose(found.after[name], leaf, rtol=1e-10, atol=1e-13)
-        assert (leaf == before[name]).all() == name.startswith(options.get("freeze", "no parameter"))
+        assert not name.startswith(options.get("freeze", "no parameter")) or (leaf == before[name]).all()
+    assert any((leaf != before[name]).any() for name, leaf in params.leaves(subject.state.p))
 
 
 def test_a_page_takes_at_most_five_megabytes(run, monkeypatch):
@@ -383,6 +531,78 @@ def test_a_mistake_is_one_sentence_and_leaves_no_file(run, tmp_path, capsys, arg
     assert re.match(message, said.removeprefix("pyllama: ").removeprefix("error: ")), said
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("task", "given", "message"), [
+    ("classify", Given("a fine film"), "the loss of the task classify needs the label of the text; set label to one of "
+                                       "no, yes"),
+    ("classify", Given("a fine film", label="maybe"), "the text has the label 'maybe', but the model has the classes "
+                                                      "no, yes; give their names"),
+    ("classify", Given("a fine film", target="yes"), "the model was trained on the task classify, which has no target; "
+                                                     "remove it"),
+    ("classify", Given(" \n", label="yes"), "the text is empty; give one"),
+    ("relations", Given("a <e1>cat</e1> and <e2>I</e2>", label="Owns"), "label has 'Owns', but the model has Cause-Effe"
+                                                                      r"ct\(e2,e1\), Other; give one of these"),
+    ("relations", Given("a cat and I", label="Other"), "the row is invalid: .* does not contain one marked entity"),
+    ("relations", Given("a <e1>cat</e1>", "and", label="Other"), "the model was trained on the task relations, which "
+                                                                 "has no text_pair; remove it"),
+    ("tag", Given("Ann Lee"), "the loss of the task tag needs the tags of the text; set label to the tag of each word, "
+                              "between spaces: O, B-LOC, I-LOC, B-PER, I-PER"),
+    ("tag", Given("Ann Lee", label="B-PER"), r"the text has 2 words \(Ann, Lee\), but label has 1 tag; give one for"),
+    ("tag", Given("Ann Lee", label="B-PER I-ORG"), "label has 'I-ORG', but the model has O, B-LOC, I-LOC, B-PER, "),
+    ("tag", Given(" ".join(["cat"] * 40), label=" ".join(["O"] * 40)), "the text takes .* windows of 32 tokens, but a "
+                                                                       "page explains a single one; shorten it"),
+    ("regress", Given("a film"), "the loss of the task regress needs the label of the text; set label to a number"),
+    ("regress", Given("a film", label="good"), "the row is invalid: 'label' is 'good', not a number; fix it"),
+    ("g2p", Given("cat"), "the loss of the task g2p needs the target of the text; set target to a text"),
+    ("g2p", Given("cat", label="K"), "the model was trained on the task g2p, which has no label; remove it"),
+    ("qa", Given("the cat sat", target="cat"), "the task qa reads context and question; set text_pair to the question"),
+    ("qa", Given("the cat sat", "who sat", target="a dog"), "the row is invalid: the answer 'a dog' does not occur in"),
+    ("instruct", Given("plural", label="cats"), "the model learns from plain text, which has no label; remove it"),
+    ("instruct", Given("say " * 200, target="hi"), "the text leaves no room for an answer in the 96 tokens that the "),
+])
+def test_a_row_that_does_not_fit_the_task_is_refused(folders, task, given, message):
+    folder, *_ = folders((task, TASKS[task].models()[0]))
+    with pytest.raises(UserError, match=message):
+        load(folder, given)
+
+
+def test_a_long_text_is_truncated_as_in_training_and_a_note_says_so(folders):
+    folder, given, _ = folders(("classify", "bert"))
+    subject = load(folder, given._replace(text="a fine film " * 40, text_pair=None))
+    assert subject.inputs["ids"].shape == (1, 32)
+    assert "truncated at the 32 tokens that the model was trained to read" in subject.notes[-1]
+
+
+def test_a_model_of_independent_classes_is_refused(folders, tmp_path):
+    folder, *_ = folders(("classify", "bert"))
+    shutil.copytree(folder, tmp_path / "model")
+    stored = json.loads((tmp_path / "model/config.json").read_text("utf-8"))
+    written(tmp_path / "model/config.json", json.dumps(stored | {"problem_type": "multi_label_classification"}))
+    with pytest.raises(UserError, match="problem_type multi_label_classification, for which no task here has a loss"):
+        load(tmp_path / "model", Given("a fine film", label="yes"))
+
+
+def test_a_model_that_writes_answers_also_continues_plain_text(folders):
+    folder, *_ = folders(("instruct", "llama"))
+    subject = load(folder, "plural")
+    assert subject.task is None
+    np.testing.assert_array_equal(subject.inputs["ids"], subject.inputs["labels"])
+
+
+def test_the_command_explains_a_row_of_a_task(folders, tmp_path, capsys):
+    folder, *_ = folders(("classify", "lstm"))
+    out = tmp_path / "page.html"
+    assert main(["explain", str(folder), "--text", "a fine film", "--text_pair", "it is good", "--label", "yes",
+                 "--out", str(out)]) == 0
+    data = re.search(r'<script type="application/json" id="document">(.*?)</script>', out.read_text("utf-8"), re.DOTALL)
+    shown = json.loads(data[1])
+    assert shown["given"] == {"text": "a fine film", "text_pair": "it is good", "label": "yes"}
+    assert (shown["model"]["task"], shown["tokenLosses"][0]["target"]) == ("classify", "yes")
+    capsys.readouterr()
+    assert main(["explain", str(folder), "--text", "a fine film", "--out", str(tmp_path / "none.html")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "none.html").exists()
 
 
 def test_a_model_that_does_not_learn_from_text_is_refused(text, tmp_path):

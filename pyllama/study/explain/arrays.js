@@ -54,13 +54,20 @@ function origin(call, array) {
   const said = element("p", {}, element("code", {}, `${array.name} [${array.shape.join(" ")}] `), extent(array));
   if (array.parameter) said.append(` · ${array.parameter}${array.transposed ? word("transposed") : ""}`);
   if (!array.isOutput && array.reads.length) {
-    said.append(` · ${word("comesFrom")} ${array.reads.length > 1 ? word("sum") : ""} `);
-    array.reads.forEach(([other, index], i) => said.append(i ? " + " : "",
+    said.append(` · ${word(array.reads.length === 1 ? "comesFrom" : array.isSum ? "isSum" : "madeFrom")} `);
+    array.reads.forEach(([other, index], i) => said.append(i ? array.isSum ? " + " : ", " : "",
       link(`${other + 1} ${calls[other].op}`, () => goTo(other, calls[other].inputs.length + index))));
   }
-  const uses = data.flow.find((row) => row.name === array.parameter)?.calls ?? [];
-  if (uses.length > 1) said.append(` · ${word("parameterAdds")} ${uses.map((other) => other + 1).join(", ")}`);
+  const uses = usesOf(array);
+  if (uses.length > 1) said.append(` · ${word("parameterAdds")} ${uses.map((use) => use.call + 1).join(", ")}`);
   return said;
+}
+
+// The calls whose gradients add up to that of a parameter, each with the number of its input there.
+function usesOf({ parameter }) {
+  if (!parameter) return [];
+  const found = data.flow.find((row) => row.name === parameter).calls;
+  return found.map((call) => ({ call, index: calls[call].inputs.findIndex((one) => one.parameter === parameter) }));
 }
 
 function extent(array) {
@@ -144,7 +151,24 @@ function multiplied(array, n, index) {
   const said = [element("p", {}, word("sumOf", count(all), isAll)), element("ol", {}, lines)];
   if (!isAll) said.push(element("p", {}, word("rest", count(all - shown)),
     element("code", {}, signed(array.gradients[n] - sum, 5))));
-  return [...said, element("p", {}, word(method)), ...share(array)];
+  return [...said, element("p", {}, word(method)), ...share(array), ...shares(array, n)];
+}
+
+// Of a parameter that several calls use, such as an LSTM's at each step, the part of each call and their sum.
+function shares(array, n) {
+  const uses = usesOf(array), same = (one) => ["rows", "columns"].every((key) => `${one[key]}` === `${array[key]}`);
+  if (uses.length < 2 || !uses.every(({ call, index }) => same(calls[call].inputs[index]))) return [];
+  const parts = uses.map(({ call, index }) => calls[call].inputs[index].gradients[n]);
+  const lines = uses.map(({ call, index }, i) => {
+    const { products } = calls[call].inputs[index], [, left, right] = products.cells[n];
+    const product = products.count === 1 && left !== undefined ? ` = ${signed(left, 5)} · ${signed(right, 5)}` : "";
+    return element("li", {}, link(`${call + 1} ${calls[call].op}`, () => goTo(call, index)), " ",
+      element("code", {}, ranBack(call) ? signed(parts[i], 6) + product : "–"));
+  });
+  const isAll = uses.every(({ call }) => ranBack(call));
+  const total = isAll ? signed(parts.reduce((sum, x) => sum + x, 0), 6) : `– ${word("notYet")}`;
+  return [element("p", {}, word("usedBy")), element("ol", {}, lines),
+    element("p", {}, element("code", {}, `∂loss/∂${array.parameter}${at(indexOf(array, n))} = ${total}`))];
 }
 
 // An array that several calls read has a gradient from each; they are added at the output that it is.
@@ -166,7 +190,8 @@ function factors(groups, j, index) {
 
 // The gradients that other calls passed back to an output.
 function added(array, n) {
-  if (!array.adds.length) return [element("p", {}, word(state.call === data.order[0] ? "seed" : "unread"))];
+  const start = array.shape.length ? "outside" : "seed";
+  if (!array.adds.length) return [element("p", {}, word(state.call === data.order[0] ? start : "unread"))];
   const lines = array.adds.map(({ call, index, values }) => {
     const input = calls[call].inputs.findIndex((one) => one.place === index);
     return element("li", {}, link(`${call + 1} ${calls[call].op}, d${calls[call].inputs[input].name}`,

@@ -142,7 +142,9 @@ function drawAll() {
   document.title = word("title");
   for (const marked of document.querySelectorAll("[data-word]")) marked.textContent = word(marked.dataset.word);
   $("language").textContent = word("other");
-  $("about").textContent = word("about", data.model, count) + `${data.loss} ${word("nats")}`;
+  const isNumber = kindOfTargets() === "number";
+  $("about").textContent = word("about", data.model, count) + `${data.loss}${isNumber ? "" : ` ${word("nats")}`}`;
+  $("given").textContent = Object.entries(data.given).map(([part, text]) => `${word(part)} ${visible(text)}`).join(" · ");
   drawControls();
   drawGraph();
   drawInspector();

@@ -1,5 +1,7 @@
 function drawSections() {
-  drawTokens();
+  drawLosses();
+  drawTexts();
+  drawTime();
   drawNudge();
   drawFlow();
   drawAttention();
@@ -10,18 +12,6 @@ function bar(x, largest) {
   const made = element("span", { class: "bar", "aria-hidden": "true" });
   made.style.width = `${(8 * x / (largest || 1)).toFixed(2)}rem`;
   return made;
-}
-
-const visible = (token) => token === null ? "" : JSON.stringify(token);
-
-function drawTokens() {
-  const rows = data.tokenLosses, largest = sizeOf(rows.map((row) => row.loss));
-  const follows = rows.some((row) => row.after !== null);
-  const cells = rows.map((row) => [...(follows ? [visible(row.after)] : []), visible(row.target), unsigned(row.loss),
-    bar(row.loss, largest), unsigned(row.probability), visible(row.best)]);
-  const names = [...(follows ? ["after"] : []), "target", "nll", "", "probability", "best"];
-  const texts = follows ? [0, 1, 3, 5] : [0, 2, 4];
-  $("token-losses").replaceChildren(scrolled(table(names.map((name) => name && word(name)), cells, texts)));
 }
 
 function drawNudge() {
@@ -103,33 +93,6 @@ function drawFlow() {
 function nameBefore(call) {
   const before = readsOf(call)[0];
   return `${call + 1} ${calls[call].op}` + (before === undefined ? "" : ` ← ${before + 1} ${nameOf(before)}`);
-}
-
-function drawAttention() {
-  if (!data.attention.length) return $("attention").replaceChildren(word("noAttention"));
-  const one = data.attention[state.map];
-  const choice = element("select", { "aria-label": word("attention"), onchange: (event) => {
-    state.map = event.target.selectedIndex;
-    drawAttention();
-    $("attention").querySelector("select").focus();
-  } }, data.attention.map((map, i) => element("option", { selected: i === state.map },
-    `${word("call")} ${map.call + 1}, ${word("head")} ${map.head}`)));
-  const maps = ["p", "dp"].map((name) => element("div", {}, element("h3", {}, name),
-    scrolled(attentionMap(one, name))));
-  $("attention").replaceChildren(choice, element("p", {}, extent({ ...one, values: one.p,
-    whole: one.p.length === one.shape[0] * one.shape[1] })), element("div", { class: "maps" }, maps));
-}
-
-function attentionMap({ rows, columns, shape, ...numbers }, name) {
-  const xs = numbers[name], largest = sizeOf(xs);
-  const ofInput = Math.max(...shape) <= data.tokens.length;
-  const label = (i) => ofInput ? `${i} ${visible(data.tokens[i])}` : String(i);
-  const made = table(["", ...columns.map(label)], rows.map((row, i) => [label(row),
-    ...columns.map((_, j) => numbers.p[i * columns.length + j] ? signed(xs[i * columns.length + j], 2) : "·")]), [0]);
-  made.querySelectorAll("tbody tr").forEach((line, i) => [...line.cells].slice(1).forEach((cell, j) => {
-    if (cell.textContent !== "·") cell.style.background = color(xs[i * columns.length + j], largest);
-  }));
-  return made;
 }
 
 const RULES = {

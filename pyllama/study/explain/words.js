@@ -3,9 +3,9 @@
 const WORDS = {
   en: {
     title: "One training step, explained", other: "中文",
-    about: (m, n) => `${m.name}: a ${m.type} of ${n(m.parameters)} parameters in ${m.dtype}, at step ${n(m.step)}; `
-      + `loss `,
-    nats: "nats per target",
+    about: (m, n) => `${m.name}: a ${m.type}${m.task ? ` for the task ${m.task}` : ""} of ${n(m.parameters)} `
+      + `parameters in ${m.dtype}, at step ${n(m.step)}; loss `,
+    nats: "nats per target", text: "text", text_pair: "text_pair", label: "label",
     graph: "Graph of ops",
     graphHelp: "The forward pass runs every op from the top to the bottom; the backward pass runs the chain rule back, "
       + "in the order in which pyllama ran it. A value that has not been computed yet is drawn as –. Arrow keys step.",
@@ -18,7 +18,7 @@ const WORDS = {
     whole: (n) => `all ${n} numbers`,
     part: (r, R, c, C) => `${r} of ${R} rows and ${c} of ${C} columns: the block with the largest gradients`,
     beginning: (r, R, c, C) => `the first ${r} of ${R} rows and ${c} of ${C} columns`,
-    comesFrom: "It comes from", sum: "the sum of",
+    comesFrom: "It comes from", isSum: "It is the sum of", madeFrom: "It is made from",
     noGradient: "It has no gradient: it holds integers, or the loss does not depend on it.",
     pick: "Click a cell, or move with the arrow keys in the table and press Enter.",
     sumOf: (n, isAll) => `It is the sum of ${n} local ${n === 1 ? "product" : "products"}`
@@ -32,10 +32,26 @@ const WORDS = {
     share: "This is the part that this call passes back. The parts of all calls that read the array are added at ",
     seed: "The loss is where the chain rule starts: ∂loss/∂loss = 1.",
     unread: "No call reads it, so its gradient is 0.",
-    turned: "(on other axes)", transposed: ", transposed",
+    outside: "No op computes the loss from it. Its gradient is that of the squared error: 2 (score − target).",
+    turned: "(a step between the ops, such as a reshape or a factor, comes before it is added)",
+    transposed: ", transposed",
     parameterAdds: "This parameter is used more than once; its gradient is the sum over calls",
-    tokenLosses: "Loss per token", after: "after", target: "target", nll: "loss", probability: "probability",
-    best: "most likely",
+    usedBy: "Several calls use this weight. Its gradient is the sum of their parts:",
+    tokenLosses: "Loss per token", labelLosses: "Loss of the label", tagLosses: "Loss per tag",
+    spanLosses: "Loss of the span", numberLosses: "Loss of the number",
+    after: "after", token: "token", end: "end of the span", first_token: "first token", last_token: "last token",
+    target: "target", nll: "loss", squared: "squared error", probability: "probability", best: "most likely",
+    score: "score", class: "class",
+    scoresHelp: "z are the scores that the head computes, p = softmax(z) the probabilities, and dz = ∂loss/∂z. For "
+      + "plain cross-entropy, dz is p − 1 at the target and p elsewhere, divided by the number of targets.",
+    someClasses: (n, all) => `The table has the ${n} of ${all} columns with the largest gradients.`,
+    texts: "Gradient at each token",
+    textsHelp: "‖dy‖ is the norm of ∂loss/∂y at the token: at the embedding and, of a single text, at the last call "
+      + "that has a row for each token. A head that reads one token passes a gradient back to that row alone.",
+    encoderText: "The encoder's text", decoderText: "The decoder's text",
+    time: "The LSTM through time",
+    timeHelp: "Each step reads the state before it, so the gradient walks back through time. All steps use the same "
+      + "matrix W; its gradient is the sum of one dW per step. Follow a link to see the step's numbers.",
     nudge: "Nudge a weight",
     nudgeHelp: "Each loss was computed by pyllama, in float64, with this one weight changed by ε. The prediction is "
       + "loss + ε · gradient. It is good for a small ε; for a large one the loss curves.",
@@ -49,6 +65,7 @@ const WORDS = {
     attentionHelp: "p is how much a query (row) takes from a key (column), and dp = ∂loss/∂p. A dot is a key that "
       + "the query does not see.",
     noAttention: "This model has no attention.", head: "head",
+    encoder: "encoder", decoder: "decoder", cross: "cross-attention",
     update: "The update",
     fresh: "The folder has no optimizer state, so this is the first step of a new AdamW.",
     resumed: "The optimizer continues from the state that the run saved.",
@@ -57,8 +74,9 @@ const WORDS = {
   },
   zh: {
     title: "一步训练，逐格解释", other: "English",
-    about: (m, n) => `${m.name}：${m.type}，${n(m.parameters)} 个参数，${m.dtype}，第 ${n(m.step)} 步；损失 `,
-    nats: "奈特/目标",
+    about: (m, n) => `${m.name}：${m.type}${m.task ? `，任务 ${m.task}` : ""}，${n(m.parameters)} 个参数，`
+      + `${m.dtype}，第 ${n(m.step)} 步；损失 `,
+    nats: "奈特/目标", text: "文本", text_pair: "第二段文本", label: "标签",
     graph: "算子图",
     graphHelp: "前向传播自上而下运行每个算子；反向传播按 pyllama 实际执行的顺序应用链式法则。尚未算出的值显示为 –。"
       + "可用方向键单步执行。",
@@ -71,7 +89,8 @@ const WORDS = {
     whole: (n) => `全部 ${n} 个数`,
     part: (r, R, c, C) => `${R} 行中的 ${r} 行、${C} 列中的 ${c} 列：梯度最大的块`,
     beginning: (r, R, c, C) => `${R} 行中的前 ${r} 行、${C} 列中的前 ${c} 列`,
-    comesFrom: "来自", sum: "以下之和：", noGradient: "它没有梯度：它是整数，或损失不依赖于它。",
+    comesFrom: "来自", isSum: "它是以下各项之和：", madeFrom: "它由以下各项得到：",
+    noGradient: "它没有梯度：它是整数，或损失不依赖于它。",
     pick: "点击一个格子，或在表格中用方向键移动并按回车。",
     sumOf: (n, isAll) => `它是 ${n} 个局部乘积之和${isAll ? "" : "，其中最大的几个是"}：`,
     rest: (n) => `其余 ${n} 个合计：`,
@@ -82,9 +101,24 @@ const WORDS = {
     share: "这是该调用传回的部分；所有读取该数组的调用传回的部分在此相加：",
     seed: "链式法则从损失开始：∂loss/∂loss = 1。",
     unread: "没有调用读取它，因此它的梯度为 0。",
-    turned: "（轴的排列不同）", transposed: "（转置）", parameterAdds: "该参数被使用多次；它的梯度是下列调用之和",
-    tokenLosses: "每个词元的损失", after: "前一词元", target: "目标", nll: "损失", probability: "概率",
-    best: "最可能的词元",
+    outside: "由它计算损失时不经过算子。它的梯度是平方误差的梯度：2 (得分 − 目标)。",
+    turned: "（相加之前，两个算子之间还有一步，例如变形或乘以一个系数）",
+    transposed: "（转置）", usedBy: "多个调用使用这个权重。它的梯度是各部分之和：", parameterAdds: "该参数被使用多次；它的梯度是下列调用之和",
+    tokenLosses: "每个词元的损失", labelLosses: "标签的损失", tagLosses: "每个标记的损失",
+    spanLosses: "答案片段的损失", numberLosses: "数值的损失",
+    after: "前一词元", token: "词元", end: "片段的端点", first_token: "首词元", last_token: "末词元",
+    target: "目标", nll: "损失", squared: "平方误差", probability: "概率", best: "最可能",
+    score: "得分", class: "类别",
+    scoresHelp: "z 是输出头算出的得分，p = softmax(z) 是概率，dz = ∂loss/∂z。对普通的交叉熵，dz 在目标处为 p − 1，"
+      + "在其他处为 p，再除以目标数。",
+    someClasses: (n, all) => `表中是 ${all} 列中梯度最大的 ${n} 列。`,
+    texts: "每个词元处的梯度",
+    textsHelp: "‖dy‖ 是该词元处 ∂loss/∂y 的范数：在嵌入处；若只有一段文本，还有最后一个每词元一行的调用处。"
+      + "只读取一个词元的输出头只向这一行传回梯度。",
+    encoderText: "编码器的文本", decoderText: "解码器的文本",
+    time: "LSTM 随时间展开",
+    timeHelp: "每一步读取前一步的状态，因此梯度沿时间反向传播。所有步使用同一个矩阵 W；它的梯度是每步一个 dW 之和。"
+      + "点击链接可查看该步的数字。",
     nudge: "微调一个权重",
     nudgeHelp: "每个损失都由 pyllama 以 float64 实际算出，只改变这一个权重 ε。预测为 loss + ε · 梯度：ε 小时准确，"
       + "ε 大时损失会弯曲。",
@@ -97,6 +131,7 @@ const WORDS = {
     attention: "注意力",
     attentionHelp: "p 是查询（行）从键（列）取得的份额，dp = ∂loss/∂p。圆点表示查询看不到的键。",
     noAttention: "该模型没有注意力。", head: "头",
+    encoder: "编码器", decoder: "解码器", cross: "交叉注意力",
     update: "参数更新",
     fresh: "该文件夹没有优化器状态，因此这是全新 AdamW 的第一步。",
     resumed: "优化器从训练保存的状态继续。",
