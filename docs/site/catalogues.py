@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 LOCALE = HERE / "locale" / "zh_CN" / "LC_MESSAGES"
 FORMULA = re.compile(r"`[^`]*`")
 WIDTH = 116
-OF_THE_THEME = "sphinx"                                     # a catalogue of words of templates, kept by hand
+OTHERS = "sphinx", "guides", "reference"                    # words of templates, kept by hand; pages in English
 
 
 def collected(folder: Path) -> dict[str, Catalog]:
@@ -34,7 +34,7 @@ def translated() -> dict[str, Catalog]:
 
 
 def of_pages(paths: Iterable[Path]) -> dict[str, Catalog]:
-    return {path.stem: read(path) for path in sorted(paths) if path.stem != OF_THE_THEME}
+    return {path.stem: read(path) for path in sorted(paths) if path.stem not in OTHERS}
 
 
 def read(path: Path) -> Catalog:

@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 project = "pyllama"
 author = "the pyllama authors"
 copyright = author
-extensions = ["myst_parser", "extension"]
+extensions = ["myst_parser", "extension", "manual"]
 source_suffix = {".md": "markdown"}
 locale_dirs = ["locale"]
 gettext_compact = True                                          # one catalogue for all ops, one for the others
@@ -24,5 +24,7 @@ html_copy_source = False
 html_use_index = False
 html_show_search_summary = False                                # a page from the disk may not read others
 myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3                                        # the guides link to their headings
+myst_url_schemes = ["http", "https", "mailto", "repo"]          # repo: see sources.py
 html_show_sphinx = False
 html_context = {"languages": {"en": "English", "zh_CN": "中文"}}

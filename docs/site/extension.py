@@ -142,12 +142,9 @@ def collects(directive: Directive) -> bool:
 
 
 def write_pages(app) -> None:
-    """The pages of ops and derivations, rewritten only if they change: Sphinx then reads only these again."""
+    """The pages of ops and derivations."""
     for path, text in pages.all_pages():
-        target = HERE / path
-        target.parent.mkdir(exist_ok=True)
-        if not target.exists() or target.read_text("utf-8") != text:
-            target.write_text(text, "utf-8")
+        pages.write(HERE / path, text)
 
 
 # What the HTML of Sphinx and of the theme lacks for readers who hear the page or use the keyboard.

@@ -65,3 +65,10 @@ def all_pages() -> Iterator[tuple[Path, str]]:
 def head(name: str) -> str:
     """The docstring of an op above Forward."""
     return inspect.cleandoc(str(OPS[name].__doc__).partition("\nForward")[0].partition("\n")[2])
+
+
+def write(target: Path, text: str) -> None:
+    """Write a page, but only if it changes: Sphinx then reads only these again."""
+    target.parent.mkdir(exist_ok=True)
+    if not target.exists() or target.read_text("utf-8") != text:
+        target.write_text(text, "utf-8")

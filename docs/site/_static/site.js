@@ -15,4 +15,9 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const event of ["mouseenter", "focusin"]) step.addEventListener(event, () => light(step, true));
     for (const event of ["mouseleave", "focusout"]) step.addEventListener(event, () => light(step, false));
   }
+  const contents = document.querySelector(".toc-title");      // a page has two asides: this one needs a name
+  if (contents) {
+    contents.id = "toc-title";
+    contents.closest("aside").setAttribute("aria-labelledby", contents.id);
+  }
 });
