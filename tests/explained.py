@@ -1,7 +1,9 @@
 """Small models and runs, of every family on a text and on tasks, and what the backward explorer makes of them."""
+import functools
 import json
 
 import numpy as np
+import pytest
 
 import pyllama
 from pyllama import params, pretrained
@@ -56,6 +58,10 @@ OF_TASKS = [(task.name, family) for task in TASKS.values()
             for family in task.models()[:None if OF_HEAD[task.head] == task.name else 1]]
 
 
+every_model = pytest.mark.parametrize("case", [*OF_TEXT, *OF_TASKS], ids="-".join)
+every_task = pytest.mark.parametrize("case", OF_TASKS, ids="-".join)
+
+
 def small_run(folder, **options):
     """A run of four steps in float64, with the checkpoints of steps 2 and 4."""
     text = written(folder / "text.txt", TEXT)
@@ -102,9 +108,36 @@ def task_run(folder, task, family, **options):
     return folder / "tuned"
 
 
-def double(subject):
-    """The subject's parameters in float64."""
-    return params.rebuild(subject.state.p, (leaf.astype(np.float64) for _, leaf in params.leaves(subject.state.p)))
+class Models:
+    """Models of the cases, (a task or "text", a family), each made once."""
+
+    def __init__(self, tmp_path_factory):
+        self.mktemp = tmp_path_factory.mktemp
+        for name in "folder", "subject", "recording":
+            setattr(self, name, functools.cache(getattr(self, name)))
+
+    def folder(self, case):
+        """(the folder of a model, what it learns from, the inputs that fine-tuning makes of the rows)"""
+        task, family = case
+        folder = self.mktemp("-".join(case))
+        if task != "text":
+            model, examples = task_folder(folder, task, family)
+            return model, ROWS[task][1], examples
+        pyllama.create(family, written(folder / "text.txt", TEXT), seed=1, tokenizer="bpe", vocab_size=300,
+                       **SMALL).save(folder)
+        return folder, SENTENCE, []
+
+    def subject(self, case):
+        """(the subject, its parameters in float64)"""
+        folder, given, _ = self.folder(case)
+        subject = load(folder, given)
+        return subject, params.rebuild(subject.state.p, (leaf.astype(np.float64)
+                                                         for _, leaf in params.leaves(subject.state.p)))
+
+    def recording(self, case):
+        """The recorded step in float64."""
+        subject, p = self.subject(case)
+        return record(subject.loss, p)
 
 
 def made(run, given=SENTENCE, most=64):
