@@ -21,6 +21,8 @@ from pyllama.op import OPS
 
 HERE = Path(__file__).parent
 UNDERIVED = "This op is not derived step by step."
+CHECKED_NOW = "Steps by what shows that they hold, kernels (✓: its gradients were checked when this page was made), and \
+catalogued bugs that the gradient checker finds."
 
 
 class About(Directive):
@@ -126,7 +128,15 @@ class Trust(Directive):
     """What is proved, what is checked, and what is not, for every op."""
 
     def run(self):
-        return [trust_table(self.state.document.current_source, counted=not collects(self))]
+        return [trust_table(self.state.document.current_source, sorted(OPS), counted=not collects(self))]
+
+
+class Verdict(About):
+    """The row of one op, on its page."""
+
+    def nodes(self, name, where):
+        yield trust_table(where, [name], counted=not collects(self), linked=False)
+        yield translated(CHECKED_NOW, where)
 
 
 class Notation(Directive):
@@ -162,7 +172,7 @@ def setup(app):
     app.connect("builder-inited", write_pages)
     app.connect("html-page-context", repair, priority=900)      # after the theme's
     for name, directive in {"steps": Steps, "arrays": Arrays, "bugs": Bugs, "exercise": Exercise, "users": Users,
-                            "trust": Trust, "notation": Notation, "formula": Formula,
+                            "trust": Trust, "verdict": Verdict, "notation": Notation, "formula": Formula,
                             "widgets": Widgets}.items():
         app.add_directive(name, directive)
     app.add_node(Details, html=(opening("details"), closing("details")))

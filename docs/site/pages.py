@@ -15,6 +15,9 @@ OP_PAGE = FACING + """# {title}
 ```{{arrays}} {name}
 ```
 
+```{{verdict}} {name}
+```
+
 ## The derivation, step by step
 
 ```{{steps}} {name}
