@@ -21,8 +21,8 @@ from pyllama.op import OPS
 
 HERE = Path(__file__).parent
 UNDERIVED = "This op is not derived step by step."
-CHECKED_NOW = "Steps by what shows that they hold, kernels (✓: its gradients were checked when this page was made), and \
-catalogued bugs that the gradient checker finds."
+CHECKED_NOW = ("Steps by what shows that they hold, kernels (✓: its gradients were checked when this page was made), "
+               "and catalogued bugs that the gradient checker finds.")
 
 
 class About(Directive):
