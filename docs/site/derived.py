@@ -81,6 +81,11 @@ def display(line: str) -> str:
     return mathml(line).replace("<math>", f'<math display="block" alttext="{escape(squeezed(line))}">')
 
 
+def displays(lines: Iterable[str]) -> str:
+    """The formulas of a chapter, one a line; long ones scroll, also by keyboard."""
+    return "".join(f'<div class="equation" tabindex="0">{display(line)}</div>' for line in lines)
+
+
 # --- the code beside the steps ----------------------------------------------------------------------------------------
 
 @functools.cache

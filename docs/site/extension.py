@@ -121,7 +121,7 @@ class Formula(Directive):
     has_content = True
 
     def run(self):
-        return [html("".join(f'<div class="equation">{derived.display(line)}</div>' for line in self.content))]
+        return [html(derived.displays(self.content))]
 
 
 class Trust(Directive):

@@ -2,11 +2,12 @@
 import json
 from typing import Any
 
+import counts
 import numpy as np
 
 from pyllama.op import OPS
 
-SCRIPTS = "formulas.js", "parts.js", "epsilon.js", "numbers.js", "turning.js", "masks.js", "path.js"
+SCRIPTS = "formulas.js", "parts.js", "epsilon.js", "numbers.js", "turning.js", "masks.js", "path.js", "counting.js"
 STEPS = 10.0 ** (np.arange(-2, -33, -1) / 2)                # from 1e-1 to 1e-16
 WIDTH = 4                                                   # of the rows whose slope is measured
 INPUTS = {"gelu": ["x"], "rms_norm": ["x", "w"], "softmax": ["x"], "swiglu": ["g", "u"]}
@@ -22,7 +23,8 @@ ATTENDED = {"q": [[1.0, 0.0], [0.5, 1.0], [-1.0, 0.5], [0.0, -1.0]],
             "mask": np.tri(4, dtype=int).tolist()}
 DESCENT = {"start": [-2.0, 1.0], "betas": [0.9, 0.95], "eps": 1e-8, "steps": 40}
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "rope": ("turning", TURNED), "attention": ("masks", ATTENDED), "adamw": ("path", DESCENT)}
+    "rope": ("turning", TURNED), "attention": ("masks", ATTENDED), "adamw": ("path", DESCENT),
+    "counting": ("counting", {"models": counts.letters()})}
 
 
 def places(name: str) -> str:

@@ -67,6 +67,14 @@ const formulas = {
       path.push(path.at(-1).map((one, j) => one - lr * curvatures[j] * one));
     return { path };
   },
+
+  // The derivation "counting": C with hidden pairs skipped, R with recomputed blocks.  Numbers, not bytes.
+  counting({ B, T, D, H, G, K, F, V, L }) {
+    const n = B * T, w = 2 * D * H * K + 2 * D * G * K + 3 * D * F, N = L * w + V * D, P = N + (2 * L + 1) * D;
+    const s = n * (4 * D + 3 * H * K + 2 * G * K + 3 * F + H + 2);
+    return { N, P, C: 6 * n * (N + L * (T + 1) * H * K), S: L * s, R: L * n * D + s,
+             scores: n * V, pairs: L * n * H * T };
+  },
 };
 
 if (typeof module !== "undefined") module.exports = formulas;
