@@ -15,7 +15,7 @@ def about(what: str) -> Run:
 
     Raises ValueError if a line of the derivation does not hold.
     """
-    if "_" in what:
+    if "_" in what and not derived.of(what):
         return Run(with_arrays(what.split()))
     run = Run(replace(derived.of(what)[0], symbols=False))
     for outcome in run.steps():

@@ -1,5 +1,4 @@
-"""The tables of the chapter on the kernels, read from their sources: tiles, exponentials, and what each op has."""
-import math
+"""The tables of the chapter on the kernels, read from their sources: the tiles of products, and what each op has."""
 import re
 from html import escape
 from pathlib import Path
@@ -14,7 +13,6 @@ from pyllama.op import OPS
 ROOT = Path(__file__).parents[2]
 CPU, CUDA = ROOT / "csrc" / "cpu", ROOT / "csrc" / "cuda"
 VECTORS = {"__AVX512F__": ("AVX-512", 32), "__AVX__": ("AVX2", 16), "": ("SSE2", 16)}      # condition: name, registers
-UNIT = {"float32": 2.0 ** -24, "float64": 2.0 ** -53}                                      # of rounding
 FILES = {"linear": "gemm"}                                                                 # op: file of another name
 
 
@@ -48,8 +46,11 @@ def tiles() -> list[Tile]:
 
 
 def longest() -> int:
-    """The rows of a block of B."""
-    return named("LONGEST", "tile.h")[0]
+    """The rows of a block of B.  Raises ValueError if tile.h does not say them."""
+    found = re.search(r"\bLONGEST = (\d+)\b", (CPU / "tile.h").read_text("utf-8"))
+    if found is None:
+        raise ValueError("csrc/cpu/tile.h does not say LONGEST")
+    return int(found[1])
 
 
 class Tiles(Directive):
@@ -65,39 +66,6 @@ class Tiles(Directive):
         panel = tile.rows * longest() * 4 / 1024
         return plain(tile.vectors, f"{tile.rows} × {tile.columns}", f"{tile.used} / {tile.registers}", f"{loads:.1f}",
                      f"{panel:.1f} KiB")
-
-
-# --- Taylor's series of the exponential -------------------------------------------------------------------------------
-
-def named(constant: str, file: str) -> list[int]:
-    """The values of a constant in an enum of a file.  Raises ValueError if there is none."""
-    found = re.findall(rf"\b{constant} = (\d+)\b", (CPU / file).read_text("utf-8"))
-    if not found:
-        raise ValueError(f"csrc/cpu/{file} does not say {constant}")
-    return [int(value) for value in found]
-
-
-def remainder(terms: int) -> float:
-    """A bound of the relative error of e^f, if its series ends with f^terms and |f| is at most log 2 / 2.
-
-    By Lagrange, it is e^(ξ - f) f^n / n! with n = terms + 1 and ξ between 0 and f, so e^(ξ - f) is at most √2.
-    """
-    return math.sqrt(2) * (math.log(2) / 2) ** (terms + 1) / math.factorial(terms + 1)
-
-
-class Series(Directive):
-    """How many terms the exponential has, and what the others would add."""
-    headings = "Precision", "Last term", "Error of the series", "Error of rounding"
-
-    def run(self):
-        where = self.state.document.current_source
-        rows = []
-        for (precision, unit), terms in zip(UNIT.items(), named("TERMS", "real.h"), strict=True):
-            if not remainder(terms) < unit / 8:
-                raise ValueError(f"the series of the exponential is too short for {precision}")
-            rows.append([*plain(precision), html(f"f<sup>{terms}</sup>/{terms}!"),
-                         *plain(f"{remainder(terms):.1e}", f"{unit:.1e}")])
-        return [table(texts(self.headings, where), rows, "kernels")]
 
 
 # --- what each op has -------------------------------------------------------------------------------------------------
@@ -154,6 +122,6 @@ def plain(*cells: str) -> list[nodes.paragraph]:
 
 
 def setup(app):
-    for name, directive in {"tiles": Tiles, "series": Series, "kernels": Kernels}.items():
+    for name, directive in {"tiles": Tiles, "kernels": Kernels}.items():
         app.add_directive(name, directive)
     return {"parallel_read_safe": True}
