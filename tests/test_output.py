@@ -64,6 +64,7 @@ COMMANDS = {
                  "--max_steps", "2", "--warmup_steps", "1", "--vocab_size", "300"],
     "generate": ["generate", "--model", "run", "--prompt", "日本", "--max_new_tokens", "20"],
     "predict": ["predict", "--model", "tuned", "--text", "日本"],
+    "predict --explain": ["predict", "--model", "tuned", "--text", "日本", "--explain", "gradient"],
     "predict rows": ["predict", "--model", "tuned", "--data", "rows.csv"],
     "evaluate": ["evaluate", "--model", "run", "--data", "text.txt"],
     "evaluate rows": ["evaluate", "--model", "tuned", "--data", "rows.csv"],
@@ -71,6 +72,9 @@ COMMANDS = {
     "models": ["models"],
     "tasks": ["tasks"],
     "explain": ["explain", "run", "--text", "日本", "--out", "{new}"],
+    "plot": ["plot", "run"],
+    "plot --attention": ["plot", "run", "--attention", "--text", "日本"],
+    "plot --gradients": ["plot", "run", "--gradients", "--text", "日本"],
     "ops": ["ops"],
     "ops NAME": ["ops", "rms_norm"],
     "derive": ["derive"],
@@ -83,7 +87,7 @@ COMMANDS = {
     "help": ["--help"],
     "help NAME": ["help", "train"],
 }
-assert {*TABLE} - {words[0] for words in COMMANDS.values()} == {"plot", "extract", "graph", "score"}
+assert {*TABLE} - {words[0] for words in COMMANDS.values()} == {"extract", "graph", "score"}
 each_command = pytest.mark.parametrize("name", COMMANDS)
 
 

@@ -46,6 +46,7 @@ NANOGPT: dict[tuple[str, str], dict[str, str] | str] = {
     **{("dtype", name): f"dtype {name}: weights and activations are float32 or float64 here; remove --dtype"
        for name in ("float16", "bfloat16")},
 }
+WITHOUT_VALUE = {"explain": "integrated"}                  # flags that may stand alone, and what they then mean
 OUTPUTS = ("out", "export")
 TEXTS = ("data", "runs", "file")                            # names of files that are not always of type Path
 # The files of a run, of a model or of a folder of texts that a command needs.
@@ -154,6 +155,8 @@ class Reader:
         if flag is None or flag.type is bool:               # a switch, or one of another program
             takes = words and (words[0].lower() in SWITCHED if name not in self.ignored else not self.is_flag(words[0]))
             return [words.pop(0)] if takes else ["true"]
+        if name in WITHOUT_VALUE and words[:1] not in [[choice] for choice in flag.choices]:
+            return [WITHOUT_VALUE[name]]
         values = [self.next(word, words)]
         while flag.several and words and not self.is_flag(words[0]) and not FLAG.fullmatch(words[0]) \
                 and words[0] not in ("--", "-h"):

@@ -7,11 +7,14 @@ from rich.table import Table
 
 from pyllama import files, memory
 from pyllama.beam import SearchConfig
+from pyllama.cli import shares
 from pyllama.cli.confusion import confusion_table
 from pyllama.cli.display import announce
 from pyllama.cli.output import console, emit, note
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
 from pyllama.errors import UserError, counted
+from pyllama.study import deciding
+from pyllama.study.deciding import Asked
 from pyllama.tasks import answers
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
@@ -22,6 +25,7 @@ from pyllama.training.loop import Settings
 from pyllama.training.run import METRICS, RunPolicy, Saved, new_run
 
 SHOWN = 5                                                   # rows in the table of answers
+EXPLANATION = "explanation"                                 # the column of what --explain finds
 
 
 def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy: RunPolicy, search: SearchConfig,
@@ -78,13 +82,14 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
     return 0
 
 
-def predict(model: Path, search: SearchConfig, data: Path | None = None, text: tuple[str, ...] = (),
-            out: Path | None = None, export: Path | None = None, fields: tuple[str, ...] = (),
-            bad_rows: Literal["fatal", "skip"] = "fatal", allow_nan: bool = False) -> int:
+def predict(model: Path, search: SearchConfig, asked: Asked, data: Path | None = None,
+            text: tuple[str, ...] = (), out: Path | None = None, export: Path | None = None,
+            fields: tuple[str, ...] = (), bad_rows: Literal["fatal", "skip"] = "fatal", allow_nan: bool = False) -> int:
     """Answer rows or texts with a model that was trained on a task.
 
     For --text, one answer a line.  For the rows of a file, one JSON object a line: all fields of the row, then
-    "predicted" and, of a class, its probability; with --bad_rows skip also "row", its number in the file.
+    "predicted" and, of a class, its probability; with --bad_rows skip also "row", its number in the file.  --explain
+    adds what each token contributed: below an answer, or as "explanation" in its object.
 
     Args:
         model: a run of finetune, or one of its checkpoints
@@ -102,6 +107,8 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     memory.install()
     task, trained, notes = tuning.load(model, allow_nan=allow_nan)
     exported = task.export(export) if export else None
+    if asked.explain:
+        deciding.check(task)
     plain = lines_of_answers if text else answers.json_lines
     write = answers.format_of(out, plain) if out else plain
     if data:
@@ -116,6 +123,9 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
     for sentence in (*notes, *too_long, *task.notes(rows, trained, search)):
         note(sentence)
     predicted, details = task.answered(rows, trained, search)
+    if asked.explain:
+        explained = map(shares.as_json, deciding.reasons(rows, trained, asked))
+        details = [{**detail, EXPLANATION: found} for detail, found in zip(details, explained, strict=True)]
     table = answers.beside(rows, [*map(task.shown, predicted)], details, numbered=bad_rows == "skip")
     content = write(table).encode("utf-8", "backslashreplace")      # as JSON writes half of a surrogate pair
     if out:
@@ -131,8 +141,9 @@ def predict(model: Path, search: SearchConfig, data: Path | None = None, text: t
 
 
 def lines_of_answers(table: answers.Table) -> str:
-    """The answers alone, one a line."""
-    return "".join(f"{answers.cell(row['predicted'])}\n" for row in table)
+    """The answers, one a line, each with its explanation below it if there is one."""
+    found = [(answers.cell(row["predicted"]), *shares.lines(row.get(EXPLANATION))) for row in table]
+    return "".join(f"{line}\n" for lines in found for line in lines)
 
 
 def fields_of_training(trained) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The commands train, resume and plot: one function each, whose signature gives the flags (see flags.py)."""
+"""The commands train and resume: one function each, whose signature gives the flags (see flags.py)."""
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,7 +11,6 @@ from pyllama.cli import tasks
 from pyllama.cli.display import announce
 from pyllama.cli.output import console
 from pyllama.cli.parsing import listed
-from pyllama.cli.plot import draw
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
 from pyllama.cli.sample import command, prompt_from, sampler
 from pyllama.device import like as on
@@ -204,16 +203,3 @@ def load(model: Path, tokenizer: Path | None, dtype: str = "float32",
     if loaded.tokenizer is None:
         raise UserError(f"{model} has no tokenizer; give one with --tokenizer")
     return loaded, loaded.tokenizer
-
-
-def plot(runs: tuple[Path, ...], /, out: Path | None = None) -> int:
-    """Plot the loss, learning rate and gradient norm of runs as a PNG.
-
-    Args:
-        runs: folders of runs
-        out: file to write (default: curves.png in the first run)
-    """
-    out = out or runs[0] / "curves.png"
-    draw(list(runs), out)
-    console.print(f"wrote {out}")
-    return 0

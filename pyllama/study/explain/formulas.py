@@ -1,6 +1,6 @@
 """The products of a gradient by the formulas in the ops' docstrings, such as dx_nd = Σ_e dy_ne w_ed of linear."""
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from pyllama.ops.attention import biased, factor, rows, scores, visible
 from pyllama.study.explain.recording import Call
 
 Cells = tuple[np.ndarray, ...]                  # an index array for each axis
+ATTENTION: dict[str, Any] = {"causal": False, "window": None, "scale": None, "softcap": None}     # options left out
 Factors = Callable[[Cells], tuple[np.ndarray, np.ndarray]]
 
 
@@ -115,20 +116,34 @@ def head_w(call: Call) -> Products:
     return of_weights(dz, x, "dz", lead)
 
 
-def attention_maps(call: Call):
-    """(p, dp, dz), each [B G R*T S], as in the derivation of attention; dz includes the scale of the scores."""
+class Weights(NamedTuple):
+    """Of an attention the weights p [B G R*T S], the scores u before bias and mask, and the output y [B G R*T K]."""
+    p: np.ndarray
+    u: np.ndarray
+    y: np.ndarray
+
+
+def attention_weights(call: Call) -> Weights:
+    """The Weights of a call of attention, in float64."""
     names = [x.name for x in call.op.inputs]
     given = dict.fromkeys(names) | dict(zip(names, call.inputs, strict=False))
     q, k, v = map(double, call.inputs[:3])
     bias = None if given["bias"] is None else double(given["bias"])
-    options = {"causal": False, "window": None, "scale": None, "softcap": None} | call.options
+    options = ATTENTION | call.options
     seen = visible(q, k, given["mask"], given["segments"], options["causal"], options["window"])
     u = scores(q, k, options["scale"], options["softcap"])
     a = biased(u, bias, seen, q)
     y, (*_, lse) = attention_op.forward(q, k, v, given["mask"], given["segments"], bias, **options)
-    p, dy = np.exp(a - lse), rows(double(call.dys[0]))
+    return Weights(np.exp(a - lse), u, rows(y))
+
+
+def attention_maps(call: Call):
+    """(p, dp, dz), each [B G R*T S], as in the derivation of attention; dz includes the scale of the scores."""
+    q, _, v = map(double, call.inputs[:3])
+    options, (p, u, y) = ATTENTION | call.options, attention_weights(call)
+    dy = rows(double(call.dys[0]))
     dp = dy @ v.swapaxes(-1, -2)
-    dz = p * (dp - np.sum(dy * rows(y), axis=-1, keepdims=True)) * factor(q, options["scale"])
+    dz = p * (dp - np.sum(dy * y, axis=-1, keepdims=True)) * factor(q, options["scale"])
     return p, dp, dz if options["softcap"] is None else dz * (1 - (u / options["softcap"]) ** 2)
 
 

@@ -7,6 +7,7 @@ from pyllama.study.explain.cells import block, number, numbers
 from pyllama.study.explain.formulas import double
 from pyllama.study.explain.recording import Call, Recording
 from pyllama.study.explain.subject import Subject
+from pyllama.study.spelling import spelled
 from pyllama.training.examples import IGNORE
 
 MOST = 64                                       # rows and columns of the table of scores
@@ -77,6 +78,5 @@ def named(subject: Subject, target: int) -> str:
 
 
 def token(subject: Subject, i: int) -> str:
-    """A token as text; one that is not text as the vocabulary spells it."""
-    text = subject.tokenizer.decode([int(i)])
-    return text if text and "\ufffd" not in text else str(subject.tokenizer.rust.id_to_token(int(i)) or int(i))
+    """A token as text: see spelled()."""
+    return spelled(subject.tokenizer, i)

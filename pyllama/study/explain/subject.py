@@ -11,9 +11,9 @@ from pyllama.errors import UserError, counted
 from pyllama.rng import generator
 from pyllama.study.explain import rows
 from pyllama.study.explain.rows import Given
+from pyllama.study.reading import ids_of
 from pyllama.tasks import finetune
 from pyllama.tasks.task import Task, labels_of
-from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint, objectives
 from pyllama.training.loop import Settings, State, start
@@ -99,9 +99,7 @@ def batch(given: Given, config: Any, tokenizer: Tokenizer, seed: int = 0) -> dic
     objectives.objective_of(config, tokenizer)              # raises if it does not learn from plain text
     if given.extras:
         raise UserError(f"the model learns from plain text, which has no {min(given.extras)}; remove it")
-    continues, frame = objectives.continues(config), special.frame(tokenizer)
-    behind = [] if continues else frame.behind
-    ids = np.array([[*frame.before, *tokenizer.encode(given.text), *behind]], int)
+    ids, continues = ids_of(given.text, config, tokenizer), objectives.continues(config)
     count, room = ids.shape[1], config.context
     if count < 2:
         raise UserError(f"the text has {counted(count, 'token')}; give one of at least 2")
