@@ -1,11 +1,19 @@
 """The page of the backward explorer in a browser: a walk along the chain rule shows the numbers of the recording."""
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pyllama.study.explain import page
-from tests.explained import SENTENCE, made, small_run
+from tests.explained import SENTENCE, Models, made, small_run
+
+AXE = Path(__file__).parents[1] / "build/node_modules/axe-core/axe.min.js"
+# One page for each kind of head, among them all parts that a page may have
+CASES = [("text", "llama"), ("classify", "mbart"), ("tag", "lstm"), ("qa", "distilbert"), ("g2p", "transformer"),
+         ("regress", "bert")]
+every_case = pytest.mark.parametrize("case", CASES, ids="-".join)
 
 
 @pytest.fixture(scope="module")
@@ -13,13 +21,44 @@ def run(tmp_path_factory):
     return small_run(tmp_path_factory.mktemp("runs"))
 
 
-@pytest.fixture
-def opened(browser, run, tmp_path):
-    """(browser, recording) with the page of the run open."""
-    file = tmp_path / "page.html"
+@pytest.fixture(scope="module")
+def of_run(run, tmp_path_factory):
+    """(the file of the page, the recording)"""
+    file = tmp_path_factory.mktemp("page") / "page.html"
     file.write_bytes(page.explained(run, SENTENCE))
+    return file, made(run)[1]
+
+
+@pytest.fixture
+def opened(browser, of_run):
+    """(browser, recording) with the page of the run open."""
+    file, recording = of_run
     browser.get(file.as_uri())
-    yield browser, made(run)[1]
+    yield browser, recording
+    assert browser.get_log("browser") == []
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return Models(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def pages(models, tmp_path_factory):
+    """The file of each case's page, with few nudges."""
+    made_in = tmp_path_factory.mktemp("pages")
+    for case in CASES:
+        folder, given, _ = models.folder(case)
+        written = page.html(page.as_json(made(folder, given, 16)[2]))
+        (made_in / "-".join(case)).with_suffix(".html").write_bytes(written)
+    return made_in
+
+
+@pytest.fixture
+def shown(browser, pages, case):
+    """(browser, document) with the page of the case open."""
+    browser.get((pages / "-".join(case)).with_suffix(".html").as_uri())
+    yield browser, browser.execute_script("return data")
     assert browser.get_log("browser") == []
 
 
@@ -121,22 +160,123 @@ def test_the_slider_chooses_an_epsilon_and_keeps_the_focus(opened):
     assert number(chosen[2]) == pytest.approx(one["losses"][2] + one["epsilons"][1] * one["gradient"], abs=1e-9)
 
 
-def test_both_languages_have_all_words_and_the_page_switches(opened):
+def test_every_word_has_both_languages(opened):
+    """A text with an English word is another one in Chinese, with a Chinese character; symbols are the same."""
     browser, _ = opened
-    keys = browser.execute_script("return [Object.keys(WORDS.en), Object.keys(WORDS.zh)]")
-    assert keys[0] == keys[1]
-    browser.find_element("id", "language").click()
-    assert browser.find_element("tag name", "html").get_attribute("lang") == "zh-CN"
-    assert browser.find_element("css selector", "h1").text == "一步训练，逐格解释"
-    browser.find_element("id", "language").click()
-    assert "undefined" not in browser.find_element("tag name", "body").text
+    words = browser.execute_script("""
+        const model = { name: "", type: "", task: "", parameters: 1, step: 1, dtype: "" };
+        const say = (text) => typeof text !== "function" ? text
+          : text.length === 2 && text(model, String) || text(...[3, 3, 3, 3].slice(0, text.length));
+        const about = (of) => of.about(model, String);
+        return ["en", "zh"].map((language) => Object.fromEntries(Object.entries(WORDS[language]).map(([key, text]) =>
+          [key, key === "about" ? about(WORDS[language]) : say(text)])));""")
+    english, chinese = words
+    assert english.keys() == chinese.keys()
+    for key, text in english.items():
+        other = chinese[key]
+        if key != "other" and re.search("[A-Za-z]{4}", text.replace("loss", "")):
+            assert re.search("[\u4e00-\u9fff]", other), (key, other)
+    assert (english["other"], chinese["other"]) == ("中文", "English")
+    folder = Path(page.__file__).parent
+    program = "\n".join(folder.joinpath(name).read_text("utf-8") for name in (*page.SCRIPTS, "page.html"))
+    assert {*re.findall(r'word\("([\w ]+)"', program), *re.findall(r'data-word="(\w+)"', program)} <= english.keys()
 
 
-def test_a_narrow_page_does_not_scroll_sideways(opened):
-    browser, _ = opened
-    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+@every_case
+def test_a_page_says_everything_in_both_languages(shown):
+    browser, document = shown
+    first = {}                                              # of each op the first call
+    for i, call in enumerate(document["calls"]):
+        first.setdefault(call["op"], i)
+    for language in "en", "zh-CN":
+        assert browser.find_element("tag name", "html").get_attribute("lang") == language
+        said = browser.execute_script("""
+            const said = [], heard = (part) => said.push(part.textContent);
+            for (const step of [0, 1, calls.length, calls.length + 1, total]) {
+              moveTo(step);
+              heard(document.querySelector("header"));
+              heard(document.querySelector("main"));
+            }
+            for (const call of arguments[0])
+              arraysOf(call).forEach((_, array) => {
+                goTo(call, array);
+                choose($("inspector").querySelector("td[data-cell]"));
+                heard($("inspector"));
+              });
+            return said;""", list(first.values()))
+        assert not [text for text in said if re.search("undefined|NaN|null", text)]
+        browser.find_element("id", "language").click()
+
+
+@every_case
+def test_a_page_has_the_parts_of_its_model(shown, case):
+    browser, document = shown
+    loss = {"text": "Loss per token", "classify": "Loss of the label", "tag": "Loss per tag",
+            "qa": "Loss of the span", "g2p": "Loss per token", "regress": "Loss of the number"}[case[0]]
+    headings = [one.text for one in browser.find_elements("css selector", "h2") if one.text]
+    assert loss in headings
+    assert ("The LSTM through time" in headings) == (case[1] == "lstm")
+    options = [one.text for one in browser.find_elements("css selector", "#attention option")]
+    kinds = {text.split(" · ")[0] for text in options if " · " in text}
+    assert kinds == ({"encoder", "decoder", "cross-attention"} if case[1] in ("mbart", "transformer") else set())
+    assert len(options) == len(document["attention"])
+    if document["classes"]:
+        shown = browser.find_element("id", "losses").text
+        assert all(name.split()[-1] in shown for name in document["classes"]["columns"])
+
+
+@pytest.mark.parametrize("case", [("tag", "lstm")])
+def test_a_weight_that_every_step_uses_shows_the_products_of_all_steps(shown):
+    """Its gradient is the sum of dy · h over the steps, each of which is a product."""
+    browser, document = shown
+    browser.execute_script("moveTo(total)")
+    browser.find_element("css selector", "#time tbody tr:nth-child(3) td:nth-child(8) button").click()
+    browser.find_element("css selector", "#inspector td[data-cell='9']").click()       # 8 columns
+    text = browser.find_element("id", "detail").text
+    assert "Several calls use this weight." in text
+    parts = re.findall(r"^\d+ linear (\S+)(?: = (\S+) · (\S+))?$", text, re.MULTILINE)
+    assert len(parts) == len(document["time"][0]["steps"])
+    for part, left, right in parts:
+        assert not left or number(part) == pytest.approx(number(left) * number(right), rel=1e-4)
+    total = number(re.search(r"∂loss/∂lstm.weight_hh_l0\[\d+,1\] = (\S+)", text)[1])
+    assert total == pytest.approx(sum(number(part) for part, *_ in parts), rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES[:1])
+def test_the_keyboard_plays_pauses_and_steps(shown):
+    from selenium.webdriver.common.keys import Keys
+    browser, _ = shown
+    browser.execute_script("$('play').focus()")
+    press(browser, Keys.ENTER)
+    assert browser.execute_script("return state.timer") is not None
+    assert browser.find_element("id", "play").text == "pause"
+    press(browser, Keys.SPACE)
+    assert browser.execute_script("return state.timer") is None
+    press(browser, Keys.END)
+    assert browser.execute_script("return state.step === total")
+    press(browser, Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_RIGHT)
+    assert browser.execute_script("return total - state.step") == 1
+    press(browser, Keys.HOME)
+    assert browser.execute_script("return state.step") == 0
+
+
+@every_case
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1500)])
+def test_axe_finds_no_violation_and_a_page_does_not_scroll_sideways(shown, scheme, width):
+    browser, _ = shown
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     try:
-        assert browser.execute_script("moveTo(total); return document.documentElement.scrollWidth") <= 360
+        browser.execute_script("moveTo(total); choose($('inspector').querySelector('td[data-cell]'))")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        if not AXE.exists():
+            pytest.skip("needs axe-core: npm install --prefix build axe-core")
+        browser.execute_script(AXE.read_text("utf-8"))
+        result = browser.execute_async_script("axe.run().then(arguments[0])")
+        found = [(rule["id"], [node["html"][:200] for node in rule["nodes"][:3]]) for rule in result["violations"]]
+        assert found == [], json.dumps(found, indent=1)
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
