@@ -106,6 +106,13 @@ def test_operations_are_those_of_the_benchmark_but_for_the_diagonal(site):
         assert 0 < site("counts").counted(name)["C'"] / SIZES[name].flops - 1 < 1 / SIZES[name].T
 
 
+def test_attention_has_half_of_the_operations_at_the_context_that_the_table_says(site):
+    for name in site("counts").BENCHED:
+        T = round(site("cost").half(site("counts").counted(name)))
+        of = site("counts").evaluated(site("counts").letters()[name] | {"T": T})
+        assert abs(6 * of["N"] * of["n"] / of["C'"] - 0.5) < 1 / T
+
+
 def test_what_is_counted_is_most_of_the_measured_peak(site):
     rows = list(site("cost").pieces())
     assert [row[0] for row in rows] == list(site("counts").BENCHED)

@@ -18,7 +18,7 @@ def short(x: float) -> str:
     power = 0
     while x >= 999.5 and power < len(UNITS) - 1:
         x, power = x / 1000, power + 1
-    digits = max(0, 2 - len(str(int(x))) + 1) if power else 0
+    digits = 3 - len(str(int(x))) if power else 0
     return f"{x:.{digits}f}{UNITS[power]}"
 
 
@@ -35,13 +35,17 @@ def share(part: float) -> str:
     return f"{100 * part:.1f} %"
 
 
+def half(of: dict[str, float]) -> float:
+    """The context at which attention has half of the operations."""
+    return of["N"] / (of["L"] * of["H"] * of["K"]) - 1
+
+
 def costs() -> Iterator[tuple[str, ...]]:
     for name in (*BENCHED, LARGE):
         of = counted(name)
         weights = 6 * of["N"] * of["n"]
-        half = of["N"] / (of["L"] * of["H"] * of["K"]) - 1
         yield (name, short(of["P"]), short(of["N"]), f"{of['n']:,.0f}", short(6 * of["N"]), f"{of['T']:,.0f}",
-               share(1 - weights / of["C'"]), short(half))
+               share(1 - weights / of["C'"]), short(half(of)))
 
 
 def measured() -> dict[str, dict[str, str]]:

@@ -19,10 +19,11 @@ WIDGETS.counting = (place, { models }) => {
                  ["pairs", 1, "minus", said("scores of attention, if saved", "注意力得分（若保存）")]];
   const bytes = 4;
 
-  const nearest = (list, value) => list.reduce((best, one) => Math.abs(one - value) < Math.abs(best - value) ? one : best);
+  const nearest = (list, value) =>
+    list.reduce((best, one) => Math.abs(one - value) < Math.abs(best - value) ? one : best);
   const text = (value, units, base) => {
     const power = Math.max(0, Math.min(units.length - 1, Math.floor(Math.log(value) / Math.log(base))));
-    return `${(value / base ** power).toPrecision(3).replace(/e\+3$/, "e3")} ${units[power]}`.replace("1.00e3", "1000");
+    return `${Number((value / base ** power).toPrecision(3)).toLocaleString("en")} ${units[power]}`;
   };
   const short = (value) => text(value, ["", "k", "M", "G", "T", "P", "E", "Z"], 1000).trim();
   const memory = (value) => text(bytes * value, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"], 1024);
@@ -42,10 +43,10 @@ WIDGETS.counting = (place, { models }) => {
     return element("label", {}, `${label} `, element("code", {}, name), ": ", values[name], inputs[name]);
   });
 
-  const bars = kinds.map(([, , color, label]) => ({ number: element("td"), label,
-                                                    bar: element("span", { class: `bar ${color} from-left` }) }));
-  const rows = bars.map(({ number, bar, label }) =>
-    element("tr", {}, element("th", { scope: "row" }, label), number, element("td", {}, bar)));
+  const numbers = kinds.map(() => element("td"));
+  const bars = kinds.map(([, , color]) => element("span", { class: `bar ${color} from-left` }));
+  const rows = kinds.map(([, , , label], i) =>
+    element("tr", {}, element("th", { scope: "row" }, label), numbers[i], element("td", {}, bars[i])));
   const status = element("p", { class: "status", "aria-live": "polite" });
 
   function update() {
@@ -58,14 +59,15 @@ WIDGETS.counting = (place, { models }) => {
     }
     const found = formulas.counting({ ...chosen, K: chosen.D / chosen.H });
     const sizes = kinds.map(([name, times]) => times * found[name]), most = Math.max(...sizes);
-    bars.forEach(({ number, bar }, i) => {
-      number.textContent = memory(sizes[i]);
-      bar.style.setProperty("--size", sizes[i] / most);
+    sizes.forEach((size, i) => {
+      numbers[i].textContent = memory(size);
+      bars[i].style.setProperty("--size", size / most);
     });
-    const weights = 6 * chosen.B * chosen.T * found.N / found.C;
-    status.textContent = [`N = ${short(found.N)}`, said(`operations in a step: ${short(found.C)}`, `每步运算数：${short(found.C)}`),
-      said(`attention's share: ${(100 * (1 - weights)).toFixed(1)} %`, `注意力所占比例：${(100 * (1 - weights)).toFixed(1)} %`),
-      said(`memory: ${memory(4 * found.P + found.S)}`, `内存：${memory(4 * found.P + found.S)}`)].join(" · ");
+    const weights = 6 * chosen.B * chosen.T * found.N, share = 100 * (1 - weights / found.C);
+    status.textContent = [`N = ${short(found.N)}`,
+      `${said("operations in a step", "每步运算数")}: ${short(found.C)}`,
+      `${said("attention's share", "注意力所占比例")}: ${share.toFixed(1)} %`,
+      `${said("memory", "内存")}: ${memory(4 * found.P + found.S)}`].join(" · ");
   }
 
   const buttons = Object.entries(models).map(([name, sizes]) => {
@@ -74,9 +76,9 @@ WIDGETS.counting = (place, { models }) => {
     return button;
   });
   const caption = said("A training step, counted", "一个训练步的计数");
-  const help = said("Choose a model, or move the sliders. Float32, the whole batch at once, and an embedding table that is "
-    + "also the output matrix. Blue bars add up to the memory; the other bars are for comparison.",
-    "选择一个模型，或移动滑块。单精度，整个批量一次计算，嵌入表同时用作输出矩阵。蓝色条之和是内存；其余的条供比较。");
+  const help = said("Choose a model, or move the sliders. Float32, the whole batch at once, and an embedding table "
+    + "that is also the output matrix. The first four bars add up to the memory; the others are for comparison.",
+    "选择一个模型，或移动滑块。单精度，整个批量一次计算，嵌入表同时用作输出矩阵。前四条之和是内存；其余的供比较。");
   update();
   place.append(element("figure", {}, element("figcaption", {}, element("strong", {}, caption), " ", help),
     element("p", { class: "models" }, ...buttons), element("div", { class: "controls" }, ...controls), status,
