@@ -52,5 +52,5 @@ def figure(path: str, number: int, lines: list[str]) -> str:
 
 def setup(app):
     app.add_directive("quote", Quote)
-    app.add_css_file("quotes.css")
+    app.add_css_file("chapters.css")
     return {"parallel_read_safe": True}
