@@ -48,3 +48,8 @@ def test_every_line_is_well_formed(line):
 ])
 def test_parentheses_stand_where_they_are_needed(line, seen):
     assert text(line) == seen
+
+
+def test_a_prime_is_not_a_superscript():
+    """Where no font is for mathematics, a browser makes it so small, and raises it so far, that x' looks like x."""
+    assert "msup" not in mathml("y_i = x'_i")

@@ -58,14 +58,17 @@ def number(node: notation.Number) -> tuple[str, int]:
 
 
 def identifier(text: str) -> str:
-    """x is in italics; lse is upright, as browsers do by themselves; the d of dx is upright."""
+    """x is in italics; lse is upright, as browsers do by themselves; the d of dx is upright.
+
+    Primes are not a superscript: fonts have them raised, and where no font is for mathematics they would be lost.
+    """
     name = text.rstrip("'")
     primes = "′" * (len(text) - len(name))
     if name.startswith("d") and len(name) > 1:
         found = row(tag("mi", "d", mathvariant="normal"), tag("mi", escape(name[1:])))
     else:
         found = tag("mi", escape(name))
-    return tag("msup", found, tag("mo", primes)) if primes else found
+    return row(found, tag("mo", primes, lspace="0", rspace="0")) if primes else found
 
 
 def name(node: notation.Name) -> tuple[str, int]:
