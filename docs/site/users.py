@@ -1,4 +1,5 @@
 """Where an op is used: models, kernels and tests, found in the source."""
+import functools
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ PLACES = {MODELS: ("pyllama/models/*.py", "pyllama/training/*.py", "pyllama/ops/
           TESTS: ("tests/test_*.py",)}
 
 
+@functools.cache
 def users(name: str) -> dict[str, list[str]]:
     """heading -> the files; a heading without any is left out."""
     called = re.compile(rf"(?<![\w.]){name}\(|\bops\.{name}\b")
@@ -22,4 +24,4 @@ def users(name: str) -> dict[str, list[str]]:
 
 
 def files(heading: str) -> list[Path]:
-    return [path for pattern in PLACES[heading] for path in sorted(ROOT.glob(pattern))]
+    return [path for pattern in PLACES[heading] for path in sorted(ROOT.glob(pattern)) if path.stem != "__init__"]
