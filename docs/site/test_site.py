@@ -3,60 +3,28 @@
 Each page of both languages is opened from the disk, as a reader does who has no server.
 """
 import json
-import os
-import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("selenium", reason="the extra 'docs' is not installed")
+from conftest import BUILT, NARROW, ROOT, WIDE
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-ROOT = Path(__file__).parents[2]
-BUILT = ROOT / "build" / "site"
 AXE = ROOT / "build" / "node_modules" / "axe-core" / "axe.min.js"
 LANGUAGES = {"en": "en", "zh_CN": "zh-CN"}
-NARROW, WIDE = (360, 780), (1500, 1000)
 PAGES = [path.relative_to(BUILT / "en").as_posix() for path in sorted((BUILT / "en").rglob("*.html"))]
 FOUND = {"en": "softmax", "zh_CN": "归一化"}
 SECONDS = 20
 
-if shutil.which("chromedriver") is None:
-    pytest.skip("needs Chromium: apt-get install chromium chromium-driver", allow_module_level=True)
 if not PAGES:
     pytest.skip("the site is not built: make docs", allow_module_level=True)
 
 every_page = pytest.mark.parametrize("page", [f"{language}/{page}" for language in LANGUAGES for page in PAGES])
 both_languages = pytest.mark.parametrize("language", LANGUAGES)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    for flag in ["--headless=new", "--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def show(browser):
-    """show(page, size, **features): the browser with this page, as a reader with these media features sees it."""
-    def shown(page, size=WIDE, **features):
-        width, height = size
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                                {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
-        named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": named})
-        browser.get(f"{BUILT.as_uri()}/{page}")
-        return browser
-    return shown
 
 
 def style(element, name):
