@@ -66,14 +66,15 @@ def said(name: str) -> list[str]:
     return [*cases, *CLASSES, *(step.why for one in those for step in one.steps)] if those else []
 
 
-def equation(step: Shown, number: int, lit: Iterable[int]) -> str:
-    """The number, which is a link to the step, and the equation; `lit` are the lines of code to light up with it."""
+def equation(step: Shown, number: int, lit: Iterable[int], page: str = "") -> str:
+    """The number, which is a link to the step (on its page), and the equation; `lit` are the lines of code that light
+    up with it."""
     try:
         shown = display(step.line)
     except ValueError:
         shown = f"<code>{escape(squeezed(step.line))}</code>"
     return (f'<div class="equation" data-lines="{" ".join(map(str, lit))}">'
-            f'<a class="number" href="#step-{number}">{number}</a>{shown}</div>')
+            f'<a class="number" href="{page}#step-{number}">{number}</a>{shown}</div>')
 
 
 def display(line: str) -> str:

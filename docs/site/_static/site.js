@@ -10,11 +10,14 @@ function light(step, on) {
     code.scrollTop = lit[0].offsetTop - code.offsetTop - code.clientHeight / 3;
 }
 
+// act(true) when the mouse or the focus comes to the node, act(false) when it leaves.
+function whilePointedAt(node, act) {
+  for (const event of ["mouseenter", "focusin"]) node.addEventListener(event, () => act(true));
+  for (const event of ["mouseleave", "focusout"]) node.addEventListener(event, () => act(false));
+}
+
 document.addEventListener("DOMContentLoaded", () => {
-  for (const step of document.querySelectorAll(".step")) {
-    for (const event of ["mouseenter", "focusin"]) step.addEventListener(event, () => light(step, true));
-    for (const event of ["mouseleave", "focusout"]) step.addEventListener(event, () => light(step, false));
-  }
+  for (const step of document.querySelectorAll(".step")) whilePointedAt(step, (on) => light(step, on));
   const contents = document.querySelector(".toc-title");      // a page has two asides: this one needs a name
   if (contents) {
     contents.id = "toc-title";
