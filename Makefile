@@ -107,8 +107,7 @@ docs-messages: $(DEV)                                      # the catalogues of t
 	$(BIN)/python docs/site/catalogues.py
 
 docs-test: docs build/node_modules/axe-core                 # in a headless Chromium
-	PYLLAMA_TEST_BROWSER=1 $(BIN)/python -m pytest docs/site/test_site.py tests/test_explain_browser.py \
-	    tests/test_widgets.py
+	PYLLAMA_TEST_BROWSER=1 $(BIN)/python -m pytest docs/site tests/test_explain_browser.py tests/test_widgets.py
 
 picture: demo                                               # the README's
 	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg
