@@ -3,6 +3,7 @@
     --flag VALUE, --flag=VALUE              a flag with a value
     --flag A B, --flag A --flag B           one with several
     --switch, --no_switch, --switch False   one without a value
+    --explain, --explain gradient           one that may stand alone (WITHOUT_VALUE)
     --                                      all words after it are positional
 
 A value may begin with a hyphen.  Only where it could be a flag it must be written --flag=VALUE.  A flag may have its

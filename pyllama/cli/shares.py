@@ -13,12 +13,14 @@ METHODS = {"integrated": "integrated gradients", "gradient": "gradient x input"}
 BASELINES = {"mask": "the mask token", "pad": "the padding token", "mean": "the mean of all tokens", "zero": "zero"}
 
 
-def as_json(reason: Reason) -> dict[str, Any]:
+def as_json(reason: Reason | None) -> dict[str, Any] | None:
     """The reason as an object for JSON, its numbers rounded."""
+    if reason is None:
+        return None
     found = reason.attribution
-    return {"target": reason.target or None, "method": reason.method, "baseline": reason.baseline, "steps": found.steps,
-            "score": round(found.score, 6), "baseline_score": round(found.base, 6), "gap": round(found.gap, 6),
-            "tokens": reason.tokens, "shares": np.round(found.shares, 6).tolist()}
+    return {"kind": reason.kind, "target": reason.target or None, "method": reason.method, "baseline": reason.baseline,
+            "steps": found.steps, "score": round(found.score, 6), "baseline_score": round(found.base, 6),
+            "gap": round(found.gap, 6), "tokens": reason.tokens, "shares": np.round(found.shares, 6).tolist()}
 
 
 def lines(explanation: dict[str, Any] | None) -> list[str]:
@@ -34,18 +36,20 @@ def lines(explanation: dict[str, Any] | None) -> list[str]:
 
 def scores(explanation: dict[str, Any]) -> str:
     """The score of the text, and that of the baseline."""
-    target, score, base = explanation["target"], explanation["score"], explanation["baseline_score"]
+    kind, score, base = explanation["kind"], explanation["score"], explanation["baseline_score"]
     instead = f"with {BASELINES[explanation['baseline']]} for every token"
-    if target is None:
+    if kind == "number":
         return f"the number is {score:.4f}; {instead}, {base:.4f}"
+    if kind == "text":
+        return f"the answer has the log-probability {score:.4f}; {instead}, {base:.4f}"
     left = ", so that little is left to explain: choose another baseline" * (base > math.log(1 / 2))
-    return f"{target} has the probability {math.exp(score):.4f}; {instead}, {math.exp(base):.4f}{left}"
+    return f"{explanation['target']} has the probability {math.exp(score):.4f}; {instead}, {math.exp(base):.4f}{left}"
 
 
 def total(explanation: dict[str, Any]) -> str:
     """What the shares add up to, and what is missing to the difference of the scores."""
     shares, steps, gap = explanation["shares"], explanation["steps"], explanation["gap"]
-    unit = "" if explanation["target"] is None else " nats of log-probability"
+    unit = "" if explanation["kind"] == "number" else " nats of log-probability"
     way = METHODS[explanation["method"]] + (f" in {steps:,} steps" if steps else "")
     said = f"{sum(shares):+9.4f}  in all of {explanation['score'] - explanation['baseline_score']:+.4f}{unit}, by {way}"
     is_large = steps and abs(gap) > TOLERANCE * sum(map(abs, shares))

@@ -108,7 +108,7 @@ def predict(model: Path, search: SearchConfig, asked: Asked, data: Path | None =
     task, trained, notes = tuning.load(model, allow_nan=allow_nan)
     exported = task.export(export) if export else None
     if asked.explain:
-        deciding.check(task)
+        deciding.check(task, asked)
     plain = lines_of_answers if text else answers.json_lines
     write = answers.format_of(out, plain) if out else plain
     if data:
@@ -124,7 +124,7 @@ def predict(model: Path, search: SearchConfig, asked: Asked, data: Path | None =
         note(sentence)
     predicted, details = task.answered(rows, trained, search)
     if asked.explain:
-        explained = map(shares.as_json, deciding.reasons(rows, trained, asked))
+        explained = map(shares.as_json, deciding.reasons(task, rows, predicted, trained, asked))
         details = [{**detail, EXPLANATION: found} for detail, found in zip(details, explained, strict=True)]
     table = answers.beside(rows, [*map(task.shown, predicted)], details, numbered=bad_rows == "skip")
     content = write(table).encode("utf-8", "backslashreplace")      # as JSON writes half of a surrogate pair

@@ -51,11 +51,12 @@ class Attribution(NamedTuple):
         return abs(self.gap) <= TOLERANCE * float(np.abs(self.shares).sum())
 
 
-def gradient_times_input(f: Score, x: np.ndarray, baseline: np.ndarray) -> Attribution:
+def gradient_times_input(f: Score, x: np.ndarray, baseline: np.ndarray, *, at_once: int = AT_ONCE) -> Attribution:
     """The Attribution of f to x [T D] by the gradient at x.
 
     f           f(points [N T D]) returns (scores [N], back);  back(dscores [N]) gives the gradient [N T D]
     baseline    [T D]
+    at_once     points that f is given together, at most
 
     >>> import numpy as np
     >>> from pyllama.study.attribution import gradient_times_input
@@ -65,12 +66,12 @@ def gradient_times_input(f: Score, x: np.ndarray, baseline: np.ndarray) -> Attri
     >>> gradient_times_input(f, np.ones((2, 2)), np.zeros((2, 2)))
     Attribution(shares=array([3., 7.]), score=10.0, base=0.0, steps=0)
     """
-    (score, base), slopes = along(f, x, baseline, [1.0, 0.0])
+    (score, base), slopes = along(f, x, baseline, [1.0, 0.0], at_once)
     return Attribution(slopes[0], score, base, 0)
 
 
 def integrated_gradients(f: Score, x: np.ndarray, baseline: np.ndarray, tolerance: float = TOLERANCE,
-                         most: int = MOST) -> Attribution:
+                         most: int = MOST, *, at_once: int = AT_ONCE) -> Attribution:
     """The Attribution of f to x [T D] by the gradient on the way from the baseline.
 
     The steps are doubled until |gap| <= tolerance · Σ |a_t|, or there are `most`.  Arguments as in
@@ -83,30 +84,30 @@ def integrated_gradients(f: Score, x: np.ndarray, baseline: np.ndarray, toleranc
     >>> integrated_gradients(f, np.full((2, 1), 3.0), np.ones((2, 1))).shares.round(6)
     array([4., 4.])
     """
-    (base, score), ends = along(f, x, baseline, [0.0, 1.0])
-    even, odd, steps = np.zeros(len(x)), between(f, x, baseline, 2), 2
+    (base, score), ends = along(f, x, baseline, [0.0, 1.0], at_once)
+    even, odd, steps = np.zeros(len(x)), between(f, x, baseline, 2, at_once), 2
     while True:
         found = Attribution((ends.sum(axis=0) + 4 * odd + 2 * even) / (3 * steps), score, base, steps)
         enough = abs(found.gap) <= tolerance * np.abs(found.shares).sum()
         if steps >= most or (steps >= FEWEST and enough):
             return found
         even, steps = even + odd, 2 * steps
-        odd = between(f, x, baseline, steps)
+        odd = between(f, x, baseline, steps, at_once)
 
 
-def between(f: Score, x: np.ndarray, baseline: np.ndarray, steps: int) -> np.ndarray:
+def between(f: Score, x: np.ndarray, baseline: np.ndarray, steps: int, at_once: int) -> np.ndarray:
     """Σ_i Σ_d g_td(i / steps) of the odd i: [T]"""
-    _, slopes = along(f, x, baseline, np.arange(1, steps, 2) / steps)
+    _, slopes = along(f, x, baseline, np.arange(1, steps, 2) / steps, at_once)
     return slopes.sum(axis=0)
 
 
-def along(f: Score, x: np.ndarray, baseline: np.ndarray,
-          alphas: Sequence[float] | np.ndarray) -> tuple[list[float], np.ndarray]:
+def along(f: Score, x: np.ndarray, baseline: np.ndarray, alphas: Sequence[float] | np.ndarray,
+          at_once: int) -> tuple[list[float], np.ndarray]:
     """(f(p(α)), Σ_d g_td(α)) of each α: N numbers and [N T], float64"""
     scores: list[float] = []
     slopes: list[Any] = []
-    for first in range(0, len(alphas), AT_ONCE):
-        alpha = np.asarray(alphas[first:first + AT_ONCE], x.dtype)[:, None, None]
+    for first in range(0, len(alphas), at_once):
+        alpha = np.asarray(alphas[first:first + at_once], x.dtype)[:, None, None]
         values, back = f(baseline + alpha * (x - baseline))
         gradient = back(np.ones_like(values))
         scores += map(float, values)

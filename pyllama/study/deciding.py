@@ -1,32 +1,38 @@
-"""Which tokens decided: the answer of a classifier, attributed to the tokens of its text.
+"""Which tokens decided: the answer of a model, attributed to the tokens of its text.
 
 The score of a class is its log-probability: adding a number to all of the model's scores does not change it, and its
-differences are in nats, as losses are.  The score of a number is the number.
+differences are in nats, as losses are.  The score of a text that the model wrote is the sum of the log-probabilities of
+its tokens and its end.  The score of a number is the number.
 
 The vectors are the embeddings of the tokens.  Special tokens around a text keep theirs in the baseline, so nothing is
-attributed to them.  So do positions and token types.  A decoder that reads the same text, shifted, as that of a BART
-does, reads the same vectors.
+attributed to them.  So do positions and token types, and the tokens of the answer.  A decoder that reads the same text,
+shifted, as that of a BART that classifies does, reads the same vectors.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from pyllama import machine, memory
 from pyllama.errors import UserError
-from pyllama.op import watching
 from pyllama.ops.softmax import log_sum_exp
-from pyllama.study.attribution import Attribution, gradient_times_input, integrated_gradients
+from pyllama.study.attribution import AT_ONCE, Attribution, gradient_times_input, integrated_gradients
+from pyllama.study.seam import run
 from pyllama.study.spelling import spelled
 from pyllama.tasks import pairs, scores
 from pyllama.tasks.columns import listed
 from pyllama.tasks.rows import Row
 from pyllama.tasks.task import Task, Trained, labels_of
+from pyllama.training.examples import IGNORE
 
 Method = Literal["integrated", "gradient"]
 Baseline = Literal["mask", "pad", "mean", "zero"]
+Kind = Literal["class", "number", "text"]
+Scored = tuple[np.ndarray, np.ndarray]          # a score [N], and ∂score/∂z [N ...]
+
 METHODS = {"integrated": integrated_gradients, "gradient": gradient_times_input}
+ROOM = 2 ** 24                                  # of a model's scores z that are computed together
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,30 @@ class Asked:
             raise UserError(f"{set_alone[0]} has no effect without explain; add explain, or remove it")
 
 
+class Question(NamedTuple):
+    """A score to explain.
+
+    inputs      {ids [T]} and what else the model's logits() takes
+    own         [T] of a special token, or of the answer: the baseline does not replace it
+    score       of the model's scores z [N ...]
+    target      the class, or the text that was written; "" of a number
+    length      number of tokens before the answer, if that is among ids; else T
+    """
+    inputs: dict[str, np.ndarray]
+    own: np.ndarray
+    score: Callable[[np.ndarray], Scored]
+    kind: Kind
+    target: str
+    length: int
+
+
 class Reason(NamedTuple):
     """Why a text has a score.
 
-    target      the class whose log-probability it is; "" of a number
+    target      see Question
     tokens      of the text, special ones too, as text
     """
+    kind: Kind
     target: str
     tokens: list[str]
     attribution: Attribution
@@ -59,24 +83,91 @@ class Reason(NamedTuple):
     baseline: Baseline
 
 
-def check(task: Task) -> None:
-    """Raise UserError if the task's answers are neither classes nor numbers."""
-    if task.head != "classification":
-        raise UserError(f"the answers of {task.name} cannot be explained, only a class or a number of a whole text "
-                        f"(classify, relations, regress); leave explain out")
+def check(task: Task, asked: Asked) -> None:
+    """Raise UserError if the answers of the task cannot be explained, or have no target."""
+    if task.head not in ("classification", "lm", "seq2seq"):
+        raise UserError(f"the answers of {task.name} cannot be explained, only a class, a number or a text; leave "
+                        f"explain out")
+    if task.writes and asked.target is not None:
+        raise UserError(f"{task.name} answers with a text, so it has no class to explain; remove target")
 
 
 @memory.arena()
 @machine.one_blas_thread()
-def reasons(rows: Sequence[Row], trained: Trained, asked: Asked) -> list[Reason]:
-    """The Reason of the score of each row.
+def reasons(task: Task, rows: Sequence[Row], answers: Sequence, trained: Trained, asked: Asked) -> list[Reason | None]:
+    """The Reason of each row; None where there is no room for an answer.
 
     Raises UserError if the model does not have the class, the tokenizer does not have the token of the baseline, or a
     score is not finite.
     """
-    index = None if asked.target is None else class_of(asked.target, trained)
-    return [reason(inputs, trained, asked.explain or "integrated", asked.baseline, index)
-            for inputs in pairs.inputs(rows, trained, trained.max_length)]
+    method: Method = asked.explain or "integrated"
+    questions: Iterable[Question | None]
+    if task.writes:
+        questions = (of_text(task, row, answer, trained) for row, answer in zip(rows, answers, strict=True))
+    else:
+        index = None if asked.target is None else class_of(asked.target, trained)
+        questions = (of_class(inputs, trained, index) for inputs in pairs.inputs(rows, trained, trained.max_length))
+    return [question and reason(question, trained, method, asked.baseline) for question in questions]
+
+
+def reason(question: Question, trained: Trained, method: Method, baseline: Baseline | None = None) -> Reason:
+    """The Reason of a score."""
+    ids = question.inputs["ids"]
+    z, seam, _ = run(question.inputs, trained)
+    x, f = seam.table[ids], score_of(question, trained)
+    bases = {name: np.where(question.own[:, None], x, vector(name, trained, seam.table)).astype(x.dtype)
+             for name in ([baseline] if baseline else candidates(trained))}
+    chosen = min(bases, key=lambda name: 0 if question.kind == "number" else f(bases[name][None])[0][0])
+    found = METHODS[method](f, x, bases[chosen], at_once=max(1, min(AT_ONCE, ROOM // z.size)))
+    if not np.isfinite([*found.shares, found.score, found.base]).all():
+        raise UserError("the scores of a text are not finite, so that no token explains them; leave explain out")
+    tokens = [spelled(trained.tokenizer, i) for i in ids[:question.length]]
+    return Reason(question.kind, question.target, tokens, found._replace(shares=found.shares[:question.length]), method,
+                  chosen)
+
+
+def score_of(question: Question, trained: Trained):
+    """The score as a function of the text's vectors: see attribution.Score."""
+    def f(points):
+        z, seam, logits_back = run(question.inputs, trained, points)
+        value, dz = question.score(z)
+
+        def back(dvalue):
+            logits_back(dz * dvalue.reshape(-1, *[1] * (z.ndim - 1)).astype(z.dtype))
+            return seam.gradient
+
+        return value, back
+
+    return f
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+def of_class(inputs: dict[str, np.ndarray], trained: Trained, index: int | None = None) -> Question:
+    """Why has the text with these inputs the class of this number?  None: the likeliest one."""
+    problem, ids = scores.problem_of(trained.config), inputs["ids"]
+    chosen = int(run(inputs, trained)[0][0].argmax()) if index is None else index
+    kind: Kind = "number" if trained.config.num_labels == 1 else "class"
+    target = labels_of(trained.config)[chosen] if kind == "class" else ""
+    return Question(inputs, np.isin(ids, surrounding(trained)), lambda z: class_score(z, chosen, problem), kind, target,
+                    len(ids))
+
+
+def of_text(task: Task, row: Row, answer: str, trained: Trained) -> Question | None:
+    """Why did the model write this answer to the row?  None: there is no room for it."""
+    rows = task.examples([row._replace(values={**row.values, task.fields[-1]: answer})], trained).rows
+    if not rows:
+        return None
+    ids, labels = rows[0]["ids"], rows[0]["labels"]
+    own = np.isin(ids, surrounding(trained))
+    if task.head == "seq2seq":
+        places = np.arange(len(labels))
+        return Question({"ids": ids, "labels": labels}, own, lambda z: text_score(z, places, labels), "text", answer,
+                        len(ids))
+    first = 1 + int(np.flatnonzero(labels == IGNORE).max(initial=0))        # behind earlier responses, which are labels
+    places = np.arange(first - 1, len(ids) - 1)
+    return Question({"ids": ids}, own | (np.arange(len(ids)) >= first), lambda z: text_score(z, places, ids[first:]),
+                    "text", answer, first)
 
 
 def class_of(target: str, trained: Trained) -> int:
@@ -89,29 +180,38 @@ def class_of(target: str, trained: Trained) -> int:
     return names.index(target)
 
 
-def reason(inputs: dict[str, np.ndarray], trained: Trained, method: Method, baseline: Baseline | None = None,
-           index: int | None = None) -> Reason:
-    """The Reason of the score of a text's inputs {ids [T]}, perhaps with types and mask [T]."""
-    ids = inputs["ids"]
-    z, seam, _ = run(inputs, trained)
-    index = int(z[0].argmax()) if index is None else index
-    x, f = seam.table[ids], score_of(inputs, trained, index)
-    own = np.isin(ids, surrounding(trained))[:, None]
-    bases = {name: np.where(own, x, vector(name, trained, seam.table)).astype(x.dtype)
-             for name in ([baseline] if baseline else candidates(trained))}
-    is_class = trained.config.num_labels > 1
-    chosen = [*bases][int(np.argmin(f(np.stack([*bases.values()]))[0])) if is_class else 0]
-    found = METHODS[method](f, x, bases[chosen])
-    if not np.isfinite([*found.shares, found.score, found.base]).all():
-        raise UserError("the scores of a text are not finite, so that no token explains them; leave explain out")
-    target = labels_of(trained.config)[index] if is_class else ""
-    return Reason(target, [spelled(trained.tokenizer, i) for i in ids], found, method, chosen)
-
-
 def surrounding(trained: Trained) -> list[int]:
     """The ids of special tokens that no text can spell."""
     marks = {trained.tokenizer.rust.token_to_id(mark) for mark in trained.markers}
     return [i for i in trained.tokenizer.special_ids if i not in marks]
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+def class_score(z: np.ndarray, index: int, problem: str) -> Scored:
+    """The score of a class from z [N C]; problem: see tasks.scores.PROBLEMS.
+
+    A class has its log-probability, log softmax(z)_c or, of several classes, log σ(z_c); a number is z_c itself.
+    """
+    chosen = np.zeros_like(z)
+    chosen[:, index] = 1
+    if problem == "regression":
+        return z[:, index], chosen
+    if problem == "multi_label_classification":
+        value = -np.logaddexp(0, -z[:, index])
+        return value, chosen * -np.expm1(value)[:, None]
+    log_p = z - log_sum_exp(z)
+    return log_p[:, index], chosen - np.exp(log_p)
+
+
+def text_score(z: np.ndarray, places: np.ndarray, targets: np.ndarray) -> Scored:
+    """Σ_t log softmax(z_t) of the targets [T'] at these places of z [N T V]."""
+    log_p = z[:, places] - log_sum_exp(z[:, places])
+    rows = np.arange(len(places))
+    dz = np.zeros_like(z)
+    dz[:, places] = -np.exp(log_p)
+    dz[:, places, targets] += 1
+    return log_p[:, rows, targets].sum(axis=-1, dtype=np.float64), dz
 
 
 # --- the baseline -----------------------------------------------------------------------------------------------------
@@ -119,8 +219,8 @@ def surrounding(trained: Trained) -> list[int]:
 def candidates(trained: Trained) -> list[Baseline]:
     """The baselines, if none is named: those of the tokens that the tokenizer has, and the mean.
 
-    Of a class, the one with the lowest score is taken, because a baseline should have no trace of the answer
-    (Sundararajan et al., 2017, section 3); of a number, the first.
+    The one with the lowest score is taken, because a baseline should have no trace of the answer (Sundararajan et al.,
+    2017, section 3); of a number, the first.
     """
     tokens: dict[Baseline, int | None] = {"mask": trained.tokenizer.mask_id, "pad": trained.tokenizer.pad_id}
     return [*(name for name, i in tokens.items() if i is not None), "mean"]
@@ -134,100 +234,3 @@ def vector(name: str, trained: Trained, table: np.ndarray) -> np.ndarray:
     if found is None:
         raise UserError(f"the tokenizer has no {name} token for a baseline; choose the baseline mean or zero")
     return table[found]
-
-
-# --- the model as a function of its vectors ---------------------------------------------------------------------------
-
-class Seam:
-    """Where a model looks up the embeddings of its tokens: `points` [N T D] are read instead, if there are any.
-
-    ids         [N T], the very array that the model is given
-    table       [V D] the embeddings, once they were looked up
-    gradient    [N T D] of the points, after the backward pass
-    """
-
-    def __init__(self, ids: np.ndarray, points: np.ndarray | None = None):
-        self.ids, self.points = ids, points
-        self.table: Any = None
-        self.gradient = None if points is None else np.zeros_like(points)
-
-    def watch(self, op, call, inputs, options):
-        """Watch a call of an op: see op.watching()."""
-        y, back = call(*inputs, **options)
-        if op.name != "embedding":
-            return y, back
-        ids, table = inputs
-        if ids is self.ids:
-            self.table = table
-        if table is not self.table or self.points is None:
-            return y, back
-        places = copied(ids, self.ids)
-        kept = places >= 0
-        y[:, kept] = self.points[:, places[kept]]
-
-        def back_to_points(dy):
-            self.gradient[:, places[kept]] += dy[:, kept]
-            return None, np.zeros_like(table)               # of the table nothing is asked
-
-        return y, back_to_points
-
-
-def copied(read: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The place in ids [N T] that each id of `read` [N T'] comes from: its own, the one before it in a decoder's input,
-    or -1.
-
-    >>> import numpy as np
-    >>> from pyllama.study.deciding import copied
-    >>> ids = np.array([[5, 6, 7]])
-    >>> copied(ids, ids), copied(np.array([[2, 5, 6]]), ids)
-    (array([0, 1, 2]), array([-1,  0,  1]))
-    """
-    places = np.arange(read.shape[1])
-    if read is ids:
-        return places
-    is_shifted = read.shape == ids.shape and np.array_equal(read[:, 1:], ids[:, :-1])
-    return places - 1 if is_shifted else np.full_like(places, -1)
-
-
-def run(inputs: dict[str, np.ndarray], trained: Trained,
-        points: np.ndarray | None = None) -> tuple[np.ndarray, Seam, Callable]:
-    """(the scores z [N C] of a text at N points, the Seam, back(dz)); without points, N is 1."""
-    count = 1 if points is None else len(points)
-    batch = {name: np.repeat(array[None], count, axis=0) for name, array in inputs.items()}
-    seam = Seam(batch["ids"], points)
-    with watching(seam.watch):
-        z, back = trained.config.model.logits(p=trained.params, c=trained.config, **batch)
-    return z, seam, back
-
-
-def score_of(inputs: dict[str, np.ndarray], trained: Trained, index: int):
-    """The score of class `index` as a function of the text's vectors: see attribution.Score."""
-    problem = scores.problem_of(trained.config)
-
-    def f(points):
-        z, seam, logits_back = run(inputs, trained, points)
-        value, dz = score(z, index, problem)
-
-        def back(dvalue):
-            logits_back(dz * dvalue[:, None].astype(z.dtype))
-            return seam.gradient
-
-        return value, back
-
-    return f
-
-
-def score(z: np.ndarray, index: int, problem: str) -> tuple[np.ndarray, np.ndarray]:
-    """(the score [N] of a class, ∂score/∂z [N C]) from z [N C]; problem: see tasks.scores.PROBLEMS.
-
-    A class has its log-probability, log softmax(z)_c or, of several classes, log σ(z_c); a number is z_c itself.
-    """
-    chosen = np.zeros_like(z)
-    chosen[:, index] = 1
-    if problem == "regression":
-        return z[:, index], chosen
-    if problem == "multi_label_classification":
-        value = -np.logaddexp(0, -z[:, index])
-        return value, chosen * -np.expm1(value)[:, None]
-    log_p = z - log_sum_exp(z)
-    return log_p[:, index], chosen - np.exp(log_p)
