@@ -7,8 +7,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 project = "pyllama"
 author = "the pyllama authors"
 copyright = author
-extensions = ["myst_parser", "extension", "manual", "computed", "quotes", "kernel_tables", "model_tables", "facing",
-              "graph"]
+extensions = ["myst_parser", "extension", "manual", "computed", "lessons", "quotes", "kernel_tables", "model_tables",
+              "facing", "graph"]
 source_suffix = {".md": "markdown"}
 locale_dirs = ["locale"]
 gettext_compact = True                                          # one catalogue for all ops, one for the others

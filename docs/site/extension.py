@@ -159,7 +159,9 @@ def write_pages(app) -> None:
 
 # What the HTML of Sphinx and of the theme lacks for readers who hear the page or use the keyboard.
 REPAIRS = {' role="heading"': ' role="heading" aria-level="2"',
-           '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper'}
+           '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+           '<div class="highlight"><pre>': '<div class="highlight"><pre tabindex="0">',
+           '<th class="head"><p></p></th>': "<td></td>"}
 
 
 def repair(app, pagename, templatename, context, doctree) -> None:

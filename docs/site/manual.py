@@ -75,17 +75,10 @@ def in_english(app, pagename, templatename, context, doctree) -> None:
             context[part] = f'<div lang="en">{context.get(part, "")}</div>'
 
 
-def focusable(app, pagename, templatename, context, doctree) -> None:
-    """Let the keyboard scroll code that is wider than the page."""
-    context["body"] = context.get("body", "").replace('<div class="highlight"><pre>',
-                                                      '<div class="highlight"><pre tabindex="0">')
-
-
 def setup(app):
     app.connect("builder-inited", write_guides)
     app.connect("html-collect-pages", sources.pages)
     app.connect("html-page-context", in_english, priority=900)      # after the theme's
-    app.connect("html-page-context", focusable, priority=900)
     app.add_lexer("layers", TextLexer)                      # of architecture.md
     for name, directive in {"guides": Guides, "objects": Objects, "op-list": OpList, "commands": Commands}.items():
         app.add_directive(name, directive)
