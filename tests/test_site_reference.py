@@ -133,6 +133,7 @@ def test_every_page_of_the_docs_is_a_guide_or_a_chapter(site):
     ("[the reader](kernels/check_vectors.c)", "[the reader](repo:docs/kernels/check_vectors.c)"),
     ("[a test](../tests/test_ops.py)", "[a test](repo:tests/test_ops.py)"),
     ("[the kernels](kernels)", "the kernels"),
+    ("![losses](demo.svg)", "![losses](../../demo.svg)"),
     ("```python\nf[x](tasks.py)\n```", "```python\nf[x](tasks.py)\n```"),
 ])
 def test_a_link_of_a_guide_leads_to_its_place_on_the_site(site, link, moved):

@@ -9,7 +9,7 @@ DOCS = ROOT / "docs"
 RETOLD = {"textbook": "../textbook.md"}                     # chapters of the site
 FIRST = ("training", "tasks", "python", "commands", "testing", "verify", "vectors", "checkers", "explain", "gpu",
          "conventions", "architecture")
-LINK = re.compile(r"\[([^][]+)\]\(([^()\s#]+)(#[^()\s]*)?\)")
+LINK = re.compile(r"(!?)\[([^][]+)\]\(([^()\s#]+)(#[^()\s]*)?\)")
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -32,13 +32,15 @@ def of_site(text: str) -> str:
 
 def moved(link: re.Match) -> str:
     """The link to a guide, a chapter or the page of a file; of a folder, its text alone."""
-    text, target, anchor = link[1], link[2], link[3] or ""
+    image, text, target, anchor = link[1], link[2], link[3], link[4] or ""
     path = (DOCS / target).resolve()
     of_docs = path.parent == DOCS and path.suffix == ".md"
     if of_docs and path.stem in RETOLD:
         return f"[{text}]({RETOLD[path.stem]}{anchor})"
     if of_docs or "://" in target:
         return link[0]
+    if image:
+        return f"![{text}](../../{target})"
     if path.is_file():
         return f"[{text}]({SCHEME}{path.relative_to(ROOT).as_posix()})"
     return text
