@@ -8,8 +8,10 @@ import pytest
 from pyllama import backend, params
 from pyllama.models import llama
 from pyllama.rng import Draw
+from pyllama.testing.problems import EDGES, SMALL, Sizes
+from pyllama.testing.strategies import SmallFirst
 from pyllama.training.optim import AdamW, clip_scale, global_norm, matrix_slices
-from tests import fakecupy
+from tests import fakecupy, gpu
 from tests.cuda_on_cpu import KernelError
 from tests.cuda_on_cpu.build import missing
 from tests.fakecupy import rules
@@ -198,3 +200,13 @@ def test_a_training_step_on_device_arrays_is_the_host_s():
     assert counts.syncs == 0                            # back waits for nothing
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(cupy.asnumpy(a), b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Sizes, SmallFirst])
+def test_every_test_draws_few_heads_on_the_stand_in(monkeypatch, kind):
+    """A kind of sizes that listed its candidates itself would give each test of attention thousands of blocks."""
+    monkeypatch.setattr(Sizes, "candidates", gpu.few_heads)
+    sizes = kind(choose=max)
+    assert max(sizes.candidates("G")) == max(SMALL)
+    assert 0 in sizes.candidates("B")
+    assert max(sizes.candidates("T")) == max(EDGES)

@@ -55,7 +55,7 @@ def choose_by(rng):
 
 class Sizes(dict):
     """The size of each axis letter, drawn when it is first asked for."""
-    most = MOST
+    most, small = MOST, SMALL
 
     def __init__(self, choose):
         self.choose, self.span = choose, 1
@@ -70,7 +70,7 @@ class Sizes(dict):
 
     def candidates(self, axis):
         empty = [0] if axis in MAY_BE_EMPTY or isinstance(axis, int) else []
-        return [1, 2, 3] if axis == "R" else SMALL + empty + [n for n in EDGES if n * self.span <= self.most]
+        return [1, 2, 3] if axis == "R" else self.small + empty + [n for n in EDGES if n * self.span <= self.most]
 
     def shape(self, axes):
         out = []

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from pyllama import shapes
 from pyllama.op import between
 from pyllama.testing.layouts import LAYOUTS
-from pyllama.testing.problems import EDGES, MAY_BE_EMPTY, Problem, Sizes, packed
+from pyllama.testing.problems import Problem, Sizes, packed
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 SMALL = [1, 2, 3, 4, 5]
@@ -86,6 +86,7 @@ def spaced(interval):
 
 class SmallFirst(Sizes):
     """The sizes of the axes, which shrink to 1, and "..." to no axis.  Some are empty, some around block edges."""
+    small = SMALL
 
     def __init__(self, choose, most=MOST, declared=()):
         super().__init__(choose)
@@ -99,8 +100,7 @@ class SmallFirst(Sizes):
         return self[axis]
 
     def candidates(self, axis):
-        empty = [0] if (axis in MAY_BE_EMPTY or isinstance(axis, int)) and axis not in self.bounds else []
-        return [1, 2, 3] if axis == "R" else SMALL + empty + [n for n in EDGES if n * self.span <= self.most]
+        return [n for n in super().candidates(axis) if n or axis not in self.bounds]
 
 
 def numbers(draw, choose, shape, dtype="float64", interval: between | None = None):
