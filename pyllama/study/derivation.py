@@ -125,6 +125,20 @@ def quoted_wrongly(steps: list[tuple[str, Step]], doc: str) -> list[str]:
     return found
 
 
+def misquotes(name: str) -> list[str]:
+    """What is wrong with the quotes of the derivations of this name, of docstrings and of code, in sentences."""
+    those, module = load(name)
+    found = []
+    for source in dict.fromkeys(one.module for one in those):
+        same = [one for one in those if one.module == source]
+        found += quoted_wrongly([(one.case, step) for one in same for step in one.steps], docstring(same[0], module))
+    for one in those:
+        code = " ".join(inspect.getsource(importlib.import_module(one.source or one.module or module.__name__)).split())
+        found += [f"the code does not have the line {step.code!r}{of(one.case)}" for step in one.steps
+                  if " ".join(step.code.split()) not in code]
+    return found
+
+
 def first(pair: tuple[str, str]) -> str:
     return pair[0]
 
