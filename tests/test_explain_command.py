@@ -126,7 +126,9 @@ def test_a_long_text_is_truncated_as_in_training_and_a_note_says_so(models):
     folder, given, _ = models.folder(("classify", "bert"))
     subject = load(folder, given._replace(text="a fine film " * 40, text_pair=None))
     assert subject.inputs["ids"].shape == (1, 32)
-    assert "truncated at the 32 tokens that the model was trained to read" in subject.notes[-1]
+    assert re.match(r"the text has \d+ tokens and is truncated at the 32 tokens that the model was trained to read",
+                    subject.notes[-1])
+    assert not load(folder, given).notes
 
 
 def test_a_model_of_independent_classes_is_refused(models, tmp_path):
@@ -158,6 +160,13 @@ def test_the_command_explains_a_row_of_a_task(models, tmp_path, capsys):
     assert main(["explain", str(folder), "--text", "a fine film", "--out", str(tmp_path / "none.html")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "none.html").exists()
+
+
+@pytest.mark.parametrize("step", [None, 0])
+def test_a_run_that_stopped_before_its_first_checkpoint_is_refused(tmp_path, step):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no checkpoint yet; train until the first one is saved"):
+        load(tmp_path / "run", SENTENCE, step)
 
 
 def test_a_model_that_does_not_learn_from_text_is_refused(text, tmp_path):

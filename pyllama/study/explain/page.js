@@ -144,7 +144,9 @@ function drawAll() {
   $("language").textContent = word("other");
   const isNumber = kindOfTargets() === "number";
   $("about").textContent = word("about", data.model, count) + `${data.loss}${isNumber ? "" : ` ${word("nats")}`}`;
-  $("given").textContent = Object.entries(data.given).map(([part, text]) => `${word(part)} ${visible(text)}`).join(" · ");
+  const short = (text) => text.length > 200 ? `${text.slice(0, 200)}…` : text;
+  $("given").textContent = Object.entries(data.given).map(([part, text]) => `${word(part)} ${visible(short(text))}`)
+    .join(" · ");
   drawControls();
   drawGraph();
   drawInspector();

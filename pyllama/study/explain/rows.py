@@ -44,7 +44,9 @@ def batch(task: Task, given: Given, trained: Trained) -> tuple[dict[str, np.ndar
     if len(examples) > 1:
         raise UserError(f"the text takes {len(examples)} windows of {trained.max_length} tokens, but a page explains a "
                         f"single one; shorten it")
-    return collate(examples).inputs, task.truncated([row], trained, learned_limit(trained))
+    lengths = task.lengths([row], trained) if task.lengths else [0]
+    notes = (f"the text has {lengths[0]:,} tokens and is truncated at {learned_limit(trained)}",)
+    return collate(examples).inputs, notes if lengths[0] > trained.max_length else ()
 
 
 def answer_name(task: Task) -> str:

@@ -86,6 +86,8 @@ def of_step(run: Path, step: int) -> Path:
     if not folder.is_dir():
         raise UserError(f"step is {step}, but {run} is not a run; give a run, or leave step out")
     steps = {checkpoint.order(found)[0]: found for found in reversed(checkpoint.in_order(folder))}
+    if not steps:
+        raise UserError(f"{run} holds no checkpoint yet; train until the first one is saved")
     if step not in steps:
         raise UserError(f"{run} has no checkpoint of step {step}; it has those of {', '.join(map(str, sorted(steps)))}")
     return steps[step]

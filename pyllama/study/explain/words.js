@@ -21,8 +21,8 @@ const WORDS = {
     comesFrom: "It comes from", isSum: "It is the sum of", madeFrom: "It is made from",
     noGradient: "It has no gradient: it holds integers, or the loss does not depend on it.",
     pick: "Click a cell, or move with the arrow keys in the table and press Enter.",
-    sumOf: (n, isAll) => `It is the sum of ${n} local ${n === 1 ? "product" : "products"}`
-      + `${isAll ? "" : ", of which these are the largest"}:`,
+    sumOf: (n, isAll) => n === "1" ? "It is a single local product:"
+      : `It is the sum of ${n} local products${isAll ? "" : ", of which these are the largest"}:`,
     rest: (n) => `The other ${n}, together: `,
     formula: "The factors are those of the formula in the op's docstring.",
     "complex step": "The local derivatives are exact: a complex step through the op's NumPy reference.",
@@ -92,7 +92,8 @@ const WORDS = {
     comesFrom: "来自", isSum: "它是以下各项之和：", madeFrom: "它由以下各项得到：",
     noGradient: "它没有梯度：它是整数，或损失不依赖于它。",
     pick: "点击一个格子，或在表格中用方向键移动并按回车。",
-    sumOf: (n, isAll) => `它是 ${n} 个局部乘积之和${isAll ? "" : "，其中最大的几个是"}：`,
+    sumOf: (n, isAll) => n === "1" ? "它只是一个局部乘积："
+      : `它是 ${n} 个局部乘积之和${isAll ? "" : "，其中最大的几个是"}：`,
     rest: (n) => `其余 ${n} 个合计：`,
     formula: "因子取自该算子文档中的公式。",
     "complex step": "局部导数是精确的：对算子的 NumPy 参考实现取复数步长。",
