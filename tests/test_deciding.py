@@ -29,6 +29,7 @@ from pyllama.tasks.relation_files import MARKS
 from pyllama.tasks.rows import Row
 from pyllama.tasks.task import Trained
 from pyllama.text import special
+from tests.test_qa import word_pieces
 
 FAMILIES = families_with("classification")
 
@@ -193,6 +194,14 @@ def test_markers_are_part_of_the_text_that_is_explained():
     shares = dict(zip(found.tokens, found.attribution.shares, strict=True))
     assert shares["<e1>"]
     assert not shares["</s>"]
+
+
+def test_an_unknown_word_is_part_of_the_text_that_is_explained():
+    trained = classifier("lstm")._replace(tokenizer=special.framed(word_pieces()))
+    [found] = explained(rows("who saw zzz"), trained, "gradient", "good", "zero")
+    shares = dict(zip(found.tokens, found.attribution.shares, strict=True))
+    assert shares["[UNK]"]
+    assert not shares["[CLS]"]
 
 
 def test_a_number_and_one_of_several_classes_are_explained():

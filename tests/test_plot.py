@@ -320,6 +320,15 @@ def test_a_font_without_a_character_is_noted_of_pictures_whose_text_is_drawn(run
 
 
 @needs_matplotlib
+def test_a_picture_on_standard_output_is_a_picture_alone(run, capfdbinary):
+    assert main(["plot", str(run), "--out", "-"]) == 0
+    out, err = capfdbinary.readouterr()
+    assert out.startswith(b"\x89PNG")
+    assert out.endswith(b"IEND\xaeB`\x82")
+    assert b"wrote -" in err
+
+
+@needs_matplotlib
 @pytest.mark.parametrize(("out", "sentence"), [
     ("x.doc", "x.doc cannot be drawn: .doc is not an image format; choose a .svg, .pdf or .png file"),
     ("no/x.svg", "cannot write no/x.svg: No such file or directory; name a file in a folder that exists"),

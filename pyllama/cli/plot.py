@@ -109,8 +109,7 @@ def show(lines: Sequence[str]) -> None:
 
 
 def written(path: Path, notes: Sequence[str]) -> int:
-    """Say that the file was written; returns 0."""
-    for sentence in notes:
-        console.print(sentence)
-    console.print(f"wrote {path}")
+    """Say that the file was written, on standard error if that is standard output; returns 0."""
+    for sentence in (*notes, f"wrote {path}"):
+        (note if str(path) == "-" else console.print)(sentence)
     return 0

@@ -8,6 +8,7 @@ The vectors are the embeddings of the tokens.  Special tokens around a text keep
 attributed to them.  So do positions and token types, and the tokens of the answer.  A decoder that reads the same text,
 shifted, as that of a BART that classifies does, reads the same vectors.
 """
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -24,6 +25,7 @@ from pyllama.tasks import pairs, scores
 from pyllama.tasks.columns import listed
 from pyllama.tasks.rows import Row
 from pyllama.tasks.task import Task, Trained, labels_of
+from pyllama.text import special
 from pyllama.training.examples import IGNORE
 
 Method = Literal["integrated", "gradient"]
@@ -181,9 +183,11 @@ def class_of(target: str, trained: Trained) -> int:
 
 
 def surrounding(trained: Trained) -> list[int]:
-    """The ids of special tokens that no text can spell."""
-    marks = {trained.tokenizer.rust.token_to_id(mark) for mark in trained.markers}
-    return [i for i in trained.tokenizer.special_ids if i not in marks]
+    """The ids of the special tokens around texts and between them: not of markers, or of what is unknown."""
+    tokenizer = trained.tokenizer
+    inside = (*trained.markers, tokenizer.special_token("unk_token"))
+    around = itertools.chain(*special.around(tokenizer, texts=2))
+    return sorted({*tokenizer.special_ids, *around} - {tokenizer.rust.token_to_id(token) for token in inside if token})
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
