@@ -140,6 +140,19 @@ def test_a_model_of_independent_classes_is_refused(models, tmp_path):
         load(tmp_path / "model", Given("a fine film", label="yes"))
 
 
+def test_a_classifier_of_another_program_takes_the_numbers_of_its_classes(models, tmp_path):
+    """Its config.json has no entry of our training."""
+    folder, *_ = models.folder(("classify", "bert"))
+    shutil.copytree(folder, tmp_path / "model")
+    stored = json.loads((tmp_path / "model/config.json").read_text("utf-8"))
+    foreign = {name: stored[name] for name in stored.keys() - {"task", "head"}}
+    written(tmp_path / "model/config.json", json.dumps(foreign))
+    for label in "yes", "1":
+        assert load(tmp_path / "model", Given("a fine film", label=label)).inputs["labels"].tolist() == [1]
+    with pytest.raises(UserError, match="the model has the classes no, yes; give their names or their numbers"):
+        load(tmp_path / "model", Given("a fine film", label="2"))
+
+
 def test_a_model_that_writes_answers_also_continues_plain_text(models):
     folder, *_ = models.folder(("instruct", "llama"))
     subject = load(folder, "plural")

@@ -67,7 +67,8 @@ function origin(call, array) {
 function usesOf({ parameter }) {
   if (!parameter) return [];
   const found = data.flow.find((row) => row.name === parameter).calls;
-  return [...found].sort((a, b) => a - b).map((call) => ({ call, index: calls[call].inputs.findIndex((one) => one.parameter === parameter) }));
+  return [...found].sort((a, b) => a - b).map((call) => ({ call,
+    index: calls[call].inputs.findIndex((one) => one.parameter === parameter) }));
 }
 
 function extent(array) {
