@@ -24,7 +24,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --eval_tokens 10000 --log_interval 50
 
 .PHONY: demo test check lint bench bench-gemm bench-train bench-gpu bench-minilm bench-checkers gpu-resources \
-        mutate check-hf golden sanitize race valgrind cross docs docs-messages docs-test picture pictures \
+        mutate check-hf golden sanitize race valgrind cross docs docs-messages docs-test notebooks picture pictures \
         dist-check clean
 
 demo: $(BUILT)                                              # again: resumes the run if it was stopped
@@ -106,8 +106,12 @@ docs: $(DEV)                                               # build/site/en and b
 docs-messages: $(DEV)                                      # the catalogues of the translation; lists what is missing
 	$(BIN)/python docs/site/catalogues.py
 
-docs-test: docs build/node_modules/axe-core                 # in a headless Chromium
+docs-test: docs build/node_modules/axe-core                 # in a headless Chromium; the notebooks in full
 	PYLLAMA_TEST_BROWSER=1 $(BIN)/python -m pytest docs/site tests/test_explain_browser.py tests/test_widgets.py
+	$(BIN)/python docs/site/execute.py --check
+
+notebooks: $(DEV)                                           # their outputs, and build/notebooks/*.ipynb: two minutes
+	$(BIN)/python docs/site/execute.py
 
 picture: demo                                               # the README's
 	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg

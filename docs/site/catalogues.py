@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 LOCALE = HERE / "locale" / "zh_CN" / "LC_MESSAGES"
 FORMULA = re.compile(r"`[^`]*`")
 WIDTH = 116
-OTHERS = "sphinx", "guides", "reference"                    # words of templates, kept by hand; pages in English
+OTHERS = "sphinx", "guides", "notebooks", "reference"       # words of templates, kept by hand; pages in English
 
 
 def collected(folder: Path) -> dict[str, Catalog]:

@@ -8,7 +8,7 @@ project = "pyllama"
 author = "the pyllama authors"
 copyright = author
 extensions = ["myst_parser", "extension", "manual", "computed", "lessons", "quotes", "kernel_tables", "model_tables",
-              "facing", "graph"]
+              "facing", "graph", "notebook_pages"]
 source_suffix = {".md": "markdown"}
 locale_dirs = ["locale"]
 gettext_compact = True                                          # one catalogue for all ops, one for the others

@@ -17,7 +17,7 @@ from sphinx.directives.other import TocTree
 from pyllama.op import OPS
 
 HERE = Path(__file__).parent
-ENGLISH = "guides/", "reference/", "source/"                # the beginnings of the names of pages
+ENGLISH = "guides/", "notebooks/", "reference/", "source/"                # the beginnings of the names of pages
 PARTS = "body", "toc"
 
 
