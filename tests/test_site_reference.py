@@ -2,6 +2,7 @@
 import importlib
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,6 +139,15 @@ def test_every_page_of_the_docs_is_a_guide_or_a_chapter(site):
 ])
 def test_a_link_of_a_guide_leads_to_its_place_on_the_site(site, link, moved):
     assert site("guide_pages").of_site(f"See\n{link}\nand more") == f"See\n{moved}\nand more"
+
+
+@pytest.mark.parametrize(("language", "page", "wrapped"), [
+    ("zh_CN", "guides/testing", True), ("zh_CN", "reference/ops", True), ("zh_CN", "source/pyllama/api.py", True),
+    ("zh_CN", "training", False), ("en", "guides/testing", False)])
+def test_the_chinese_site_says_which_pages_are_english(site, language, page, wrapped):
+    app, context = SimpleNamespace(config=SimpleNamespace(language=language)), {"body": "One row.", "toc": ""}
+    site("manual").in_english(app, page, "page.html", context, None)
+    assert context["body"] == ('<div lang="en">One row.</div>' if wrapped else "One row.")
 
 
 def test_the_catalogues_leave_out_what_stays_english(site, tmp_path):
