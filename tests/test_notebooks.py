@@ -81,7 +81,7 @@ def test_a_bert_learns_its_rows(run):
     done = run("finetune_bert")
     assert done["losses"][-1] < done["losses"][0]
     for name, losses in done["tuning"].items():
-        assert np.mean(losses[-10:]) < np.mean(losses[:10]), name
+        assert np.mean(losses[-10:]) < np.mean(losses[:10]) / 2, name
         same_words, other_words = done["scores"][name]
         assert same_words > other_words, name
 

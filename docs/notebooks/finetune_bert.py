@@ -18,7 +18,7 @@ import pyllama
 
 FOLDER = ""                         # of a trained BERT, such as MiniLM; "": make one here
 PRETRAINING = 1000                  # steps, if a BERT is made here
-STEPS = 100                         # of fine-tuning
+STEPS = 200                         # of fine-tuning
 WORK = Path(tempfile.mkdtemp())
 
 # %% [markdown]
@@ -97,7 +97,7 @@ else:
     print(f"loss {losses[0]:.2f} at first, {losses[-1]:.2f} at the end")
 bert.save(WORK / "bert")
 
-# %% alt="The loss of predicting masked tokens: a plateau for some hundred steps, then a steep fall."
+# %% alt="The loss of predicting masked tokens: a plateau for some hundred steps, then it falls again."
 if losses:
     figure, axes = plt.subplots(figsize=(7, 2.5), layout="constrained")
     axes.plot(losses, linewidth=0.8)
@@ -105,8 +105,8 @@ if losses:
     axes.set_ylabel("loss (nats per masked token)")
 
 # %% [markdown]
-# On the plateau the model knows how often each token occurs, and no more. Then it finds out that the tokens around a
-# mask say something about it, and the loss falls. What does it put in place of a mask?
+# On the plateau the model knows little more than how often each token occurs. Then it finds out that the tokens
+# around a mask say something about it, and the loss falls again. What does it put in place of a mask?
 
 
 # %%
@@ -130,10 +130,6 @@ if not FOLDER:
 # a small BERT with random weights learns from the same rows.
 
 # %%
-settings = pyllama.Settings(max_steps=STEPS, batch_size=16, freeze=("bert.embeddings",),
-                            learning_rate=5e-5 if FOLDER else 5e-4)
-
-
 def accuracy(model, pairs):
     answers = pyllama.predict(model, [text for text, _ in pairs])
     both = zip(answers, pairs, strict=True)
@@ -141,8 +137,12 @@ def accuracy(model, pairs):
 
 
 pretrained = pyllama.load(WORK / "bert")
+models = {"random weights": (small_bert(), 5e-4),
+          "pre-trained": (pretrained, 5e-5 if FOLDER else 5e-4)}
 scores, tuning = {}, {}
-for name, model in {"random weights": small_bert(), "pre-trained": pretrained}.items():
+for name, (model, learning_rate) in models.items():
+    settings = pyllama.Settings(max_steps=STEPS, batch_size=16, learning_rate=learning_rate,
+                                freeze=("bert.embeddings",))
     records = pyllama.finetune(model, ROWS, "classify", settings)
     tuning[name] = [record.loss for record in records]
     scores[name] = accuracy(model, same_words), accuracy(model, other_words)
