@@ -1,6 +1,7 @@
 """The bugs that a page shows: what each one changes, and what the check says of it; one more is the exercise."""
 from html import escape
 
+import failing
 from kept import keep
 
 from pyllama.op import OPS
@@ -25,6 +26,13 @@ def exercise(name: str) -> tuple[int, Bug]:
 def patch(bug: Bug) -> str:
     lines = f"<del>{escape(bug.before)}</del>\n<ins>{escape(bug.after)}</ins>"
     return f'<pre class="patch" tabindex="0"><code>{lines}</code></pre>'
+
+
+def planting(bug: Bug) -> str:
+    """The lines of the code with the bug, which site.js puts in the place of those without."""
+    lines = failing.patch(bug)
+    return (f'<pre class="planting" data-first="{lines.first}" data-last="{lines.last}" hidden>'
+            f'{escape(lines.code)}</pre>')
 
 
 def source(bug: Bug) -> str:

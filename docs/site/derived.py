@@ -37,7 +37,13 @@ def of(name: str) -> list[Derivation]:
 
 @functools.cache
 def derived(name: str) -> list[tuple[str, list[Shown]]]:
-    """(case, steps) of the derivations of this name, run now.  Raises ValueError if a step is wrong."""
+    """(case, steps) of the derivations of this name, run now.
+
+    Raises ValueError, a sentence, if a step is wrong, if it quotes what is not there, or if the docstring has a line of
+    mathematics that no step quotes.
+    """
+    if name in derivation.names() and (found := derivation.misquotes(name)):
+        raise ValueError(f"{name}: {found[0]}")
     return [(one.case, shown(name, one)) for one in of(name)]
 
 
@@ -127,6 +133,6 @@ def quoted(quote: str, lines: list[str]) -> list[int]:
 
 
 def listing(name: str) -> str:
-    """The code, a span for each line."""
-    spans = "\n".join(f'<span class="line">{escape(line)}</span>' for line in code(name))
+    """The code, a span for each line, which ends it: a line that is hidden leaves no empty one."""
+    spans = "".join(f'<span class="line">{escape(line)}\n</span>' for line in code(name))
     return f'<pre class="opcode" tabindex="0" role="region" aria-label="{name}.py"><code>{spans}</code></pre>'

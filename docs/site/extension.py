@@ -3,16 +3,19 @@
 The builder gettext, which collects messages, runs no derivation and no check.
 """
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 
 import broken
 import derived
+import failing
 import pages
 import widgets
 from chinese import Chinese
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from messages import Details, Formulas, Summary, closing, html, literal, opening, translated
+from messages import Button, Details, Formulas, Summary, closing, html, literal, opening, translated
 from notation_table import notation_table
 from trust import trust_table
 from users import users
@@ -25,12 +28,22 @@ CHECKED_NOW = ("Steps by what shows that they hold, kernels (✓: its gradients 
                "and catalogued bugs that the gradient checker finds.")
 
 
+@contextmanager
+def mistakes(directive: Directive) -> Iterator[None]:
+    """A step, a quote, a formula or a bug that is not right is an error of the page: make docs ends with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise directive.error(str(error)) from error
+
+
 class About(Directive):
     """A directive with the name of an op or a derivation."""
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        return list(self.nodes(self.arguments[0], self.state.document.current_source))
+        with mistakes(self):
+            return list(self.nodes(self.arguments[0], self.state.document.current_source))
 
     def computed(self, make: Callable[..., str], *args) -> Iterator[nodes.Node]:
         """The HTML that make() returns; nothing if messages are collected."""
@@ -80,15 +93,42 @@ class Arrays(About):
 
 
 class Bugs(About):
-    """Catalogued bugs: the cause, the place where it happened, the patch, and what the check says of it."""
+    """Catalogued bugs: the cause, the place where it happened, the patch, and what the check says of it.
+
+    With a script the reader plants it: it stands in the code, and the steps fail that it breaks.
+    """
+    plant = "Plant this bug"
+    unseen = "The numbers of the steps do not show this bug. The check does:"
 
     def nodes(self, name, where):
         for bug in broken.shown(name):
             item = nodes.container(classes=["bug"])
             item += translated(bug.cause, where, "cause")
             item += html(broken.patch(bug) + broken.source(bug))
+            item += translated(self.plant, where, "plant", node=Button)
+            item += html(broken.planting(bug))
+            item += nodes.container("", *self.outcome(bug, where), classes=["outcome"])
             item += list(self.computed(broken.complaint, bug))
             yield item
+
+    def outcome(self, bug, where):
+        """What is seen of it: numbers of the steps that fail, beside those of the code."""
+        if collects(self):
+            yield from (*self.failure(failing.Failure(0, "", "", ""), where), translated(self.unseen, where))
+            return
+        failures = failing.failures(bug)
+        for failure in failures:
+            yield nodes.container("", *self.failure(failure, where), classes=["failure"])
+        if not failures:
+            yield translated(self.unseen, where)
+
+    def failure(self, failure, where):
+        yield html(f'<a class="number" href="#step-{failure.step}">{failure.step}</a>')
+        yield translated("fails", where, "badge", "fails")
+        yield html(f"<code>{escape(failure.entry)}</code>")
+        for side, number in (("by the steps", failure.right), ("by the code", failure.wrong)):
+            yield translated(side, where)
+            yield html(f"<code>{escape(number)}</code>")
 
 
 class Exercise(About):
@@ -121,7 +161,8 @@ class Formula(Directive):
     has_content = True
 
     def run(self):
-        return [html(derived.displays(self.content))]
+        with mistakes(self):
+            return [html(derived.displays(self.content))]
 
 
 class Trust(Directive):
@@ -179,6 +220,7 @@ def setup(app):
         app.add_directive(name, directive)
     app.add_node(Details, html=(opening("details"), closing("details")))
     app.add_node(Summary, html=(opening("summary"), closing("summary")))
+    app.add_node(Button, html=(opening("button", type="button", **{"aria-pressed": "false"}), closing("button")))
     app.add_post_transform(Formulas)
     app.add_search_language(Chinese)
     app.add_css_file("widgets/widgets.css")

@@ -55,9 +55,13 @@ class Summary(nodes.Part, nodes.TextElement):
     """The line that unfolds it."""
 
 
-def opening(tag: str) -> Callable:
+class Button(nodes.Part, nodes.TextElement):
+    """What a script listens to; pressed or not."""
+
+
+def opening(tag: str, **attributes: str) -> Callable:
     def visit(self, node):
-        self.body.append(self.starttag(node, tag, ""))
+        self.body.append(self.starttag(node, tag, "", **attributes))
     return visit
 
 
