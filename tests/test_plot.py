@@ -109,6 +109,9 @@ def test_the_curves_are_what_the_log_has(run):
 def test_a_log_of_an_older_program_has_the_curves_that_it_can(tmp_path):
     written(tmp_path / "log.jsonl", '{"step": 1, "loss": 2.0, "lr": null}\n{"step": 2, "loss": 1.0}\n')
     assert [panel.label for panel in panels([tmp_path])] == ["loss (nats per prediction)"]
+    written(tmp_path / "log.jsonl", '{"step": 1, "loss": null}\n')
+    with pytest.raises(UserError, match="has steps without values; give another run"):
+        panels([tmp_path])
 
 
 def test_without_out_curves_are_printed_and_written(run, capsys):
@@ -274,6 +277,22 @@ def test_the_same_parameters_of_all_layers_have_one_name():
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
+
+@needs_matplotlib
+def test_an_encoder_and_a_decoder_may_have_different_heads(folders, tmp_path, capsys):
+    model = pyllama.load(folders["bart"])
+    config = replace(model.config, decoder_attention_heads=4)
+    pretrained.Model(config, model.params, model.tokenizer).save(tmp_path / "model")
+    words = ["plot", tmp_path / "model", "--attention", "--text", SENTENCE]
+    assert called(capsys, *words, "--out", tmp_path / "x.svg")[0] == 0
+    assert "head 3" in (tmp_path / "x.svg").read_text()
+    _, out, _ = called(capsys, *words)
+    assert "encoder.layers.0.self_attn, head 1\n" in out
+    assert "\nencoder.layers.0.self_attn, head 2\n" not in out
+    assert "decoder.layers.0.self_attn, head 3\n" in out
+    maps, _ = attention_maps(tmp_path / "model", SENTENCE)
+    assert {one.name.split(".")[1] for one in chosen(maps, None, 3)} == {"decoder"}
+
 
 PICTURES = {"curves": [], "attention": ["--attention", "--text", "the $cat$ & <b>"],
             "gradients": ["--gradients", "--text", SENTENCE]}

@@ -50,7 +50,10 @@ def panels(runs: Sequence[Path]) -> list[Panel]:
                                   points(lines, EVALUATED.get(label, logged(""))))
                            for folder, lines in logs.items()])
              for label, quantity in QUANTITIES.items()]
-    return [panel for panel in every if any(series.line for series in panel.series)]
+    drawable = [panel for panel in every if any(series.line for series in panel.series)]
+    if not drawable:
+        raise UserError(f"the log of {runs[0]} has steps without values; give another run")
+    return drawable
 
 
 def points(lines: list[dict], value: Callable[[dict], float | None]) -> list[Point]:

@@ -86,31 +86,34 @@ def columns(points):
     return [x for x, _ in points], [y for _, y in points]
 
 
-def draw_maps(maps: Sequence[Map]) -> Callable[[Any], None]:
-    """Draw the weights of each attention in a row, a map for each head, from white, 0, to black, 1.
+def draw_maps(maps: Sequence[Map], heads: Sequence[int]) -> Callable[[Any], None]:
+    """Draw the weights of each attention in a row, a map for each of these heads, from white, 0, to black, 1.
 
     The darkness is the square root, so that a weight of 1/T is visible.
     """
     scale = optional("matplotlib.colors", "plot").PowerNorm
 
     def draw(figure):
-        heads, tokens = max(len(one.p) for one in maps), max(one.p.shape[-1] for one in maps)
-        narrow, wide = (COLUMN - 1) / heads, (PAGE - 1) / heads
+        tokens = max(one.p.shape[-1] for one in maps)
+        narrow, wide = (COLUMN - 1) / len(heads), (PAGE - 1) / len(heads)
         side = min(wide, max(narrow, LINE * tokens))        # in which every token has room for its name, if it can be
         names = ["\n".join(title.rsplit(".", 1)) for title in titles(maps)]
         tall = max(side, LETTER * max(map(len, "\n".join(names).split("\n"))))
-        figure.set_size_inches(1 + side * heads, 1 + tall * len(maps))
-        grid = figure.subplots(len(maps), heads, squeeze=False)
+        figure.set_size_inches(1 + side * len(heads), 1 + tall * len(maps))
+        grid = figure.subplots(len(maps), len(heads), squeeze=False)
         followers = [*maps[1:], None]
         for row, (one, name, after) in enumerate(zip(maps, names, followers, strict=True)):
-            for head, axes in enumerate(grid[row]):
-                image = axes.imshow(one.p[head], cmap="Greys", norm=scale(0.5, 0, 1), aspect="auto",
+            for place, axes in enumerate(grid[row]):
+                if place >= len(one.p):                     # the encoder and the decoder may differ
+                    axes.set_visible(False)
+                    continue
+                image = axes.imshow(one.p[place], cmap="Greys", norm=scale(0.5, 0, 1), aspect="auto",
                                     interpolation="nearest")
-                name_ticks(axes.yaxis, one.queries if head == 0 else [], side)
+                name_ticks(axes.yaxis, one.queries if place == 0 else [], side)
                 name_ticks(axes.xaxis, one.keys if after is None or after.keys != one.keys else [], side)
                 axes.tick_params(axis="x", rotation=90)
-                if row == 0 and heads > 1:
-                    axes.set_title(f"head {head}")
+                if all(place >= len(above.p) for above in maps[:row]):
+                    axes.set_title(f"head {heads[place]}" if side > 6 * LETTER else heads[place])
             grid[row, 0].set_ylabel(name)
         figure.colorbar(image, ax=grid, label="weight of a key for a query", aspect=40, pad=0.01)
     return draw

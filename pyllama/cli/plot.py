@@ -82,7 +82,7 @@ def plot_attention(model: Path, text: str, out: Path | None, layer: int | None, 
     heads = range(max(len(one.p) for one in found)) if head is None else [head]
     tell(notes, out)
     if out:
-        return written(out, figures.write(out, figures.draw_maps(found)))
+        return written(out, figures.write(out, figures.draw_maps(found, heads)))
     show(printed.maps(found, heads, console.width if sys.stdout.isatty() else None))
     return 0
 

@@ -40,7 +40,7 @@ def maps(found: Sequence[Map], heads: Sequence[int], width: int | None) -> list[
                         f"{width}; shorten the text, or write the maps to a file with out")
     lines = []
     for one, title in zip(found, titles(found), strict=True):
-        for head, p in zip(heads, one.p, strict=True):
+        for head, p in zip(heads, one.p, strict=False):     # the encoder and the decoder may differ
             lines += [f"{title}, head {head}", *shaded(one, p), ""]
     return [*lines, f"a row is a query, a column a key, numbered alike; weights: {scale()}"]
 

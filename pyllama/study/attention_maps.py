@@ -82,7 +82,7 @@ def chosen(maps: Sequence[Map], layer: int | None, head: int | None) -> list[Map
     if head is not None and not 0 <= head < heads:
         raise UserError(f"head is {head}; a layer has {counted(heads, 'head')}, 0 to {heads - 1}")
     return [one if head is None else one._replace(p=one.p[head:head + 1])
-            for one in maps if layer is None or one.layer == layer]
+            for one in maps if (layer is None or one.layer == layer) and (head is None or head < len(one.p))]
 
 
 def titles(maps: Sequence[Map]) -> list[str]:
