@@ -15,7 +15,7 @@ from pyllama.cli.characters import ASCII, bar, curve, shade
 from pyllama.cli.curves import panels
 from pyllama.errors import UserError
 from pyllama.models import MODELS
-from pyllama.study.attention_maps import attention_maps, chosen, titles
+from pyllama.study.attention_maps import Map, attention_maps, chosen, titles
 from pyllama.study.explain.formulas import attention_weights
 from pyllama.study.explain.recording import record
 from pyllama.study.gradient_flow import Norm, gradient_flow, kinds
@@ -292,6 +292,15 @@ def test_an_encoder_and_a_decoder_may_have_different_heads(folders, tmp_path, ca
     assert "decoder.layers.0.self_attn, head 3\n" in out
     maps, _ = attention_maps(tmp_path / "model", SENTENCE)
     assert {one.name.split(".")[1] for one in chosen(maps, None, 3)} == {"decoder"}
+
+
+@needs_matplotlib
+def test_maps_of_many_heads_are_wider_than_a_page(tmp_path):
+    one = Map("model.layers.0.self_attn", np.full((48, 9, 9), 1 / 9), list("abcdefghi"), list("abcdefghi"))
+    figures.write(tmp_path / "x.svg", figures.draw_maps([one], range(48)))
+    texts = [node.text for node in ET.parse(tmp_path / "x.svg").getroot().iter("{http://www.w3.org/2000/svg}text")]
+    assert texts.count("a") == 48 + 1                       # below each map, and beside the first
+    assert "47" in texts
 
 
 PICTURES = {"curves": [], "attention": ["--attention", "--text", "the $cat$ & <b>"],

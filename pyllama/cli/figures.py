@@ -19,10 +19,11 @@ from pyllama.study.gradient_flow import Flow, kinds
 from pyllama.study.spelling import label
 
 COLUMN, PAGE = 3.35, 7.0                                    # widths of a column of two, and of a page, in inches
-LINE, LETTER = 0.125, 0.08                                  # height of a line of text, and width of a letter
+LINE, LETTER, GAP = 0.125, 0.08, 0.15                       # height of a line of text, width of a letter, between maps
 STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
          "legend.fontsize": 8, "svg.fonttype": "none", "svg.hashsalt": "pyllama", "axes.linewidth": 0.5}
 DATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}              # what would differ each time
+SMALLEST = 0.45                                             # side of a map, though many be wider than a page
 DPI = 300
 
 
@@ -95,8 +96,8 @@ def draw_maps(maps: Sequence[Map], heads: Sequence[int]) -> Callable[[Any], None
 
     def draw(figure):
         tokens = max(one.p.shape[-1] for one in maps)
-        narrow, wide = (COLUMN - 1) / len(heads), (PAGE - 1) / len(heads)
-        side = min(wide, max(narrow, LINE * tokens))        # in which every token has room for its name, if it can be
+        narrow, wide = ((width - 1) / len(heads) for width in (COLUMN, max(PAGE, 1 + SMALLEST * len(heads))))
+        side = min(wide, max(narrow, SMALLEST, LINE * tokens + GAP))    # every token has a name, if there is room
         names = ["\n".join(title.rsplit(".", 1)) for title in titles(maps)]
         tall = max(side, LETTER * max(map(len, "\n".join(names).split("\n"))))
         figure.set_size_inches(1 + side * len(heads), 1 + tall * len(maps))
@@ -120,8 +121,8 @@ def draw_maps(maps: Sequence[Map], heads: Sequence[int]) -> Callable[[Any], None
 
 
 def name_ticks(axis, tokens: Sequence[str], side: float) -> None:
-    """Name the rows or columns of a map by tokens: as many of them as have room on `side` inches."""
-    every = max(1, math.ceil(len(tokens) * LINE / side))
+    """Name the rows or columns of a map by tokens: as many of them as have room on `side` inches and the gap."""
+    every = max(1, math.ceil(len(tokens) * LINE / (side - GAP)))
     places = range(0, len(tokens), every)
     axis.set_ticks(places, [label(tokens[i]) for i in places])
     plain(axis.get_ticklabels())
