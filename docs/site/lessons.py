@@ -6,14 +6,16 @@ import textbook_facts
 import training_facts
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from extension import collects
 from messages import html
 
-SHOWN: dict[str, Callable[[str], nodes.Node]] = {
-    "schedules": lambda where: html(training_facts.schedules()),
+SHOWN: dict[str, Callable[[], str]] = {
+    "schedules": training_facts.schedules,
+    "block": lambda: derived.displays(textbook_facts.formulas("")),
+    "residual": lambda: derived.displays(textbook_facts.formulas("residual"))}
+TABLES: dict[str, Callable[[str, bool], nodes.table]] = {
     "accumulation": training_facts.accumulation,
     "resuming": training_facts.resuming,
-    "block": lambda where: html(derived.displays(textbook_facts.formulas(""))),
-    "residual": lambda where: html(derived.displays(textbook_facts.formulas("residual"))),
     "changes": textbook_facts.changes,
     "measured": textbook_facts.measured}
 
@@ -23,7 +25,10 @@ class Shown(Directive):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        return [SHOWN[self.arguments[0]](self.state.document.current_source)]
+        name, counted = self.arguments[0], not collects(self)
+        if name in TABLES:
+            return [TABLES[name](self.state.document.current_source, counted)]
+        return [html(SHOWN[name]())] if counted else []
 
 
 def setup(app):

@@ -64,11 +64,11 @@ CHANGES = {"positions": "the order of two tokens before the last",
            "norm": "the embeddings, which become 10 times as large"}
 
 
-def changes(where: str) -> nodes.table:
-    """The largest change of a score of the last token, without each part and with it."""
+def changes(where: str, counted: bool) -> nodes.table:
+    """The largest change of a score of the last token, without each part and with it; counted: compute it."""
     return table((translated(text, where) for text in COLUMNS),
                  ([translated(f"`{part}`", where), translated(change, where),
-                   *(plain(f"{change_of(part, with_part):.4f}") for with_part in (False, True))]
+                   *(plain(f"{change_of(part, with_part):.4f}" if counted else "") for with_part in (False, True))]
                   for part, change in CHANGES.items()))
 
 
@@ -94,7 +94,7 @@ def last_scores(ids: np.ndarray, p: dict, c: TextbookConfig) -> np.ndarray:
 
 # --- what each part is worth ------------------------------------------------------------------------------------------
 
-def measured(where: str) -> nodes.table:
+def measured(where: str, counted: bool) -> nodes.table:
     """The table of docs/textbook.md."""
     text = (ROOT / "docs" / "textbook.md").read_text("utf-8")
     head, _, *rows = (line.strip("|").split("|") for line in text.splitlines() if line.startswith("|"))

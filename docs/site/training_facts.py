@@ -55,9 +55,9 @@ CLOSE = len(TARGETS) * max(TARGETS) * np.finfo(np.float64).eps      # a rounding
 FAR = 0.01
 
 
-def accumulation(where: str) -> nodes.table:
-    """How far the gradient of micro-batches is from that of the batch, added in two ways."""
-    rows = keep("accumulation", lambda: [[k, *distances(k)] for k in CUTS])
+def accumulation(where: str, counted: bool) -> nodes.table:
+    """How far the gradient of micro-batches is from that of the batch, added in two ways; counted: compute it."""
+    rows = keep("accumulation", lambda: [[k, *distances(k)] for k in CUTS]) if counted else []
     return table((translated(text, where) for text in PIECES),
                  ([plain(k), plain(small(right)), plain(f"{wrong:.2f}")] for k, right, wrong in rows), "numbers")
 
@@ -122,9 +122,13 @@ FORGOTTEN: dict[str, Callable[[State], Settings | None]] = {
     "half of the bits of the weights": forget_digits}
 
 
-def resuming(where: str) -> nodes.table:
-    """The largest difference between a run that stopped and one that did not, for each thing that was forgotten."""
-    rows = keep("resuming", lambda: [[what, difference(what)] for what in FORGOTTEN])
+def resuming(where: str, counted: bool) -> nodes.table:
+    """The largest difference between a run that stopped and one that did not, for each thing that was forgotten.
+
+    counted     compute it
+    """
+    rows = (keep("resuming", lambda: [[what, difference(what)] for what in FORGOTTEN]) if counted
+            else [[what, 0.0] for what in FORGOTTEN])
     return table((translated(text, where) for text in RESULTS),
                  ([translated(what, where), plain(small(size))] for what, size in rows), "numbers")
 
