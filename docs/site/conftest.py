@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BUILT = ROOT / "build" / "site"
+SECONDS = 20
 NARROW, WIDE = (360, 780), (1500, 1000)
 
 
@@ -28,6 +29,8 @@ def browser():
 @pytest.fixture
 def show(browser):
     """show(page, size, **features): the browser with this page, as a reader with these media features sees it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     def shown(page, size=WIDE, **features):
         width, height = size
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
@@ -35,5 +38,7 @@ def show(browser):
         named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": named})
         browser.get(f"{BUILT.as_uri()}/{page}")
+        loaded = "return document.readyState === 'complete'"             # on a busy machine get() may return before
+        WebDriverWait(browser, SECONDS).until(lambda browser: browser.execute_script(loaded))
         return browser
     return shown
