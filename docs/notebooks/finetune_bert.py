@@ -2,7 +2,7 @@
 # # Fine-tune a BERT
 #
 # You train a classifier of short film reviews from a hundred labelled sentences, and see what pre-training adds to
-# them. It takes two minutes on two cores; without a trained BERT at hand, the notebook makes a small one first.
+# them. It takes a minute on two cores; without a trained BERT at hand, the notebook makes a small one first.
 
 # %%
 import csv
