@@ -84,11 +84,12 @@ class Widgets(About):
 
 
 class Arrays(About):
-    """What the op takes and gives: its shape line, and the sections of its docstring above Forward, as they are."""
+    """What a reader must know first: the shape line of an op, and the docstring above Forward, as it is."""
 
     def nodes(self, name, where):
-        line = f"{name}: {OPS[name].shapes}"
-        yield nodes.paragraph("", "", nodes.literal(line, line), translatable=False)
+        if name in OPS:
+            line = f"{name}: {OPS[name].shapes}"
+            yield nodes.paragraph("", "", nodes.literal(line, line), translatable=False)
         yield literal(pages.head(name))
 
 

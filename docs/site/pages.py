@@ -43,6 +43,9 @@ OP_PAGE = FACING + """# {title}
 """
 OTHER_PAGE = FACING + """# {title}
 
+```{{arrays}} {name}
+```
+
 ```{{steps}} {name}
 ```
 
@@ -66,8 +69,10 @@ def all_pages() -> Iterator[tuple[Path, str]]:
 
 
 def head(name: str) -> str:
-    """The docstring of an op above Forward."""
-    return inspect.cleandoc(str(OPS[name].__doc__).partition("\nForward")[0].partition("\n")[2])
+    """What stands above the first step; of an op that is not derived, its docstring above Forward."""
+    if name in derivation.names():
+        return derivation.setting(name)
+    return derivation.above_forward(inspect.cleandoc(str(OPS[name].__doc__)))
 
 
 def write(target: Path, text: str) -> None:

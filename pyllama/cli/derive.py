@@ -32,7 +32,10 @@ def derive(name: str | None = None, /, at: str | None = None, why: str | None = 
         for one in derivations.names():
             print(f"{one:22}{found(one)[0].title}")
         return 0
-    return max(printed(one, at, why, seed) for one in chosen(found(name), name, at, why))
+    those = chosen(found(name), name, at, why)
+    if at is None and why is None:
+        print(f"\n{derivations.setting(name)}")
+    return max(printed(one, at, why, seed) for one in those)
 
 
 def found(name: str) -> list[Derivation]:

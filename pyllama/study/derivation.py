@@ -7,6 +7,7 @@ check another, and a line of the docstring that no step quotes is an error.
 import importlib
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -172,3 +173,32 @@ def docstring(one: Derivation, module: Any) -> str:
     """The docstring that the derivation quotes."""
     quoted = importlib.import_module(one.module) if one.module else module
     return inspect.getdoc(quoted) or ""
+
+
+def setting(name: str) -> str:
+    """What a reader must know before the first step: arrays, options, and the axis of each index."""
+    those, module = load(name)
+    return "\n".join(filter(None, [above_forward(docstring(those[0], module)), indices(those)]))
+
+
+def above_forward(doc: str) -> str:
+    """A docstring without its first line and what stands below Forward."""
+    return inspect.cleandoc(doc.partition("\nForward")[0].partition("\n")[2])
+
+
+def indices(those: list[Derivation]) -> str:
+    """Which axis each index runs over, and which axes the formulas leave out, as a section of a docstring."""
+    first, letters = those[0], {letter: axis for one in those for letter, axis in one.letters.items()}
+    if not letters:
+        return section("Indices", "none: each line holds for each number by itself")
+    runs = [f"{', '.join(letter for letter, over in letters.items() if over == axis)} over {axis}"
+            for axis in dict.fromkeys(letters.values())]
+    axes = " ".join(first.arrays.values()).split()
+    shape_line = first.module.startswith("pyllama.ops.") and not first.arrays
+    if left_out := [axis for axis in first.implicit if axis in axes or shape_line]:
+        runs.append(f"none over {', '.join(left_out)}")
+    return section("Indices", "; ".join(runs))
+
+
+def section(name: str, text: str) -> str:
+    return textwrap.fill(f"{name:{MARGIN}}{text}", 80, subsequent_indent=" " * MARGIN)
