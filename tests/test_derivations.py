@@ -1,5 +1,6 @@
 """Every derivation holds, quotes its docstring line by line, and is what the code computes."""
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,6 +29,20 @@ def test_every_step_holds_and_the_code_computes_the_same(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_quote_every_line_of_mathematics_and_code_that_is_there(name):
     assert misquotes(name) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_line_that_goes_on_stands_right_below_its_chain(name):
+    for one in derivation.load(name)[0]:
+        apart = [below.line for above, below in pairwise(one.steps) if below.line.startswith("=")
+                 and above.extra and not above.line.startswith("=")]
+        assert apart == []                              # a reader would go on with the left side of another line
+
+
+def test_a_setting_says_what_each_index_runs_over():
+    assert derivation.setting("rms_norm").endswith("by zero.\nIndices     i, j over D; none over rows")
+    assert derivation.setting("llama_block").startswith("Arrays      x [B T D] in")
+    assert derivation.setting("lstm_cell").endswith("\nIndices     none: each line holds for each number by itself")
 
 
 # --- a mistake anywhere is found --------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Cross-entropy of softmax(z) with integer targets.
 
-Arrays      z [N V] in, the logits, float32 or float64; t [N] in, integers
-            from 0 to V-1; loss [] out, in nats, in the precision of z.
+Arrays      z [N V] in, the logits: a score for each of V words; float32 or
+            float64; t [N] in, integers from 0 to V-1; loss [] out, in nats
+            (logarithms to the base e), in the precision of z.
 Options     ignore_index=-100: rows with this target do not count.
             label_smoothing=0.0: α, the part of the target distribution that
             is uniform (Szegedy et al., 2016).

@@ -12,6 +12,8 @@ spaces is a remark.
     log a    exp(a - b)    cosh² a          functions; without parentheses, of the next factor
     ∂y_i/∂x_j    ∂(x_i r)/∂x_j    Φ'(x)     derivatives
     [v = t_n]                               1 where the condition holds, 0 elsewhere
+    δ_ij                                    1 where both indices are equal, 0 elsewhere
+    dyᵀ x                                   a product of matrices; ᵀ exchanges rows and columns
 """
 import re
 from collections.abc import Iterator

@@ -2,6 +2,8 @@
 
 Arrays      w, the parameter at the start; g_t, its gradient in step t.
             Steps are counted from 0.  Before step 0, m and v are 0.
+Options     η, the learning rate; λ, the decay; β₁ and β₂, how much of the
+            means m and v is kept in a step; ε, a small number.
 
 Forward     m_t = β₁ m_{t-1} + (1 - β₁) g_t
             v_t = β₂ v_{t-1} + (1 - β₂) g_t²
@@ -115,12 +117,13 @@ DERIVATION = Derivation(
              "A geometric series: `1 - β₁` times `1 + β₁ + β₁²` is `1 - β₁³`, since all terms between the first and "
              "the last cancel."),
         Step("E[m_t] = (1 - β₁^(t + 1)) E[g]",
-             "The expectation of a sum is the sum of the expectations, and each of these is E[g].  It is checked "
-             "exactly, over all gradients of three steps.",
+             "The expectation of a sum is the sum of the expectations.  Each of these is E[g], if the gradients of all "
+             "steps come from one distribution.  It is checked exactly, over all gradients of three steps.",
              check=expectation(1)),
         Step("E[v_t] = (1 - β₂^(t + 1)) E[g²]", "The same for the squares.", check=expectation(2)),
         Step("m'_t = m_t / (1 - β₁^(t + 1))",
-             "`m` starts at 0, so it is too small at first.  The factor is known, so it can be divided out.",
+             "`m` starts at 0, so it is too small at first.  The factor is known, so it can be divided out.  The code "
+             "counts steps from 1, so its t is `t + 1` here.",
              "d = m / (np.sqrt(v) / math.sqrt(1 - b2 ** t) + eps) / (1 - b1 ** t)"),
         Step("v'_t = v_t / (1 - β₂^(t + 1))",
              "`β₂` is near 1, so without this `√v` would be far too small at first, and the steps far too long."),
@@ -129,11 +132,14 @@ DERIVATION = Derivation(
              "first step on.",
              check=expectation(1, corrected=True)),
         Step("E[v'_t] = E[g²]", "And so is `v'`.", check=expectation(2, corrected=True)),
-        Step("b_t = p_{t-1} + [t = 0] w", "Each step continues from the one before; the first one has `w`."),
+        Step("b_t = p_{t-1} + [t = 0] w",
+             "The parameter before step `t`: what the step before left, and `w` at first."),
         Step("u_t = m'_t / (√v'_t + ε)",
              "The mean gradient as a multiple of its usual size, so every parameter moves at the same speed.  `ε` "
              "keeps the quotient finite."),
-        Step("p_t = b_t - η (u_t + λ b_t)", "The decay is added after the quotient: it is decoupled.",
+        Step("p_t = b_t - η (u_t + λ b_t)",
+             "A step against the mean gradient, and a decay that keeps weights small.  The decay is added after the "
+             "quotient: it is decoupled.",
              "p -= lr * (d + decay * p)"),
         Step("= (1 - η λ) b_t - η u_t", "So in each step all weights shrink by the same factor."),
         Step("m'_0 = g_0, v'_0 = g_0²", "In step 0 both corrections cancel the factors `1 - β₁` and `1 - β₂` exactly."),

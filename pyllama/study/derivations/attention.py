@@ -67,8 +67,9 @@ DERIVATION = Derivation(
              "The score: how well query and key match.",
              "z = rows(q) @ k.swapaxes(-1, -2) * factor(q, scale)"),
         Step("E[(Σ_i q_rti k_si)²] = K",
-             "For independent numbers of mean 0 and mean square 1, products of different ones vanish in the mean, and "
-             "`K` squares stay.  So with the scale `1/√K` scores have mean square 1, however wide a head is.",
+             "E is the mean over random numbers.  If they are independent, of mean 0 and mean square 1, products of "
+             "different ones vanish in the mean, and `K` squares stay.  So with the scale `1/√K` scores have mean "
+             "square 1, however wide a head is.",
              extra=True, check=mean_square_of_a_score),
         Step("u_rts = c tanh(z_rts / c)",
              "Near 0 this is close to `z`; no score is beyond `c`.",
@@ -105,7 +106,8 @@ DERIVATION = Derivation(
         Step("∂p_rtj/∂a_rts = p_rtj ([j = s] - p_rts)",
              "The two lines above, put together."),
         Step("δ_rt = Σ_s p_rts dp_rts",
-             "The mean of `dp` under the weights `p`.  It will appear in `da`."),
+             "The mean of `dp` under the weights `p`, which will appear in `da`.  It is not the `δ_ij` of other "
+             "pages."),
         Step("= Σ_s p_rts Σ_i dy_rti v_si",
              "`dp_rts` written out."),
         Step("= Σ_i dy_rti y_rti",
@@ -113,7 +115,7 @@ DERIVATION = Derivation(
              "without the other weights of the row.",
              "np.sum(rows(dy * y), axis=-1, keepdims=True)"),
         Step("da_rts = Σ_j dp_rtj ∂p_rtj/∂a_rts",
-             "One score changes all weights of its query: the chain rule sums over the keys `j`."),
+             "One score changes all weights of its query: the chain rule sums over the keys, here with the index `j`."),
         Step("= p_rts (dp_rts - δ_rt)",
              "The bracket leaves `dp_rts p_rts`.  What is subtracted is `p_rts` times `Σ_j dp_rtj p_rtj`, which is "
              "`δ_rt`.",

@@ -39,7 +39,9 @@ DERIVATION = Derivation(
     loss={"y": "dy"},
     code=code,
     steps=(
-        Step("m_i = [u_i ≥ rate]", "The mask: a number is dropped if its random number is below the rate.",
+        Step("m_i = [u_i ≥ rate]",
+             "`u_i` is a random number between 0 and 1, a new one in each step of training.  `x_i` is dropped if it is "
+             "below the rate, so that the network learns to rely on no single number.",
              "keep = rng.random(start % BLOCK + x.size, dtype=np.float32)[start % BLOCK:].reshape(x.shape) >= rate"),
         Step("P(m_i = 1) = 1 - rate", "The numbers from the rate to 1 are kept: an interval of this length.",
              check=probability),

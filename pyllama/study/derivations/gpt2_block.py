@@ -170,7 +170,8 @@ DERIVATION = Derivation(
         Step("n'_td = γ'_d m'_td + β'_d", "As above."),
         Step("u_tf = Σ_d Wm_df n'_td + bm_f", "To the wider layer: one matrix, where LLaMA has a gate and a second "
              "one."),
-        Step("τ(ξ) = tanh(√(2/π) (ξ + 0.044715 ξ³))", "The approximation of erf that GPT-2 was trained with."),
+        Step("τ(ξ) = tanh(√(2/π) (ξ + 0.044715 ξ³))",
+             "The approximation of erf that GPT-2 was trained with (see gelu)."),
         Step("φ(ξ) = ½ ξ (1 + τ(ξ))", "GELU: near `ξ` for large numbers, near 0 for very negative ones."),
         Step("g_tf = φ(u_tf)", "Each number by itself."),
         Step("y_td = x'_td + Σ_f Wy_fd g_tf + by_d", "Back to the width of the stream, and the second residual.",

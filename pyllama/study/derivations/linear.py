@@ -10,7 +10,7 @@ DERIVATION = Derivation(
     implicit=(),
     steps=(
         Step("y_ne = Σ_d x_nd w_ed + b_e",
-             "Output `e` has a weight for each input `d`, and a number of its own.",
+             "Output `e` has a weight for each input `d`, and a number of its own.  `n` counts the rows.",
              "y = (x.reshape(-1, D) @ w.T).reshape(*x.shape[:-1], E)"),
         Step("∂y_ne/∂x_nd = w_ed",
              "One term of the sum has `x_nd`, with this factor."),
@@ -23,7 +23,7 @@ DERIVATION = Derivation(
         Step("dx_nd = Σ_e dy_ne w_ed",
              "The derivative from above."),
         Step("dw_ed = Σ_n dy_ne x_nd",
-             "`w_ed` is in output `e` of every row, so its gradient is a sum over rows."),
+             "`w_ed` is in output `e` of every row with the slope `x_nd`, so its gradient is a sum over rows."),
         Step("db_e = Σ_n dy_ne",
              "So is `b_e`, with the factor 1.",
              "None if b is None else rows.sum(axis=0)"),

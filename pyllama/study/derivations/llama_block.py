@@ -152,7 +152,7 @@ DERIVATION = Derivation(
     code=code,
     steps=(
         Step("ρ_t = (mean_d x_td² + ε)^-½",
-             "Each position is normalized by itself: the branch sees its direction and not its length.",
+             "Each position is normalized by itself (see rms_norm): attention sees its direction and not its length.",
              'n, norm1_back = rms_normalize(x, p["input_layernorm"], c)'),
         Step("m_td = x_td ρ_t", "The normalized vector, before its weights."),
         Step("n_td = γ_d m_td", "Each column has a weight of its own."),
@@ -164,9 +164,12 @@ DERIVATION = Derivation(
         Step("v_gti = Σ_d Wv_gid n_td", "What it hands over to the queries that choose it.",
              'v, v_back = project(x, p["v_proj"])'),
         Step("P = K / 2", "The number of pairs in a head."),
-        Step("θ_i = base^(-(i - P [i ≥ P]) / P)", "Both halves of a head have the same frequencies."),
+        Step("θ_i = base^(-(i - P [i ≥ P]) / P)",
+             "The frequencies of rope.  Numbers `i` and `i + P` are a pair, so both halves of a head have the same "
+             "ones."),
         Step("A_tij = δ_ij cos(t θ_i) + ([i = j + P] - [j = i + P]) sin(t θ_i)",
-             "It makes `a cos φ - b sin φ` of `a`, and `a sin φ + b cos φ` of `b`, which is `P` columns further."),
+             "The turn of rope as a matrix.  With `a` and `b` for a pair and `φ` for its angle, it makes `a cos φ - b "
+             "sin φ` of `a`, and `a sin φ + b cos φ` of `b`, which is `P` columns further."),
         Step("q'_grti = Σ_j A_tij q_grtj", "A query turns by the angle of its position.",
              "q, turn_q_back = rope(q, **turn)"),
         Step("k'_gti = Σ_j A_tij k_gtj", "And so does a key, so their product depends on the distance alone.",
@@ -177,7 +180,9 @@ DERIVATION = Derivation(
         Step("o_grti = Σ_s p_grts v_gsi", "A mean of values, with the weights `p`."),
         Step("a_td = Σ_{g,r,i} Wo_dgri o_grti", "One matrix brings all heads back to the width of the stream.",
              'y, o_back = project(merge_heads(y.reshape(B, H, T, K)), p["o_proj"])'),
-        Step("x'_td = x_td + a_td", "The residual: the branch adds to the stream, and does not replace it."),
+        Step("x'_td = x_td + a_td",
+             "The residual: what attention computes is added to `x`, and does not replace it.  The sums from block to "
+             "block are called the stream, and what is added to it is a branch."),
         Step("ρ'_t = (mean_d x'_td² + ε)^-½", "The second norm is the first one again, with other weights.",
              '(y, n), norm2_back = add_and_normalize(x, a, p["post_attention_layernorm"], c)'),
         Step("m'_td = x'_td ρ'_t", "As above."),

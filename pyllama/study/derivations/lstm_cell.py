@@ -27,7 +27,9 @@ DERIVATION = Derivation(
     gradients={"δ": "c1"},
     code=code,
     steps=(
-        Step("σ(x) = 1 / (1 + e^-x)", "The sigmoid goes from 0 to 1: a gate between closed and open."),
+        Step("σ(x) = 1 / (1 + e^-x)",
+             "An LSTM reads a text token by token, and hands on two vectors: a cell state `c` and an output `h`.  The "
+             "sigmoid goes from 0 to 1: a gate between closed and open."),
         Step("i = σ(a_i)", "How much of the candidate `g` is written.",
              "i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)"),
         Step("f = σ(a_f)", "How much of the old cell state is kept."),
@@ -41,7 +43,8 @@ DERIVATION = Derivation(
              "Derived in swiglu and tanh.  So the values of the gates are enough for the backward pass."),
         Step("∂h/∂c1 = o (1 - t²)", "`c1` is in `h` through `t` alone, and `t` is `tanh(c1)`."),
         Step("δ = dc1 + dh o (1 - t²)",
-             "`c1` is an output and is in `h`, too: the gradients of both uses add up.",
+             "`c1` is an output and is in `h`, too: the gradients of both uses add up.  `dc1` is what comes in for the "
+             "output, and `δ` is the whole gradient.",
              "d = dc1 + dh * o * (1 - t * t)"),
         Step("∂c1/∂a_i = g i (1 - i)",
              "`g` times the slope of `i`.  The other three gates do not move.", extra=True),

@@ -93,14 +93,16 @@ DERIVATION = Derivation(
 
         Step("dh_td = dy_td + Σ_kj U_kjd da_{t+1,k,j}",
              "The two uses of `h_t` are the output of its own step, with the slope 1, and all gates of the next step, "
-             "with the slopes `U`.  So the gradient of step `t + 1` comes first: backward in time.",
+             "with the slopes `U`.  So the gradient of step `t + 1` comes first: backward in time.  "
+             "In the code, present is 0 at padding.",
              "da, dc = cell_back(((dh + dy[:, t]) * present[:, t], dc * present[:, t]))"),
-        Step("δ_td = dh_td o_td (1 - tanh²(c_td))", "What `c_t` does through its own `h_t`."),
+        Step("δ_td = dh_td o_td (1 - tanh²(c_td))", "What `c_t` does through its own `h_t`, a part of its gradient."),
         Step("dc_td = δ_td + f_{t+1,d} dc_{t+1,d}",
              "And what it does through the next cell, which keeps the share `f_{t+1}` of it."),
         Step("σ'(u) = σ(u) (1 - σ(u)), tanh'(u) = 1 - tanh²(u)",
              "Both derivatives follow from the function's value, so no exponential is computed twice (see lstm_cell)."),
-        Step("da_t0d = dc_td g_td i_td (1 - i_td)", "`i` is in `c` alone, with the slope `g`."),
+        Step("da_t0d = dc_td g_td i_td (1 - i_td)",
+             "`i` is in `c` alone, with the slope `g`, and has itself the slope of `σ`, which is `i_td (1 - i_td)`."),
         Step("da_t1d = dc_td c_{t-1,d} f_td (1 - f_td)",
              "`f` is in `c` with the slope `c_{t-1}`, which is 0 in the first step: there is nothing to forget."),
         Step("da_t2d = dc_td i_td (1 - g_td²)", "`g` is in `c` with the slope `i`."),
@@ -115,8 +117,8 @@ DERIVATION = Derivation(
         Step("db'_kd = Σ_Bt da_tkd", "PyTorch has two biases.  They are added, so their gradients are equal."),
         Step("dx_te = Σ_kd W_kde da_tkd", "An input is used in its own step alone."),
         Step("dc_0d = δ_0d + f_1d (δ_1d + f_2d δ_2d)",
-             "The line of `dc` three times, each in the place of `dc` in the one before.  After the last step there "
-             "is nothing."),
+             "For a text of three steps: the line of `dc` three times, each in the place of `dc` in the one before.  "
+             "After the last step there is nothing."),
         Step("= δ_0d + f_1d δ_1d + f_1d f_2d δ_2d",
              "An error of step 2 reaches step 0 as a product of two gates.  Each `δ` has more paths within it, "
              "through `h` and `U`."),

@@ -91,9 +91,10 @@ DERIVATION = Derivation(
         Step("p_nc = exp(a_nc - lse)", "The share of a key in the sum.", "p = np.exp(biased(u, bias, seen, q) - lse)"),
         Step("y_i = Σ_nc p_nc v_nci", "The mean of the values.  Computed like this, all scores of a query are in "
              "memory at once.", "y = (np.exp(a - lse) @ v).reshape(q.shape)"),
-        Step("h_n = max_c a_nc", "A block of scores fits into the cache, and so does what follows."),
+        Step("h_n = max_c a_nc",
+             "The highest score of block `n` of the keys.  A block fits into the cache, and so does what follows."),
         Step("m_n = [n = 0] h_n + [n > 0] max(m_{n-1}, h_n)",
-             "It can only rise.  Before the first block there is no score."),
+             "The highest score so far, which can only rise.  Before the first block there is no score."),
         Step("f_n = exp(m_{n-1} - m_n)",
              "1 where the block does not raise the maximum, else below 1, so nothing overflows.  In block 0 there is "
              "no sum that it could shrink; the kernel has -∞ for the maximum before it, and 0 for `f_0`."),
@@ -103,25 +104,26 @@ DERIVATION = Derivation(
              "A product of exponentials adds the exponents, and `m_{n-1}` cancels.  So one factor changes the maximum "
              "that was subtracted from every score `z` so far."),
         Step("l_n = Σ_{j,c : j ≤ n} exp(a_jc - m_n)",
-             "By induction: if it holds for `n - 1`, the line above moves each term from `m_{n-1}` to `m_n`, and the "
-             "terms of block `n` are added."),
+             "By induction: in block 0 it is the line of `l`.  If it holds for `n - 1`, the line above moves each term "
+             "from `m_{n-1}` to `m_n`, and the terms of block `n` are added."),
         Step("u_ni = Σ_{j,c : j ≤ n} exp(a_jc - m_n) v_jci", "The same, with a value behind each term."),
         Step("m_{N-1} = max_nc a_nc", "The highest score of the blocks is the highest of all."),
         Step("max_nc exp(a_nc - m_{N-1}) = 1",
              "So `l` is at least 1 at the end: the quotient below never divides by 0, however low all scores are."),
         Step("m_{N-1} + log l_{N-1} = lse", "`exp(m)` times the sum of `exp(a - m)` is the sum of `exp(a)`."),
         Step("u_{N-1,i} / l_{N-1} = y_i", "The factor `exp(-m)` is above and below the fraction, and cancels."),
-        Step("λ_n = log Σ_c exp(a_nc)", "What `lse` would be if the keys of the block were all."),
-        Step("w_ni = Σ_c exp(a_nc - λ_n) v_nci", "And what `y` would be."),
+        Step("λ_n = log Σ_c exp(a_nc)", "What `lse` would be if there were no keys but those of block `n`."),
+        Step("w_ni = Σ_c exp(a_nc - λ_n) v_nci", "And what `y` would be then."),
         Step("log Σ_n exp(λ_n) = lse", "`exp(λ_n)` is the sum of its block, and a sum of these sums is the whole."),
         Step("Σ_n exp(λ_n - lse) w_ni = y_i",
-             "A mean of means: each block counts with its share of the sum.  So blocks may be computed in any order, "
-             "and by different threads."),
+             "`exp(λ_n - lse) exp(a_nc - λ_n)` is `p_nc`.  So this is a mean of means, and each block counts with its "
+             "share.  So blocks may be computed in any order, and by different threads."),
         Step("∂(u_{N-1,i} / l_{N-1})/∂m_n = 0",
              "Whatever is subtracted from all scores cancels in the quotient.  So the kernel may treat the maximum as "
              "a constant, though it depends on the scores."),
         Step("∂(u_{N-1,i} / l_{N-1})/∂a_nc = p_nc (v_nci - y_i)",
-             "The derivative of a softmax (see attention), from the sums of the blocks: all factors `f` are gone."),
+             "The score `a_nc` moves its own weight by `p_nc`, and every weight by `-p_nc` times itself (see softmax): "
+             "by `p_nc v_nci - p_nc y_i` together.  All factors `f` are gone."),
         Step("da_nc = p_nc Σ_i dy_i (v_nci - y_i)", "The chain rule over the numbers of `y`.",
              "da = p * (dp - np.sum(rows(dy * y), axis=-1, keepdims=True))"),
         Step("dv_nci = Σ_T p_nc dy_i", "A value is in the mean of every query.", "dv = p.swapaxes(-1, -2) @ rows(dy)"),

@@ -66,19 +66,21 @@ ROTATION = Derivation(
         Step("A_tk = (start + t) θ_k",
              "The angle grows with the position, and row `t` stands at `start + t`."),
         Step("a'_tk = m (a_tk cos A_tk - b_tk sin A_tk)",
-             "The pair is a point in the plane.  This is its first coordinate after the turn."),
+             "The pair `a_tk`, `b_tk` of two numbers of `x` is a point in the plane.  This is its first coordinate "
+             "after the turn.  `m` is 1, except for yarn."),
         Step("b'_tk = m (a_tk sin A_tk + b_tk cos A_tk)",
              "And this the second.",
              "return np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)"),
         Step("a'_tk² + b'_tk² = m² (a_tk² + b_tk²)",
-             "A turn keeps the length, because `cos² A_tk + sin² A_tk` is 1.", extra=True),
+             "A turn keeps the length: the mixed terms cancel, and `cos² A_tk + sin² A_tk` is 1.", extra=True),
         Step("c_tsk = a_tk a_sk + b_tk b_sk",
              "The inner product of pair `k` of two rows, before the turn.", extra=True),
         Step("g_tsk = a_tk b_sk - b_tk a_sk",
-             "The area between the two pairs.", extra=True),
+             "The area of the parallelogram of the two pairs, with a sign.", extra=True),
         Step("a'_tk a'_sk + b'_tk b'_sk = m² (c_tsk cos((t - s) θ_k) + g_tsk sin((t - s) θ_k))",
-             "Why rows are turned: after it, the inner product depends on the distance `t - s` of the positions, and "
-             "`start` is gone.", extra=True),
+             "Multiplied out, `cos A cos B + sin A sin B` is `cos(A - B)`, and `sin A cos B - cos A sin B` is `sin(A - "
+             "B)`.  This is why rows are turned: their inner product depends on the distance `t - s`, and `start` is "
+             "gone.", extra=True),
         Step("∂a'_tk/∂a_tk = m cos A_tk",
              "The angle does not depend on `a_tk`, so `a'_tk` is linear in it.", extra=True),
         Step("∂b'_tk/∂a_tk = m sin A_tk",
@@ -87,7 +89,8 @@ ROTATION = Derivation(
              "`a_tk` is in both coordinates after the turn: the chain rule adds both ways.",
              "return (rotate(dy, cos, -sin, interleaved),)"),
         Step("db_tk = m (db'_tk cos A_tk - da'_tk sin A_tk)",
-             "So is `b_tk`.  Together with the line above, this is the turn of the gradient by the angle `-A_tk`.",
+             "So is `b_tk`, with the slopes `-m sin A_tk` and `m cos A_tk`.  Together with the line above, this is the "
+             "turn of the gradient by the angle `-A_tk`.",
              "return (rotate(dy, cos, -sin, interleaved),)"),
     ))
 
@@ -97,7 +100,8 @@ DERIVATION = (
     ROTATION,
     of_scaling("linear", "Frequencies of rope, divided", (
         Step("θ'_k = θ_k / factor",
-             "All positions come closer together, so that a longer text has the angles of a shorter one."),
+             "All positions come closer together: a text that is `factor` times as long as those of training has their "
+             "angles."),
         )),
     of_scaling("ntk", "Frequencies of rope with a larger base", (
         Step("θ'_k = (base factor^(P/(P-1)))^(-k/P)",
@@ -111,8 +115,8 @@ DERIVATION = (
         Step("λ_k = 2 π / θ_k",
              "The number of positions in which the pair makes a whole turn."),
         Step("h_k = min(max((O/λ_k - low) / (high - low), 0), 1)",
-             "`O/λ_k` is the number of turns in the original context.  `h_k` is 0 up to `low` turns, 1 from `high` "
-             "turns on, and linear between both."),
+             "`O` is the length of the texts of training, so `O/λ_k` is the number of turns in them.  `h_k` is 0 up to "
+             "`low` turns, 1 from `high` turns on, and linear between both: both are options."),
         Step("θ'_k = h_k θ_k + (1 - h_k) θ_k / factor",
              KEPT),
         Step("[λ_k < O/high] θ'_k = [λ_k < O/high] θ_k",
@@ -123,13 +127,16 @@ DERIVATION = (
         ), O=64, low=1.5, high=4),
     of_scaling("yarn", "Frequencies of rope, divided from one pair to another", (
         Step("d(n) = P log(O / (2 π n)) / log base",
-             "The pair that makes `n` turns in the original context; not an integer in general."),
+             "The pair that makes `n` turns in `O` positions, the length of the texts of training.  In general it is "
+             "not an integer."),
         Step("O base^(-d(beta_slow)/P) / (2 π) = beta_slow",
              "The number of turns of a pair is `O θ_k / (2 π)`, and `d` solves this for `k`.", extra=True),
         Step("f = max(floor d(beta_fast), 0)",
-             "The last pair that keeps its frequency."),
+             "The last pair that keeps its frequency.  The options are numbers of turns: `beta_fast` is many, "
+             "`beta_slow` few."),
         Step("l = min(ceil d(beta_slow), 2 P - 1)",
-             "The first one whose frequency is divided."),
+             "The first one whose frequency is divided as a whole.  The bound `2 P - 1` is that of the paper's code; "
+             "the last pair is `P - 1`."),
         Step("h_k = 1 - min(max((k - f) / (l - f), 0), 1)",
              "The share that is kept: 1 up to pair `f`, 0 from `l` on, and linear between both."),
         Step("θ'_k = h_k θ_k + (1 - h_k) θ_k / factor",
