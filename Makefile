@@ -104,14 +104,14 @@ docs: $(DEV)                                               # build/site/en and b
 	    $(BIN)/python -m sphinx -E -q -W -b html -D language=$$language docs/site build/site/$$language || exit 1; done
 
 docs-messages: $(DEV)                                      # the catalogues of the translation; lists what is missing
-	$(BIN)/python docs/site/catalogues.py
+	$(BIN)/python docs/site/_ext/catalogues.py
 
 docs-test: docs build/node_modules/axe-core                 # in a headless Chromium; the notebooks in full
 	PYLLAMA_TEST_BROWSER=1 $(BIN)/python -m pytest docs/site tests/test_explain_browser.py tests/test_widgets.py
-	$(BIN)/python docs/site/execute.py --check
+	$(BIN)/python docs/site/_ext/execute.py --check
 
 notebooks: $(DEV)                                           # their outputs, and build/notebooks/*.ipynb: two minutes
-	$(BIN)/python docs/site/execute.py
+	$(BIN)/python docs/site/_ext/execute.py
 
 picture: demo                                               # the README's
 	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg

@@ -96,11 +96,11 @@ def test_a_question_mark_behind_an_op_shows_its_derivation():
 
 @pytest.fixture(scope="module")
 def site():
-    """site(name): a module of docs/site."""
+    """site(name): a module of docs/site/_ext."""
     pytest.importorskip("jupytext", reason="needs the extra 'docs'")
     pytest.importorskip("sphinx", reason="needs the extra 'docs'")
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "docs" / "site"))
+        patch.syspath_prepend(str(ROOT / "docs" / "site" / "_ext"))
         yield importlib.import_module
 
 

@@ -17,7 +17,7 @@ OPS = dict.fromkeys(bug.op for bug in catalogue.bugs())
 @pytest.fixture
 def site(monkeypatch):
     """site(name): a module of the site."""
-    monkeypatch.syspath_prepend(str(SITE))
+    monkeypatch.syspath_prepend(str(SITE / "_ext"))
     return importlib.import_module
 
 

@@ -16,9 +16,9 @@ SITE = Path(__file__).parents[1] / "docs" / "site"
 
 @pytest.fixture(scope="module")
 def site():
-    """site(name): a module of docs/site."""
+    """site(name): a module of docs/site/_ext."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SITE))
+        patch.syspath_prepend(str(SITE / "_ext"))
         yield importlib.import_module
 
 

@@ -15,7 +15,7 @@ SITE = Path(__file__).parents[1] / "docs" / "site"
 @pytest.fixture(scope="module")
 def catalogues():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SITE))
+        patch.syspath_prepend(str(SITE / "_ext"))
         yield importlib.import_module("catalogues")
 
 

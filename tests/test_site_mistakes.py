@@ -26,7 +26,7 @@ MODULE = sys.modules[rms_norm.forward.__module__]
 @pytest.fixture
 def built(monkeypatch):
     """built(): the steps as the build makes them, nothing kept."""
-    monkeypatch.syspath_prepend(str(SITE))
+    monkeypatch.syspath_prepend(str(SITE / "_ext"))
     derived = importlib.import_module("derived")
     monkeypatch.setattr(derived, "keep", lambda name, make: make())
     return lambda: derived.derived.__wrapped__("rms_norm")
@@ -80,7 +80,7 @@ def test_code_that_no_longer_has_the_line_that_a_step_quotes(built, monkeypatch)
 
 def test_a_mistake_is_an_error_of_the_page_in_its_own_words(monkeypatch):
     """Level 3 is an error: -W lets no build succeed with one."""
-    monkeypatch.syspath_prepend(str(SITE))
+    monkeypatch.syspath_prepend(str(SITE / "_ext"))
     extension = importlib.import_module("extension")
     directive = extension.Steps("steps", ["rms_norm"], {}, [], 1, 0, "", None, SimpleNamespace(reporter=None))
     with pytest.raises(DirectiveError) as raised, extension.mistakes(directive):

@@ -24,9 +24,9 @@ needs_kernels = pytest.mark.skipif(backend.cpu is None, reason=backend.why_no_cp
 
 @pytest.fixture(scope="module")
 def site():
-    """site(name): a module of docs/site."""
+    """site(name): a module of docs/site/_ext."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SITE))
+        patch.syspath_prepend(str(SITE / "_ext"))
         yield importlib.import_module
 
 

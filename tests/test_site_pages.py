@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def of_the_site():
-    """The modules of docs/site by their names."""
+    """The modules of docs/site/_ext by their names."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "docs" / "site"))
+        patch.syspath_prepend(str(ROOT / "docs" / "site" / "_ext"))
         yield importlib.import_module
 
 

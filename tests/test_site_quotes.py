@@ -16,7 +16,7 @@ def module(name):
     @pytest.fixture(scope="module")
     def imported():
         with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(str(SITE))
+            patch.syspath_prepend(str(SITE / "_ext"))
             yield importlib.import_module(name)
     return imported
 

@@ -21,9 +21,9 @@ FACES = pyllama, pyllama.testing
 
 @pytest.fixture(scope="module")
 def site():
-    """site(name): a module of docs/site."""
+    """site(name): a module of docs/site/_ext."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "docs" / "site"))
+        patch.syspath_prepend(str(ROOT / "docs" / "site" / "_ext"))
         yield importlib.import_module
 
 

@@ -25,7 +25,7 @@ TOLERANCE = 1e-12                                           # numbers near 1, an
 @pytest.fixture(scope="module")
 def widgets():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SITE))
+        patch.syspath_prepend(str(SITE / "_ext"))
         yield importlib.import_module("widgets")
 
 

@@ -1,9 +1,12 @@
 """A headless Chromium that opens pages of the built site from the disk."""
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))       # the tests import what the build does
 
 ROOT = Path(__file__).parents[2]
 BUILT = ROOT / "build" / "site"

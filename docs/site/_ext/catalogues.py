@@ -1,6 +1,6 @@
 """The message catalogues: brought up to date, and what is still to be translated.
 
-    python docs/site/catalogues.py              # update docs/site/locale, then list what is missing
+    python docs/site/_ext/catalogues.py              # update docs/site/locale, then list what is missing
 
 Catalogues have neither dates nor places in files, so a change of one is a change of a message.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
+from places import ROOT, SITE
 
-HERE = Path(__file__).parent
-LOCALE = HERE / "locale" / "zh_CN" / "LC_MESSAGES"
+LOCALE = SITE / "locale" / "zh_CN" / "LC_MESSAGES"
 FORMULA = re.compile(r"`[^`]*`")
 WIDTH = 116
 OTHERS = "sphinx", "guides", "notebooks", "reference"       # words of templates, kept by hand; pages in English
@@ -23,8 +23,8 @@ OTHERS = "sphinx", "guides", "notebooks", "reference"       # words of templates
 
 def collected(folder: Path) -> dict[str, Catalog]:
     """name -> the messages of the site as it is now, of each catalogue; `folder` is for temporary files."""
-    subprocess.run([sys.executable, "-m", "sphinx", "-E", "-q", "-W", "-b", "gettext", HERE, folder],
-                   cwd=HERE.parents[1], check=True)
+    subprocess.run([sys.executable, "-m", "sphinx", "-E", "-q", "-W", "-b", "gettext", SITE, folder],
+                   cwd=ROOT, check=True)
     return of_pages(folder.glob("*.pot"))
 
 

@@ -3,12 +3,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from places import ROOT
+
 FILE = ROOT / "build" / "site" / "results.json"
-SOURCES = "pyllama/**/*.py", "pyllama/testing/catalogue/*.toml", "docs/site/broken.py"
+SOURCES = "pyllama/**/*.py", "pyllama/testing/catalogue/*.toml", "docs/site/_ext/broken.py"
 
 
 @functools.cache

@@ -7,12 +7,10 @@
 import textwrap
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 
 from docutils.parsers.rst import Directive
 from messages import html
-
-ROOT = Path(__file__).parents[2]
+from places import ROOT
 
 
 class Quote(Directive):

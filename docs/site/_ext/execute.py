@@ -1,7 +1,7 @@
 """Run the notebooks in full, and keep their outputs for the site: `make notebooks`.
 
-    python docs/site/execute.py             # writes docs/notebooks/NAME.json and build/notebooks/NAME.ipynb
-    python docs/site/execute.py --check     # writes the latter alone; fails if a cell has other kinds of outputs
+    python docs/site/_ext/execute.py             # writes docs/notebooks/NAME.json and build/notebooks/NAME.ipynb
+    python docs/site/_ext/execute.py --check     # writes the latter alone; fails if a cell has other kinds of outputs
 
 Figures are kept as SVG.  Warnings are errors.
 """
@@ -10,14 +10,13 @@ import os
 import re
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from notebook_pages import FOLDER, HTML, SVG, TEXT, code, digest, kept, kept_file, names, read
+from places import ROOT
 
-ROOT = Path(__file__).parents[2]
 BUILT = ROOT / "build" / "notebooks"
 OF_THE_KERNEL = ["--InlineBackend.figure_formats=svg", "--log-level=ERROR"]
 SPECIFICATION = {"name": "python3", "display_name": "Python 3", "language": "python"}

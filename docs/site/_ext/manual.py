@@ -1,6 +1,5 @@
 """Sphinx directives and pages of the guides and the reference, which are in English on the Chinese site, too."""
 from collections.abc import Iterator
-from pathlib import Path
 
 import command_line
 import guide_pages
@@ -11,12 +10,12 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from messages import table
+from places import SITE
 from pygments.lexers.special import TextLexer
 from sphinx.directives.other import TocTree
 
 from pyllama.op import OPS
 
-HERE = Path(__file__).parent
 ENGLISH = "guides/", "notebooks/", "reference/", "source/"                # the beginnings of the names of pages
 PARTS = "body", "toc"
 
@@ -65,7 +64,7 @@ def plain(text: str) -> nodes.paragraph:
 
 def write_guides(app) -> None:
     for path, text in guide_pages.all_pages():
-        pages.write(HERE / path, text)
+        pages.write(SITE / path, text)
 
 
 def in_english(app, pagename, templatename, context, doctree) -> None:

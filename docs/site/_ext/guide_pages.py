@@ -3,7 +3,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sources import ROOT, SCHEME
+from places import ROOT
+from sources import SCHEME
 
 DOCS = ROOT / "docs"
 RETOLD = {"textbook": "../textbook.md"}                     # chapters of the site

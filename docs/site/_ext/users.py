@@ -3,7 +3,8 @@ import functools
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from places import ROOT
+
 MODELS = "Models, training, other ops"
 KERNELS = "Kernels in C and CUDA"
 TESTS = "Tests; tests/test_ops.py runs every op on every backend"

@@ -2,9 +2,9 @@
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
+from places import ROOT
 
 import pyllama.ops  # noqa: F401                            registers all ops
 from pyllama import backend
@@ -13,7 +13,7 @@ from pyllama.testing.accuracy import results
 from pyllama.testing.problems import choose_by, packed, problem
 from pyllama.testing.trees import in_float64
 
-REAL = Path(__file__).parents[2] / "csrc" / "cpu" / "real.h"
+REAL = ROOT / "csrc" / "cpu" / "real.h"
 F32 = np.finfo("float32")
 LANES = 16                                                  # numbers of float32 in 512 bits
 DRAWS = 8                                                   # of each sum

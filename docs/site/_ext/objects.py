@@ -9,7 +9,8 @@ from typing import Any
 
 from docstrings import described
 from docutils import nodes
-from sources import ROOT, link
+from places import ROOT
+from sources import link
 
 # What the functions of a module return, beside its own names.
 BESIDE = {"pyllama": ("pretrained:Model", "training.loop:Record")}

@@ -5,7 +5,6 @@ The builder gettext, which collects messages, runs no derivation and no check.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
-from pathlib import Path
 
 import broken
 import derived
@@ -17,12 +16,12 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from messages import Button, Details, Formulas, Summary, closing, html, literal, opening, translated
 from notation_table import notation_table
+from places import SITE
 from trust import trust_table
 from users import users
 
 from pyllama.op import OPS
 
-HERE = Path(__file__).parent
 UNDERIVED = "This op is not derived step by step."
 CHECKED_NOW = ("Steps by what shows that they hold, kernels (✓: its gradients were checked when this page was made), "
                "and catalogued bugs that the gradient checker finds.")
@@ -196,7 +195,7 @@ def collects(directive: Directive) -> bool:
 def write_pages(app) -> None:
     """The pages of ops and derivations."""
     for path, text in pages.all_pages():
-        pages.write(HERE / path, text)
+        pages.write(SITE / path, text)
 
 
 # What the HTML of Sphinx and of the theme lacks for readers who hear the page or use the keyboard.

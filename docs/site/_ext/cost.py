@@ -1,11 +1,11 @@
 """The rows of the tables on operations, time and memory."""
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from counts import BENCHED, BYTES, LARGE, SHARDS, at_once, counted
+from places import ROOT
 
-MEASURED = Path(__file__).parents[2] / "bench" / "README.md"
+MEASURED = ROOT / "bench" / "README.md"
 UNITS = "", " k", " M", " G", " T", " P", " E", " Z"
 
 

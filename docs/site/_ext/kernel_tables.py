@@ -7,10 +7,10 @@ from typing import NamedTuple
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from messages import html, table, translated
+from places import ROOT
 
 from pyllama.op import OPS
 
-ROOT = Path(__file__).parents[2]
 CPU, CUDA = ROOT / "csrc" / "cpu", ROOT / "csrc" / "cuda"
 VECTORS = {"__AVX512F__": ("AVX-512", 32), "__AVX__": ("AVX2", 16), "": ("SSE2", 16)}      # condition: name, registers
 FILES = {"linear": "gemm"}                                                                 # op: file of another name

@@ -12,9 +12,9 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from messages import html
 from nbformat import NotebookNode
+from places import SITE
 
-HERE = Path(__file__).parent
-FOLDER = HERE.parent / "notebooks"
+FOLDER = SITE.parent / "notebooks"
 FIRST = "train_llama", "own_op", "finetune_bert"
 HTML, SVG, TEXT = "text/html", "image/svg+xml", "text/plain"
 SIZE = re.compile(r' (width|height)="[^"]*pt"')
@@ -107,7 +107,7 @@ def figure(svg: str, alt: str, place: str) -> str:
 
 def write_notebooks(app) -> None:
     for path, text in all_pages():
-        pages.write(HERE / path, text)
+        pages.write(SITE / path, text)
 
 
 def setup(app):

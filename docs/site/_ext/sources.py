@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 
 from docutils import nodes
+from places import ROOT
 from sphinx.errors import ExtensionError
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-ROOT = Path(__file__).parents[2]
 SCHEME = "repo:"
 LEXERS = {".py": "python", ".c": "c", ".md": "markdown", ".toml": "toml"}
 linked: set[str] = set()                                    # by the pages that are written in this build

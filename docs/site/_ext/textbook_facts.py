@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 from docutils import nodes
 from messages import table, translated
-from sources import ROOT
+from places import ROOT
 
 from pyllama.models import textbook
 from pyllama.models.textbook import TextbookConfig
