@@ -75,6 +75,17 @@ def test_a_log_of_an_older_program_has_the_curves_that_it_can(tmp_path):
         panels([tmp_path])
 
 
+def test_what_is_not_a_number_is_left_out(tmp_path):
+    written(tmp_path / "log.jsonl", '{"step": "1", "loss": "low", "lr": 0.1, "tokens": "many", "seconds": 2}\n')
+    panel, = panels([tmp_path])
+    assert (panel.label, panel.series[0].line) == ("learning rate", [(1, 0.1)])
+
+
+def test_a_terminal_may_be_narrower_than_the_numbers_beside_a_curve(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "10")
+    assert called(capsys, "plot", run)[0] == 0
+
+
 def test_without_out_curves_are_printed_and_written(run, capsys):
     code, out, err = called(capsys, "plot", run)
     assert code == 0
@@ -318,6 +329,14 @@ def test_a_picture_on_standard_output_is_a_picture_alone(run, capfdbinary):
 
 
 @needs_matplotlib
+def test_a_format_that_needs_another_program_is_refused_without_it(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")                          # where there is no LaTeX
+    code, _, err = called(capsys, "plot", run, "--out", tmp_path / "x.pgf")
+    assert code == 2
+    assert "x.pgf cannot be drawn: 'xelatex' not found; choose a .svg, .pdf or .png file" in err
+
+
+@needs_matplotlib
 @pytest.mark.parametrize(("out", "sentence"), [
     ("x.doc", "x.doc cannot be drawn: .doc is not an image format; choose a .svg, .pdf or .png file"),
     ("no/x.svg", "cannot write no/x.svg: No such file or directory; name a file in a folder that exists"),
@@ -337,7 +356,7 @@ def test_a_file_that_cannot_be_written_is_refused(kind, out, sentence, drawn, tm
     (["--text", "x"], "text has no effect without attention or gradients; remove it"),
     (["--head", "0"], "head has no effect without attention or gradients; remove it"),
     (["--gradients", "--layer", "0", "--text", "x"], "layer has no effect on gradients; remove it"),
-    (["{run}", "--attention", "--text", "x"], "attention are drawn of one model, not of 2; give one"),
+    (["{run}", "--attention", "--text", "x"], "attention shows one model, not 2; give one"),
     (["--attention", "--text", ""], "the text has no token; give a longer one"),
     (["--gradients", "--text", "t"], "the text has 1 token; give one of at least 2"),
     (["--gradients", "--text", "the cat " * 20], "the text has 160 tokens, but the model sees only 32"),

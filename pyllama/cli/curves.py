@@ -23,13 +23,16 @@ class Panel(NamedTuple):
 
 
 def logged(key: str) -> Callable[[dict], float | None]:
-    """A function of a line of a log: its value under the key, or None."""
-    return lambda line: line.get(key)
+    """A function of a line of a log: the number under the key, or None."""
+    def number(line):
+        value = line.get(key)
+        return value if isinstance(value, int | float) else None
+    return number
 
 
 def speed(line: dict) -> float | None:
     """The tokens per second of a step, or None."""
-    tokens, seconds = line.get("tokens"), line.get("seconds")
+    tokens, seconds = logged("tokens")(line), logged("seconds")(line)
     return tokens / seconds if tokens is not None and seconds else None
 
 
@@ -39,13 +42,13 @@ EVALUATED = {"loss (nats per prediction)": logged("val_loss")}
 
 
 def panels(runs: Sequence[Path]) -> list[Panel]:
-    """The quantities that the logs of the runs have.  Raises UserError if a folder has no log."""
+    """The quantities that the logs of the runs have.  Raises UserError if a folder has no log, or no log has one."""
     logs = {}
     for folder in runs:
         logs[folder] = read_log(folder)
         if not logs[folder]:
-            raise UserError(f"{folder} has no log.jsonl with steps; give the folder of a run, or of a model also "
-                            f"attention or gradients")
+            raise UserError(f"{folder} has no log.jsonl with steps; give the folder of a run, or ask for "
+                            f"attention or gradients of a model")
     every = [Panel(label, [Series(visible(folder.resolve().name), points(lines, quantity),
                                   points(lines, EVALUATED.get(label, logged(""))))
                            for folder, lines in logs.items()])
@@ -58,4 +61,4 @@ def panels(runs: Sequence[Path]) -> list[Panel]:
 
 def points(lines: list[dict], value: Callable[[dict], float | None]) -> list[Point]:
     """(step, value) of the lines that have this value."""
-    return [(line["step"], found) for line in lines if (found := value(line)) is not None]
+    return [(int(line["step"]), found) for line in lines if (found := value(line)) is not None]

@@ -48,7 +48,11 @@ def write(out: Path, draw: Callable[[Any], None]) -> tuple[str, ...]:
         warnings.simplefilter("always")
         figure = optional("matplotlib.figure", "plot").Figure(layout="constrained")     # pyplot has global state
         draw(figure)
-        figure.savefig(drawing, format=kind, dpi=DPI, metadata=DATED.get(kind))
+        try:
+            figure.savefig(drawing, format=kind, dpi=DPI, metadata=DATED.get(kind))
+        except RuntimeError as error:                       # .pgf needs LaTeX
+            raise UserError(f"{out} cannot be drawn: {str(error).partition(';')[0]}; choose a .svg, .pdf or .png file"
+                            ) from None
     lacks_glyphs = False
     for warning in caught:
         if str(warning.message).startswith("Glyph"):

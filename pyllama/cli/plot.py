@@ -55,7 +55,7 @@ def check_flags(runs: Sequence[Path], attention: bool, gradients: bool, others: 
         raise UserError(f"{needless[0]} has no effect {'on gradients' if kind else 'without attention or gradients'}; "
                         f"remove it")
     if kind and len(runs) > 1:
-        raise UserError(f"{kind} are drawn of one model, not of {len(runs)}; give one")
+        raise UserError(f"{kind} shows one model, not {len(runs)}; give one")
     if kind and others["text"] is None:
         raise UserError(f"{kind} needs a text that the model reads; give one with --text")
 

@@ -2,7 +2,7 @@
 import math
 from collections.abc import Sequence
 
-from pyllama.cli.characters import bar, curve, ink, shade
+from pyllama.cli.characters import LEFT, bar, curve, ink, shade
 from pyllama.cli.curves import Panel
 from pyllama.errors import UserError, counted
 from pyllama.study.attention_maps import Map, titles
@@ -16,12 +16,12 @@ NAME = 14                                                   # characters of a to
 
 def curves(panels: Sequence[Panel], width: int) -> list[str]:
     """The curves of each run, one below the other, with the validation losses as dots."""
-    lines = []
+    lines, wide = [], max(1, min(WIDEST, width - LEFT - 3))
     for number, panel in enumerate(panels):
         for series in panel.series:
             dots = f", {ink().dot} validation" if series.dots else ""
             lines += [f"{series.run}: {panel.label}{dots}",
-                      *curve(series.line, series.dots, min(WIDEST, width - 13), TALL if number == 0 else LOW), ""]
+                      *curve(series.line, series.dots, wide, TALL if number == 0 else LOW), ""]
     return lines[:-1]
 
 
