@@ -42,7 +42,7 @@ def scores(explanation: dict[str, Any]) -> str:
         return f"the number is {score:.4f}; {instead}, {base:.4f}"
     if kind == "text":
         return f"the answer has the log-probability {score:.4f}; {instead}, {base:.4f}"
-    left = ", so that little is left to explain: choose another baseline" * (base > math.log(1 / 2))
+    left = ", so there is little to explain: choose another baseline or target" * (base > math.log(1 / 2))
     return f"{explanation['target']} has the probability {math.exp(score):.4f}; {instead}, {math.exp(base):.4f}{left}"
 
 
