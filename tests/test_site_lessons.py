@@ -22,6 +22,19 @@ def site():
         yield importlib.import_module
 
 
+@pytest.mark.parametrize("path", ["pyllama/ops/relu.py", "pyllama/testing/catalogue/relu.toml", "csrc/kernels.h",
+                                  "csrc/cpu/relu.c", "csrc/cpu/relu.pxi", "docs/site/_ext/training_facts.py"])
+def test_a_result_is_not_kept_when_a_file_changes_that_it_depends_on(site, monkeypatch, tmp_path, path):
+    kept = site("kept")
+    assert (SITE.parents[1] / path).is_file()
+    monkeypatch.setattr(kept, "ROOT", tmp_path)
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text("1")
+    before = kept.fingerprint.__wrapped__()
+    (tmp_path / path).write_text("2")
+    assert kept.fingerprint.__wrapped__() != before
+
+
 # --- the block --------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("part", ["", "residual"])

@@ -11,6 +11,7 @@ from pyllama.testing.report import Report
 
 PROBLEMS = 5, 20, 50                                        # few show most bugs; options that are rare need more
 
+
 def shown(name: str) -> list[Bug]:
     """The bugs of an op that happened somewhere, else the first ones."""
     every = catalogue.bugs(name)

@@ -1,4 +1,4 @@
-"""Results that the builds of all languages share: kept in build/site until a file of the package changes."""
+"""Results that the builds of all languages share: kept in build/site until a file changes that they depend on."""
 import functools
 import hashlib
 import json
@@ -8,12 +8,13 @@ from typing import Any
 from places import ROOT
 
 FILE = ROOT / "build" / "site" / "results.json"
-SOURCES = "pyllama/**/*.py", "pyllama/testing/catalogue/*.toml", "docs/site/_ext/broken.py"
+SOURCES = ("pyllama/**/*.py", "pyllama/cpu.pyx", "pyllama/testing/catalogue/*.toml", "csrc/*.h", "csrc/cpu/*.*",
+           "docs/site/_ext/*.py")
 
 
 @functools.cache
 def results() -> dict[str, Any]:
-    """name -> result, of the package as it is now."""
+    """name -> result, of the files as they are now."""
     try:
         kept = json.loads(FILE.read_text("utf-8"))
     except (FileNotFoundError, ValueError):
