@@ -1,10 +1,12 @@
-"""Hypothesis profiles, a poisoned np.empty, a console as wide as COLUMNS says, and a browser."""
+"""Hypothesis profiles, a poisoned np.empty, a console as wide as COLUMNS says, modules of the site, and a browser."""
 import functools
+import importlib
 import os
 import shutil
 import sys
 import types
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +76,14 @@ def kernels(monkeypatch):
     module = types.SimpleNamespace()
     monkeypatch.setattr(backend, "cpu", module)
     return module
+
+
+@pytest.fixture(scope="module")
+def site():
+    """site(name): a module of docs/site/_ext."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "docs" / "site" / "_ext"))
+        yield importlib.import_module
 
 
 @pytest.fixture(scope="session")

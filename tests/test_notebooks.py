@@ -1,5 +1,4 @@
 """The notebooks run and show what they say: as scripts, with few steps.  `make docs-test` runs them in full."""
-import importlib
 import inspect
 import runpy
 import sys
@@ -95,13 +94,10 @@ def test_a_question_mark_behind_an_op_shows_its_derivation():
 # --- the outputs that are kept for the site ---------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
-def site():
-    """site(name): a module of docs/site/_ext."""
+def site(site):
     pytest.importorskip("jupytext", reason="needs the extra 'docs'")
     pytest.importorskip("sphinx", reason="needs the extra 'docs'")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "docs" / "site" / "_ext"))
-        yield importlib.import_module
+    return site
 
 
 @pytest.mark.parametrize("name", FEWER)

@@ -1,7 +1,4 @@
 """A bug that a page plants: the lines that it changes, and the steps that fail with it."""
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,15 +7,7 @@ pytest.importorskip("sympy", reason="the extra 'docs' is not installed")
 from pyllama.ops import rms_norm
 from pyllama.testing import catalogue
 
-SITE = Path(__file__).parents[1] / "docs" / "site"
 OPS = dict.fromkeys(bug.op for bug in catalogue.bugs())
-
-
-@pytest.fixture
-def site(monkeypatch):
-    """site(name): a module of the site."""
-    monkeypatch.syspath_prepend(str(SITE / "_ext"))
-    return importlib.import_module
 
 
 def named(name):

@@ -1,5 +1,4 @@
 """The chapters on training and on the textbook's block: a false statement stops the build of the site."""
-import importlib
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ from pyllama.training import loop
 from pyllama.training.optim import AdamW
 
 SITE = Path(__file__).parents[1] / "docs" / "site"
-
-
-@pytest.fixture(scope="module")
-def site():
-    """site(name): a module of docs/site/_ext."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SITE / "_ext"))
-        yield importlib.import_module
 
 
 @pytest.mark.parametrize("path", ["pyllama/ops/relu.py", "pyllama/testing/catalogue/relu.toml", "csrc/kernels.h",

@@ -1,7 +1,4 @@
 """The site in Chinese: each sentence is translated, with the formulas of the original."""
-import importlib
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("sphinx", reason="the extra 'docs' is not installed")
@@ -9,22 +6,18 @@ pytest.importorskip("myst_parser", reason="the extra 'docs' is not installed")
 pytest.importorskip("sympy", reason="the extra 'docs' is not installed")
 from babel.messages.catalog import Catalog
 
-SITE = Path(__file__).parents[1] / "docs" / "site"
-
 
 @pytest.fixture(scope="module")
-def catalogues():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SITE / "_ext"))
-        yield importlib.import_module("catalogues")
+def catalogues(site):
+    return site("catalogues")
 
 
 @pytest.fixture
 def changed(catalogues, monkeypatch):
-    """changed(site, catalogue): the complaints if these are the messages of the site, and the translated ones."""
-    def complaints(site, catalogue):
+    """changed(template, catalogue): the complaints if these are the messages of the site, and the translated ones."""
+    def complaints(template, catalogue):
         monkeypatch.setattr(catalogues, "translated", lambda: {"ops": catalogue})
-        return list(catalogues.complaints({"ops": site}))
+        return list(catalogues.complaints({"ops": template}))
     return complaints
 
 
@@ -40,7 +33,7 @@ def test_no_message_is_missing_fuzzy_obsolete_or_has_other_formulas(catalogues, 
     assert list(catalogues.complaints(messages)) == [], "make docs-messages brings them up to date"
 
 
-@pytest.mark.parametrize(("site", "catalogue", "complaint"), [
+@pytest.mark.parametrize(("template", "catalogue", "complaint"), [
     (of(("One row.", "")), of(), "ops.po: 'One row.' is not translated"),
     (of(("One row.", "")), of(("One row.", "")), "ops.po: 'One row.' is not translated"),
     (of(("One row.", "")), of(("One row.", "一行。"), flags=["fuzzy"]), "ops.po: 'One row.' is fuzzy"),
@@ -48,8 +41,8 @@ def test_no_message_is_missing_fuzzy_obsolete_or_has_other_formulas(catalogues, 
     (of(("`a` and `b`.", "")), of(("`a` and `b`.", "`a` 与 `c`。")),
      "ops.po: '`a` and `b`.' has other formulas in its translation: '`a` 与 `c`。'"),
 ])
-def test_each_fault_is_found(changed, site, catalogue, complaint):
-    assert changed(site, catalogue) == [complaint]
+def test_each_fault_is_found(changed, template, catalogue, complaint):
+    assert changed(template, catalogue) == [complaint]
 
 
 def test_formulas_may_be_in_another_order(changed):

@@ -1,10 +1,8 @@
 """A mistake in a derivation, in the docstring that it quotes or in the code beside it ends the build of the site."""
-import importlib
 import inspect
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,15 +17,13 @@ from pyllama.ops import rms_norm
 from pyllama.study.derivations import rms_norm as study
 from pyllama.testing.mutation.planting import copied, plant, transplant
 
-SITE = Path(__file__).parents[1] / "docs" / "site"
 MODULE = sys.modules[rms_norm.forward.__module__]
 
 
 @pytest.fixture
-def built(monkeypatch):
+def built(site, monkeypatch):
     """built(): the steps as the build makes them, nothing kept."""
-    monkeypatch.syspath_prepend(str(SITE / "_ext"))
-    derived = importlib.import_module("derived")
+    derived = site("derived")
     monkeypatch.setattr(derived, "keep", lambda name, make: make())
     return lambda: derived.derived.__wrapped__("rms_norm")
 
@@ -78,10 +74,9 @@ def test_code_that_no_longer_has_the_line_that_a_step_quotes(built, monkeypatch)
         built()
 
 
-def test_a_mistake_is_an_error_of_the_page_in_its_own_words(monkeypatch):
+def test_a_mistake_is_an_error_of_the_page_in_its_own_words(site):
     """Level 3 is an error: -W lets no build succeed with one."""
-    monkeypatch.syspath_prepend(str(SITE / "_ext"))
-    extension = importlib.import_module("extension")
+    extension = site("extension")
     directive = extension.Steps("steps", ["rms_norm"], {}, [], 1, 0, "", None, SimpleNamespace(reporter=None))
     with pytest.raises(DirectiveError) as raised, extension.mistakes(directive):
         raise ValueError("rms_norm: no step quotes the line 'y = x'")

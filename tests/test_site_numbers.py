@@ -1,6 +1,5 @@
 """The chapters on cost, memory and rounding: what they compute, and that they refuse what is false."""
 import doctest
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,6 @@ from tests.test_widgets import in_javascript
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "docs" / "site"
 needs_kernels = pytest.mark.skipif(backend.cpu is None, reason=backend.why_no_cpu)
-
-
-@pytest.fixture(scope="module")
-def site():
-    """site(name): a module of docs/site/_ext."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SITE / "_ext"))
-        yield importlib.import_module
 
 
 # --- what is false stops the build ------------------------------------------------------------------------------------

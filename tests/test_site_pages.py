@@ -1,5 +1,4 @@
 """The two passes of a block in pairs, and the map of what depends on what."""
-import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,6 @@ from pyllama.study import derivation
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def of_the_site():
-    """The modules of docs/site/_ext by their names."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "docs" / "site" / "_ext"))
-        yield importlib.import_module
-
-
 # --- passes.py --------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -29,8 +20,8 @@ def block():
 
 
 @pytest.fixture(scope="module")
-def both(of_the_site, block):
-    return of_the_site("passes").passes(block)
+def both(site, block):
+    return site("passes").passes(block)
 
 
 def test_every_step_of_the_block_stands_in_one_row(both, block):
@@ -74,9 +65,9 @@ def changed(one, old, new):
      "dx'_td = ρ'_t (dm'_td - m'_td mean_e m'_te dm'_te)"),
     ("dz_grts = p_grts (dp_grts - Σ_s p_grts dp_grts)", "dz_grts = p_grts"),
 ])
-def test_a_gradient_that_leaves_out_a_use_is_found(of_the_site, block, line, without):
+def test_a_gradient_that_leaves_out_a_use_is_found(site, block, line, without):
     with pytest.raises(ValueError, match="leaves out a use of "):
-        of_the_site("passes").passes(changed(block, line, without)).rows()
+        site("passes").passes(changed(block, line, without)).rows()
 
 
 def test_the_page_says_rightly_what_is_needed_again(both):
@@ -85,8 +76,8 @@ def test_the_page_says_rightly_what_is_needed_again(both):
     assert needed == ["ρ", "m", "n", "v", "A", "q'", "k'", "p", "o", "ρ'", "m'", "n'", "c", "u", "σ", "h"]
 
 
-def test_a_value_has_the_axes_that_the_formulas_leave_out_if_it_depends_on_them(of_the_site, both, block):
-    axes = {line.defines: of_the_site("passes").axes(line, block, both.forward) for line in both.forward
+def test_a_value_has_the_axes_that_the_formulas_leave_out_if_it_depends_on_them(site, both, block):
+    axes = {line.defines: site("passes").axes(line, block, both.forward) for line in both.forward
             if line.defines != "σ"}
     assert {name: axes[name] for name in ("P", "A", "ρ", "n", "q", "p", "h")} == {
         "P": "", "A": "T K K", "ρ": "B T", "n": "B T D", "q": "B G R T K", "p": "B G R T T", "h": "B T F"}
@@ -95,8 +86,8 @@ def test_a_value_has_the_axes_that_the_formulas_leave_out_if_it_depends_on_them(
 # --- joined.py --------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
-def joined(of_the_site):
-    return of_the_site("joined")
+def joined(site):
+    return site("joined")
 
 
 @pytest.mark.parametrize("name", sorted(OPS))

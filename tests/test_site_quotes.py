@@ -1,23 +1,17 @@
 """What the chapters of the site read from the sources: quoted lines, constants of kernels, recorded steps of models."""
-import importlib
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("sphinx", reason="the extra 'docs' is not installed")
 pytest.importorskip("sympy", reason="the extra 'docs' is not installed")
 
-SITE = Path(__file__).parents[1] / "docs" / "site"
 TEXT = "int f() {\n    int x = 1;\n        return x;\n}\n"
 
 
 def module(name):
     """A fixture: the module of this name beside the chapters."""
     @pytest.fixture(scope="module")
-    def imported():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(str(SITE / "_ext"))
-            yield importlib.import_module(name)
+    def imported(site):
+        return site(name)
     return imported
 
 

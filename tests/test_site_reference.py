@@ -1,5 +1,4 @@
 """The guides and the reference of the site: every public name, every command and every guide has its place."""
-import importlib
 import inspect
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +16,6 @@ from pyllama.cli.main import ALIASES, COMMANDS
 
 ROOT = Path(__file__).parents[1]
 FACES = pyllama, pyllama.testing
-
-
-@pytest.fixture(scope="module")
-def site():
-    """site(name): a module of docs/site/_ext."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "docs" / "site" / "_ext"))
-        yield importlib.import_module
 
 
 def text_of(found):

@@ -1,5 +1,4 @@
 """The widgets of the site: their formulas in JavaScript, their numbers, and what a reader sees who turns them."""
-import importlib
 import json
 import shutil
 import subprocess
@@ -23,10 +22,8 @@ TOLERANCE = 1e-12                                           # numbers near 1, an
 
 
 @pytest.fixture(scope="module")
-def widgets():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SITE / "_ext"))
-        yield importlib.import_module("widgets")
+def widgets(site):
+    return site("widgets")
 
 
 def in_javascript(problems):
