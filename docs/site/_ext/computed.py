@@ -10,6 +10,7 @@ import numpy as np
 import rounding
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
+from extension import collects
 from messages import html, literal, table, translated
 
 from pyllama import backend
@@ -95,11 +96,6 @@ def require(session: str, names: dict[str, Any]) -> None:
 def names_of_page(directive: Directive) -> Any:
     """What the directives of a page leave for those that follow."""
     return directive.state.document.settings.env.temp_data
-
-
-def collects(directive: Directive) -> bool:
-    """Is this the builder that only collects messages?"""
-    return directive.state.document.settings.env.app.builder.name == "gettext"
 
 
 def setup(app):

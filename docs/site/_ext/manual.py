@@ -9,7 +9,7 @@ import sources
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
-from messages import table
+from messages import plain, table
 from places import SITE
 from pygments.lexers.special import TextLexer
 from sphinx.directives.other import TocTree
@@ -56,10 +56,6 @@ class Commands(Directive):
 
     def run(self):
         return list(command_line.sections())
-
-
-def plain(text: str) -> nodes.paragraph:
-    return nodes.paragraph("", text)
 
 
 def write_guides(app) -> None:

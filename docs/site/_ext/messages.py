@@ -25,6 +25,11 @@ def html(text: str) -> nodes.raw:
     return nodes.raw("", text, format="html")
 
 
+def plain(text: object) -> nodes.paragraph:
+    """A paragraph that is the same in every language."""
+    return nodes.paragraph("", str(text))
+
+
 def table(headings: Iterable[nodes.Node], rows: Iterable[Iterable[nodes.Node]], *classes: str) -> nodes.table:
     head = cells(headings)
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))

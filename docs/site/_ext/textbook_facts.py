@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 from docutils import nodes
-from messages import table, translated
+from messages import plain, table, translated
 from places import ROOT
 
 from pyllama.models import textbook
@@ -106,7 +106,3 @@ def measured(where: str, counted: bool) -> nodes.table:
 def said(label: str) -> str:
     """The label of a model: one that begins with + would be an item of a list when it is translated."""
     return label.replace("+ ", "with ")
-
-
-def plain(text: str) -> nodes.paragraph:
-    return nodes.paragraph("", text)

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 from docutils import nodes
 from kept import keep
-from messages import table, translated
+from messages import plain, table, translated
 
 from pyllama.models.llama_config import LlamaConfig
 from pyllama.text.tokens import Batch, joined
@@ -153,10 +153,6 @@ def continued(state: State, steps: int, settings: Settings = SETTINGS) -> State:
     for _ in islice(train(state, TEXT, settings), steps):
         pass
     return state
-
-
-def plain(text: str | int) -> nodes.paragraph:
-    return nodes.paragraph("", str(text))
 
 
 def small(number: float) -> str:

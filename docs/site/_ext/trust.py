@@ -6,7 +6,7 @@ import broken
 import derived
 from docutils import nodes
 from kept import keep
-from messages import table, translated
+from messages import plain, table, translated
 from users import KERNELS, users
 
 from pyllama import backend
@@ -65,7 +65,3 @@ def bugs_found(name: str) -> str:
     for bug in bugs:
         broken.complaint(bug)
     return f"{len(bugs)} / {len(bugs)}"
-
-
-def plain(text: str | int) -> nodes.paragraph:
-    return nodes.paragraph("", str(text))
