@@ -7,6 +7,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from selenium import webdriver
@@ -46,12 +48,17 @@ scrollBy(0, 48);
 """
 
 
-def browser() -> webdriver.Chrome:
-    """A headless Chromium."""
+@contextmanager
+def browser() -> Iterator[webdriver.Chrome]:
+    """A headless Chromium, which ends with the block."""
     options = webdriver.ChromeOptions()
     for flag in ["--headless=new", "--disable-gpu", "--lang=en", *(["--no-sandbox"] if os.geteuid() == 0 else [])]:
         options.add_argument(flag)
-    return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 def picture(driver: webdriver.Chrome, page: Path, script: str, width: int, height: int) -> bytes:
@@ -66,13 +73,11 @@ def picture(driver: webdriver.Chrome, page: Path, script: str, width: int, heigh
 
 def main(run: Path, site: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    driver = browser()
-    with tempfile.TemporaryDirectory() as scratch:
+    with browser() as driver, tempfile.TemporaryDirectory() as scratch:
         step = Path(scratch, "step.html")
         step.write_bytes(explained(run, TEXT))
         pictures = {"explain": picture(driver, step, EXPLORER, WIDTH, 860),
                     "rms_norm": picture(driver, site / "en/ops/rms_norm.html", SITE, 1200, 680)}
-    driver.quit()
     for name, taken in pictures.items():
         out = folder / f"{name}.webp"
         out.write_bytes(taken)
