@@ -71,5 +71,3 @@ def run(inputs: dict[str, np.ndarray], trained: Trained,
     with watching(seam.watch):
         z, back = trained.config.model.logits(p=trained.params, c=trained.config, **batch)
     return z, seam, back
-
-
