@@ -76,7 +76,8 @@ def test_a_log_of_an_older_program_has_the_curves_that_it_can(tmp_path):
 
 
 def test_what_is_not_a_number_is_left_out(tmp_path):
-    written(tmp_path / "log.jsonl", '{"step": "1", "loss": "low", "lr": 0.1, "tokens": "many", "seconds": 2}\n')
+    written(tmp_path / "log.jsonl", '{"step": "1", "loss": "low", "lr": 0.1, "tokens": "many", "seconds": 2}\n'
+            '{"step": Infinity, "lr": 0.2}\n')
     panel, = panels([tmp_path])
     assert (panel.label, panel.series[0].line) == ("learning rate", [(1, 0.1)])
 

@@ -61,4 +61,4 @@ def panels(runs: Sequence[Path]) -> list[Panel]:
 
 def points(lines: list[dict], value: Callable[[dict], float | None]) -> list[Point]:
     """(step, value) of the lines that have this value."""
-    return [(int(line["step"]), found) for line in lines if (found := value(line)) is not None]
+    return [(line["step"], found) for line in lines if (found := value(line)) is not None]

@@ -104,8 +104,8 @@ def read_log(folder: Path) -> list[dict]:
         for text in path.read_text(errors="replace").split("\n"):
             try:
                 line = json.loads(text)
-                int(line["step"])
-            except (ValueError, TypeError, KeyError, RecursionError):
+                line["step"] = int(line["step"])
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 break
             lines.append(line)
     return lines
