@@ -10,6 +10,7 @@ from messages import plain, table, translated
 
 from pyllama.models.llama_config import LlamaConfig
 from pyllama.text.tokens import Batch, joined
+from pyllama.training.examples import IGNORE
 from pyllama.training.loop import Settings, State, gradient, start, train
 from pyllama.training.schedule import SCHEDULES
 
@@ -79,10 +80,10 @@ def distances(k: int) -> list[float]:
 def of_rows(rows: slice, at_once: int = 0) -> np.ndarray:
     """The gradient of the mean loss over the targets of these rows, computed so many rows at once; 0: all."""
     ids = np.random.default_rng(0).integers(CONFIG.vocab_size, size=(len(TARGETS), max(TARGETS) + 1))
-    labels = np.where(np.arange(ids.shape[1]) <= np.array(TARGETS)[:, None], ids, -100)[rows]
+    labels = np.where(np.arange(ids.shape[1]) <= np.array(TARGETS)[:, None], ids, IGNORE)[rows]
     settings = Settings(dtype="float64", shards=1, micro_batch_size=at_once)
     state, grads = start(CONFIG, settings), start(CONFIG, settings)
-    batch = Batch({"ids": ids[rows], "labels": labels}, int(np.sum(labels[:, 1:] != -100)))
+    batch = Batch({"ids": ids[rows], "labels": labels}, int(np.sum(labels[:, 1:] != IGNORE)))
     gradient(state, batch, settings, [grads.p])
     return grads.flat
 
