@@ -359,6 +359,7 @@ def test_a_file_that_cannot_be_written_is_refused(kind, out, sentence, drawn, tm
     (["--gradients", "--layer", "0", "--text", "x"], "layer has no effect on gradients; remove it"),
     (["{run}", "--attention", "--text", "x"], "attention shows one model, not 2; give one"),
     (["--attention", "--text", ""], "the text has no token; give a longer one"),
+    (["--attention", "--text", "the cat " * 20], "the text has 160 tokens, but the model sees only 32"),
     (["--gradients", "--text", "t"], "the text has 1 token; give one of at least 2"),
     (["--gradients", "--text", "the cat " * 20], "the text has 160 tokens, but the model sees only 32"),
 ], ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "")

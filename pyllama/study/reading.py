@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from pyllama import pretrained
+from pyllama.errors import UserError, counted
 from pyllama.tasks.finetune import framed, stored_task
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
@@ -17,8 +18,17 @@ def model_at(path: Path, tokenizer: Path | None = None) -> pretrained.Model:
     return pretrained.load(checkpoint.best(path) if is_of_task else path, tokenizer)
 
 
-def ids_of(text: str, config: Any, tokenizer: Tokenizer) -> np.ndarray:
-    """The ids [1 T] of a text with the special tokens around it, without those behind it where a model continues it."""
+def ids_of(text: str, config: Any, tokenizer: Tokenizer, unread: int = 0) -> np.ndarray:
+    """The ids [1 T] of a text with the special tokens around it, without those behind it where a model continues it.
+
+    unread      of the last tokens, which are predicted alone
+
+    Raises UserError if the model does not see so many.
+    """
     frame = special.frame(framed(tokenizer, config))
     behind = [] if objectives.continues(config) else frame.behind
-    return np.array([[*frame.before, *tokenizer.encode(text), *behind]], int)
+    ids = np.array([[*frame.before, *tokenizer.encode(text), *behind]], int)
+    if config.context is not None and ids.size - unread > config.context:
+        raise UserError(f"the text has {counted(ids.size, 'token')}, but the model sees only {config.context} "
+                        f"(max_position_embeddings); shorten it")
+    return ids

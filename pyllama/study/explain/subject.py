@@ -101,13 +101,10 @@ def batch(given: Given, config: Any, tokenizer: Tokenizer, seed: int = 0) -> dic
     objectives.objective_of(config, tokenizer)              # raises if it does not learn from plain text
     if given.extras:
         raise UserError(f"the model learns from plain text, which has no {min(given.extras)}; remove it")
-    ids, continues = ids_of(given.text, config, tokenizer), objectives.continues(config)
-    count, room = ids.shape[1], config.context
-    if count < 2:
-        raise UserError(f"the text has {counted(count, 'token')}; give one of at least 2")
-    if room is not None and count - continues > room:
-        raise UserError(f"the text has {counted(count, 'token')}, but the model sees only {room} "
-                        f"(max_position_embeddings); shorten it")
+    continues = objectives.continues(config)
+    ids = ids_of(given.text, config, tokenizer, unread=int(continues))
+    if ids.size < 2:
+        raise UserError(f"the text has {counted(ids.size, 'token')}; give one of at least 2")
     if continues:
         return {"ids": ids, "labels": ids}
     damage = objectives.DAMAGES[config.learns](config, tokenizer)
