@@ -57,7 +57,7 @@ def step(kind: str) -> Step:
         if event == "call" and frame.f_code is inside:
             norm_first.add(frame.f_locals["norm_first"])
 
-    before = sys.getprofile()
+    before = sys.getprofile()                               # families choose the place by an argument, not by an op
     sys.setprofile(look)
     try:
         with watching(record):
