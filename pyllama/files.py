@@ -27,6 +27,13 @@ class DamagedFile(UserError):
     """A file is missing, is unreadable, or differs from what was written."""
 
 
+def unreadable(path: str | Path, error: OSError) -> UserError:
+    """The error to raise for a file that cannot be read.  One without permission may be as it was written."""
+    if isinstance(error, PermissionError):
+        return UserError(f"cannot read {path}: {error.strerror}; change its permissions")
+    return DamagedFile(f"{path} is damaged: {error.strerror or error}")
+
+
 def cure(error: BaseException, otherwise: str = "fix that") -> str:
     """What the user can do about a file that cannot be written."""
     return CURES.get(getattr(error, "errno", None) or 0, otherwise)
@@ -89,8 +96,8 @@ def export(path: str | Path, chunks: Iterable) -> None:
     try:
         with through(path) or replacing(path) as file:
             file.writelines(chunks)
-    except (OSError, ValueError) as error:                      # a path such as "." has no file name
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, ValueError) as error:                      # ValueError: "." and "/" have no file name
+        reason = "it is a folder" if Path(path).is_dir() else getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path}: {reason}; {cure(error, 'name a file in a folder that exists')}"
                         ) from None
 
@@ -148,11 +155,11 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def read_json(path) -> Any:
-    """Parse a JSON file.  Raises DamagedFile."""
+    """Parse a JSON file.  Raises DamagedFile, or UserError if reading it is not permitted."""
     try:
         return parse_json(path.read_bytes())
     except OSError as error:
-        raise DamagedFile(f"{path} is damaged: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
     except ValueError as error:
         raise DamagedFile(f"{path} is damaged: it is not JSON ({error})") from error
 

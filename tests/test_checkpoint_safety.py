@@ -238,10 +238,25 @@ def test_a_damaged_pointer_costs_nothing(run, text):
                            f"{found.folder} is used instead")
 
 
+def test_a_file_without_permission_is_not_called_damaged(run, monkeypatch):
+    def forbidding(path, *arguments):
+        if Path(path).name == "model.safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open(path, *arguments)
+
+    monkeypatch.setattr(checkpoint, "open", forbidding, raising=False)
+    latest = run / "checkpoints" / "step-00000003"
+    for path in (run, latest):                              # an older one that can be read would undo steps
+        with pytest.raises(UserError, match=r"^cannot read .*/step-00000003/model\.safetensors: Permission denied; ch"):
+            checkpoint.load(path)
+    assert not checkpoint.is_whole(latest)
+
+
 def test_nothing_to_load_is_said(tmp_path, run):
     for folder in (run / "checkpoints").iterdir():
         flip(folder / "trainer.json", 0)
-    with pytest.raises(UserError, match=r"holds no undamaged checkpoint: .*step-00000003.*-00000002.*-00000001"):
+    with pytest.raises(UserError, match=r"holds no undamaged checkpoint: .*step-00000003.*-00000002.*-00000001"
+                                         r".*; restore one, or train again$"):
         checkpoint.load(run)
     with pytest.raises(UserError, match=r"step-00000001/trainer.json is damaged: .*; there is no undamaged"):
         checkpoint.load(run / "checkpoints" / "step-00000001")

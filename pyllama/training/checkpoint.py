@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.files import DamagedFile, cure, make_folder, read_json, rewrite, sync, to_json, write
+from pyllama.files import DamagedFile, cure, make_folder, read_json, rewrite, sync, to_json, unreadable, write
 from pyllama.formats.safetensors import read_tensors, to_safetensors
 
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
@@ -242,8 +242,9 @@ def newest(run, latest) -> Checkpoint:
             notes.append(str(error))
         else:
             return saved._replace(notes=(*notes, f"{folder} is used instead") if notes else ())
-    raise UserError(f"{run} holds no undamaged checkpoint: {'; '.join(notes)}" if notes else
-                    f"{run} holds no checkpoint yet; train until the first one is saved")
+    if notes:
+        raise UserError(f"{run} holds no undamaged checkpoint: {'; '.join(notes)}; restore one, or train again")
+    raise UserError(f"{run} holds no checkpoint yet; train until the first one is saved")
 
 
 def read(folder) -> Checkpoint:
@@ -272,14 +273,14 @@ def verify(folder):
                 raise DamagedFile(f"{path} is damaged: " + (f"it has {sizes[0]} bytes, but {sizes[1]} were written"
                               if sizes[0] != sizes[1] else f"its SHA-256 is not that in {CHECKSUMS}"))
     except OSError as error:
-        raise DamagedFile(f"{path} is damaged: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
 def is_whole(folder) -> bool:
     """Does the checkpoint pass verify()?"""
     try:
         verify(folder)
-    except DamagedFile:
+    except UserError:
         return False
     return True
 
