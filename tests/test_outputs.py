@@ -1,5 +1,6 @@
 """Files that commands write: never over what they read, and through devices and pipes."""
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -83,6 +84,15 @@ def test_a_pipe_and_a_device_are_written_through(tmp_path, monkeypatch, capfdbin
         cure = "free some space" if path == "/dev/full" else "name a file"
         with pytest.raises(UserError, match=f"cannot write {path}: .*; {cure}"):
             files.export(path, [b"a"])
+
+
+def test_a_folder_is_not_a_file_to_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for path in (".", "..", "/", "folder"):
+        with pytest.raises(UserError, match=f"^cannot write {re.escape(path)}: it is a folder; name a file"):
+            files.export(path, [b"a"])
+    assert [*tmp_path.iterdir()] == [Path("folder").absolute()]
 
 
 def test_standard_output_that_is_a_file_keeps_what_was_printed_before(folder):

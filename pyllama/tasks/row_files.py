@@ -43,7 +43,7 @@ def content_of(path: Path, endings: Collection[str]) -> tuple[Path, str, str]:
     """
     is_pipe = str(path) == "-" or (path.exists() and not path.is_file() and not path.is_dir())
     name = Path("standard input") if str(path) == "-" else path
-    if not is_pipe and path.suffix.lower() not in (*endings, *PACKED):
+    if not is_pipe and not path.is_dir() and path.suffix.lower() not in (*endings, *PACKED):
         raise UserError(f"{path} has an unknown format; convert it to {', '.join(endings)}")
     try:
         with opened(STANDARD_INPUT if str(path) == "-" else path) as (file, inside):
