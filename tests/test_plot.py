@@ -376,7 +376,7 @@ def test_models_without_attention_or_a_loss_are_refused(tmp_path, folders):
     tokenizer = pyllama.load(folders["llama"]).tokenizer
     config = MODELS["lstm"].config(vocab_size=tokenizer.vocab_size, num_labels=1)
     pretrained.Model(config, config.model.init(config), tokenizer).save(tmp_path / "lstm")
-    with pytest.raises(UserError, match="a lstm has no attention; give a model that has"):
+    with pytest.raises(UserError, match="the family lstm has no attention; give a model of another"):
         attention_maps(tmp_path / "lstm", SENTENCE)
     with pytest.raises(UserError, match="answers with a number, and its loss needs the true one"):
         gradient_flow(tmp_path / "lstm", SENTENCE)

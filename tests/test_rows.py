@@ -93,6 +93,8 @@ def test_a_file_that_is_not_data_is_refused_in_one_sentence(tmp_path, name, text
 
 
 def test_other_encodings_and_absent_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory; give a"):
+        read(Source(tmp_path), FIELDS, USABLE)
     (tmp_path / "a.csv").write_bytes("text,label\ncafé,1\n".encode("latin-1"))
     with pytest.raises(UserError, match="is not UTF-8 at byte 14"):
         read(Source(tmp_path / "a.csv"), FIELDS, USABLE)
@@ -111,7 +113,7 @@ def test_a_split_has_every_row_once(count, dev, test, seed):
 
 
 def test_too_few_rows_to_split_are_refused():
-    with pytest.raises(UserError, match=r"2 rows are too few to hold out shares of 0\.1 and 0\.0; give more rows"):
+    with pytest.raises(UserError, match=r"the data has 2 rows, too few to hold out 0\.1 of them; give more"):
         rows.split([Row("a", {}), Row("b", {})], (0.1, 0.0), 0)
     with pytest.raises(UserError, match=r"a share of 1\.5 cannot be held out"):
         rows.split([Row("a", {})], (1.5,), 0)

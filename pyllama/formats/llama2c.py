@@ -63,7 +63,8 @@ def read(path: str | Path) -> tuple[LlamaConfig, dict]:
     h, tied, version, start = _header(data[:START_V1].tobytes(), path)
     if min(h) < 1 or h.dim % h.n_heads or h.n_heads % h.n_kv_heads or h.dim // h.n_heads % 2:
         raise UserError(f"{path} is not a llama2.c model: its header would mean a width of {h.dim} and "
-                        f"{h.n_heads} heads; give a .bin file written by llama2.c's export.py")
+                        f"{h.n_heads} heads; give the folder of a model, or a .bin file written by llama2.c's "
+                        f"export.py")
     # As in run.c, <s> also ends a text: the model was trained on texts in a row, each of which begins with it.
     c = LlamaConfig(vocab_size=h.vocab_size, hidden_size=h.dim, intermediate_size=h.hidden_dim,
                     num_hidden_layers=h.n_layers, num_attention_heads=h.n_heads, num_key_value_heads=h.n_kv_heads,

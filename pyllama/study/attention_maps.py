@@ -51,7 +51,7 @@ def attention_maps(path: Path, text: str, tokenizer: Path | None = None) -> tupl
     of = embeddings(recording)
     maps = [of_call(recording, i, of, words) for i, call in enumerate(recording.calls) if call.op.name == "attention"]
     if not maps:
-        raise UserError(f"a {config.TYPE} has no attention; give a model that has")
+        raise UserError(f"the family {config.TYPE} has no attention; give a model of another family")
     return maps, model.notes
 
 

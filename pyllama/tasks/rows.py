@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pyllama import rng
-from pyllama.errors import UserError, check_choices
+from pyllama.errors import UserError, check_choices, counted
 from pyllama.tasks.columns import found, listed, plain
 from pyllama.tasks.row_files import READERS, BadRow, Reader, content_of
 from pyllama.text.records import value_of
@@ -171,6 +171,6 @@ def split(rows: list[Row], shares: Sequence[float], seed: int) -> list[list[Row]
         first += count
     training = [rows[i] for i in sorted(order[first:])]
     if not training or not all(part or not share for part, share in zip(parts, shares, strict=True)):
-        raise UserError(f"{len(rows)} rows are too few to hold out shares of {' and '.join(map(str, shares))}; give "
-                        f"more rows")
+        held = " and ".join(str(share) for share in shares if share)
+        raise UserError(f"the data has {counted(len(rows), 'row')}, too few to hold out {held} of them; give more")
     return [training, *parts]
