@@ -41,7 +41,7 @@ def blocks_of_python(page):
 def commands(page):
     """The words of each `pyllama ...` in the indented blocks of a page."""
     joined = re.sub(r" *\\\n +", " ", page)
-    return [shlex.split(line, comments=True) for line in re.findall(r"^    pyllama (.*)$", joined, re.MULTILINE)]
+    return [shlex.split(line) for line in re.findall(r"^    pyllama (.*)$", joined, re.MULTILINE)]
 
 
 def run(words):
