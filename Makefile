@@ -100,6 +100,7 @@ cross: build/cross/.built
 	cd build/cross && PYTHON=$(CURDIR)/$(BIN)/python bash tests/aarch64.sh
 
 docs: $(DEV)                                               # build/site/en and build/site/zh_CN, to be opened from disk
+	$(BIN)/python docs/site/_ext/beforehand.py
 	for language in en zh_CN; do \
 	    $(BIN)/python -m sphinx -E -q -W -b html -D language=$$language docs/site build/site/$$language || exit 1; done
 
