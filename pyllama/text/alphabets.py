@@ -19,14 +19,20 @@ def characters(alphabet: Sequence[str]) -> tokenizers.Tokenizer:
 
 
 def single_bytes() -> tokenizers.Tokenizer:
-    """BPE without merges.  Its alphabet represents a printable byte by itself, and the others in order by U+0100 on."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    printable = [ord(character) for character in alphabet if ord(character) < 256]
-    values = printable + sorted(set(range(256)) - set(printable))
-    rust = tokenizers.Tokenizer(models.BPE(dict(zip(alphabet, values, strict=True)), []))
+    """BPE without merges."""
+    rust = tokenizers.Tokenizer(models.BPE(byte_values(), []))
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rust.decoder = decoders.ByteLevel()
     return rust
+
+
+@functools.cache
+def byte_values() -> dict[str, int]:
+    """character -> its byte, as vocabularies of bytes write it: a printable byte as itself, the others by U+0100 on."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    printable = [ord(character) for character in alphabet if ord(character) < 256]
+    values = printable + sorted(set(range(256)) - set(printable))
+    return dict(zip(alphabet, values, strict=True))
 
 
 class Table:
