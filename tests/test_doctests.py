@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import pyllama
 import pyllama.testing
@@ -39,6 +40,18 @@ def backends(module):
     return [name for name in names if name != "cuda"]
 
 
+@pytest.fixture
+def nothing_stored():
+    """Hypothesis's find() begins with what an earlier run stored in .hypothesis, and may print a larger example."""
+    before = settings.default
+    settings.register_profile("nothing stored", before, database=None)
+    settings.load_profile("nothing stored")
+    yield
+    settings.register_profile("before", before)
+    settings.load_profile("before")
+
+
+@pytest.mark.usefixtures("nothing_stored")
 @pytest.mark.parametrize(("module", "on"), [(module, on) for module in MODULES for on in backends(module)])
 def test_examples_print_what_they_say(module, on):
     """They use no name that they do not import or define: a reader can paste them."""
