@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pyllama import params, pretrained
 from pyllama.beam import SearchConfig
-from pyllama.errors import UserError
+from pyllama.errors import UserError, with_article
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model, check_dtype, load, with_options
@@ -67,14 +67,14 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
     config_class = MODELS[family].config
     head = head or next(iter(config_class.LEARNS or config_class.HEADS))
     if head not in config_class.HEADS:
-        raise UserError(f"a {family} has no head {head!r}; it has {', '.join(config_class.HEADS)}")
+        raise UserError(f"{with_article(family)} has no head {head!r}; it has {', '.join(config_class.HEADS)}")
     check_dtype(dtype)
     absent = {name for name, dimension in SHARED.items() if dimension in config_class.UNUSED}
     shared = {name: value for name, value in fields.items() if name in SHARED.keys() - absent}
     own = {name: value for name, value in fields.items() if name not in shared}
     if unknown := sorted(own.keys() - config_class.names()):
         known = sorted(config_class.names() | SHARED.keys() - absent)
-        raise UserError(f"a {family} has no field {unknown[0]!r}; it has {', '.join(known)}")
+        raise UserError(f"{with_article(family)} has no field {unknown[0]!r}; it has {', '.join(known)}")
     if not isinstance(data, Tokenizer):
         learns = config_class.LEARNS.get(head)
         data = text_run.make_tokenizer(Text(sources(data), tokenizer=tokenizer, vocab_size=vocab_size, field=""),

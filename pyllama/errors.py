@@ -38,6 +38,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+SPELLED_OUT = "lstm", "mbart", "xlm"                        # read by their first letters
+
+
+def with_article(noun: str) -> str:
+    """The noun with a or an.
+
+    >>> from pyllama.errors import with_article
+    >>> with_article("bert"), with_article("lstm")
+    ('a bert', 'an lstm')
+    """
+    return f"{'an' if noun.startswith((*'aeiou', *SPELLED_OUT)) else 'a'} {noun}"
+
+
 def check_choices(settings: Any) -> None:
     """Raise UserError if a field of a dataclass whose type is a Literal has another value."""
     for field in fields(settings):

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from pyllama import beam, files, generation, params
 from pyllama.device import host
-from pyllama.errors import UserError, check_options
+from pyllama.errors import UserError, check_options, with_article
 from pyllama.formats import llama2c
 from pyllama.formats.safetensors import to_safetensors
 from pyllama.generation import config_file
@@ -101,8 +101,8 @@ class Model:
         """generate() of a decoder: a list of texts."""
         tokenizer = self.require_tokenizer()
         if self.config.learns != "next token":
-            raise UserError(f"a {self.config.TYPE} with the head {self.config.head!r} does not generate text; use "
-                            f"pyllama.predict, or another model")
+            raise UserError(f"{with_article(self.config.TYPE)} with the head {self.config.head!r} does not generate "
+                            f"text; use pyllama.predict, or another model")
         config, settings, rules = self._understood(generation.GenerationConfig, options)
         prompts = [generation.startable(prompt, tokenizer) for prompt in prompts]
         ids = [special.prompt(tokenizer, prompt) for prompt in prompts]
@@ -331,7 +331,8 @@ def complaint(missing: list[str], tensors: dict, config) -> str:
     if not any(name in tensors or name.startswith(config.BODY) for name in missing):
         cure = f"give the whole model, a {config.HEADS[config.head]}, not its body" if config.learns else \
             "fine-tune the model on a task first, or give a model with this head"
-        return f"the weights have no {missing[0]}, which the head {config.head!r} of a {config.TYPE} needs; {cure}"
+        return (f"the weights have no {missing[0]}, which the head {config.head!r} of {with_article(config.TYPE)} "
+                f"needs; {cure}")
     name = next((name for name in missing if name in tensors), missing[0])
     others = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
     if name in tensors:

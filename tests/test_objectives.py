@@ -102,7 +102,7 @@ def test_a_step_that_would_mask_nothing_is_drawn_again():
 @pytest.mark.parametrize(("config", "tokenizer", "message"), [
     (configuration("bert"), Tokenizer.bytes(), "masked tokens, but this tokenizer has no <mask>"),
     (replace(configuration("bert"), head="span"), TOKENS, "a bert with this head does not learn from plain text"),
-    (replace(configuration("bart"), head="classification"), TOKENS, "a mbart with this head does not learn"),
+    (replace(configuration("bart"), head="classification"), TOKENS, "an mbart with this head does not learn"),
     (transformer.TransformerConfig(vocab_size=9), TOKENS, "a transformer with this head does not learn"),
 ])
 def test_what_learns_nothing_from_text_is_refused(config, tokenizer, message):

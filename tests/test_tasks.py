@@ -201,7 +201,7 @@ def test_a_tokenizer_made_elsewhere_keeps_its_own_special_tokens():
     batch = collate(TASKS["g2p"].examples(pairs, work).rows)
     assert batch.inputs["labels"].min() == IGNORE
     assert (batch.inputs["labels"][:, -1] == [IGNORE, 1]).all()
-    with pytest.raises(UserError, match="the tokenizer has no end token, which a mbart needs"):
+    with pytest.raises(UserError, match="the tokenizer has no end token, which an mbart needs"):
         small("bart", Tokenizer.bytes())
 
 

@@ -9,7 +9,7 @@ from pyllama.cli.output import emit, note
 from pyllama.cli.sample import BASE
 from pyllama.cli.text import Device, load
 from pyllama.device import like as on
-from pyllama.errors import UserError
+from pyllama.errors import UserError, with_article
 from pyllama.generation import GenerationConfig, Rules, config_file, startable, stream
 from pyllama.generation import generate as generate_batch
 from pyllama.text import corpus, special
@@ -35,7 +35,7 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
     writer, tokenizer_of_model = load(model, tokenizer, say=note, allow_nan=allow_nan)
     if not objectives.continues(writer.config):
         use = "use `pyllama predict`" if "task" in writer.config.extra else "train it on a task with `pyllama finetune`"
-        raise UserError(f"{model} is a {writer.config.TYPE} that does not continue text; {use}")
+        raise UserError(f"{model} is {with_article(writer.config.TYPE)} that does not continue text; {use}")
     config, settings, rules = chosen(writer, options)
     tree = params.rebuild(writer.params, (np.asarray(a, like=like) for _, a in params.leaves(writer.params)))
     if prompt.startswith("FILE:"):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import numpy as np
 
-from pyllama.errors import UserError, shown
+from pyllama.errors import UserError, shown, with_article
 
 OF_TASKS = ("classification", "tagging", "span")                            # heads whose scores have names
 SHARED = {"architectures": list[str], "id2label": dict, "label2id": dict}      # keys that several families read
@@ -226,8 +226,8 @@ class Config:
         for copy, name in self.copies().items():
             if copy in tensors and name in tensors and not np.array_equal(tensors[copy], tensors[name]):
                 if "tie_word_embeddings" not in self.names():
-                    raise UserError(f"{copy} differs from {name}, but in a {self.TYPE} they are the same matrix; give "
-                                    f"a model in which they are")
+                    raise UserError(f"{copy} differs from {name}, but in {with_article(self.TYPE)} they are the same "
+                                    f"matrix; give a model in which they are")
                 ties = {"tie_word_embeddings", "share_embeddings"} & self.names()
                 changes: dict[str, Any] = dict.fromkeys(ties, False)
                 return replace(self, **changes)

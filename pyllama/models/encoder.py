@@ -11,7 +11,7 @@ Axes: B batch, T time, D model, V vocabulary, C classes.
 """
 import numpy as np
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, with_article
 from pyllama.models.layers import (
     ACTIVATIONS,
     class_loss,
@@ -106,7 +106,8 @@ def require_head(c):
     """Raise UserError if the model has no head."""
     if c.head == "none":
         others = [head for head in c.HEADS if head != "none"]
-        raise UserError(f"a {c.TYPE} without a head has no scores and no loss; choose a head: {', '.join(others)}")
+        raise UserError(f"{with_article(c.TYPE)} without a head has no scores and no loss; choose a head: "
+                        f"{', '.join(others)}")
 
 
 def masked_lm_grads(d_body, d_head, dw, c):

@@ -3,7 +3,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, with_article
 from pyllama.models.config import Config, Dimensions
 from pyllama.rotary import items
 
@@ -99,7 +99,7 @@ class LlamaConfig(Config):
             raise UserError(f"config.json has rope_parameters = {rope!r}, but it must be an object; fix it")
         if nested := [name for name, value in rope.items() if isinstance(value, dict)]:
             raise UserError(f"config.json has rope_parameters for each type of layer, such as {nested[0]!r}, but all "
-                            f"layers of a {cls.TYPE} have the same; give one rope_theta")
+                            f"layers of {with_article(cls.TYPE)} have the same; give one rope_theta")
         if "rope_theta" in rope:
             stored["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
@@ -158,7 +158,8 @@ class LlamaConfig(Config):
 def no_biases(c: LlamaConfig, *names: str) -> None:
     """Raise UserError if one of these fields gives biases to a family that has none there."""
     if chosen := [name for name in names if getattr(c, name)]:
-        raise UserError(f"a {c.TYPE} has no biases to switch on with {chosen[0]}; leave it False, or use a llama")
+        raise UserError(f"{with_article(c.TYPE)} has no biases to switch on with {chosen[0]}; leave it False, "
+                        f"or use a llama")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, with_article
 from pyllama.models import bert
 from pyllama.models.bert import BertConfig, hidden
 from pyllama.models.config import Dimensions
@@ -44,7 +44,7 @@ class RobertaConfig(BertConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.pad_token_id is None or self.context < 1:
-            raise UserError(f"pad_token_id is {self.pad_token_id}, but a {self.TYPE} counts its "
+            raise UserError(f"pad_token_id is {self.pad_token_id}, but {with_article(self.TYPE)} counts its "
                             f"{self.max_position_embeddings} positions from the id after it; set it to the id of <pad>")
 
     @property

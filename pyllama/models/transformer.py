@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, with_article
 from pyllama.models.config import Config, Dimensions
 from pyllama.models.init import Initializer
 from pyllama.models.kv_cache import Cache
@@ -100,8 +100,8 @@ class TransformerConfig(Config):
         Raises UserError if the tokenizer has no end token.
         """
         if shape.eos_id is None:
-            raise UserError(f"the tokenizer has no end token, which a {cls.TYPE} needs to end its output; use "
-                            f"one with an end token, such as bpe")
+            raise UserError(f"the tokenizer has no end token, which {with_article(cls.TYPE)} needs to end its output; "
+                            f"use one with an end token, such as bpe")
         return cls(**{"vocab_size": shape.vocab_size, "d_model": shape.width, "encoder_layers": shape.depth,
                       "decoder_layers": shape.depth, "encoder_attention_heads": shape.heads,
                       "decoder_attention_heads": shape.heads, "encoder_ffn_dim": shape.feed_forward,

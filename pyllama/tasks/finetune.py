@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pyllama import pretrained
 from pyllama.beam import SearchConfig
-from pyllama.errors import UserError, check_choices, optional
+from pyllama.errors import UserError, check_choices, optional, with_article
 from pyllama.files import DamagedFile, read_json
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
@@ -274,8 +274,8 @@ def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Seq
     except UserError as error:
         if pretrained_vectors is None:
             raise
-        raise UserError(f"vectors of width {pretrained_vectors.width} do not fit a {setup.model}: {error}; give other "
-                        f"vectors, or another model") from None
+        raise UserError(f"vectors of width {pretrained_vectors.width} do not fit {with_article(setup.model)}: {error}; "
+                        f"give other vectors, or another model") from None
     config = suited(config)
     state = start(config, settings)
     if pretrained_vectors is None:

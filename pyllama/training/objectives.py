@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, with_article
 from pyllama.models.config import Learns
 from pyllama.rng import generator
 from pyllama.text import corruption
@@ -55,8 +55,8 @@ def objective_of(config, tokenizer: Tokenizer) -> Objective:
     Raises UserError if the model does not learn from plain text, or needs a mask token and the tokenizer has none.
     """
     if config.learns is None:
-        raise UserError(f"a {config.TYPE} with this head does not learn from plain text; train it on a task with "
-                        f"`pyllama finetune`")
+        raise UserError(f"{with_article(config.TYPE)} with this head does not learn from plain text; train it on a "
+                        f"task with `pyllama finetune`")
     if continues(config):
         return Objective(lambda tokens: tokens, loop.evaluate)
     require_mask(config.TYPE, tokenizer)
