@@ -24,8 +24,8 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --eval_tokens 10000 --log_interval 50
 
 .PHONY: demo test check lint bench bench-gemm bench-train bench-gpu bench-minilm bench-checkers gpu-resources \
-        mutate check-hf golden sanitize race valgrind cross docs docs-messages docs-test notebooks picture pictures \
-        dist-check clean
+        mutate check-hf golden sanitize race valgrind cross docs docs-messages docs-test notebooks picture \
+        screenshots dist-check clean
 
 demo: $(BUILT)                                              # again: resumes the run if it was stopped
 	@echo ".venv takes $$(du -sm .venv | cut -f 1) MB"
@@ -117,8 +117,8 @@ notebooks: $(DEV)                                           # their outputs, and
 picture: demo                                               # the README's
 	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg
 
-pictures: demo docs                                         # the README's screenshots, taken by a headless Chromium
-	$(BIN)/python docs/pictures.py $(DEMO) build/site docs/pictures
+screenshots: demo docs                                      # the README's screenshots, taken by a headless Chromium
+	$(BIN)/python docs/screenshots.py $(DEMO) build/site docs/pictures
 
 check-hf: $(DEV) $(HF5) $(HF4)                              # pyllama and transformers, from each other's folders: three minutes
 	$(BIN)/python -m tests.round_trip $(HF5) $(HF4)

@@ -1,6 +1,6 @@
 """The README's screenshots, as WebP: a step of the demo in the backward explorer, and an op's page of the site.
 
-    python docs/pictures.py runs/demo build/site docs/pictures         what `make pictures` runs after demo and site
+    python docs/screenshots.py runs/demo build/site docs/pictures      what `make screenshots` runs after demo and site
 """
 import base64
 import os
