@@ -139,7 +139,7 @@ def test_the_answer_of_an_exercise_is_folded(show, language):
     browser = show(f"{language}/ops/softmax.html")
     answer = browser.find_element(By.CSS_SELECTOR, "details p")
     assert not answer.is_displayed()
-    browser.find_element(By.CSS_SELECTOR, "summary").send_keys(Keys.ENTER)
+    answer.find_element(By.XPATH, "ancestor::details/summary").send_keys(Keys.ENTER)
     assert answer.is_displayed()
 
 
