@@ -108,7 +108,7 @@ docs-messages: $(DEV)                                      # the catalogues of t
 	$(BIN)/python docs/site/_ext/catalogues.py
 
 docs-test: docs build/node_modules/axe-core                 # in a headless Chromium; the notebooks in full
-	PYLLAMA_TEST_BROWSER=1 $(BIN)/python -m pytest docs/site tests/test_explain_browser.py tests/test_widgets.py
+	PYLLAMA_TEST_BROWSER=1 $(BIN)/python -m pytest -n auto docs/site tests/test_explain_browser.py tests/test_widgets.py
 	$(BIN)/python docs/site/_ext/execute.py --check
 
 notebooks: $(DEV)                                           # their outputs, and build/notebooks/*.ipynb: two minutes
