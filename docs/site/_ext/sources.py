@@ -31,7 +31,7 @@ class RepositoryLinks(SphinxPostTransform):
             if reference.get("refuri", "").startswith(SCHEME):
                 path, mark, anchor = reference["refuri"].removeprefix(SCHEME).partition("#")
                 if not (ROOT / path).is_file():
-                    raise ExtensionError(f"{self.env.docname}: there is no file {path}")
+                    raise ExtensionError(f"{self.env.docname}: {path} does not exist; name a file of the project")
                 linked.add(path)
                 page = self.app.builder.get_relative_uri(self.env.docname, page_of(path))
                 reference["refuri"] = page + mark + anchor
