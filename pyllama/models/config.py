@@ -95,6 +95,7 @@ class Config:
     USUAL_IDS: ClassVar[dict[str, int]] = {}                # of special tokens: transformers' defaults, if not ours
     UNUSED: ClassVar[tuple[str, ...]] = ()                  # the Dimensions that small() does not use
     LEARNS: ClassVar[dict[str, Learns]] = {}                # head -> its objective on plain text
+    TRANSPOSED: ClassVar[tuple[str, ...]] = ()              # ends of the names of matrices stored as (inputs, outputs)
     model: ClassVar[Any]                                    # the family's module: see pyllama.models.MODELS
 
     extra: dict = field(default_factory=dict, kw_only=True) # unknown keys of a config.json; written back

@@ -46,6 +46,7 @@ class GPT2Config(Config):
     NO_DROPOUT: ClassVar = {"attn_pdrop": 0.0}
     USUAL_IDS: ClassVar = {"bos_token_id": 50256, "eos_token_id": 50256}
     LEARNS: ClassVar = {"lm": "next token"}
+    TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
     vocab_size: int = 50257                     # V
     n_positions: int = 1024                     # number of position embeddings

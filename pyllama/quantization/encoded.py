@@ -1,0 +1,175 @@
+"""Matrices in a storage format, as leaves of a tree of parameters.
+
+A tree with such leaves takes the memory of its file.  `pyllama.decode` multiplies with them as they are; everything
+else reads decoded_tree(), which has plain arrays.
+"""
+from typing import Any
+
+import numpy as np
+
+from pyllama import backend, params
+from pyllama.errors import UserError
+from pyllama.quantization import blocks
+
+
+class EncodedArray:
+    """A matrix of parameters in a storage format.
+
+    kind        "f16", "bf16", "q8_0" or "q4_0": see blocks.py
+    data        uint8 [E, bytes of a row]: the rows as in a file of GGUF, possibly mapped
+    shape       (E, D), as the matrix has it
+
+    Raises ValueError if they do not fit together.
+
+    Of a matrix that its model stores as (inputs, outputs), the leaf is the `.T` of the encoded matrix.
+
+    >>> import numpy as np
+    >>> from pyllama.quantization import EncodedArray
+    >>> w = np.linspace(-1, 1, 64).reshape(2, 32)
+    >>> encoded = EncodedArray.of(w, "q8_0")
+    >>> encoded.shape, encoded.nbytes, encoded.T.shape
+    ((2, 32), 68, (32, 2))
+    >>> bool(abs(encoded.decoded("float64") - w).max() < 1 / 254 + 1e-3)
+    True
+    """
+
+    def __init__(self, kind: str, data: np.ndarray, shape: tuple[int, int], transposed: bool = False):
+        rows, columns = shape[::-1] if transposed else shape
+        expected = (rows, blocks.row_bytes(columns, kind))
+        if data.dtype != np.uint8 or data.shape != expected:
+            raise ValueError(f"the data of a matrix {rows} x {columns} of {kind} must be uint8 {expected}, not "
+                             f"{data.dtype} {data.shape}")
+        self.kind = kind
+        self.shape = tuple(shape)
+        self.transposed = transposed
+        self._stored = _Stored(kind, data, rows, columns)
+
+    @classmethod
+    def of(cls, x: np.ndarray, kind: str) -> "EncodedArray":
+        """Encode a matrix x [E D]: see blocks.encode."""
+        return cls(kind, blocks.encode(x, kind), x.shape)
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        return f"EncodedArray({rows} x {columns}, {self.kind}{', transposed' if self.transposed else ''})"
+
+    @property
+    def T(self) -> "EncodedArray":
+        """The transpose, with the same memory."""
+        other = object.__new__(EncodedArray)
+        other.kind, other.shape, other.transposed = self.kind, self.shape[::-1], not self.transposed
+        other._stored = self._stored
+        return other
+
+    @property
+    def data(self) -> np.ndarray:
+        """uint8 [E, bytes of a row]; of a transposed matrix, the rows of its transpose."""
+        return self._stored.rows_as_in_a_file()
+
+    @property
+    def ndim(self) -> int:
+        """2"""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of its numbers."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it takes in a file."""
+        return self._stored.nbytes
+
+    def decoded(self, dtype: Any = "float32") -> np.ndarray:
+        """The numbers [E D], a new array."""
+        rows = blocks.decode(self.data, self.kind).astype(dtype, copy=False)
+        return np.ascontiguousarray(rows.T) if self.transposed else rows
+
+    def interleaved(self) -> np.ndarray:
+        """The rows, repacked for the kernels of csrc/cpu/stored.c, where they use another layout than the file.
+
+        They are repacked once, and the rows as in the file are dropped: `data` computes them again.  Raises ValueError
+        if the matrix is transposed, because its rows are not contiguous.
+        """
+        if self.transposed:
+            raise ValueError("a transposed matrix has no rows; interleave its .T")
+        return self._stored.interleaved()
+
+
+class _Stored:
+    """The bytes of an encoded matrix and of its transpose, in one of two layouts."""
+
+    def __init__(self, kind: str, data: np.ndarray, rows: int, columns: int):
+        self.kind, self.rows, self.columns, self.nbytes = kind, rows, columns, data.nbytes
+        self.in_file: np.ndarray | None = data
+        self.for_kernels: np.ndarray | None = None
+
+    def rows_as_in_a_file(self) -> np.ndarray:
+        if self.in_file is not None:
+            return self.in_file
+        return backend.cpu.deinterleaved(self.for_kernels, self.kind, self.rows, self.columns)
+
+    def interleaved(self) -> np.ndarray:
+        if blocks.FORMATS[self.kind].numbers == 1:
+            return np.ascontiguousarray(self.in_file)
+        if self.for_kernels is None:
+            self.for_kernels = backend.cpu.interleaved(self.in_file, self.kind, self.rows, self.columns)
+            self.in_file = None
+        return self.for_kernels
+
+
+def is_quantized(tree: Any) -> bool:
+    """Does the tree of parameters have encoded matrices?"""
+    return any(isinstance(leaf, EncodedArray) for _, leaf in params.leaves(tree))
+
+
+def decoded_tree(tree: Any, dtype: Any = "float32") -> Any:
+    """The tree with plain arrays of this dtype in place of encoded matrices; other leaves are kept.
+
+    >>> import numpy as np
+    >>> from pyllama.quantization import EncodedArray, decoded_tree
+    >>> tree = {"weight": EncodedArray.of(np.eye(2, 32) * 127, "q8_0"), "bias": np.zeros(2)}
+    >>> decoded_tree(tree)["weight"][0, :3]
+    array([127.,   0.,   0.], dtype=float32)
+    """
+    return params.rebuild(tree, (leaf.decoded(dtype) if isinstance(leaf, EncodedArray) else leaf
+                                 for _, leaf in params.leaves(tree)))
+
+
+# Matrices that are looked up, not multiplied with, and small: they stay as they are, as in files of llama.cpp.
+LOOKED_UP = ("wpe.weight", "embed_positions.weight", "position_embeddings.weight", "token_type_embeddings.weight")
+
+
+def is_encodable(name: str, leaf: Any) -> bool:
+    """Is this parameter a matrix that a storage format is used for?  Norms, biases and positions are not."""
+    return leaf.ndim == 2 and not name.endswith(LOOKED_UP)
+
+
+def fitting(kind: str, columns: int) -> str:
+    """The format, or f16 where a row of so many numbers cannot be divided into its blocks."""
+    return "f16" if columns % blocks.FORMATS[kind].numbers else kind
+
+
+def encoded(name: str, leaf: np.ndarray, kind: str, config: Any) -> EncodedArray:
+    """A matrix of a model in the format that fits its rows.
+
+    A matrix that the model stores as (inputs, outputs) is encoded with a row for each output.  Raises UserError, with
+    the name, if a number is not finite or too large.
+    """
+    turned = name.endswith(config.TRANSPOSED)
+    rows = leaf.T if turned else leaf
+    try:
+        result = EncodedArray.of(rows, fitting(kind, rows.shape[1]))
+    except UserError as error:
+        raise UserError(f"{name} cannot be stored as {kind}: {error}") from None
+    return result.T if turned else result
+
+
+def encoded_tree(tree: Any, kind: str, config: Any) -> Any:
+    """The tree of a model's parameters with its matrices in a storage format; other leaves become float32.
+
+    Raises UserError as encoded() does.
+    """
+    return params.rebuild(tree, (encoded(name, leaf, kind, config) if is_encodable(name, leaf) else
+                                 leaf.astype(np.float32) for name, leaf in params.leaves(tree)))
