@@ -8,7 +8,7 @@ DISTRIBUTION = "pyllama-reference"                          # what pip calls thi
 EXTRAS = {                                                  # package -> the extra that installs it
     "matplotlib": "plot", "tensorboardX": "tensorboard", "sacrebleu": "tasks", "rouge_score": "tasks",
     "networkx": "graph", "rdflib": "graph", "cupy": "cuda13", "hypothesis": "testing",
-    "pytest": "testing", "sympy": "study"}
+    "pytest": "testing", "sympy": "study", "jinja2": "chat"}
 
 
 class UserError(Exception):

@@ -87,7 +87,7 @@ COMMANDS = {
     "help": ["--help"],
     "help NAME": ["help", "train"],
 }
-assert {*TABLE} - {words[0] for words in COMMANDS.values()} == {"extract", "graph", "score"}
+assert {*TABLE} - {words[0] for words in COMMANDS.values()} == {"chat", "extract", "graph", "score"}
 each_command = pytest.mark.parametrize("name", COMMANDS)
 
 

@@ -168,7 +168,8 @@ echo "${COMPREPLY[*]-}"
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(("words", "replies"), [
-    (["ge"], {"generate"}), (["e"], {"evaluate", "explain", "extract", "env", "eval", "export-vectors"}),
+    (["ge"], {"generate"}), (["ch"], {"chat", "check"}),
+    (["e"], {"evaluate", "explain", "extract", "env", "eval", "export-vectors"}),
     (["help", "ge"], {"generate"}),
     (["train", "--max_s"], {"--max_steps"}), (["train", "--schedule", "co"], {"cosine", "constant"}),
     (["eval", "--bl"], {"--block_size"}), (["generate", "--no_do"], {"--no_do_sample"}),

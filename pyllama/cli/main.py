@@ -7,6 +7,7 @@ from typing import Any
 
 from pyllama import __version__, backend
 from pyllama.cli import (
+    chat,
     checking,
     derive,
     dojo,
@@ -37,8 +38,8 @@ def completion() -> int:
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},
-    "use a trained model": {"generate": generate.generate, "predict": tasks.predict, "evaluate": evaluate.evaluate,
-                            "extract": graph.extract, "graph": graph.graph},
+    "use a trained model": {"generate": generate.generate, "chat": chat.chat, "predict": tasks.predict,
+                            "evaluate": evaluate.evaluate, "extract": graph.extract, "graph": graph.graph},
     "show information": {"models": overview.models, "tasks": overview.tasks, "plot": plot.plot, "report": report.report,
                          "env": inspect.env, "completion": completion},
     "study the ops": {"ops": inspect.ops, "derive": derive.derive, "explain": explain.explain,

@@ -1,0 +1,133 @@
+"""The command chat: questions on a terminal or from a pipe, answers token by token."""
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pyllama.cli.generate import chosen
+from pyllama.cli.output import emit, note
+from pyllama.cli.text import load
+from pyllama.errors import UserError, counted
+from pyllama.files import rewrite
+from pyllama.generation import GenerationConfig, Rules, generate
+from pyllama.tasks.conversation import Conversation
+
+HELP = """/reset        forget the conversation
+/save FILE    write the conversation as a line of JSON, which `pyllama finetune --task instruct` reads
+/help         show this list
+/exit         end the chat, as Ctrl-D does
+Ctrl-C stops an answer."""
+ANSWER = 200                                                # tokens of an answer, unless a flag says otherwise
+ROOM = 4                                                    # of the context at most a fourth waits for the answer
+
+
+def chat(model: Path, /, options: Annotated[dict[str, Any], GenerationConfig, Rules], system: str = "",
+         tokenizer: Path | None = None) -> int:
+    """Talk with a model that was trained to answer, or with any model that continues text.
+
+    The conversation is written by the tokenizer's chat template, or by the template of the task instruct.  /help lists
+    the commands of the chat.  From a pipe, each line is a question, and only the answers are printed.
+
+    Args:
+        model: a run, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
+        system: a text that precedes the conversation, such as "Be brief."
+        tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
+    """
+    if options.get("num_return_sequences", 1) > 1:
+        raise UserError("a chat has one answer to each question; remove num_return_sequences")
+    writer, _ = load(model, tokenizer, say=note)
+    talk = Conversation(writer, system)
+    stops = {"stop_strings": (*options.get("stop_strings", ()), *talk.stops)} if talk.stops else {}
+    writer.config, settings, rules = chosen(writer, {"max_new_tokens": ANSWER, **options, **stops})
+    terminal = sys.stdin.isatty()
+    if terminal:
+        note(f"written as: {talk.form}.  /help lists the commands; Ctrl-D ends the chat.")
+    for line in questions(terminal):
+        if line.startswith("/"):
+            if line.split()[0] == "/exit":
+                break
+            command(line, talk)
+        elif line.strip():
+            reply(talk, line, settings, rules, terminal)
+    return 0
+
+
+def questions(terminal: bool) -> Iterator[str]:
+    """The lines that a person types, until the input ends.  Ctrl-C at the prompt clears the line."""
+    if not terminal:
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    with contextlib.suppress(ImportError):                  # arrow keys and history, where Python has them
+        import readline  # noqa: F401
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            note("")
+            return
+        except KeyboardInterrupt:
+            note("\nCtrl-D or /exit ends the chat")
+
+
+def command(line: str, talk: Conversation) -> None:
+    """Run a line that begins with a slash."""
+    word, _, rest = line.partition(" ")
+    if word == "/reset":
+        talk.reset()
+        note("the conversation is forgotten")
+    elif word == "/save":
+        save(rest.strip(), talk)
+    elif word == "/help":
+        note(HELP)
+    else:
+        note(f"there is no command {word}; /help lists the commands")
+
+
+def save(name: str, talk: Conversation) -> None:
+    """Write the conversation into a new file."""
+    path = Path(name)
+    if not name:
+        note("/save needs the name of a file, such as /save talk.jsonl")
+    elif path.exists():
+        note(f"{path} exists; give another name")
+    else:
+        try:
+            rewrite(path, [(json.dumps({"messages": talk.whole()}, ensure_ascii=False) + "\n").encode()])
+        except OSError as error:
+            note(f"cannot write {path}: {error.strerror}; give another name")
+        else:
+            note(f"{path} has {counted(len(talk.whole()), 'message')}")
+
+
+def reply(talk: Conversation, question: str, settings: GenerationConfig, rules: Rules, terminal: bool) -> None:
+    """Answer a question, token by token.  Ctrl-C ends the answer; what was said so far stays in the conversation."""
+    talk.ask(question)
+    context = talk.model.config.max_position_embeddings
+    forgotten = talk.forgotten
+    ids = talk.prompt(min(settings.max_new_tokens, context // ROOM))
+    if talk.forgotten > forgotten:
+        note(f"the context of {context} tokens is full: {counted(talk.forgotten - forgotten, 'message')} at the "
+             f"beginning forgotten")
+    pieces: list[str] = []
+    tokens, stopped, start = 0, False, time.perf_counter()
+
+    def show(row: int, token: int, piece: str) -> None:
+        nonlocal tokens
+        tokens += 1
+        pieces.append(piece if tokens > 1 else piece.lstrip())
+        emit(pieces[-1], end="")
+
+    try:
+        generate(talk.model.params, talk.model.config, [ids], talk.model.tokenizer, settings, show, rules)
+    except KeyboardInterrupt:
+        if not terminal:
+            raise
+        stopped = True
+    emit("")
+    talk.answer("".join(pieces).rstrip())
+    if terminal:
+        seconds = time.perf_counter() - start
+        note(f"[{counted(tokens, 'token')}, {tokens / seconds:,.0f} tokens/s{', stopped' if stopped else ''}]")
