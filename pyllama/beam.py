@@ -14,9 +14,8 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.generation.choice import require_finite
+from pyllama.generation.session import encoded, open_session
 from pyllama.generation.settings import NO_RULES, Rules
-from pyllama.machine import one_blas_thread
-from pyllama.models import transformer
 from pyllama.ops.softmax import log_sum_exp
 
 
@@ -113,7 +112,6 @@ def satisfied(done, unfinished, length, settings):
     return settings.early_stopping or settings.num_beams == 1 or bound <= done[-1].score
 
 
-@one_blas_thread()
 def targets(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | None = None,
             size: int | None = None, rules: Rules = NO_RULES) -> list[list[Hypothesis]]:
     """For each of the sources, up to num_beams targets of an encoder-decoder, the best first.
@@ -138,20 +136,12 @@ def targets(p, c, sources: Sequence[Sequence[int]], settings: SearchConfig | Non
         raise UserError("a source is empty; give it some text")
     if not sources:
         return []
-    S = max(map(len, sources))
-    ids = np.array([[*source, *[c.pad_token_id or 0] * (S - len(source))] for source in sources])
-    mask = np.array([[1] * len(source) + [0] * (S - len(source)) for source in sources])
-    p_model, (w, b) = p["model"], transformer.head(p, c)
-    memory, _ = transformer.encode(ids, p_model, c, mask=mask, recompute=True)
-    caches = transformer.remember(memory, p_model, c)
+    room = settings.max_new_tokens + 1
+    session = open_session(p, c, len(sources), room, encoded(p, c, sources))
 
     def step(tokens, rows):
-        nonlocal caches, mask, memory
-        mask, memory = mask[rows], memory[rows]
-        caches = [(cache.keep(rows) or cache, ((k[rows], v[rows]), back)) for cache, ((k, v), back) in caches]
-        x, _ = transformer.decode(tokens[:, None], memory, p_model, c, mask=mask, recompute=True, caches=caches)
-        z = x[:, -1] @ w.T if b is None else x[:, -1] @ w.T + b
-        z = z[:, :size]
+        session.keep(rows.tolist())
+        z = session.extend(tokens[:, None].tolist())[:, :size]
         require_finite(z)
         return z - log_sum_exp(z)
 

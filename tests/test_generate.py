@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyllama import params
 from pyllama.errors import UserError
-from pyllama.generation import GenerationConfig, Result, choice, generate, loop, stream
+from pyllama.generation import GenerationConfig, Result, choice, generate, session, stream
 from pyllama.generation.text import Text
 from pyllama.models import gpt2, llama
 from pyllama.models.kv_cache import Cache, new_cache
@@ -73,7 +73,7 @@ def test_a_cache_grows_keeps_what_it_holds_and_drops_rows():
 @given(prompts=st.lists(st.lists(ids, min_size=1, max_size=12), min_size=1, max_size=4))
 def test_padding_on_the_left_changes_no_score(case, prompts):
     p, c = model(case)
-    batch, mask = loop.padded(prompts)
+    batch, mask = session.padded(prompts)
     together = c.model.next_scores(batch, p, c, mask=mask,
                                      caches=new_cache(c, len(prompts), np.empty(0)))
     same(together, np.stack([c.model.logits(np.array([prompt]), p, c)[0][0, -1] for prompt in prompts]))

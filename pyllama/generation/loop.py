@@ -8,15 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.generation.choice import choose
+from pyllama.generation.session import open_session
 from pyllama.generation.settings import NO_RULES, GenerationConfig, Rules
 from pyllama.generation.text import Text
-from pyllama.machine import one_blas_thread
-from pyllama.models import WriterModule
-from pyllama.models.kv_cache import new_cache
-from pyllama.params import leaves
+from pyllama.generation.window import Window
 from pyllama.rng import generator
 from pyllama.text.tokenizer import Tokenizer
 
@@ -35,7 +32,7 @@ class Row:
 
     def __init__(self, prompt: list[int], rng: np.random.Generator, text: Text | None, ends: list, room: int,
                  rules: Rules):
-        self.known, self.start = list(prompt), 0    # the model's input is known[start:]
+        self.known = list(prompt)
         self.ids: list[int] = []
         self.rng, self.text, self.rules = rng, text, rules
         self.finish_reason = "" if room else "length"
@@ -56,15 +53,6 @@ class Row:
         piece = self.text.push(token, last=bool(self.finish_reason))
         self.finish_reason = "stop" if self.text.stopped else self.finish_reason
         return piece
-
-    def slide(self, context: int) -> bool:
-        """If the input is longer than the context, shorten it: a prompt to the context, a text to its last half.
-
-        True if it was.
-        """
-        if full := len(self.known) - self.start > context:
-            self.start = len(self.known) - (max(1, context // 2) if self.ids else context)
-        return full
 
     def result(self) -> Result:
         """The tokens and the text so far."""
@@ -102,41 +90,25 @@ def begin(config, prompts, tokenizer: Tokenizer | None, settings: GenerationConf
     return rows
 
 
-def padded(sequences: list[list[int]]):
-    """(ids [B T], mask [B T]): the sequences padded on the left; the mask is 0 at padding."""
-    T = max(map(len, sequences))
-    return (np.array([[0] * (T - len(s)) + s for s in sequences]),
-            np.array([[0] * (T - len(s)) + [1] * len(s) for s in sequences]))
-
-
 def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Iterator[tuple[Row, str]]:
     """Extend the rows until all are finished; yields (row, new text) for every token."""
     # The embedding matrix may have more rows than there are tokens; these ids must not be chosen.
     size = min(c.vocab_size, tokenizer.vocab_size) if tokenizer else c.vocab_size
-    caches, context = None, c.max_position_embeddings
-    model: WriterModule = c.model
-    table = next(leaves(p))[1]
     live = [row for row in rows if not row.finish_reason]
+    if not live:
+        return
+    longest = max(len(row.known) for row in live) + settings.max_new_tokens
+    session = open_session(p, c, len(live), min(longest, c.max_position_embeddings))
+    window = Window(session, c.max_position_embeddings)
+    new = [row.known for row in live]
     while live:
-        slid = [row.slide(context) for row in live]
-        if caches is None or any(slid):
-            # A layer's keys depend on all previous tokens.  When some leave the window, all keys are computed again.
-            ids, mask = padded([row.known[row.start:] for row in live])
-            room = min(context, ids.shape[1] + settings.max_new_tokens)
-            caches = new_cache(c, len(live), table, room)
-        else:
-            ids = np.array([row.known[-1:] for row in live])
-            mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
-        padding = None if mask.all() else np.asarray(mask, like=table)
-        with one_blas_thread():
-            scores = host(model.next_scores(np.asarray(ids, like=table), p, c, mask=padding, caches=caches))
-        for row, z in zip(live, scores, strict=True):
+        for row, z in zip(live, window.extend(new), strict=True):
             yield row, row.add(choose(z[:size], row.known, settings, row.rng, row.restrict))
         unfinished = [i for i, row in enumerate(live) if not row.finish_reason]
         if len(unfinished) < len(live):
-            live, mask = [live[i] for i in unfinished], mask[unfinished]
-            for cache in caches:
-                cache.keep(unfinished)
+            live = [live[i] for i in unfinished]
+            window.keep(unfinished)
+        new = [row.known[-1:] for row in live]
 
 
 def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer | None = None,

@@ -22,11 +22,19 @@ class Cache:
         while self.length > self._k.shape[2]:
             self._k, self._v = (np.concatenate([a, np.empty_like(a)], axis=2) for a in (self._k, self._v))
         self._k[:, :, start:self.length], self._v[:, :, start:self.length] = k, v
+        return self.contents()
+
+    def contents(self):
+        """The keys and values [B G S K] of all positions, as views."""
         return self._k[:, :, :self.length], self._v[:, :, :self.length]
 
     def keep(self, rows: list[int]) -> None:
         """Keep these rows of the batch, in this order."""
         self._k, self._v = self._k[rows], self._v[rows]
+
+    def cut(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+        self.length = length
 
 
 def new_cache(config, batch: int, like, room: int = 64) -> list[Cache]:
