@@ -22,10 +22,11 @@ from setuptools.modified import newer_group
 # loop, where a sum may be reassociated; -fno-trapping-math lets comparisons vectorize; with -fwrapv, which Python adds,
 # Clang vectorizes no `parallel for simd`.
 SAFE = ["-O3", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno", "-fno-wrapv"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 ISA = {"baseline": ("1", []),                           # name: (does the processor run it? the compiler's flags)
-       "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma"]),
-       "avx512": ('__builtin_cpu_supports("avx512f")', ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
-                                                        "-mprefer-vector-width=512"])}
+       "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma", "-mf16c"]),
+       "avx512": ('__builtin_cpu_supports("avx512f")', AVX512),
+       "avx512vnni": ('__builtin_cpu_supports("avx512vnni")', [*AVX512, "-mavx512vnni"])}
 ORIGIN = ["-Wl,-rpath,$ORIGIN"] if sys.platform == "linux" else []      # where a wheel has OpenMP's library
 
 

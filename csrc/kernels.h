@@ -41,6 +41,15 @@ typedef struct {
     double scale, softcap;                         /* NaN: 1/sqrt(K); 0: none */
 } attending;
 
+enum { REALS, FLOAT16, BFLOAT16, Q8_0, Q4_0 };     /* how a matrix is stored: see csrc/cpu/stored.c */
+enum { SAME_BITS = 16 };                           /* up to this N, no bit of a stored_product depends on N */
+
+typedef struct {                                   /* w[E D] */
+    int kind;
+    const void *at;
+    idx E, D;
+} stored;
+
 typedef struct {
     idx gemm_work;                                 /* numbers of `work` for each thread */
     void (*gemm)(real *c, idx ldc, const real *a, idx a_down, idx a_right, const real *b, idx b_down,
@@ -87,6 +96,11 @@ typedef struct {
                  idx P, idx xa, idx xt, idx xh, int interleaved, int threads);
     void (*softmax)(real *y, const real *x, idx N, idx D, int threads);
     void (*softmax_backward)(real *dx, const real *dy, const real *y, idx N, idx D, int threads);
+    idx (*stored_work)(idx N, idx D);              /* bytes of `work` */
+    void (*stored_inputs)(void *work, const real *x, idx ldx, idx N, idx D, int kind, idx n0, idx n1);
+    void (*stored_product)(real *y, idx ldy, const real *x, idx ldx, const void *work, const stored *w,
+                           idx N, idx e0, idx e1, int accumulate);  /* on the calling thread */
+    void (*stored_row)(real *y, const stored *w, idx e);
     void (*swiglu)(real *y, const real *g, const real *u, idx n, int threads);
     void (*swiglu_backward)(real *dg, real *du, const real *dy, const real *g, const real *u, idx n,
                             int threads);
@@ -105,6 +119,6 @@ extern void *blas_gemm[2];                         /* cblas_sgemm, cblas_dgemm; 
 extern const kernels *kernels_of[2];               /* [0] float, [1] double: set by kernels_init */
 extern idx second_cache;                           /* bytes a core: set by kernels_init, too */
 
-/* Choose the instruction set: "baseline", "avx2", "avx512", or "" for the widest that runs here.
+/* Choose the instruction set: "baseline", "avx2", "avx512", "avx512vnni", or "" for the widest that runs here.
  * The name of the chosen one; NULL if it was not built or this processor lacks it. */
 const char *kernels_init(const char *isa);

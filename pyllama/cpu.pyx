@@ -37,6 +37,11 @@ cdef extern from "kernels.h" nogil:
         void *dbias
         idx bias_b, bias_h
         double scale, softcap
+    enum: REALS, FLOAT16, BFLOAT16, Q8_0, Q4_0, SAME_BITS
+    ctypedef struct stored:
+        int kind
+        const void *at
+        idx E, D
     ctypedef struct kernels:
         idx gemm_work
         void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down, idx b_right,
@@ -79,6 +84,12 @@ cdef extern from "kernels.h" nogil:
                      idx xa, idx xt, idx xh, int interleaved, int threads) noexcept nogil
         void (*softmax)(void *y, const void *x, idx N, idx D, int threads) noexcept nogil
         void (*softmax_backward)(void *dx, const void *dy, const void *y, idx N, idx D, int threads) noexcept nogil
+        idx (*stored_work)(idx N, idx D) noexcept nogil
+        void (*stored_inputs)(void *work, const void *x, idx ldx, idx N, idx D, int kind, idx n0,
+                              idx n1) noexcept nogil
+        void (*stored_product)(void *y, idx ldy, const void *x, idx ldx, const void *work, const stored *w, idx N,
+                               idx e0, idx e1, int accumulate) noexcept nogil
+        void (*stored_row)(void *y, const stored *w, idx e) noexcept nogil
         void (*swiglu)(void *y, const void *g, const void *u, idx n, int threads) noexcept nogil
         void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,
                                 int threads) noexcept nogil
@@ -117,8 +128,8 @@ np.import_array()
 cdef bytes _wanted = os.environ.get("PYLLAMA_ISA", "").encode()
 cdef const char *_isa = kernels_init(_wanted)
 if _isa == NULL:
-    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2 and avx512, or not supported by this "
-                      "build or processor; unset it to use the best that is supported")
+    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2, avx512 and avx512vnni, or not supported by "
+                      "this build or processor; unset it to use the best that is supported")
 isa = _isa.decode()                                     # the instruction set in use
 
 
@@ -280,12 +291,13 @@ include "../csrc/cpu/softmax.pxi"
 include "../csrc/cpu/swiglu.pxi"
 
 
-# --- not ops: updates in place, and casts -----------------------------------------------------------------------------
+# --- not ops: updates in place, casts, stored matrices ----------------------------------------------------------------
 
 include "../csrc/cpu/adamw.pxi"
 include "../csrc/cpu/sgd.pxi"
 include "../csrc/cpu/sum_and_norm.pxi"
 include "../csrc/cpu/cast.pxi"
+include "../csrc/cpu/stored.pxi"
 
 
 def _exp(np.ndarray x):

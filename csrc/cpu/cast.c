@@ -1,10 +1,7 @@
 /* float32 to and from the halves: to the nearest, ties to even; what is too
  * large becomes infinite.  A half is kept as its bits: the sign, 5 of exponent in a float16 and 8
  * in a bfloat16, the rest of fraction.  (table.c takes this file for float alone.) */
-typedef uint16_t half;
-
-enum { SIGN16 = 0x8000, NORMAL16 = 0x0400, INFINITE16 = 0x7c00, NAN16 = 0x7e00 };  /* of float16 */
-enum { INFINITE32 = 0x7f800000 };
+#include "halves.h"
 
 /* Adding 2^13 times the power of two at or below |x| leaves |x| in the low bits, rounded by the
  * processor, in units of the last place of a float16.  The unit is 2^-24 below its normal range. */
@@ -21,13 +18,8 @@ static void to_float16(half *restrict y, const real *restrict x, idx n, int thre
 }
 
 static void from_float16(real *restrict y, const half *restrict x, idx n, int threads) {
-    const word rebias = (BIAS - 15) << MANTISSA;
     #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-    for (idx i = 0; i < n; i++) {
-        const word sign = (word)(x[i] & SIGN16) << 16, size = x[i] & ~SIGN16;
-        const word normal = (size << 13) + (size < INFINITE16 ? rebias : 2 * rebias);
-        y[i] = from_bits(sign | (size < NORMAL16 ? to_bits(size * 0x1p-24f) : normal));
-    }
+    for (idx i = 0; i < n; i++) y[i] = from_half(x[i]);
 }
 
 /* A bfloat16 is the upper half of a float.  A carry out of the fraction belongs to the exponent. */

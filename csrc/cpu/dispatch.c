@@ -2,6 +2,9 @@
 #include <string.h>
 #include <unistd.h>
 #include "../kernels.h"
+#ifdef HAVE_avx2
+#include <cpuid.h>
+#endif
 
 const kernels *kernels_of[2];
 void *blas_gemm[2];
@@ -14,6 +17,20 @@ idx second_cache = 1 << 20;
         return #name;                                                                            \
     }
 
+#ifdef HAVE_avx2
+static int f16c(void) {                            /* not every compiler's __builtin_cpu_supports knows it */
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+#endif
+
+#ifdef HAVE_avx512
+static int avx512(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 const char *kernels_init(const char *isa) {
 #ifdef _SC_LEVEL2_CACHE_SIZE
     if (sysconf(_SC_LEVEL2_CACHE_SIZE) > 0) second_cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
@@ -21,12 +38,14 @@ const char *kernels_init(const char *isa) {
 #ifdef HAVE_avx2
     __builtin_cpu_init();
 #endif
+#ifdef HAVE_avx512vnni
+    TRY(avx512vnni, avx512() && __builtin_cpu_supports("avx512vnni"))
+#endif
 #ifdef HAVE_avx512
-    TRY(avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    TRY(avx512, avx512())
 #endif
 #ifdef HAVE_avx2
-    TRY(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    TRY(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c())
 #endif
     TRY(baseline, 1)
     return NULL;

@@ -1,4 +1,4 @@
-/* Every kernel in one translation unit: -DREAL=32|64 -DISA=baseline|avx2|avx512. */
+/* Every kernel in one translation unit: -DREAL=32|64 -DISA=baseline|avx2|avx512|avx512vnni. */
 #include "real.h"
 #include "rows.h"
 #include "gemm.c"
@@ -23,6 +23,7 @@
 #if REAL == 32
 #include "cast.c"
 #endif
+#include "stored.c"                                /* calls gemm.c and cast.c */
 
 /* Not an op: the tests measure the accuracy of EXP with it. */
 static void exp_of(real *restrict y, const real *restrict x, idx n, int threads) {
@@ -49,6 +50,7 @@ const kernels NAME(REAL, ISA) = {
     SLOT(rms_norm), SLOT(rms_norm_backward),
     SLOT(rope),
     SLOT(softmax), SLOT(softmax_backward),
+    SLOT(stored_work), SLOT(stored_inputs), SLOT(stored_product), SLOT(stored_row),
     SLOT(swiglu), SLOT(swiglu_backward),
     SLOT(adamw), SLOT(sgd), SLOT(sum_and_norm),
 #if REAL == 32

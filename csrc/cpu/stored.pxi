@@ -1,0 +1,108 @@
+cdef enum: GROUP = 16, BLOCK = 32                       # rows that are interleaved; columns that share a scale
+KINDS = {"reals": REALS, "f16": FLOAT16, "bf16": BFLOAT16, "q8_0": Q8_0, "q4_0": Q4_0}
+same_bits = SAME_BITS                                   # up to this N, no bit of a stored_product depends on N
+
+
+cdef idx stored_bytes(int kind, idx E, idx D, idx real) except -1:
+    """The bytes of a stored matrix.  Raises ValueError for D that its format cannot have."""
+    if kind < Q8_0:
+        return E * D * (real if kind == REALS else 2)
+    if D % BLOCK:
+        raise ValueError(f"a row of {D} numbers in blocks of {BLOCK}")
+    return -(-E // GROUP) * GROUP * (D // BLOCK) * (2 + (BLOCK if kind == Q8_0 else BLOCK // 2))
+
+
+cdef stored stored_of(np.ndarray w, str kind, idx E, idx D) except *:
+    """w as the kernels take it.  It must outlive the result.  Raises ValueError unless it has the bytes of [E D]."""
+    cdef stored s = stored(KINDS[kind], w.data, E, D)
+    if w.nbytes != stored_bytes(s.kind, E, D, w.itemsize) or not np.PyArray_ISCARRAY_RO(w):
+        raise ValueError(f"{w.nbytes} bytes cannot be a dense {kind} matrix of shape ({E}, {D})")
+    return s
+
+
+def _parts(packed, int kind):
+    """Of interleaved blocks [groups, blocks, bytes]: the quants [.. quad row 4] and the scales [.. row 2]."""
+    quants = GROUP * (BLOCK if kind == Q8_0 else BLOCK // 2)
+    return (packed[..., :quants].reshape(*packed.shape[:2], -1, GROUP, 4),
+            packed[..., quants:].reshape(*packed.shape[:2], GROUP, 2))
+
+
+def interleaved(raw, str kind, idx E, idx D):
+    """Repack a matrix w[E D] in GGUF's blocks, "q8_0" or "q4_0", for stored_product: a new array of bytes.
+
+    raw     the bytes of E rows of blocks; a block of 32 columns is a float16 scale and the quants
+
+    Groups of 16 rows, the last padded with rows of zeros; in a group the blocks of 32 columns; in a block the quants,
+    [quads of bytes][16 rows][4 bytes], those of q8_0 plus 128, then 16 scales.  deinterleaved() is the inverse.  Raises
+    ValueError unless D is a multiple of 32 and raw has the bytes of E rows.
+
+    >>> import numpy as np
+    >>> from pyllama import cpu
+    >>> raw = np.arange(17 * 34).astype(np.uint8)               # 17 rows of one block
+    >>> packed = cpu.interleaved(raw, "q8_0", 17, 32)
+    >>> packed.size, bool(np.all(cpu.deinterleaved(packed, "q8_0", 17, 32).ravel() == raw))
+    (1088, True)
+    """
+    groups, blocks = -(-E // GROUP), D // BLOCK
+    packed = np.empty(stored_bytes(KINDS[kind], E, D, 1), np.uint8).reshape(groups, blocks, -1)
+    rows = np.zeros((groups, GROUP, blocks, packed.shape[2] // GROUP), np.uint8)
+    rows.reshape(groups * GROUP, -1)[:E] = raw.reshape(E, -1)
+    quads, scales = _parts(packed, KINDS[kind])
+    quads[...] = rows[..., 2:].reshape(groups, GROUP, blocks, -1, 4).transpose(0, 2, 3, 1, 4)
+    scales[...] = rows[..., :2].transpose(0, 2, 1, 3)
+    if kind == "q8_0":
+        quads ^= 128
+    return packed.reshape(-1)
+
+
+def deinterleaved(packed, str kind, idx E, idx D):
+    """The bytes that interleaved() repacked, [E, bytes of a row].  Raises ValueError for another number of bytes."""
+    stored_of(packed, kind, E, D)
+    groups, blocks = -(-E // GROUP), D // BLOCK
+    packed = packed.reshape(groups, blocks, -1)
+    quads, scales = _parts(packed, KINDS[kind])
+    rows = np.empty((groups, GROUP, blocks, packed.shape[2] // GROUP), np.uint8)
+    rows[..., 2:] = quads.transpose(0, 3, 1, 2, 4).reshape(groups, GROUP, blocks, -1)
+    rows[..., :2] = scales.transpose(0, 2, 1, 3)
+    if kind == "q8_0":
+        rows[..., 2:] ^= 128
+    return rows.reshape(groups * GROUP, -1)[:E].copy()
+
+
+def stored_product(np.ndarray x, np.ndarray w, str kind, idx E, idx D, cuts=(), np.ndarray into=None):
+    """x[N D] wᵀ as a new array [N E], or added to `into`.
+
+    kind    how w[E D] is stored: "reals" (of x's dtype), or for float32 "f16", "bf16", or interleaved "q8_0", "q4_0"
+    cuts    rows of w, multiples of 16, between which each part of the product is computed by itself
+
+    No bit depends on the cuts; nor, up to `same_bits` rows of x (for "q8_0" and "q4_0": ever), on N.
+    """
+    cdef const kernels *k = kernels_for(x)
+    cdef stored s = stored_of(w, kind, E, D)
+    if x.ndim != 2 or x.shape[1] != D or s.kind != REALS and x.itemsize != 4:
+        raise ValueError(f"a {kind} matrix of shape ({E}, {D}) times {x.dtype} rows of shape {np.shape(x)}")
+    x = dense(x, x)
+    cdef idx N = x.shape[0], e0, e1
+    cdef bint accumulate = into is not None
+    cdef np.ndarray y = in_place(into, into) if accumulate else np.empty((N, E), x.dtype)
+    if np.shape(y) != (N, E) or y.dtype != x.dtype:
+        raise ValueError(f"a product of shape ({N}, {E}) added to {y.dtype} of shape {np.shape(y)}")
+    cdef np.ndarray work = np.empty(k.stored_work(N, D), np.uint8)
+    with nogil:
+        k.stored_inputs(work.data, x.data, D, N, D, s.kind, 0, N)
+    for e0, e1 in zip((0, *cuts), (*cuts, E), strict=True):
+        with nogil:
+            k.stored_product(y.data, E, x.data, D, work.data, &s, N, e0, e1, accumulate)
+    return y
+
+
+def stored_row(np.ndarray w, str kind, idx E, idx D, idx e, dtype="float32"):
+    """Row e of a stored matrix w[E D], decoded."""
+    cdef np.ndarray y = np.empty(D, dtype)
+    cdef const kernels *k = kernels_for(y)
+    cdef stored s = stored_of(w, kind, E, D)
+    if not 0 <= e < E:
+        raise IndexError(f"row {e} of {E}")
+    with nogil:
+        k.stored_row(y.data, &s, e)
+    return y
