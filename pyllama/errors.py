@@ -19,7 +19,7 @@ class UserError(Exception):
     ...     pyllama.load("not-there")
     ... except pyllama.UserError as error:
     ...     print(error)
-    there is no model at not-there; give a run, a checkpoint, a Hugging Face folder or a llama2.c file
+    there is no model at not-there; give a run, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
     """
 
 

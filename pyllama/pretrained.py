@@ -1,6 +1,6 @@
 """A model with its tokenizer: load, save, loss, logits, generate.
 
-A model is loaded from a run, a checkpoint, a Hugging Face folder or a llama2.c file.
+A model is loaded from a run, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file.
 """
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike
 from pyllama import beam, files, generation, params
 from pyllama.device import host
 from pyllama.errors import UserError, check_options, with_article
-from pyllama.formats import llama2c
+from pyllama.formats import llama2c, model_file
 from pyllama.formats.safetensors import to_safetensors
 from pyllama.generation import config_file
 from pyllama.models import MODELS
 from pyllama.models.config import OURS
 from pyllama.models.init import outlines
+from pyllama.quantization import EncodedArray, decoded_tree
 from pyllama.text import special, tokenizer_files
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
@@ -57,8 +58,8 @@ class Model:
         The loss is a 0-d float.  Raises IndexError if an id is not below vocab_size, UserError if the head has no loss.
         """
         mask = None if mask is None else np.asarray(mask)
-        return self.config.model.loss(np.asarray(ids), np.asarray(labels), self.params, self.config, mask=mask,
-                                      **options)
+        return self.config.model.loss(np.asarray(ids), np.asarray(labels), decoded_tree(self.params), self.config,
+                                      mask=mask, **options)
 
     def logits(self, ids: ArrayLike, *, mask: ArrayLike | None = None,
                **options: Any) -> tuple[Any, Callable[..., dict]]:
@@ -68,7 +69,7 @@ class Model:
         recompute.
         """
         mask = None if mask is None else np.asarray(mask)
-        return self.config.model.logits(np.asarray(ids), self.params, self.config, mask=mask, **options)
+        return self.config.model.logits(np.asarray(ids), decoded_tree(self.params), self.config, mask=mask, **options)
 
     def generate(self, prompt: str | Sequence[str], **options: Any) -> str | list[str]:
         """The prompt and its continuation; with an encoder-decoder, the target for the prompt as source.
@@ -136,18 +137,25 @@ class Model:
             raise UserError("the model has no tokenizer, so it cannot read or write text; load it with tokenizer=FILE")
         return self.tokenizer
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, force: bool = False) -> None:
         """Write config.json, model.safetensors and the tokenizer's files into the folder, in Hugging Face's format.
 
         The folder is created if necessary; each file is replaced atomically.  Files of another model's tokenizer are
         deleted.  Raises UserError if the folder contains a run, is one of its checkpoints, or cannot be written.
+
+        A name that ends in .gguf is that of a file for llama.cpp, which is replaced only if `force` is set.  A warning
+        says what llama.cpp will do otherwise.  Raises UserError if it cannot have the model or the tokenizer.
         """
         folder = Path(folder)
+        if folder.suffix == model_file.SUFFIX:
+            for note in model_file.write(folder, self.config, self.params, self.tokenizer, force):
+                warnings.warn(note, stacklevel=2)
+            return
         if (folder / "checkpoints").exists():
             raise UserError(f"{folder} contains a run, which a saved model would damage; choose another folder")
         if checkpoint.in_run(folder):
             raise UserError(f"{folder} belongs to a run, which a saved model would damage; choose another folder")
-        tensors = {name: host(a) for name, a in params.leaves(self.params)}
+        tensors = {name: host(a) for name, a in params.leaves(decoded_tree(self.params))}
         try:
             files.make_folder(folder)
         except OSError as error:
@@ -180,7 +188,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
          change: Callable | None = None, allow_nan: bool = False) -> Model:
     """Load a model, its weights and its tokenizer.
 
-    path         a run, its files `latest` or `best`, a checkpoint, a Hugging Face folder or a llama2.c file
+    path         a run, its files `latest` or `best`, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
     tokenizer    a tokenizer.json, vocab.txt, vocab.json, tokenizer.model or llama2.c tokenizer; None: the one in the
                  folder
     dtype        of the weights: "float32" or "float64"
@@ -201,14 +209,11 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     check_dtype(dtype)
     path = checkpoint.followed(path)
     if not path.exists():
-        raise UserError(f"there is no model at {path}; give a run, a checkpoint, a Hugging Face folder or a llama2.c "
-                        f"file")
+        raise UserError(f"there is no model at {path}; give a run, a checkpoint, a Hugging Face folder, a GGUF or a "
+                        f"llama2.c file")
     if path.is_file():
-        refuse_other(path)
-        config, tree = llama2c.read(path)
-        tree, config = llama2c.to_halves(tree, config)          # the layout of Hugging Face
-        tree = params.rebuild(tree, (params.cast(a, dtype) for _, a in params.leaves(tree)))
-        model = Model(config, tree)
+        model = Model(*model_file.read(path, dtype, its_tokenizer=tokenizer is None))
+        model = changed(model, change(model.config), dtype) if change else model
     else:
         saved = checkpoint.load(path)
         config = config_of(saved, any_head=change is not None)
@@ -246,25 +251,10 @@ def tokens_outside(model: Model) -> tuple[str, ...]:
     return (f"the model does not know these tokens of the tokenizer, so texts must not have them: {', '.join(names)}",)
 
 
-def refuse_other(path: Path) -> None:
-    """Raise UserError for a file of weights in another format than llama2.c's."""
-    try:
-        with path.open("rb") as file:
-            begin = file.read(4)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a model") from None
-    if path.suffix == ".safetensors":
-        raise UserError(f"{path} holds weights alone; give the folder that has it and {checkpoint.CONFIG}")
-    if begin == b"GGUF":
-        raise UserError(f"{path} is a model of llama.cpp; give the Hugging Face folder from which it was converted")
-    if begin == b"PK\x03\x04" or begin[:1] == b"\x80":
-        raise UserError(f"{path} is a pickle of PyTorch, which may run any program when it is opened, so it is not "
-                        f"read; load it with transformers, and save it with safe_serialization=True")
-
-
 def changed(model: Model, config, dtype: str = "float32") -> Model:
     """The model with another configuration, for example with another head: see `change` in load()."""
-    config, tree, notes = fitted(dict(params.leaves(model.params)), config, dtype, strict=False, copy=True)
+    config, tree, notes = fitted(dict(params.leaves(decoded_tree(model.params))), config, dtype, strict=False,
+                                 copy=True)
     return replace(model, config=config, params=tree, notes=(*model.notes, *notes))
 
 
@@ -318,6 +308,8 @@ def outlined(config, tensors: dict, dtype: str = "float32") -> dict:
 def require_finite(model: "Model", path: Path) -> None:
     """Raise UserError if a parameter is NaN or infinite."""
     for name, a in params.leaves(model.params):
+        if isinstance(a, EncodedArray):
+            a = a.scales()                                  # without decoding: the integers beside them are finite
         with np.errstate(all="ignore"):
             finite = np.isfinite(np.vdot(a, a)) or np.isfinite(a).all()         # the first is fast, but may overflow
         if not finite:

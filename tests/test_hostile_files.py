@@ -244,7 +244,7 @@ def test_a_header_of_llama2c_takes_no_memory(header, version, tmp_path):
     ("model.bin", b"", "has 0 bytes, but the header of a llama2.c model has 28"),
     ("pytorch_model.bin", b"PK\x03\x04", "is a pickle of PyTorch, which may run any program"),
     ("old.bin", b"\x80\x02\x8a", "is a pickle of PyTorch"),
-    ("model.gguf", b"GGUF\x03\0\0\0" + bytes(99), "is a model of llama.cpp; give the Hugging Face folder"),
+    ("model.gguf", b"GGUF\x03\0\0\0" + bytes(99), "lacks general.architecture; convert the model again"),
     ("model.safetensors", bytes(99), "holds weights alone; give the folder that has it and config.json")])
 def test_a_file_of_another_format_is_named(name, content, message, tmp_path):
     path = tmp_path / name

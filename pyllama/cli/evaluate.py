@@ -33,7 +33,7 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
     On text: loss, perplexity and next-token accuracy.
 
     Args:
-        model: a run, a checkpoint, a Hugging Face folder or a llama2.c file
+        model: a run, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
         data: text: files, folders, patterns, "-", "python-docs" or a .bin of tokens; task: one .jsonl, .json, .csv
           or .tsv file
         out: JSON file to write the metrics to

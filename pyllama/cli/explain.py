@@ -22,7 +22,7 @@ def explain(model: Path, /, text: str, out: Path, text_pair: str | None = None, 
     pyllama explain runs/reviews --text "a fine film" --label positive --out step.html
 
     Args:
-        model: a run, a checkpoint, a Hugging Face folder or a llama2.c file
+        model: a run, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
         text: the batch of the step; of a model trained on a task, the first field of a row
         out: HTML file to write, at most 5 MB
         text_pair: the row's second field: the other text of a pair, or a question about the text

@@ -24,7 +24,7 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
     a flag says otherwise.  --temperature 0 takes the most likely token.
 
     Args:
-        model: a run, a checkpoint, a Hugging Face folder or a llama2.c file
+        model: a run, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
         prompt: text to continue; special tokens in it, such as <|im_start|>, count as such; FILE:path reads it from a
             file
         tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's

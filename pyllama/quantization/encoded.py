@@ -5,6 +5,7 @@ else reads decoded_tree(), which has plain arrays.
 """
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from pyllama import backend, params
@@ -85,6 +86,12 @@ class EncodedArray:
         """The numbers [E D], a new array."""
         rows = blocks.decode(self.data, self.kind).astype(dtype, copy=False)
         return np.ascontiguousarray(rows.T) if self.transposed else rows
+
+    def scales(self) -> np.ndarray:
+        """The numbers [E N] that are stored as floats: those of f16 and bf16, the scales of q8_0 and q4_0."""
+        data, form = self.data, blocks.FORMATS[self.kind]
+        first = data.reshape(len(data), -1, form.bytes)[:, :, :2]
+        return np.ascontiguousarray(first).view(ml_dtypes.bfloat16 if self.kind == "bf16" else "<f2")[:, :, 0]
 
     def interleaved(self) -> np.ndarray:
         """The rows, repacked for the kernels of csrc/cpu/stored.c, where they use another layout than the file.

@@ -27,6 +27,7 @@ from pyllama import backend, machine, memory, params
 from pyllama.device import on_host, read
 from pyllama.errors import UserError, check_choices
 from pyllama.ops import cross_entropy
+from pyllama.quantization import decoded_tree
 from pyllama.rng import Draw
 from pyllama.text.tokens import Batch, Tokens, evaluation_windows, packed_evaluation_windows
 from pyllama.training.diagnose import first_not_finite
@@ -174,12 +175,12 @@ def start(config, settings: Settings, tree: dict | None = None, like=None) -> St
     """A state at step 0.
 
     config    the model's configuration
-    tree      the parameters, which are copied; None: those of the model's init(), in settings.dtype
+    tree      the parameters, which are decoded and copied; None: those of the model's init(), in settings.dtype
     like      an array on the device to train on; None: the host
 
     Raises UserError if settings.freeze names a parameter that does not exist, or all parameters.
     """
-    flat, p = params.flatten(tree or config.model.init(config, settings.seed, settings.dtype))
+    flat, p = params.flatten(decoded_tree(tree or config.model.init(config, settings.seed, settings.dtype)))
     if like is not None:
         flat = np.asarray(flat, like=like)
         p = params.over(flat, p)

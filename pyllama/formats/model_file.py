@@ -1,0 +1,64 @@
+"""A model in one file: GGUF, read and written, or llama2.c's, read."""
+from pathlib import Path
+from typing import Any
+
+from pyllama import files, params
+from pyllama.errors import UserError
+from pyllama.formats import gguf, gguf_llama, gguf_tokenizer, llama2c
+from pyllama.formats.gguf_metadata import Metadata
+from pyllama.text.tokenizer import Tokenizer
+
+SUFFIX = ".gguf"
+Read = tuple[Any, dict, Tokenizer | None, tuple[str, ...]]
+
+
+def read(path: Path, dtype: str, its_tokenizer: bool = True) -> Read:
+    """(configuration, parameters, tokenizer, notes) of a file.
+
+    A GGUF file is mapped into memory: its matrices are arrays or EncodedArrays on it.
+
+    dtype           of the arrays; if it is float64, no matrix is encoded
+    its_tokenizer   False: do not read the tokenizer of a GGUF file, because another is going to be used
+
+    Raises UserError for a file in another format, or a damaged one.
+    """
+    begin = beginning(path)
+    if begin == gguf.MAGIC:
+        file = gguf.read(path)
+        metadata = Metadata(path, file.metadata)
+        config, tree, notes = gguf_llama.read(metadata, file.tensors, dtype)
+        tokenizer, more = gguf_tokenizer.read(metadata, config.vocab_size) if its_tokenizer else (None, ())
+        return config, tree, tokenizer, (*notes, *more)
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path} holds weights alone; give the folder that has it and config.json")
+    if begin == b"PK\x03\x04" or begin[:1] == b"\x80":
+        raise UserError(f"{path} is a pickle of PyTorch, which may run any program when it is opened, so it is not "
+                        f"read; load it with transformers, and save it with safe_serialization=True")
+    config, tree = llama2c.read(path)
+    tree, config = llama2c.to_halves(tree, config)          # the layout of Hugging Face
+    return config, params.rebuild(tree, (params.cast(a, dtype) for _, a in params.leaves(tree))), None, ()
+
+
+def beginning(path: Path) -> bytes:
+    """The first four bytes of a file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a model") from None
+
+
+def write(path: Path, config: Any, parameters: dict, tokenizer: Tokenizer | None, force: bool = False
+          ) -> tuple[str, ...]:
+    """Write a GGUF file, completely or not at all.  Returns notes on what llama.cpp will do otherwise.
+
+    force   replace a file that exists
+
+    Raises UserError if it exists, cannot be written, or the format cannot have this model or tokenizer.
+    """
+    if path.exists() and not force:
+        raise UserError(f"{path} exists; give another name, or set force to replace it")
+    metadata, tensors, notes = gguf_llama.written(config, parameters)
+    of_tokenizer, more = gguf_tokenizer.written(tokenizer, config.vocab_size)
+    files.export(path, gguf.to_gguf({**of_tokenizer, **metadata}, tensors))
+    return (*notes, *more)
