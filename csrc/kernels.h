@@ -50,6 +50,8 @@ typedef struct {                                   /* w[E D] */
     idx E, D;
 } stored;
 
+#include "plan.h"
+
 typedef struct {
     idx gemm_work;                                 /* numbers of `work` for each thread */
     void (*gemm)(real *c, idx ldc, const real *a, idx a_down, idx a_right, const real *b, idx b_down,
@@ -69,6 +71,9 @@ typedef struct {
     void (*cross_entropy_backward)(real *dz, const real *z, const idx *t, const real *lse,
                                    idx ignore_index, double smoothing, double z_loss,
                                    double scale, idx N, idx V, int threads);
+    void (*decode)(const step *steps, idx count, const turn *t, real *work, idx widest, idx K,
+                   int threads);
+    idx (*decode_work)(idx widest, idx K, int threads);         /* numbers of `work` for each thread */
     void (*dropout)(real *y, const real *x, double scale, uint32_t limit, uint64_t start,
                     const uint64_t *key, idx n, int threads);
     void (*embedding)(real *y, const idx *ids, const real *w, idx N, idx D, int threads);

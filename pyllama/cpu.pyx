@@ -18,6 +18,8 @@ cimport numpy as np
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport NAN
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 cdef extern from "kernels.h" nogil:
     ctypedef ptrdiff_t idx
@@ -42,6 +44,9 @@ cdef extern from "kernels.h" nogil:
         int kind
         const void *at
         idx E, D
+include "../csrc/cpu/plan.pxi"
+
+cdef extern from "kernels.h" nogil:
     ctypedef struct kernels:
         idx gemm_work
         void (*gemm)(void *c, idx ldc, const void *a, idx a_down, idx a_right, const void *b, idx b_down, idx b_right,
@@ -60,6 +65,9 @@ cdef extern from "kernels.h" nogil:
         void (*cross_entropy_backward)(void *dz, const void *z, const idx *t, const void *lse, idx ignore_index,
                                        double smoothing, double z_loss, double scale, idx N, idx V,
                                        int threads) noexcept nogil
+        void (*decode)(const step *steps, idx count, const turn *t, void *work, idx widest, idx K,
+                       int threads) noexcept nogil
+        idx (*decode_work)(idx widest, idx K, int threads) noexcept nogil
         void (*dropout)(void *y, const void *x, double scale, uint32_t limit, uint64_t start, const uint64_t *key,
                         idx n, int threads) noexcept nogil
         void (*embedding)(void *y, const idx *ids, const void *w, idx N, idx D, int threads) noexcept nogil
@@ -298,6 +306,7 @@ include "../csrc/cpu/sgd.pxi"
 include "../csrc/cpu/sum_and_norm.pxi"
 include "../csrc/cpu/cast.pxi"
 include "../csrc/cpu/stored.pxi"
+include "../csrc/cpu/decode.pxi"
 
 
 def _exp(np.ndarray x):

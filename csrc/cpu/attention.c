@@ -146,37 +146,46 @@ static real finish(real *restrict y, idx K, real top, real sum) {
     return top + LOG(sum);
 }
 
+/* One query's scores of n keys. */
+static void score(real *restrict p, const real *restrict q, matrix k, idx n, idx K, real scale) {
+    for (idx i = 0; i < n; i++) {
+        real dot = 0;
+        #pragma omp simd reduction(+ : dot)
+        for (idx j = 0; j < K; j++) dot += q[j] * k.at[i * k.down + j];
+        p[i] = dot * scale;
+    }
+}
+
+/* One query takes in the values of n more keys with the scores p; y, top and sum begin with 0, -∞, 0. */
+static void take_in(real *restrict y, real *restrict p, matrix v, idx n, idx K, real *top, real *sum) {
+    real high = *top, total = 0;
+    for (idx i = 0; i < n; i++) high = p[i] > high ? p[i] : high;
+    real base = high > -INFINITY ? high : 0, shrink = DECAY(*top - base);
+    #pragma omp simd reduction(+ : total)
+    for (idx i = 0; i < n; i++) {
+        p[i] = DECAY(p[i] - base);
+        total += p[i];
+    }
+    for (idx j = 0; j < K; j++) y[j] *= shrink;
+    for (idx i = 0; i < n; i++) {
+        #pragma omp simd
+        for (idx j = 0; j < K; j++) y[j] += p[i] * v.at[i * v.down + j];
+    }
+    *sum = *sum * shrink + total, *top = high;
+}
+
 /* The only query, as in decoding: of a tile's columns it would fill one. */
 static real attend_one(const attending *a, idx b, idx g, idx r, real *restrict p) {
     idx K = a->K;
-    const real *restrict q = at(a->q, b, g, r, 0).at;
-    real *restrict y = (real *)at(a->y, b, g, r, 0).at, top = -INFINITY, sum = 0, scale = scale_of(a);
-    const real *bias = bias_of(a, b, g, r, 0);
+    const real *q = at(a->q, b, g, r, 0).at, *bias = bias_of(a, b, g, r, 0);
+    real *y = (real *)at(a->y, b, g, r, 0).at, top = -INFINITY, sum = 0;
     span keys = seen(transposed(seen_keys(a, 0, 0, a->S, 1)), 0, 1);
+    memset(y, 0, K * sizeof(real));
     for (idx s = keys.first; s < keys.past; s += STRIP) {
-        matrix k = at(a->k, b, g, 0, s), v = at(a->v, b, g, 0, s);
         idx n = least(keys.past - s, STRIP);
-        real high = top, total = 0;
-        for (idx i = 0; i < n; i++) {
-            real dot = 0;
-            #pragma omp simd reduction(+ : dot)
-            for (idx j = 0; j < K; j++) dot += q[j] * k.at[i * k.down + j];
-            p[i] = dot * scale;
-        }
+        score(p, q, at(a->k, b, g, 0, s), n, K, scale_of(a));
         adjust_one(p, look(a, b, s, 0, n, 1), a->softcap, bias ? bias + s : NULL);
-        for (idx i = 0; i < n; i++) high = p[i] > high ? p[i] : high;
-        real base = high > -INFINITY ? high : 0, shrink = DECAY(top - base);
-        #pragma omp simd reduction(+ : total)
-        for (idx i = 0; i < n; i++) {
-            p[i] = DECAY(p[i] - base);
-            total += p[i];
-        }
-        for (idx j = 0; j < K; j++) y[j] = s > keys.first ? y[j] * shrink : 0;
-        for (idx i = 0; i < n; i++) {
-            #pragma omp simd
-            for (idx j = 0; j < K; j++) y[j] += p[i] * v.at[i * v.down + j];
-        }
-        sum = sum * shrink + total, top = high;
+        take_in(y, p, at(a->v, b, g, 0, s), n, K, &top, &sum);
     }
     return finish(y, K, top, sum);
 }

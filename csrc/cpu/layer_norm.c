@@ -3,24 +3,29 @@
  * g waits in dx, rounded: multiplied out again in g - mean(g), it might not be (a compiler may fuse
  * the two), and then a row of one column would not give 0. */
 
+/* Normalizes a row, to n and y; returns its r. */
+static inline real layer_norm_row(real *restrict y, real *restrict n, const real *restrict x,
+                                  const real *restrict w, const real *restrict b, real eps, idx D) {
+    real sum = 0, squares = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (idx d = 0; d < D; d++) sum += x[d];
+    real mean = sum / D;
+    #pragma omp simd reduction(+ : squares)
+    for (idx d = 0; d < D; d++) squares += (x[d] - mean) * (x[d] - mean);
+    real r = 1 / SQRT(squares / D + eps);
+    #pragma omp simd
+    for (idx d = 0; d < D; d++) {
+        n[d] = (x[d] - mean) * r;
+        y[d] = w[d] * n[d] + b[d];
+    }
+    return r;
+}
+
 static void layer_norm(real *y, real *n, real *r, const real *x, const real *w, const real *b,
                        double eps, idx N, idx D, int threads) {
     #pragma omp parallel for num_threads(threads) if (N * D > GRAIN)
-    for (idx i = 0; i < N; i++) {
-        const real *restrict xi = x + i * D;
-        real *restrict yi = y + i * D, *restrict ni = n + i * D, sum = 0, squares = 0;
-        #pragma omp simd reduction(+ : sum)
-        for (idx d = 0; d < D; d++) sum += xi[d];
-        real mean = sum / D;
-        #pragma omp simd reduction(+ : squares)
-        for (idx d = 0; d < D; d++) squares += (xi[d] - mean) * (xi[d] - mean);
-        real ri = r[i] = 1 / SQRT(squares / D + (real)eps);
-        #pragma omp simd
-        for (idx d = 0; d < D; d++) {
-            ni[d] = (xi[d] - mean) * ri;
-            yi[d] = w[d] * ni[d] + b[d];
-        }
-    }
+    for (idx i = 0; i < N; i++)
+        r[i] = layer_norm_row(y + i * D, n + i * D, x + i * D, w, b, eps, D);
 }
 
 static void layer_norm_backward(real *dx, real *dw, real *db, real *parts, const real *dy,

@@ -24,6 +24,7 @@
 #include "cast.c"
 #endif
 #include "stored.c"                                /* calls gemm.c and cast.c */
+#include "decode.c"                                /* calls stored.c, and the rows of the others */
 
 /* Not an op: the tests measure the accuracy of EXP with it. */
 static void exp_of(real *restrict y, const real *restrict x, idx n, int threads) {
@@ -41,6 +42,7 @@ const kernels NAME(REAL, ISA) = {
     SLOT(add_rms_norm), SLOT(add_rms_norm_backward),
     SLOT(attention_work), SLOT(attention), SLOT(attention_backward),
     SLOT(cross_entropy), SLOT(cross_entropy_backward),
+    SLOT(decode), SLOT(decode_work),
     SLOT(dropout),
     SLOT(embedding), SLOT(embedding_backward),
     SLOT(gelu), SLOT(gelu_backward),

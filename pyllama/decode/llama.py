@@ -1,0 +1,39 @@
+"""The plan of LLaMA and of the families that compute it with other options: see models/llama.py."""
+from typing import Any
+
+from pyllama.decode.plan import SCORES, Attend, Embed, Matrix, Norm, Plan, Product, Step, Tables
+from pyllama.rotary import tables
+
+
+def plan(c: Any, p: dict) -> Plan:
+    """The plan of a LLaMA that continues text."""
+    H, G, K, model = c.num_attention_heads, c.groups, c.head_width, p["model"]
+    steps: list[Step] = [Embed("x", matrix("embed_tokens", model["embed_tokens"]))]
+    for i, layer in enumerate(model["layers"]):
+        attention, mlp = layer["self_attn"], layer["mlp"]
+        q, k, v, o = (matrix(f"{i}.{name}", attention[name]) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
+        gate, up, down = (matrix(f"{i}.{name}", mlp[name]) for name in ("gate_proj", "up_proj", "down_proj"))
+        q_norm, k_norm = (rms(attention[name], c) if c.HEAD_NORMS else None for name in ("q_norm", "k_norm"))
+        steps += [
+            Product("x", "qkv", (q, k, v), rms(layer["input_layernorm"], c)),
+            Attend("qkv", "y", i, H, G, K, c.window(i), q_norm, k_norm, c.rope_interleaved),
+            Product("y", "x", (o,), adds=True),
+            Product("x", "gu", (gate, up), rms(layer["post_attention_layernorm"], c), "swiglu", "h"),
+            Product("h", "x", (down,), adds=True)]
+    head = model["embed_tokens"] if c.tie_word_embeddings else p["lm_head"]
+    steps.append(Product("x", SCORES, (matrix("head", head),), rms(model["norm"], c)))
+
+    def rotations(places, dtype):
+        return Tables(*tables(places, K // 2, c.rope_theta, 0, c.rope_scaling, dtype))
+
+    return Plan(tuple(steps), c.vocab_size, rotations).narrowed()
+
+
+def matrix(name: str, p: dict) -> Matrix:
+    """The matrix of a projection, and its bias if it has one."""
+    return Matrix(name, p["weight"], p.get("bias"))
+
+
+def rms(p: dict, c: Any) -> Norm:
+    """An RMSNorm."""
+    return Norm("rms", p["weight"], None, c.rms_norm_eps)

@@ -1,0 +1,127 @@
+"""Sequences that grow, through a plan: the Session of generation/session.py without a Python call for each op."""
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyllama.decode.cache import KeysValues
+from pyllama.decode.compiled import compiled
+from pyllama.decode.families import plan_of
+from pyllama.decode.plan import dtype_of
+from pyllama.errors import UserError
+from pyllama.models.transformer_layers import keys_values
+from pyllama.quantization import decoded_tree
+
+Tokens = Sequence[Sequence[int]]
+
+
+class PlannedSession:
+    """B sequences of tokens, each with its own length: see generation.session.Session.
+
+    params, config    the tree of parameters, float32 or float64, possibly with EncodedArrays, and the configuration of
+                      a family that has a plan
+    batch             B
+    room              tokens of a sequence before the cache has to grow
+    memory            (x [B S D], mask [B S]) of an encoder-decoder: the encoded sources, and 0 at padding
+    cache             how keys and values are kept: see cache.KeysValues
+
+    The bits of a sequence's scores depend neither on the other sequences, nor on how its tokens are divided into calls,
+    nor on the number of threads.
+    """
+
+    def __init__(self, params: dict, config: Any, batch: int, room: int, memory: tuple[Any, Any] | None = None,
+                 cache: str = "reals"):
+        self._plan, self._dtype = plan_of(config, params), dtype_of(params)
+        first, layers = self._plan.attention[0], len(self._plan.attention)
+        self._machine = compiled(self._plan, self._dtype)
+        self._cache = KeysValues(layers, batch, first.groups, first.width, self._dtype, cache, room)
+        self._known: list[list[int]] = [[] for _ in range(batch)]
+        self._memory: list[tuple] = []              # keys and values of the memory, of each layer
+        self._mask: np.ndarray | None = None        # [B S], 0 at its padding
+        self._source: np.ndarray | None = None      # [B], the row of the memory that each sequence reads
+        if memory is not None:
+            self._remember(*memory, first.heads)
+        self._hold()
+
+    def _remember(self, x: np.ndarray, mask: np.ndarray, heads: int) -> None:
+        """The keys and values of the memory, which do not change."""
+        def split(a):
+            return np.ascontiguousarray(a.reshape(*a.shape[:2], heads, -1).swapaxes(1, 2))
+
+        for p in self._plan.cross:
+            (k, v), _ = keys_values(x, decoded_tree(p, self._dtype))
+            self._memory.append((split(k), split(v), None, None))
+        self._mask = np.ascontiguousarray(mask != 0)
+        self._source = np.arange(len(x), dtype=np.intp)
+
+    def _hold(self) -> None:
+        """Tell the machine where the arrays are that grow."""
+        tables = self._plan.tables(self._cache.room, self._dtype)
+        self._machine.hold(self._cache.layers, self._cache.code, tables, self._memory, self._mask)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of tokens of each sequence so far."""
+        return [len(known) for known in self._known]
+
+    def extend(self, tokens: Tokens, every: bool = False) -> Any:
+        """Append tokens[b], at least one, to sequence b; returns the scores [B V] of the next token of each.
+
+        With every=True a list of B arrays [T_b V] instead, the scores after each of the T_b new tokens.  Raises
+        IndexError for an id outside the vocabulary, UserError if there are more tokens than learned positions.
+        """
+        if len(tokens) != len(self._known) or not all(map(len, tokens)):
+            raise ValueError(f"{len(tokens)} lists of new tokens for {len(self._known)} sequences; give each at least "
+                             f"one")
+        self._reserve(max(len(known) + len(new) for known, new in zip(self._known, tokens, strict=True)))
+        ids = [int(i) for new in tokens for i in new]
+        owner = [b for b, new in enumerate(tokens) for _ in new]
+        place = [len(known) + t for known, new in zip(self._known, tokens, strict=True) for t in range(len(new))]
+        ends = np.cumsum([len(new) for new in tokens])
+        wanted = range(len(ids)) if every else (ends - 1).tolist()
+        scores = np.empty((len(wanted), self._plan.vocabulary), self._dtype)
+        step = self._machine.rows
+        for start in range(0, len(ids), step):
+            rows = slice(start, start + step)
+            chosen = [i - start for i in wanted if start <= i < start + step]
+            before = sum(i < start for i in wanted)
+            self._machine.run(ids[rows], owner[rows], place[rows], chosen, scores[before:before + len(chosen)],
+                              self._source)
+        for known, new in zip(self._known, tokens, strict=True):
+            known.extend(map(int, new))
+        return np.split(scores, ends[:-1]) if every else scores
+
+    def _reserve(self, length: int) -> None:
+        """Make room for sequences of this length."""
+        if self._plan.limit and length > self._plan.limit[0]:
+            most, name = self._plan.limit
+            raise UserError(f"the text has {length} tokens, but the model has only {most} positions ({name}); shorten "
+                            f"the text")
+        if length > self._cache.room:
+            self._cache.grow(length)
+            self._hold()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Make the old sequence rows[i] the new sequence i: reorder, drop or duplicate sequences."""
+        rows = [*rows]
+        if rows == [*range(len(self._known))]:
+            return
+        self._known = [[*self._known[row]] for row in rows]
+        self._cache.keep(rows, max(self.lengths, default=0))
+        self._source = None if self._source is None else self._source[rows]
+        self._hold()
+
+    def cut(self, lengths: Sequence[int]) -> None:
+        """Forget the tokens of sequence b from lengths[b] on."""
+        self._known = [known[:length] for known, length in zip(self._known, lengths, strict=True)]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """A copy of the only sequence, for restore(): see generation.session.Session."""
+        known, = self._known
+        return {"ids": np.array(known)} | self._cache.state(0, len(known))
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Give the only sequence, which has no tokens yet, the tokens of a state()."""
+        self._known = [state["ids"].tolist()]
+        self._reserve(len(self._known[0]))
+        self._cache.restore(0, state, len(self._known[0]))
