@@ -12,6 +12,7 @@ from pyllama.device import like as on
 from pyllama.errors import UserError, with_article
 from pyllama.generation import GenerationConfig, Rules, config_file, startable, stream
 from pyllama.generation import generate as generate_batch
+from pyllama.quantization import decoded_tree
 from pyllama.text import corpus, special
 from pyllama.training import objectives
 
@@ -37,7 +38,9 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
         use = "use `pyllama predict`" if "task" in writer.config.extra else "train it on a task with `pyllama finetune`"
         raise UserError(f"{model} is {with_article(writer.config.TYPE)} that does not continue text; {use}")
     config, settings, rules = chosen(writer, options)
-    tree = params.rebuild(writer.params, (np.asarray(a, like=like) for _, a in params.leaves(writer.params)))
+    tree = writer.params
+    if device != "cpu":
+        tree = params.rebuild(tree, (np.asarray(a, like=like) for _, a in params.leaves(decoded_tree(tree))))
     if prompt.startswith("FILE:"):
         prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
     prompt = startable(prompt, tokenizer_of_model)

@@ -23,7 +23,8 @@ KNOWN = {"dimension_count", "freq_base", "scale_linear", "scaling.type", "scalin
          "scaling.original_context_length", "scaling.finetuned", "scaling.attn_factor", "scaling.yarn_beta_fast",
          "scaling.yarn_beta_slow"}
 USUAL = 8192                                        # original_max_position_embeddings of LLaMA 3
-CLOSE = 2e-6                                        # of a factor: float32 rounds it, and twice 6e-8 of keep is left
+ROUNDED = 1.2e-7                                    # of a factor, in float32
+CLOSE = 2e-6                                        # of a factor: the error of the line through two rounded points
 
 
 def read(metadata: Metadata, factors: np.ndarray | None, pairs: int, base: float) -> dict | None:
@@ -66,46 +67,41 @@ def llama3(factors: np.ndarray, pairs: int, base: float, metadata: Metadata) -> 
     if factors.shape != (pairs,) or not np.isfinite(factors).all() or factors.min() <= 0:
         raise wrong
     f, factor = factors.astype(float), float(str(factors.max()))
+    if (f == 1).all():
+        return None
     if factor <= 1:
-        return None if (f == 1).all() else refuse(wrong)
-    keep = np.clip((1 / f - 1 / factor) / (1 - 1 / factor), 0, 1)
-    slope, start = line(frequencies(pairs, base, None), keep)
+        raise wrong
+    theta = frequencies(pairs, base, None)
     original = metadata.whole("llama.rope.scaling.original_context_length", USUAL)
-    width = original / (2 * math.pi * slope)
-    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": nice(-start * width),
-               "high_freq_factor": nice((1 - start) * width), "original_max_position_embeddings": original}
-    try:
-        again = frequencies(pairs, base, None) / frequencies(pairs, base, scaling)
-    except UserError:                                           # a number of it is not positive
-        raise wrong from None
-    return scaling if np.allclose(again, f, rtol=CLOSE, atol=0) else refuse(wrong)
+    with np.errstate(all="ignore"):                             # a base of 1, of which no line can be made
+        slope, start = line(theta, (1 / f - 1 / factor) / (1 - 1 / factor), ROUNDED / f / (1 - 1 / factor))
+        width = original / (2 * math.pi * slope)
+    for digits in (4, 6, 17):                                   # the file has rounded numbers; try those that are short
+        low, high = (float(f"{value:.{digits}g}") for value in (-start * width, (1 - start) * width))
+        scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+                   "original_max_position_embeddings": original}
+        if 0 < low < high and np.allclose(theta / frequencies(pairs, base, scaling), f, rtol=CLOSE, atol=0):
+            return scaling
+    raise wrong
 
 
-def line(theta: np.ndarray, keep: np.ndarray) -> tuple[float, float]:
+def line(theta: np.ndarray, keep: np.ndarray, noise: np.ndarray) -> tuple[float, float]:
     """(slope, value at 0) of a line through keep(θ) where it is between 0 and 1, and beyond both elsewhere.
 
     theta   [K/2], falling
+    noise   [K/2], the error of keep
     """
-    inner = np.flatnonzero((keep > 1e-5) & (keep < 1 - 1e-5))   # beyond, rounding of the factors changes the line
-    above, below = np.flatnonzero(keep >= 1 - 1e-5), np.flatnonzero(keep <= 1e-5)
+    inner = np.flatnonzero((keep > noise) & (keep < 1 - noise))
+    above, below = np.flatnonzero(keep >= 1 - noise), np.flatnonzero(keep <= noise)
     first = inner[0] if inner.size else above[-1] if above.size else below[0]
     last = inner[-1] if inner.size else below[0] if below.size else above[-1]
     if first != last:
         slope = (keep[first] - keep[last]) / (theta[first] - theta[last])
     else:
-        slope = max([1 / theta[first], *((1 - keep[first]) / (theta[i] - theta[first]) for i in above[-1:]),
-                     *(keep[first] / (theta[first] - theta[i]) for i in below[:1])])
+        before, behind = above[above < first][-1:], below[below > first][:1]
+        slope = max([1 / theta[first], *((1 - keep[first]) / (theta[before] - theta[first])),
+                     *(keep[first] / (theta[first] - theta[behind]))])
     return slope, keep[first] - slope * theta[first]
-
-
-def nice(value: float) -> float:
-    """The value, without the error of reading it off rounded factors."""
-    return float(f"{value:.5g}")
-
-
-def refuse(error: UserError) -> Any:
-    """Raise the error, in an expression."""
-    raise error
 
 
 def written(c: LlamaConfig) -> tuple[dict[str, Any], np.ndarray | None]:

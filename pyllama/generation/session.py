@@ -18,6 +18,7 @@ from pyllama.machine import one_blas_thread
 from pyllama.models import transformer
 from pyllama.models.kv_cache import Cache, new_cache
 from pyllama.params import leaves
+from pyllama.quantization import decoded_tree
 
 Tokens = Sequence[Sequence[int]]
 
@@ -197,7 +198,7 @@ def open_session(params: dict, config: Any, batch: int, room: int, memory: Memor
     """
     if memory is not None:
         return TargetSession(params, config, batch, room, memory)
-    return DynamicSession(params, config, batch, room)
+    return DynamicSession(decoded_tree(params), config, batch, room)
 
 
 def encoded(params: dict, config: Any, sources: Tokens) -> Memory:
