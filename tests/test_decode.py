@@ -95,7 +95,7 @@ def test_a_plan_computes_what_the_dynamic_graph_computes(kind, data):
         patch.setattr(compiled, "ROWS", draw(st.sampled_from([2, 3, 256])))
         writer = Writer(configured(draw, kind), draw(st.integers(1, 3)))
         session = writer.session()
-        assert has_plan(writer.config)
+        assert has_plan(writer.config, writer.p)
         texts = [(row, []) for row in range(writer.batch)]          # of each sequence: what it began as, its tokens
         for _ in range(draw(st.integers(1, 4))):
             new = [(writer.begin(row) if not tokens else []) + some(draw, 1, 4) for row, tokens in texts]

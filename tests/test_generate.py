@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyllama import params
+from pyllama import backend, params
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, Result, choice, generate, session, stream
 from pyllama.generation.text import Text
@@ -304,7 +304,8 @@ def test_a_stream_computes_no_further_than_it_is_read(monkeypatch):
     runs = []
     monkeypatch.setattr(llama, "next_scores",
                         lambda ids, *a, f=llama.next_scores, **k: runs.append(ids.shape) or f(ids, *a, **k))
-    text = stream(p, c, [3, 1], CHARACTERS, SAMPLED)
-    next(text)
-    next(text)
+    with backend.use("numpy"):                              # the plan that C runs does not call it
+        text = stream(p, c, [3, 1], CHARACTERS, SAMPLED)
+        next(text)
+        next(text)
     assert runs == [(1, 2), (1, 1)], "the prompt at once, and then one token"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from pyllama.decode import PlannedSession, has_plan
 from pyllama.device import host
 from pyllama.machine import one_blas_thread
 from pyllama.models import transformer
@@ -195,7 +196,12 @@ def open_session(params: dict, config: Any, batch: int, room: int, memory: Memor
     params, config    the tree of parameters, and the configuration
     room              how many tokens a sequence may have
     memory            the encoded sources of an encoder-decoder, one for each sequence
+
+    The session runs a plan (see pyllama/decode) if the model has one and its arrays are the C kernels'.
     """
+    if has_plan(config, params):
+        return PlannedSession(params, config, batch, room, memory)
+    params = decoded_tree(params)
     if memory is not None:
         return TargetSession(params, config, batch, room, memory)
     return DynamicSession(decoded_tree(params), config, batch, room)
