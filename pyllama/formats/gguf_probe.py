@@ -59,7 +59,7 @@ def unlike(tokenizer: Tokenizer, other: Tokenizer, vocabulary: list[Piece], any_
     """A probe that two tokenizers encode otherwise, or None."""
     marks = [text for text, _, kind in vocabulary if kind in (3, 4)][:PLACES]
     probes = texts(vocabulary, any_text)
-    for text in (*probes, " ".join([*probes[:1], *marks, *probes[:1]])):
+    for text in (*probes, "".join([*probes[:1], *marks, *probes[:1]])):
         ids, others = (each.encode(text, True, allowed_special="all") for each in (tokenizer, other))
         if not np.array_equal(ids, others):
             return text

@@ -71,6 +71,8 @@ def read(metadata: Metadata, vocab_size: int) -> tuple[Tokenizer | None, tuple[s
     if kind not in ("llama", "gpt2"):
         raise UserError(f"{metadata.path} has a tokenizer of the kind {kind!r}, but llama and gpt2 are read; {CURE}")
     vocabulary = read_vocabulary(metadata, vocab_size, kind)
+    if kind == "llama" and all(kind == NORMAL and len(text) == 1 for text, _, kind in vocabulary):
+        return Tokenizer(alphabets.characters([text.replace(SPACE, " ") for text, _, _ in vocabulary])), ()
     roles = read_roles(metadata, vocabulary, kind)
     bare, begin = byte_level(metadata, vocabulary) if kind == "gpt2" else (pieces(metadata, vocabulary, roles), True)
     first = roles.get("bos_token") if metadata.flag(f"{PREFIX}add_bos_token", begin) else None
@@ -123,11 +125,13 @@ def byte_level(metadata: Metadata, vocabulary: list[tuple[str, float, int]]) -> 
     ids = {text: i for i, (text, _, _) in enumerate(vocabulary)}
     if missing := alphabets.byte_values().keys() - ids.keys():
         raise UserError(f"the tokenizer in {path} lacks the byte {alphabets.byte_values()[min(missing)]}; {CURE}")
-    merges: Any = [tuple(merge.split(" ")) for merge in metadata.texts(f"{PREFIX}merges")]
-    try:
-        rust = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=rules()[name].whole))
-    except Exception as error:                              # the library raises nothing narrower
-        raise UserError(f"the merges of the tokenizer in {path} do not fit its tokens: {error}; {CURE}") from None
+    merges = []
+    for merge in metadata.texts(f"{PREFIX}merges"):
+        first, _, second = merge.partition(" ")
+        if not {first, second, first + second} <= ids.keys():
+            raise UserError(f"the tokenizer in {path} has the merge {merge!r}, but no such tokens; {CURE}")
+        merges.append((first, second))
+    rust = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=rules()[name].whole))
     rust.pre_tokenizer, rust.decoder = rules()[name].split, decoders.ByteLevel()
     for special, kinds in ((True, (UNKNOWN, CONTROL)), (False, (USER_DEFINED,))):
         rust.add_tokens([AddedToken(text, normalized=False, special=special) for text, _, kind in vocabulary
@@ -136,10 +140,8 @@ def byte_level(metadata: Metadata, vocabulary: list[tuple[str, float, int]]) -> 
 
 
 def pieces(metadata: Metadata, vocabulary: list[tuple[str, float, int]], roles: dict[str, str]) -> tokenizers.Tokenizer:
-    """SentencePiece's byte pairs, or single characters."""
+    """SentencePiece's byte pairs."""
     prefix = metadata.flag(f"{PREFIX}add_space_prefix", True)
-    if not prefix and all(kind == NORMAL and len(text) == 1 for text, _, kind in vocabulary):
-        return alphabets.characters([text.replace(SPACE, " ") for text, _, _ in vocabulary])
     if roles.get("unk_token") is None and not any(kind == UNKNOWN for _, _, kind in vocabulary):
         raise UserError(f"the tokenizer in {metadata.path} has no unknown token; {CURE}")
     whole = [(text, score, UNKNOWN if text == roles.get("unk_token") else CONTROL if text in roles.values() else kind)
