@@ -23,7 +23,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --batch_size 8 --shards 2 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
            --eval_tokens 10000 --log_interval 50
 
-.PHONY: demo test check lint bench bench-gemm bench-train bench-gpu bench-minilm bench-checkers gpu-resources \
+.PHONY: demo test check lint bench bench-gemm bench-train bench-decode bench-gpu bench-minilm bench-checkers gpu-resources \
         mutate check-hf golden sanitize race valgrind cross docs docs-messages docs-test notebooks picture \
         screenshots dist-check clean
 
@@ -54,6 +54,9 @@ bench-gemm: $(BUILT) $(PEERS)/bin/torchrun
 
 bench-train: $(BUILT) $(PEERS)/bin/torchrun
 	$(BIN)/python -m bench.train --peers --peers-python $(PEERS)/bin/python $(ARGS)
+
+bench-decode: $(DEV) $(PEERS)/.engines                      # the first time, llama.cpp is compiled: 10 to 20 minutes
+	$(BIN)/python -m bench.decode --peers $(PEERS) $(ARGS)
 
 bench-gpu: $(DEV)
 	$(BIN)/python -m bench.gpu $(ARGS)
@@ -143,6 +146,14 @@ clean:
 $(PEERS)/bin/torchrun:                                      # it comes with PyTorch
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+
+$(PEERS)/.engines: $(PEERS)/bin/torchrun                    # the wheel of llama.cpp is kept, because it takes so long
+	test -e $(PEERS)/wheels/llama_cpp_python-*.whl || CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" \
+	    $(PEERS)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
+	    --wheel-dir $(PEERS)/wheels llama-cpp-python==0.3.36
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --find-links $(PEERS)/wheels \
+	    llama-cpp-python==0.3.36 openvino-genai==2026.4.1.0
+	@touch $@
 
 build/node_modules/axe-core:                                # rules of accessibility; skipped without npm
 	npm install --silent --no-save --prefix build axe-core@4.11 || mkdir -p $@

@@ -1,15 +1,32 @@
 """The parts of the benchmarks: workers' answers, the order of turns, and reports.  Nothing is timed."""
+import ctypes
 import itertools
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bench import gemm, minilm, mistakes, ops, products, rotation, tasks, train
+from bench import (
+    bandwidth,
+    decode,
+    decode_files,
+    decode_loop,
+    decode_report,
+    decode_sizes,
+    gemm,
+    minilm,
+    mistakes,
+    ops,
+    products,
+    rotation,
+    tasks,
+    train,
+)
 from bench.products import OPERANDS
 from bench.rotation import Worker, rotate
 from bench.sizes import SIZES
@@ -18,6 +35,7 @@ from pyllama import backend, params
 from pyllama.models import llama
 from pyllama.op import OPS
 from pyllama.ops import relu
+from pyllama.quantization import EncodedArray, decoded_tree
 from pyllama.tasks import TASKS
 from pyllama.training.optim import AdamW
 
@@ -206,6 +224,78 @@ def test_the_flags_of_every_task_of_the_bench_are_flags(capsys, tmp_path):
             assert tasks.pyllama(["finetune", "--task", task, "--model", model, "--data", str(tmp_path / rows),
                                   *tasks.COMMON, *flags, "--out_dir", str(tmp_path / "run")]) == 2
             assert f"cannot read {tmp_path / rows}" in capsys.readouterr().err
+
+
+def at(begin, *known):
+    """A run of an engine, whose tokens were known at these seconds."""
+    return {"ids": [7] * len(known), "begin": begin, "known": list(known)}
+
+
+def test_the_row_of_an_engine():
+    """Three tokens after the first take 1.5, 3 and 6 s; the long prompt takes 2, 4 and 8 s; one turn was disturbed."""
+    turns = [({"runs": [at(0, 9, 10, 11, 9 + time), at(5, 5 + prompt)], "peak_rss": peak, "notes": "fast"}, disturbed)
+             for time, prompt, peak, disturbed in ((3, 8, 10, False), (1.5, 2, 90, False), (6, 4, 20, True))]
+    reader = [({"memory": rate, "same_size": 2 * rate}, False) for rate in (40e9, 10e9, 20e9)]
+    row = decode_report.row("S", "q8_0", "pyllama", 0.5, turns, reader, file_bytes=10**6)
+    needed = (288 * 32000 + 6 * (4 * 288 * 288 + 3 * 288 * 768)) * 34 / 32
+    assert (row["tok_s"], row["prompt_tok_s"], row["first_token_s"], row["notes"]) == (1.0, 128.0, 0.5, "fast")
+    assert (row["n"], row["disturbed"], row["peak_mb"], row["bytes_per_token"]) == (3, 1, 90e-6, needed)
+    assert (row["bandwidth_gb_s"], row["of_bandwidth"], row["of_cached"]) == (20, needed / 20e9, needed / 40e9)
+    assert row["limit_mb"] == pytest.approx(1.1 + 2 * 6 * 288 * 513 * 4 / 1e6 + 64)
+    assert row["of_limit"] == pytest.approx(row["peak_mb"] / row["limit_mb"])
+    rows = decode_report.beside([row | {"impl": "llamacpp", "tok_s": 0.5}, row, {"impl": "openvino", "notes": "no"}])
+    assert [row.get("ratio") for row in rows] == [1.0, 2.0, None]
+    assert decode_report.beside([row])[0]["ratio"] is None
+
+
+def test_engines_agree_unless_a_token_is_far_below_the_best():
+    same = decode_report.agreement("S", "f32", [1, 2, 3, 4], [1, 2, 9, 4], [0, 0, 0.1, 0])
+    assert (same["same"], same["of"], same["alike_from_the_start"], same["largest_gap"]) == (3, 4, 2, 0.1)
+    assert same["agree"]
+    assert not decode_report.agreement("S", "f32", [1, 2], [1, 5], [0, 3.9])["agree"]
+
+
+def test_an_engine_is_timed_from_the_prompt_to_each_token(monkeypatch):
+    class Engine:
+        def generate(self, prompt, count, on_token):
+            for i in range(count):
+                on_token(np.int64(prompt[0] + i))
+
+    monkeypatch.setattr(decode_loop, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    assert decode_loop.timed(Engine(), [5], 3) == {"ids": [5, 6, 7], "begin": 0, "known": [1, 2, 3]}
+
+
+def test_an_engine_that_refuses_the_model_says_why(tmp_path):
+    """The message is the row; the engine does not end with a traceback."""
+    with Worker("pyllama", "bench.decode_pyllama", str(tmp_path / "absent.gguf")) as worker:
+        answer = decode.asked(worker, tasks=[[[1], 1]])
+    assert answer.keys() == {"error"}
+    assert "absent.gguf" in answer["error"]
+
+
+@pytest.mark.parametrize("form", decode_files.FORMATS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_models_of_the_bench(form, tied):
+    """Their matrices have the standard deviation asked for, and a token needs the bytes that they say."""
+    size = decode_sizes.SIZES["tiny"]._replace(tied=tied)
+    config = decode_files.configuration(size)
+    tree = decode_files.parameters(config, form)
+    matrices = {name: leaf for name, leaf in params.leaves(tree) if leaf.ndim == 2}
+    for _, leaf in params.leaves(decoded_tree(tree)):
+        assert leaf.ndim == 1 or abs(leaf.std() / decode_files.STD - 1) < 0.05
+    needed = [leaf.nbytes for name, leaf in matrices.items() if tied or "embed_tokens" not in name]
+    assert sum(needed) == decode_files.stored_bytes(size.weights, form)
+    assert all(isinstance(leaf, EncodedArray) == (form != "f32") for leaf in matrices.values())
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_reader_reads_every_byte(threads):
+    """All bytes are 1, so the sum of all words tells whether one was left out.  A part is a multiple of two lines."""
+    library, total, size = bandwidth.compiled(), ctypes.c_uint64(), 3 * 2**16
+    at = library.filled(size)
+    assert library.seconds(at, size, 2, threads, total) > 0
+    assert total.value == 2 * (size // 8) * 0x0101010101010101 % 2**64
 
 
 def test_the_readme_names_every_module():

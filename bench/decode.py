@@ -1,0 +1,205 @@
+"""Time generation on one sequence beside llama.cpp, OpenVINO and PyTorch.
+
+    python -m bench.decode --sizes S M L --formats f32 f16 q8_0 q4_0 --json out.json
+
+Each size and format is a GGUF file with random weights, written into a temporary folder and removed afterwards; PyTorch
+has a model of that size, in float32 or bfloat16.  Each engine runs in a process of its own, with the same number of
+threads.  Its first answer gives the time to the first token from the start of the process, while the file is in the
+system's cache.  Then the engines take turns (rotation.py): 64 tokens after the first one that follows a prompt of 32,
+with attention and the choice of the token, and a prompt of 512.  Medians count.
+
+The share of bandwidth is the bytes of the weights that a token needs, times tokens a second, over the rate at which the
+same threads read memory in the same rotation.  It exceeds 1 where weights stay in a cache; "of cached" is the share of
+the rate of reading an array of the weights' size again and again.  The limit of memory is 1.1 times the file, the cache
+of keys and values and 64 MB.
+
+Before, and for every file, pyllama and llama.cpp must choose the same tokens, except where two scores are almost equal.
+"""
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from bench import decode_files
+from bench.decode_report import COUNT, DTYPES, LONG, PROMPT, agreement, beside, row, speed
+from bench.decode_sizes import SIZES
+from bench.ops import machine_name
+from bench.rotation import ROOT, Worker, on_threads, rotate
+from bench.table import show
+from bench.train import rounded
+from pyllama import machine
+from pyllama.errors import UserError
+
+ENGINES = ("pyllama", "llamacpp", "openvino", "torch", "torch-compile")
+USUAL = ENGINES[:-1]                                    # compiling takes minutes
+BOTH = ("pyllama", "llamacpp")                          # must choose the same tokens
+READER = "bandwidth"
+TURN = 0.5                                              # least seconds of a turn's tokens
+LEAST, MOST = 2, 9                                      # rounds
+START = [1]                                             # the start token of llama2.c's models
+
+SPEED = {"size": "{size}", "format": "{format}", "implementation": "{impl}", "tokens/s": "{tok_s:,.1f}",
+         "x llama.cpp": "{ratio:.2f}", "GB/s": "{gb_s:.1f}", "of bandwidth": "{of_bandwidth:.2f}",
+         "of cached": "{of_cached:.2f}", "prompt tokens/s": "{prompt_tok_s:,.0f}",
+         "first token s": "{first_token_s:.2f}", "peak MB": "{peak_mb:,.0f}", "of limit": "{of_limit:.2f}",
+         "turns": "{n}", "disturbed": "{disturbed}", "": "{notes}"}
+SAME = {"size": "{size}", "format": "{format}", "same tokens as llama.cpp": "{same}", "of": "{of}",
+        "largest gap": "{largest_gap:.3f}", "the same model": "{agree}"}
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["S", "M", "L"])
+    parser.add_argument("--formats", nargs="+", choices=decode_files.FORMATS, default=decode_files.FORMATS)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=USUAL)
+    parser.add_argument("--seconds", type=float, default=15,
+                        help=f"for the turns of a size and format, of which each engine has at least {LEAST}")
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("PYLLAMA_NUM_THREADS") or machine.cores()))
+    parser.add_argument("--peers", type=Path, default=ROOT / ".peers", help="the environment with the other engines")
+    parser.add_argument("--folder", type=Path, help="where the files are written; L needs 4.4 GB there")
+    parser.add_argument("--trained", type=Path, help="a trained model of llama2.c, to compare tokens",
+                        default=ROOT.parent / "shared/fixtures/stories260K/stories260K.bin")
+    parser.add_argument("--json", type=Path, help="also write the rows into this file, a JSON object a line")
+    options = parser.parse_args(arguments)
+    if {*options.engines} != {"pyllama"} and not (options.peers / ".engines").exists():
+        parser.error(f"{options.peers} does not have the other engines; `make bench-decode` installs them, or choose "
+                     f"--engines pyllama")
+    return options
+
+
+def engine(name, size, form, path, options):
+    """The worker of an engine; None if the engine does not have the format."""
+    threads = str(options.threads)
+    theirs = {"python": options.peers / "bin/python", **on_threads(options.threads)}
+    if name == "pyllama":
+        return Worker(name, "bench.decode_pyllama", str(path), PYLLAMA_NUM_THREADS=threads)
+    if not name.startswith("torch"):
+        return Worker(name, f"bench.decode_{name}", str(path), threads, **theirs)
+    if form not in DTYPES:
+        return None
+    return Worker(name, "bench.decode_torch", size, threads, DTYPES[form], *name.split("-")[1:], **theirs)
+
+
+def prompt(size, length):
+    """Random tokens, without the first ids, which mark the beginning and the end of a text."""
+    return np.random.default_rng(length).integers(3, SIZES[size].V, size=length).tolist()
+
+
+def asked(worker, **request):
+    """The worker's answer, or {"error": why there is none}."""
+    try:
+        return worker.ask(**request)
+    except ChildProcessError as error:
+        return {"error": str(error)}
+
+
+def agreed(size, form, workers, prompt, answers):
+    """The row same_tokens, from the answers to the prompt; none without both engines."""
+    if not all("runs" in answers.get(name, {}) for name in BOTH):
+        return []
+    ours, theirs = (answers[name]["runs"][0]["ids"] for name in BOTH)
+    answer = asked(workers["pyllama"], gaps=[prompt, theirs])
+    return [agreement(size, form, ours, theirs, answer["gaps"])] if "gaps" in answer else []
+
+
+def turns_of(size, form, workers, firsts, options, on_turn):
+    """{name: [(answer, disturbed), ...]} of the engines and the reader, taken in turn until the time is over."""
+    requests = {READER: {"size": decode_files.token_bytes(size, form)}}
+    for name, answer in firsts.items():
+        times = max(1, round(TURN * speed(answer["runs"][0]) / COUNT))
+        requests[name] = {"tasks": [[prompt(size, PROMPT), COUNT + 1]] * times + [[prompt(size, LONG), 1]]}
+    turns, end = defaultdict(list), time.monotonic() + options.seconds
+    for worker, answer, disturbed in rotate(list(workers.values()), requests, MOST, retries=1):
+        on_turn(worker.name)
+        turns[worker.name].append((answer, disturbed))
+        if time.monotonic() > end and all(len(turns[name]) >= LEAST for name in workers):
+            break
+    return turns
+
+
+def measured(size, form, path, options, on_turn):
+    """(rows of the engines, rows same_tokens) of one file."""
+    workers, firsts, seconds, failed = {}, {}, {}, []
+    with contextlib.ExitStack() as stack:
+        for name in options.engines:            # one after the other, so that none disturbs another's start
+            on_turn(name)
+            begin = time.monotonic()
+            worker = engine(name, size, form, path, options)
+            if worker is None:
+                continue
+            stack.enter_context(worker)
+            answer = asked(worker, tasks=[[prompt(size, PROMPT), COUNT + 1]])
+            if "error" in answer:
+                failed.append({"size": size, "format": form, "impl": name, "notes": answer["error"]})
+                continue
+            workers[name], firsts[name] = worker, answer
+            seconds[name] = answer["runs"][0]["known"][0] - begin
+        same = agreed(size, form, workers, prompt(size, PROMPT), firsts)
+        workers[READER] = stack.enter_context(Worker(READER, "bench.bandwidth", str(options.threads)))
+        turns = turns_of(size, form, workers, firsts, options, on_turn)
+        rows = [row(size, form, name, seconds[name], turns[name], turns[READER], path.stat().st_size)
+                for name in firsts]
+    return beside(rows) + failed, same
+
+
+def of_trained(form, path, options):
+    """The rows same_tokens of the trained model, from its start token on."""
+    decode_files.write_trained(path, options.trained, form)
+    with contextlib.ExitStack() as stack:
+        workers = {name: stack.enter_context(engine(name, None, form, path, options)) for name in BOTH}
+        answers = {name: asked(worker, tasks=[[START, COUNT]]) for name, worker in workers.items()}
+        return agreed(options.trained.stem, form, workers, START, answers)
+
+
+@contextlib.contextmanager
+def temporary(folder):
+    """The path of a file, which is removed afterwards, in a new folder there."""
+    with tempfile.TemporaryDirectory(prefix="bench-decode-", dir=folder) as new:
+        yield Path(new) / "model.gguf"
+
+
+def main():
+    options = parse()
+    print(f"{machine_name(options.threads)}; random weights, one sequence: {COUNT} tokens after a prompt of {PROMPT}")
+    tables = {"speed": [], "same": []}
+
+    def keep(**new):
+        for name, rows in new.items():
+            tables[name] += rows
+            if options.json:
+                with options.json.open("a") as file:
+                    file.writelines(f"{json.dumps(rounded(row))}\n" for row in rows)
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=None)
+        for form in options.formats if {*BOTH} <= {*options.engines} and options.trained.exists() else []:
+            bar.update(task, description=f"{options.trained.stem} {form}")
+            with temporary(options.folder) as path:
+                keep(same=of_trained(form, path, options))
+        for size, form in itertools.product(options.sizes, options.formats):
+            with temporary(options.folder) as path:
+                bar.update(task, description=f"{size} {form}: writing")
+                decode_files.write(path, size, form)
+                speed, same = measured(size, form, path, options, lambda name, what=f"{size} {form}":
+                                       bar.update(task, description=f"{what}: {name}"))
+            keep(speed=speed, same=same)
+    show(SPEED, tables["speed"])
+    show(SAME, tables["same"])
+    return 0 if all(row["agree"] for row in tables["same"]) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (OSError, UserError) as error:
+        sys.exit(f"bench/decode.py: {error}")
