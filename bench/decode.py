@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench import decode_files
-from bench.decode_report import COUNT, DTYPES, LONG, PROMPT, agreement, beside, row, speed
+from bench.decode_report import COUNT, DTYPES, LONG, PROMPT, agreement, beside, failure, row, speed
 from bench.decode_sizes import SIZES
 from bench.ops import machine_name
 from bench.rotation import ROOT, Worker, on_threads, rotate
@@ -77,17 +77,27 @@ def parse(arguments=None):
     return options
 
 
+class Engine(Worker):
+    """A worker that answers {"error": why} if it ends: the other engines go on."""
+
+    def ask(self, **request):
+        try:
+            return super().ask(**request)
+        except ChildProcessError as error:
+            return {"error": str(error)}
+
+
 def engine(name, size, form, path, options):
-    """The worker of an engine; None if the engine does not have the format."""
+    """An engine; None if it does not have the format."""
     threads = str(options.threads)
     theirs = {"python": options.peers / "bin/python", **on_threads(options.threads)}
     if name == "pyllama":
-        return Worker(name, "bench.decode_pyllama", str(path), PYLLAMA_NUM_THREADS=threads)
+        return Engine(name, "bench.decode_pyllama", str(path), PYLLAMA_NUM_THREADS=threads)
     if not name.startswith("torch"):
-        return Worker(name, f"bench.decode_{name}", str(path), threads, **theirs)
+        return Engine(name, f"bench.decode_{name}", str(path), threads, **theirs)
     if form not in DTYPES:
         return None
-    return Worker(name, "bench.decode_torch", size, threads, DTYPES[form], *name.split("-")[1:], **theirs)
+    return Engine(name, "bench.decode_torch", size, threads, DTYPES[form], *name.split("-")[1:], **theirs)
 
 
 def prompt(size, length):
@@ -95,20 +105,12 @@ def prompt(size, length):
     return np.random.default_rng(length).integers(3, SIZES[size].V, size=length).tolist()
 
 
-def asked(worker, **request):
-    """The worker's answer, or {"error": why there is none}."""
-    try:
-        return worker.ask(**request)
-    except ChildProcessError as error:
-        return {"error": str(error)}
-
-
 def agreed(size, form, workers, prompt, answers):
     """The row same_tokens, from the answers to the prompt; none without both engines."""
     if not all("runs" in answers.get(name, {}) for name in BOTH):
         return []
     ours, theirs = (answers[name]["runs"][0]["ids"] for name in BOTH)
-    answer = asked(workers["pyllama"], gaps=[prompt, theirs])
+    answer = workers["pyllama"].ask(gaps=[prompt, theirs])
     return [agreement(size, form, ours, theirs, answer["gaps"])] if "gaps" in answer else []
 
 
@@ -129,7 +131,7 @@ def turns_of(size, form, workers, firsts, options, on_turn):
 
 def measured(size, form, path, options, on_turn):
     """(rows of the engines, rows same_tokens) of one file."""
-    workers, firsts, seconds, failed = {}, {}, {}, []
+    workers, firsts, seconds, rows = {}, {}, {}, []
     with contextlib.ExitStack() as stack:
         for name in options.engines:            # one after the other, so that none disturbs another's start
             on_turn(name)
@@ -137,19 +139,17 @@ def measured(size, form, path, options, on_turn):
             worker = engine(name, size, form, path, options)
             if worker is None:
                 continue
-            stack.enter_context(worker)
-            answer = asked(worker, tasks=[[prompt(size, PROMPT), COUNT + 1]])
+            answer = stack.enter_context(worker).ask(tasks=[[prompt(size, PROMPT), COUNT + 1]])
             if "error" in answer:
-                failed.append({"size": size, "format": form, "impl": name, "notes": answer["error"]})
+                rows.append(failure(size, form, name, answer["error"]))
                 continue
             workers[name], firsts[name] = worker, answer
             seconds[name] = answer["runs"][0]["known"][0] - begin
         same = agreed(size, form, workers, prompt(size, PROMPT), firsts)
         workers[READER] = stack.enter_context(Worker(READER, "bench.bandwidth", str(options.threads)))
         turns = turns_of(size, form, workers, firsts, options, on_turn)
-        rows = [row(size, form, name, seconds[name], turns[name], turns[READER], path.stat().st_size)
-                for name in firsts]
-    return beside(rows) + failed, same
+    rows += [row(size, form, name, seconds[name], turns[name], turns[READER], path.stat().st_size) for name in firsts]
+    return beside(rows), same
 
 
 def of_trained(form, path, options):
@@ -157,7 +157,7 @@ def of_trained(form, path, options):
     decode_files.write_trained(path, options.trained, form)
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(engine(name, None, form, path, options)) for name in BOTH}
-        answers = {name: asked(worker, tasks=[[START, COUNT]]) for name, worker in workers.items()}
+        answers = {name: worker.ask(tasks=[[START, COUNT]]) for name, worker in workers.items()}
         return agreed(options.trained.stem, form, workers, START, answers)
 
 

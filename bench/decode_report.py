@@ -15,8 +15,15 @@ def speed(run):
     return (len(run["known"]) - 1) / (run["known"][-1] - run["known"][0])
 
 
+def failure(size, form, name, message):
+    """The row of an engine that does not run the model."""
+    return {"size": size, "format": form, "impl": name, "notes": message}
+
+
 def row(size, form, name, first_token_s, turns, reader, file_bytes):
     """The row of an engine, from its turns and the reader's: [(answer, disturbed), ...]."""
+    if errors := [answer["error"] for answer, _ in turns if "error" in answer]:
+        return failure(size, form, name, errors[0])
     runs = [run for answer, _ in turns for run in answer["runs"]]
     rate = statistics.median(speed(run) for run in runs if len(run["known"]) > 1)
     prompt = statistics.median(LONG / (run["known"][0] - run["begin"]) for run in runs if len(run["known"]) == 1)

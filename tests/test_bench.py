@@ -246,6 +246,8 @@ def test_the_row_of_an_engine():
     rows = decode_report.beside([row | {"impl": "llamacpp", "tok_s": 0.5}, row, {"impl": "openvino", "notes": "no"}])
     assert [row.get("ratio") for row in rows] == [1.0, 2.0, None]
     assert decode_report.beside([row])[0]["ratio"] is None
+    broken = decode_report.row("S", "q8_0", "pyllama", 0.5, [*turns, ({"error": "no memory"}, False)], reader, 10**6)
+    assert broken == decode_report.failure("S", "q8_0", "pyllama", "no memory")
 
 
 def test_engines_agree_unless_a_token_is_far_below_the_best():
@@ -267,10 +269,16 @@ def test_an_engine_is_timed_from_the_prompt_to_each_token(monkeypatch):
 
 def test_an_engine_that_refuses_the_model_says_why(tmp_path):
     """The message is the row; the engine does not end with a traceback."""
-    with Worker("pyllama", "bench.decode_pyllama", str(tmp_path / "absent.gguf")) as worker:
-        answer = decode.asked(worker, tasks=[[[1], 1]])
+    with decode.Engine("pyllama", "bench.decode_pyllama", str(tmp_path / "absent.gguf")) as worker:
+        answer = worker.ask(tasks=[[[1], 1]])
     assert answer.keys() == {"error"}
     assert "absent.gguf" in answer["error"]
+
+
+def test_an_engine_that_ends_is_an_answer(capfd):
+    with decode.Engine("theirs", "bench.nonsense") as worker:
+        assert worker.ask()["error"].startswith("theirs ended with status 1")
+    assert "nonsense" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("form", decode_files.FORMATS)
