@@ -17,6 +17,7 @@ from pyllama.errors import UserError, with_article
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model, check_dtype, load, with_options
+from pyllama.quantization import EncodedArray
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.readable import readable
@@ -244,8 +245,8 @@ def sources(data: Sources) -> tuple[str, ...]:
 
 def of_dtype(model: Model, settings: Settings | None) -> Settings:
     """The settings with the model's dtype, which a resume must have too."""
-    _, weights = next(params.leaves(model.params))
-    return replace(settings or Settings(), dtype=weights.dtype.name)
+    plain = (a.dtype.name for _, a in params.leaves(model.params) if not isinstance(a, EncodedArray))
+    return replace(settings or Settings(), dtype=next(plain, "float32"))
 
 
 def warn(notes: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ import pyllama
 from pyllama import params, pretrained
 from pyllama.cli.main import main
 from pyllama.errors import UserError
-from pyllama.formats import gguf, gguf_llama, gguf_rope, gguf_tokenizer
+from pyllama.formats import gguf, gguf_llama, gguf_rope, gguf_tokenizer, llama2c
 from pyllama.formats.gguf_metadata import Metadata
 from pyllama.models import MODELS, llama
 from pyllama.models.config import Dimensions
@@ -117,6 +117,30 @@ def test_weights_are_mapped_and_can_be_trained(tmp_path):
     loss, back = encoded.loss(IDS, IDS)
     assert np.isfinite(loss)
     assert {name: a.shape for name, a in params.leaves(back())} == {n: a.shape for n, a in params.leaves(model.params)}
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.bin"])
+def test_a_model_in_a_file_gets_another_head(name, tmp_path):
+    model = model_of(config())
+    if name == "model.bin":
+        llama2c.write(tmp_path / name, model.config, model.params)
+    else:
+        replace(model, params=encoded_tree(model.params, "q8_0", model.config)).save(tmp_path / name)
+    again = pretrained.load(tmp_path / name, change=lambda c: replace(c, head="classification", num_labels=3))
+    assert again.params["score"]["weight"].shape == (3, 64)
+    assert again.notes == ("initialized at random: score.weight", "dropped: lm_head.weight")
+
+
+@needs(STORIES)
+def test_an_encoded_model_is_trained(tmp_path):
+    model = pyllama.load(STORIES / "stories260K.bin", tokenizer=STORIES / "tok512.bin")
+    replace(model, params=encoded_tree(model.params, "q8_0", model.config)).save(tmp_path / "model.gguf")
+    again = pyllama.load(tmp_path / "model.gguf")
+    (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 100)
+    settings = pyllama.Settings(max_steps=3, batch_size=2, block_size=16)
+    losses = [record.loss for record in pyllama.train(again, tmp_path / "text.txt", settings)]
+    assert losses[-1] < losses[0]
+    assert {a.dtype for _, a in params.leaves(again.params)} == {np.dtype("float32")}
 
 
 def test_a_file_is_replaced_only_on_demand(tmp_path):

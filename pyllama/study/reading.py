@@ -1,4 +1,5 @@
 """A model, and a text that it reads."""
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import numpy as np
 
 from pyllama import pretrained
 from pyllama.errors import UserError, counted
+from pyllama.quantization import decoded_tree
 from pyllama.tasks.finetune import framed, stored_task
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
@@ -15,7 +17,8 @@ from pyllama.training import checkpoint, objectives
 def model_at(path: Path, tokenizer: Path | None = None) -> pretrained.Model:
     """The model at `path`; of a run on a task the best checkpoint, which answers.  See pretrained.load()."""
     is_of_task = (path / "best").is_file() and stored_task(path) is not None
-    return pretrained.load(checkpoint.best(path) if is_of_task else path, tokenizer)
+    model = pretrained.load(checkpoint.best(path) if is_of_task else path, tokenizer)
+    return replace(model, params=decoded_tree(model.params))
 
 
 def ids_of(text: str, config: Any, tokenizer: Tokenizer, unread: int = 0) -> np.ndarray:
