@@ -225,6 +225,75 @@ def test_an_imaginary_part_that_is_lost_is_found_however_small_its_share(small):
     assert [pair.input for pair in report.pairs if pair.wrong] == ["b"]
 
 
+def with_small_ones(small, lost):
+    """A loss of one large and 12 small parameters, of which s3 and s7 lose this part of their imaginary numbers.
+
+    back makes the same mistake, so a complex step confirms it.
+    """
+    sizes = {f"s{i}": small ** (i / 11) for i in range(12)}
+    kept = {name: 1.0 - lost * (name in ("s3", "s7")) for name in sizes}
+
+    def loss(p):
+        total = np.sum(p["large"] ** 2)
+        for name, size in sizes.items():
+            total = total + size * np.sum(np.sin(kept[name] * p[name] + (1 - kept[name]) * np.real(p[name])))
+        return total, lambda dy: {"large": dy * 2 * p["large"]} | {
+            name: dy * size * kept[name] * np.cos(np.real(p[name])) for name, size in sizes.items()}
+
+    rng = np.random.default_rng(0)
+    return loss, {name: rng.standard_normal(3) for name in ("large", *sizes)}
+
+
+@pytest.mark.parametrize("lost", [1.0, 0.01])
+@pytest.mark.parametrize("small", [1.0, 1e-4, 1e-8])
+def test_no_parameter_hides_what_it_loses_behind_others(small, lost):
+    for seed in range(5):
+        report = check_partials(*with_small_ones(small, lost), seed=seed, entries=0, budget=None)
+        assert {pair.input for pair in report.pairs if pair.wrong} == {"s3", "s7"}
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-9])
+def test_parameters_that_the_loss_does_not_feel_hide_no_other(size):
+    """A complex step says 0 for all of them, back too, and of two that is not true."""
+    idle = [f"idle{i}" for i in range(6)]
+
+    def loss(p):
+        shifts = sum(p[name] for name in idle)
+        felt = size * np.real(p["b"] - p["c"])
+        return np.sum((p["a"] + shifts - shifts) ** 2 + felt), lambda dy: {
+            name: dy * 2 * np.real(x) * (name == "a") for name, x in p.items()}
+
+    rng = np.random.default_rng(0)
+    p = {name: rng.standard_normal(3) for name in ("a", "b", "c", *idle)}
+    for seed in range(5):
+        report = check_partials(loss, p, seed=seed, entries=0, budget=None)
+        assert {pair.input for pair in report.pairs if pair.wrong} == {"b", "c"}
+
+
+@pytest.mark.parametrize("small", [1.0, 1e-7])
+def test_differences_confirm_all_parameters_with_nine_calls(small):
+    """Each parameter has one more, its complex step; of the other three two ask whether f is random."""
+    f, p = with_small_ones(small, lost=0.0)
+    calls = []
+
+    def counted(p):
+        calls.append(p)
+        return f(p)
+
+    assert check_partials(counted, p, seed=0, entries=0, budget=None)
+    assert len(calls) == len(p) + 9 + 3
+
+
+def test_a_loss_may_be_defined_near_the_parameters_alone():
+    def loss(p):
+        if np.max(np.real(p["w"])) > 1.001:
+            raise ValueError("w is too large")
+        return np.sum(p["w"] ** 2 * p["b"]), lambda dy: {"w": dy * 2 * p["w"] * p["b"], "b": dy * p["w"] ** 2}
+
+    report = check_partials(loss, {"w": np.ones(2), "b": np.ones(2)}, seed=0, budget=None)
+    assert report, str(report)
+
+
 def test_kinks_near_the_point_do_not_make_each_parameter_be_confirmed_by_itself():
     """They are within the wide steps, the widest of which is 0.015.  Each narrower set takes 8 calls more."""
     def calls(f, derivative):

@@ -3,13 +3,14 @@
 Each parameter is checked along a random direction, then at a few entries: those with the largest gradient, and others
 drawn at random.  The directions come first, so that a short budget still reaches every parameter.
 
-Differences along a direction of all parameters at once confirm that a complex step is exact.  Then one step is enough
-for each parameter with a share in that slope; the others are confirmed one by one.
+One complex step is enough for each parameter where differences along many of them at once confirm that it is exact: see
+together.py.  The others are confirmed one by one.
 """
 import copy
 import functools
 import inspect
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,19 +22,15 @@ from pyllama.testing import passes, trees
 from pyllama.testing.calls import Function, described, name_of
 from pyllama.testing.diagnosis import Evidence, diagnose
 from pyllama.testing.function import require_time, seed_or_new
-from pyllama.testing.methods import judge, slopes
-from pyllama.testing.methods.compare import ROUNDED, Comparison, by_complex_step, direction
+from pyllama.testing.methods import judge, slopes, together
+from pyllama.testing.methods.compare import ROUNDED, Comparison, direction
 from pyllama.testing.methods.judge import Case, Line, Values
-from pyllama.testing.methods.slopes import EXACT, TRUST, WIDTHS
+from pyllama.testing.methods.slopes import EXACT
 from pyllama.testing.report import Pair, Report, Verdict
 from pyllama.testing.trees import is_float
 
 OUTPUT = "loss"
 SMALL = 0.1                                         # the step of an entry near zero, for differences
-NEARER = 1, 2.0 ** -4, 2.0 ** -8                    # of the widths along all parameters: in a large model with ReLUs
-                                                    # there is a kink within the wide ones
-SHARE = 1e-2                                        # of the slope along all parameters: a smaller one may have lost its
-                                                    # imaginary part without a trace there
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def all_complex(loss: Callable) -> Callable:
     def f(p):
         leaves = [x for _, x in trees.leaves(p)]
         if any(np.iscomplexobj(x) for x in leaves):
-            p = trees.mapped(lambda x: x.astype(complex) if is_float(x) else x, p)
+            p = trees.mapped(lambda x: x.astype(complex, copy=False) if is_float(x) else x, p)
         return loss(p)
 
     return f
@@ -135,6 +132,7 @@ class Table:
         if not self.precisions:
             raise TypeError("no parameter is floating, so there is no gradient to check; give the tree of parameters")
         self.outputs, self.back = passes.forward(function, self.leaves, self.faults)
+        self.loss = abs(float(self.dy * self.outputs[0]))
         passes.require_same_again(function, self.leaves, self.outputs, 0.0, self.faults)
         self.grads = self.gradients(self.leaves, first=True)
 
@@ -147,42 +145,21 @@ class Table:
 
     def pairs(self, entries: int) -> list[Pair]:
         """A row for each parameter that has a gradient."""
-        self.joint, along = self.confirmed(), {}
-        for i in (i for i, dx in enumerate(self.grads) if dx is not None):
-            rng = np.random.default_rng([self.seed, i])
-            along[i] = self.along(i, direction(self.leaves[i], rng), rng)
+        rngs = {i: np.random.default_rng([self.seed, i]) for i, dx in enumerate(self.grads) if dx is not None}
+        lines = {i: self.line(i, direction(self.leaves[i], rng)) for i, rng in rngs.items()}
+        exact = self.confirmed(lines)
+        along = {i: self.by_step(line, exact.get(i)) or self.along(line, rngs[i]) for i, line in lines.items()}
         return [self.row(i, verdict, entries) for i, verdict in along.items()]
 
-    def confirmed(self) -> float:
-        """The slope along a direction of all parameters, if a complex step is right there; else infinity."""
-        rng = np.random.default_rng([self.seed, len(self.leaves)])
-        vs = [None if dx is None else direction(x, rng) for x, dx in zip(self.leaves, self.grads, strict=True)]
-        if self.precisions != {np.dtype(np.float64)}:
-            return np.inf
+    def line(self, i: int, v: np.ndarray) -> Line:
+        return Line(self.function, self.leaves, i, v, 1)
 
-        @functools.cache
-        def along(t):
-            return passes.flat(self.function.values([np.array(x) if v is None else x + t * v
-                                                     for x, v in zip(self.leaves, vs, strict=True)]))
-
-        exact = slopes.imaginary(along)
-        if exact is None:
-            return np.inf
-        for nearer in NEARER:
-            value, error, kink = slopes.differences(along, nearer * WIDTHS[slopes.FIRST], 2.0 ** -52)
-            right = slopes.agree(exact, value, error) & (error <= TRUST * np.abs(exact)) & ~kink
-            if right.all():
-                return float(np.abs(self.dy * exact)[0])
-        return np.inf
-
-    def along(self, i: int, v: np.ndarray, rng: np.random.Generator | None = None) -> Verdict:
-        """The verdict along a direction of parameter i; at a kink along others, too, if they can be drawn."""
+    def along(self, line: Line, rng: np.random.Generator | None = None) -> Verdict:
+        """The verdict along a line; at a kink along others, too, if they can be drawn."""
+        i = line.place
         if self.late():
             self.skipped.append(self.names[i])
             return Verdict("differences", "undecided", why="the budget left no time for it")
-        line = Line(self.function, self.leaves, i, v, 1)
-        if compared := self.by_share(line, i):
-            return judge.verdict_of(compared)
         values = Values(self.function, self.leaves, self.outputs, np.random.default_rng)
         values.lines[i] = line
         case = Case(values, i, self.grads[i], (self.dy,), lambda leaves, _: self.gradients(leaves)[i])
@@ -192,12 +169,56 @@ class Table:
             return judge.by_subgradients(case, rng)
         return Verdict("differences", "undecided", why=judge.NOISE)
 
-    def by_share(self, line: Line, i: int) -> Comparison | None:
-        """The verdict of one complex step, if it has a share in the slope that is confirmed, and agrees; else None."""
-        exact = slopes.imaginary(line) if self.joint < np.inf else None
-        if exact is None or abs(self.dy * exact[0]) < SHARE * self.joint:
+    def by_step(self, line: Line, exact: float | None) -> Verdict | None:
+        """The verdict of a complex step that was confirmed; None if it was not, or contradicts the gradient."""
+        if exact is None:
             return None
-        return by_complex_step("", exact, self.grads[i], line.v, self.dy.reshape(1), 2.0 ** -52)
+        terms = self.grads[line.place] * line.v
+        claimed, least = float(terms.sum()), ROUNDED * self.loss
+        gap, size = abs(exact - claimed), max(abs(exact), float(np.abs(terms).sum()), least)
+        if not gap <= EXACT * size:
+            return None
+        return judge.verdict_of(Comparison("", exact, claimed, gap / size if gap else 0.0, EXACT, "complex step"))
+
+    def confirmed(self, lines: dict[int, Line]) -> dict[int, float]:
+        """The slope by a complex step along each line where differences confirm it."""
+        def lines_at(places):
+            return self.together([lines[i] for i in places])
+
+        exact = self.complex_steps(lines)
+        sure = together.confirmed(exact, lines_at, EXACT * ROUNDED * self.loss, EXACT * self.loss, self.late)
+        return {i: exact[i] for i in sure}
+
+    def complex_steps(self, lines: dict[int, Line]) -> dict[int, float]:
+        """The slope along each line that there is time for; none if the loss refuses complex numbers."""
+        exact: dict[int, float] = {}
+        if self.precisions != {np.dtype(np.float64)}:
+            return exact
+        for i, line in lines.items():
+            if self.late():
+                break
+            slope = slopes.imaginary(line)
+            if slope is None:
+                return {}
+            exact[i] = float((self.dy * slope)[0])
+        return exact
+
+    def together(self, lines: list[Line]) -> Callable:
+        """along(t): the loss, times dy, with t along all of these lines."""
+        @functools.cache
+        def along(t):
+            leaves = trees.copies(self.leaves)
+            for line in lines:
+                leaves[line.place] = leaves[line.place] + t * line.v
+            with warnings.catch_warnings(action="ignore"):
+                try:
+                    return self.dy * passes.flat(self.function.values(leaves))
+                except Exception:                           # the loss is not defined there
+                    if np.iscomplexobj(t):
+                        raise
+                    return np.full(1, np.nan)
+
+        return along
 
     def row(self, i: int, along: Verdict, entries: int) -> Pair:
         """The pair of a parameter, with its worst entry."""
@@ -226,9 +247,9 @@ class Table:
         """The verdict on one entry: by one complex step if the direction showed that these are exact."""
         step = np.zeros(self.leaves[i].shape)
         step[index] = 1.0 if along.method == "complex step" else max(abs(float(self.leaves[i][index])), SMALL)
+        line = self.line(i, step)
         if along.method != "complex step":
-            return self.along(i, step)
-        line = Line(self.function, self.leaves, i, step, 1)
+            return self.along(line)
         exact = slopes.imaginary(line)
         measured = float(self.dy * exact[0]) if exact is not None else np.nan
         claimed = float(self.grads[i][index])
@@ -238,7 +259,7 @@ class Table:
 
     def rounding(self, i: int) -> float:
         """The size of an entry's gradient below which rounding of the whole counts: that of the largest, or of loss."""
-        return max(float(np.abs(self.grads[i]).max(initial=0)), ROUNDED * abs(float(self.dy * self.outputs[0])))
+        return max(float(np.abs(self.grads[i]).max(initial=0)), ROUNDED * self.loss)
 
     def diagnoses(self, i: int, checked: dict[tuple, Verdict]) -> tuple[str, ...]:
         """What the entries that were looked at have in common."""
