@@ -78,6 +78,7 @@ def test_the_command_writes_the_page_of_a_step(run, tmp_path, capsys):
     (["RUN", "--text", "the cat", "--nudge", "head[0,0]"], "nudge names 'head', which is not a parameter; give one"),
     (["RUN", "--text", "the cat", "--nudge", "lm_head.weight[0,8]"], r"nudge is .*, but lm_head.weight has the shap"),
     (["RUN", "--text", "the cat", "--out", "RUN/absent/page.html"], "--out is .*, which cannot be a file; name a file"),
+    (["RUN", "--text", "the cat", "--out", "RUN.pdf"], r"--out is .*\.pdf, but the page is HTML; give a name such as"),
 ])
 def test_a_mistake_is_one_sentence_and_leaves_no_file(run, tmp_path, capsys, arguments, message):
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "page.html")]

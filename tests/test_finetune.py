@@ -173,7 +173,7 @@ def test_texts_that_are_truncated_are_counted(task, model, row, needed, tmp_path
     least = "60" if task == "instruct" else "30"
     trained(task, model, data, tmp_path / "run", "--max_steps", 1, "--max_length", least, "--vocab_size",
             263 if task == "relations" else 259, "--max_new_tokens", 2)
-    note = f"3 of 24 rows have a text that is truncated at {{}}; none would be at {needed}\n"
+    note = f"texts are truncated at {{}} in 3 of 24 rows; none would be at {needed}\n"
     learned = note.format(f"the {least} tokens that the model was trained to read")
     assert (note.format(f"max_length, {least} tokens") in capsys.readouterr().out) == (needed is not None)
     assert main(["evaluate", "--model", str(tmp_path / "run"), "--data", str(data), "--max_new_tokens", "2"]) == 0

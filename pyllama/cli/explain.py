@@ -8,6 +8,8 @@ from pyllama.errors import UserError
 from pyllama.files import export
 from pyllama.study.explain.page import explained
 
+PICTURES = (".pdf", ".svg", ".png", ".jpg", ".webp")
+
 
 def explain(model: Path, /, text: str, out: Path, text_pair: str | None = None, label: str | None = None,
             target: str | None = None, step: int | None = None, nudge: tuple[str, ...] = (),
@@ -34,6 +36,8 @@ def explain(model: Path, /, text: str, out: Path, text_pair: str | None = None, 
     """
     if out.is_dir() or not out.parent.is_dir():
         raise UserError(f"--out is {out}, which cannot be a file; name a file in a folder that exists")
+    if out.suffix.lower() in PICTURES:
+        raise UserError(f"--out is {out}, but the page is HTML; give a name such as {out.with_suffix('.html').name}")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("nudging weights", total=None)
         page = explained(model, text, text_pair=text_pair, label=label, target=target, step=step,

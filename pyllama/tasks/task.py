@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyllama import models
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.tasks.columns import listed
 from pyllama.tasks.rows import BadRow, Reader, Row, Source, read, texts_of
 from pyllama.text import special
@@ -138,7 +138,7 @@ class Task:
         too_long = [length for length in lengths if length > trained.max_length]
         if not too_long:
             return ()
-        return (f"{len(too_long)} of {len(rows)} rows have a text that is truncated at {limit}; none would be at "
+        return (f"texts are truncated at {limit} in {len(too_long)} of {counted(len(rows), 'row')}; none would be at "
                 f"{max(too_long)}",)
 
     def models(self) -> list[str]:
