@@ -2,12 +2,12 @@
 from dataclasses import replace
 
 import numpy as np
-from pyllama.generation.session import open_session
 
 import pyllama
 from bench.decode_loop import main
 from pyllama import backend
 from pyllama.generation import GenerationConfig, generate
+from pyllama.generation.session import open_session
 
 
 class Engine:

@@ -296,7 +296,26 @@ def test_the_models_of_the_bench(form, tied):
     assert all(isinstance(leaf, EncodedArray) == (form != "f32") for leaf in matrices.values())
 
 
-@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+needs_a_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+
+
+@needs_a_compiler
+def test_a_model_is_written_timed_and_removed(tmp_path, monkeypatch, capsys):
+    for name, value in {"PATIENCE": 0, "REST": 0, "DISTURBED": math.inf}.items():
+        monkeypatch.setattr(rotation, name, value)
+    monkeypatch.setattr(decode, "TURN", 0)
+    monkeypatch.setattr(decode, "COUNT", 4)
+    monkeypatch.setattr("sys.argv", ["decode", "--sizes", "tiny", "--formats", "q8_0", "--engines", "pyllama",
+                                     "--seconds", "0", "--folder", str(tmp_path), "--json", str(tmp_path / "rows")])
+    assert decode.main() == 0
+    row = json.loads((tmp_path / "rows").read_text())
+    assert (row["size"], row["format"], row["impl"], row["n"], row["ratio"]) == ("tiny", "q8_0", "pyllama", 2, None)
+    assert min(row[of] for of in ("tok_s", "prompt_tok_s", "peak_mb", "bandwidth_gb_s", "of_bandwidth")) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+    assert "pyllama" in capsys.readouterr().out
+
+
+@needs_a_compiler
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_reader_reads_every_byte(threads):
     """All bytes are 1, so the sum of all words tells whether one was left out.  A part is a multiple of two lines."""
