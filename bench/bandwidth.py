@@ -1,4 +1,4 @@
-"""A worker that measures how fast this machine reads memory.      python -m bench.bandwidth THREADS
+"""A worker that measures how fast this machine reads memory.      python -m bench.bandwidth THREADS BYTES
 
 The reader is compiled from bandwidth.c for this processor.
 """
@@ -10,8 +10,7 @@ from pathlib import Path
 
 from bench.rotation import serve
 
-MEMORY = 2 ** 30                                # bytes; more than stays in a cache
-LEAST = 2 ** 31                                 # bytes to read at least in a measurement
+LEAST = 2                                       # times that the memory is read in a measurement
 
 
 def compiled():
@@ -28,23 +27,23 @@ def compiled():
     return library
 
 
-def main(threads):
+def main(threads, memory):
     library = compiled()
-    at = library.filled(MEMORY)
+    at = library.filled(memory)
     if not at:
-        raise MemoryError(f"there are no {MEMORY:,} bytes to read")
+        raise MemoryError(f"there are no {memory:,} bytes to read")
 
     def rate(size):
         """Bytes a second, reading an array of this size again and again."""
-        times = max(2, LEAST // size)
+        times = LEAST * memory // size
         return size * times / library.seconds(at, size, times, threads, ctypes.c_uint64())
 
     def answer(size):
         """The rate of the whole memory, and of an array of `size` bytes, which may stay in a cache."""
-        return {"memory": rate(MEMORY), "same_size": rate(min(size, MEMORY))}
+        return {"memory": rate(memory), "same_size": rate(min(size, memory))}
 
     serve(answer)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))

@@ -44,6 +44,7 @@ ENGINES = ("pyllama", "llamacpp", "openvino", "torch", "torch-compile")
 USUAL = ENGINES[:-1]                                    # compiling takes minutes
 BOTH = ("pyllama", "llamacpp")                          # must choose the same tokens
 READER = "bandwidth"
+MEMORY = 2 ** 30                                        # bytes that the reader reads: more than stays in a cache
 TURN = 0.5                                              # least seconds of a turn's tokens
 LEAST, MOST = 2, 9                                      # rounds
 START = [1]                                             # the start token of llama2.c's models
@@ -146,7 +147,7 @@ def measured(size, form, path, options, on_turn):
             workers[name], firsts[name] = worker, answer
             seconds[name] = answer["runs"][0]["known"][0] - begin
         same = agreed(size, form, workers, prompt(size, PROMPT), firsts)
-        workers[READER] = stack.enter_context(Worker(READER, "bench.bandwidth", str(options.threads)))
+        workers[READER] = stack.enter_context(Worker(READER, "bench.bandwidth", str(options.threads), str(MEMORY)))
         turns = turns_of(size, form, workers, firsts, options, on_turn)
     rows += [row(size, form, name, seconds[name], turns[name], turns[READER], path.stat().st_size) for name in firsts]
     return beside(rows), same

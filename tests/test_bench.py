@@ -305,6 +305,7 @@ def test_a_model_is_written_timed_and_removed(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(rotation, name, value)
     monkeypatch.setattr(decode, "TURN", 0)
     monkeypatch.setattr(decode, "COUNT", 4)
+    monkeypatch.setattr(decode, "MEMORY", 2**22)
     monkeypatch.setattr("sys.argv", ["decode", "--sizes", "tiny", "--formats", "q8_0", "--engines", "pyllama",
                                      "--seconds", "0", "--folder", str(tmp_path), "--json", str(tmp_path / "rows")])
     assert decode.main() == 0
