@@ -21,6 +21,7 @@ from pyllama.models.config import Dimensions
 from pyllama.models.llama_config import LlamaConfig, MistralConfig
 from pyllama.quantization import EncodedArray, encoded_tree
 from pyllama.rotary import frequencies
+from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from tests.shared import SHARED, needs
 
@@ -156,6 +157,17 @@ def test_a_file_is_replaced_only_on_demand(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model.gguf"]
     with pytest.raises(UserError, match="cannot write"):
         other.save(tmp_path / "absent" / "model.gguf")
+
+
+def test_of_several_end_tokens_that_of_the_tokenizer_comes_first(tmp_path):
+    """llama.cpp ends a text at the first; llama2.c's models also at <s>, which comes before the next text."""
+    tokenizer = special.byte_pairs(["the cat"], 262)
+    model = model_of(config(vocab_size=262, eos_token_id=[1, 2]))
+    replace(model, tokenizer=tokenizer).save(tmp_path / "model.gguf")
+    metadata = gguf.read(tmp_path / "model.gguf").metadata
+    assert [metadata[key] for key in gguf_llama.ENDS[:2]] == [2, 1]
+    again = pyllama.load(tmp_path / "model.gguf")
+    assert (again.config.eos_token_id, again.tokenizer.eos_id) == ([2, 1], 2)
 
 
 def test_the_names_are_those_of_llama_cpp(tmp_path):

@@ -70,6 +70,8 @@ COMMANDS = {
     "evaluate rows": ["evaluate", "--model", "tuned", "--data", "rows.csv"],
     "report": ["report", "text.txt"],
     "models": ["models"],
+    "inspect": ["inspect", "run"],
+    "inspect --tensors": ["inspect", "run", "--tensors"],
     "tasks": ["tasks"],
     "explain": ["explain", "run", "--text", "日本", "--out", "{new}"],
     "plot": ["plot", "run"],

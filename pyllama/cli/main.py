@@ -9,6 +9,7 @@ from pyllama import __version__, backend
 from pyllama.cli import (
     chat,
     checking,
+    contents,
     derive,
     dojo,
     evaluate,
@@ -40,8 +41,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},
     "use a trained model": {"generate": generate.generate, "chat": chat.chat, "predict": tasks.predict,
                             "evaluate": evaluate.evaluate, "extract": graph.extract, "graph": graph.graph},
-    "show information": {"models": overview.models, "tasks": overview.tasks, "plot": plot.plot, "report": report.report,
-                         "env": inspect.env, "completion": completion},
+    "show information": {"inspect": contents.inspect, "models": overview.models, "tasks": overview.tasks,
+                         "plot": plot.plot, "report": report.report, "env": inspect.env, "completion": completion},
     "study the ops": {"ops": inspect.ops, "derive": derive.derive, "explain": explain.explain,
                       "check": checking.check, "verify": checking.verify,
                       "export-vectors": checking.export_vectors, "score": score.score, "dojo": dojo.dojo},

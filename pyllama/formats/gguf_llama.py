@@ -175,8 +175,11 @@ def theirs(name: str) -> str:
 
 # Writing
 
-def written(c: LlamaConfig, parameters: dict) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
+def written(c: LlamaConfig, parameters: dict, end: int | None = None
+            ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
     """(metadata, tensors, notes) of a file with this model, without its tokenizer.
+
+    end     the tokenizer's end token: if the model has several, the file names this one first
 
     Arrays become float32; EncodedArrays stay as they are.  Raises UserError for a model that llama.cpp does not compute
     as its architecture llama.
@@ -200,7 +203,7 @@ def written(c: LlamaConfig, parameters: dict) -> tuple[dict[str, Any], dict[str,
              "feed_forward_length": c.intermediate_size, "attention.head_count": c.num_attention_heads,
              "attention.head_count_kv": c.groups, "attention.key_length": c.head_width,
              "attention.value_length": c.head_width, "vocab_size": c.vocab_size}
-    ends = c.eos_token_id if isinstance(c.eos_token_id, list) else [c.eos_token_id]
+    ends = sorted(c.eos_token_id if isinstance(c.eos_token_id, list) else [c.eos_token_id], key=lambda i: i != end)
     if len(ends) > len(ENDS):
         notes.append(f"of the {len(ends)} end tokens the file has the first {len(ENDS)}")
     ids = {BEGIN: c.bos_token_id, PAD: c.pad_token_id, **dict(zip(ENDS, ends, strict=False))}

@@ -21,6 +21,7 @@ from pyllama.errors import UserError
 from pyllama.formats import gguf_probe
 from pyllama.formats.gguf_metadata import Metadata
 from pyllama.text import alphabets, frames, sentencepiece
+from pyllama.text.chat_template import template_of
 from pyllama.text.sentencepiece import SPACE
 from pyllama.text.tokenizer import Tokenizer
 
@@ -155,8 +156,11 @@ def pieces(metadata: Metadata, vocabulary: list[tuple[str, float, int]], roles: 
 
 # Writing
 
-def written(tokenizer: Tokenizer | None, vocab_size: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+def written(tokenizer: Tokenizer | None, vocab_size: int, ends: bool = False
+            ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(metadata, notes) of a file whose model has so many embeddings.
+
+    ends    the model's configuration names an end token
 
     The notes say where llama.cpp reads texts otherwise.  Raises UserError for a tokenizer that llama.cpp cannot have.
     """
@@ -183,10 +187,11 @@ def written(tokenizer: Tokenizer | None, vocab_size: int) -> tuple[dict[str, Any
         texts = [SPACE if text == " " else text for text in texts]
     roles = {PREFIX + name: np.uint32(ids[token]) for role, name in ROLES.items()
              if (token := tokenizer.special_token(role)) is not None}
-    template = tokenizer.settings.get("chat_template")
+    template = template_of(tokenizer)
     metadata = {f"{PREFIX}model": kind, **own, f"{PREFIX}tokens": texts, f"{PREFIX}token_type": types, **roles,
-                **framing(tokenizer, ids), **({TEMPLATE: template} if isinstance(template, str) else {})}
-    return metadata, (*otherwise(tokenizer, metadata, vocab_size), *no_end(kind, texts, roles))
+                **framing(tokenizer, ids), **({TEMPLATE: template} if template else {})}
+    ends = ends or f"{PREFIX}eos_token_id" in roles
+    return metadata, (*otherwise(tokenizer, metadata, vocab_size), *no_end(kind, texts, ends))
 
 
 def type_of(text: str, kind: str, unknown: str | None, special: bool | None) -> int:
@@ -298,10 +303,10 @@ def otherwise(tokenizer: Tokenizer, metadata: dict[str, Any], vocab_size: int) -
     return () if text is None else (f"llama.cpp will read {text!r} otherwise than the tokenizer does",)
 
 
-def no_end(kind: str, texts: list[str], roles: dict[str, Any]) -> tuple[str, ...]:
-    """A note if llama.cpp takes an ordinary token for the end of a text, because the tokenizer has none."""
+def no_end(kind: str, texts: list[str], ends: bool) -> tuple[str, ...]:
+    """A note if llama.cpp takes an ordinary token for the end of a text, because none is named."""
     end = {"llama": 2, "gpt2": 11}[kind]
-    if f"{PREFIX}eos_token_id" in roles or end >= len(texts):
+    if ends or end >= len(texts):
         return ()
     return (f"the tokenizer has no end token, so llama.cpp takes the token {texts[end]!r} for it; run it with "
             f"--ignore-eos",)

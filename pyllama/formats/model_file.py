@@ -58,7 +58,7 @@ def write(path: Path, config: Any, parameters: dict, tokenizer: Tokenizer | None
     """
     if path.exists() and not force:
         raise UserError(f"{path} exists; give another name, or set force to replace it")
-    metadata, tensors, notes = gguf_llama.written(config, parameters)
-    of_tokenizer, more = gguf_tokenizer.written(tokenizer, config.vocab_size)
+    metadata, tensors, notes = gguf_llama.written(config, parameters, tokenizer.eos_id if tokenizer else None)
+    of_tokenizer, more = gguf_tokenizer.written(tokenizer, config.vocab_size, gguf_llama.ENDS[0] in metadata)
     files.export(path, gguf.to_gguf({**of_tokenizer, **metadata}, tensors))
     return (*notes, *more)
