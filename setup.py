@@ -109,7 +109,8 @@ class BuildTexts(build_py):
         return str(target)
 
 
-cpu = Extension("pyllama.cpu", ["pyllama/cpu.pyx", "csrc/cpu/dispatch.c", "csrc/cpu/arena.c"], optional=True,
+ONCE = ["csrc/cpu/dispatch.c", "csrc/cpu/arena.c", "csrc/cpu/team.c"]    # whatever the precision and instruction set
+cpu = Extension("pyllama.cpu", ["pyllama/cpu.pyx", *ONCE], optional=True,
                 depends=["setup.py", "pyllama/cpu.pyx", *glob("csrc/*.h"), *glob("csrc/cpu/*.*")],
                 include_dirs=["csrc", numpy.get_include()],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),

@@ -73,7 +73,7 @@ typedef struct {
                                    double scale, idx N, idx V, int threads);
     void (*decode)(const step *steps, idx count, const turn *t, real *work, idx widest, idx K,
                    int threads);
-    idx (*decode_work)(idx widest, idx K, int threads);         /* numbers of `work` for each thread */
+    idx (*decode_work)(idx widest, idx K);         /* numbers of `work` for each thread */
     void (*dropout)(real *y, const real *x, double scale, uint32_t limit, uint64_t start,
                     const uint64_t *key, idx n, int threads);
     void (*embedding)(real *y, const idx *ids, const real *w, idx N, idx D, int threads);

@@ -67,7 +67,7 @@ cdef extern from "kernels.h" nogil:
                                        int threads) noexcept nogil
         void (*decode)(const step *steps, idx count, const turn *t, void *work, idx widest, idx K,
                        int threads) noexcept nogil
-        idx (*decode_work)(idx widest, idx K, int threads) noexcept nogil
+        idx (*decode_work)(idx widest, idx K) noexcept nogil
         void (*dropout)(void *y, const void *x, double scale, uint32_t limit, uint64_t start, const uint64_t *key,
                         idx n, int threads) noexcept nogil
         void (*embedding)(void *y, const idx *ids, const void *w, idx N, idx D, int threads) noexcept nogil

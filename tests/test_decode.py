@@ -113,3 +113,62 @@ def test_a_plan_computes_what_the_dynamic_graph_computes(kind, data):
                 lengths = [draw(st.integers(writer.reads, len(tokens))) for _, tokens in texts]
                 session.cut(lengths)
                 texts = [(row, tokens[:length]) for (row, tokens), length in zip(texts, lengths, strict=True)]
+
+
+EACH = pytest.mark.parametrize("kind", PLANNED)
+THREADS = 1, 2, 3
+
+
+def seen(kind, dtype="float32", batch=3):
+    """A writer of a family in one configuration, wide enough that three threads have work."""
+    head = "seq2seq" if "seq2seq" in MODELS[kind].config.HEADS else "lm"
+    return Writer(MODELS[kind].config.small(Dimensions(vocab_size=V, context=CONTEXT, head=head, width=96, layers=2,
+                                                       heads=3, dropout=0.0)), batch, dtype)
+
+
+@EACH
+def test_the_bits_do_not_depend_on_the_number_of_threads(kind):
+    before, found = backend.cpu.threads(), []
+    tokens = np.random.default_rng(4).integers(0, V, (3, 30)).tolist()
+    for threads in THREADS:
+        backend.cpu.set_threads(threads)
+        try:
+            session = seen(kind).session()
+            found.append([*session.extend(tokens, every=True), *(session.extend([[i]] * 3) for i in range(5))])
+        finally:
+            backend.cpu.set_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+@EACH
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_bits_of_a_tokens_scores_do_not_depend_on_its_company(kind, dtype):
+    """One by one, or up to 16 at a time: beside those before and after it, and those of other sequences."""
+    writer = seen(kind, dtype, batch=4)
+    tokens = np.random.default_rng(4).integers(0, V, (4, 12))
+    alone = writer.session()
+    expected = np.stack([alone.extend(tokens[:, t:t + 1].tolist()) for t in range(12)], axis=1)
+    for step in (2, 4):
+        session = writer.session()
+        for t in range(0, 12, step):
+            scores = session.extend(tokens[:, t:t + step].tolist(), every=True)
+            assert np.stack(scores).tobytes() == expected[:, t:t + step].tobytes()
+    session.keep([2])
+    session.cut([3])
+    assert session.extend([tokens[2, 3:].tolist()], every=True)[0].tobytes() == expected[2, 3:].tobytes()
+
+
+@EACH
+def test_in_float32_a_plan_is_as_accurate_as_the_dynamic_graph(kind):
+    """Both add the same numbers, in other orders: their errors are of one size."""
+    tokens = np.random.default_rng(4).integers(0, V, 30).tolist()
+    exact, rough = seen(kind, batch=1), seen(kind, batch=1)
+    exact.p = params.rebuild(rough.p, (a.astype(np.float64) for _, a in params.leaves(rough.p)))
+    tokens = rough.begin(0) + tokens
+    expected = exact.scores(tokens, 0)
+    found, = rough.session().extend([tokens], every=True)
+    error, dynamic = (np.abs(z - expected).max() for z in (found, rough.scores(tokens, 0)))
+    assert found.dtype == np.float32
+    assert 0 < error <= 4 * dynamic

@@ -1,63 +1,45 @@
-/* A token's way through a decoder: the steps of a plan, in one parallel region.
- * See pyllama/decode/plan.py for what a step computes.
+/* A token's way through a decoder: the steps of a plan.  See pyllama/decode/plan.py for what a step
+ * computes, and team.c for the threads.
  *
- * (a) All threads run every step, each on its part: rows of matrices, heads, rows of x.  So each
- *     number is written by one thread, and no result depends on how many there are.
- * (b) A step begins when all threads have ended the one before.  They wait in a loop, because a token
- *     has some 50 steps of a few microseconds, as long as a sleeping thread takes to wake.
- * (c) With fewer rows than threads, each thread norms all of them for itself: that takes less time
- *     than waiting for another.
- * (d) A row is computed as if it came alone, so that its bits do not depend on its company.
+ * (a) A step has one or two phases, and a phase items: rows of x, heads, or 16 rows of matrices.  Each
+ *     is computed by one thread, so no result depends on how many there are.
+ * (b) If one row comes alone, each thread norms it for itself: another phase would take longer.
+ * (c) A row is computed as if it came alone, so that its bits do not depend on its company.
  */
-#include <sched.h>
+#include "team.h"
 
-enum { PATIENCE = 2000, LONG = 1024, SHORT = 64 };
+enum { LONG = 1024, SHORT = 64, UNIT = 16 };
 
-typedef struct {                                   /* of all threads; one cache line each */
-    int arrived __attribute__((aligned(64)));
-    int rounds __attribute__((aligned(64)));
-} meeting;
-
-typedef struct {                                   /* a thread */
+typedef struct {
+    job job;                                       /* first, so that its address is the program's */
+    const step *steps;
     const turn *t;
-    meeting *others;
-    int me, team;
-    real *work, *normed;                           /* its own; normed and inputs: of fewer rows than threads */
+    real *work;
+    idx widest, each;
+} program;
+
+typedef struct {                                   /* a thread's own room */
+    idx *ready;                                    /* the phase whose norm and inputs are in it */
+    real *rest, *normed;
     void *inputs;
-} worker;
+} desk;
 
-static inline void rest_a_little(void) {
-#if defined __x86_64__
-    __builtin_ia32_pause();
-#elif defined __aarch64__
-    __asm__ volatile("yield");
-#endif
+static idx rows_of(const step *s, const turn *t) { return s->wanted ? t->M : t->N; }
+
+static idx up(idx n) { return (n + 15) / 16 * 16; }
+
+/* Numbers of a thread's work */
+static idx decode_work(idx widest, idx K) {
+    idx products = up(widest + 1) + up(widest) + up(stored_work(1, widest) / sizeof(real) + 1);
+    return 16 + most(products, up(2 * K + LONG + 2 * SHORT * K));
 }
 
-/* Waits until all threads are here.  Where another program has their core, spinning would delay it. */
-static void meet(const worker *w) {
-    meeting *m = w->others;
-    if (w->team == 1) return;
-    int round = __atomic_load_n(&m->rounds, __ATOMIC_RELAXED);
-    if (__atomic_add_fetch(&m->arrived, 1, __ATOMIC_ACQ_REL) == w->team) {
-        __atomic_store_n(&m->arrived, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&m->rounds, round + 1, __ATOMIC_RELEASE);
-        return;
-    }
-    for (int n = 0; __atomic_load_n(&m->rounds, __ATOMIC_ACQUIRE) == round; n++)
-        if (n < PATIENCE) rest_a_little();
-        else sched_yield();
+static desk desk_of(const program *p, int me) {
+    real *work = p->work + me * p->each, *rest = work + 16, *normed = rest + up(p->widest + 1);
+    return (desk){(idx *)work, rest, normed, normed + up(p->widest)};
 }
 
-/* This thread's part of n items, in whole units. */
-static span part_of(const worker *w, idx n, idx unit) {
-    idx units = (n + unit - 1) / unit;
-    return (span){least(units * w->me / w->team * unit, n), least(units * (w->me + 1) / w->team * unit, n)};
-}
-
-static void embed(const step *s, const worker *w) {
-    const turn *t = w->t;
-    span rows = part_of(w, t->N, 1);
+static void embed(const step *s, const turn *t, span rows) {
     for (idx n = rows.first; n < rows.past; n++) {
         real *restrict y = s->y[0] + n * s->ldy[0];
         const real *restrict place = t->positions ? t->positions + t->place[n] * s->D : NULL;
@@ -76,30 +58,54 @@ static void norm_rows(real *y, const step *s, span rows, real *rest) {
     }
 }
 
-static idx rows_of(const step *s, const turn *t) { return s->wanted ? t->M : t->N; }
-
-static void normalize(const step *s, const worker *w) {
-    norm_rows(s->y[0], s, part_of(w, rows_of(s, w->t), 1), w->work);
+static void pick(const step *s, const turn *t, span rows) {
+    for (idx m = rows.first; m < rows.past; m++)
+        memcpy(s->y[0] + m * s->ldy[0], s->x + t->wanted[m] * s->ldx, s->D * sizeof(real));
 }
 
-static void activate(real *y, const real *x, const real *u, int activation, idx n) {
+/* The kind in which the products want their inputs: that of the matrices that are in blocks */
+static int inputs_kind(const step *s) {
+    for (int i = 0; i < s->matrices; i++)
+        if (s->w[i].kind == Q8_0 || s->w[i].kind == Q4_0) return s->w[i].kind;
+    return REALS;
+}
+
+/* Norms of rows, and what the products want of them, to a thread's own room or to that of all */
+static void prepare(const step *s, span rows, real *normed, void *inputs, real *rest) {
+    const real *x = s->x;
+    idx ldx = s->ldx, kind = inputs_kind(s);
+    if (s->norm) norm_rows(normed, s, rows, rest), x = normed, ldx = s->D;
+    if (kind != REALS) stored_inputs(inputs, x, ldx, rows.past, s->D, kind, rows.first, rows.past);
+}
+
+static void activate(real *restrict y, const real *restrict x, const real *restrict u, int activation, idx n) {
     switch (activation) {
-    case SWIGLU: swiglu(y, x, u, n, 1); break;
-    case GELU: case TANH_GELU: gelu(y, x, activation == TANH_GELU, n, 1); break;
-    case RELU: relu(y, x, n, 1); break;
+    case SWIGLU:
+        #pragma omp simd
+        for (idx i = 0; i < n; i++) y[i] = swiglu_of(x[i], u[i]);
+        break;
+    case GELU:
+        #pragma omp simd
+        for (idx i = 0; i < n; i++) y[i] = gelu_of(x[i]);
+        break;
+    case TANH_GELU:
+        #pragma omp simd
+        for (idx i = 0; i < n; i++) y[i] = tanh_gelu_of(x[i]);
+        break;
+    case RELU: for (idx i = 0; i < n; i++) y[i] = relu_of(x[i]); break;
     case SILU: for (idx i = 0; i < n; i++) y[i] = x[i] * SIGMOID(x[i]); break;
     case HYPERBOLIC: for (idx i = 0; i < n; i++) y[i] = TANH(x[i]); break;
     }
 }
 
-/* Columns of the product of all rows with matrix i. */
-static void multiply_part(const step *s, const turn *t, int i, span columns, const real *x, idx ldx,
-                          const void *inputs) {
-    idx N = rows_of(s, t), n = columns.past - columns.first;
+/* Columns of the product of all rows with matrix i */
+static void multiply_columns(const step *s, const turn *t, int i, span columns, const real *x, idx ldx,
+                             const void *inputs) {
+    idx N = rows_of(s, t);
     real *y = s->y[i] ? s->y[i] : t->scores;
-    if (n <= 0) return;
-    for (idx r = 0; s->b[i] && r < N; r++) {
-        real *restrict row = y + r * s->ldy[i];
+    if (columns.first >= columns.past) return;
+    for (idx n = 0; s->b[i] && n < N; n++) {
+        real *restrict row = y + n * s->ldy[i];
         for (idx e = columns.first; e < columns.past; e++)
             row[e] = s->b[i][e] + (s->accumulate ? row[e] : 0);
     }
@@ -107,54 +113,53 @@ static void multiply_part(const step *s, const turn *t, int i, span columns, con
                    s->accumulate || s->b[i]);
 }
 
-static void multiply_all(const step *s, const worker *w) {
-    const turn *t = w->t;
-    idx N = rows_of(s, t), D = s->D, ldx = s->ldx;
-    const real *x = s->x;
-    int alone = N < w->team, encoded = s->w->kind == Q8_0 || s->w->kind == Q4_0;
-    void *inputs = alone ? w->inputs : t->inputs;
-    if (s->norm || encoded) {
-        span rows = alone ? (span){0, N} : part_of(w, N, 1);
-        real *normed = alone ? w->normed : t->normed;
-        if (s->norm) norm_rows(normed, s, rows, w->work), x = normed, ldx = D;
-        if (encoded) stored_inputs(inputs, x, ldx, N, D, s->w->kind, rows.first, rows.past);
-        if (!alone) meet(w);
+static idx units_of(const stored *w) { return (w->E + UNIT - 1) / UNIT; }
+
+/* UNIT rows of a matrix are an item; of swiglu's two, UNIT rows of both */
+static idx product_items(const step *s) {
+    idx all = 0;
+    for (int i = 0; i < s->matrices; i++) all += units_of(s->w + i);
+    return s->activation == SWIGLU ? units_of(s->w) : all;
+}
+
+static void multiply_units(const step *s, const turn *t, span units, const real *x, idx ldx, const void *inputs) {
+    idx N = rows_of(s, t), before = 0;
+    for (int i = 0; i < s->matrices; i++) {
+        idx own = units_of(s->w + i), E = s->w[i].E;
+        multiply_columns(s, t, i, (span){UNIT * clip(units.first - before, own),
+                                         least(UNIT * clip(units.past - before, own), E)}, x, ldx, inputs);
+        before += s->activation == SWIGLU ? 0 : own;
     }
-    if (s->activation == SWIGLU) {
-        span e = part_of(w, s->w->E, 16);
-        for (int i = 0; i < 2; i++) multiply_part(s, t, i, e, x, ldx, inputs);
-    } else {
-        idx before = 0, all = 0;                   /* units of 16 rows, of all matrices together */
-        for (int i = 0; i < s->matrices; i++) all += (s->w[i].E + 15) / 16;
-        span units = part_of(w, all, 1);
-        for (int i = 0; i < s->matrices; i++) {
-            idx E = s->w[i].E, own = (E + 15) / 16;
-            span e = {16 * clip(units.first - before, own), least(16 * clip(units.past - before, own), E)};
-            multiply_part(s, t, i, e, x, ldx, inputs);
-            before += own;
-        }
-    }
-    if (s->activation) {
-        span e = part_of(w, s->w->E, 16);
-        for (idx n = 0; n < N; n++) {
-            const real *u = s->y[1] ? s->y[1] + n * s->ldy[1] + e.first : NULL;
-            activate(s->to + n * s->ldto + e.first, s->y[0] + n * s->ldy[0] + e.first, u, s->activation,
-                     e.past - e.first);
-        }
+    if (!s->activation) return;
+    idx e = UNIT * units.first, n = least(UNIT * units.past, s->w->E) - e;
+    for (idx r = 0; r < N; r++) {
+        const real *u = s->y[1] ? s->y[1] + r * s->ldy[1] + e : NULL;
+        activate(s->to + r * s->ldto + e, s->y[0] + r * s->ldy[0] + e, u, s->activation, n);
     }
 }
 
-static void pick(const step *s, const worker *w) {
-    const turn *t = w->t;
-    span rows = part_of(w, t->M, 1);
-    for (idx m = rows.first; m < rows.past; m++)
-        memcpy(s->y[0] + m * s->ldy[0], s->x + t->wanted[m] * s->ldx, s->D * sizeof(real));
+/* The norm of several rows is a phase of its own. */
+static int prepares(const step *s) { return s->norm || inputs_kind(s) != REALS; }
+
+static void multiply_items(const program *p, int phase, span units, int me) {
+    const step *s = p->steps + phase / 2;
+    const turn *t = p->t;
+    desk d = desk_of(p, me);
+    int alone = rows_of(s, t) == 1;
+    real *normed = alone ? d.normed : t->normed;
+    void *inputs = alone ? d.inputs : t->inputs;
+    if (alone && prepares(s) && *d.ready != phase) {
+        prepare(s, (span){0, 1}, normed, inputs, d.rest);
+        *d.ready = phase;
+    }
+    multiply_units(s, t, units, s->norm ? normed : s->x, s->norm ? s->D : s->ldx, inputs);
 }
 
 /* Rows of K numbers of a cache, of its kind, to y */
 static void recall(real *restrict y, const void *rows, const float *scales, int kind, idx row, idx n, idx K) {
 #if REAL == 32
-    if (kind == FLOAT16) from_float16(y, (const half *)rows + row * K, n * K, 1);
+    const half *restrict halves = (const half *)rows + row * K;
+    for (idx i = 0; kind == FLOAT16 && i < n * K; i++) y[i] = from_half(halves[i]);
     for (idx i = 0; kind == INT8 && i < n; i++) {
         const int8_t *restrict x = (const int8_t *)rows + (row + i) * K;
         for (idx k = 0; k < K; k++) y[i * K + k] = x[k] * scales[row + i];
@@ -208,68 +213,76 @@ static const real *turned(real *to, const real *x, const real *norm, idx place, 
     return to + s->K;
 }
 
-static void attend_to_self(const step *s, const worker *w) {
-    const turn *t = w->t;
+/* The new keys and values of a row's groups g */
+static void keep_row(const step *s, const turn *t, idx n, span groups, real *work) {
     const kept *c = t->caches + s->layer;
-    idx N = t->N, K = s->K, G = s->G, H = G * s->R;
-    span items = part_of(w, N * G, 1);
-    for (idx i = items.first; i < items.past; i++) {
-        idx n = i / G, g = i % G, row = (t->owner[n] * G + g) * t->room + t->place[n];
+    idx K = s->K, G = s->G, H = G * s->R;
+    for (idx g = groups.first; g < groups.past; g++) {
+        idx row = (t->owner[n] * G + g) * t->room + t->place[n];
         const real *k = s->x + n * s->ldx + (H + g) * K;
-        keep(c->k, c->k_scale, t->kind, row, turned(w->work, k, s->k_norm, t->place[n], s, t), K);
+        keep(c->k, c->k_scale, t->kind, row, turned(work, k, s->k_norm, t->place[n], s, t), K);
         keep(c->v, c->v_scale, t->kind, row, k + G * K, K);
     }
-    meet(w);                                       /* a row's keys may be another thread's */
-    items = part_of(w, N * H, 1);
-    for (idx i = items.first; i < items.past; i++) {
-        idx h = i / N, n = i % N, place = t->place[n], row = (t->owner[n] * G + h / s->R) * t->room;
-        const real *q = turned(w->work, s->x + n * s->ldx + h * K, s->q_norm, place, s, t);
-        span seen = {row + most(0, place + 1 - s->window), row + place + 1};
-        attend_to(s->y[0] + n * s->ldy[0] + h * K, q, c, t->kind, seen, NULL, K, w->work + 2 * K);
-    }
 }
 
-static void attend_to_memory(const step *s, const worker *w) {
-    const turn *t = w->t;
-    idx N = t->N, K = s->K, H = s->G, S = t->S;
-    span items = part_of(w, N * H, 1);
-    for (idx i = items.first; i < items.past; i++) {
-        idx h = i / N, n = i % N, source = t->source[t->owner[n]], row = (source * H + h) * S;
-        attend_to(s->y[0] + n * s->ldy[0] + h * K, s->x + n * s->ldx + h * K, t->memory + s->layer, REALS,
-                  (span){row, row + S}, t->mask + source * S, K, w->work);
-    }
+static void attend_head(const step *s, const turn *t, idx n, idx h, real *work) {
+    idx K = s->K, place = t->place[n], row = (t->owner[n] * s->G + h / s->R) * t->room;
+    const real *q = turned(work, s->x + n * s->ldx + h * K, s->q_norm, place, s, t);
+    attend_to(s->y[0] + n * s->ldy[0] + h * K, q, t->caches + s->layer, t->kind,
+              (span){row + most(0, place + 1 - s->window), row + place + 1}, NULL, K, work + 2 * K);
 }
 
-static void run(const step *s, const worker *w) {
+static void cross_head(const step *s, const turn *t, idx n, idx h, real *work) {
+    idx K = s->K, source = t->source[t->owner[n]], row = (source * s->G + h) * t->S;
+    attend_to(s->y[0] + n * s->ldy[0] + h * K, s->x + n * s->ldx + h * K, t->memory + s->layer, REALS,
+              (span){row, row + t->S}, t->mask + source * t->S, K, work);
+}
+
+/* A row whose sequence has no other needs only its own key of the new ones: one phase is enough. */
+static int at_once(const step *s, const turn *t) { return t->N == 1 && s->R == 1; }
+
+static void heads_items(const program *p, int phase, span items, int me) {
+    const step *s = p->steps + phase / 2;
+    const turn *t = p->t;
+    real *work = desk_of(p, me).rest;
+    for (idx i = items.first; i < items.past; i++)
+        if (s->kind == CROSS) cross_head(s, t, i % t->N, i / t->N, work);
+        else if (phase % 2 == 0) keep_row(s, t, i, (span){0, s->G}, work);
+        else {
+            if (at_once(s, t)) keep_row(s, t, 0, (span){i, i + 1}, work);
+            attend_head(s, t, i % t->N, i / t->N, work);
+        }
+}
+
+/* The items of a phase; step i has the phases 2 i, which is often left out, and 2 i + 1. */
+static idx items_of(const job *j, int phase) {
+    const program *p = (const program *)j;
+    const step *s = p->steps + phase / 2;
+    idx N = rows_of(s, p->t);
+    if (!N) return 0;
+    if (phase % 2) return s->kind == PRODUCT ? product_items(s) : s->kind >= HEADS ? N * s->G * s->R : N;
+    if (s->kind == HEADS) return at_once(s, p->t) ? 0 : N;
+    return s->kind == PRODUCT && N > 1 && prepares(s) ? N : 0;
+}
+
+static void run_items(const job *j, int phase, idx first, idx past, int me) {
+    const program *p = (const program *)j;
+    const step *s = p->steps + phase / 2;
+    const turn *t = p->t;
+    span items = {first, past};
     switch (s->kind) {
-    case EMBED: embed(s, w); break;
-    case NORM: normalize(s, w); break;
-    case PRODUCT: multiply_all(s, w); break;
-    case PICK: pick(s, w); break;
-    case HEADS: attend_to_self(s, w); break;
-    case CROSS: attend_to_memory(s, w); break;
+    case EMBED: embed(s, t, items); break;
+    case NORM: norm_rows(s->y[0], s, items, desk_of(p, me).rest); break;
+    case PICK: pick(s, t, items); break;
+    case HEADS: case CROSS: heads_items(p, phase, items, me); break;
+    case PRODUCT:
+        if (phase % 2) multiply_items(p, phase, items, me);
+        else prepare(s, items, t->normed, t->inputs, desk_of(p, me).rest);
     }
-}
-
-/* Numbers of a thread's work, cut as multiply_all() and attend_to_self() need it. */
-static idx decode_work(idx widest, idx K, int threads) {
-    idx norms = (1 + threads) * widest + 1, heads = 2 * K + LONG + 2 * SHORT * K;
-    idx inputs = stored_work(threads, widest) / (idx)sizeof(real);
-    return most((norms + 15) / 16 * 16 + (inputs + 15) / 16 * 16, heads) / 16 * 16 + 16;
 }
 
 static void decode(const step *steps, idx count, const turn *t, real *work, idx widest, idx K, int threads) {
-    meeting others = {0, 0};
-    idx each = decode_work(widest, K, threads);
-    #pragma omp parallel num_threads(threads)
-    {
-        int me = omp_get_thread_num();
-        worker w = {t, &others, me, omp_get_num_threads(), work + me * each, NULL, NULL};
-        w.normed = w.work + widest + 1;
-        w.inputs = w.work + ((1 + threads) * widest + 1 + 15) / 16 * 16;
-        for (idx i = 0; i < count; i++) {
-            run(steps + i, &w);
-            if (i + 1 < count) meet(&w);
-        }
-    }
+    program p = {{2 * count, items_of, run_items}, steps, t, work, widest, decode_work(widest, K)};
+    for (int me = 0; me < threads; me++) *desk_of(&p, me).ready = -1;
+    team_run(&p.job, threads);
 }

@@ -146,7 +146,7 @@ cdef class Machine:
             raise ValueError(f"sources {np.shape(source)} of {source.dtype} for {self.sequences} sequences")
         cdef int threads = _threads
         if threads != self.threads:
-            self.work = scratch(threads * self.kernel.decode_work(self.widest, self.width, threads), self.like)
+            self.work = scratch(threads * self.kernel.decode_work(self.widest, self.width), self.like)
             self.threads = threads
         self.now.N, self.now.M, self.now.scores = N, M, address(scores)
         self.now.source = <idx *>address(source)

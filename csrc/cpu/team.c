@@ -1,0 +1,186 @@
+/* Threads for jobs of many phases of a few microseconds, such as a token's way through a decoder.
+ *
+ * (a) Helpers are welcome, not awaited.  Whoever is awake claims pieces of a phase; one that sleeps, or
+ *     whose core another program has, is missed only if it holds a piece.  OpenMP would wait for all
+ *     of its threads at every barrier, and for the slowest to wake.
+ * (b) A thread first claims the pieces of its own share, the same at each token, so that a small model
+ *     stays in the caches of the cores; then those of the others.
+ * (c) A ticket is a word: the number of the phase, of the threads that may claim, and of the pieces left
+ *     in a share.  So a claim cannot fall into another phase, and what a phase needs to know is only
+ *     read by those who hold a piece of it.
+ * (d) Who finishes the last piece opens the next phase.
+ * (e) A helper without work keeps looking for a while, because the next token comes soon, then sleeps.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <time.h>
+#include "team.h"
+
+enum { MOST = 128, PIECES = 4, GLANCES = 64, PATIENCE = 400 };
+static const double AWAKE = 300e-6;                /* seconds */
+
+typedef struct {
+    uint64_t ticket __attribute__((aligned(64)));
+} share;
+
+static struct {
+    pthread_mutex_t busy, lock;
+    pthread_cond_t more;
+    int helpers, sleepers;
+    unsigned jobs;                                 /* so far */
+    share of[MOST];
+    idx left __attribute__((aligned(64)));         /* pieces of the phase that are not finished */
+    const job *now __attribute__((aligned(64)));   /* the rest is of those who hold a piece */
+    int team, phase;
+    uint32_t number;                               /* of the phase, over all jobs */
+    idx items;
+    int ended __attribute__((aligned(64)));
+} pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER};
+
+static inline void rest_a_little(void) {
+#if defined __x86_64__
+    __builtin_ia32_pause();
+#elif defined __aarch64__
+    __asm__ volatile("yield");
+#endif
+}
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+typedef struct {
+    idx first, past, size;                         /* items, and how many are a piece */
+} range;
+
+static range share_of_items(int t) {
+    range r = {pool.items * t / pool.team, pool.items * (t + 1) / pool.team, 1};
+    r.size = (r.past - r.first + PIECES - 1) / PIECES;
+    return r;
+}
+
+static idx pieces(range r) { return r.size ? (r.past - r.first + r.size - 1) / r.size : 0; }
+
+static uint64_t ticket(uint32_t number, int team, idx left) {
+    return (uint64_t)number << 32 | (uint64_t)team << 24 | (uint64_t)left;
+}
+
+static int team_of(uint64_t ticket) { return ticket >> 24 & 0xff; }
+static idx left_in(uint64_t ticket) { return ticket & 0xffffff; }
+
+/* Opens the next phase that has items; past the last one, the job has ended. */
+static void open_next(void) {
+    do pool.phase++;
+    while (pool.phase < pool.now->phases && !(pool.items = pool.now->items(pool.now, pool.phase)));
+    if (pool.phase == pool.now->phases) {
+        __atomic_store_n(&pool.ended, 1, __ATOMIC_RELEASE);
+        return;
+    }
+    idx all = 0;
+    for (int t = 0; t < pool.team; t++) all += pieces(share_of_items(t));
+    pool.number++;
+    __atomic_store_n(&pool.left, all, __ATOMIC_RELAXED);
+    uint32_t number = pool.number;
+    int team = pool.team;
+    uint64_t tickets[MOST];
+    for (int t = 0; t < team; t++) tickets[t] = ticket(number, team, pieces(share_of_items(t)));
+    for (int t = 0; t < team; t++) __atomic_store_n(&pool.of[t].ticket, tickets[t], __ATOMIC_RELEASE);
+}
+
+/* Runs a piece of share t, if it has one that thread `me` may claim. */
+static int run_piece(int t, int me) {
+    uint64_t seen = __atomic_load_n(&pool.of[t].ticket, __ATOMIC_RELAXED);
+    do
+        if (!left_in(seen) || me >= team_of(seen)) return 0;
+    while (!__atomic_compare_exchange_n(&pool.of[t].ticket, &seen, seen - 1, 1, __ATOMIC_ACQUIRE,
+                                        __ATOMIC_RELAXED));
+    range r = share_of_items(t);
+    idx first = r.first + (pieces(r) - left_in(seen)) * r.size, past = first + r.size;
+    pool.now->run(pool.now, pool.phase, first, past < r.past ? past : r.past, me);
+    return 1;
+}
+
+/* Runs what is to be had; did it run anything? */
+static int take_part(int me) {
+    int shares = __atomic_load_n(&pool.helpers, __ATOMIC_ACQUIRE) + 1;
+    idx count = 0;
+    for (int i = 0; i < shares; i++)
+        while (run_piece((me + i) % shares, me)) count++;
+    if (count && !__atomic_sub_fetch(&pool.left, count, __ATOMIC_ACQ_REL)) open_next();
+    return count > 0;
+}
+
+static void sleep_until_more(unsigned jobs) {
+    pthread_mutex_lock(&pool.lock);
+    __atomic_add_fetch(&pool.sleepers, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&pool.jobs, __ATOMIC_SEQ_CST) == jobs) pthread_cond_wait(&pool.more, &pool.lock);
+    __atomic_sub_fetch(&pool.sleepers, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void *help(void *number) {
+    int me = (int)(intptr_t)number;
+    for (;;) {
+        unsigned jobs = __atomic_load_n(&pool.jobs, __ATOMIC_SEQ_CST);
+        double since = 0;
+        for (int n = 1; !take_part(me); n++) {
+            rest_a_little();
+            if (n == GLANCES) since = seconds();
+            else if (n % GLANCES == 0 && seconds() - since > AWAKE) {
+                sleep_until_more(jobs);
+                break;
+            }
+        }
+    }
+    return NULL;
+}
+
+/* As many helpers as there should be, if the system allows; signals are for the other threads. */
+static void hire(int helpers) {
+    sigset_t all, before;
+    pthread_t thread;
+    pthread_attr_t detached;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int n = pool.helpers; n < helpers; n++) {
+        if (pthread_create(&thread, &detached, help, (void *)(intptr_t)(n + 1))) break;
+        __atomic_store_n(&pool.helpers, n + 1, __ATOMIC_RELEASE);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&detached);
+}
+
+static void run_alone(const job *j) {
+    for (int phase = 0; phase < j->phases; phase++) {
+        idx items = j->items(j, phase);
+        if (items) j->run(j, phase, 0, items, 0);
+    }
+}
+
+void team_run(const job *j, int threads) {
+    threads = threads < MOST ? threads : MOST;
+    if (threads == 1 || pthread_mutex_trylock(&pool.busy)) {    /* another Python thread has the helpers */
+        run_alone(j);
+        return;
+    }
+    if (pool.helpers < threads - 1) hire(threads - 1);
+    pool.now = j, pool.phase = -1, pool.ended = 0;
+    pool.team = pool.helpers + 1 < threads ? pool.helpers + 1 : threads;
+    open_next();
+    __atomic_add_fetch(&pool.jobs, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&pool.sleepers, __ATOMIC_SEQ_CST)) {
+        pthread_mutex_lock(&pool.lock);
+        pthread_cond_broadcast(&pool.more);
+        pthread_mutex_unlock(&pool.lock);
+    }
+    for (int n = 0; !__atomic_load_n(&pool.ended, __ATOMIC_ACQUIRE); n++)
+        if (take_part(0)) n = 0;
+        else if (n < PATIENCE) rest_a_little();
+        else sched_yield();                        /* a helper's core may have another program */
+    pthread_mutex_unlock(&pool.busy);
+}
