@@ -24,7 +24,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --eval_tokens 10000 --log_interval 50
 
 .PHONY: demo test check lint bench bench-gemm bench-train bench-decode bench-gpu bench-minilm bench-checkers gpu-resources \
-        mutate check-hf golden sanitize race valgrind cross docs docs-messages docs-test notebooks picture \
+        mutate check-hf check-llama-cpp golden sanitize race valgrind cross docs docs-messages docs-test notebooks picture \
         screenshots dist-check clean
 
 demo: $(BUILT)                                              # again: resumes the run if it was stopped
@@ -125,6 +125,9 @@ screenshots: demo docs                                      # the README's scree
 
 check-hf: $(DEV) $(HF5) $(HF4)                              # pyllama and transformers, from each other's folders: three minutes
 	$(BIN)/python -m tests.round_trip $(HF5) $(HF4)
+
+check-llama-cpp: $(DEV) $(PEERS)/.engines                   # does llama.cpp read our GGUF files as we do? a minute
+	$(BIN)/python -m tests.llama_cpp $(PEERS)/bin/python
 
 golden: $(HF5)                                              # tests/golden/hf.json and .safetensors, made again
 	$(HF5) -m tests.golden.make_hf

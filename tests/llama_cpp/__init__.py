@@ -1,0 +1,1 @@
+"""Does llama.cpp read our GGUF files as we do?"""
