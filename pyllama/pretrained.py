@@ -155,7 +155,10 @@ class Model:
             raise UserError(f"{folder} contains a run, which a saved model would damage; choose another folder")
         if checkpoint.in_run(folder):
             raise UserError(f"{folder} belongs to a run, which a saved model would damage; choose another folder")
-        tensors = {name: host(a) for name, a in params.leaves(decoded_tree(self.params))}
+        tree, config = decoded_tree(self.params), self.config
+        if getattr(config, "rope_interleaved", False) and not config.HEAD_NORMS:
+            tree, config = llama2c.to_halves(tree, config)      # as transformers has it
+        tensors = {name: host(a) for name, a in params.leaves(tree)}
         try:
             files.make_folder(folder)
         except OSError as error:
@@ -164,7 +167,7 @@ class Model:
         for name in {*tokenizer_files.FILES, *tokenizer_files.BESIDE} - of_tokenizer.keys():
             files.remove(folder / name)
         files.export(folder / checkpoint.MODEL, to_safetensors(tensors))
-        files.export(folder / checkpoint.CONFIG, [files.to_json(self.config.to_dict())])
+        files.export(folder / checkpoint.CONFIG, [files.to_json(config.to_dict())])
         files.remove(folder / config_file.FILE)
         if self.generation_config:
             files.export(folder / config_file.FILE, [files.to_json(self.generation_config)])

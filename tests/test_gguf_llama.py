@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pyllama
@@ -15,37 +15,17 @@ from pyllama import params, pretrained
 from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.formats import gguf, gguf_llama, gguf_rope, gguf_tokenizer, llama2c
-from pyllama.formats.gguf_metadata import Metadata
 from pyllama.models import MODELS, llama
 from pyllama.models.config import Dimensions
 from pyllama.models.llama_config import LlamaConfig, MistralConfig
-from pyllama.quantization import EncodedArray, encoded_tree
+from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
 from pyllama.rotary import frequencies
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
+from tests.ggufs import IDS, assert_same_scores, changed, config, model_of
 from tests.shared import SHARED, needs
 
 STORIES = SHARED / "fixtures/stories260K"
-IDS = np.array([[1, 5, 2, 9, 0, 3, 7]])
-
-
-def config(kind=LlamaConfig, **changes):
-    return kind(**dict(vocab_size=11, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-                       num_key_value_heads=2, max_position_embeddings=32, rms_norm_eps=1e-5, bos_token_id=1,
-                       eos_token_id=2) | changes)
-
-
-def model_of(c, dtype="float32"):
-    """A model, every number different and in float32."""
-    tree, rng = llama.init(c, 0, dtype), np.random.default_rng(1)
-    return pretrained.Model(c, params.rebuild(tree, (rng.normal(0, 0.3, a.shape).astype(np.float32).astype(dtype)
-                                                     for _, a in params.leaves(tree))))
-
-
-def assert_same_scores(model, other, tolerance=1e-12):
-    """The rows of a head may be in another order, so sums of 16 numbers are rounded otherwise: 1e-12 of the largest."""
-    z, expected = other.logits(IDS)[0], model.logits(IDS)[0]
-    np.testing.assert_allclose(z, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 CONFIGS = {
@@ -144,6 +124,22 @@ def test_an_encoded_model_is_trained(tmp_path):
     assert {a.dtype for _, a in params.leaves(again.params)} == {np.dtype("float32")}
 
 
+@pytest.mark.parametrize("kind", [None, "f16"])
+def test_a_folder_has_the_order_of_hugging_face(kind, tmp_path):
+    """f16 keeps 11 bits, and the folder has what it decodes to; sums are rounded otherwise: 1e-5 as above."""
+    model = model_of(config(attention_bias=True))
+    model = replace(model, params=encoded_tree(model.params, kind, model.config)) if kind else model
+    model.save(tmp_path / "model.gguf")
+    loaded = pyllama.load(tmp_path / "model.gguf")
+    loaded.save(tmp_path / "folder")
+    again = pyllama.load(tmp_path / "folder")
+    assert again.config.to_dict()["model_type"] == "llama"
+    assert not again.config.rope_interleaved
+    assert_same_scores(loaded, again, 1e-5)
+    for (name, w), (_, v) in zip(params.leaves(again.params), params.leaves(decoded_tree(model.params)), strict=True):
+        np.testing.assert_array_equal(w, v, err_msg=name)
+
+
 def test_a_file_is_replaced_only_on_demand(tmp_path):
     path = tmp_path / "model.gguf"
     model_of(config()).save(path)
@@ -189,78 +185,7 @@ def test_the_names_are_those_of_llama_cpp(tmp_path):
     assert {kind: theirs.GGML_QUANT_SIZES[kind] for kind in gguf.BLOCKS} == gguf.BLOCKS
 
 
-# Rotary scaling
-
-def factors_of(base, pairs, scaling):
-    return (frequencies(pairs, base, None) / frequencies(pairs, base, scaling)).astype(np.float32)
-
-
-@given(factor=st.floats(1.5, 64), low=st.floats(0.5, 4), more=st.floats(0.1, 8), original=st.integers(64, 10**6),
-       pairs=st.integers(2, 64), base=st.sampled_from([1e4, 5e5]))
-@example(factor=8.0, low=1.0, more=3.0, original=8192, pairs=64, base=5e5)
-@example(factor=32.0, low=1.0, more=3.0, original=8192, pairs=32, base=5e5)
-def test_the_factors_of_any_llama3_scaling_are_read_back(factor, low, more, original, pairs, base):
-    """Within 4e-6: a factor is rounded by 6e-8 of it, which is up to 64 times as much of its inverse."""
-    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": low + more,
-               "original_max_position_embeddings": original}
-    again = gguf_rope.llama3(factors_of(base, pairs, scaling), pairs, base, Metadata("model.gguf", {}))
-    np.testing.assert_allclose(frequencies(pairs, base, again), frequencies(pairs, base, scaling), rtol=4e-6)
-
-
-def test_llama3_comes_back_as_it_was(tmp_path):
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 8192}
-    c = config(hidden_size=256, num_attention_heads=2, num_key_value_heads=2, rope_theta=5e5, rope_scaling=scaling)
-    model_of(c).save(tmp_path / "model.gguf")
-    assert pyllama.load(tmp_path / "model.gguf").config.rope_scaling == scaling
-
-
-def test_ntk_is_written_as_another_base(tmp_path):
-    """1e-6: the base is stored in float32, and its power is at most 1."""
-    model = model_of(config(rope_scaling={"rope_type": "ntk", "factor": 3.0}), "float64")
-    model.save(tmp_path / "model.gguf")
-    again = pyllama.load(tmp_path / "model.gguf", dtype="float64")
-    assert again.config.rope_scaling is None
-    assert_same_scores(model, again, 1e-6)
-
-
-@pytest.mark.parametrize(("keys", "message"), [
-    ({"llama.rope.scaling.type": "longrope"}, "scales rotary embeddings by 'longrope', which is not supported"),
-    ({"llama.rope.scaling.attn_factor": np.float32(2)}, "attn_factor, which is not supported"),
-    ({"llama.rope.scaling.new_kind": np.float32(2)}, r"llama\.rope\.scaling\.new_kind, which is not supported"),
-    ({"llama.rope.dimension_count": np.uint32(8)}, "dimension_count = 8, but keys of 16 numbers"),
-])
-def test_another_scaling_is_refused(keys, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        pyllama.load(changed(tmp_path, lambda metadata, tensors: metadata.update(keys)))
-
-
-def test_an_old_file_scales_linearly(tmp_path):
-    path = changed(tmp_path, lambda metadata, tensors: metadata.update({"llama.rope.scale_linear": np.float32(2)}))
-    assert pyllama.load(path).config.rope_scaling == {"rope_type": "linear", "factor": 2.0}
-
-
-@pytest.mark.parametrize("factors", [[1.0] * 7, [-1.0] * 8, [np.nan] * 8, [4, 1, 1, 1, 1, 1, 1, 4], [0.5] * 8,
-                                     [1, 1, 2, 3, 4, 4, 4, 3]])
-def test_factors_that_no_llama3_scaling_has_are_refused(factors, tmp_path):
-    def add(metadata, tensors):
-        tensors["rope_freqs.weight"] = gguf_llama.of_floats(np.array(factors, np.float32))
-
-    with pytest.raises(UserError, match="by factors that are not those of llama3"):
-        pyllama.load(changed(tmp_path, add))
-
-
 # Files that are refused
-
-def changed(tmp_path, change, c=None):
-    """The file of a small model, after a change to its metadata and tensors."""
-    c = c or config()
-    metadata, tensors, _ = gguf_llama.written(c, model_of(c).params)
-    change(metadata, tensors)
-    path = tmp_path / "model.gguf"
-    path.write_bytes(b"".join(gguf.to_gguf(metadata, tensors)))
-    return path
-
 
 @pytest.mark.parametrize(("keys", "message"), [
     ({"general.architecture": "qwen2"}, "architecture 'qwen2', but of GGUF files only llama is read"),

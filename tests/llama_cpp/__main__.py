@@ -25,7 +25,12 @@ from tests import test_gguf_tokenizer as cases
 LETTERS = " \nabcdefghijklmnopqrstuvwxyz.,'!?é日"
 ODD = "the cat1 29'S\né日.ß🦙\tſ\u3000\u00a0\r|<>_xX٣²ⅷ"
 COUNT, MOST = 300, 25                               # random texts of each kind, characters of each
-FORMATS = (None, "f16", "bf16", "q8_0", "q4_0")
+MODELS = {"f32": (None, {}), **{form: (form, {}) for form in ("f16", "bf16", "q8_0", "q4_0")},
+          **{scaling["rope_type"]: (None, {"rope_scaling": scaling}) for scaling in (
+              {"rope_type": "linear", "factor": 2.0}, {"rope_type": "ntk", "factor": 4.0},
+              {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+              {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 64})}}
 NEW = 40                                            # tokens of a continuation
 
 
@@ -67,10 +72,10 @@ def main(python):
             request["texts"][path], names[path] = texts(name), f"texts, {name}"
             expected[path] = [[tokenizer.encode(text, True, allowed).tolist() for allowed in ((), "all")]
                               for text in request["texts"][path]]
-        for form in FORMATS if cases.STORIES.exists() else ():
-            path = str(Path(folder, f"{form}.gguf"))
-            request["prompts"][path], expected[path] = continued(form, path)
-            names[path] = f"tokens, {form or 'f32'}"
+        for name, changes in MODELS.items() if cases.STORIES.exists() else ():
+            path = str(Path(folder, f"{name}.gguf"))
+            request["prompts"][path], expected[path] = continued(path, *changes)
+            names[path] = f"tokens, {name}"
         Path(folder, "request.json").write_text(json.dumps(request))
         answer = subprocess.run([python, "-m", "tests.llama_cpp.worker", str(Path(folder, "request.json"))], check=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
@@ -84,9 +89,10 @@ def main(python):
     return 1 if differing else 0
 
 
-def continued(form, path):
+def continued(path, form, changes):
     """((prompt, count), the ids that follow) of the trained model in a storage format, which is written to the path."""
     model = pyllama.load(cases.STORIES / "stories260K.bin", tokenizer=cases.STORIES / "tok512.bin")
+    model = replace(model, config=replace(model.config, **changes))
     model = replace(model, params=encoded_tree(model.params, form, model.config)) if form else model
     model.save(path)
     prompt = [1, *model.tokenizer.encode("Once upon a time").tolist()]
