@@ -38,6 +38,7 @@ typedef struct {
     idx S;
     const char *mask;                              /* [B S], of the memory */
     const idx *source;                             /* the row of the memory that a sequence reads */
-    real *normed;                                  /* [N widest], shared by the threads */
-    void *inputs;
+    real *normed;                                  /* [rows widest], shared by the threads, rows >= N */
+    void *inputs;                                  /* stored_work(rows, widest) for Q8_0, and for Q4_0 */
+    idx rows;
 } turn;

@@ -10,18 +10,28 @@
 
 enum { LONG = 1024, SHORT = 64, UNIT = 16 };
 
+typedef struct {                                   /* the inputs of products: a thread's own, or those of all */
+    real *normed;                                  /* rows of the widest */
+    void *eights, *fours;                          /* as Q8_0 and as Q4_0 want them */
+} place;
+
+static place place_in(real *normed, void *inputs, idx rows, idx widest) {
+    return (place){normed, inputs, (char *)inputs + stored_work(rows, widest)};
+}
+
 typedef struct {
     job job;                                       /* first, so that its address is the program's */
     const step *steps;
     const turn *t;
+    place shared;
     real *work;
     idx widest, each;
 } program;
 
 typedef struct {                                   /* a thread's own room */
     idx *ready;                                    /* the phase whose norm and inputs are in it */
-    real *rest, *normed;
-    void *inputs;
+    real *rest;
+    place own;
 } desk;
 
 static idx rows_of(const step *s, const turn *t) { return s->wanted ? t->M : t->N; }
@@ -30,13 +40,13 @@ static idx up(idx n) { return (n + 15) / 16 * 16; }
 
 /* Numbers of a thread's work */
 static idx decode_work(idx widest, idx K) {
-    idx products = up(widest + 1) + up(widest) + up(stored_work(1, widest) / sizeof(real) + 1);
+    idx products = up(widest + 1) + up(widest) + up(2 * stored_work(1, widest) / sizeof(real) + 1);
     return 16 + most(products, up(2 * K + LONG + 2 * SHORT * K));
 }
 
 static desk desk_of(const program *p, int me) {
     real *work = p->work + me * p->each, *rest = work + 16, *normed = rest + up(p->widest + 1);
-    return (desk){(idx *)work, rest, normed, normed + up(p->widest)};
+    return (desk){(idx *)work, rest, place_in(normed, normed + up(p->widest), 1, p->widest)};
 }
 
 static void embed(const step *s, const turn *t, span rows) {
@@ -63,19 +73,19 @@ static void pick(const step *s, const turn *t, span rows) {
         memcpy(s->y[0] + m * s->ldy[0], s->x + t->wanted[m] * s->ldx, s->D * sizeof(real));
 }
 
-/* The kind in which the products want their inputs: that of the matrices that are in blocks */
-static int inputs_kind(const step *s) {
+static int has_kind(const step *s, int kind) {
     for (int i = 0; i < s->matrices; i++)
-        if (s->w[i].kind == Q8_0 || s->w[i].kind == Q4_0) return s->w[i].kind;
-    return REALS;
+        if (s->w[i].kind == kind) return 1;
+    return 0;
 }
 
-/* Norms of rows, and what the products want of them, to a thread's own room or to that of all */
-static void prepare(const step *s, span rows, real *normed, void *inputs, real *rest) {
+/* Norms of rows, and what the products want of them */
+static void prepare(const step *s, span rows, place to, real *rest) {
     const real *x = s->x;
-    idx ldx = s->ldx, kind = inputs_kind(s);
-    if (s->norm) norm_rows(normed, s, rows, rest), x = normed, ldx = s->D;
-    if (kind != REALS) stored_inputs(inputs, x, ldx, rows.past, s->D, kind, rows.first, rows.past);
+    idx ldx = s->ldx, N = rows.past;
+    if (s->norm) norm_rows(to.normed, s, rows, rest), x = to.normed, ldx = s->D;
+    if (has_kind(s, Q8_0)) stored_inputs(to.eights, x, ldx, N, s->D, Q8_0, rows.first, N);
+    if (has_kind(s, Q4_0)) stored_inputs(to.fours, x, ldx, N, s->D, Q4_0, rows.first, N);
 }
 
 static void activate(real *restrict y, const real *restrict x, const real *restrict u, int activation, idx n) {
@@ -99,9 +109,10 @@ static void activate(real *restrict y, const real *restrict x, const real *restr
 }
 
 /* Columns of the product of all rows with matrix i */
-static void multiply_columns(const step *s, const turn *t, int i, span columns, const real *x, idx ldx,
-                             const void *inputs) {
-    idx N = rows_of(s, t);
+static void multiply_columns(const step *s, const turn *t, int i, span columns, place from) {
+    idx N = rows_of(s, t), ldx = s->norm ? s->D : s->ldx;
+    const void *inputs = s->w[i].kind == Q4_0 ? from.fours : from.eights;
+    const real *x = s->norm ? from.normed : s->x;
     real *y = s->y[i] ? s->y[i] : t->scores;
     if (columns.first >= columns.past) return;
     for (idx n = 0; s->b[i] && n < N; n++) {
@@ -122,12 +133,12 @@ static idx product_items(const step *s) {
     return s->activation == SWIGLU ? units_of(s->w) : all;
 }
 
-static void multiply_units(const step *s, const turn *t, span units, const real *x, idx ldx, const void *inputs) {
+static void multiply_units(const step *s, const turn *t, span units, place from) {
     idx N = rows_of(s, t), before = 0;
     for (int i = 0; i < s->matrices; i++) {
         idx own = units_of(s->w + i), E = s->w[i].E;
-        multiply_columns(s, t, i, (span){UNIT * clip(units.first - before, own),
-                                         least(UNIT * clip(units.past - before, own), E)}, x, ldx, inputs);
+        idx first = UNIT * clip(units.first - before, own), past = UNIT * clip(units.past - before, own);
+        multiply_columns(s, t, i, (span){first, least(past, E)}, from);
         before += s->activation == SWIGLU ? 0 : own;
     }
     if (!s->activation) return;
@@ -139,20 +150,18 @@ static void multiply_units(const step *s, const turn *t, span units, const real 
 }
 
 /* The norm of several rows is a phase of its own. */
-static int prepares(const step *s) { return s->norm || inputs_kind(s) != REALS; }
+static int prepares(const step *s) { return s->norm || has_kind(s, Q8_0) || has_kind(s, Q4_0); }
 
 static void multiply_items(const program *p, int phase, span units, int me) {
     const step *s = p->steps + phase / 2;
     const turn *t = p->t;
     desk d = desk_of(p, me);
     int alone = rows_of(s, t) == 1;
-    real *normed = alone ? d.normed : t->normed;
-    void *inputs = alone ? d.inputs : t->inputs;
-    if (alone && prepares(s) && *d.ready != phase) {
-        prepare(s, (span){0, 1}, normed, inputs, d.rest);
+    if (alone && *d.ready != phase) {
+        prepare(s, (span){0, 1}, d.own, d.rest);
         *d.ready = phase;
     }
-    multiply_units(s, t, units, s->norm ? normed : s->x, s->norm ? s->D : s->ldx, inputs);
+    multiply_units(s, t, units, alone ? d.own : p->shared);
 }
 
 /* Rows of K numbers of a cache, of its kind, to y */
@@ -277,12 +286,13 @@ static void run_items(const job *j, int phase, idx first, idx past, int me) {
     case HEADS: case CROSS: heads_items(p, phase, items, me); break;
     case PRODUCT:
         if (phase % 2) multiply_items(p, phase, items, me);
-        else prepare(s, items, t->normed, t->inputs, desk_of(p, me).rest);
+        else prepare(s, items, p->shared, desk_of(p, me).rest);
     }
 }
 
 static void decode(const step *steps, idx count, const turn *t, real *work, idx widest, idx K, int threads) {
-    program p = {{2 * count, items_of, run_items}, steps, t, work, widest, decode_work(widest, K)};
+    program p = {{2 * count, items_of, run_items}, steps, t,
+                 place_in(t->normed, t->inputs, t->rows, widest), work, widest, decode_work(widest, K)};
     for (int me = 0; me < threads; me++) *desk_of(&p, me).ready = -1;
     team_run(&p.job, threads);
 }

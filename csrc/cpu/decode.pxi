@@ -41,7 +41,8 @@ cdef class Machine:
             self.fill(&self.steps[i], fields)
         self.now.normed = <void *>self.address(scratch(rows * widest, like))
         self.now.inputs = <void *>self.address(
-            scratch(self.kernel.stored_work(rows, widest) // like.itemsize + 1, like))
+            scratch(2 * self.kernel.stored_work(rows, widest) // like.itemsize + 1, like))
+        self.now.rows = rows
 
     def __dealloc__(self):
         free(self.steps)

@@ -45,3 +45,4 @@ cdef extern from "kernels.h" nogil:                     # the types of csrc/plan
         const idx *source
         void *normed
         void *inputs
+        idx rows

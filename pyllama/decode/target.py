@@ -60,7 +60,8 @@ def plan(c: Any, p: dict) -> Plan:
         stream.branch(layer["final_layer_norm"], Product("", "f", (up,), activation=activation, active="h"),
                       [], Product("h", "", (down,)))
     last = norm(decoder["layer_norm"], c) if c.norm_first else None
-    stream.steps.append(Product(stream.x, SCORES, (Matrix("head", *transformer.head(p, c)),), last))
+    bias = {"final_logits_bias": decoded_tree(p["final_logits_bias"])} if c.final_bias else {}      # a row [1 V]
+    stream.steps.append(Product(stream.x, SCORES, (Matrix("head", *transformer.head(p | bias, c)),), last))
 
     def positions(places, dtype):
         if c.positions == "sinusoidal":
