@@ -24,6 +24,7 @@ import numpy as np
 from pyllama.errors import UserError
 
 BLOCK = 32                                                  # numbers that share a scale
+LEVELS = {"q8_0": (-127, 127), "q4_0": (-8, 7)}             # the integers q of the formats, in q4_0 less 8
 PIECE = 2**20                                               # numbers encoded at once: bounds the memory that it takes
 
 
@@ -33,6 +34,7 @@ class Format(NamedTuple):
     bytes: int
     encode: Callable[[np.ndarray], np.ndarray]              # units [N numbers] float32 -> [N bytes] uint8
     decode: Callable[[np.ndarray], np.ndarray]              # units [N bytes] uint8 -> [N numbers] float32
+    scale: Callable[[np.ndarray], np.ndarray] | None = None             # units [N numbers] -> their exact scales [N 1]
 
 
 def encode(x: np.ndarray, kind: str) -> np.ndarray:
@@ -101,8 +103,22 @@ def scales(units: np.ndarray) -> np.ndarray:
     return units[:, :2].copy().view(np.float16).astype(np.float32)
 
 
+def of_levels(levels: np.ndarray, scales: np.ndarray, kind: str) -> np.ndarray:
+    """The rows whose numbers are scale times level: levels [E D] within LEVELS, scales [E N] -> data [E bytes].
+
+    Raises UserError if a scale is not finite in float16.
+    """
+    q, d = levels.reshape(-1, BLOCK).astype(np.int8), half(scales.reshape(-1, 1))
+    packed = packed_nibbles((q + 8).view(np.uint8)) if kind == "q4_0" else q
+    return joined(d, packed).reshape(len(levels), -1)
+
+
+def scale_q8_0(x: np.ndarray) -> np.ndarray:
+    return abs(x).max(axis=1, keepdims=True) / 127
+
+
 def encode_q8_0(x: np.ndarray) -> np.ndarray:
-    d = abs(x).max(axis=1, keepdims=True) / np.float32(127)
+    d = scale_q8_0(x)
     stored, scaled = half(d), x * inverse(d)
     size = np.floor(abs(scaled) + np.float32(0.5))          # C's roundf: halves away from zero
     return joined(stored, np.copysign(size, scaled).astype(np.int8))
@@ -112,13 +128,12 @@ def decode_q8_0(units: np.ndarray) -> np.ndarray:
     return scales(units) * units[:, 2:].view(np.int8).astype(np.float32)
 
 
-def largest(x: np.ndarray) -> np.ndarray:
-    """The number of the largest magnitude of each block, with its sign: x [N 32] -> [N 1]."""
-    return np.take_along_axis(x, abs(x).argmax(axis=1, keepdims=True), axis=1)
+def scale_q4_0(x: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(x, abs(x).argmax(axis=1, keepdims=True), axis=1) / -8
 
 
 def encode_q4_0(x: np.ndarray) -> np.ndarray:
-    d = largest(x) / np.float32(-8)
+    d = scale_q4_0(x)
     stored = half(d)
     exact = x.astype(np.float64) * inverse(d) + 8.5         # rounded once, as a fused multiply-add does
     return joined(stored, packed_nibbles(np.minimum(np.trunc(exact.astype(np.float32)), 15).astype(np.uint8)))
@@ -151,6 +166,6 @@ def encode_bf16(x: np.ndarray) -> np.ndarray:
 FORMATS = {
     "f16": Format(1, 2, lambda x: half(x).view(np.uint8), lambda units: units.view(np.float16).astype(np.float32)),
     "bf16": Format(1, 2, encode_bf16, lambda units: units.view(ml_dtypes.bfloat16).astype(np.float32)),
-    "q8_0": Format(BLOCK, 34, encode_q8_0, decode_q8_0),
-    "q4_0": Format(BLOCK, 18, encode_q4_0, decode_q4_0),
+    "q8_0": Format(BLOCK, 34, encode_q8_0, decode_q8_0, scale_q8_0),
+    "q4_0": Format(BLOCK, 18, encode_q4_0, decode_q4_0, scale_q4_0),
 }

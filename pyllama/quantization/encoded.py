@@ -131,6 +131,19 @@ def is_quantized(tree: Any) -> bool:
     return any(isinstance(leaf, EncodedArray) for _, leaf in params.leaves(tree))
 
 
+def plain(tree: Any, kind: str) -> Any:
+    """The tree with plain arrays, to be quantized.
+
+    Raises UserError if there is no such storage format, or if a matrix has been rounded to few bits already.
+    """
+    if kind not in blocks.FORMATS:
+        raise UserError(f"dtype is {kind!r}; a model is quantized to {', '.join(blocks.FORMATS)}")
+    if before := [leaf.kind for _, leaf in params.leaves(tree)
+                  if isinstance(leaf, EncodedArray) and leaf.kind in blocks.LEVELS]:
+        raise UserError(f"the model is already quantized to {before[0]}; quantize the model that it was made of")
+    return decoded_tree(tree)
+
+
 def decoded_tree(tree: Any, dtype: Any = "float32") -> Any:
     """The tree with plain arrays of this dtype in place of encoded matrices; other leaves are kept.
 
