@@ -21,7 +21,9 @@ from pyllama.models import MODELS
 from pyllama.models.config import OURS
 from pyllama.models.init import outlines
 from pyllama.quantization import EncodedArray, decoded_tree
+from pyllama.quantization.sample import quantized_tree
 from pyllama.text import special, tokenizer_files
+from pyllama.text.corpus import Sources
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 
@@ -130,6 +132,16 @@ class Model:
         for note in plan.notes:
             warnings.warn(note, stacklevel=4)
         return plan.config, *plan.settings(kind, options)
+
+    def quantize(self, dtype: str, data: Sources | None = None) -> "Model":
+        """The model in a storage format of GGUF: its matrices become EncodedArrays, norms and biases float32.
+
+        dtype   "q8_0", "q4_0", "f16" or "bf16"
+        data    a text to calibrate with: files, folders, patterns; None: numbers are rounded to the nearest
+
+        Raises UserError for another dtype, a quantized model, or a text that is shorter than a window.
+        """
+        return replace(self, params=quantized_tree(self.params, self.config, dtype, data, self.require_tokenizer))
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.  Raises UserError if there is none."""

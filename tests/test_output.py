@@ -68,6 +68,7 @@ COMMANDS = {
     "predict rows": ["predict", "--model", "tuned", "--data", "rows.csv"],
     "evaluate": ["evaluate", "--model", "run", "--data", "text.txt"],
     "evaluate rows": ["evaluate", "--model", "tuned", "--data", "rows.csv"],
+    "quantize": ["quantize", "run", "{new}.gguf", "--report"],
     "report": ["report", "text.txt"],
     "models": ["models"],
     "inspect": ["inspect", "run"],

@@ -168,7 +168,7 @@ echo "${COMPREPLY[*]-}"
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(("words", "replies"), [
-    (["ge"], {"generate"}), (["ch"], {"chat", "check"}),
+    (["ge"], {"generate"}), (["ch"], {"chat", "check"}), (["q"], {"quantize"}),
     (["e"], {"evaluate", "explain", "extract", "env", "eval", "export-vectors"}),
     (["help", "ge"], {"generate"}),
     (["train", "--max_s"], {"--max_steps"}), (["train", "--schedule", "co"], {"cosine", "constant"}),

@@ -20,6 +20,7 @@ from pyllama.cli import (
     output,
     overview,
     plot,
+    quantize,
     report,
     score,
     tasks,
@@ -40,7 +41,8 @@ def completion() -> int:
 SECTIONS: dict[str, dict[str, Any]] = {
     "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},
     "use a trained model": {"generate": generate.generate, "chat": chat.chat, "predict": tasks.predict,
-                            "evaluate": evaluate.evaluate, "extract": graph.extract, "graph": graph.graph},
+                            "evaluate": evaluate.evaluate, "extract": graph.extract, "graph": graph.graph,
+                            "quantize": quantize.quantize},
     "show information": {"inspect": contents.inspect, "models": overview.models, "tasks": overview.tasks,
                          "plot": plot.plot, "report": report.report, "env": inspect.env, "completion": completion},
     "study the ops": {"ops": inspect.ops, "derive": derive.derive, "explain": explain.explain,

@@ -56,9 +56,22 @@ def write(path: Path, config: Any, parameters: dict, tokenizer: Tokenizer | None
 
     Raises UserError if it exists, cannot be written, or the format cannot have this model or tokenizer.
     """
+    require_writable(path, config, tokenizer, force)
+    metadata, tensors, notes = contents(config, parameters, tokenizer)
+    files.export(path, gguf.to_gguf(metadata, tensors))
+    return notes
+
+
+def require_writable(path: Path, config: Any, tokenizer: Tokenizer | None, force: bool = False) -> None:
+    """Raise UserError if write() would, whatever the parameters are: to know it before work that takes long."""
     if path.exists() and not force:
         raise UserError(f"{path} exists; give another name, or set force to replace it")
+    contents(config, {}, tokenizer)
+
+
+def contents(config: Any, parameters: dict, tokenizer: Tokenizer | None
+             ) -> tuple[dict[str, Any], dict[str, gguf.Tensor], tuple[str, ...]]:
+    """(metadata, tensors, notes) of a GGUF file.  Raises UserError if the format cannot have the model or tokenizer."""
     metadata, tensors, notes = gguf_llama.written(config, parameters, tokenizer.eos_id if tokenizer else None)
     of_tokenizer, more = gguf_tokenizer.written(tokenizer, config.vocab_size, gguf_llama.ENDS[0] in metadata)
-    files.export(path, gguf.to_gguf({**of_tokenizer, **metadata}, tensors))
-    return (*notes, *more)
+    return {**of_tokenizer, **metadata}, tensors, (*notes, *more)
