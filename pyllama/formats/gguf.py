@@ -186,6 +186,8 @@ class Reader:
         if inner == BOOL:
             return self.numbers(np.uint8, length, what).astype(bool)
         self.check_room(length, 12 if inner == ARRAY else 8, f"values in {what}")
+        if inner == STRING:
+            return self.strings(length, what)
         return [self.value(inner, what, depth + 1) for _ in range(length)]
 
     def numbers(self, kind: type, count: int, what: str) -> np.ndarray:
@@ -213,6 +215,20 @@ class Reader:
             return str(self.take(length, what), "utf-8")
         except UnicodeDecodeError:
             raise self.damaged(f"{what} is not UTF-8") from None
+
+    def strings(self, count: int, what: str) -> list[str]:
+        """The next strings: hundreds of thousands in a vocabulary, so without a call for each."""
+        texts, raw, end = [], self.raw, self.at
+        try:
+            for _ in range(count):
+                begin = end + 8
+                end = begin + int.from_bytes(raw[end:begin], "little")
+                texts.append(str(raw[begin:end], "utf-8"))
+        except UnicodeDecodeError:
+            if end <= len(raw):
+                raise self.damaged(f"{what} is not UTF-8") from None
+        self.take(end - self.at, what)
+        return texts
 
     def take(self, size: int, what: str) -> memoryview:
         """The next bytes."""

@@ -75,10 +75,11 @@ def read(metadata: Metadata, vocab_size: int) -> tuple[Tokenizer | None, tuple[s
     if kind == "llama" and all(kind == NORMAL and len(text) == 1 for text, _, kind in vocabulary):
         return Tokenizer(alphabets.characters([text.replace(SPACE, " ") for text, _, _ in vocabulary])), ()
     roles = read_roles(metadata, vocabulary, kind)
-    bare, begin = byte_level(metadata, vocabulary) if kind == "gpt2" else (pieces(metadata, vocabulary, roles), True)
+    rust, begin = byte_level(metadata, vocabulary) if kind == "gpt2" else (pieces(metadata, vocabulary, roles), True)
     first = roles.get("bos_token") if metadata.flag(f"{PREFIX}add_bos_token", begin) else None
     last = roles.get("eos_token") if metadata.flag(f"{PREFIX}add_eos_token", False) else None
-    rust = frames.framed(bare, first, last) if first or last else bare
+    if first or last:
+        rust.post_processor = frames.frame(rust, first, last)
     template = metadata.text(TEMPLATE, "")
     tokenizer = Tokenizer(rust, {**roles, **({"chat_template": template} if template else {})})
     if kind == "gpt2":

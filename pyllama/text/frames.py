@@ -18,7 +18,14 @@ def around(rust: tokenizers.Tokenizer, texts: int = 1) -> list[list[int]]:
 
 
 def framed(rust: tokenizers.Tokenizer, first: str | None, last: str | None) -> tokenizers.Tokenizer:
-    """A tokenizer that puts the token `first` before a text and `last` after each text of a pair.
+    """A tokenizer that puts the token `first` before a text and `last` after each text of a pair: see frame()."""
+    changed = tokenizers.Tokenizer.from_str(rust.to_str())
+    changed.post_processor = frame(changed, first, last)
+    return changed
+
+
+def frame(rust: tokenizers.Tokenizer, first: str | None, last: str | None) -> processors.PostProcessor:
+    """The post-processor with which a tokenizer puts `first` before a text and `last` after each text of a pair.
 
     Of its post-processor it keeps what changes the positions of tokens, and replaces what adds tokens.  Without one, a
     byte-level token has the positions of its characters without the space before them, as in GPT-2.
@@ -29,9 +36,7 @@ def framed(rust: tokenizers.Tokenizer, first: str | None, last: str | None) -> t
                 *(part for text in texts for part in (text, *([f"{last}:{text[-1]}"] if last else [])))]
 
     special = [(token, rust.token_to_id(token)) for token in dict.fromkeys((first, last)) if token]
-    frame = processors.TemplateProcessing(template("$A:0"), template("$A:0", "$B:1"), special)
-    changed = tokenizers.Tokenizer.from_str(rust.to_str())
+    whole = processors.TemplateProcessing(template("$A:0"), template("$A:0", "$B:1"), special)
     trim = processors.ByteLevel(trim_offsets=True) if isinstance(rust.decoder, decoders.ByteLevel) else None
-    kept = trim if changed.num_special_tokens_to_add(False) else changed.post_processor or trim
-    changed.post_processor = processors.Sequence([kept, frame]) if kept else frame
-    return changed
+    kept = trim if rust.num_special_tokens_to_add(False) else rust.post_processor or trim
+    return processors.Sequence([kept, whole]) if kept else whole
