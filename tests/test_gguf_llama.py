@@ -20,7 +20,7 @@ from pyllama.models.config import Dimensions
 from pyllama.models.llama_config import LlamaConfig, MistralConfig
 from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
 from pyllama.rotary import frequencies
-from pyllama.text import special
+from pyllama.text import sentencepiece, special
 from pyllama.text.tokenizer import Tokenizer
 from tests.ggufs import IDS, assert_same_scores, changed, config, model_of
 from tests.shared import SHARED, needs
@@ -247,19 +247,31 @@ def test_any_value_of_any_key_gives_a_model_or_a_sentence(tmp_path):
                 pyllama.load(path)
 
 
+def pieces():
+    """SentencePiece's byte pairs over two letters."""
+    texts = [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3), *((text, 0, 6) for text in sorted(gguf_tokenizer.HEX)),
+             ("ab", -1, 1), ("▁a", -2, 1), ("a", -3, 1), ("b", -4, 1), ("▁", -5, 1)]
+    return Tokenizer(sentencepiece.tokenizer_of(sentencepiece.Parts(texts, {3: sentencepiece.BPE, 35: 1}, {4: 0})))
+
+
+TOKENIZERS = {"characters": lambda: Tokenizer.characters("abc de\n.,é"), "bytes": Tokenizer.bytes, "pieces": pieces}
+
+
 @functools.cache
-def with_tokenizer():
+def with_tokenizer(name):
     """(the bytes of a file with a tokenizer, how many of them come before the data)"""
-    c = config()
+    tokenizer = TOKENIZERS[name]()
+    c = config(vocab_size=tokenizer.vocab_size + 1)
     metadata, tensors, _ = gguf_llama.written(c, model_of(c).params)
-    of_tokenizer, _ = gguf_tokenizer.written(Tokenizer.characters("abc de\n.,é"), c.vocab_size)
+    of_tokenizer, _ = gguf_tokenizer.written(tokenizer, c.vocab_size)
     header, *data = gguf.to_gguf(metadata | of_tokenizer, tensors)
     return b"".join([header, *data]), len(header)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
 @given(place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
-def test_any_changed_byte_of_the_header_gives_a_model_or_a_sentence(place, change, tmp_path_factory):
-    whole, header = with_tokenizer()
+def test_any_changed_byte_of_the_header_gives_a_model_or_a_sentence(name, place, change, tmp_path_factory):
+    whole, header = with_tokenizer(name)
     content = bytearray(whole)
     content[int(place * header)] ^= change
     path = tmp_path_factory.getbasetemp() / "changed.gguf"
