@@ -247,7 +247,7 @@ def with_small_ones(small, lost):
 @pytest.mark.parametrize("lost", [1.0, 0.01])
 @pytest.mark.parametrize("small", [1.0, 1e-4, 1e-8])
 def test_no_parameter_hides_what_it_loses_behind_others(small, lost):
-    for seed in range(5):
+    for seed in range(3):
         report = check_partials(*with_small_ones(small, lost), seed=seed, entries=0, budget=None)
         assert {pair.input for pair in report.pairs if pair.wrong} == {"s3", "s7"}
 
@@ -265,7 +265,7 @@ def test_parameters_that_the_loss_does_not_feel_hide_no_other(size):
 
     rng = np.random.default_rng(0)
     p = {name: rng.standard_normal(3) for name in ("a", "b", "c", *idle)}
-    for seed in range(5):
+    for seed in range(3):
         report = check_partials(loss, p, seed=seed, entries=0, budget=None)
         assert {pair.input for pair in report.pairs if pair.wrong} == {"b", "c"}
 
