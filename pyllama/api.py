@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyllama import params, pretrained
-from pyllama.beam import SearchConfig
 from pyllama.errors import UserError, with_article
+from pyllama.generation import SearchConfig
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model, check_dtype, load, with_options
@@ -206,7 +206,7 @@ def predict(model: Model | str | Path, inputs: str | dict | Sequence[str | dict]
 
     model      a Model, or the path of a run of finetune() or the command line, whose best checkpoint is used
     inputs     a text, if the task reads one field, or a row: a dict of the task's fields, without the answer
-    options    fields of pyllama.beam.SearchConfig, for tasks that generate text: num_beams, max_new_tokens,
+    options    fields of pyllama.generation.SearchConfig, for tasks that generate text: num_beams, max_new_tokens,
                length_penalty, early_stopping
 
     An answer is a text: the class, the span, or the generated text; in tagging, a list of entities, dicts with start,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyllama import beam, files, generation, params
+from pyllama import files, generation, params
 from pyllama.device import host
 from pyllama.errors import UserError, check_options, with_article
 from pyllama.formats import llama2c, model_file
@@ -80,9 +80,8 @@ class Model:
         unless do_sample=True.
 
         options   fields of generation.GenerationConfig: max_new_tokens, do_sample, temperature, top_k, top_p, min_p,
-                  repetition_penalty, num_return_sequences, stop_strings, seed; for an encoder-decoder, fields of
-                  beam.SearchConfig: num_beams, max_new_tokens, length_penalty, early_stopping; for both, fields of
-                  generation.Rules: min_new_tokens, no_repeat_ngram_size, ...
+                  repetition_penalty, num_beams, length_penalty, early_stopping, num_return_sequences, stop_strings,
+                  eos_token_id, seed; fields of generation.Rules: min_new_tokens, no_repeat_ngram_size, ...
 
         Options that are not given come from the folder's generation_config.json.  A warning names the values in it that
         are not supported.
@@ -93,45 +92,44 @@ class Model:
         positions refuses it.
         """
         several = isinstance(prompt, Iterable) and not isinstance(prompt, str)
-        prompts = list(prompt) if several else [prompt]
+        prompts: list[Any] = list(prompt) if several else [prompt]
         if wrong := [prompt for prompt in prompts if not isinstance(prompt, str)]:
             raise UserError(f"a prompt is {wrong[0]!r}; give a text, or a list of texts")
-        write = self._targets if self.config.head == "seq2seq" else self._continued
-        texts = write(prompts, options)
+        results = self._results(prompts, options)
+        copies = len(results) // len(prompts) if prompts else 1
+        starts = [self._start(prompt) for prompt in prompts for _ in range(copies)]
+        texts = [f"{start}{result.text}" for start, result in zip(starts, results, strict=True)]
         return texts[0] if isinstance(prompt, str) and len(texts) == 1 else texts
 
-    def _continued(self, prompts, options):
-        """generate() of a decoder: a list of texts."""
-        tokenizer = self.require_tokenizer()
-        if self.config.learns != "next token":
-            raise UserError(f"{with_article(self.config.TYPE)} with the head {self.config.head!r} does not generate "
-                            f"text; use pyllama.predict, or another model")
-        config, settings, rules = self._understood(generation.GenerationConfig, options)
-        prompts = [generation.startable(prompt, tokenizer) for prompt in prompts]
-        ids = [special.prompt(tokenizer, prompt) for prompt in prompts]
-        results = generation.generate(self.params, config, ids, tokenizer, settings, rules=rules)
-        repeated = [prompt for prompt in prompts for _ in range(settings.num_return_sequences)]
-        return [f"{prompt}{result.text}" for prompt, result in zip(repeated, results, strict=True)]
-
-    def _targets(self, prompts, options):
-        """generate() of an encoder-decoder: a list of texts."""
-        tokenizer = self.require_tokenizer()
-        config, search, rules = self._understood(beam.SearchConfig, options)
-        ids = special.encode(tokenizer, prompts, allowed_special="all")
-        longest = max(map(len, ids), default=0)
-        if config.positions == "learned" and longest > config.max_position_embeddings:
-            raise UserError(f"the prompt has {longest} tokens, but the model's context (max_position_embeddings) "
-                            f"is {config.max_position_embeddings}; shorten it")
-        hypotheses = beam.targets(self.params, config, ids, search, tokenizer.vocab_size, rules)
-        return [tokenizer.decode(best.ids, skip_special_tokens=True) for best, *_ in hypotheses]
-
-    def _understood(self, kind, options):
-        """(config, settings, rules) of a kind of settings, with the options of a caller."""
-        check_options(options, kind, generation.Rules)
-        plan = config_file.understood(self.generation_config, self.config, kind)
+    def _results(self, prompts: Sequence[str], options: dict[str, Any]) -> list[generation.Result]:
+        """The results of generate()."""
+        tokenizer, config = self.require_tokenizer(), self.config
+        if config.head != "seq2seq" and config.learns != "next token":
+            raise UserError(f"{with_article(config.TYPE)} with the head {config.head!r} does not generate text; use "
+                            f"pyllama.predict, or another model")
+        check_options(options, generation.GenerationConfig, generation.Rules)
+        plan = config_file.understood(self.generation_config, config)
         for note in plan.notes:
-            warnings.warn(note, stacklevel=4)
-        return plan.config, *plan.settings(kind, options)
+            warnings.warn(note, stacklevel=3)
+        settings, rules = plan.settings(options)
+        if config.head == "seq2seq":
+            ids = self._sources(prompts)
+        else:
+            ids = [special.prompt(tokenizer, self._start(prompt)) for prompt in prompts]
+        return generation.generate(self.params, plan.config, ids, tokenizer, settings, rules=rules)
+
+    def _start(self, prompt: str) -> str:
+        """What a result begins with: the prompt, unless the result is the target for a source."""
+        return "" if self.config.head == "seq2seq" else generation.startable(prompt, self.require_tokenizer())
+
+    def _sources(self, prompts: Sequence[str]) -> list:
+        """The ids of sources for an encoder.  Raises UserError if one is longer than its context."""
+        ids = special.encode(self.require_tokenizer(), prompts, allowed_special="all")
+        longest = max(map(len, ids), default=0)
+        if self.config.positions == "learned" and longest > self.config.max_position_embeddings:
+            raise UserError(f"the prompt has {longest} tokens, but the model's context (max_position_embeddings) "
+                            f"is {self.config.max_position_embeddings}; shorten it")
+        return ids
 
     def quantize(self, dtype: str, data: Sources | None = None) -> "Model":
         """The model in a storage format of GGUF: its matrices become EncodedArrays, norms and biases float32.

@@ -273,7 +273,7 @@ def test_an_encoder_decoder_writes_and_a_classifier_is_refused():
      "class_weights is 'even'; it must be one of none, balanced"),
     (lambda: next(pyllama.finetune(tiny("lstm"), "reviews.csv", "classify", fields=["text"])),
      "^fields names 1 fields"),
-    (lambda: tiny().generate("A", num_beams=2), "there is no option 'num_beams' here; the options are max_new"),
+    (lambda: tiny().generate("A", beams=2), "there is no option 'beams' here; the options are max_new"),
     (lambda: tiny().generate(["A", 1]), "a prompt is 1; give a text, or a list of texts"),
     (lambda: pyllama.generate(tiny(), None), "a prompt is None; give a text, or a list of texts"),
     (lambda: tiny().generate("A", stop_strings=5), "stop_strings is 5; it must be"),

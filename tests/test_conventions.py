@@ -2,7 +2,6 @@
 import numpy as np
 import pytest
 
-from pyllama.beam import SearchConfig, beam_search
 from pyllama.models import bart
 from pyllama.ops import attention, cross_entropy, linear_cross_entropy
 from pyllama.params import leaves
@@ -10,6 +9,7 @@ from pyllama.tasks.qa import f1
 from pyllama.training.loop import Settings
 from pyllama.training.optim import SGD, AdamW, clip_scale
 from pyllama.training.schedule import SCHEDULES
+from tests.test_search import found
 
 CHOSEN = {"learning_rate": 1.0, "min_lr": 0.1, "warmup_steps": 4, "max_steps": 10, "decay_steps": 4}
 
@@ -66,13 +66,12 @@ def test_the_bias_of_the_logits_is_a_parameter():
     assert dict(leaves(bart.init(c)))["final_logits_bias"].shape == (1, 5)
 
 
-@pytest.mark.parametrize(("early_stopping", "best"), [(False, [1, 1, 1, 1, 1]), (True, [1, 0])])
+@pytest.mark.parametrize(("early_stopping", "best"), [(False, [0]), (True, [0]), ("never", [1] * 12)])
 def test_a_search_goes_on_while_a_longer_answer_may_win(early_stopping, best):
-    """log p is -1 for the end and -0.5 for another token: per token, the longer answer is better."""
-    def step(tokens, rows):
-        return np.tile([-1.0, -0.5], (len(tokens), 1))
-
-    answers, = beam_search(step, 1, [0], 1, SearchConfig(max_new_tokens=5, num_beams=2, early_stopping=early_stopping))
+    """After two unlikely tokens the longer answer is certain: per token it is the likeliest, but late."""
+    p = [[0.6, 0.3, 0.1], [0.9, 0.05, 0.05], *[[0.01, 0.98, 0.01]] * 10]
+    answers, = found(lambda source, ids: np.log(p[len(ids)]), 1, max_new_tokens=12, num_beams=2,
+                     early_stopping=early_stopping)
     assert answers[0].ids == best
 
 

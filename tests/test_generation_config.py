@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 import pyllama
-from pyllama.beam import SearchConfig, beam_search
 from pyllama.cli import main
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, Rules, config_file
 from tests import chains
 from tests.chains import TOKENS
-from tests.test_search import toy
+from tests.test_search import END, found, random_table
 
 IM_END, A, C, D = (TOKENS.index(token) for token in ("<|im_end|>", "a", "c", "d"))
 
@@ -48,8 +47,10 @@ def test_an_option_wins_over_the_file():
     assert model.generate("a", max_new_tokens=2, min_new_tokens=0) == "abc"
     assert model.generate("a", max_new_tokens=4) == "abcab"
     assert chains.model(max_length=2).generate("abc", max_new_tokens=2) == "abcd"
-    with pytest.raises(UserError, match="there is no option 'num_beams' here"):
-        model.generate("a", num_beams=3)
+    with pytest.raises(UserError, match="there is no option 'num_groups' here"):
+        model.generate("a", num_groups=3)
+    with pytest.raises(UserError, match="num_beams above 1 searches and do_sample draws; set one of them, not both"):
+        model.generate("a", num_beams=3, do_sample=True)
     with pytest.raises(UserError, match=r"the prompt has 3 tokens, .* a max_length of 3; set max_new_tokens"):
         chains.model(max_length=3).generate("abc")
     with pytest.raises(UserError, match="exclude every token; relax them"):
@@ -57,12 +58,11 @@ def test_an_option_wins_over_the_file():
 
 
 def test_the_file_decides_whether_to_sample():
-    plan = config_file.understood({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, chains.model().config,
-                                  GenerationConfig)
+    plan = config_file.understood({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, chains.model().config)
     base = {"do_sample": True, "temperature": 0.8, "top_k": 200}
 
     def settings(chosen, values=plan.options, base=base):
-        return replace(plan, options=values).settings(GenerationConfig, chosen, base)[0]
+        return replace(plan, options=values).settings(chosen, base)[0]
 
     sampled = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, top_k=50)       # as transformers
     assert settings({}) == settings({}, base=None) == sampled
@@ -73,6 +73,11 @@ def test_the_file_decides_whether_to_sample():
     assert settings({}, {"temperature": 0.6}, None) == GenerationConfig()
     assert settings({}, {"temperature": 0.6}) == GenerationConfig(do_sample=True, temperature=0.6)
     assert settings({"temperature": 0.0}, {}).greedy
+    assert settings({"num_beams": 2}) == GenerationConfig(num_beams=2)
+    assert settings({}, {"num_beams": 2, "num_return_sequences": 2}) == \
+        GenerationConfig(num_beams=2, num_return_sequences=2)
+    assert settings({"do_sample": True}, {"num_beams": 2, "temperature": 0.6}, None) == \
+        GenerationConfig(do_sample=True, temperature=0.6)
 
 
 def test_the_file_is_read_written_and_follows_the_model(tmp_path):
@@ -115,8 +120,10 @@ def test_the_command_samples_unless_told_otherwise(tmp_path, capsys):
 
 
 def test_what_is_not_supported_is_named(tmp_path, capsys):
-    model = chains.model(typical_p=0.2, num_beams=4, epsilon_cutoff=0.0, guidance_scale=None, unheard_of=3)
-    note = "generation_config.json: num_beams, typical_p are not supported; transformers' texts may differ"
+    model = chains.model(typical_p=0.2, num_beams=4, do_sample=True, epsilon_cutoff=0.0, guidance_scale=None,
+                         unheard_of=3)
+    note = ("generation_config.json: do_sample with num_beams, typical_p are not supported; transformers' texts may "
+            "differ")
     with pytest.warns(UserWarning, match=note):
         model.generate("a")
     model.save(tmp_path)
@@ -148,6 +155,18 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(name, value, message):
         chains.model(**{"do_sample": True, name: value}).generate("a")
 
 
+@pytest.mark.parametrize(("options", "message"), [
+    ({"max_new_tokens": "5"}, "max_new_tokens is '5'; it must be a whole number from 0 on"),
+    ({"early_stopping": "sometimes"}, 'early_stopping is .*; it must be true, false or "never"'),
+    ({"bad_words_ids": [3]}, "bad_words_ids is \\[3\\]; it must be a list of lists of ids"),
+    ({"eos_token_id": [99]}, "eos_token_id is 99, but the model's vocabulary has 13 tokens"),
+    ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3, which needs as many num_beams"),
+])
+def test_an_option_of_the_wrong_kind_is_refused_by_name(options, message):
+    with pytest.raises(UserError, match=message):
+        chains.model().generate("a", **options)
+
+
 @pytest.mark.parametrize("content", ["[]", "3", "{", ""])
 def test_a_file_that_is_no_object_is_refused(content, tmp_path):
     chains.model().save(tmp_path)
@@ -158,14 +177,15 @@ def test_a_file_that_is_no_object_is_refused(content, tmp_path):
 
 def test_the_rules_hold_for_beams():
     def targets(seed, K, **rules):
-        return [h.ids for h in beam_search(toy(seed, 1)[0], 9, [0], 1, SearchConfig(5, K), Rules(**rules))[0]]
+        hypotheses, = found(random_table(seed), 1, Rules(**rules), max_new_tokens=5, num_beams=K)
+        return [h.ids for h in hypotheses]
 
     for seed in range(20):
         for K in (1, 3):
-            assert all(0 not in ids[:3] for ids in targets(seed, K, min_new_tokens=3))
-            assert all(0 not in ids[:2] for ids in targets(seed, K, min_length=3))         # with the start token
+            assert all(END not in ids[:3] for ids in targets(seed, K, min_new_tokens=3))
+            assert all(END not in ids[:2] for ids in targets(seed, K, min_length=3))       # with the start token
             assert all(ids[0] == 2 for ids in targets(seed, K, forced_bos_token_id=2))
-            assert all(ids[-1] == 0 for ids in targets(seed, K, forced_eos_token_id=0))
+            assert all(ids[-1] == END for ids in targets(seed, K, forced_eos_token_id=END))
             assert all(1 not in ids for ids in targets(seed, K, suppress_tokens=[1]))
             for ids in targets(seed, K, no_repeat_ngram_size=2):
                 assert len({*itertools.pairwise(ids)}) == len(ids) - 1
@@ -177,9 +197,9 @@ def test_an_encoder_decoder_obeys_its_file():
     model = pyllama.create("transformer", "python-docs", tokenizer="bpe", vocab_size=300, hidden_size=8)
     model.generation_config = {"max_length": 4, "forced_bos_token_id": 40, "num_beams": 2, "early_stopping": "never",
                                "decoder_start_token_id": 2, "min_length": 4}
-    settings = config_file.understood(model.generation_config, model.config, SearchConfig)
-    assert settings.config.decoder_start_token_id == 2
+    plan = config_file.understood(model.generation_config, model.config)
+    assert plan.config.decoder_start_token_id == 2
     text = model.generate("a")
     assert text.startswith(model.tokenizer.decode([40]))
     assert 1 <= len(model.tokenizer.encode(text)) <= 3
-    np.testing.assert_equal(settings.options, {"num_beams": 2, "early_stopping": False})
+    np.testing.assert_equal(plan.options, {"num_beams": 2, "early_stopping": "never"})

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pyllama import params, rng
-from pyllama.beam import SearchConfig
 from pyllama.cli import overview
 from pyllama.cli.main import main
 from pyllama.errors import UserError
+from pyllama.generation import SearchConfig
 from pyllama.models import MODELS, bart, bert, gpt2
 from pyllama.models.config import Dimensions
 from pyllama.ops import cross_entropy
@@ -175,9 +175,7 @@ def test_every_decoder_learns_to_answer(model, capitals, tmp_path, capsys):
     assert metrics["perplexity"] == pytest.approx(math.exp(best), rel=1e-4)
     capsys.readouterr()
     assert main(["predict", "--model", str(run), "--text", "Bye", "--num_beams", "2"]) == 0
-    out, err = capsys.readouterr()
-    assert out == "So\nlong!\n"
-    assert "num_beams has no effect" in err
+    assert capsys.readouterr() == ("So\nlong!\n", "")
     (tmp_path / "ask.jsonl").write_text(capitals.read_text().replace("output", "ignored"))
     assert main(["predict", "--model", str(run), "--data", str(tmp_path / "ask.jsonl")]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

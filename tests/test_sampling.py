@@ -151,7 +151,12 @@ def test_extreme_settings_choose_the_likeliest(settings):
     (dict(top_k=5), "top_k has no effect"),
     (dict(top_p=0.9), "top_p has no effect"),
     (dict(min_p=0.1), "min_p has no effect"),
-    (dict(num_return_sequences=2), "num_return_sequences above 1 needs do_sample"),
+    (dict(num_return_sequences=2), "num_return_sequences is 2, which needs as many num_beams"),
+    (dict(num_return_sequences=4, num_beams=3), "num_return_sequences is 4, which needs as many num_beams"),
+    (dict(num_beams=2, do_sample=True), "num_beams above 1 searches and do_sample draws; set one of them, not both"),
+    (dict(num_beams=0), "num_beams is 0; it must be at least 1"),
+    (dict(length_penalty=11.0), "length_penalty is 11.0; it must be between -10 and 10"),
+    (dict(early_stopping="always"), "early_stopping is 'always'; it must be False, True or \"never\""),
     (dict(num_return_sequences=2, do_sample=True, temperature=0.0), "and a temperature above 0"),
 ])
 def test_settings_that_make_no_sense_are_named(settings, message):

@@ -6,29 +6,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllama import beam
-from pyllama.beam import SearchConfig, beam_search
 from pyllama.errors import UserError
+from pyllama.generation import GenerationConfig, Rules, SearchConfig, beam, generate
+from pyllama.generation.start import Start
+from pyllama.generation.window import Window
 from pyllama.models import bart, transformer
 from tests.test_models import BART, CASES, randomized
 
 END, V = 0, 3
 
 
-def toy(seed, count):
-    """(step, log p of a target) of `count` sources whose next token depends on all of the target before it."""
-    def table(source, ids):
-        z = np.random.default_rng([seed, source, *ids]).normal(0, 2, V)
-        return z - np.log(np.exp(z).sum())
+class Toy:
+    """A session whose next token depends on the source and on all of the target before it."""
 
-    prefixes = {}
+    def __init__(self, table, sources):
+        self.table, self.known = table, [(source,) for source in sources]
 
-    def step(tokens, rows):
-        before = [prefixes["now"][row] for row in rows] if prefixes else [(source,) for source in rows]
-        prefixes["now"] = [(*ids, token) for ids, token in zip(before, tokens, strict=True)]
-        return np.array([table(ids[0], ids[2:]) for ids in prefixes["now"]])
+    @property
+    def lengths(self):
+        return [len(known) - 1 for known in self.known]
 
-    return step, lambda source, ids: sum(table(source, ids[:i])[token] for i, token in enumerate(ids))
+    def extend(self, tokens, every=False):
+        self.known = [(*known, *new) for known, new in zip(self.known, tokens, strict=True)]
+        return np.array([self.table(source, ids) for source, _, *ids in self.known])
+
+    def keep(self, rows):
+        self.known = [self.known[row] for row in rows]
+
+
+def random_table(seed):
+    """table(source, ids) -> scores [V] of the next token."""
+    return lambda source, ids: np.random.default_rng([seed, source, *ids]).normal(0, 2, V)
+
+
+def log_p(table, source, ids):
+    """The log of a target's probability."""
+    scores = [table(source, ids[:i]) for i in range(len(ids))]
+    return sum(z[token] - np.log(np.exp(z).sum()) for z, token in zip(scores, ids, strict=True))
+
+
+def found(table, count, rules=None, **settings):
+    """For each of `count` sources the hypotheses of a search."""
+    config = GenerationConfig(**settings)
+    searches = [beam.Search(Start((9,), (source,), config.max_new_tokens, [END]), config, rules or Rules())
+                for source in range(count)]
+    window = Window(Toy(table, range(count)), None)
+    beam.run(searches, window, window.extend([[9]] * count), V)
+    return [search.done for search in searches]
 
 
 def targets(most):
@@ -41,34 +65,41 @@ def targets(most):
 
 @given(seed=st.integers(0, 999), most=st.integers(1, 4), length_penalty=st.sampled_from([-0.5, 0.0, 0.6, 1.0, 2.0]))
 def test_with_enough_beams_it_is_an_exhaustive_search(seed, most, length_penalty):
-    step, log_p = toy(seed, 2)
-    found = beam_search(step, 9, [END], 2, SearchConfig(most, V ** most, length_penalty))
-    for source, hypotheses in enumerate(found):
-        every = sorted(((log_p(source, ids) / len(ids) ** length_penalty, list(ids)) for ids in targets(most)),
+    table = random_table(seed)
+    searched = found(table, 2, max_new_tokens=most, num_beams=V ** most, length_penalty=length_penalty)
+    for source, hypotheses in enumerate(searched):
+        every = sorted(((log_p(table, source, ids) / len(ids) ** length_penalty, list(ids)) for ids in targets(most)),
                        reverse=True)
         assert [h.ids for h in hypotheses] == [ids for _, ids in every]
         np.testing.assert_allclose([h.score for h in hypotheses], [score for score, _ in every], rtol=1e-12)
-        assert all(h.finished is (h.ids[-1] == END) for h in hypotheses)
 
 
-@given(seed=st.integers(0, 999), K=st.integers(1, 4), early_stopping=st.booleans())
+@given(seed=st.integers(0, 999), K=st.integers(1, 4), early_stopping=st.sampled_from([False, True, "never"]))
 def test_few_beams_find_scores_that_are_true_and_as_many_as_asked_for(seed, K, early_stopping):
-    step, log_p = toy(seed, 3)
-    for source, hypotheses in enumerate(beam_search(step, 9, [END], 3, SearchConfig(5, K, 1.0, early_stopping))):
+    table = random_table(seed)
+    searched = found(table, 3, max_new_tokens=5, num_beams=K, early_stopping=early_stopping)
+    for source, hypotheses in enumerate(searched):
         assert len({tuple(h.ids) for h in hypotheses}) == len(hypotheses) == K
         assert hypotheses == sorted(hypotheses, key=lambda h: -h.score)
         for h in hypotheses:
-            np.testing.assert_allclose(h.score, log_p(source, h.ids) / len(h.ids), rtol=1e-12)
+            np.testing.assert_allclose(h.score, log_p(table, source, h.ids) / len(h.ids), rtol=1e-12)
+
+
+@given(numbers=st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12), n=st.integers(1, 15))
+def test_the_best_are_those_of_a_stable_sort(numbers, n):
+    total = np.where(np.array(numbers) == -3, -np.inf, numbers)
+    order = [int(i) for i in np.argsort(-total, kind="stable")[:n] if total[i] > -np.inf]
+    assert beam.best(total, n).tolist() == order
 
 
 @given(seed=st.integers(0, 999))
 def test_one_beam_is_the_chain_of_the_likeliest(seed):
-    step, _ = toy(seed, 1)
-    (found,), = beam_search(step, 9, [END], 1, SearchConfig(6))
-    chain, again = [9], toy(seed, 1)[0]
-    while len(chain) < 7 and chain[-1] != END:
-        chain.append(int(again(chain[-1:], [0]).argmax()))
-    assert found.ids == chain[1:]
+    table = random_table(seed)
+    (best,), = found(table, 1, max_new_tokens=6)
+    chain: list[int] = []
+    while len(chain) < 6 and chain[-1:] != [END]:
+        chain.append(int(table(0, chain).argmax()))
+    assert best.ids == chain
 
 
 SEQ2SEQ = [name for name, (_, c, *_) in CASES.items() if isinstance(c, transformer.TransformerConfig)
@@ -97,32 +128,34 @@ def test_beam_search_scores_agree_with_the_loss():
     """The score of a target is minus its mean cross-entropy; in a batch as alone."""
     c = bart.BartConfig(**BART)
     p, sources = randomized(bart, c), [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
-    settings = SearchConfig(num_beams=3, max_new_tokens=5)
-    together = beam.targets(p, c, sources, settings)
-    for source, found in zip(sources, together, strict=True):
-        alone, = beam.targets(p, c, [source], settings)
-        assert [h.ids for h in alone] == [h.ids for h in found]
-        for h in found:
-            value, _ = bart.loss(np.array([source]), np.array([h.ids]), p, c)
-            np.testing.assert_allclose(h.score, -value, rtol=1e-10)
+    settings = GenerationConfig(num_beams=3, num_return_sequences=3, max_new_tokens=5)
+    together = generate(p, c, sources, settings=settings)
+    for i, source in enumerate(sources):
+        alone, several = generate(p, c, [source], settings=settings), together[3 * i:3 * i + 3]
+        assert [result.ids for result in alone] == [result.ids for result in several]
+        for result in several:
+            value, _ = bart.loss(np.array([source]), np.array([result.ids]), p, c)
+            np.testing.assert_allclose(result.score, -value, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("sources", "changes", "message"), [
     ([[1, 2], []], {}, "a source is empty; give it some text"),
     ([[1, 2]], {"eos_token_id": None}, "no eos_token_id, so no target would end; set it"),
 ])
-def test_what_cannot_be_searched_is_refused(sources, changes, message):
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_what_cannot_be_searched_is_refused(sources, changes, message, num_beams):
     c = bart.BartConfig(**BART, **changes)
     with pytest.raises(UserError, match=message):
-        beam.targets(randomized(bart, c), c, sources)
+        generate(randomized(bart, c), c, sources, settings=GenerationConfig(num_beams=num_beams))
 
 
-def test_scores_that_are_not_numbers_are_a_user_error():
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_scores_that_are_not_numbers_are_a_user_error(num_beams):
     """Without rules none can exclude every token."""
     c = bart.BartConfig(**BART)
     p = randomized(bart, c) | {"final_logits_bias": np.full((1, c.vocab_size), np.nan)}
     with pytest.raises(UserError, match="diverged"):
-        beam.targets(p, c, [[1, 2]])
+        generate(p, c, [[1, 2]], settings=GenerationConfig(num_beams=num_beams))
 
 
 @pytest.mark.parametrize("name", ["num_beams", "max_new_tokens"])

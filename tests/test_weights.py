@@ -10,7 +10,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pyllama import pretrained
-from pyllama.beam import SearchConfig, targets
 from pyllama.generation import GenerationConfig, generate
 from pyllama.models import bert, gpt2
 from pyllama.models.layers import ACTIVATIONS, layer_normalize, look_up, multi_head
@@ -109,15 +108,15 @@ def test_bart_speaks_words_as_well_as_it_is_known_to(tmp_path):
     def spoken(words, settings):
         sources = [[1, *(letters.get(letter, 3) for letter in word), 2] for word, _ in words]
         found = [found for first in range(0, len(words), 100)
-                 for found in targets(p, c, sources[first:first + 100], settings)]
-        return ["".join(config["phoneme_chars"][i] for i in best.ids if i > 3) for best, *_ in found]
+                 for found in generate(p, c, sources[first:first + 100], settings=settings)]
+        return ["".join(config["phoneme_chars"][i] for i in best.ids if i > 3) for best in found]
 
-    said = spoken(words, SearchConfig(max_new_tokens=60))
+    said = spoken(words, GenerationConfig(max_new_tokens=60))
     right = [a == b for a, (_, b) in zip(said, words, strict=True)]
     wrong = sum(edits(a, b) for a, (_, b) in zip(said, words, strict=True)) / sum(len(b) for _, b in words)
     assert abs(np.mean(right) - 0.69) <= 0.01
     assert abs(wrong - 0.066) <= 0.01
-    better = spoken(words[:200], SearchConfig(num_beams=4, max_new_tokens=60))
+    better = spoken(words[:200], GenerationConfig(num_beams=4, max_new_tokens=60))
     assert sum(a == b for a, (_, b) in zip(better, words[:200], strict=True)) >= sum(right[:200])
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyllama import files, memory
-from pyllama.beam import SearchConfig
 from pyllama.cli.output import console
 from pyllama.cli.tasks import fields_of_training, show
 from pyllama.cli.text import Device, encode, load
 from pyllama.device import like as on
 from pyllama.errors import UserError, counted
+from pyllama.generation import SearchConfig
 from pyllama.tasks import finetune, foreign
 from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source

@@ -30,6 +30,7 @@ class Flag(NamedTuple):
     positional: bool = False
     several: bool = False                   # a tuple of values
     optional: bool = False                  # None is a value
+    words: tuple[str, ...] = ()             # values of a switch besides True and False
 
     @property
     def required(self) -> bool:
@@ -88,7 +89,8 @@ def flags_of(command: Callable) -> list[Flag]:
         kind, optional, several = simplified(annotation)
         default = MISSING if parameter.default is parameter.empty else parameter.default
         positional = parameter.kind is parameter.POSITIONAL_ONLY
-        flags.append(Flag(name, kind, default, helps.get(name, ""), "", positional, several, optional))
+        flags.append(Flag(name, kind, default, helps.get(name, ""), "", positional, several, optional,
+                          words_of(annotation)))
     return flags
 
 
@@ -108,15 +110,24 @@ def simplified(annotation: Any) -> tuple[Any, bool, bool]:
     options = get_args(annotation)
     if get_origin(annotation) is tuple:
         return options[0], False, True
+    if bool in options:
+        return bool, False, False
     if NoneType in options:
         return next(option for option in options if option is not NoneType), True, False
     return annotation, False, False
 
 
+def words_of(annotation: Any) -> tuple[str, ...]:
+    """The values of a switch besides True and False, of an annotation such as bool | Literal["never"]."""
+    options = get_args(annotation)
+    literals = [option for option in options if get_origin(option) is Literal] if bool in options else []
+    return tuple(word for literal in literals for word in get_args(literal))
+
+
 def comments(cls: type) -> dict[str, str]:
-    """{field: the comment beside it} of a dataclass; empty where Python has no source code."""
+    """{field: the comment beside it} of a dataclass and its bases; empty where Python has no source code."""
     try:
-        source = inspect.getsource(cls)
+        source = "".join(inspect.getsource(base) for base in reversed(cls.__mro__) if is_dataclass(base))
     except OSError:
         return {}
     return dict(re.findall(r"^    (\w+): .*?# (.*)$", source, re.MULTILINE))

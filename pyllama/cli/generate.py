@@ -60,9 +60,11 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
 
 def chosen(writer, options: dict[str, Any]):
     """(config, settings, rules) of a generation: what the flags say, or else the model's files, or else BASE."""
-    plan = config_file.understood(writer.generation_config, writer.config, GenerationConfig)
+    plan = config_file.understood(writer.generation_config, writer.config)
     for sentence in plan.notes:
         note(sentence)
-    if any(options.get(name) for name in config_file.SAMPLING) or options.get("num_return_sequences", 1) > 1:
+    beams = options.get("num_beams", plan.options.get("num_beams", 1)) > 1
+    several = options.get("num_return_sequences", 1) > 1 and not beams
+    if several or any(options.get(name) for name in config_file.SAMPLING):
         options = {"do_sample": True, **options}
-    return plan.config, *plan.settings(GenerationConfig, options, BASE)
+    return plan.config, *plan.settings(options, BASE)

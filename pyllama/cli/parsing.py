@@ -154,7 +154,8 @@ class Reader:
         if values:
             return values
         if flag is None or flag.type is bool:               # a switch, or one of another program
-            takes = words and (words[0].lower() in SWITCHED if name not in self.ignored else not self.is_flag(words[0]))
+            known = (*SWITCHED, *(flag.words if flag else ()))
+            takes = words and (words[0].lower() in known if name not in self.ignored else not self.is_flag(words[0]))
             return [words.pop(0)] if takes else ["true"]
         if name in WITHOUT_VALUE and words[:1] not in [[choice] for choice in flag.choices]:
             return [WITHOUT_VALUE[name]]
@@ -198,6 +199,8 @@ class Reader:
     def value(self, flag: Flag, given: list[str]) -> Any:
         """The words as the value of a flag.  Raises UserError if they do not fit."""
         if flag.type is bool:
+            if given[-1] in flag.words:
+                return given[-1]
             if given[-1].lower() not in SWITCHED:
                 raise UserError(f"{flag.label} is a switch, without a value; {self.help}")
             return SWITCHED[given[-1].lower()] == "true"

@@ -6,13 +6,13 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pyllama import files, memory
-from pyllama.beam import SearchConfig
 from pyllama.cli import shares
 from pyllama.cli.confusion import confusion_table
 from pyllama.cli.display import announce
 from pyllama.cli.output import console, emit, note
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
 from pyllama.errors import UserError, counted
+from pyllama.generation import SearchConfig
 from pyllama.study import deciding
 from pyllama.study.deciding import Asked
 from pyllama.tasks import answers

@@ -5,20 +5,23 @@
 The order is Hugging Face's.  Without sampling, the token with the highest score after the rules is taken.  A token that
 is ruled out has the score -∞, so the softmax renormalizes the others.
 """
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.generation.rules import EXCLUDED
 from pyllama.generation.settings import GenerationConfig
 from pyllama.ops import softmax
+from pyllama.ops.softmax import log_sum_exp
 
 LARGEST = np.finfo(np.float64).max
 
 
 def repetition_penalty(z, seen, r: float):
     """z_i / r if z_i > 0, else z_i · r, for the ids i in `seen` (Keskar et al., 2019, section 4.1)."""
-    z = z.copy()
+    z = z.astype(np.float64)
     with np.errstate(over="ignore"):                # of an extreme r
         z[seen] = np.where(z[seen] > 0, z[seen] / r, z[seen] * r)
     return np.clip(z, -LARGEST, LARGEST)
@@ -56,10 +59,15 @@ def tempered(z, t: float):
         return (z - z.max()) / t
 
 
+def warped(z, settings: GenerationConfig):
+    """The scores z[V] as sampling sees them, in float64; -∞ for a token that is not drawn."""
+    s = settings
+    return min_p(top_p(top_k(tempered(z.astype(np.float64), s.temperature), s.top_k), s.top_p), s.min_p)
+
+
 def distribution(z, settings: GenerationConfig):
     """The probabilities [V] from which the next token is drawn."""
-    s = settings
-    return softmax(min_p(top_p(top_k(tempered(z, s.temperature), s.top_k), s.top_p), s.min_p))[0]
+    return softmax(warped(z, settings))[0]
 
 
 def draw(p, u: float) -> int:
@@ -69,20 +77,44 @@ def draw(p, u: float) -> int:
 
 
 def require_finite(z) -> None:
-    """Raise UserError if a score is NaN or infinite."""
-    if not np.isfinite(z).all():
+    """Raise UserError if a score is NaN, or if the highest is infinite.
+
+    The highest tells: NumPy takes a NaN for it, wherever it is.
+    """
+    if not np.isfinite(z.max(axis=-1)).all():
         raise UserError("the model's scores are not finite, because its training diverged; use an earlier checkpoint")
 
 
-def choose(z, seen, settings: GenerationConfig, rng: np.random.Generator, restrict: Callable = lambda z: z) -> int:
-    """The next id, given its scores z[V] and the ids before it.
+def allowed(z, seen, settings: GenerationConfig, restrict: Callable | None = None):
+    """The scores z[V] after the repetition penalty and the rules.
 
-    restrict    gives the scores with -∞ for tokens that are ruled out
+    seen        the ids before
+    restrict    gives the scores with -∞ for tokens that are ruled out; None: none is
 
     Raises UserError if a score is not finite, or if all tokens are ruled out.
     """
     require_finite(z)
-    z = restrict(repetition_penalty(z.astype(np.float64), seen, settings.repetition_penalty))
-    if z.max() == -np.inf:
-        raise UserError("the rules of generation_config.json, or no_repeat_ngram_size, exclude every token; relax them")
+    if settings.repetition_penalty != 1:
+        z = repetition_penalty(z, seen, settings.repetition_penalty)
+    if restrict:
+        z = restrict(z)
+        if z.max() == -np.inf:
+            raise UserError(EXCLUDED)
+    return z
+
+
+def choose(z, seen, settings: GenerationConfig, rng: np.random.Generator, restrict: Callable | None = None) -> int:
+    """The next id, given its scores z[V]; the other arguments as in allowed()."""
+    if settings.greedy and not restrict and settings.repetition_penalty == 1:
+        best = int(z.argmax())                      # the usual case reads the scores once
+        if math.isfinite(z[best]):
+            return best
+    z = allowed(z, seen, settings, restrict)
     return int(z.argmax()) if settings.greedy else draw(distribution(z, settings), rng.random())
+
+
+def log_probability(z, token: int, seen, settings: GenerationConfig, restrict: Callable | None = None) -> float:
+    """log p of a token that choose() took; of a sampled one, in the distribution that it was drawn from."""
+    z = allowed(z, seen, settings, restrict).astype(np.float64)
+    z = z if settings.greedy else warped(z, settings)
+    return float(z[token] - log_sum_exp(z)[0])

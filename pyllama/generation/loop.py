@@ -1,51 +1,63 @@
-"""The loop that generates token by token, with the key/value cache around it.
+"""The loop that generates token by token.
 
 Up to rounding, a text depends only on the seed, its prompt and the settings, not on the rest of the batch.
 """
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from pyllama.errors import UserError
-from pyllama.generation.choice import choose
-from pyllama.generation.session import open_session
-from pyllama.generation.settings import NO_RULES, GenerationConfig, Rules
+from pyllama.errors import UserError, counted
+from pyllama.generation import beam
+from pyllama.generation.choice import choose, log_probability
+from pyllama.generation.rules import NO_RULES, Rules
+from pyllama.generation.settings import GenerationConfig
+from pyllama.generation.start import Start, is_encoder_decoder, read, starts_of
 from pyllama.generation.text import Text
-from pyllama.generation.window import Window
 from pyllama.rng import generator
 from pyllama.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Result:
-    """The continuation of one prompt."""
+    """The continuation of one prompt, or the target for one source."""
 
     ids: list[int]                          # without the prompt, with the end token if it has one
     text: str | None                        # ends before the stop string; None without a tokenizer
-    finish_reason: str                      # "length" (max_new_tokens), "eos" (the end token) or "stop" (a stop string)
+    finish_reason: str                      # "length" (no room for more), "eos" (an end token), "stop" (a stop string)
+    score: float | None = None              # of a beam search: log p / length^length_penalty
+    scores: list[float] | None = None       # with output_scores, without beams: log p of each token
 
 
 class Row:
     """One sequence of the batch, while it is generated."""
 
-    def __init__(self, prompt: list[int], rng: np.random.Generator, text: Text | None, ends: list, room: int,
-                 rules: Rules):
-        self.known = list(prompt)
+    def __init__(self, start: Start, rng: np.random.Generator, text: Text | None, rules: Rules, with_scores: bool):
+        self.known = [*start.ids]
         self.ids: list[int] = []
-        self.rng, self.text, self.rules = rng, text, rules
-        self.finish_reason = "" if room else "length"
-        self._ends, self._room = ends, room
+        self.scores: list[float] | None = [] if with_scores else None
+        self.rng, self.text = rng, text
+        self.finish_reason = "" if start.room else "length"
+        self.restrict = None if rules == NO_RULES else self._restrict
+        self._rules, self._ends, self._room = rules, start.ends, start.room
 
-    def restrict(self, z):
+    def _restrict(self, z):
         """The scores z[V] with -∞ for the tokens that its rules exclude."""
         new = len(self.ids)
-        return self.rules.restrict(z, self.known, new, self._room - new, self._ends)
+        return self._rules.restrict(z, self.known, new, self._room - new, self._ends)
+
+    def step(self, z, settings: GenerationConfig) -> str:
+        """Append a token, whose scores are z[V]; returns the new text that is certain."""
+        token = choose(z, self.known, settings, self.rng, self.restrict)
+        if self.scores is not None:
+            self.scores.append(log_probability(z, token, self.known, settings, self.restrict))
+        self.known.append(token)
+        return self.add(token)
 
     def add(self, token: int) -> str:
-        """Append a token; returns the new text that is certain."""
-        self.known.append(token)
+        """Append a token to the text; returns the part of it that is certain."""
         self.ids.append(token)
         self.finish_reason = "eos" if token in self._ends else "length" if len(self.ids) == self._room else ""
         if self.text is None:
@@ -54,9 +66,100 @@ class Row:
         self.finish_reason = "stop" if self.text.stopped else self.finish_reason
         return piece
 
-    def result(self) -> Result:
+    def result(self, score: float | None = None) -> Result:
         """The tokens and the text so far."""
-        return Result(self.ids, self.text.text if self.text else None, self.finish_reason)
+        return Result(self.ids, self.text.text if self.text else None, self.finish_reason, score, self.scores)
+
+
+class Generation:
+    """The rows of a batch, and the pieces of their texts."""
+
+    def __init__(self, params: dict, config: Any, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer | None,
+                 settings: GenerationConfig, rules: Rules):
+        """Raises UserError if stop_strings lack a tokenizer, or a prompt does not fit: see start.starts_of."""
+        if settings.stop_strings and tokenizer is None:
+            raise UserError("stop_strings need a tokenizer; give one, or remove stop_strings")
+        self._params, self._config, self._tokenizer = params, config, tokenizer
+        self._settings, self._rules = settings, rules
+        # The embedding matrix may have more rows than there are tokens; these ids must not be chosen.
+        self._size = min(config.vocab_size, tokenizer.vocab_size) if tokenizer else config.vocab_size
+        self._starts = starts_of(config, prompts, tokenizer, settings, rules)
+        copies = Counter[tuple]()                   # copies of a prompt get different random numbers
+        self.rows: list[Row] = []
+        for start in self._starts:
+            for _ in range(settings.num_return_sequences):
+                key = start.source or start.ids
+                self.rows.append(self._row(start, copies[key]))
+                copies[key] += 1
+        self.results: list[Result] = []
+
+    def _row(self, start: Start, copy: int = 0) -> Row:
+        """A row with its own random numbers."""
+        rng = generator(self._settings.seed, "generate", copy, *(start.source or start.ids))
+        with_scores = self._settings.output_scores and self._settings.num_beams == 1
+        return Row(start, rng, self._text(start), self._rules, with_scores)
+
+    def _text(self, start: Start) -> Text | None:
+        shown = [] if is_encoder_decoder(self._config) else [*start.ids]
+        return Text(self._tokenizer, shown, self._settings.stop_strings) if self._tokenizer else None
+
+    def run(self) -> Iterator[tuple[int, int, str]]:
+        """Extend all rows until they are finished; yields (number of the row, token, new text) for every token."""
+        if self._settings.num_beams > 1:
+            yield from self._search()
+        else:
+            yield from self._write()
+            self.results = [row.result() for row in self.rows]
+
+    def _write(self) -> Iterator[tuple[int, int, str]]:
+        """Token by token."""
+        copies = self._settings.num_return_sequences
+        live = [number for number, row in enumerate(self.rows) if not row.finish_reason]
+        if not live:
+            return
+        window, scores = read(self._params, self._config, [self._starts[number // copies] for number in live])
+        while live:
+            for number, z in zip(live, scores, strict=True):
+                row = self.rows[number]
+                piece = row.step(z[:self._size], self._settings)
+                yield number, row.ids[-1], piece
+            unfinished = [i for i, number in enumerate(live) if not self.rows[number].finish_reason]
+            if len(unfinished) < len(live):
+                live = [live[i] for i in unfinished]
+                window.keep(unfinished)
+            if live:
+                scores = window.extend([self.rows[number].known[-1:] for number in live])
+
+    def _search(self) -> Iterator[tuple[int, int, str]]:
+        """By beams; each text is there when all are."""
+        searches = [beam.Search(start, self._settings, self._rules, self._stops(start)) for start in self._starts]
+        live = [search for search in searches if search.start.room]
+        if live:
+            window, scores = read(self._params, self._config, [search.start for search in live])
+            beam.run(live, window, scores, self._size)
+        n = self._settings.num_return_sequences
+        for first, search in zip(range(0, len(self.rows), n), searches, strict=True):
+            found = search.done[:n] if search.start.room else [beam.Hypothesis([], 0.0)] * n
+            if len(found) < n:
+                raise UserError(f"the rules leave only {counted(len(found), 'text')} for num_return_sequences = {n}; "
+                                f"relax them")
+            for number, hypothesis in enumerate(found, first):
+                for token in hypothesis.ids:
+                    yield number, token, self.rows[number].add(token)
+                self.results.append(self.rows[number].result(hypothesis.score))
+
+    def _stops(self, start: Start) -> Callable[[list[int]], bool]:
+        """Does a stop string end the text of these ids?"""
+        if not self._settings.stop_strings:
+            return lambda ids: False
+
+        def stops(ids: list[int]) -> bool:
+            text = self._text(start)
+            assert text
+            for token in ids:
+                text.push(token, last=False)
+            return text.stopped
+        return stops
 
 
 def startable(prompt: str, tokenizer: Tokenizer) -> str:
@@ -64,81 +167,36 @@ def startable(prompt: str, tokenizer: Tokenizer) -> str:
     return prompt if prompt or tokenizer.bos_id is not None else "\n"
 
 
-def begin(config, prompts, tokenizer: Tokenizer | None, settings: GenerationConfig, rules: Rules) -> list[Row]:
-    """num_return_sequences rows for each prompt, each with its own random numbers.
-
-    Raises UserError if a prompt has max_length tokens, or is empty without a start token.
-    """
-    if settings.stop_strings and tokenizer is None:
-        raise UserError("stop_strings need a tokenizer; give one, or remove stop_strings")
-    first = tokenizer.bos_id if tokenizer and config.bos_token_id is None else config.bos_token_id
-    ends = tokenizer.eos_id if tokenizer and config.eos_token_id is None else config.eos_token_id
-    rows, copies = [], Counter[tuple]()             # copies of a prompt get different random numbers
-    for prompt in prompts:
-        ids = [int(i) for i in prompt] or ([] if first is None else [first])
-        if not ids:
-            raise UserError("the prompt is empty and the model has no bos_token_id to start with; give a prompt")
-        room = settings.max_new_tokens if rules.max_length is None else rules.max_length - len(ids)
-        if room < 0 or (room == 0 and rules.max_length is not None):
-            raise UserError(f"the prompt has {len(ids)} tokens, and generation_config.json limits it and its "
-                            f"continuation to a max_length of {rules.max_length}; set max_new_tokens")
-        for _ in range(settings.num_return_sequences):
-            rng = generator(settings.seed, "generate", copies[tuple(ids)], *ids)
-            text = Text(tokenizer, ids, settings.stop_strings) if tokenizer else None
-            rows.append(Row(ids, rng, text, ends if isinstance(ends, list) else [ends], room, rules))
-            copies[tuple(ids)] += 1
-    return rows
-
-
-def write(p, c, rows: list[Row], tokenizer, settings: GenerationConfig) -> Iterator[tuple[Row, str]]:
-    """Extend the rows until all are finished; yields (row, new text) for every token."""
-    # The embedding matrix may have more rows than there are tokens; these ids must not be chosen.
-    size = min(c.vocab_size, tokenizer.vocab_size) if tokenizer else c.vocab_size
-    live = [row for row in rows if not row.finish_reason]
-    if not live:
-        return
-    longest = max(len(row.known) for row in live) + settings.max_new_tokens
-    session = open_session(p, c, len(live), min(longest, c.max_position_embeddings))
-    window = Window(session, c.max_position_embeddings)
-    new = [row.known for row in live]
-    while live:
-        for row, z in zip(live, window.extend(new), strict=True):
-            yield row, row.add(choose(z[:size], row.known, settings, row.rng, row.restrict))
-        unfinished = [i for i, row in enumerate(live) if not row.finish_reason]
-        if len(unfinished) < len(live):
-            live = [live[i] for i in unfinished]
-            window.keep(unfinished)
-        new = [row.known[-1:] for row in live]
-
-
 def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer | None = None,
              settings: GenerationConfig | None = None, on_token: Callable | None = None,
              rules: Rules = NO_RULES) -> list[Result]:
     """Continue each of the prompts; returns num_return_sequences results for each, in the order of the prompts.
 
-    params, config    the tree of parameters, and the configuration of a model that predicts the next token
+    params, config    the tree of parameters, and the configuration of a model that predicts the next token, or of an
+                      encoder-decoder: then the prompts are sources, and the results targets
     prompts           sequences of ids; an empty one starts from bos_token_id
     tokenizer         to decode the results and find stop_strings; None: ids only
     settings          None: GenerationConfig()
     on_token          on_token(i, id, piece) is called for each token of results[i], whose text is the pieces joined
     rules             which tokens may come next
 
-    A text may be longer than the context (max_position_embeddings): of a prompt the last tokens are read; when the
-    context is full, generation continues with its last half, encoded again.
+    A text may be longer than the context (max_position_embeddings): see window.py.
 
     Raises UserError if a prompt is empty without a start token, or as long as max_length.
     """
-    settings = settings or GenerationConfig()
-    rows = begin(config, prompts, tokenizer, settings, rules)
-    for row, piece in write(params, config, rows, tokenizer, settings):
+    generation = Generation(params, config, prompts, tokenizer, settings or GenerationConfig(), rules)
+    for number, token, piece in generation.run():
         if on_token:
-            on_token(rows.index(row), row.ids[-1], piece)
-    return [row.result() for row in rows]
+            on_token(number, token, piece)
+    return generation.results
 
 
 def stream(params, config, prompt: Sequence[int], tokenizer: Tokenizer,
            settings: GenerationConfig | None = None, rules: Rules = NO_RULES) -> Iterator[str]:
-    """Yield the continuation of one prompt in pieces, each as soon as it is certain: generate()'s first result."""
-    settings = settings or GenerationConfig()
-    rows = begin(config, [prompt], tokenizer, settings, rules)[:1]
-    return (piece for _, piece in write(params, config, rows, tokenizer, settings) if piece)
+    """Yield the continuation of one prompt in pieces, each as soon as it is certain: generate()'s first result.
+
+    A beam search is certain of nothing before its end.
+    """
+    settings = replace(settings or GenerationConfig(), num_return_sequences=1)
+    generation = Generation(params, config, [prompt], tokenizer, settings, rules)
+    return (piece for _, _, piece in generation.run() if piece)

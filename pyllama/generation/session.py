@@ -204,17 +204,18 @@ def open_session(params: dict, config: Any, batch: int, room: int, memory: Memor
     params = decoded_tree(params)
     if memory is not None:
         return TargetSession(params, config, batch, room, memory)
-    return DynamicSession(decoded_tree(params), config, batch, room)
+    return DynamicSession(params, config, batch, room)
 
 
 def encoded(params: dict, config: Any, sources: Tokens) -> Memory:
     """The memory of the sources, sequences of ids, which an encoder-decoder reads."""
-    like, S = next(leaves(params))[1], max(map(len, sources))
+    p = decoded_tree({name: part for name, part in params["model"].items() if name != "decoder"})
+    like, S = next(leaves(p))[1], max(map(len, sources))
     ids = np.array([[*source, *[config.pad_token_id or 0] * (S - len(source))] for source in sources])
     mask = np.array([[1] * len(source) + [0] * (S - len(source)) for source in sources])
     ids, mask = (np.asarray(a, like=like) for a in (ids, mask))
     with one_blas_thread():
-        x, _ = transformer.encode(ids, params["model"], config, mask=mask, recompute=True)
+        x, _ = transformer.encode(ids, p, config, mask=mask, recompute=True)
     return Memory(x, mask)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pyllama import pretrained
-from pyllama.beam import SearchConfig
 from pyllama.errors import UserError, check_choices, optional, with_article
 from pyllama.files import DamagedFile, read_json
+from pyllama.generation import SearchConfig
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model

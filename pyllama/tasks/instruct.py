@@ -15,7 +15,6 @@ import importlib.util
 
 import numpy as np
 
-from pyllama.beam import SearchConfig
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, generate
 from pyllama.tasks import chat
@@ -108,8 +107,8 @@ def lengths(rows, trained):
 
 
 def predict(rows, trained, search=None):
-    """The greedy continuation of each prompt, up to the end token or max_new_tokens; "" if there is no room for one."""
-    settings = GenerationConfig(max_new_tokens=(search or SearchConfig()).max_new_tokens)
+    """The continuation of each prompt, up to the end token or max_new_tokens; "" if there is no room for one."""
+    settings = GenerationConfig.of(search)
     ids_of_row = [ids.tolist() for ids, _ in prompts(rows, trained)]
     fitting = [i for i, ids in enumerate(ids_of_row) if len(ids) < trained.max_length]
     by_length = sorted(fitting, key=lambda i: len(ids_of_row[i]))
@@ -122,10 +121,8 @@ def predict(rows, trained, search=None):
 
 
 def notes(rows, trained, search):
-    """Notes on flags of the search without effect, and on prompts that are not answered."""
+    """Notes on prompts that are not answered."""
     lines = []
-    if search.num_beams > 1:
-        lines.append("num_beams has no effect: responses are decoded greedily")
     if too_long := answerable(rows, trained).count(False):
         lines.append(f"{too_long} of {len(rows)} prompts are not answered: they leave no room for a response in "
                      f"{learned_limit(trained)}")

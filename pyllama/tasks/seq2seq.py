@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pyllama import beam
 from pyllama.errors import optional
+from pyllama.generation import GenerationConfig, generate
 from pyllama.tasks.rows import text_of
 from pyllama.tasks.task import Task
 from pyllama.text import scripts
@@ -48,17 +48,16 @@ def lengths_of(source, target):
 
 
 def predict_from(source):
-    """Task.predict: the best target of a beam search for each row, as text."""
+    """Task.predict: the most likely target that is found for each row, as text."""
     def predict(rows, trained, search=None):
+        settings = GenerationConfig.of(search)
         ids = encode(trained.tokenizer, [row.values[source] for row in rows], trained.max_length)
         by_length = sorted(range(len(rows)), key=lambda i: len(ids[i]))
         answers = {}
         for first in range(0, len(rows), AT_ONCE):
             batch = by_length[first:first + AT_ONCE]
-            targets = beam.targets(trained.params, trained.config, [ids[i] for i in batch], search,
-                                   trained.tokenizer.vocab_size)
-            for i, best in zip(batch, targets, strict=True):
-                answers[i] = trained.tokenizer.decode(best[0].ids, skip_special_tokens=True)
+            results = generate(trained.params, trained.config, [ids[i] for i in batch], trained.tokenizer, settings)
+            answers |= {i: result.text for i, result in zip(batch, results, strict=True)}
         return [answers[i] for i in range(len(rows))]
     return predict
 
