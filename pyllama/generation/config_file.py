@@ -58,8 +58,9 @@ class Plan:
 
         Raises UserError if a value does not fit.
         """
-        chosen = {name: checked(name, value, self.config.vocab_size, in_file=False) if name in KINDS and value is not None
-                  else value for name, value in chosen.items()}
+        V = self.config.vocab_size
+        chosen = {name: value if value is None or name not in KINDS else checked(name, value, V, in_file=False)
+                  for name, value in chosen.items()}
         own = {name: value for name, value in chosen.items() if name not in OF_RULES}
         rules = replace(self.rules, **{name: value for name, value in chosen.items() if name in OF_RULES})
         if "max_new_tokens" in own or "max_new_tokens" in self.options:
