@@ -129,8 +129,9 @@ check-hf: $(DEV) $(HF5) $(HF4)                              # pyllama and transf
 check-llama-cpp: $(DEV) $(PEERS)/.engines                   # does llama.cpp read our GGUF files as we do? a minute
 	$(BIN)/python -m tests.llama_cpp $(PEERS)/bin/python
 
-golden: $(HF5)                                              # tests/golden/hf.json and .safetensors, made again
+golden: $(HF5)                                              # tests/golden/hf*.json and .safetensors, made again
 	$(HF5) -m tests.golden.make_hf
+	$(HF5) -m tests.golden.make_generate
 
 dist-check:
 	bash tests/dist_check.sh $(ARGS)
