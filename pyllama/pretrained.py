@@ -204,7 +204,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     path         a run, its files `latest` or `best`, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
     tokenizer    a tokenizer.json, vocab.txt, vocab.json, tokenizer.model or llama2.c tokenizer; None: the one in the
                  folder
-    dtype        of the weights: "float32" or "float64"
+    dtype        of the weights: "float32" or "float64"; encoded matrices of a GGUF file stay so unless it is float64
     change       change(config) returns another configuration, for example with another head.  Parameters that the file
                  lacks are initialized at random, those that are not needed are dropped, and model.notes lists both
     allow_nan    accept weights that are NaN or infinite

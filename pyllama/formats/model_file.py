@@ -56,7 +56,7 @@ def write(path: Path, config: Any, parameters: dict, tokenizer: Tokenizer | None
 
     Raises UserError if it exists, cannot be written, or the format cannot have this model or tokenizer.
     """
-    require_writable(path, config, tokenizer, force)
+    require_new(path, force)
     metadata, tensors, notes = contents(config, parameters, tokenizer)
     files.export(path, gguf.to_gguf(metadata, tensors))
     return notes
@@ -64,9 +64,14 @@ def write(path: Path, config: Any, parameters: dict, tokenizer: Tokenizer | None
 
 def require_writable(path: Path, config: Any, tokenizer: Tokenizer | None, force: bool = False) -> None:
     """Raise UserError if write() would, whatever the parameters are: to know it before work that takes long."""
+    require_new(path, force)
+    contents(config, {}, tokenizer)
+
+
+def require_new(path: Path, force: bool) -> None:
+    """Raise UserError if there is such a file, which is not to be replaced."""
     if path.exists() and not force:
         raise UserError(f"{path} exists; give another name, or set force to replace it")
-    contents(config, {}, tokenizer)
 
 
 def contents(config: Any, parameters: dict, tokenizer: Tokenizer | None
