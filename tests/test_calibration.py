@@ -2,27 +2,17 @@
 import numpy as np
 import pytest
 
-import pyllama
 from pyllama import params
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
 from pyllama.op import watching
 from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
-from pyllama.quantization.calibration import (
-    Method,
-    calibrated_tree,
-    counted,
-    naming,
-    of_encoder,
-    of_text,
-    run,
-    side_by_side,
-    table_moments,
-    uncertainty,
-)
+from pyllama.quantization.calibration import Method, calibrated_tree, table_moments, uncertainty
+from pyllama.quantization.passes import counted, naming, of_encoder, of_text, run, side_by_side
 from pyllama.quantization.report import changes, lines
 from pyllama.quantization.sample import sampled
+from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import joined
 
@@ -217,11 +207,10 @@ def test_the_report_compares_products(case):
 
 # --- samples ----------------------------------------------------------------------------------------------------------
 
-def test_a_sample_is_spread_over_the_text_and_leaves_the_end_out(monkeypatch):
+def test_a_sample_is_spread_over_the_text_and_leaves_the_end_out():
     c, _ = case_of("llama")
-    monkeypatch.setattr("pyllama.quantization.sample.TOKENS", 32 * 10)
     tokens = joined([np.arange(4000)])
-    sample = sampled(tokens, Tokenizer.bytes(), c, held_out=0.25)
+    sample = sampled(tokens, Tokenizer.bytes(), c, held_out=0.25, most=32 * 10)
     assert sample.window == 32
     assert sample.rows.inputs["ids"].shape == (10, 33)
     assert len(sample.held_out) == 1000
@@ -231,18 +220,17 @@ def test_a_sample_is_spread_over_the_text_and_leaves_the_end_out(monkeypatch):
     assert len(sampled(tokens, Tokenizer.bytes(), c).held_out) == 0
 
 
-def test_documents_with_a_start_token_are_read_from_their_beginnings(monkeypatch):
-    monkeypatch.setattr("pyllama.quantization.sample.TOKENS", 100)
-    model = pyllama.create("llama", "python-docs", tokenizer="bpe", vocab_size=300, hidden_size=32)
-    tokenizer = model.tokenizer
-    first = tokenizer.special_token("bos_token")
-    documents = [np.array([1, *range(10, 10 + n)]) for n in (5, 30, 9, 12, 40, 8, 20, 35)]
-    sample = sampled(joined(documents), tokenizer, model.config) if first else None
-    if sample and sample.cut.by_document:
-        ids, labels = sample.rows.inputs.values()
-        assert (ids[:, 0] == 1).all()
-        assert (labels[:, 0] == 1).all()
-        assert ((labels == ids) | (labels == -100)).all()
+def test_documents_with_a_start_token_are_read_from_their_beginnings():
+    c, _ = case_of("llama")
+    tokenizer = special.framed(special.byte_pairs(["a text"], 300), end=False)
+    tokens = joined([np.array([special.BOS, *range(10, 10 + n)]) for n in (5, 30, 9, 12, 40, 8, 20, 35)])
+    sample = sampled(tokens, tokenizer, c, most=100)
+    ids, labels = sample.rows.inputs.values()
+    assert sample.cut.by_document
+    assert (ids[:, 0] == special.BOS).all()
+    inside = np.arange(ids.shape[1]) < (labels != -100).sum(axis=1)[:, None]
+    np.testing.assert_array_equal(labels, np.where(inside, ids, -100))
+    assert 60 < (labels != -100).sum() <= 100
 
 
 def test_a_short_text_and_a_model_that_does_not_continue_texts_are_refused():

@@ -1,8 +1,8 @@
 """A model quantized with the help of a text: every matrix is rounded for the inputs that it really gets.
 
 Matrices are rounded in the order in which the model computes, each with the inputs that the rounded ones below give.
-The batch runs twice at once: by the model and, in the second half of its rows, by what has been rounded of it.  When
-the model comes to a matrix w, its input is x in the first half and y in the second.
+passes.side_by_side() runs the text by the model and by what has been rounded of it: when it comes to a matrix w, the
+input is x in the model, and y in the other one.
 
 Drift.  The row v that takes the place of w multiplies y, but shall give what w gives for x.  With damping λ (see
 moments.py), v minimizes
@@ -22,11 +22,11 @@ n, so that both together are about
 
 The count does not matter, because rows are rounded independently.
 
-Axes: B batch, T time, E outputs, D inputs, N places that count.
+Axes: E outputs, D inputs, N places that count.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -35,27 +35,11 @@ from pyllama.op import watching
 from pyllama.quantization.blocks import LEVELS
 from pyllama.quantization.encoded import EncodedArray, encoded, fitting, is_encodable
 from pyllama.quantization.moments import Moments, product
+from pyllama.quantization.passes import Rows, counted, naming, run, side_by_side
 from pyllama.quantization.rounding import rounded
 
 AT_ONCE = 2**18                 # numbers in a layer's input while gradients are computed
 LOGITS = 2**24                  # numbers that show how sure the model is
-OPS = ("embedding", "linear", "linear_cross_entropy")       # those whose second input is a matrix
-
-
-class Rows(NamedTuple):
-    """The text to calibrate with, as a batch."""
-    inputs: dict[str, np.ndarray]               # of the model's loss, or of an encoder: arrays [B ...] by name
-    counted: np.ndarray                         # bool [B T]: the places that are not padding
-
-
-def of_text(ids: np.ndarray, labels: np.ndarray) -> Rows:
-    """Rows for a model that predicts the next token: ids, labels [B T+1], -100 at padding."""
-    return Rows({"ids": ids, "labels": labels}, labels[:, 1:] != -100)
-
-
-def of_encoder(ids: np.ndarray, mask: np.ndarray) -> Rows:
-    """Rows for an encoder without a head: ids, mask [B T], 0 at padding."""
-    return Rows({"ids": ids, "mask": mask}, mask != 0)
 
 
 @dataclass(frozen=True)
@@ -87,7 +71,8 @@ def calibrated_tree(p: dict, c: Any, kind: str, rows: Rows, method: Method = Met
     large.
 
     >>> import numpy as np, pyllama
-    >>> from pyllama.quantization.calibration import calibrated_tree, of_text
+    >>> from pyllama.quantization.calibration import calibrated_tree
+    >>> from pyllama.quantization.passes import of_text
     >>> model = pyllama.create("llama", "python-docs", hidden_size=32, num_hidden_layers=1)
     >>> ids = np.arange(40).reshape(2, 20)
     >>> tree = calibrated_tree(model.params, model.config, "q4_0", of_text(ids, ids))
@@ -144,68 +129,6 @@ class Rounding:
             drift = np.linalg.solve(h, product(y, x - y) / max(1, len(y))).T if self.method.drift else None
             self.inputs = x, h, drift
         return self.inputs[1:]
-
-
-# --- passes -----------------------------------------------------------------------------------------------------------
-
-def run(p: dict, c: Any, inputs: dict[str, np.ndarray], recompute: bool):
-    """A pass of the model: (loss, back), of an encoder (its vectors, back)."""
-    if "labels" in inputs:
-        return c.model.loss(**inputs, p=p, c=c, count=1, recompute=recompute)
-    return c.model.hidden(inputs["ids"], p[c.ROOT], c, mask=inputs["mask"], recompute=recompute)
-
-
-def naming(p: dict) -> Callable[[Any, tuple], str | None]:
-    """A function that gives the name of the matrix or table of an op's call; None if the op has none.
-
-    The op gets the leaf itself, or its transpose, which is a view of it.
-    """
-    names = {(id(leaf), leaf.size): name for name, leaf in params.leaves(p) if is_encodable(name, leaf)}
-
-    def name_of(op, inputs):
-        if op.name not in OPS:
-            return None
-        w = inputs[1]
-        return names.get((id(w), w.size)) or names.get((id(w.base), w.size))
-
-    return name_of
-
-
-def side_by_side(p: dict, c: Any, rows: Rows, replacement: Callable) -> None:
-    """Run the rows by the model, and beside them by another one, which has other matrices.
-
-    replacement(name, w, x, y) returns the other's [E D] in place of w [E D], whose inputs are x [N D] in the model and
-    y [N D] in the other one; of a table of embeddings x and y are None.  It is called in the order of the computation.
-    The leaves of p must own their memory.
-    """
-    name_of = naming(p)
-    last: Any = None                            # the input of the last product, which may be the next one's, too
-
-    def watch(op, call, inputs, options):
-        nonlocal last
-        name = name_of(op, inputs)
-        if name is None:
-            return call(*inputs, **options)
-        x, w, *others = inputs
-        half = len(x) // 2
-        if op.name == "embedding":
-            other = replacement(name, w, None, None)
-            return np.concatenate([call(x[:half], w)[0], call(x[half:], other)[0]]), None
-        if last is None or last[0] is not x:
-            last = x, *(counted(part, rows.counted) for part in (x[:half], x[half:]))
-        other = replacement(name, w, *last[1:])
-        if op.name != "linear":
-            return np.float32(0), None          # the loss is not used
-        return np.concatenate([call(x[:half], w, *others)[0], call(x[half:], other, *others)[0]]), None
-
-    with watching(watch):
-        run(p, c, {name: np.concatenate([a, a]) for name, a in rows.inputs.items()}, recompute=True)
-
-
-def counted(x: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The vectors of the places [B T] that count: x [B T D] or [B*T D] -> [N D]; all of another x, such as [B D]."""
-    flat = x.reshape(-1, x.shape[-1])
-    return flat[places.ravel()] if len(flat) == places.size else flat
 
 
 def table_moments(p: dict, c: Any, rows: Rows) -> dict[str, np.ndarray]:

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama import machine, params
-from pyllama.quantization.calibration import Rows, side_by_side
 from pyllama.quantization.encoded import EncodedArray
 from pyllama.quantization.moments import product
+from pyllama.quantization.passes import Rows, side_by_side
 
 
 class Change(NamedTuple):
@@ -35,7 +35,7 @@ def changes(p: dict, tree: dict, c: Any, rows: Rows | None = None) -> list[Chang
 
     p, c    plain parameters and the configuration
     tree    the same parameters with EncodedArray leaves
-    rows    a text on which the products are compared: see calibration.py; None: they are not
+    rows    a text on which the products are compared: see passes.py; None: they are not
 
     >>> import numpy as np, pyllama
     >>> from pyllama.quantization import encoded_tree

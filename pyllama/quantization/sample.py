@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError, with_article
-from pyllama.quantization.calibration import Rows, calibrated_tree, of_text
+from pyllama.quantization.calibration import calibrated_tree
 from pyllama.quantization.encoded import encoded_tree, plain
+from pyllama.quantization.passes import Rows, of_text
 from pyllama.text import special
 from pyllama.text.corpus import Sources
 from pyllama.text.cuts import Cut, cut_for
@@ -27,10 +28,11 @@ class Sample(NamedTuple):
     window: int                                             # T
 
 
-def sampled(tokens: Tokens, tokenizer: Tokenizer, c: Any, held_out: float = 0.0) -> Sample:
+def sampled(tokens: Tokens, tokenizer: Tokenizer, c: Any, held_out: float = 0.0, most: int = TOKENS) -> Sample:
     """A sample of tokens that text.tokens.prepare() has made with the tokenizer.
 
     held_out    the share of the tokens, at the end, that is not used for calibration
+    most        tokens to calibrate with, at most; fewer for a wide model, whose activations are larger
 
     Rows are taken from all parts of the text.  Raises UserError if the model does not continue texts, or if the text or
     a part of it is shorter than a window.
@@ -44,25 +46,20 @@ def sampled(tokens: Tokens, tokenizer: Tokenizer, c: Any, held_out: float = 0.0)
         raise UserError(f"the text has {len(tokens):,} tokens, but calibration in windows of {window} needs "
                         f"{needed:,}; give more text")
     cut = cut_for(tokens, special.frame(tokenizer), window)
-    used, held = split(tokens, held_out, block_size=window) if held_out else (tokens, tokens.between(0, 0))
-    return Sample(of_text(*spread(used, cut, window, budget(c))), held, cut, window)
-
-
-def budget(c: Any) -> int:
-    """The number of tokens to calibrate with: fewer for a wide model, whose activations are larger."""
     widest = max(c.hidden_size, getattr(c, "intermediate_size", None) or 4 * c.hidden_size)
-    return min(TOKENS, NUMBERS // widest)
+    used, held = split(tokens, held_out, block_size=window) if held_out else (tokens, tokens.between(0, 0))
+    return Sample(of_text(*spread(used, cut, window, min(most, NUMBERS // widest))), held, cut, window)
 
 
 def spread(tokens: Tokens, cut: Cut, window: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(ids, labels) [B T+1] of about `count` tokens, in windows that are spread evenly over the tokens."""
-    rows = max(1, count // window)
     if cut.by_document:
         step = max(1, len(tokens) // count)
         some = tokens.where(np.arange(len(tokens.starts)) % step == 0)
         ids, labels = next(cut.windows(some, len(some), window))
+        rows = max(1, int(np.sum(np.cumsum(np.sum(labels != -100, axis=1)) <= count)))
         return ids[:rows], labels[:rows]
-    starts = np.arange(0, len(tokens) - window, window)
+    rows, starts = max(1, count // window), np.arange(0, len(tokens) - window, window)
     starts = starts[::max(1, len(starts) // rows)][:rows]
     ids = tokens[starts[:, None] + np.arange(window + 1)]
     return ids, ids
