@@ -322,7 +322,9 @@ def require_finite(model: "Model", path: Path) -> None:
     """Raise UserError if a parameter is NaN or infinite."""
     for name, a in params.leaves(model.params):
         if isinstance(a, EncodedArray):
-            a = a.scales()                                  # without decoding: the integers beside them are finite
+            if a.is_finite():
+                continue
+            a = a.scales()
         with np.errstate(all="ignore"):
             finite = np.isfinite(np.vdot(a, a)) or np.isfinite(a).all()         # the first is fast, but may overflow
         if not finite:

@@ -2,6 +2,7 @@
 import contextlib
 import functools
 import re
+import tracemalloc
 import warnings
 from dataclasses import replace
 
@@ -340,3 +341,16 @@ def test_the_commands_read_a_file(kind, tmp_path, capsys):
     (tmp_path / "text.txt").write_text("Once upon a time, there was a little girl named Lily.")
     assert main(["evaluate", "--model", str(tmp_path / "model.gguf"), "--data", str(tmp_path / "text.txt")]) == 0
     assert float(re.search(r"loss ([\d.]+)", capsys.readouterr().out)[1]) < 1.5
+
+
+@pytest.mark.parametrize("kind", [None, "f16", "bf16", "q8_0", "q4_0"])
+def test_loading_takes_little_memory(kind, tmp_path):
+    """A copy of the largest matrix would take more.  Of q4_0, the scales of one matrix are copied: a ninth of it."""
+    model = model_of(config(vocab_size=8192, hidden_size=512, num_hidden_layers=1))
+    model = replace(model, params=encoded_tree(model.params, kind, model.config)) if kind else model
+    model.save(tmp_path / "model.gguf")
+    pyllama.load(tmp_path / "model.gguf")                       # imports
+    tracemalloc.start()
+    pyllama.load(tmp_path / "model.gguf")
+    assert tracemalloc.get_traced_memory()[1] < model.params["lm_head"]["weight"].nbytes / 4
+    tracemalloc.stop()

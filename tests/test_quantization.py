@@ -1,7 +1,8 @@
 """Storage formats, and encoded matrices in a tree of parameters."""
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pyllama import params
 from pyllama.errors import UserError
@@ -149,3 +150,18 @@ def test_a_matrix_that_cannot_be_stored_is_named():
     tree["model"]["layers"][1]["mlp"]["up_proj"]["weight"][3, 5] = np.nan
     with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.up_proj\.weight cannot be stored as q4_0: .*repair"):
         encoded_tree(tree, "q4_0", config)
+
+
+@pytest.mark.parametrize("kind", blocks.FORMATS)
+@given(bits=st.lists(st.integers(0, 2**16 - 1), min_size=1, max_size=8))
+@example(bits=[0x7BFF, 0xFBFF, 0x7F7F, 0xFF7F])
+@example(bits=[0xFC00])
+@example(bits=[0x7F80])
+def test_floats_that_are_not_finite_are_found_by_their_bits(kind, bits):
+    form = blocks.FORMATS[kind]
+    data = np.full((len(bits), form.bytes), 255, np.uint8)
+    data[:, :2] = np.array(bits, "<u2")[:, None].view(np.uint8)
+    encoded = EncodedArray(kind, data, (len(bits), form.numbers))
+    with np.errstate(all="ignore"):
+        assert encoded.is_finite() == bool(np.isfinite(encoded.scales()).all())
+        assert encoded.is_finite() == bool(np.isfinite(encoded.decoded("float64")).all())

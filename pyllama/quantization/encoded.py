@@ -93,6 +93,12 @@ class EncodedArray:
         first = data.reshape(len(data), -1, form.bytes)[:, :, :2]
         return np.ascontiguousarray(first).view(ml_dtypes.bfloat16 if self.kind == "bf16" else "<f2")[:, :, 0]
 
+    def is_finite(self) -> bool:
+        """Are all numbers finite?  Of the bits of floats of either sign, those that are not finite are the largest."""
+        bits = self.scales().view(np.uint16)
+        infinity = 0x7F80 if self.kind == "bf16" else 0x7C00
+        return bool(bits.view(np.int16).max(initial=0) < infinity and bits.max(initial=0) < 0x8000 + infinity)
+
     def interleaved(self) -> np.ndarray:
         """The rows, repacked for the kernels of csrc/cpu/stored.c, where they use another layout than the file.
 
