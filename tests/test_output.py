@@ -75,6 +75,7 @@ COMMANDS = {
     "inspect --tensors": ["inspect", "run", "--tensors"],
     "tasks": ["tasks"],
     "explain": ["explain", "run", "--text", "日本", "--out", "{new}"],
+    "plan": ["plan", "run", "--prompt", "日本"],
     "plot": ["plot", "run"],
     "plot --attention": ["plot", "run", "--attention", "--text", "日本"],
     "plot --gradients": ["plot", "run", "--gradients", "--text", "日本"],

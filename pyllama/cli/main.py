@@ -19,6 +19,7 @@ from pyllama.cli import (
     inspect,
     output,
     overview,
+    plan,
     plot,
     quantize,
     report,
@@ -45,7 +46,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
                             "quantize": quantize.quantize},
     "show information": {"inspect": contents.inspect, "models": overview.models, "tasks": overview.tasks,
                          "plot": plot.plot, "report": report.report, "env": inspect.env, "completion": completion},
-    "study the ops": {"ops": inspect.ops, "derive": derive.derive, "explain": explain.explain,
+    "study the ops": {"ops": inspect.ops, "derive": derive.derive, "explain": explain.explain, "plan": plan.plan,
                       "check": checking.check, "verify": checking.verify,
                       "export-vectors": checking.export_vectors, "score": score.score, "dojo": dojo.dojo},
 }

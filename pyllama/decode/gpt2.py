@@ -11,8 +11,8 @@ def plan(c: Any, p: dict) -> Plan:
     activation = ACTIVATIONS[c.activation_function]
     steps: list[Step] = [Embed("x", Matrix("wte", body["wte"]["weight"]))]
     for i, layer in enumerate(body["h"]):
-        qkv, out = (turned(f"{i}.{name}", layer["attn"][name]) for name in ("c_attn", "c_proj"))
-        up, down = (turned(f"{i}.{name}", layer["mlp"][name]) for name in ("c_fc", "c_proj"))
+        qkv, out = (turned(name, layer["attn"][name]) for name in ("c_attn", "c_proj"))
+        up, down = (turned(name, layer["mlp"][name]) for name in ("c_fc", "c_proj"))
         steps += [
             Product("x", "qkv", (qkv,), norm(layer["ln_1"], c)),
             Attend("qkv", "y", i, H, H, K),

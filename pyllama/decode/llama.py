@@ -11,8 +11,8 @@ def plan(c: Any, p: dict) -> Plan:
     steps: list[Step] = [Embed("x", matrix("embed_tokens", model["embed_tokens"]))]
     for i, layer in enumerate(model["layers"]):
         attention, mlp = layer["self_attn"], layer["mlp"]
-        q, k, v, o = (matrix(f"{i}.{name}", attention[name]) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
-        gate, up, down = (matrix(f"{i}.{name}", mlp[name]) for name in ("gate_proj", "up_proj", "down_proj"))
+        q, k, v, o = (matrix(name, attention[name]) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
+        gate, up, down = (matrix(name, mlp[name]) for name in ("gate_proj", "up_proj", "down_proj"))
         q_norm, k_norm = (rms(attention[name], c) if c.HEAD_NORMS else None for name in ("q_norm", "k_norm"))
         steps += [
             Product("x", "qkv", (q, k, v), rms(layer["input_layernorm"], c)),

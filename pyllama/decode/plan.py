@@ -196,9 +196,9 @@ def described(step: Step) -> tuple[str, str]:
     if isinstance(step, Normalize):
         return f"{step.norm.kind} norm", f"{step.to} = norm({step.read})"
     if isinstance(step, Attend):
-        return "attend", f"{step.to} = {step.heads} heads of {step.read}, cache {step.layer}"
+        return "attend", f"{step.to} = {step.heads} heads of {step.read}, with the cache"
     if isinstance(step, Cross):
-        return "cross", f"{step.to} = {step.heads} heads of {step.read}, memory {step.layer}"
+        return "cross", f"{step.to} = {step.heads} heads of {step.read}, with the memory"
     if isinstance(step, Pick):
         return "pick", f"{step.to} = the wanted rows of {step.read}"
     names = ", ".join(matrix.name for matrix in step.matrices)

@@ -50,13 +50,13 @@ def plan(c: Any, p: dict) -> Plan:
     if c.normalize_embedding:
         stream.normalize(decoder["layernorm_embedding"])
     for i, layer in enumerate(decoder["layers"]):
-        q, k, v, out = matrices(f"{i}.self_attn", layer["self_attn"])
+        q, k, v, out = matrices(layer["self_attn"])
         stream.branch(layer["self_attn_layer_norm"], Product("", "qkv", (q, k, v)),
                       [Attend("qkv", "y", i, H, H, K)], Product("y", "", (out,)))
-        q, _, _, out = matrices(f"{i}.encoder_attn", layer["encoder_attn"])
+        q, _, _, out = matrices(layer["encoder_attn"])
         stream.branch(layer["encoder_attn_layer_norm"], Product("", "q", (q,)),
                       [Cross("q", "y", i, H, K)], Product("y", "", (out,)))
-        up, down = (Matrix(f"{i}.{name}", **layer[name]) for name in ("fc1", "fc2"))
+        up, down = (Matrix(name, **layer[name]) for name in ("fc1", "fc2"))
         stream.branch(layer["final_layer_norm"], Product("", "f", (up,), activation=activation, active="h"),
                       [], Product("h", "", (down,)))
     last = norm(decoder["layer_norm"], c) if c.norm_first else None
@@ -73,9 +73,9 @@ def plan(c: Any, p: dict) -> Plan:
     return Plan(tuple(stream.steps), c.vocab_size, positions, limit, cross).narrowed()
 
 
-def matrices(name: str, p: dict) -> list[Matrix]:
+def matrices(p: dict) -> list[Matrix]:
     """The projections of queries, keys, values and outputs."""
-    return [Matrix(f"{name}.{part}", **p[part]) for part in ("q_proj", "k_proj", "v_proj", "out_proj")]
+    return [Matrix(part, **p[part]) for part in ("q_proj", "k_proj", "v_proj", "out_proj")]
 
 
 def norm(p: dict, c: Any) -> Norm:
