@@ -15,7 +15,7 @@ import pyllama
 from pyllama import params, pretrained
 from pyllama.cli.main import main
 from pyllama.errors import UserError
-from pyllama.formats import gguf, gguf_llama, gguf_rope, gguf_tokenizer, llama2c
+from pyllama.formats import gguf, gguf_llama, gguf_rope, gguf_tokenizer, gguf_tokenizer_keys, llama2c
 from pyllama.models import MODELS, llama
 from pyllama.models.config import Dimensions
 from pyllama.models.llama_config import LlamaConfig, MistralConfig
@@ -167,6 +167,14 @@ def test_of_several_end_tokens_that_of_the_tokenizer_comes_first(tmp_path):
     assert (again.config.eos_token_id, again.tokenizer.eos_id) == ([2, 1], 2)
 
 
+def test_the_start_token_is_the_tokenizers_and_the_end_token_the_models(tmp_path):
+    """The tokenizer puts one before a text; generation stops at the other."""
+    model = model_of(config(vocab_size=262, bos_token_id=5, eos_token_id=7))
+    replace(model, tokenizer=special.byte_pairs(["the cat"], 262)).save(tmp_path / "model.gguf")
+    metadata = gguf.read(tmp_path / "model.gguf").metadata
+    assert (metadata[gguf_llama.BEGIN], metadata[gguf_llama.ENDS[0]]) == (1, 7)
+
+
 def test_the_names_are_those_of_llama_cpp(tmp_path):
     theirs = pytest.importorskip("gguf", reason="needs the package gguf to compare with")
     names = theirs.get_tensor_name_map(theirs.MODEL_ARCH.LLAMA, 2)
@@ -264,7 +272,7 @@ def with_tokenizer(name):
     tokenizer = TOKENIZERS[name]()
     c = config(vocab_size=tokenizer.vocab_size + 1)
     metadata, tensors, _ = gguf_llama.written(c, model_of(c).params)
-    of_tokenizer, _ = gguf_tokenizer.written(tokenizer, c.vocab_size)
+    of_tokenizer, _ = gguf_tokenizer_keys.written(tokenizer, c.vocab_size)
     header, *data = gguf.to_gguf(metadata | of_tokenizer, tensors)
     return b"".join([header, *data]), len(header)
 

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 import pyllama
 from pyllama import pretrained
 from pyllama.errors import UserError
-from pyllama.formats import gguf_probe, gguf_tokenizer, llama2c
+from pyllama.formats import gguf_probe, gguf_tokenizer, gguf_tokenizer_keys, llama2c
 from pyllama.formats.gguf_metadata import Metadata
 from pyllama.formats.gguf_tokenizer import CONTROL, NORMAL, PREFIX, UNUSED, USER_DEFINED
 from pyllama.models import llama
@@ -40,7 +40,7 @@ def read(metadata, vocab_size=None):
 def again(tokenizer, vocab_size=None, notes=()):
     """The tokenizer, through the keys of a file.  notes: those of writing"""
     size = tokenizer.vocab_size if vocab_size is None else vocab_size
-    metadata, written_notes = gguf_tokenizer.written(tokenizer, size)
+    metadata, written_notes = gguf_tokenizer_keys.written(tokenizer, size)
     assert written_notes == notes
     result, read_notes = read(metadata, size)
     assert read_notes == ()
@@ -107,7 +107,7 @@ def keyed(prefix):
 def test_pieces_are_written_as_they_were_read(prefix):
     metadata = trained(prefix)[1]
     ours, _ = read(metadata)
-    written, notes = gguf_tokenizer.written(ours, len(metadata[f"{PREFIX}tokens"]))
+    written, notes = gguf_tokenizer_keys.written(ours, len(metadata[f"{PREFIX}tokens"]))
     assert notes == ()
     assert written.pop(f"{PREFIX}add_bos_token")
     assert not written.pop(f"{PREFIX}add_eos_token")
@@ -199,7 +199,7 @@ def test_byte_pairs_come_back(name, text):
 @functools.cache
 def came_back(name):
     tokenizer = byte_pairs(name)
-    metadata, notes = gguf_tokenizer.written(tokenizer, tokenizer.vocab_size + 3)
+    metadata, notes = gguf_tokenizer_keys.written(tokenizer, tokenizer.vocab_size + 3)
     assert notes == ()
     assert (metadata[f"{PREFIX}model"], metadata[f"{PREFIX}pre"]) == ("gpt2", name)
     assert metadata[f"{PREFIX}tokens"][-3:] == [f"[PAD{tokenizer.vocab_size + i}]" for i in range(3)]
@@ -214,7 +214,7 @@ def came_back(name):
 def test_the_usual_frame_is_that_of_llama_cpp():
     """A file of LLaMA 3 that does not say whether texts begin with the start token means that they do."""
     for name, begin in (("llama-bpe", True), ("gpt-2", False)):
-        metadata, _ = gguf_tokenizer.written(byte_pairs(name), byte_pairs(name).vocab_size)
+        metadata, _ = gguf_tokenizer_keys.written(byte_pairs(name), byte_pairs(name).vocab_size)
         ours, _ = read({key: value for key, value in metadata.items() if key != f"{PREFIX}add_bos_token"})
         assert special.around(ours)[0] == [ours.bos_id] * begin
         ours, _ = read({**metadata, f"{PREFIX}add_bos_token": False, f"{PREFIX}add_eos_token": True})
@@ -236,7 +236,7 @@ ENDLESS = ("the tokenizer has no end token, so llama.cpp takes the token 'ċ' fo
 @given(text=st.text(st.sampled_from("abc !é\n日"), max_size=9))
 def test_characters_come_back(text):
     tokenizer = Tokenizer.characters("abc !é\n日")
-    metadata, notes = gguf_tokenizer.written(tokenizer, 8)
+    metadata, notes = gguf_tokenizer_keys.written(tokenizer, 8)
     assert notes == ("the tokenizer has no end token, so llama.cpp takes the token '!' for it; run it with "
                      "--ignore-eos",)
     assert metadata[f"{PREFIX}tokens"] == ["\n", "▁", "!", "a", "b", "c", "é", "日"]
@@ -257,7 +257,7 @@ def test_a_tokenizer_that_cannot_be_read_is_refused_by_name_and_another_can_be_g
     c = llama.LlamaConfig(vocab_size=tokenizer.vocab_size, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                           num_attention_heads=1, max_position_embeddings=8)
     model = pretrained.Model(c, llama.init(c), tokenizer)
-    original = gguf_tokenizer.written
+    original = gguf_tokenizer_keys.written
 
     def as_old(*arguments):
         metadata, notes = original(*arguments)
@@ -265,7 +265,7 @@ def test_a_tokenizer_that_cannot_be_read_is_refused_by_name_and_another_can_be_g
         return metadata, notes
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf_tokenizer, "written", as_old)
+        patch.setattr(gguf_tokenizer_keys, "written", as_old)
         model.save(tmp_path / "model.gguf")
     with pytest.raises(UserError, match=r"in .*model\.gguf splits texts by no rule that it names, as old files do, but "
                                         r"gpt-2, llama-bpe, smollm are read; give another tokenizer with `tokenizer`"):
@@ -288,7 +288,7 @@ def test_a_tokenizer_that_cannot_be_read_is_refused_by_name_and_another_can_be_g
     ({"add_bos_token": np.uint8(1)}, r"has tokenizer\.ggml\.add_bos_token = 1, but it must be true or false"),
 ])
 def test_keys_that_contradict_each_other_are_refused(changes, message):
-    metadata, _ = gguf_tokenizer.written(byte_pairs("gpt-2"), 334)
+    metadata, _ = gguf_tokenizer_keys.written(byte_pairs("gpt-2"), 334)
     for name, value in changes.items():
         metadata[PREFIX + name] = value
         if value is None:
@@ -298,7 +298,7 @@ def test_keys_that_contradict_each_other_are_refused(changes, message):
 
 
 def test_tokens_that_are_missing_or_twice_are_refused():
-    metadata, _ = gguf_tokenizer.written(byte_pairs("gpt-2"), 334)
+    metadata, _ = gguf_tokenizer_keys.written(byte_pairs("gpt-2"), 334)
     tokens = metadata[f"{PREFIX}tokens"]
     with pytest.raises(UserError, match="has 334 tokens, but embeddings of 333"):
         read(metadata, 333)
@@ -355,12 +355,12 @@ def test_a_tokenizer_that_llama_cpp_cannot_have_is_not_written(name):
     make, message = REFUSED[name]
     tokenizer = make()
     with pytest.raises(UserError, match=rf"{message}.*; save the model as a folder"):
-        gguf_tokenizer.written(tokenizer, tokenizer.vocab_size)
+        gguf_tokenizer_keys.written(tokenizer, tokenizer.vocab_size)
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_not_written():
     with pytest.raises(UserError, match="the tokenizer has 256 tokens but the model embeddings of 255; save"):
-        gguf_tokenizer.written(Tokenizer.bytes(), 255)
+        gguf_tokenizer_keys.written(Tokenizer.bytes(), 255)
 
 
 @needs(STORIES)
@@ -370,7 +370,7 @@ def test_it_is_said_where_llama_cpp_reads_a_text_otherwise():
     stored["normalizer"] = None
     stored["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
     tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(stored)))
-    _, notes = gguf_tokenizer.written(tokenizer, 512)
+    _, notes = gguf_tokenizer_keys.written(tokenizer, 512)
     assert len(notes) == 1
     assert notes[0].startswith("llama.cpp will read ' Hello,")
 
@@ -379,7 +379,7 @@ def test_the_keys_are_those_of_the_package_gguf():
     theirs = pytest.importorskip("gguf", reason="needs the package gguf to compare with")
     keys = {value for value in vars(theirs.Keys.Tokenizer).values() if isinstance(value, str)}
     for tokenizer in (byte_pairs("gpt-2"), Tokenizer.characters("abcd")):
-        metadata, _ = gguf_tokenizer.written(tokenizer, tokenizer.vocab_size)
+        metadata, _ = gguf_tokenizer_keys.written(tokenizer, tokenizer.vocab_size)
         assert metadata.keys() <= keys
     types = {kind.name: kind.value for kind in theirs.TokenType}
     assert [types[name] for name in ("NORMAL", "UNKNOWN", "CONTROL", "USER_DEFINED", "UNUSED", "BYTE")] == \

@@ -4,7 +4,7 @@ from typing import Any
 
 from pyllama import files, params
 from pyllama.errors import UserError
-from pyllama.formats import gguf, gguf_llama, gguf_tokenizer, llama2c
+from pyllama.formats import gguf, gguf_llama, gguf_tokenizer, gguf_tokenizer_keys, llama2c
 from pyllama.formats.gguf_metadata import Metadata
 from pyllama.text.tokenizer import Tokenizer
 
@@ -78,5 +78,5 @@ def contents(config: Any, parameters: dict, tokenizer: Tokenizer | None
              ) -> tuple[dict[str, Any], dict[str, gguf.Tensor], tuple[str, ...]]:
     """(metadata, tensors, notes) of a GGUF file.  Raises UserError if the format cannot have the model or tokenizer."""
     metadata, tensors, notes = gguf_llama.written(config, parameters, tokenizer.eos_id if tokenizer else None)
-    of_tokenizer, more = gguf_tokenizer.written(tokenizer, config.vocab_size, gguf_llama.ENDS[0] in metadata)
-    return {**of_tokenizer, **metadata}, tensors, (*notes, *more)
+    of_tokenizer, more = gguf_tokenizer_keys.written(tokenizer, config.vocab_size, gguf_llama.ENDS[0] in metadata)
+    return {**metadata, **of_tokenizer}, tensors, (*notes, *more)
