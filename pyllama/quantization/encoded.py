@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from pyllama import backend, params
+from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.quantization import blocks
 
@@ -138,7 +139,7 @@ def is_quantized(tree: Any) -> bool:
 
 
 def plain(tree: Any, kind: str) -> Any:
-    """The tree with plain arrays, to be quantized.
+    """The tree with plain arrays on the host, to be quantized.
 
     Raises UserError if there is no such storage format, or if a matrix has been rounded to few bits already.
     """
@@ -147,7 +148,7 @@ def plain(tree: Any, kind: str) -> Any:
     if before := [leaf.kind for _, leaf in params.leaves(tree)
                   if isinstance(leaf, EncodedArray) and leaf.kind in blocks.LEVELS]:
         raise UserError(f"the model is already quantized to {before[0]}; quantize the model that it was made of")
-    return decoded_tree(tree)
+    return params.rebuild(tree, (host(leaf) for _, leaf in params.leaves(decoded_tree(tree))))
 
 
 def decoded_tree(tree: Any, dtype: Any = "float32") -> Any:
