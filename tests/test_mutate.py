@@ -3,6 +3,7 @@ import ast
 import importlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -13,7 +14,7 @@ import pytest
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import backend, cuda_text
 from pyllama.op import OPS
-from pyllama.testing.mutation.forks import BROKEN, fork
+from pyllama.testing.mutation.forks import BROKEN, KILLED, SURVIVED, fork
 from pyllama.testing.mutation.mutants import Mutant, mutants_in
 from tests import fakecupy
 from tests.another import python
@@ -267,6 +268,31 @@ def test_bugs_planted_in_the_kernels_with_quick_tests_are_found():
     found, planted = map(int, re.search(r"(\d+) of (\d+) bugs found", done.stdout).groups())
     assert (done.returncode, found) == (0, planted), done.stdout + done.stderr
     assert planted >= 40
+
+
+class SmallHunt(cuda_bugs.CudaHunt):
+    """One of its tests fails without a bug, too, and one ends the process."""
+    def verdict(self, bug):
+        self.planted_bug = bug
+        return KILLED if next(self.failures(self.tests), None) else SURVIVED
+
+    def failures(self, tests):
+        for test in tests:
+            self.pytest_runtest_logstart(test.nodeid)
+            if test.name == "crash" and self.planted_bug and self.planted_bug.change == "crash":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if test.name == "always" or (self.planted_bug and test.name == self.planted_bug.change):
+                yield test
+
+
+def test_bugs_that_a_false_alarm_found_are_tried_again():
+    bugs = [Mutant("relu.cu", "relu", "", "", what, "") for what in ("seen", "unseen", "crash")]
+    found = {}
+    hunt = SmallHunt(bugs, 2, lambda bug, status: found.update({bug.change: hunt.found_by(bug, status)}))
+    hunt.tests = [types.SimpleNamespace(nodeid=f"file::{name}[0]", name=name) for name in ("always", "seen", "crash")]
+    hunt.loop()
+    assert hunt.left_out == {"file::always[0]"}
+    assert found == {"seen": ("crash", "seen"), "unseen": ("not found", ""), "crash": ("crash", "crash")}
 
 
 @pytest.mark.parametrize(("said", "net"), {

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tomllib
+from functools import partial
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -20,6 +21,7 @@ from tests.mutate.hunt import Hunt
 from tests.mutate.python_mutants import ROOT
 
 OWN = "test_cuda_kernels.py"
+LONG = "exact_derivatives", "slopes"                        # tests that call a kernel many times, the longest last
 NETS = {r"KernelError: racecheck": "checked build: race", r"KernelError: memcheck": "checked build: memory",
         r"KernelError: initcheck": "checked build: uninitialized", r"KernelError: synccheck": "barrier",
         r"KernelError: .*error:": "does not compile", r"KernelError: ": "checked build: arithmetic",
@@ -48,29 +50,42 @@ def planted(bug, folder):
 
 class CudaHunt(Hunt):
     suite, profile = ["test_cuda_attention.py", OWN, "test_ops.py", "test_laws*.py"], "few"
+    planted_bug = None                                      # in a fork: what is wrong there
 
     def run(self):
         gpu.install()                                       # before the tests are collected, for they ask what there is
+        for checked in False, True:
+            build.runtime(checked)                          # what a fork compiles dies with it
         return super().run()
+
+    def hunt(self):
+        """The rehearsal comes last, and only of the tests that ended a fork: few do."""
+        untried = self.mutants
+        while untried:
+            self.try_out(untried)
+            last = {bug: self.noted(bug)[0] for bug in untried}
+            self.leave_out([("cuda", partial(self.rehearse, {*last.values()}))])
+            untried = [bug for bug, test in last.items() if test in self.left_out]
 
     def found_by(self, bug, status):
         """The net that the bug was caught in and the test, or why there is none."""
-        if status < 0:
-            return "crash", ""
         if status == SURVIVED:
             return "not found", ""
-        return self.note(bug).read_text().split("\n")
-
-    def part(self, bug):
-        return bug.function
+        test, *net = self.noted(bug)
+        return (net or ["crash"])[0], test.partition("::")[2].partition("[")[0]
 
     def note(self, bug):
         return self.folder / f"{self.mutants.index(bug)}.txt"
 
+    def noted(self, bug):
+        """The lines that its fork wrote: the id of the test that ran last, if any did, and the net if that failed."""
+        note = self.note(bug)
+        return note.read_text().split("\n") if note.exists() else [""]
+
     # --- in the fork ---
 
-    def rehearse(self, name):
-        return self.note_failing(name, self.concerning(name))
+    def rehearse(self, ids):
+        return self.note_failing("cuda", [test for test in self.tests if test.nodeid in ids])
 
     def verdict(self, bug):
         folder = self.folder / str(os.getpid())
@@ -80,22 +95,27 @@ class CudaHunt(Hunt):
         for finished in build.CACHE.glob("*.*o"):           # other processes may be compiling in folders beside these
             (compiled / finished.name).symlink_to(finished)
         build.CACHE = compiled
-        self.bug = bug
+        self.planted_bug = bug
         return KILLED if next(self.failures(self.concerning(bug.function)), None) else SURVIVED
+
+    def pytest_runtest_logstart(self, nodeid):
+        if self.planted_bug:
+            self.note(self.planted_bug).write_text(nodeid)  # before it runs, for it may crash
 
     def pytest_runtest_logreport(self, report):
         super().pytest_runtest_logreport(report)
-        if report.failed and hasattr(self, "bug"):
-            self.note(self.bug).write_text(f"{net_of(report.longreprtext)}\n{report.location[2].partition('[')[0]}")
+        if report.failed and self.planted_bug:
+            self.note(self.planted_bug).write_text(f"{report.nodeid}\n{net_of(report.longreprtext)}")
 
     def concerning(self, name):
-        """The tests that are named after this op, then those of OWN that are not named after a kernel."""
+        """The tests that are named after this op, then those of OWN not named after a kernel; LONG ones last."""
         tests = [test for test in self.tests if runs_kernels(test) and "refuse" not in test.name]
         named = {test for test in tests if any(kernel in test.nodeid for kernel in cuda_text.files())}
         longer = [kernel for kernel in cuda_text.files() if name in kernel and kernel != name]     # add_rms_norm
-        return [*(test for test in tests
-                  if name in test.nodeid and not any(kernel in test.nodeid for kernel in longer)),
-                *(test for test in tests if test.path.name == OWN and test not in named)]
+        nearest = [test for test in tests
+                   if name in test.nodeid and not any(kernel in test.nodeid for kernel in longer)]
+        others = [test for test in tests if test.path.name == OWN and test not in named]
+        return sorted(nearest + others, key=lambda test: [long in test.name for long in reversed(LONG)])
 
 
 def runs_kernels(test):

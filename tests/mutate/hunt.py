@@ -53,23 +53,28 @@ class Hunt(Suite):
     def loop(self):
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
             self.folder = Path(folder)
-            parts = sorted({*map(self.part, self.mutants)})
-            for part, status in self.pool((part, partial(self.rehearse, part)) for part in parts):
-                if status:
-                    raise RuntimeError(f"the rehearsal on {part} ended with {status}")
-                self.left_out |= set(Path(folder, part).read_text().split("\n")) - {""}
-            self.tests = [test for test in self.tests if test.nodeid not in self.left_out]
-            for mutant, status in self.pool((mutant, partial(self.verdict, mutant)) for mutant in self.mutants):
-                if status == BROKEN:
-                    raise RuntimeError(f"could not plant {mutant.where} {mutant.change}")
-                self.report(mutant, status)
+            self.hunt()
+
+    def hunt(self):
+        self.leave_out((on, partial(self.rehearse, on)) for on in sorted({*map(backend_of, self.mutants)}))
+        self.try_out(self.mutants)
+
+    def leave_out(self, rehearsals):
+        """Leave out the tests that fail in these, which are pairs (name of a note, function that runs some tests)."""
+        for part, status in self.pool(rehearsals):
+            if status:
+                raise RuntimeError(f"the rehearsal on {part} ended with {status}")
+            self.left_out |= set(Path(self.folder, part).read_text().split("\n")) - {""}
+        self.tests = [test for test in self.tests if test.nodeid not in self.left_out]
+
+    def try_out(self, mutants):
+        for mutant, status in self.pool((mutant, partial(self.verdict, mutant)) for mutant in mutants):
+            if status == BROKEN:
+                raise RuntimeError(f"could not plant {mutant.where} {mutant.change}")
+            self.report(mutant, status)
 
     def pool(self, tasks):
         return pool(tasks, self.jobs, self.folder)
-
-    def part(self, mutant):
-        """What its tests are rehearsed with."""
-        return backend_of(mutant)
 
     # --- in the fork ---
 
