@@ -1,5 +1,6 @@
 """The compiled module: every instruction set, any thread count, any array, and its environment variables."""
 import os
+import shlex
 
 import numpy as np
 import pytest
@@ -274,21 +275,28 @@ def test_any_array_gives_what_a_dense_one_gives_and_is_left_alone(dtype, odd):
 
 # --- instruction sets, threads, forks ---------------------------------------------------------------------------------
 
+OF_KERNELS = {                                  # file: its tests that run the C kernels in this process
+    "test_build.py": "(kernels or exp or swiglu or edges or results) and not variable",
+    "test_ops.py": "cpu",
+    "test_threads.py": "bits",
+}
+
+
 @built
-@pytest.mark.parametrize(("file", "which"), [
-    ("test_build.py", "kernels or exp or swiglu or edges or results"), ("test_ops.py", "cpu"),
-    ("test_threads.py", "bits")])
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
-def test_lower_instruction_sets_pass_the_tests_of_kernels_too(isa, file, which):
+def test_lower_instruction_sets_pass_the_tests_of_kernels_too(isa):
     if os.environ.get("PYLLAMA_ISA"):
         pytest.skip("an instruction set is chosen already")
     asked = python("-c", "from pyllama import cpu; print(cpu.isa)", PYLLAMA_ISA=isa)
     if f"PYLLAMA_ISA={isa}" in asked.stderr:
         pytest.skip(f"this build or processor has no {isa}")
     assert asked.stdout.strip() == isa
-    run = python("-m", "pytest", "-p", "no:cacheprovider", "-k", which, f"tests/{file}", timeout=900,
+    which = " or ".join(f"({file} and {those})" for file, those in OF_KERNELS.items())
+    files = [f"tests/{file}" for file in OF_KERNELS]
+    run = python("-m", "pytest", "-p", "no:cacheprovider", "-rp", "-k", which, *files, timeout=900,
                  PYLLAMA_ISA=isa, HYPOTHESIS_PROFILE="few")
     assert run.returncode == 0, run.stdout + run.stderr
+    assert all(f"PASSED {file}" in run.stdout for file in files)
 
 
 REPORT = "from pyllama import backend; print(backend.available(), backend.why_no_cpu)"
@@ -327,22 +335,26 @@ def test_env_lists_the_variables_that_the_user_set_and_no_others():
 
 
 WITHOUT_KERNELS = """
-import sys
+import shlex, sys
 sys.modules["pyllama.cpu"] = None                       # as where it is not built
 from pyllama.cli import main
-sys.exit(main(sys.argv[1:]))
+for command in sys.argv[1:]:
+    print("$", command, flush=True)
+    assert main(shlex.split(command)) == 0, command
 """
 
 
 @pytest.mark.parametrize("variable", ["PYLLAMA_NUM_THREADS", "PYLLAMA_ISA", "PYLLAMA_BLAS", "PYLLAMA_ARENA"])
 def test_a_variable_of_the_kernels_stops_no_command_where_there_are_none(variable, tmp_path):
-    for words in (["env"], ["ops"], ["models"], ["report", __file__], ["check", "relu", "--problems", "1"],
-                  ["train", "--data", __file__, "--out_dir", str(tmp_path / "run"), "--hidden_size", "8",
-                   "--num_attention_heads", "1", "--num_hidden_layers", "1", "--max_steps", "1"]):
-        run = python("-c", WITHOUT_KERNELS, *words, **{variable: "1"})
-        assert run.returncode == 0, run.stderr
-        if words[0] in ("env", "train"):
-            assert "no C kernels:" in run.stdout or "none:" in run.stdout
+    commands = [["env"], ["ops"], ["models"], ["report", __file__], ["check", "relu", "--problems", "1"],
+                ["train", "--data", __file__, "--out_dir", str(tmp_path / "run"), "--hidden_size", "8",
+                 "--num_attention_heads", "1", "--num_hidden_layers", "1", "--max_steps", "1"]]
+    run = python("-c", WITHOUT_KERNELS, *map(shlex.join, commands), **{variable: "1"})
+    assert run.returncode == 0, run.stderr
+    said = run.stdout.split("$ ")[1:]
+    assert len(said) == len(commands)
+    for env_or_train in said[0], said[-1]:
+        assert "no C kernels:" in env_or_train or "none:" in env_or_train
 
 
 @built
