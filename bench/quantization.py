@@ -26,12 +26,13 @@ from pyllama.text.tokens import prepare
 from pyllama.training import loop
 
 HELD_OUT, LINE = 0.2, 64                                    # the share of the text; tokens of a line for an encoder
+EMBEDDINGS = "+ embeddings"                                 # needs a loss, because it needs gradients
 METHODS = {                                                 # each with one more part
     "GPTQ": Method(search=False, order=False, drift=False, tables=False),
-    "+ scales searched": Method(order=False, drift=False, tables=False),
-    "+ large inputs first": Method(drift=False, tables=False),
-    "+ drift": Method(tables=False),
-    "+ embeddings": Method()}
+    "+ drift": Method(search=False, order=False, tables=False),
+    EMBEDDINGS: Method(search=False, order=False),
+    "+ scales searched": Method(order=False),
+    "+ large inputs first": Method()}
 DECODER = {"format": "{kind}", "method": "{method}", "MB": "{megabytes:.3f}", "perplexity": "{perplexity:.4f}",
            "more": "{more:+.2%}", "nats lost": "{lost:.4f}", "of nearest": "{share:.2f}", "seconds": "{seconds:.0f}"}
 ENCODER = {"format": "{kind}", "method": "{method}", "MB": "{megabytes:.3f}", "weights": "{weights:.2%}",
@@ -43,8 +44,9 @@ def trees(p, c, rows):
     for kind in ("f16", "bf16", "q8_0", "q4_0"):
         yield timed(kind, "nearest", lambda kind=kind: encoded_tree(p, kind, c))
     yield timed("q8_0", "all", lambda: calibrated_tree(p, c, "q8_0", rows))
-    tables = METHODS if "labels" in rows.inputs else list(METHODS)[:-1]        # without a loss there are no gradients
-    for method in tables:
+    for method in METHODS:
+        if method == EMBEDDINGS and "labels" not in rows.inputs:
+            continue
         yield timed("q4_0", method, lambda method=method: calibrated_tree(p, c, "q4_0", rows, METHODS[method]))
 
 

@@ -202,7 +202,9 @@ def test_the_report_compares_products(case):
         whole = np.linalg.norm(before[name] @ w)
         assert change.outputs == pytest.approx(np.linalg.norm(before[name] @ (w - v)) / whole, rel=1e-3)
         assert change.inside == pytest.approx(np.linalg.norm(before[name] @ w - after[name] @ v) / whole, rel=1e-3)
-    assert len(lines([*changed.values()])) == len(changed) + 2
+    said = lines([*changed.values()])
+    assert len(said) == len(changed) + 2
+    assert {len(line) for line in said} == {80}
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------

@@ -25,8 +25,9 @@ class Change(NamedTuple):
 
     def __str__(self):
         errors = (self.weights, self.outputs, self.inside)
-        shares = "".join(f"{'-' if error is None else f'{error:.2%}':>9}" for error in errors)
-        return f"{self.name:<44} {self.kind:<5}{shares} {self.before:>12,} {self.after:>12,}"
+        shares = "".join(f"{'-' if error is None else f'{100 * error:.3g}%':>8}" for error in errors)
+        sizes = kilobytes(self.before) + kilobytes(self.after)
+        return f"{self.name.removesuffix('.weight'):<31} {self.kind:<4}{shares}{sizes}"
 
 
 @machine.one_blas_thread()
@@ -84,7 +85,12 @@ def errors_of_products(w: np.ndarray, v: np.ndarray, x: np.ndarray, y: np.ndarra
 
 
 def lines(changed: list[Change]) -> list[str]:
-    """The report as lines of text: a heading, the matrices, the sums of the bytes."""
-    heading = f"{'matrix':<44} {'as':<5} {'weights':>8} {'outputs':>8} {'inside':>8} {'bytes before':>12} {'after':>12}"
-    before, after = (sum(getattr(change, name) for change in changed) for name in ("before", "after"))
-    return [heading, *map(str, changed), f"{'all matrices':<76} {before:>12,} {after:>12,}"]
+    """The report as lines of 80 columns, if no name is long: a heading, the matrices, the sums of their bytes."""
+    heading = f"{'matrix':<31} {'as':<4}{'weights':>8}{'outputs':>8}{'inside':>8}{'kB':>10}{'kB then':>10}"
+    before, after = (kilobytes(sum(getattr(change, name) for change in changed)) for name in ("before", "after"))
+    return [heading, *map(str, changed), f"{'all matrices':<60}{before}{after}"]
+
+
+def kilobytes(size: int) -> str:
+    """Bytes as thousands of them, in ten columns."""
+    return f"{size / 1000:>10,.1f}"
