@@ -2,6 +2,7 @@
 
 Up to rounding, a text depends only on the seed, its prompt and the settings, not on the rest of the batch.
 """
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +15,10 @@ from pyllama.generation import beam
 from pyllama.generation.choice import choose, log_probability
 from pyllama.generation.rules import NO_RULES, Rules
 from pyllama.generation.settings import GenerationConfig
+from pyllama.generation.speculation import Lookup, Pace
 from pyllama.generation.start import Start, is_encoder_decoder, read, starts_of
 from pyllama.generation.text import Text
+from pyllama.generation.window import Window
 from pyllama.rng import generator
 from pyllama.text.tokenizer import Tokenizer
 
@@ -45,8 +48,12 @@ class Row:
 
     def _restrict(self, z):
         """The scores z[V] with -∞ for the tokens that its rules exclude."""
-        new = len(self.ids)
-        return self._rules.restrict(z, self.known, new, self._room - new, self._ends)
+        return self._rules.restrict(z, self.known, len(self.ids), self.left, self._ends)
+
+    @property
+    def left(self) -> int:
+        """How many tokens may follow."""
+        return self._room - len(self.ids)
 
     def step(self, z, settings: GenerationConfig) -> str:
         """Append a token, whose scores are z[V]; returns the new text that is certain."""
@@ -83,6 +90,7 @@ class Generation:
         self._settings, self._rules = settings, rules
         # The embedding matrix may have more rows than there are tokens; these ids must not be chosen.
         self._size = min(config.vocab_size, tokenizer.vocab_size) if tokenizer else config.vocab_size
+        self._speculates = settings.greedy and settings.speculation != "off"
         self._starts = starts_of(config, prompts, tokenizer, settings, rules)
         copies = Counter[tuple]()                   # copies of a prompt get different random numbers
         self.rows: list[Row] = []
@@ -127,8 +135,32 @@ class Generation:
             if len(unfinished) < len(live):
                 live = [live[i] for i in unfinished]
                 window.keep(unfinished)
+            if len(live) == 1 and self._speculates:
+                yield from self._write_alone(live[0], window)
+                return
             if live:
                 scores = window.extend([self.rows[number].known[-1:] for number in live])
+
+    def _write_alone(self, number: int, window: Window) -> Iterator[tuple[int, int, str]]:
+        """The rest of one row, with guesses of its next tokens."""
+        row, pace = self.rows[number], Pace(self._settings.speculation)
+        lookup = Lookup([*self._starts[number // self._settings.num_return_sequences].source, *row.known])
+        while not row.finish_reason:
+            guess = lookup.guess(min(pace.most, row.left - 1, window.left() - 1))
+            guess = guess[:pace.guesses()] if guess else guess
+            start = time.perf_counter()
+            scores = window.extend([[row.known[-1], *guess]], every=bool(guess))
+            seconds, right = time.perf_counter() - start, 0
+            for z, guessed in zip(scores[0] if guess else scores, [*guess, None], strict=True):
+                piece = row.step(z[:self._size], self._settings)
+                token = row.ids[-1]
+                lookup.add(token)
+                yield number, token, piece
+                if row.finish_reason or token != guessed:
+                    break
+                right += 1
+            window.forget(len(guess) - right)
+            pace.passed(len(guess), right, seconds)
 
     def _search(self) -> Iterator[tuple[int, int, str]]:
         """By beams; each text is there when all are."""

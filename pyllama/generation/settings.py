@@ -64,6 +64,7 @@ class GenerationConfig(SearchConfig):
     repetition_penalty: float = 1.0         # above 1: tokens that already occurred become less likely
     num_return_sequences: int = 1           # number of texts for each prompt
     stop_strings: tuple[str, ...] = ()      # stop before the first of these strings
+    speculation: str = "auto"               # guess tokens from the text and verify them at once: auto, off, or how many
     eos_token_id: int | Sequence[int] | None = of_files(None)       # ids that end a text; None: the model's
     output_scores: bool = of_files(False)   # fill Result.scores
 
@@ -71,6 +72,7 @@ class GenerationConfig(SearchConfig):
         super().__post_init__()
         if isinstance(self.stop_strings, str):
             object.__setattr__(self, "stop_strings", (self.stop_strings,))
+        object.__setattr__(self, "speculation", str(self.speculation))
         self.check(
             ("temperature", 0 <= self.temperature < np.inf, "at least 0"),
             ("top_k", self.top_k >= 0, "at least 0, where 0 means all"),
@@ -79,6 +81,8 @@ class GenerationConfig(SearchConfig):
             ("repetition_penalty", 0 < self.repetition_penalty < np.inf, "above 0, where 1 means none"),
             ("num_return_sequences", self.num_return_sequences >= 1, "at least 1"),
             ("stop_strings", are_strings(self.stop_strings), "a sequence of non-empty strings, or one"),
+            ("speculation", self.speculation in ("auto", "off") or self.speculation.isdecimal(),
+             '"auto", "off" or a number of tokens'),
             ("seed", self.seed >= 0, "at least 0"))
         for name in () if self.do_sample else ("top_k", "top_p", "min_p", "temperature"):
             if getattr(self, name) not in (getattr(GenerationConfig, name), 0):

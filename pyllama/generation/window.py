@@ -4,6 +4,8 @@ from typing import Any
 
 from pyllama.generation.session import Session, Tokens
 
+MANY = 1 << 60                              # tokens, where there is no limit
+
 
 class Window:
     """The sequences of a session, which may become longer than the model's context.
@@ -33,6 +35,16 @@ class Window:
         if inputs != [*tokens]:
             self.session.cut(lengths)
         return self.session.extend(inputs, every)
+
+    def left(self) -> int:
+        """How many tokens each sequence can still be extended by before the context is full."""
+        return MANY if self._context is None else self._context - max(self.session.lengths)
+
+    def forget(self, count: int) -> None:
+        """Forget the last tokens of each sequence, which were all in the window."""
+        if count:
+            self._known = [known[:-count] for known in self._known]
+            self.session.cut([length - count for length in self.session.lengths])
 
     def keep(self, rows: Sequence[int]) -> None:
         """See Session.keep."""
