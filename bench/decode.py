@@ -2,11 +2,11 @@
 
     python -m bench.decode --sizes S M L --formats f32 f16 q8_0 q4_0 --json out.json
 
-Each size and format is a GGUF file with random weights, written into a temporary folder and removed afterwards; PyTorch
-has a model of that size, in float32 or bfloat16.  Each engine runs in a process of its own, with the same number of
-threads.  Its first answer gives the time to the first token from the start of the process, while the file is in the
-system's cache.  Then the engines take turns (rotation.py): 64 tokens after the first one that follows a prompt of 32,
-with attention and the choice of the token, and a prompt of 512.  Medians count.
+Each size and format is a GGUF file with random weights, in memory, and removed afterwards; PyTorch has a model of that
+size, in float32 or bfloat16.  Each engine runs in a process of its own, with the same number of threads.  Its first
+answer gives the time from the start of the process to the first token.  Then the engines take turns (rotation.py): 64
+tokens after the first one that follows a prompt of 32, with attention and the choice of the token, and a prompt of 512.
+Medians count.
 
 The share of bandwidth is the bytes of the weights that a token needs, times tokens a second, over the rate at which the
 same threads read memory in the same rotation.  It exceeds 1 where weights stay in a cache; "of cached" is the share of
@@ -20,6 +20,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -58,6 +59,11 @@ SAME = {"size": "{size}", "format": "{format}", "same tokens as llama.cpp": "{sa
         "largest gap": "{largest_gap:.3f}", "the same model": "{agree}"}
 
 
+def roomy(folder=Path("/dev/shm")):
+    """A folder in memory, so that no disk takes part; None if the system has none for large files."""
+    return folder if folder.exists() and shutil.disk_usage(folder).free > 8e9 else None
+
+
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["S", "M", "L"])
@@ -67,7 +73,8 @@ def parse(arguments=None):
                         help=f"for the turns of a size and format, of which each engine has at least {LEAST}")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("PYLLAMA_NUM_THREADS") or machine.cores()))
     parser.add_argument("--peers", type=Path, default=ROOT / ".peers", help="the environment with the other engines")
-    parser.add_argument("--folder", type=Path, help="where the files are written; L needs 4.4 GB there")
+    parser.add_argument("--folder", type=Path, default=roomy(), help="where the files are written, the largest of "
+                        "4.4 GB; default: in memory, if there is room")
     parser.add_argument("--trained", type=Path, help="a trained model of llama2.c, to compare tokens",
                         default=ROOT.parent / "shared/fixtures/stories260K/stories260K.bin")
     parser.add_argument("--json", type=Path, help="also write the rows into this file, a JSON object a line")
