@@ -152,8 +152,8 @@ $(PEERS)/bin/torchrun:                                      # it comes with PyTo
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
 
 $(PEERS)/.engines: $(PEERS)/bin/torchrun                    # the wheel of llama.cpp is kept, because it takes so long
-	test -e $(PEERS)/wheels/llama_cpp_python-*.whl || CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" \
-	    $(PEERS)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
+	test -e $(PEERS)/wheels/llama_cpp_python-*.whl || CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF \
+	    '-DCMAKE_CXX_FLAGS=-include $(CURDIR)/bench/amx.h'" $(PEERS)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
 	    --wheel-dir $(PEERS)/wheels llama-cpp-python==0.3.36
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --find-links $(PEERS)/wheels \
 	    llama-cpp-python==0.3.36 openvino-genai==2026.4.1.0

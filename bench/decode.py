@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -113,50 +114,61 @@ def prompt(size, length):
     return np.random.default_rng(length).integers(3, SIZES[size].V, size=length).tolist()
 
 
-def agreed(size, form, workers, prompt, answers):
-    """The row same_tokens, from the answers to the prompt; none without both engines."""
-    if not all("runs" in answers.get(name, {}) for name in BOTH):
+class Started(NamedTuple):
+    """An engine that was started."""
+    worker: Engine
+    answer: dict                                # to the first request
+    seconds: float                              # from the start of its process to its first token
+
+
+def started(size, form, path, options, stack, on_turn):
+    """{name: Started} of the engines that have the format, one after the other: none disturbs another's start."""
+    engines = {}
+    for name in options.engines:
+        on_turn(name)
+        begin = time.monotonic()
+        worker = engine(name, size, form, path, options)
+        if worker is not None:
+            answer = stack.enter_context(worker).ask(tasks=[[prompt(size, PROMPT), COUNT + 1]])
+            engines[name] = Started(worker, answer, answer["runs"][0]["known"][0] - begin if "runs" in answer else 0)
+    return engines
+
+
+def agreed(size, form, prompt, engines):
+    """The rows same_tokens, from the answers to the prompt; none without both engines."""
+    if not all(name in engines and "runs" in engines[name].answer for name in BOTH):
         return []
-    ours, theirs = (answers[name]["runs"][0]["ids"] for name in BOTH)
-    answer = workers["pyllama"].ask(gaps=[prompt, theirs])
+    ours, theirs = (engines[name].answer["runs"][0]["ids"] for name in BOTH)
+    answer = engines["pyllama"].worker.ask(gaps=[prompt, theirs])
     return [agreement(size, form, ours, theirs, answer["gaps"])] if "gaps" in answer else []
 
 
-def turns_of(size, form, workers, firsts, options, on_turn):
+def turns_of(size, form, engines, options, on_turn):
     """{name: [(answer, disturbed), ...]} of the engines and the reader, taken in turn until the time is over."""
-    requests = {READER: {"size": decode_files.token_bytes(size, form)}}
-    for name, answer in firsts.items():
-        times = max(1, round(TURN * speed(answer["runs"][0]) / COUNT))
-        requests[name] = {"tasks": [[prompt(size, PROMPT), COUNT + 1]] * times + [[prompt(size, LONG), 1]]}
+    short, long = [prompt(size, PROMPT), COUNT + 1], [prompt(size, LONG), 1]
+    requests = {name: {"tasks": [short] * max(1, round(TURN * speed(started.answer["runs"][0]) / COUNT)) + [long]}
+                for name, started in engines.items()}
+    requests[READER] = {"size": decode_files.token_bytes(size, form)}
     turns, end = defaultdict(list), time.monotonic() + options.seconds
-    for worker, answer, disturbed in rotate(list(workers.values()), requests, MOST, retries=1):
-        on_turn(worker.name)
-        turns[worker.name].append((answer, disturbed))
-        if time.monotonic() > end and all(len(turns[name]) >= LEAST for name in workers):
-            break
+    with Worker(READER, "bench.bandwidth", str(options.threads), str(MEMORY)) as reader:
+        workers = [started.worker for started in engines.values()] + [reader]
+        for worker, answer, disturbed in rotate(workers, requests, MOST, retries=1):
+            on_turn(worker.name)
+            turns[worker.name].append((answer, disturbed))
+            if time.monotonic() > end and all(len(turns[name]) >= LEAST for name in requests):
+                break
     return turns
 
 
 def measured(size, form, path, options, on_turn):
     """(rows of the engines, rows same_tokens) of one file."""
-    workers, firsts, seconds, rows = {}, {}, {}, []
     with contextlib.ExitStack() as stack:
-        for name in options.engines:            # one after the other, so that none disturbs another's start
-            on_turn(name)
-            begin = time.monotonic()
-            worker = engine(name, size, form, path, options)
-            if worker is None:
-                continue
-            answer = stack.enter_context(worker).ask(tasks=[[prompt(size, PROMPT), COUNT + 1]])
-            if "error" in answer:
-                rows.append(failure(size, form, name, answer["error"]))
-                continue
-            workers[name], firsts[name] = worker, answer
-            seconds[name] = answer["runs"][0]["known"][0] - begin
-        same = agreed(size, form, workers, prompt(size, PROMPT), firsts)
-        workers[READER] = stack.enter_context(Worker(READER, "bench.bandwidth", str(options.threads), str(MEMORY)))
-        turns = turns_of(size, form, workers, firsts, options, on_turn)
-    rows += [row(size, form, name, seconds[name], turns[name], turns[READER], path.stat().st_size) for name in firsts]
+        engines = started(size, form, path, options, stack, on_turn)
+        running = {name: engine for name, engine in engines.items() if "runs" in engine.answer}
+        same = agreed(size, form, prompt(size, PROMPT), engines)
+        turns = turns_of(size, form, running, options, on_turn)
+    rows = [row(size, form, name, seconds, turns[name], turns[READER], path.stat().st_size) if name in running
+            else failure(size, form, name, answer["error"]) for name, (_, answer, seconds) in engines.items()]
     return beside(rows), same
 
 
@@ -164,9 +176,9 @@ def of_trained(form, path, options):
     """The rows same_tokens of the trained model, from its start token on."""
     decode_files.write_trained(path, options.trained, form)
     with contextlib.ExitStack() as stack:
-        workers = {name: stack.enter_context(engine(name, None, form, path, options)) for name in BOTH}
-        answers = {name: worker.ask(tasks=[[START, COUNT]]) for name, worker in workers.items()}
-        return agreed(options.trained.stem, form, workers, START, answers)
+        workers = [stack.enter_context(engine(name, None, form, path, options)) for name in BOTH]
+        engines = {worker.name: Started(worker, worker.ask(tasks=[[START, COUNT]]), 0) for worker in workers}
+        return agreed(options.trained.stem, form, START, engines)
 
 
 @contextlib.contextmanager

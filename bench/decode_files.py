@@ -77,11 +77,11 @@ def random_matrix(form, rows, columns):
 
 
 def random_blocks(rng, form, count):
-    """uint8 blocks of random integers; scales of either sign, because the integers are not symmetric around 0."""
+    """uint8 blocks of random integers, as encoding gives them: no -128 in q8_0, scales of either sign in q4_0."""
     blocks = rng.integers(256, size=(count, BLOCKS[form].bytes), dtype=np.uint8)
     if form == "q8_0":
-        blocks[blocks == 128] = 0                       # -128, which encoding does not give
-    scale = STD / math.sqrt((LEVELS[form] ** 2 + 2) / 12) * rng.choice([-1, 1], (count, 1))
+        blocks[blocks == 128] = 0
+    scale = STD / math.sqrt((LEVELS[form] ** 2 + 2) / 12) * rng.choice([1 if form == "q8_0" else -1, 1], (count, 1))
     blocks[:, :2] = scale.astype("<f2").view(np.uint8)
     return blocks
 

@@ -8,6 +8,8 @@ PROMPT, COUNT, LONG = 32, 64, 512
 DTYPES = {"f32": "float32", "f16": "bfloat16"}          # PyTorch's; float16 is slower on most processors
 CLOSE = 0.2                                             # standard deviations of the scores: see agreement()
 MB = 1e6
+FIGURES = ("tok_s", "ratio", "prompt_tok_s", "first_token_s", "peak_mb", "limit_mb", "of_limit", "bytes_per_token",
+           "gb_s", "bandwidth_gb_s", "of_bandwidth", "of_cached", "n", "disturbed")
 
 
 def speed(run):
@@ -17,7 +19,7 @@ def speed(run):
 
 def failure(size, form, name, message):
     """The row of an engine that does not run the model."""
-    return {"size": size, "format": form, "impl": name, "notes": message}
+    return {"size": size, "format": form, "impl": name} | dict.fromkeys(FIGURES) | {"notes": message}
 
 
 def row(size, form, name, first_token_s, turns, reader, file_bytes):
@@ -31,7 +33,7 @@ def row(size, form, name, first_token_s, turns, reader, file_bytes):
     memory, cached = (statistics.median(answer[of] for answer, _ in reader) for of in ("memory", "same_size"))
     peak = max(answer["peak_rss"] for answer, _ in turns)
     limit = 1.1 * file_bytes + SIZES[size].cache(LONG + 1) + 64 * MB
-    return {"size": size, "format": form, "impl": name, "tok_s": rate, "prompt_tok_s": prompt,
+    return {"size": size, "format": form, "impl": name, "tok_s": rate, "ratio": None, "prompt_tok_s": prompt,
             "first_token_s": first_token_s, "peak_mb": peak / MB, "limit_mb": limit / MB, "of_limit": peak / limit,
             "bytes_per_token": needed, "gb_s": rate * needed / 1e9, "bandwidth_gb_s": memory / 1e9,
             "of_bandwidth": rate * needed / memory, "of_cached": rate * needed / cached, "n": len(turns),
@@ -39,9 +41,9 @@ def row(size, form, name, first_token_s, turns, reader, file_bytes):
 
 
 def beside(rows, rival="llamacpp"):
-    """The rows, each with the ratio of its tokens a second to the rival's."""
-    theirs = next((row["tok_s"] for row in rows if row["impl"] == rival and "tok_s" in row), None)
-    return [row | {"ratio": theirs and row["tok_s"] / theirs} if "tok_s" in row else row for row in rows]
+    """A list of the rows, each with the ratio of its tokens a second to the rival's."""
+    theirs = next((row["tok_s"] for row in rows if row["impl"] == rival), None)
+    return [row | {"ratio": row["tok_s"] / theirs if row["tok_s"] and theirs else None} for row in rows]
 
 
 def agreement(size, form, ours, theirs, gaps):

@@ -243,11 +243,12 @@ def test_the_row_of_an_engine():
     assert (row["bandwidth_gb_s"], row["of_bandwidth"], row["of_cached"]) == (20, needed / 20e9, needed / 40e9)
     assert row["limit_mb"] == pytest.approx(1.1 + 2 * 6 * 288 * 513 * 4 / 1e6 + 64)
     assert row["of_limit"] == pytest.approx(row["peak_mb"] / row["limit_mb"])
-    rows = decode_report.beside([row | {"impl": "llamacpp", "tok_s": 0.5}, row, {"impl": "openvino", "notes": "no"}])
-    assert [row.get("ratio") for row in rows] == [1.0, 2.0, None]
+    broken = decode_report.row("S", "q8_0", "openvino", 0.5, [*turns, ({"error": "no room"}, False)], reader, 10**6)
+    assert broken.keys() == row.keys()
+    assert (broken["impl"], broken["tok_s"], broken["notes"]) == ("openvino", None, "no room")
+    rows = decode_report.beside([row | {"impl": "llamacpp", "tok_s": 0.5}, row, broken])
+    assert [row["ratio"] for row in rows] == [1.0, 2.0, None]
     assert decode_report.beside([row])[0]["ratio"] is None
-    broken = decode_report.row("S", "q8_0", "pyllama", 0.5, [*turns, ({"error": "no memory"}, False)], reader, 10**6)
-    assert broken == decode_report.failure("S", "q8_0", "pyllama", "no memory")
 
 
 def test_engines_agree_unless_a_token_is_far_below_the_best():
