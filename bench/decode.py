@@ -48,14 +48,15 @@ BOTH = ("pyllama", "llamacpp")                          # must choose the same t
 READER = "bandwidth"
 MEMORY = 2 ** 30                                        # bytes that the reader reads: more than stays in a cache
 TURN = 0.5                                              # least seconds of a turn's tokens
-LEAST, MOST = 2, 9                                      # rounds
+MOST = 9                                                # rounds
+FIRST = 17                                              # tokens of the first answer, which are compared
 START = [1]                                             # the start token of llama2.c's models
 
-SPEED = {"size": "{size}", "format": "{format}", "implementation": "{impl}", "tokens/s": "{tok_s:,.1f}",
+SPEED = {"size": "{size}", "format": "{format}", "engine": "{impl}", "tokens/s": "{tok_s:,.1f}",
          "x llama.cpp": "{ratio:.2f}", "GB/s": "{gb_s:.1f}", "of bandwidth": "{of_bandwidth:.2f}",
          "of cached": "{of_cached:.2f}", "prompt tokens/s": "{prompt_tok_s:,.0f}",
          "first token s": "{first_token_s:.2f}", "peak MB": "{peak_mb:,.0f}", "of limit": "{of_limit:.2f}",
-         "turns": "{n}", "disturbed": "{disturbed}", "": "{notes}"}
+         "turns": "{n:d}", "disturbed": "{disturbed:d}", "": "{notes}"}
 SAME = {"size": "{size}", "format": "{format}", "same tokens as llama.cpp": "{same}", "of": "{of}",
         "largest gap": "{largest_gap:.3f}", "the same model": "{agree}"}
 
@@ -70,8 +71,8 @@ def parse(arguments=None):
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["S", "M", "L"])
     parser.add_argument("--formats", nargs="+", choices=decode_files.FORMATS, default=decode_files.FORMATS)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=USUAL)
-    parser.add_argument("--seconds", type=float, default=15,
-                        help=f"for the turns of a size and format, of which each engine has at least {LEAST}")
+    parser.add_argument("--seconds", type=float, default=15, help="for the turns of a size and format, of which each "
+                        "engine has at least one")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("PYLLAMA_NUM_THREADS") or machine.cores()))
     parser.add_argument("--peers", type=Path, default=ROOT / ".peers", help="the environment with the other engines")
     parser.add_argument("--folder", type=Path, default=roomy(), help="where the files are written, the largest of "
@@ -129,7 +130,7 @@ def started(size, form, path, options, stack, on_turn):
         begin = time.monotonic()
         worker = engine(name, size, form, path, options)
         if worker is not None:
-            answer = stack.enter_context(worker).ask(tasks=[[prompt(size, PROMPT), COUNT + 1]])
+            answer = stack.enter_context(worker).ask(tasks=[[prompt(size, PROMPT), FIRST]])
             engines[name] = Started(worker, answer, answer["runs"][0]["known"][0] - begin if "runs" in answer else 0)
     return engines
 
@@ -155,7 +156,7 @@ def turns_of(size, form, engines, options, on_turn):
         for worker, answer, disturbed in rotate(workers, requests, MOST, retries=1):
             on_turn(worker.name)
             turns[worker.name].append((answer, disturbed))
-            if time.monotonic() > end and all(len(turns[name]) >= LEAST for name in requests):
+            if time.monotonic() > end and turns.keys() == requests.keys():
                 break
     return turns
 

@@ -9,7 +9,7 @@ import llama_cpp as lib
 from bench.decode_loop import main
 
 CONTEXT = 1024
-FEATURES = ("AVX512", "AVX512_VNNI", "AVX512_BF16", "AMX_INT8", "REPACK")        # of those that its system info names
+FEATURES = ("AVX512", "AVX512_VNNI", "AMX_INT8")        # of those that its system info names
 
 
 class Engine:
@@ -26,7 +26,7 @@ class Engine:
         self.context = lib.llama_init_from_model(self.model, options)
         self.sampler = lib.llama_sampler_init_greedy()
         info = lib.llama_print_system_info().decode()
-        self.notes = " ".join(name for name in FEATURES if f"{name} = 1" in info)
+        self.notes = "uses " + " ".join(name for name in FEATURES if f"{name} = 1" in info)
 
     def generate(self, prompt, count, on_token):
         lib.llama_memory_clear(lib.llama_get_memory(self.context), True)

@@ -28,7 +28,7 @@ class Streamer(genai.StreamerBase):
 class Engine:
     def __init__(self, path, threads):
         self.pipeline = genai.LLMPipeline(path, "CPU", INFERENCE_NUM_THREADS=int(threads))
-        self.notes = f"OpenVINO {ov.__version__.partition('-')[0]}"
+        self.notes = ov.__version__.partition("-")[0]
 
     def generate(self, prompt, count, on_token):
         ids = ov.Tensor(np.array([prompt], np.int64))

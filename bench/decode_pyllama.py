@@ -14,7 +14,7 @@ class Engine:
     def __init__(self, path):
         model = pyllama.load(path)
         self.params, self.config = model.params, replace(model.config, eos_token_id=None)       # as many as asked for
-        self.notes = backend.cpu.isa if backend.cpu else "NumPy"
+        self.notes = f"uses {backend.cpu.isa if backend.cpu else 'NumPy'}"
 
     def generate(self, prompt, count, on_token):
         generate(self.params, self.config, [prompt], settings=GenerationConfig(max_new_tokens=count),

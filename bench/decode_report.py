@@ -19,7 +19,7 @@ def speed(run):
 
 def failure(size, form, name, message):
     """The row of an engine that does not run the model."""
-    return {"size": size, "format": form, "impl": name} | dict.fromkeys(FIGURES) | {"notes": message}
+    return {"size": size, "format": form, "impl": name} | dict.fromkeys(FIGURES) | {"notes": message.split(": ")[-1]}
 
 
 def row(size, form, name, first_token_s, turns, reader, file_bytes):

@@ -37,7 +37,7 @@ class Engine:
         self.cos, self.sin = angle.cos().to(dtype), angle.sin().to(dtype)
         self.caches = [torch.zeros(2, 1, G, ROOM, K, dtype=dtype) for _ in range(L)]
         self.step = torch.compile(self.forward, dynamic=True) if compiled else self.forward
-        self.notes = f"torch {torch.__version__}"
+        self.notes = torch.__version__
 
     def heads(self, x, cos, sin):
         """The heads [1 H T K] of x [T HK]; rotated, if there are cosines."""
