@@ -1,6 +1,6 @@
 # Each target works from nothing: it makes .venv, installs what it needs into it and compiles the kernels.
 # PYTHON chooses the Python of a new .venv (make clean removes the old one):  make PYTHON=python3.12 test
-# ARGS goes to a benchmark.  PEERS is an environment of its own for PyTorch, which only benchmarks need, CHECKERS one for
+# ARGS goes to a benchmark.  PEERS is an environment of its own for PyTorch, llama.cpp and OpenVINO, CHECKERS one for
 # PyTorch, JAX, numba, autograd and mygrad, whose gradients bench-checkers checks; HF5 and HF4 are the Pythons of
 # environments with transformers 5 and 4.57, which only check-hf and the golden numbers need.
 
@@ -23,9 +23,9 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --batch_size 8 --shards 2 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
            --eval_tokens 10000 --log_interval 50
 
-.PHONY: demo test check lint bench bench-gemm bench-train bench-decode bench-gpu bench-minilm bench-checkers gpu-resources \
-        mutate check-hf check-llama-cpp golden sanitize race valgrind cross docs docs-messages docs-test notebooks picture \
-        screenshots dist-check clean
+.PHONY: demo test check lint bench bench-gemm bench-train bench-decode bench-gpu bench-minilm bench-checkers \
+        gpu-resources mutate check-hf check-llama-cpp golden sanitize race valgrind cross docs docs-messages docs-test \
+        notebooks picture screenshots dist-check clean
 
 demo: $(BUILT)                                              # again: resumes the run if it was stopped
 	@echo ".venv takes $$(du -sm .venv | cut -f 1) MB"
@@ -55,7 +55,7 @@ bench-gemm: $(BUILT) $(PEERS)/bin/torchrun
 bench-train: $(BUILT) $(PEERS)/bin/torchrun
 	$(BIN)/python -m bench.train --peers --peers-python $(PEERS)/bin/python $(ARGS)
 
-bench-decode: $(DEV) $(PEERS)/.engines                      # the first time, llama.cpp is compiled: 10 to 20 minutes
+bench-decode: $(BUILT) $(PEERS)/.engines                      # the first time, llama.cpp is compiled: 10 to 20 minutes
 	$(BIN)/python -m bench.decode --peers $(PEERS) $(ARGS)
 
 bench-gpu: $(DEV)
@@ -151,9 +151,10 @@ $(PEERS)/bin/torchrun:                                      # it comes with PyTo
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
 
+ENGINE_FLAGS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF '-DCMAKE_CXX_FLAGS=-include $(CURDIR)/bench/amx.h'
 $(PEERS)/.engines: $(PEERS)/bin/torchrun                    # the wheel of llama.cpp is kept, because it takes so long
-	test -e $(PEERS)/wheels/llama_cpp_python-*.whl || CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF \
-	    '-DCMAKE_CXX_FLAGS=-include $(CURDIR)/bench/amx.h'" $(PEERS)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
+	test -e $(PEERS)/wheels/llama_cpp_python-*.whl || CMAKE_ARGS="$(ENGINE_FLAGS)" \
+	    $(PEERS)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
 	    --wheel-dir $(PEERS)/wheels llama-cpp-python==0.3.36
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --find-links $(PEERS)/wheels \
 	    llama-cpp-python==0.3.36 openvino-genai==2026.4.1.0
