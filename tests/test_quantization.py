@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyllama import params
+from pyllama import backend, params
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
@@ -96,6 +96,22 @@ def test_an_encoded_matrix_and_its_transpose(kind):
     np.testing.assert_array_equal(encoded.T.decoded(), encoded.decoded().T)
     assert encoded.T.T.data is encoded.data
     assert repr(encoded.T) == f"EncodedArray(64 x 5, {kind}, transposed)"
+
+
+@pytest.mark.skipif(backend.cpu is None, reason="needs the C kernels")
+@each_kind
+def test_a_repacked_matrix_is_still_the_same(kind):
+    """Its rows as in the file are dropped and computed again; the transpose shares the memory."""
+    encoded = EncodedArray.of(random(21, 64), kind)
+    data, other = encoded.data.copy(), encoded.T
+    packed = encoded.interleaved()
+    assert encoded.interleaved() is packed or kind in ("f16", "bf16")
+    assert other.T.interleaved() is packed or kind in ("f16", "bf16")
+    for each in (encoded.data, other.data):
+        np.testing.assert_array_equal(each, data)
+    assert encoded.nbytes == data.nbytes
+    product = backend.cpu.stored_product(np.eye(64, dtype=np.float32)[:5], packed, kind, 21, 64)
+    assert abs(product - encoded.decoded()[:, :5].T).max() < 0.05
 
 
 def test_data_that_does_not_fit_is_refused():
