@@ -6,6 +6,7 @@ enum { EMBED, NORM, PRODUCT, PICK, HEADS, CROSS };              /* a step's kind
 enum { RMS = 1, LAYER };                                        /* its norm */
 enum { SWIGLU = 1, GELU, TANH_GELU, RELU, SILU, HYPERBOLIC };   /* its activation */
 enum { INT8 = 16 };                                /* a cache's kind, or REALS or FLOAT16 */
+enum { TURNED = 17 };                              /* a matrix of reals that is stored as [D E] */
 
 typedef struct {
     int kind, norm, activation, accumulate, wanted;             /* wanted: only of the wanted rows */

@@ -108,6 +108,33 @@ static void activate(real *restrict y, const real *restrict x, const real *restr
     }
 }
 
+/* y[e] += Σ x[d] w[d, e] over `deep` rows of w */
+INLINE void add_rows(real *restrict y, const real *restrict x, const real *restrict w, idx E, idx n, int deep) {
+    #pragma omp simd
+    for (idx e = 0; e < n; e++) {
+        real sum = y[e];
+        UNROLL
+        for (int d = 0; d < deep; d++) sum += x[d] * w[d * E + e];
+        y[e] = sum;
+    }
+}
+
+/* y[n, e] (+)= Σ_d x[n, d] w[d, e]: w is read in the order of memory, once for FEW rows of x */
+static void turned_product(real *y, idx ldy, const real *x, idx ldx, const stored *w, idx N, span columns,
+                           int accumulate) {
+    enum { FEW_TOKENS = 8, DEEP = 8 };
+    idx D = w->D, E = w->E, e = columns.first, n = columns.past - e;
+    for (idx r = 0; !accumulate && r < N; r++) memset(y + r * ldy + e, 0, n * sizeof(real));
+    for (idx first = 0; first < N; first += FEW_TOKENS)
+        for (idx d = 0, deep; d < D; d += deep) {
+            const real *at = (const real *)w->at + d * E + e;
+            deep = D - d >= DEEP ? DEEP : 1;
+            for (idx r = first; r < least(first + FEW_TOKENS, N); r++)
+                if (deep == DEEP) add_rows(y + r * ldy + e, x + r * ldx + d, at, E, n, DEEP);
+                else add_rows(y + r * ldy + e, x + r * ldx + d, at, E, n, 1);
+        }
+}
+
 /* Columns of the product of all rows with matrix i */
 static void multiply_columns(const step *s, const turn *t, int i, span columns, place from) {
     idx N = rows_of(s, t), ldx = s->norm ? s->D : s->ldx;
@@ -120,8 +147,9 @@ static void multiply_columns(const step *s, const turn *t, int i, span columns, 
         for (idx e = columns.first; e < columns.past; e++)
             row[e] = s->b[i][e] + (s->accumulate ? row[e] : 0);
     }
-    stored_product(y, s->ldy[i], x, ldx, inputs, s->w + i, N, columns.first, columns.past,
-                   s->accumulate || s->b[i]);
+    int adds = s->accumulate || s->b[i];
+    if (s->w[i].kind == TURNED) turned_product(y, s->ldy[i], x, ldx, s->w + i, N, columns, adds);
+    else stored_product(y, s->ldy[i], x, ldx, inputs, s->w + i, N, columns.first, columns.past, adds);
 }
 
 static idx units_of(const stored *w) { return (w->E + UNIT - 1) / UNIT; }

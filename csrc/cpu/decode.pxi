@@ -1,6 +1,6 @@
 codes = {"embed": EMBED, "normalize": NORM, "product": PRODUCT, "pick": PICK, "attend": HEADS, "cross": CROSS,
          "rms": RMS, "layer": LAYER, "swiglu": SWIGLU, "gelu": GELU, "tanh-gelu": TANH_GELU, "relu": RELU, "silu": SILU,
-         "tanh": HYPERBOLIC, "int8": INT8, **KINDS}
+         "tanh": HYPERBOLIC, "int8": INT8, "turned": TURNED, **KINDS}
 
 
 cdef class Machine:
@@ -79,7 +79,7 @@ cdef class Machine:
             s.ldy[i] = self.columns(view, &s.y[i])
         for i, (kind, rows, E, D) in enumerate(fields.get("matrices", ())):
             s.w[i].kind, s.w[i].E, s.w[i].D, s.matrices = kind, E, D, i + 1
-            s.w[i].at = self.address(rows) if kind == REALS else address(rows)
+            s.w[i].at = self.address(rows) if kind in (REALS, TURNED) else address(rows)
             self.alive.append(rows)
         for i, bias in enumerate(fields.get("biases", ())):
             s.b[i] = self.address(bias)

@@ -2,7 +2,7 @@ cdef extern from "kernels.h" nogil:                     # the types of csrc/plan
     enum: EMBED, NORM, PRODUCT, PICK, HEADS, CROSS
     enum: RMS, LAYER
     enum: SWIGLU, GELU, TANH_GELU, RELU, SILU, HYPERBOLIC
-    enum: INT8
+    enum: INT8, TURNED
     ctypedef struct step:
         int kind, norm, activation, accumulate, wanted
         const void *x

@@ -76,6 +76,8 @@ def stored(weight: Any, dtype: np.dtype) -> tuple[int, np.ndarray, int, int]:
     E, D = weight.shape
     if isinstance(weight, EncodedArray):
         return backend.cpu.codes[weight.kind], weight.interleaved(), E, D
+    if weight.T.flags.c_contiguous and not weight.flags.c_contiguous:
+        return backend.cpu.codes["turned"], np.ascontiguousarray(weight.T, dtype), E, D
     return backend.cpu.codes["reals"], np.ascontiguousarray(weight, dtype), E, D
 
 
