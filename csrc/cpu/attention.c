@@ -146,6 +146,24 @@ static real finish(real *restrict y, idx K, real top, real sum) {
     return top + LOG(sum);
 }
 
+enum { DEEP = 8 };
+
+/* y[e] += Σ x[d] w[d, e] over `deep` rows of w, at most DEEP, which are E numbers apart */
+INLINE void add_rows(real *restrict y, const real *restrict x, const real *restrict w, idx E, idx n, idx deep) {
+    for (idx first = deep == DEEP ? DEEP : 0; first < deep; first++) {
+        #pragma omp simd
+        for (idx e = 0; e < n; e++) y[e] += x[first] * w[first * E + e];
+    }
+    if (deep < DEEP) return;
+    #pragma omp simd
+    for (idx e = 0; e < n; e++) {
+        real sum = y[e];
+        UNROLL
+        for (int d = 0; d < DEEP; d++) sum += x[d] * w[d * E + e];
+        y[e] = sum;
+    }
+}
+
 /* One query's scores of n keys. */
 static void score(real *restrict p, const real *restrict q, matrix k, idx n, idx K, real scale) {
     for (idx i = 0; i < n; i++) {
@@ -167,10 +185,7 @@ static void take_in(real *restrict y, real *restrict p, matrix v, idx n, idx K, 
         total += p[i];
     }
     for (idx j = 0; j < K; j++) y[j] *= shrink;
-    for (idx i = 0; i < n; i++) {
-        #pragma omp simd
-        for (idx j = 0; j < K; j++) y[j] += p[i] * v.at[i * v.down + j];
-    }
+    for (idx i = 0; i < n; i += DEEP) add_rows(y, p + i, v.at + i * v.down, v.down, K, least(n - i, DEEP));
     *sum = *sum * shrink + total, *top = high;
 }
 

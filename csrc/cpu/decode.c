@@ -41,7 +41,7 @@ static idx up(idx n) { return (n + 15) / 16 * 16; }
 /* Numbers of a thread's work */
 static idx decode_work(idx widest, idx K) {
     idx products = up(widest + 1) + up(widest) + up(2 * stored_work(1, widest) / sizeof(real) + 1);
-    return 16 + most(products, up(2 * K + LONG + 2 * SHORT * K));
+    return 16 + most(products, up(3 * K + LONG + 2 * SHORT * K));
 }
 
 static desk desk_of(const program *p, int me) {
@@ -108,31 +108,16 @@ static void activate(real *restrict y, const real *restrict x, const real *restr
     }
 }
 
-/* y[e] += Σ x[d] w[d, e] over `deep` rows of w */
-INLINE void add_rows(real *restrict y, const real *restrict x, const real *restrict w, idx E, idx n, int deep) {
-    #pragma omp simd
-    for (idx e = 0; e < n; e++) {
-        real sum = y[e];
-        UNROLL
-        for (int d = 0; d < deep; d++) sum += x[d] * w[d * E + e];
-        y[e] = sum;
-    }
-}
-
 /* y[n, e] (+)= Σ_d x[n, d] w[d, e]: w is read in the order of memory, once for FEW rows of x */
 static void turned_product(real *y, idx ldy, const real *x, idx ldx, const stored *w, idx N, span columns,
                            int accumulate) {
-    enum { FEW_TOKENS = 8, DEEP = 8 };
+    enum { FEW_TOKENS = 8 };
     idx D = w->D, E = w->E, e = columns.first, n = columns.past - e;
     for (idx r = 0; !accumulate && r < N; r++) memset(y + r * ldy + e, 0, n * sizeof(real));
     for (idx first = 0; first < N; first += FEW_TOKENS)
-        for (idx d = 0, deep; d < D; d += deep) {
-            const real *at = (const real *)w->at + d * E + e;
-            deep = D - d >= DEEP ? DEEP : 1;
+        for (idx d = 0; d < D; d += DEEP)
             for (idx r = first; r < least(first + FEW_TOKENS, N); r++)
-                if (deep == DEEP) add_rows(y + r * ldy + e, x + r * ldx + d, at, E, n, DEEP);
-                else add_rows(y + r * ldy + e, x + r * ldx + d, at, E, n, 1);
-        }
+                add_rows(y + r * ldy + e, x + r * ldx + d, (const real *)w->at + d * E + e, E, n, least(D - d, DEEP));
 }
 
 /* Columns of the product of all rows with matrix i */
@@ -219,12 +204,12 @@ static void keep(void *rows, float *scales, int kind, idx row, const real *restr
 #endif
 }
 
-/* y [K] of q [K] and the rows first .. past - 1 of a cache; work: LONG + 2 SHORT K numbers */
+/* y [K] of q [K] and the rows first .. past - 1 of a cache; work: LONG + (1 + 2 SHORT) K numbers */
 static void attend_to(real *y, const real *q, const kept *c, int kind, span rows, const char *mask, idx K,
                       real *work) {
-    real *p = work, *k = p + LONG, *v = k + SHORT * K, top = -INFINITY, sum = 0, scale = 1 / SQRT(K);
+    real *p = work, *k = p + LONG, *v = k + SHORT * K, *scaled = v + SHORT * K, top = -INFINITY, sum = 0;
     idx longest = kind == REALS ? LONG : SHORT;
-    memset(y, 0, K * sizeof(real));
+    for (idx j = 0; j < K; j++) scaled[j] = q[j] / SQRT(K), y[j] = 0;
     for (idx s = rows.first; s < rows.past; s += longest) {
         idx n = least(rows.past - s, longest);
         if (kind == REALS) k = (real *)c->k + s * K, v = (real *)c->v + s * K;
@@ -232,7 +217,7 @@ static void attend_to(real *y, const real *q, const kept *c, int kind, span rows
             recall(k, c->k, c->k_scale, kind, s, n, K);
             recall(v, c->v, c->v_scale, kind, s, n, K);
         }
-        score(p, q, (matrix){k, K, 1}, n, K, scale);
+        stored_product(p, n, scaled, K, NULL, &(stored){REALS, k, n, K}, 1, 0, n, 0);
         for (idx i = 0; mask && i < n; i++) p[i] = mask[s - rows.first + i] ? p[i] : -INFINITY;
         take_in(y, p, (matrix){v, K, 1}, n, K, &top, &sum);
     }
