@@ -42,7 +42,7 @@ typedef struct {
 } attending;
 
 enum { REALS, FLOAT16, BFLOAT16, Q8_0, Q4_0 };     /* how a matrix is stored: see csrc/cpu/stored.c */
-enum { SAME_BITS = 16 };                           /* up to this N, no bit of a stored_product depends on N */
+enum { SAME_BITS = 16 };                           /* rows of x: see stored.c */
 
 typedef struct {                                   /* w[E D] */
     int kind;

@@ -5,6 +5,7 @@ Inputs may have any strides, alignment and byte order.  One that is not contiguo
 the copy.  Op has checked the shapes already; sizes are checked here again, because C would write past the end.
 """
 import ctypes
+import itertools
 import os
 
 import numpy as np

@@ -279,11 +279,13 @@ OF_KERNELS = {                                  # file: its tests that run the C
     "test_build.py": "(kernels or exp or swiglu or edges or results) and not variable",
     "test_ops.py": "cpu",
     "test_threads.py": "bits",
+    "test_stored.py": "test",
+    "test_cast.py": "cpu",
 }
 
 
 @built
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_lower_instruction_sets_pass_the_tests_of_kernels_too(isa):
     if os.environ.get("PYLLAMA_ISA"):
         pytest.skip("an instruction set is chosen already")

@@ -1,7 +1,6 @@
-/* float32 to and from the halves: to the nearest, ties to even; what is too
- * large becomes infinite.  A half is kept as its bits: the sign, 5 of exponent in a float16 and 8
- * in a bfloat16, the rest of fraction.  (table.c takes this file for float alone.) */
-#include "halves.h"
+/* float32 to and from the halves: to the nearest, ties to even; what is too large becomes infinite.
+ * (table.c takes this file for float alone.) */
+#include "numbers.h"
 
 /* Adding 2^13 times the power of two at or below |x| leaves |x| in the low bits, rounded by the
  * processor, in units of the last place of a float16.  The unit is 2^-24 below its normal range. */
@@ -18,8 +17,8 @@ static void to_float16(half *restrict y, const real *restrict x, idx n, int thre
 }
 
 static void from_float16(real *restrict y, const half *restrict x, idx n, int threads) {
-    #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-    for (idx i = 0; i < n; i++) y[i] = from_half(x[i]);
+    #pragma omp parallel for num_threads(threads) if (n > GRAIN)
+    for (idx i = 0; i < n; i += GRAIN) widen(FLOAT16, y + i, (const char *)(x + i), least(n - i, GRAIN));
 }
 
 /* A bfloat16 is the upper half of a float.  A carry out of the fraction belongs to the exponent. */
@@ -32,6 +31,6 @@ static void to_bfloat16(half *restrict y, const real *restrict x, idx n, int thr
 }
 
 static void from_bfloat16(real *restrict y, const half *restrict x, idx n, int threads) {
-    #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-    for (idx i = 0; i < n; i++) y[i] = from_bits((word)x[i] << 16);
+    #pragma omp parallel for num_threads(threads) if (n > GRAIN)
+    for (idx i = 0; i < n; i += GRAIN) widen(BFLOAT16, y + i, (const char *)(x + i), least(n - i, GRAIN));
 }

@@ -180,8 +180,7 @@ static void multiply_items(const program *p, int phase, span units, int me) {
 /* Rows of K numbers of a cache, of its kind, to y */
 static void recall(real *restrict y, const void *rows, const float *scales, int kind, idx row, idx n, idx K) {
 #if REAL == 32
-    const half *restrict halves = (const half *)rows + row * K;
-    for (idx i = 0; kind == FLOAT16 && i < n * K; i++) y[i] = from_half(halves[i]);
+    if (kind == FLOAT16) widen(kind, y, (const char *)rows + row * K * sizeof(half), n * K);
     for (idx i = 0; kind == INT8 && i < n; i++) {
         const int8_t *restrict x = (const int8_t *)rows + (row + i) * K;
         for (idx k = 0; k < K; k++) y[i * K + k] = x[k] * scales[row + i];

@@ -24,12 +24,9 @@ static int f16c(void) {                            /* not every compiler's __bui
 }
 #endif
 
-#ifdef HAVE_avx512
-static int avx512(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-#endif
+#define AVX512                                                                                   \
+    (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&                  \
+     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
 
 const char *kernels_init(const char *isa) {
 #ifdef _SC_LEVEL2_CACHE_SIZE
@@ -39,10 +36,10 @@ const char *kernels_init(const char *isa) {
     __builtin_cpu_init();
 #endif
 #ifdef HAVE_avx512vnni
-    TRY(avx512vnni, avx512() && __builtin_cpu_supports("avx512vnni"))
+    TRY(avx512vnni, AVX512 && __builtin_cpu_supports("avx512vnni"))
 #endif
 #ifdef HAVE_avx512
-    TRY(avx512, avx512())
+    TRY(avx512, AVX512)
 #endif
 #ifdef HAVE_avx2
     TRY(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c())

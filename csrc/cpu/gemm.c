@@ -7,6 +7,7 @@
  *     needs of A and B in its own part of `work`: no thread waits for another.
  * (d) A BLAS may take the place of all this but (c), for comparison: use_blas() in pyllama/cpu.pyx.
  */
+#include "dots.h"
 #include "tile.h"
 
 enum { WIDEST = 576 * 4 / sizeof(real) / NR * NR, GROUP = 8,
@@ -25,18 +26,6 @@ static void blas_product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx
     cblas *product = (cblas *)blas_gemm[REAL == 64];
     product(ROW_MAJOR, a.right == 1 ? PLAIN : TRANSPOSED, b.right == 1 ? PLAIN : TRANSPOSED, M, N, K,
             1, a.at, leading(a, M, K), b.at, leading(b, K, N), accumulate, c, ldc);
-}
-
-/* For few rows of A and contiguous columns of B, as in decoding, packing would cost more than it saves. */
-static void dots(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int accumulate) {
-    for (idx j = 0; j < N; j++)
-        for (idx i = 0; i < M; i++) {
-            const real *restrict x = a.at + i * a.down, *restrict y = b.at + j * b.right;
-            real sum = accumulate ? c[i * ldc + j] : 0;
-            #pragma omp simd reduction(+ : sum)
-            for (idx k = 0; k < K; k++) sum += x[k] * y[k];
-            c[i * ldc + j] = sum;
-        }
 }
 
 /* May n columns of C be made from a as it lies?  At strides of a multiple of 2 KiB its numbers share few
@@ -96,7 +85,9 @@ static void gemm(real *c, idx ldc, const real *a, idx a_down, idx a_right, const
         idx j = by_rows ? 0 : t * share, n = least(N - j, by_rows ? N : share);
         real *to = c + i * ldc + j;
         if (m <= 0 || n <= 0) continue;
-        if (few) dots(to, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate);
+        if (few)
+            dots(REALS, to, ldc, from(A, i, 0).at, a_down, (const char *)from(B, 0, j).at, b_right * sizeof(real), m, n,
+                 K, accumulate);
         else if (blas_gemm[REAL == 64])
             blas_product(to, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate);
         else

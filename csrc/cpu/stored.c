@@ -1,79 +1,97 @@
-/* y = x wᵀ with a matrix w[E D] in a storage format. */
+/* y = x wᵀ with a matrix w[E D] in the format in which a file stores it; and its rows, for embeddings.
+ *
+ * REALS, FLOAT16 and BFLOAT16 are row-major.  Q8_0 and Q4_0 are GGUF's blocks of 32 columns, those of 16
+ * rows interleaved: see interleaved() in stored.pxi.
+ *
+ * (a) For Q8_0 and Q4_0 x is rounded to int8, in blocks of 32 with a scale of max |x| / 127 each.  Each x_d
+ *     is wrong by half a scale at most, so a block adds to the error of y no more than
+ *         Σ_d |x_d - scale q_d| |w_d| <= scale (1/2 + 2^-16) Σ_d |w_d|,
+ *     where 2^-16 is 127 times what x / scale is wrong by, 2 roundings.  Beside that, only the sum over
+ *     the blocks rounds, in float.  A scale is at least 2^-126, the least normal number.
+ * (b) The bits of y[n, e] depend on row n of x and row e of w alone.  But where more than SAME_BITS rows of
+ *     x meet a w of real numbers or halves, they are those of gemm.c, the same sum in another order.
+ * (c) Then w is decoded once, to panels for tile() that serve all rows of x.
+ */
+#include "dots.h"
+
 #if REAL == 32
 #include "quants.h"
-#endif
 
-INLINE idx size_of(int kind) { return kind == REALS ? sizeof(real) : 2; }
+static idx stored_work(idx N, idx D) { return N * (D / COLUMNS) * sizeof(rounded); }
 
-static idx stored_work(idx N, idx D) {
-#if REAL == 32
-    return N * (D / COLUMNS) * sizeof(rounded);
-#else
-    return (void)N, (void)D, 0;
-#endif
-}
-
-/* x[n0 .. n1, D] as the product wants it, in its rows of `work`: rounded for Q8_0 and Q4_0 */
+/* Rows n0 .. n1 of x[N D], as stored_product wants them, in their part of `work` */
 static void stored_inputs(void *work, const real *x, idx ldx, idx N, idx D, int kind, idx n0, idx n1) {
-    (void)N;
-#if REAL == 32
-    if (kind < Q8_0) return;
+    if (kind != Q8_0 && kind != Q4_0) return;
+    rounded *to = (rounded *)work + n0 * (D / COLUMNS);
     for (idx n = n0; n < n1; n++)
-        for (idx b = 0; b < D / COLUMNS; b++)
-            round_block((rounded *)work + n * (D / COLUMNS) + b, x + n * ldx + b * COLUMNS, kind);
-#else
-    (void)work, (void)x, (void)ldx, (void)D, (void)kind, (void)n0, (void)n1;
-#endif
+        for (idx d = 0; d < D; d += COLUMNS) round_block(to++, x + n * ldx + d, kind);
 }
+#else
+static idx stored_work(idx N, idx D) { return 0; }
+static void stored_inputs(void *work, const real *x, idx ldx, idx N, idx D, int kind, idx n0, idx n1) {}
+#endif
 
 static void stored_row(real *y, const stored *w, idx e) {
-    if (w->kind == REALS) memcpy(y, (const real *)w->at + e * w->D, w->D * sizeof(real));
 #if REAL == 32
-    const half *halves = (const half *)w->at + e * w->D;
-    if (w->kind == FLOAT16) from_float16(y, halves, w->D, 1);
-    if (w->kind == BFLOAT16) from_bfloat16(y, halves, w->D, 1);
-    if (w->kind < Q8_0) return;
-    const idx group = block_bytes(w->kind) * (w->D / COLUMNS);
-    quants_row(y, (const uint8_t *)w->at + e / ROWS * group, w->kind, e % ROWS, w->D);
+    if (w->kind == Q8_0 || w->kind == Q4_0) {
+        quants_row(y, w, e);
+        return;
+    }
 #endif
+    widen(w->kind, y, (const char *)w->at + e * w->D * size_of(w->kind), w->D);
+}
+
+/* K columns of `rows` rows of w, `down` bytes apart, as a panel for tile().  See pack_columns(). */
+INLINE void decode_panel(int kind, real *panel, const char *w, idx down, idx rows, idx K) {
+    for (idx j = 0; j < rows; j += LANES)
+        for (idx k = 0; k < K; k += LANES) {
+            vec square[LANES];
+            for (idx i = 0; i < LANES; i++) {
+                const char *at = w + (j + i) * down + k * size_of(kind);
+                if (j + i >= rows) square[i] = (vec){0};
+                else if (K - k < LANES) square[i] = last_numbers(kind, at, K - k);
+                else square[i] = numbers(kind, at);
+            }
+            transpose(panel + k * NR + j, (const real *)square, LANES);
+        }
+}
+
+INLINE void panels(int kind, real *y, idx ldy, const real *x, idx ldx, const char *w, idx N, idx E, idx D,
+                   int accumulate) {
+    const idx parts = D ? (D + LONGEST - 1) / LONGEST : 1, part = (D + parts - 1) / parts;
+    real panel[LONGEST * NR] __attribute__((aligned(64))), rest[PANEL];
+    for (idx e = 0; e < E; e += NR)
+        for (idx p = 0; p < parts; p++) {
+            const idx columns = least(E - e, NR), d = p * part, K = least(D - d, part);
+            decode_panel(kind, panel, w + (e * D + d) * size_of(kind), D * size_of(kind), columns, K);
+            for (idx n = 0; n < N; n += MR) {
+                const idx rows = least(N - n, MR);
+                matrix a = {x + n * ldx + d, ldx, 1};
+                if (rows < MR) pack_rows(rest, a, rows, K), a = packed_rows(rest, a, 0);
+                tile(K, a, panel, y + n * ldy + e, ldy, rows, columns, accumulate || d);
+            }
+        }
 }
 
 static void stored_product(real *y, idx ldy, const real *x, idx ldx, const void *work, const stored *w,
                            idx N, idx e0, idx e1, int accumulate) {
-    const idx D = w->D;
 #if REAL == 32
-    if (w->kind >= Q8_0) {
-        const idx blocks = D / COLUMNS, group = block_bytes(w->kind) * blocks;
-        real part[4][ROWS];
-        for (idx e = e0; e < e1; e += ROWS)
-            for (idx n = 0; n < N; n += 4) {
-                const rounded *rows = (const rounded *)work + n * blocks;
-                const uint8_t *at = (const uint8_t *)w->at + e / ROWS * group;
-                idx m = least(N - n, 4), cols = least(e1 - e, ROWS);
-                if (w->kind == Q8_0) quants_of(Q8_0, 4, m, blocks, rows, at, part);
-                else quants_of(Q4_0, 4, m, blocks, rows, at, part);
-                for (idx i = 0; i < m; i++)
-                    for (idx j = 0; j < cols; j++) {
-                        real *to = y + (n + i) * ldy + e + j;
-                        *to = accumulate ? *to + part[i][j] : part[i][j];
-                    }
-            }
+    if (w->kind == Q8_0 || w->kind == Q4_0) {
+        quants_product(y, ldy, work, w, N, e0, e1, accumulate);
         return;
     }
 #endif
-    for (idx e = e0; e < e1; e++)
-        for (idx n = 0; n < N; n++) {
-            real sum = 0;
-            for (idx d = 0; d < D; d++) {
-                real v = w->kind == REALS ? ((const real *)w->at)[e * D + d] : 0;
+    const idx D = w->D, down = D * size_of(w->kind);
+    const char *at = (const char *)w->at + e0 * down;
+#define PRODUCT(stored_as)                                                                               \
+    if (w->kind == stored_as && N <= SAME_BITS)                                                          \
+        dots(stored_as, y + e0, ldy, x, ldx, at, down, N, e1 - e0, D, accumulate);                       \
+    if (w->kind == stored_as && N > SAME_BITS)                                                           \
+        panels(stored_as, y + e0, ldy, x, ldx, at, N, e1 - e0, D, accumulate)
+    PRODUCT(REALS);
 #if REAL == 32
-                half h = w->kind == REALS ? 0 : ((const half *)w->at)[e * D + d];
-                if (w->kind == FLOAT16) v = from_half(h);
-                if (w->kind == BFLOAT16) v = from_bits((word)h << 16);
+    PRODUCT(FLOAT16);
+    PRODUCT(BFLOAT16);
 #endif
-                sum += x[n * ldx + d] * v;
-            }
-            real *to = y + n * ldy + e;
-            *to = accumulate ? *to + sum : sum;
-        }
+#undef PRODUCT
 }

@@ -3,28 +3,37 @@ KINDS = {"reals": REALS, "f16": FLOAT16, "bf16": BFLOAT16, "q8_0": Q8_0, "q4_0":
 same_bits = SAME_BITS                                   # up to this N, no bit of a stored_product depends on N
 
 
+cdef idx quants_bytes(int kind):
+    """The bytes of a row's quants in a block."""
+    return BLOCK if kind == Q8_0 else BLOCK // 2
+
+
 cdef idx stored_bytes(int kind, idx E, idx D, idx real) except -1:
-    """The bytes of a stored matrix.  Raises ValueError for D that its format cannot have."""
+    """The bytes of a stored matrix.  Raises ValueError if its format has no such rows."""
     if kind < Q8_0:
         return E * D * (real if kind == REALS else 2)
     if D % BLOCK:
         raise ValueError(f"a row of {D} numbers in blocks of {BLOCK}")
-    return -(-E // GROUP) * GROUP * (D // BLOCK) * (2 + (BLOCK if kind == Q8_0 else BLOCK // 2))
+    return -(-E // GROUP) * GROUP * (D // BLOCK) * (quants_bytes(kind) + 2)
 
 
-cdef stored stored_of(np.ndarray w, str kind, idx E, idx D) except *:
-    """w as the kernels take it.  It must outlive the result.  Raises ValueError unless it has the bytes of [E D]."""
+cdef stored stored_of(np.ndarray w, str kind, idx E, idx D, idx real) except *:
+    """w[E D] as the kernels take it, real numbers of so many bytes or what `kind` says; w must outlive it.
+
+    Raises ValueError unless w is dense and has the bytes of such a matrix.
+    """
     cdef stored s = stored(KINDS[kind], w.data, E, D)
-    if w.nbytes != stored_bytes(s.kind, E, D, w.itemsize) or not np.PyArray_ISCARRAY_RO(w):
+    if w.nbytes != stored_bytes(s.kind, E, D, real) or not np.PyArray_ISCARRAY_RO(w):
         raise ValueError(f"{w.nbytes} bytes cannot be a dense {kind} matrix of shape ({E}, {D})")
     return s
 
 
-def _parts(packed, int kind):
-    """Of interleaved blocks [groups, blocks, bytes]: the quants [.. quad row 4] and the scales [.. row 2]."""
-    quants = GROUP * (BLOCK if kind == Q8_0 else BLOCK // 2)
-    return (packed[..., :quants].reshape(*packed.shape[:2], -1, GROUP, 4),
-            packed[..., quants:].reshape(*packed.shape[:2], GROUP, 2))
+def _parts(packed, int kind, idx E, idx D):
+    """Views of an interleaved matrix: the quants [group block quad row 4] and the scales [group block row 2]."""
+    cdef idx size = quants_bytes(kind), groups = -(-E // GROUP), blocks = D // BLOCK
+    packed = packed.reshape(groups, blocks, GROUP * (size + 2))
+    return (packed[..., :GROUP * size].reshape(groups, blocks, size // 4, GROUP, 4),
+            packed[..., GROUP * size:].reshape(groups, blocks, GROUP, 2))
 
 
 def interleaved(raw, str kind, idx E, idx D):
@@ -43,30 +52,31 @@ def interleaved(raw, str kind, idx E, idx D):
     >>> packed.size, bool(np.all(cpu.deinterleaved(packed, "q8_0", 17, 32).ravel() == raw))
     (1088, True)
     """
-    groups, blocks = -(-E // GROUP), D // BLOCK
-    packed = np.empty(stored_bytes(KINDS[kind], E, D, 1), np.uint8).reshape(groups, blocks, -1)
-    rows = np.zeros((groups, GROUP, blocks, packed.shape[2] // GROUP), np.uint8)
-    rows.reshape(groups * GROUP, -1)[:E] = raw.reshape(E, -1)
-    quads, scales = _parts(packed, KINDS[kind])
-    quads[...] = rows[..., 2:].reshape(groups, GROUP, blocks, -1, 4).transpose(0, 2, 3, 1, 4)
+    cdef idx size = quants_bytes(KINDS[kind]), groups = -(-E // GROUP), blocks = D // BLOCK
+    packed = np.empty(stored_bytes(KINDS[kind], E, D, 1), np.uint8)
+    if raw.nbytes != E * blocks * (size + 2):
+        raise ValueError(f"{raw.nbytes} bytes cannot be the {kind} blocks of a matrix of shape ({E}, {D})")
+    rows = np.zeros((groups, GROUP, blocks, size + 2), np.uint8)
+    rows.reshape(groups * GROUP, blocks * (size + 2))[:E] = raw.reshape(E, blocks * (size + 2))
+    quads, scales = _parts(packed, KINDS[kind], E, D)
+    quads[...] = rows[..., 2:].reshape(groups, GROUP, blocks, size // 4, 4).transpose(0, 2, 3, 1, 4)
     scales[...] = rows[..., :2].transpose(0, 2, 1, 3)
     if kind == "q8_0":
         quads ^= 128
-    return packed.reshape(-1)
+    return packed
 
 
 def deinterleaved(packed, str kind, idx E, idx D):
     """The bytes that interleaved() repacked, [E, bytes of a row].  Raises ValueError for another number of bytes."""
-    stored_of(packed, kind, E, D)
-    groups, blocks = -(-E // GROUP), D // BLOCK
-    packed = packed.reshape(groups, blocks, -1)
-    quads, scales = _parts(packed, KINDS[kind])
-    rows = np.empty((groups, GROUP, blocks, packed.shape[2] // GROUP), np.uint8)
-    rows[..., 2:] = quads.transpose(0, 3, 1, 2, 4).reshape(groups, GROUP, blocks, -1)
+    stored_of(packed, kind, E, D, 0)
+    cdef idx size = quants_bytes(KINDS[kind]), groups = -(-E // GROUP), blocks = D // BLOCK
+    quads, scales = _parts(packed, KINDS[kind], E, D)
+    rows = np.empty((groups, GROUP, blocks, size + 2), np.uint8)
+    rows[..., 2:] = quads.transpose(0, 3, 1, 2, 4).reshape(groups, GROUP, blocks, size)
     rows[..., :2] = scales.transpose(0, 2, 1, 3)
     if kind == "q8_0":
         rows[..., 2:] ^= 128
-    return rows.reshape(groups * GROUP, -1)[:E].copy()
+    return rows.reshape(groups * GROUP, blocks * (size + 2))[:E].copy()
 
 
 def stored_product(np.ndarray x, np.ndarray w, str kind, idx E, idx D, cuts=(), np.ndarray into=None):
@@ -78,7 +88,7 @@ def stored_product(np.ndarray x, np.ndarray w, str kind, idx E, idx D, cuts=(), 
     No bit depends on the cuts; nor, up to `same_bits` rows of x (for "q8_0" and "q4_0": ever), on N.
     """
     cdef const kernels *k = kernels_for(x)
-    cdef stored s = stored_of(w, kind, E, D)
+    cdef stored s = stored_of(w, kind, E, D, x.itemsize)
     if x.ndim != 2 or x.shape[1] != D or s.kind != REALS and x.itemsize != 4:
         raise ValueError(f"a {kind} matrix of shape ({E}, {D}) times {x.dtype} rows of shape {np.shape(x)}")
     x = dense(x, x)
@@ -90,7 +100,10 @@ def stored_product(np.ndarray x, np.ndarray w, str kind, idx E, idx D, cuts=(), 
     cdef np.ndarray work = np.empty(k.stored_work(N, D), np.uint8)
     with nogil:
         k.stored_inputs(work.data, x.data, D, N, D, s.kind, 0, N)
-    for e0, e1 in zip((0, *cuts), (*cuts, E), strict=True):
+    edges = [0, *cuts, E]
+    if edges != sorted(edges) or any(cut % GROUP for cut in cuts):
+        raise ValueError(f"the cuts {cuts} of {E} rows are not multiples of {GROUP} in ascending order")
+    for e0, e1 in itertools.pairwise(edges):
         with nogil:
             k.stored_product(y.data, E, x.data, D, work.data, &s, N, e0, e1, accumulate)
     return y
@@ -100,7 +113,9 @@ def stored_row(np.ndarray w, str kind, idx E, idx D, idx e, dtype="float32"):
     """Row e of a stored matrix w[E D], decoded."""
     cdef np.ndarray y = np.empty(D, dtype)
     cdef const kernels *k = kernels_for(y)
-    cdef stored s = stored_of(w, kind, E, D)
+    cdef stored s = stored_of(w, kind, E, D, y.itemsize)
+    if s.kind != REALS and y.itemsize != 4:
+        raise ValueError(f"{kind} is decoded to float32, not {y.dtype}")
     if not 0 <= e < E:
         raise IndexError(f"row {e} of {E}")
     with nogil:
