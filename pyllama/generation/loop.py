@@ -111,6 +111,9 @@ class Generation:
         shown = [] if is_encoder_decoder(self._config) else [*start.ids]
         return Text(self._tokenizer, shown, self._settings.stop_strings) if self._tokenizer else None
 
+    def _read(self, starts: Sequence[Start]) -> tuple[Window, Any]:
+        return read(self._params, self._config, starts, self._settings.prompt_cache)
+
     def run(self) -> Iterator[tuple[int, int, str]]:
         """Extend all rows until they are finished; yields (number of the row, token, new text) for every token."""
         if self._settings.num_beams > 1:
@@ -125,7 +128,7 @@ class Generation:
         live = [number for number, row in enumerate(self.rows) if not row.finish_reason]
         if not live:
             return
-        window, scores = read(self._params, self._config, [self._starts[number // copies] for number in live])
+        window, scores = self._read([self._starts[number // copies] for number in live])
         while live:
             for number, z in zip(live, scores, strict=True):
                 row = self.rows[number]
@@ -167,7 +170,7 @@ class Generation:
         searches = [beam.Search(start, self._settings, self._rules, self._stops(start)) for start in self._starts]
         live = [search for search in searches if search.start.room]
         if live:
-            window, scores = read(self._params, self._config, [search.start for search in live])
+            window, scores = self._read([search.start for search in live])
             beam.run(live, window, scores, self._size)
         n = self._settings.num_return_sequences
         for first, search in zip(range(0, len(self.rows), n), searches, strict=True):

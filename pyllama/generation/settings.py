@@ -65,6 +65,7 @@ class GenerationConfig(SearchConfig):
     num_return_sequences: int = 1           # number of texts for each prompt
     stop_strings: tuple[str, ...] = ()      # stop before the first of these strings
     speculation: str = "auto"               # guess tokens from the text and verify them at once: auto, off, or how many
+    prompt_cache: str | None = None         # file to keep the prompt's keys and values in, and to take them from
     eos_token_id: int | Sequence[int] | None = of_files(None)       # ids that end a text; None: the model's
     output_scores: bool = of_files(False)   # fill Result.scores
 

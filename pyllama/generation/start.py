@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pyllama.errors import UserError, counted
+from pyllama.generation import prompt_cache
 from pyllama.generation.rules import Rules, listed
 from pyllama.generation.session import encoded, open_session
 from pyllama.generation.settings import GenerationConfig
@@ -61,10 +62,12 @@ def targets(config: Any, sources: Sequence[tuple[int, ...]], ends: list[int], se
     return [Start((config.decoder_start_token_id,), source, room, ends) for source in sources]
 
 
-def read(params: dict, config: Any, starts: Sequence[Start]) -> tuple[Window, Any]:
+def read(params: dict, config: Any, starts: Sequence[Start], cached: str | None = None) -> tuple[Window, Any]:
     """(a window with a sequence for each start, the scores [B V] of their next tokens).
 
     Starts that are the same are read once.
+
+    cached      the file of a prompt cache, which has one prompt of a decoder, within the context; else UserError
     """
     different = [*dict.fromkeys((start.ids, start.source) for start in starts)]
     room = max(len(start.ids) + start.room for start in starts)
@@ -75,9 +78,24 @@ def read(params: dict, config: Any, starts: Sequence[Start]) -> tuple[Window, An
         context = config.max_position_embeddings
         room = min(room, context)
     window = Window(open_session(params, config, len(different), room, memory), context)
-    scores = window.extend([[*ids] for ids, _ in different])
+    if cached is None:
+        scores = window.extend([[*ids] for ids, _ in different])
+    else:
+        check_cacheable(different, context)
+        scores = prompt_cache.extend(window, [*different[0][0]], cached, params, config)
     rows = [different.index((start.ids, start.source)) for start in starts]
     if rows != [*range(len(different))]:
         scores = scores[rows]
         window.keep(rows)
     return window, scores
+
+
+def check_cacheable(different: Sequence[tuple], context: int | None) -> None:
+    """Raise UserError unless these are one prompt of a decoder, within its context."""
+    if context is None:
+        raise UserError("prompt_cache keeps the prompt of a decoder, and this is an encoder-decoder; remove it")
+    if len(different) > 1:
+        raise UserError(f"prompt_cache keeps one prompt, but there are {len(different)}; give one, or remove it")
+    if (length := len(different[0][0])) > context:
+        raise UserError(f"the prompt has {length} tokens and the context {context}, so its keys and values cannot be "
+                        f"kept; shorten it, or remove prompt_cache")

@@ -2,6 +2,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from pyllama.generation.session import Session, Tokens
 
 MANY = 1 << 60                              # tokens, where there is no limit
@@ -35,6 +37,11 @@ class Window:
         if inputs != [*tokens]:
             self.session.cut(lengths)
         return self.session.extend(inputs, every)
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """See Session.restore."""
+        self._known = [state["ids"].tolist()]
+        self.session.restore(state)
 
     def left(self) -> int:
         """How many tokens each sequence can still be extended by before the context is full."""
