@@ -306,6 +306,14 @@ def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path):
         pyllama.load(tmp_path / "encoded.gguf")
 
 
+def test_biases_that_a_file_lacks_are_zero(tmp_path):
+    c = config(attention_bias=True)
+    path = changed(tmp_path, lambda metadata, tensors: tensors.pop("blk.0.attn_output.bias"), c)
+    model = model_of(c)
+    model.params["model"]["layers"][0]["self_attn"]["o_proj"]["bias"][:] = 0
+    assert_same_scores(model, pyllama.load(path), 1e-5)
+
+
 def test_tensors_that_are_not_known_are_noted(tmp_path):
     def add(metadata, tensors):
         tensors["blk.0.new.weight"] = gguf_llama.of_floats(np.zeros(3, np.float32))

@@ -137,11 +137,12 @@ def test_the_probe_finds_scores_that_are_missing_or_equal():
 @needs_sentencepiece
 @library_warns
 def test_a_file_without_types_and_ids_has_llamas_usual_ones():
-    """As the first files: <unk>, <s> and </s> are 0, 1 and 2."""
+    """As the first files: <unk>, <s> and </s> are 0, 1 and 2, and a space comes before a text."""
     metadata = trained()[1]
-    ids = {f"{PREFIX}{name}_token_id" for name in ("unknown", "bos", "eos")}
+    ids = {f"{PREFIX}add_space_prefix", *(f"{PREFIX}{name}_token_id" for name in ("unknown", "bos", "eos"))}
     without, _ = read({key: value for key, value in metadata.items() if key not in ids})
     assert (without.bos_id, without.eos_id) == (1, 2)
+    assert without.encode("the cat", add_special_tokens=True).tolist() == [1, *trained()[0].encode("the cat")]
     ours, _ = read({key: value for key, value in metadata.items() if key != f"{PREFIX}token_type"})
     for text in HARD:
         assert_alike(ours, keyed(True)[0], text)
@@ -205,6 +206,7 @@ def came_back(name):
     assert metadata[f"{PREFIX}tokens"][-3:] == [f"[PAD{tokenizer.vocab_size + i}]" for i in range(3)]
     assert metadata[f"{PREFIX}token_type"][-7:].tolist() == [CONTROL] * 3 + [USER_DEFINED] + [UNUSED] * 3
     ours, _ = read(metadata)
+    assert json.loads(ours.rust.to_str())["model"]["ignore_merges"] == (name == "llama-bpe")
     assert ours.vocab_size == tokenizer.vocab_size
     assert ours.settings["chat_template"] == "{{ x }}"
     assert (ours.bos_id, ours.eos_id, ours.special_ids) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.special_ids)
