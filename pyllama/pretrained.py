@@ -157,7 +157,7 @@ class Model:
         says what llama.cpp will do otherwise.  Raises UserError if it cannot have the model or the tokenizer.
         """
         folder = Path(folder)
-        if folder.suffix == model_file.SUFFIX:
+        if folder.suffix.lower() == model_file.SUFFIX:
             for note in model_file.write(folder, self.config, self.params, self.tokenizer, force):
                 warnings.warn(note, stacklevel=2)
             return

@@ -151,6 +151,12 @@ def test_a_file_is_replaced_only_on_demand(tmp_path):
     assert path.read_bytes() == before
     other.save(path, force=True)
     assert pyllama.load(path).config.tie_word_embeddings
+    again = pyllama.load(path)
+    again.save(path, force=True)                                # onto the file that is mapped
+    assert_same_scores(other, again, 1e-5)
+    other.save(tmp_path / "MODEL.GGUF")
+    assert (tmp_path / "MODEL.GGUF").read_bytes() == path.read_bytes()
+    (tmp_path / "MODEL.GGUF").unlink()
     assert [file.name for file in tmp_path.iterdir()] == ["model.gguf"]
     with pytest.raises(UserError, match="cannot write"):
         other.save(tmp_path / "absent" / "model.gguf")

@@ -129,7 +129,7 @@ def test_the_probe_finds_scores_that_are_missing_or_equal():
     scores = metadata[f"{PREFIX}scores"]
     for equal in (np.zeros_like(scores), scores // 50):
         _, notes = read({**metadata, f"{PREFIX}scores": equal})
-        assert "otherwise than llama.cpp, because pieces have equal scores or none; give the tokenizer.json" in notes[0]
+        assert "otherwise than llama.cpp, as where pieces have equal scores; give the tokenizer.json" in notes[0]
     _, notes = read({key: value for key, value in metadata.items() if key != f"{PREFIX}scores"})
     assert len(notes) == 1
 
@@ -306,6 +306,8 @@ def test_tokens_that_are_missing_or_twice_are_refused():
         read(metadata, 333)
     with pytest.raises(UserError, match="has the token 'the' twice"):
         read({**metadata, f"{PREFIX}tokens": ["the", "the", *tokens[2:]]})
+    with pytest.raises(UserError, match="has a token of 1,000,000 characters, but 1,000 are read; give another"):
+        read({**metadata, f"{PREFIX}tokens": ["a" * 10**6, *tokens[1:]]})
     with pytest.raises(UserError, match="lacks the byte 33;"):
         read({**metadata, f"{PREFIX}tokens": ["one more", *tokens[1:]]})
     pieces = {f"{PREFIX}model": "llama", f"{PREFIX}tokens": ["<unk>", "<0x00>", "ab"],

@@ -8,6 +8,7 @@ from pyllama.text.tokenizer import Tokenizer
 
 TEXT = " Hello,  world! It's 2024: x_1 = 3.14;\n\tif (a<b) return \"çà\";\n\n日本語 Привет 🦙 don't I'LL  "
 PLACES = 20                                         # of the vocabulary from which words are joined to more text
+LONGEST = 300                                       # characters of a text: merged() takes the square of them
 
 Piece = tuple[str, float, int]                      # text, score, type: 1 ordinary, 6 a byte
 CURE = "give the tokenizer.json of the model with `tokenizer`"
@@ -21,14 +22,14 @@ def texts(vocabulary: list[Piece], any_text: bool) -> list[str]:
     if not any_text:
         known = {*"".join(ordinary)}
         probes = ["".join(filter(known.__contains__, text)) for text in probes]
-    return [text for text in probes if text]
+    return [text[:LONGEST] for text in probes if text]
 
 
 def of_pieces(tokenizer: Tokenizer, vocabulary: list[Piece], prefix: bool) -> tuple[str, ...]:
     """A note if SentencePiece's byte pairs, made from a file, read a probe otherwise than llama.cpp."""
     for text in texts(vocabulary, any(kind == 6 for _, _, kind in vocabulary)):
         if tokenizer.encode(text).tolist() != merged(SPACE * prefix + text.replace(" ", SPACE), vocabulary):
-            return (f"the tokenizer reads {text!r} otherwise than llama.cpp, because pieces have equal scores or none; "
+            return (f"the tokenizer reads {text!r} otherwise than llama.cpp, as where pieces have equal scores; "
                     f"{CURE}",)
     return ()
 

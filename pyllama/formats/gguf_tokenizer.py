@@ -28,6 +28,7 @@ ROLES = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": 
 USUAL = {"bos_token": 1, "eos_token": 2, "unk_token": 0}                    # of llama, where the file has no ids
 HEX = {f"<0x{byte:02X}>" for byte in range(256)}
 CURE = "give another tokenizer with `tokenizer`"
+LONGEST = 1000                                              # characters of a token: its merges take the square of them
 
 
 class Rule(NamedTuple):
@@ -89,6 +90,8 @@ def read_vocabulary(metadata: Metadata, vocab_size: int, kind: str) -> list[tupl
     if len({*tokens}) < len(tokens):
         twice = next(text for i, text in enumerate(tokens) if text in tokens[:i])
         raise UserError(f"{metadata.path} has the token {twice!r} twice; convert the model again")
+    if (length := max(map(len, tokens))) > LONGEST:
+        raise UserError(f"{metadata.path} has a token of {length:,} characters, but {LONGEST:,} are read; {CURE}")
     scores = metadata.numbers(f"{PREFIX}scores", np.zeros(len(tokens)))
     types = metadata.numbers(f"{PREFIX}token_type", np.array(      # the first files had none
         [BYTE if kind == "llama" and text in HEX else NORMAL for text in tokens]))
