@@ -7,6 +7,7 @@
 Of the rules only those that this module reproduces are read and written: see rules().  gguf_tokenizer_keys.py writes.
 """
 import functools
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +89,7 @@ def read_vocabulary(metadata: Metadata, vocab_size: int, kind: str) -> list[tupl
         raise UserError(f"{metadata.path} has {len(tokens):,} tokens, but embeddings of {vocab_size:,}; convert the "
                         f"model again")
     if len({*tokens}) < len(tokens):
-        twice = next(text for i, text in enumerate(tokens) if text in tokens[:i])
+        (twice, _), = Counter(tokens).most_common(1)
         raise UserError(f"{metadata.path} has the token {twice!r} twice; convert the model again")
     if (length := max(map(len, tokens))) > LONGEST:
         raise UserError(f"{metadata.path} has a token of {length:,} characters, but {LONGEST:,} are read; {CURE}")
