@@ -137,7 +137,8 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(kind):
         backend.cpu.set_threads(threads)
         try:
             session = seen(kind).session()
-            found.append([*session.extend(tokens, every=True), *(session.extend([[i]] * 3) for i in range(5))])
+            prompt = [z.copy() for z in session.extend(tokens, every=True)]
+            found.append([*prompt, *(session.extend([[i]] * 3).copy() for i in range(5))])
         finally:
             backend.cpu.set_threads(before)
     for other in found[1:]:
@@ -152,7 +153,7 @@ def test_the_bits_of_a_tokens_scores_do_not_depend_on_its_company(kind, dtype):
     writer = seen(kind, dtype, batch=4)
     tokens = np.random.default_rng(4).integers(0, V, (4, 12))
     alone = writer.session()
-    expected = np.stack([alone.extend(tokens[:, t:t + 1].tolist()) for t in range(12)], axis=1)
+    expected = np.stack([alone.extend(tokens[:, t:t + 1].tolist()).copy() for t in range(12)], axis=1)
     for step in (2, 4):
         session = writer.session()
         for t in range(0, 12, step):
@@ -214,7 +215,7 @@ def texts(writer):
 def test_a_small_cache_rounds_keys_and_values(kind, cache):
     writer = seen(kind, batch=20)
     session = writer.session(cache=cache)
-    found = np.stack([session.extend([[text[t]] for text in texts(writer)]) for t in range(3)], axis=1)
+    found = np.stack([session.extend([[text[t]] for text in texts(writer)]).copy() for t in range(3)], axis=1)
     exact = [writer.scores(text, row) for row, text in enumerate(texts(writer))]
     how = in_a_byte if cache == "int8" else lambda x: x.astype(np.float16).astype(np.float32)
 

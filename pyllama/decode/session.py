@@ -36,6 +36,7 @@ class PlannedSession:
         self._machine = compiled(self._plan, self._dtype)
         self._cache = KeysValues(layers, batch, first.groups, first.width, self._dtype, cache, room)
         self._known: list[list[int]] = [[] for _ in range(batch)]
+        self._scores = np.empty((0, self._plan.vocabulary), self._dtype)
         self._memory: list[tuple] = []              # keys and values of the memory, of each layer
         self._mask: np.ndarray | None = None        # [B S], 0 at its padding
         self._source: np.ndarray | None = None      # [B], the row of the memory that each sequence reads
@@ -67,29 +68,41 @@ class PlannedSession:
     def extend(self, tokens: Tokens, every: bool = False) -> Any:
         """Append tokens[b], at least one, to sequence b; returns the scores [B V] of the next token of each.
 
-        With every=True a list of B arrays [T_b V] instead, the scores after each of the T_b new tokens.  Raises
-        IndexError for an id outside the vocabulary, UserError if there are more tokens than learned positions.
+        With every=True a list of B arrays [T_b V] instead, the scores after each of the T_b new tokens.  The next call
+        overwrites the scores.  Raises IndexError for an id outside the vocabulary, UserError if there are more tokens
+        than learned positions.
         """
         if len(tokens) != len(self._known) or not all(map(len, tokens)):
             raise ValueError(f"{len(tokens)} lists of new tokens for {len(self._known)} sequences; give each at least "
                              f"one")
-        self._reserve(max(len(known) + len(new) for known, new in zip(self._known, tokens, strict=True)))
-        ids = [int(i) for new in tokens for i in new]
-        owner = [b for b, new in enumerate(tokens) for _ in new]
-        place = [len(known) + t for known, new in zip(self._known, tokens, strict=True) for t in range(len(new))]
-        ends = np.cumsum([len(new) for new in tokens])
-        wanted = range(len(ids)) if every else (ends - 1).tolist()
-        scores = np.empty((len(wanted), self._plan.vocabulary), self._dtype)
-        step = self._machine.rows
-        for start in range(0, len(ids), step):
-            rows = slice(start, start + step)
-            chosen = [i - start for i in wanted if start <= i < start + step]
-            before = sum(i < start for i in wanted)
-            self._machine.run(ids[rows], owner[rows], place[rows], chosen, scores[before:before + len(chosen)],
-                              self._source)
-        for known, new in zip(self._known, tokens, strict=True):
-            known.extend(map(int, new))
+        ids: list[int] = []
+        owner: list[int] = []
+        place: list[int] = []
+        ends: list[int] = []
+        for b, (known, new) in enumerate(zip(self._known, tokens, strict=True)):
+            ids += map(int, new)
+            owner += [b] * len(new)
+            place += range(len(known), len(known) + len(new))
+            ends.append(len(ids))
+        self._reserve(max(place) + 1)
+        wanted = [*range(len(ids))] if every else [end - 1 for end in ends]
+        scores = self._run(ids, owner, place, wanted)
+        for known, start, end in zip(self._known, [0, *ends], ends, strict=False):
+            known += ids[start:end]
         return np.split(scores, ends[:-1]) if every else scores
+
+    def _run(self, ids: list[int], owner: list[int], place: list[int], wanted: list[int]) -> np.ndarray:
+        """The scores after the wanted tokens; as many tokens at a time as the machine has rows."""
+        if len(wanted) > len(self._scores):
+            self._scores = np.empty((len(wanted), self._plan.vocabulary), self._dtype)
+        done, rows = 0, self._machine.rows
+        for start in range(0, len(ids), rows):
+            stop = start + rows
+            here = [i - start for i in wanted if start <= i < stop]
+            self._machine.run(ids[start:stop], owner[start:stop], place[start:stop], here,
+                              self._scores[done:done + len(here)], self._source)
+            done += len(here)
+        return self._scores[:done]
 
     def _reserve(self, length: int) -> None:
         """Make room for sequences of this length."""
