@@ -23,7 +23,6 @@ SIZES = {"S": sizes.SIZES["S"], "M": sizes.SIZES["M"],
          "1B": Size(D=2048, L=16, H=32, F=5632, V=32000, T=2048, B=4), "tiny": sizes.SIZES["tiny"]}
 WITHOUT_PRODUCTS = ("embedding", "rms_norm", "add_rms_norm", "layer_norm", "rope", "swiglu", "gelu", "relu", "dropout",
                     "softmax", "cross_entropy")
-GROUP = 64                                      # weights that share a scale in quant_matvec
 COLUMNS = {"size": "{size}", "pass": "{of}", "calls a step": "{calls:,}", "MB": "{mb:,.1f}", "GFLOP": "{gflop:,.2f}",
            "A100 µs": "{A100:,.1f}", "by its": "{A100_bound}", "H100 µs": "{H100:,.1f}", "by its ": "{H100_bound}",
            "of an H100's step": "{share:.1%}"}
@@ -71,8 +70,6 @@ def passes(size, itemsize=4):
         "linear_cross_entropy_backward": (2 * x + 2 * V * D, 0),
         "add": (3 * x, 0),                                              # of a residual branch
         "zeros": (P, 0), "sum_and_norm": (P, 0), "adamw": (7 * P, 0), "sgd": (5 * P, 0),
-        "quant_matvec 8 bits": (F * D // 4 + F * D // GROUP + F + D, 2 * F * D),        # one row of x
-        "quant_matvec 4 bits": (F * D // 8 + F * D // GROUP + F + D, 2 * F * D),
     }
     return {name: Work(itemsize * moved, operations) for name, (moved, operations) in numbers.items()}
 

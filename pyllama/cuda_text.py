@@ -30,12 +30,7 @@ def tiles(precision, decoding=False):
                     for width in WIDTHS for aligned in (0, 1)]
 
 
-def quantized(precision):
-    """The variants of quant_matvec: BITS of a weight, ROWS of x at a time."""
-    return [{"BITS": bits, "ROWS": rows} for bits in (4, 8) for rows in (1, 2, 4)]
-
-
-VARIANTS = {"attention": partial(tiles, decoding=True), "attention_backward": tiles, "quant_matvec": quantized}
+VARIANTS = {"attention": partial(tiles, decoding=True), "attention_backward": tiles}
 
 
 def files():

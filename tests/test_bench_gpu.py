@@ -18,12 +18,10 @@ from pyllama.testing.problems import packed
 from tests.another import ROOT, python
 from tests.fakecupy import rules
 
-MADE_OF = {"sgd": "sgd", "quant_matvec": "quant_matvec 8 bits"}         # files and passes with other names
-
 
 def test_every_kernel_file_has_its_passes():
     for file in cuda_text.files():
-        assert MADE_OF.get(file, file) in passes(SIZES["M"])
+        assert file in passes(SIZES["M"])
         if file in OPS:
             assert f"{file}_backward" in passes(SIZES["M"])
 
