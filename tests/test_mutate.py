@@ -158,7 +158,7 @@ def test_every_operator_on_a_statement_of_c(statement, others):
 @pytest.mark.parametrize("bug", [False, True])
 def test_a_planted_kernel_runs_in_the_fork_alone(tmp_path, bug):
     before = (ROOT / "csrc/cpu/swiglu.c").read_text()
-    mutant = Mutant("swiglu.c", "swiglu", "", "", "", before.replace("* u[i]", "/ u[i]", 1)) if bug else None
+    mutant = Mutant("swiglu.c", "swiglu", "", "", "", before.replace("* u;", "/ u;", 1)) if bug else None
     inputs = [np.array([1.0]), np.array([2.0])]
     right, wrong = OPS["swiglu"].forward(*inputs)[0], OPS["swiglu"].forward(inputs[0], 1 / inputs[1])[0]
 

@@ -187,7 +187,8 @@ def plant(mutant: Mutant | None, folder: Path) -> bool:
     for i, real in enumerate(("32", "64")):
         library = folder / f"kernels{real}.so"
         command = [*sysconfig.get_config_var("CC").split(), *FLAGS, f"-DREAL={real}", "-DISA=mutant",
-                   f"-I{folder}/csrc", f"{folder}/csrc/cpu/table.c", f"{folder}/dispatch.c", "-o", str(library), "-lm"]
+                   f"-I{folder}/csrc", f"{folder}/csrc/cpu/table.c", f"{folder}/csrc/cpu/team.c",
+                   f"{folder}/dispatch.c", "-o", str(library), "-lm"]
         if subprocess.run(command, capture_output=True).returncode:
             return False
         tables[i] = ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(str(library)), f"kernels_{real}_mutant"))
