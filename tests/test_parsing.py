@@ -5,13 +5,16 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from pyllama.cli import main
+from pyllama.cli.flags import flags_of
 from pyllama.cli.parsing import HelpWanted, parse
 from pyllama.cli.text import train
 from pyllama.errors import UserError
+from pyllama.generation import GenerationConfig, SearchConfig
 
 
 @dataclass(frozen=True)
@@ -182,3 +185,24 @@ def test_a_shell_completes_commands_flags_and_values(words, replies, capsys):
     done = subprocess.run(["bash", "-c", COMPLETE, "bash", "pyllama", *words], env=os.environ | {"SCRIPT": script},
                           capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == replies
+
+
+@pytest.mark.parametrize(("words", "value"), [
+    (["--early_stopping"], True), (["--early_stopping", "never"], "never"), (["--early_stopping=never"], "never"),
+    (["--early_stopping", "False"], False), (["--no_early_stopping"], False),
+    (["--early_stopping", "--prompt=a"], True)])
+def test_a_switch_may_have_other_values(words, value):
+    def search(early_stopping: bool | Literal["never"] = False, prompt: str = ""):
+        pass
+
+    assert parse(search, words, "search")[1]["early_stopping"] == value
+    with pytest.raises(UserError, match="is a switch, without a value"):
+        parse(search, ["--early_stopping=always"], "search")
+
+
+def test_the_flags_of_a_dataclass_include_those_of_its_base():
+    """With their help, which is the comment beside each field."""
+    flags = {flag.name: flag for flag in flags_of(GenerationConfig)}
+    assert {flag.name for flag in flags_of(SearchConfig)} < flags.keys()
+    assert all(flag.help for flag in flags.values())
+    assert "output_scores" not in flags
