@@ -135,3 +135,10 @@ def test_another_speculation_is_refused(value):
 
 def test_a_number_of_guesses_may_be_an_int():
     assert GenerationConfig(speculation=3) == GenerationConfig(speculation="3")
+
+
+def test_a_pass_has_at_most_the_rows_up_to_which_a_plan_gives_the_same_bits():
+    if hasattr(backend.cpu, "same_bits"):
+        assert 1 + DRAFTS[-1] <= backend.cpu.same_bits
+    assert Pace("99").most == DRAFTS[-1]
+    assert Pace("3").most == 3

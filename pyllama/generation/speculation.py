@@ -10,7 +10,7 @@ speculation.  It is called prompt lookup elsewhere (Saxena, 2023); verifying is 
 from collections.abc import Sequence
 
 NGRAMS = 3, 2                               # lengths of the ends of a text that are looked up, the longest first
-DRAFTS = 2, 4, 8, 16                        # numbers of tokens to guess
+DRAFTS = 2, 4, 8, 15                        # numbers of tokens to guess: up to 16 in a pass, a plan's bits are the same
 MEMORY = 0.1                                # weight of the newest guess in the rate of right guesses
 FORGIVING = 0.001                           # how far a chance that is not taken moves the rate toward 1
 
@@ -51,9 +51,9 @@ class Pace:
     """
 
     def __init__(self, speculation: str = "auto"):
-        """speculation    "auto", or a number: guess so many tokens always"""
+        """speculation    "auto", or a number: guess so many tokens always, at most those of the last of DRAFTS"""
         self._fixed = int(speculation) if speculation.isdecimal() else None
-        self.most = DRAFTS[-1] if self._fixed is None else self._fixed
+        self.most = DRAFTS[-1] if self._fixed is None else min(self._fixed, DRAFTS[-1])
         self._rate = 1.0                            # α
         self._seconds: dict[int, float] = {}        # of a pass with so many guesses
 
