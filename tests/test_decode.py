@@ -1,6 +1,8 @@
 """A static plan computes what the dynamic graph computes: for every family that has a plan, in any division of the
 tokens into calls, of sequences that come and go."""
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 
 import numpy as np
@@ -270,3 +272,66 @@ def test_inputs_of_matrices_in_blocks_are_rounded(kind, kinds):
     with watching(watch):
         rounded = [writer.scores(text, row) for row, text in enumerate(texts(writer))]
     follows(writer.session(params=tree).extend(texts(writer), every=True), rounded, exact)
+
+
+def test_sessions_run_in_several_python_threads_at_once():
+    """One has the helpers of the kernels; the others run alone meanwhile."""
+    def run(_):
+        session = seen("llama", batch=1).session()
+        return np.stack([session.extend([[i]])[0].copy() for i in range(V)])
+
+    with ThreadPoolExecutor(4) as pool:
+        results = [*pool.map(run, range(8))]
+    assert all((z == results[0]).all() for z in results)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_session_continues_in_a_forked_process():
+    """The helpers do not survive a fork, and are not waited for."""
+    session = seen("llama", batch=1).session()
+    session.extend([[3, 1]])
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        os.write(write, session.extend([[4]]).tobytes())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 2**16) == session.extend([[4]]).tobytes()
+    for end in (read, write):
+        os.close(end)
+
+
+def test_what_cannot_be_extended_is_refused_and_changes_nothing():
+    writer = seen("gpt2", batch=2)
+    session = writer.session()
+    session.extend([[3], [1, 4]])
+    for tokens, error, message in (([[V], [1]], IndexError, f"token id {V} is outside the vocabulary"),
+                                   ([[1], [-1]], IndexError, "token id -1 is outside"),
+                                   ([[1], [1] * 47], UserError, r"49 tokens, but the model has only 48 positions"),
+                                   ([[1]], ValueError, "1 lists of new tokens for 2 sequences"),
+                                   ([[1], []], ValueError, "give each at least one")):
+        with pytest.raises(error, match=message):
+            session.extend(tokens)
+        assert session.lengths == [1, 2]
+    scores = session.extend([[5], [9]])[1]
+    assert np.allclose(scores, writer.scores([1, 4, 9], 0)[-1], atol=1e-5)
+
+
+def test_a_cache_of_few_bits_is_for_float32():
+    with pytest.raises(ValueError, match="choose reals, or f16 or int8 for float32"):
+        seen("llama", "float64").session(cache="f16")
+
+
+@pytest.mark.parametrize(("kind", "head"), [("bert", "masked_lm"), ("llama", "classification"), ("lstm", "tagging")])
+def test_only_a_writer_with_arrays_for_the_kernels_has_a_plan(kind, head):
+    config = MODELS[kind].config.small(Dimensions(vocab_size=V, context=8, head=head, width=8, heads=2))
+    assert not has_plan(config, config.model.init(config))
+    writer = seen("llama", batch=1)
+    assert has_plan(writer.config, writer.p)
+    with backend.use("numpy"):
+        assert not has_plan(writer.config, writer.p)
+    half = params.rebuild(writer.p, (a.astype(np.float16) for _, a in params.leaves(writer.p)))
+    double = params.rebuild(writer.p, (a.astype(np.float64) for _, a in params.leaves(writer.p)))
+    assert not has_plan(writer.config, half)
+    assert has_plan(writer.config, double)
+    assert not has_plan(writer.config, double | {"model": encoded_tree(writer.p, "f16", writer.config)["model"]})

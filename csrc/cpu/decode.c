@@ -2,13 +2,14 @@
  * computes, and team.c for the threads.
  *
  * (a) A step has one or two phases, and a phase items: rows of x, heads, or 16 rows of matrices.  Each
- *     is computed by one thread, so no result depends on how many there are.
+ *     is computed by one thread, so no result depends on how many there are.  (Of many rows of x, 48
+ *     rows of a matrix are an item: a whole number of the tiles that stored.c then uses.)
  * (b) If one row comes alone, each thread norms it for itself: another phase would take longer.
  * (c) A row is computed as if it came alone, so that its bits do not depend on its company.
  */
 #include "team.h"
 
-enum { LONG = 1024, SHORT = 64, UNIT = 16 };
+enum { LONG = 1024, SHORT = 64 };
 
 typedef struct {                                   /* the inputs of products: a thread's own, or those of all */
     real *normed;                                  /* rows of the widest */
@@ -137,27 +138,28 @@ static void multiply_columns(const step *s, const turn *t, int i, span columns, 
     else stored_product(y, s->ldy[i], x, ldx, inputs, s->w + i, N, columns.first, columns.past, adds);
 }
 
-static idx units_of(const stored *w) { return (w->E + UNIT - 1) / UNIT; }
+static idx unit_of(idx N) { return N > SAME_BITS ? 48 : 16; }
+static idx units_of(const stored *w, idx unit) { return (w->E + unit - 1) / unit; }
 
-/* UNIT rows of a matrix are an item; of swiglu's two, UNIT rows of both */
-static idx product_items(const step *s) {
+/* A unit of a matrix's rows is an item; of swiglu's two matrices, a unit of both */
+static idx product_items(const step *s, idx N) {
     idx all = 0;
-    for (int i = 0; i < s->matrices; i++) all += units_of(s->w + i);
-    return s->activation == SWIGLU ? units_of(s->w) : all;
+    for (int i = 0; i < s->matrices; i++) all += units_of(s->w + i, unit_of(N));
+    return s->activation == SWIGLU ? units_of(s->w, unit_of(N)) : all;
 }
 
 static void multiply_units(const step *s, const turn *t, span units, place from) {
-    idx N = rows_of(s, t), before = 0;
+    idx N = rows_of(s, t), unit = unit_of(N), before = 0;
     for (int i = 0; i < s->matrices; i++) {
-        idx own = units_of(s->w + i), E = s->w[i].E;
-        idx first = UNIT * clip(units.first - before, own), past = UNIT * clip(units.past - before, own);
+        idx own = units_of(s->w + i, unit), E = s->w[i].E;
+        idx first = unit * clip(units.first - before, own), past = unit * clip(units.past - before, own);
         multiply_columns(s, t, i, (span){first, least(past, E)}, from);
         before += s->activation == SWIGLU ? 0 : own;
     }
     if (!s->activation) return;
-    idx e = UNIT * units.first, n = least(UNIT * units.past, s->w->E) - e;
+    idx e = unit * units.first, n = least(unit * units.past, s->w->E) - e;
     for (idx r = 0; r < N; r++) {
-        const real *u = s->y[1] ? s->y[1] + r * s->ldy[1] + e : NULL;
+        const real *u = s->activation == SWIGLU ? s->y[1] + r * s->ldy[1] + e : NULL;
         activate(s->to + r * s->ldto + e, s->y[0] + r * s->ldy[0] + e, u, s->activation, n);
     }
 }
@@ -281,7 +283,7 @@ static idx items_of(const job *j, int phase) {
     const step *s = p->steps + phase / 2;
     idx N = rows_of(s, p->t);
     if (!N) return 0;
-    if (phase % 2) return s->kind == PRODUCT ? product_items(s) : s->kind >= HEADS ? N * s->G * s->R : N;
+    if (phase % 2) return s->kind == PRODUCT ? product_items(s, N) : s->kind >= HEADS ? N * s->G * s->R : N;
     if (s->kind == HEADS) return at_once(s, p->t) ? 0 : N;
     return s->kind == PRODUCT && N > 1 && prepares(s) ? N : 0;
 }
