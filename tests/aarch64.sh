@@ -30,5 +30,5 @@ done
 export PYTHONPATH=$PWD:$PWD/site OPENBLAS_NUM_THREADS=1 HYPOTHESIS_PROFILE=few
 python=(qemu-aarch64 -L "$PWD/root" "$PWD/root/usr/bin/python$version")
 "${python[@]}" -c 'import platform; from pyllama import cpu; print(platform.machine(), cpu.isa)'
-"${python[@]}" -m pytest -p no:cacheprovider -k "(cpu or kernels_agree or edges or bits) and not instruction_sets" \
-    tests/test_ops.py tests/test_build.py tests/test_threads.py
+"${python[@]}" -m pytest -p no:cacheprovider -k "(cpu or kernels_agree or edges or bits or test_stored) and not instruction_sets" \
+    tests/test_ops.py tests/test_build.py tests/test_threads.py tests/test_stored.py

@@ -10,7 +10,7 @@ typedef uint16_t half;
 
 #if REAL == 32
 typedef int32_t ints __attribute__((vector_size(WIDTH)));
-typedef half halves __attribute__((vector_size(WIDTH / 2), aligned(sizeof(half)), may_alias));
+typedef half halves __attribute__((vector_size(WIDTH / 2), aligned(1), may_alias));
 
 enum { SIGN16 = 0x8000, NORMAL16 = 0x0400, INFINITE16 = 0x7c00, NAN16 = 0x7e00 };  /* of float16 */
 enum { INFINITE32 = 0x7f800000 };
