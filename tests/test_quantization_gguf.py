@@ -16,6 +16,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 @given(x=matrices)
 def test_the_bits_are_those_of_gguf(kind, x):
     x = np.clip(x, -6e4, 6e4) if kind == "f16" else x
+    x = np.where(abs(x) < 1e-35, 0, x)          # the package casts infinities to integers where 1/d overflows
     data = blocks.encode(x, kind)
     np.testing.assert_array_equal(data, gguf.quants.quantize(x, KINDS[kind]).view(np.uint8))
     np.testing.assert_array_equal(blocks.decode(data, kind), gguf.quants.dequantize(data, KINDS[kind]))

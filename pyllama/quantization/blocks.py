@@ -79,8 +79,10 @@ def row_bytes(columns: int, kind: str) -> int:
 # --- blocks with a scale ----------------------------------------------------------------------------------------------
 
 def inverse(d: np.ndarray) -> np.ndarray:
-    """1/d, and 0 where d is 0: a block of zeros has that scale."""
-    return np.divide(1, d, out=np.zeros_like(d), where=d != 0)
+    """1/d, and 0 where that is infinite: float16 stores such a d as 0."""
+    with np.errstate(over="ignore", divide="ignore"):
+        result = 1 / d
+    return np.where(np.isfinite(result), result, 0)
 
 
 def half(d: np.ndarray) -> np.ndarray:
