@@ -127,8 +127,17 @@ def sweep(w: np.ndarray, u: np.ndarray, scale: np.ndarray, kind: str) -> tuple[n
 
 
 def largest_scale(w: np.ndarray, kind: str) -> np.ndarray:
-    """The scales [E] of the format's own rounding, as float16 has them: w [32 E]."""
-    return blocks.half(blocks.FORMATS[kind].scale(w.T)[:, 0]).astype(np.float64)    # type: ignore[misc]
+    """The scales [E] of the format's own rounding: w [32 E]."""
+    return as_stored(blocks.FORMATS[kind].scale(w.T)[:, 0])                 # type: ignore[misc]
+
+
+def as_stored(scale: np.ndarray) -> np.ndarray:
+    """The scales as float16 has them.
+
+    What is left to make up for much may be beyond its range, in a row that better() then gives its nearest values.
+    """
+    most = np.finfo(np.float16).max
+    return np.clip(scale, -most, most).astype(np.float16).astype(np.float64)
 
 
 def best_scale(w: np.ndarray, u: np.ndarray, kind: str) -> np.ndarray:
@@ -139,7 +148,7 @@ def best_scale(w: np.ndarray, u: np.ndarray, kind: str) -> np.ndarray:
     if kind == "q8_0":
         return largest_scale(w, kind)
     shares = np.concatenate([SHARES, -SHARES])              # the range has one more number on its negative side
-    scales = blocks.half(np.multiply.outer(shares, abs(w).max(axis=0) / 8)).astype(np.float64)      # [C E]
+    scales = as_stored(np.multiply.outer(shares, abs(w).max(axis=0) / 8))               # [C E]
     tried = np.broadcast_to(w[:, None], (BLOCK, *scales.shape))
     _, errors = sweep(tried, u, scales, kind)
     return np.take_along_axis(scales, (errors * errors).sum(axis=0).argmin(axis=0)[None], axis=0)[0]
