@@ -217,7 +217,15 @@ def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokeni
 
     A text may be longer than the context (max_position_embeddings): see window.py.
 
-    Raises UserError if a prompt is empty without a start token, or as long as max_length.
+    Raises UserError if a prompt is empty without a start token or as long as max_length, if a source is empty, if the
+    rules exclude every token, or if a score is not finite.
+
+    >>> import pyllama
+    >>> from pyllama.generation import GenerationConfig, generate
+    >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
+    >>> settings = GenerationConfig(max_new_tokens=3, num_beams=2, num_return_sequences=2)
+    >>> [len(result.ids) for result in generate(model.params, model.config, [[5, 3]], settings=settings)]
+    [3, 3]
     """
     generation = Generation(params, config, prompts, tokenizer, settings or GenerationConfig(), rules)
     for number, token, piece in generation.run():

@@ -198,6 +198,14 @@ def open_session(params: dict, config: Any, batch: int, room: int, memory: Memor
     memory            the encoded sources of an encoder-decoder, one for each sequence
 
     The session runs a plan (see pyllama/decode) if the model has one and its arrays are the C kernels'.
+
+    >>> import pyllama
+    >>> from pyllama.generation.session import open_session
+    >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
+    >>> session = open_session(model.params, model.config, batch=2, room=10)
+    >>> scores = session.extend([[5, 3, 8], [4]])
+    >>> scores.shape == (2, model.config.vocab_size), session.lengths
+    (True, [3, 1])
     """
     if has_plan(config, params):
         return PlannedSession(params, config, batch, room, memory)

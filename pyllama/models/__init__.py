@@ -59,7 +59,7 @@ class WriterModule(ModelModule, Protocol):
     """The module of a family that predicts the next token, and so can continue text (see generation/).
 
     Its logits and loss also take segments, of the shape of ids: the numbers of packed documents, which do not see each
-    other.
+    other.  Its logits also take caches, as next_scores does.
     """
 
     def next_scores(self, ids: Any, p: dict, c: Any, *, mask: Any = None, caches: Any) -> Any:
