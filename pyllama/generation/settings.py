@@ -28,7 +28,7 @@ class SearchConfig:
     max_new_tokens: int = 100               # maximum number of tokens to generate
     num_beams: int = 1                      # unfinished answers that a beam search extends; 1: no search
     length_penalty: float = 1.0             # exponent of the length in a beam's score: above 0 favors long answers
-    early_stopping: bool | Literal["never"] = False         # stop a search at num_beams finished answers
+    early_stopping: bool | Literal["never"] = False  # stop at num_beams finished answers; never: once no other can win
 
     def __post_init__(self):
         self.check(
