@@ -108,12 +108,15 @@ class Model:
             raise UserError(f"{with_article(config.TYPE)} with the head {config.head!r} does not generate text; use "
                             f"pyllama.predict, or another model")
         check_options(options, generation.GenerationConfig, generation.Rules)
+        if options.get("output_scores"):
+            raise UserError("a model's generate() returns texts without scores; use pyllama.generation.generate, or "
+                            "remove output_scores")
         plan = config_file.understood(self.generation_config, config)
         for note in plan.notes:
             warnings.warn(note, stacklevel=3)
         settings, rules = plan.settings(options)
         if config.head == "seq2seq":
-            ids = self._sources(prompts)
+            ids: Any = special.encode(tokenizer, prompts, allowed_special="all")
         else:
             ids = [special.prompt(tokenizer, self._start(prompt)) for prompt in prompts]
         return generation.generate(self.params, plan.config, ids, tokenizer, settings, rules=rules)
@@ -121,15 +124,6 @@ class Model:
     def _start(self, prompt: str) -> str:
         """What a result begins with: the prompt, unless the result is the target for a source."""
         return "" if self.config.head == "seq2seq" else generation.startable(prompt, self.require_tokenizer())
-
-    def _sources(self, prompts: Sequence[str]) -> list:
-        """The ids of sources for an encoder.  Raises UserError if one is longer than its context."""
-        ids = special.encode(self.require_tokenizer(), prompts, allowed_special="all")
-        longest = max(map(len, ids), default=0)
-        if self.config.positions == "learned" and longest > self.config.max_position_embeddings:
-            raise UserError(f"the prompt has {longest} tokens, but the model's context (max_position_embeddings) "
-                            f"is {self.config.max_position_embeddings}; shorten it")
-        return ids
 
     def quantize(self, dtype: str, data: Sources | None = None) -> "Model":
         """The model in a storage format of GGUF: its matrices become EncodedArrays, norms and biases float32.

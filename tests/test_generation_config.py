@@ -160,6 +160,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(name, value, message):
     ({"early_stopping": "sometimes"}, 'early_stopping is .*; it must be true, false or "never"'),
     ({"bad_words_ids": [3]}, "bad_words_ids is \\[3\\]; it must be a list of lists of ids"),
     ({"eos_token_id": [99]}, "eos_token_id is 99, but the model's vocabulary has 13 tokens"),
+    ({"output_scores": True}, "returns texts without scores; use pyllama.generation.generate, or remove output_scores"),
     ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3, which needs as many num_beams"),
 ])
 def test_an_option_of_the_wrong_kind_is_refused_by_name(options, message):

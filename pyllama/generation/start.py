@@ -58,7 +58,11 @@ def targets(config: Any, sources: Sequence[tuple[int, ...]], ends: list[int], se
         raise UserError("a source is empty; give it some text")
     room = settings.max_new_tokens if rules.max_length is None else max(1, rules.max_length - 1)
     if config.positions == "learned":
-        room = min(room, config.max_position_embeddings)
+        context, longest = config.max_position_embeddings, max(map(len, sources), default=0)
+        if longest > context:
+            raise UserError(f"the prompt has {longest} tokens, but the model's context (max_position_embeddings) is "
+                            f"{context}; shorten it")
+        room = min(room, context)
     return [Start((config.decoder_start_token_id,), source, room, ends) for source in sources]
 
 
