@@ -1,4 +1,5 @@
 cdef enum: GROUP = 16, BLOCK = 32                       # rows that are interleaved; columns that share a scale
+OF_SIGNS = np.uint32(0x80808080)                        # of 4 quants of q8_0: what adds 128 to each
 KINDS = {"reals": REALS, "f16": FLOAT16, "bf16": BFLOAT16, "q8_0": Q8_0, "q4_0": Q4_0}
 same_bits = SAME_BITS                                   # up to this N, no bit of a stored_product depends on N
 
@@ -28,12 +29,18 @@ cdef stored stored_of(np.ndarray w, str kind, idx E, idx D, idx real) except *:
     return s
 
 
-def _parts(packed, int kind, idx E, idx D):
-    """Views of an interleaved matrix: the quants [group block quad row 4] and the scales [group block row 2]."""
+def _interleaved_parts(packed, int kind, idx E, idx D):
+    """Views of an interleaved matrix: quads [group block quad row] uint32 and scales [group block row] uint16."""
     cdef idx size = quants_bytes(kind), groups = -(-E // GROUP), blocks = D // BLOCK
     packed = packed.reshape(groups, blocks, GROUP * (size + 2))
-    return (packed[..., :GROUP * size].reshape(groups, blocks, size // 4, GROUP, 4),
-            packed[..., GROUP * size:].reshape(groups, blocks, GROUP, 2))
+    return (packed[..., :GROUP * size].view(np.uint32).reshape(groups, blocks, size // 4, GROUP),
+            packed[..., GROUP * size:].view(np.uint16))
+
+
+def _parts(raw, int kind, idx E, idx D):
+    """Views of rows of GGUF's blocks: quads [row block quad] uint32 and scales [row block] uint16."""
+    blocks = raw.reshape(E, D // BLOCK, quants_bytes(kind) + 2)
+    return blocks[..., 2:].view(np.uint32), blocks[..., :2].view(np.uint16)[..., 0]
 
 
 def interleaved(raw, str kind, idx E, idx D):
@@ -52,31 +59,35 @@ def interleaved(raw, str kind, idx E, idx D):
     >>> packed.size, bool(np.all(cpu.deinterleaved(packed, "q8_0", 17, 32).ravel() == raw))
     (1088, True)
     """
-    cdef idx size = quants_bytes(KINDS[kind]), groups = -(-E // GROUP), blocks = D // BLOCK
-    packed = np.empty(stored_bytes(KINDS[kind], E, D, 1), np.uint8)
-    if raw.nbytes != E * blocks * (size + 2):
+    cdef idx g, size = E * (D // BLOCK) * (quants_bytes(KINDS[kind]) + 2)
+    packed = np.zeros(stored_bytes(KINDS[kind], E, D, 0), np.uint8)
+    if raw.nbytes != size:
         raise ValueError(f"{raw.nbytes} bytes cannot be the {kind} blocks of a matrix of shape ({E}, {D})")
-    rows = np.zeros((groups, GROUP, blocks, size + 2), np.uint8)
-    rows.reshape(groups * GROUP, blocks * (size + 2))[:E] = raw.reshape(E, blocks * (size + 2))
-    quads, scales = _parts(packed, KINDS[kind], E, D)
-    quads[...] = rows[..., 2:].reshape(groups, GROUP, blocks, size // 4, 4).transpose(0, 2, 3, 1, 4)
-    scales[...] = rows[..., :2].transpose(0, 2, 1, 3)
-    if kind == "q8_0":
-        quads ^= 128
+    to, to_scales = _interleaved_parts(packed, KINDS[kind], E, D)
+    quads, scales = _parts(raw, KINDS[kind], E, D)
+    for g in range(len(to)):                            # which stays in a cache
+        rows = slice(g * GROUP, min(E, (g + 1) * GROUP))
+        to[g, ..., :len(scales[rows])] = quads[rows].transpose(1, 2, 0)
+        to_scales[g, :, :len(scales[rows])] = scales[rows].T
+        if kind == "q8_0":
+            to[g] ^= OF_SIGNS
     return packed
 
 
 def deinterleaved(packed, str kind, idx E, idx D):
     """The bytes that interleaved() repacked, [E, bytes of a row].  Raises ValueError for another number of bytes."""
     stored_of(packed, kind, E, D, 0)
-    cdef idx size = quants_bytes(KINDS[kind]), groups = -(-E // GROUP), blocks = D // BLOCK
-    quads, scales = _parts(packed, KINDS[kind], E, D)
-    rows = np.empty((groups, GROUP, blocks, size + 2), np.uint8)
-    rows[..., 2:] = quads.transpose(0, 3, 1, 2, 4).reshape(groups, GROUP, blocks, size)
-    rows[..., :2] = scales.transpose(0, 2, 1, 3)
-    if kind == "q8_0":
-        rows[..., 2:] ^= 128
-    return rows.reshape(groups * GROUP, blocks * (size + 2))[:E].copy()
+    cdef idx g
+    raw = np.empty((E, D // BLOCK * (quants_bytes(KINDS[kind]) + 2)), np.uint8)
+    at, at_scales = _interleaved_parts(packed, KINDS[kind], E, D)
+    quads, scales = _parts(raw, KINDS[kind], E, D)
+    for g in range(len(at)):
+        rows = slice(g * GROUP, min(E, (g + 1) * GROUP))
+        quads[rows] = at[g, ..., :len(scales[rows])].transpose(2, 0, 1)
+        scales[rows] = at_scales[g, :, :len(scales[rows])].T
+        if kind == "q8_0":
+            quads[rows] ^= OF_SIGNS
+    return raw
 
 
 def stored_product(np.ndarray x, np.ndarray w, str kind, idx E, idx D, cuts=(), np.ndarray into=None):
