@@ -17,7 +17,8 @@ class Engine:
         self.notes = f"uses {backend.cpu.isa if backend.cpu else 'NumPy'}"
 
     def generate(self, prompt, count, on_token):
-        generate(self.params, self.config, [prompt], settings=GenerationConfig(max_new_tokens=count),
+        settings = GenerationConfig(max_new_tokens=count, speculation="off")        # a forward pass for each token
+        generate(self.params, self.config, [prompt], settings=settings,
                  on_token=lambda _, token, __: on_token(token))
 
     def gaps(self, prompt, ids):
