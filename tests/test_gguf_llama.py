@@ -245,6 +245,15 @@ def test_a_file_without_a_key_or_a_tensor_is_refused_or_read(tmp_path):
             assert pyllama.load(without).config.hidden_size == 64
 
 
+def test_heads_that_do_not_divide_the_width_need_a_key_length(tmp_path):
+    def change(metadata, tensors):
+        metadata["llama.attention.head_count"] = np.uint32(7)
+        del metadata["llama.attention.key_length"]
+
+    with pytest.raises(UserError, match=r"lacks llama\.attention\.key_length; convert the model again"):
+        pyllama.load(changed(tmp_path, change))
+
+
 ODD = [True, "x", "", np.uint8(0), np.int8(-1), np.uint32(1), np.uint32(3), np.uint64(2**63), np.int64(-2**62),
        np.float32("inf"), np.float64("nan"), np.float32(-1), np.float64(1e300), np.array([], np.int32),
        np.array([1, 2]), np.array([np.nan]), np.array([True]), [], ["a"], [np.array([1])]]

@@ -97,7 +97,7 @@ def configuration(metadata: Metadata, tensors: dict[str, Tensor], factors: np.nd
     V, D, H, L = table.shape[0], whole("embedding_length"), whole("attention.head_count"), whole("block_count")
     if L * len(OF_LAYER) > len(tensors):
         raise UserError(f"{metadata.path} has {len(tensors)} tensors, too few for {L} layers; fetch it again")
-    K = whole("attention.key_length", None if D % H else D // H)
+    K = whole("attention.key_length", NEEDED if D % H else D // H)
     for name in ("attention.value_length", "rope.dimension_count"):
         if whole(name, K) != K:
             raise UserError(f"{metadata.path} has llama.{name} = {whole(name)}, but keys of {K} numbers, which is not "
