@@ -42,10 +42,6 @@ class Conversation:
         """Append the answer to the last question."""
         self.messages.append({"role": "assistant", "content": text})
 
-    def take_back(self) -> None:
-        """Remove the last question, which was not answered."""
-        self.messages.pop()
-
     def reset(self) -> None:
         """Forget the messages, but not the system's text."""
         self.messages.clear()
