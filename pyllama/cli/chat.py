@@ -13,6 +13,7 @@ from pyllama.cli.text import load
 from pyllama.errors import UserError, counted
 from pyllama.files import rewrite
 from pyllama.generation import GenerationConfig, Rules, generate
+from pyllama.generation.kept import Kept
 from pyllama.tasks.conversation import Conversation
 
 HELP = """/reset        forget the conversation
@@ -45,13 +46,14 @@ def chat(model: Path, /, options: Annotated[dict[str, Any], GenerationConfig, Ru
     terminal = sys.stdin.isatty()
     if terminal:
         note(f"written as: {talk.form}.  /help lists the commands; Ctrl-D ends the chat.")
+    kept = Kept()
     for line in questions(terminal):
         if line.startswith("/"):
             if line.split()[0] == "/exit":
                 break
             command(line, talk)
         elif line.strip():
-            reply(talk, line, settings, rules, terminal)
+            reply(talk, line, settings, rules, kept, terminal)
     return 0
 
 
@@ -102,7 +104,8 @@ def save(name: str, talk: Conversation) -> None:
             note(f"{path} has {counted(len(talk.whole()), 'message')}")
 
 
-def reply(talk: Conversation, question: str, settings: GenerationConfig, rules: Rules, terminal: bool) -> None:
+def reply(talk: Conversation, question: str, settings: GenerationConfig, rules: Rules, kept: Kept,
+          terminal: bool) -> None:
     """Answer a question, token by token.  Ctrl-C ends the answer; what was said so far stays in the conversation."""
     talk.ask(question)
     context = talk.model.config.max_position_embeddings
@@ -121,7 +124,7 @@ def reply(talk: Conversation, question: str, settings: GenerationConfig, rules: 
         emit(pieces[-1], end="")
 
     try:
-        generate(talk.model.params, talk.model.config, [ids], talk.model.tokenizer, settings, show, rules)
+        generate(talk.model.params, talk.model.config, [ids], talk.model.tokenizer, settings, show, rules, kept)
     except KeyboardInterrupt:
         if not terminal:
             raise

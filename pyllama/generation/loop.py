@@ -13,6 +13,7 @@ import numpy as np
 from pyllama.errors import UserError, counted
 from pyllama.generation import beam
 from pyllama.generation.choice import choose, log_probability
+from pyllama.generation.kept import Kept
 from pyllama.generation.rules import NO_RULES, Rules
 from pyllama.generation.settings import GenerationConfig
 from pyllama.generation.speculation import Lookup, Pace
@@ -82,12 +83,12 @@ class Generation:
     """The rows of a batch, and the pieces of their texts."""
 
     def __init__(self, params: dict, config: Any, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer | None,
-                 settings: GenerationConfig, rules: Rules):
+                 settings: GenerationConfig, rules: Rules, kept: Kept | None = None):
         """Raises UserError if stop_strings lack a tokenizer, or a prompt does not fit: see start.starts_of."""
         if settings.stop_strings and tokenizer is None:
             raise UserError("stop_strings need a tokenizer; give one, or remove stop_strings")
         self._params, self._config, self._tokenizer = params, config, tokenizer
-        self._settings, self._rules = settings, rules
+        self._settings, self._rules, self._kept = settings, rules, kept
         # The embedding matrix may have more rows than there are tokens; these ids must not be chosen.
         self._size = min(config.vocab_size, tokenizer.vocab_size) if tokenizer else config.vocab_size
         self._speculates = settings.greedy and settings.speculation != "off"
@@ -112,6 +113,8 @@ class Generation:
         return Text(self._tokenizer, shown, self._settings.stop_strings) if self._tokenizer else None
 
     def _read(self, starts: Sequence[Start]) -> tuple[Window, Any]:
+        if self._kept:
+            return self._kept.read(self._params, self._config, starts)
         return read(self._params, self._config, starts, self._settings.prompt_cache)
 
     def run(self) -> Iterator[tuple[int, int, str]]:
@@ -137,7 +140,8 @@ class Generation:
             unfinished = [i for i, number in enumerate(live) if not self.rows[number].finish_reason]
             if len(unfinished) < len(live):
                 live = [live[i] for i in unfinished]
-                window.keep(unfinished)
+                if live:
+                    window.keep(unfinished)
             if len(live) == 1 and self._speculates:
                 yield from self._write_alone(live[0], window)
                 return
@@ -204,7 +208,7 @@ def startable(prompt: str, tokenizer: Tokenizer) -> str:
 
 def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer | None = None,
              settings: GenerationConfig | None = None, on_token: Callable | None = None,
-             rules: Rules = NO_RULES) -> list[Result]:
+             rules: Rules = NO_RULES, kept: Kept | None = None) -> list[Result]:
     """Continue each of the prompts; returns num_return_sequences results for each, in the order of the prompts.
 
     params, config    the tree of parameters, and the configuration of a model that predicts the next token, or of an
@@ -214,6 +218,7 @@ def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokeni
     settings          None: GenerationConfig()
     on_token          on_token(i, id, piece) is called for each token of results[i], whose text is the pieces joined
     rules             which tokens may come next
+    kept              the session of the text before, which the only prompt, of a decoder, may continue: see kept.py
 
     A text may be longer than the context (max_position_embeddings): see window.py.
 
@@ -227,7 +232,7 @@ def generate(params, config, prompts: Sequence[Sequence[int]], tokenizer: Tokeni
     >>> [len(result.ids) for result in generate(model.params, model.config, [[5, 3]], settings=settings)]
     [3, 3]
     """
-    generation = Generation(params, config, prompts, tokenizer, settings or GenerationConfig(), rules)
+    generation = Generation(params, config, prompts, tokenizer, settings or GenerationConfig(), rules, kept)
     for number, token, piece in generation.run():
         if on_token:
             on_token(number, token, piece)

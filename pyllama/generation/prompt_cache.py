@@ -17,7 +17,7 @@ from pyllama import files
 from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.formats.safetensors import read_tensors, to_safetensors
-from pyllama.generation.window import Window
+from pyllama.generation.window import Window, shared
 from pyllama.params import leaves
 from pyllama.quantization import EncodedArray
 
@@ -32,11 +32,10 @@ def extend(window: Window, prompt: Sequence[int], path: str | Path, params: dict
     path, mark = Path(path), fingerprint(params, config)
     kept = read(path, mark, config) if path.exists() else None
     ids: list[int] = kept["ids"].tolist() if kept else []
-    shared = next((n for n, (a, b) in enumerate(zip(ids, prompt[:-1], strict=False)) if a != b),
-                  min(len(ids), len(prompt) - 1))
-    if kept and shared:
-        window.restore({name: a[:shared] if name == "ids" else a[:, :shared] for name, a in kept.items()})
-    scores = np.array(window.extend([prompt[shared:]]))
+    first = shared(ids, prompt[:-1])
+    if kept and first:
+        window.restore({name: a[:first] if name == "ids" else a[:, :first] for name, a in kept.items()})
+    scores = np.array(window.extend([prompt[first:]]))
     if ids[:len(prompt)] != [*prompt]:
         files.export(path, to_safetensors({**window.session.state(), "fingerprint": mark}))
     return scores

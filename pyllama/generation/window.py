@@ -53,7 +53,24 @@ class Window:
             self._known = [known[:-count] for known in self._known]
             self.session.cut([length - count for length in self.session.lengths])
 
+    def rewind(self, ids: Sequence[int]) -> int:
+        """Forget the tokens of the only sequence from where they differ from these; returns how many are left.
+
+        None are left of a text that was longer than the context, or whose last call was interrupted.
+        """
+        known, = self._known
+        whole = self.session.lengths == [len(known)]
+        left = shared(known, ids) if whole else 0
+        self._known = [known[:left]]
+        self.session.cut([left])
+        return left
+
     def keep(self, rows: Sequence[int]) -> None:
         """See Session.keep."""
         self._known = [[*self._known[row]] for row in rows]
         self.session.keep(rows)
+
+
+def shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """The number of tokens with which both begin."""
+    return next((n for n, (i, j) in enumerate(zip(a, b, strict=False)) if i != j), min(len(a), len(b)))

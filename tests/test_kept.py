@@ -1,0 +1,56 @@
+"""A session that is kept from one prompt to the next gives the texts of a new one, and reads less."""
+import numpy as np
+import pytest
+
+import pyllama
+from pyllama.generation import GenerationConfig, generate
+from pyllama.generation.kept import Kept
+from pyllama.generation.window import Window
+
+CONTEXT = 40
+PROMPTS = [[5, 3, 7], [5, 3, 7, 1, 2], [5, 3, 9], [4], [4, 4], list(range(30)), [5, 3]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pyllama.create("llama", "python-docs", hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                          max_position_embeddings=CONTEXT, dtype="float64")
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}, {"speculation": "off"}, {"num_beams": 2},
+                                     {"speculation": 4, "max_new_tokens": 60}])
+def test_the_texts_are_those_of_a_new_session(model, options):
+    settings, kept, text = GenerationConfig(**{"max_new_tokens": 6, **options}), Kept(), []
+    for prompt in [*PROMPTS, *PROMPTS]:
+        for ids in prompt, [*text[:20], *prompt]:                       # the second continues the text before
+            new, = generate(model.params, model.config, [ids], settings=settings)
+            again, = generate(model.params, model.config, [ids], settings=settings, kept=kept)
+            assert again.ids == new.ids
+            text = [*ids, *again.ids]
+
+
+def test_only_what_differs_is_read(model, monkeypatch):
+    counts, extend = [], Window.extend
+    monkeypatch.setattr(Window, "extend", lambda self, tokens, every=False: counts.append(len(tokens[0])) or
+                        extend(self, tokens, every))
+    kept, settings = Kept(), GenerationConfig(max_new_tokens=3, speculation="off")
+    first, = generate(model.params, model.config, [[5, 3, 7]], settings=settings, kept=kept)
+    generate(model.params, model.config, [[5, 3, 7, *first.ids, 8, 9]], settings=settings, kept=kept)
+    assert counts == [3, 1, 1, 3, 1, 1]                                 # the last of its tokens was never read
+
+
+def test_an_answer_that_was_interrupted_leaves_nothing_wrong(model):
+    def stop(number, token, piece):
+        if len(seen := [*seen_tokens, token]) == 3:
+            raise KeyboardInterrupt
+        seen_tokens[:] = seen
+
+    for options in {}, {"speculation": 4}, {"do_sample": True}:
+        kept, settings = Kept(), GenerationConfig(max_new_tokens=9, **options)
+        seen_tokens: list[int] = []
+        with pytest.raises(KeyboardInterrupt):
+            generate(model.params, model.config, [[5, 3, 7]], settings=settings, on_token=stop, kept=kept)
+        prompt = [5, 3, 7, *seen_tokens, 2]
+        again, new = (generate(model.params, model.config, [prompt], settings=settings, kept=each)[0]
+                      for each in (kept, None))
+        assert np.array_equal(again.ids, new.ids)
