@@ -150,17 +150,19 @@ enum { DEEP = 8 };
 
 /* y[e] += Σ x[d] w[d, e] over `deep` rows of w, at most DEEP, which are E numbers apart */
 INLINE void add_rows(real *restrict y, const real *restrict x, const real *restrict w, idx E, idx n, idx deep) {
-    for (idx first = deep == DEEP ? DEEP : 0; first < deep; first++) {
+    if (deep == DEEP) {                            /* y is read and written once for all of them */
         #pragma omp simd
-        for (idx e = 0; e < n; e++) y[e] += x[first] * w[first * E + e];
+        for (idx e = 0; e < n; e++) {
+            real sum = y[e];
+            UNROLL
+            for (int d = 0; d < DEEP; d++) sum += x[d] * w[d * E + e];
+            y[e] = sum;
+        }
+        return;
     }
-    if (deep < DEEP) return;
-    #pragma omp simd
-    for (idx e = 0; e < n; e++) {
-        real sum = y[e];
-        UNROLL
-        for (int d = 0; d < DEEP; d++) sum += x[d] * w[d * E + e];
-        y[e] = sum;
+    for (idx d = 0; d < deep; d++) {
+        #pragma omp simd
+        for (idx e = 0; e < n; e++) y[e] += x[d] * w[d * E + e];
     }
 }
 

@@ -109,7 +109,7 @@ static void activate(real *restrict y, const real *restrict x, const real *restr
     }
 }
 
-/* y[n, e] (+)= Σ_d x[n, d] w[d, e]: w is read in the order of memory, once for FEW rows of x */
+/* y[n, e] (+)= Σ_d x[n, d] w[d, e]: w is read in the order of memory, once for FEW_TOKENS rows of x */
 static void turned_product(real *y, idx ldy, const real *x, idx ldx, const stored *w, idx N, span columns,
                            int accumulate) {
     enum { FEW_TOKENS = 8 };

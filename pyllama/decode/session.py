@@ -25,8 +25,20 @@ class PlannedSession:
     memory            (x [B S D], mask [B S]) of an encoder-decoder: the encoded sources, and 0 at padding
     cache             how keys and values are kept: see cache.KeysValues
 
-    The bits of a sequence's scores depend neither on the other sequences, nor on how its tokens are divided into calls,
-    nor on the number of threads.
+    The bits of a token's scores do not depend on the number of threads; nor on the other tokens of a call, of this
+    sequence or another, if a call has at most 16.
+
+    Source: Blumofe and Leiserson, 1999 (an idle thread takes work of another: csrc/cpu/team.c).
+
+    >>> import pyllama
+    >>> from pyllama.decode import PlannedSession
+    >>> model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1)
+    >>> session = PlannedSession(model.params, model.config, batch=1, room=8)
+    >>> session.extend([[3, 1, 4]]).shape == (1, model.config.vocab_size)
+    True
+    >>> session.cut([1])
+    >>> [len(z) for z in session.extend([[5, 9]], every=True)], session.lengths
+    ([2], [3])
     """
 
     def __init__(self, params: dict, config: Any, batch: int, room: int, memory: tuple[Any, Any] | None = None,
