@@ -17,7 +17,6 @@ Before, and for every file, pyllama and llama.cpp must choose the same tokens, e
 """
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import shutil
@@ -192,31 +191,32 @@ def temporary(folder):
 def main():
     options = parse()
     print(f"{machine_name(options.threads)}; random weights, one sequence: {COUNT} tokens after a prompt of {PROMPT}")
-    tables = {"speed": [], "same": []}
+    same = []
 
-    def keep(**new):
-        for name, rows in new.items():
-            tables[name] += rows
-            if options.json:
-                with options.json.open("a") as file:
-                    file.writelines(f"{json.dumps(rounded(row))}\n" for row in rows)
+    def keep(rows):
+        if options.json:
+            with options.json.open("a") as file:
+                file.writelines(f"{json.dumps(rounded(row))}\n" for row in rows)
+        return rows
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=None)
         for form in options.formats if {*BOTH} <= {*options.engines} and options.trained.exists() else []:
             bar.update(task, description=f"{options.trained.stem} {form}")
             with temporary(options.folder) as path:
-                keep(same=of_trained(form, path, options))
-        for size, form in itertools.product(options.sizes, options.formats):
-            with temporary(options.folder) as path:
-                bar.update(task, description=f"{size} {form}: writing")
-                decode_files.write(path, size, form)
-                speed, same = measured(size, form, path, options, lambda name, what=f"{size} {form}":
-                                       bar.update(task, description=f"{what}: {name}"))
-            keep(speed=speed, same=same)
-    show(SPEED, tables["speed"])
-    show(SAME, tables["same"])
-    return 0 if all(row["agree"] for row in tables["same"]) else 1
+                same += keep(of_trained(form, path, options))
+        for size in options.sizes:
+            rows = []
+            for form in options.formats:
+                with temporary(options.folder) as path:
+                    bar.update(task, description=f"{size} {form}: writing")
+                    decode_files.write(path, size, form)
+                    speed, agree = measured(size, form, path, options, lambda name, what=f"{size} {form}":
+                                            bar.update(task, description=f"{what}: {name}"))
+                rows, same = rows + keep(speed), same + keep(agree)
+            show(SPEED, rows)
+    show(SAME, same)
+    return 0 if all(row["agree"] for row in same) else 1
 
 
 if __name__ == "__main__":
