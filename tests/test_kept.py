@@ -1,8 +1,11 @@
-"""A session that is kept from one prompt to the next gives the texts of a new one, and reads less."""
+"""A session that is kept from one prompt to the next; how a session keeps keys and values."""
 import numpy as np
 import pytest
 
 import pyllama
+from pyllama import backend
+from pyllama.decode import PlannedSession
+from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, generate
 from pyllama.generation.kept import Kept
 from pyllama.generation.window import Window
@@ -54,3 +57,17 @@ def test_an_answer_that_was_interrupted_leaves_nothing_wrong(model):
         again, new = (generate(model.params, model.config, [prompt], settings=settings, kept=each)[0]
                       for each in (kept, None))
         assert np.array_equal(again.ids, new.ids)
+
+
+@pytest.mark.skipif(backend.cpu is None, reason="the C kernels are not built")
+def test_a_generation_may_keep_keys_and_values_in_fewer_bits(monkeypatch):
+    kinds, create = [], PlannedSession.__init__
+    monkeypatch.setattr(PlannedSession, "__init__", lambda self, *args: kinds.append(args[-1]) or create(self, *args))
+    model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    texts = [model.generate("The", max_new_tokens=5, cache=cache) for cache in ("full", "f16", "int8")]
+    assert kinds == ["reals", "f16", "int8"]
+    assert all(text.startswith("The") for text in texts)
+    with pytest.raises(UserError, match='cache is \'int4\'; it must be "full", "f16" or "int8"'):
+        model.generate("The", cache="int4")
+    with backend.use("numpy"), pytest.raises(UserError, match="cache f16 needs a model of float32 that runs as a plan"):
+        model.generate("The", cache="f16")

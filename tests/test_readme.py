@@ -103,7 +103,11 @@ def test_the_python_of_the_readme_trains_a_model_and_saves_it(readers_folder):
 
 
 def test_the_wrong_gradient_of_the_readme_is_named():
+    """With a seed, and without a limit of time, which on a busy machine cuts the diagnosis short."""
     example, = (block for block in blocks_of_python(README) if "gradcheck" in block)
+    drawn, fixed = "[np.random.randn(2, 3)]", "[np.random.default_rng(0).normal(size=(2, 3))], seed=0, budget=None"
+    assert drawn in example
+    example = example.replace(drawn, fixed)
     with pytest.raises(GradcheckError, match="Missing term: measured - claimed is y times something constant along"):
         exec(example, {})
 

@@ -114,8 +114,8 @@ class Generation:
 
     def _read(self, starts: Sequence[Start]) -> tuple[Window, Any]:
         if self._kept:
-            return self._kept.read(self._params, self._config, starts)
-        return read(self._params, self._config, starts, self._settings.prompt_cache)
+            return self._kept.read(self._params, self._config, starts, self._settings.cache)
+        return read(self._params, self._config, starts, self._settings.prompt_cache, self._settings.cache)
 
     def run(self) -> Iterator[tuple[int, int, str]]:
         """Extend all rows until they are finished; yields (number of the row, token, new text) for every token."""

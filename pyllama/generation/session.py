@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pyllama.decode import PlannedSession, has_plan
+from pyllama.decode.plan import dtype_of
 from pyllama.device import host
+from pyllama.errors import UserError
 from pyllama.machine import one_blas_thread
 from pyllama.models import transformer
 from pyllama.models.kv_cache import Cache, new_cache
@@ -22,6 +24,7 @@ from pyllama.params import leaves
 from pyllama.quantization import decoded_tree
 
 Tokens = Sequence[Sequence[int]]
+CACHES = {"full": "reals", "f16": "f16", "int8": "int8"}            # of GenerationConfig -> of decode/cache.py
 
 
 class Memory(NamedTuple):
@@ -190,14 +193,17 @@ class TargetSession(DynamicSession):
         return z if b is None else z + b
 
 
-def open_session(params: dict, config: Any, batch: int, room: int, memory: Memory | None = None) -> Session:
+def open_session(params: dict, config: Any, batch: int, room: int, memory: Memory | None = None,
+                 cache: str = "full") -> Session:
     """A session of `batch` empty sequences.
 
     params, config    the tree of parameters, and the configuration
     room              how many tokens a sequence may have
     memory            the encoded sources of an encoder-decoder, one for each sequence
+    cache             how a plan keeps keys and values: "full", in the precision of the computation, "f16" or "int8"
 
-    The session runs a plan (see pyllama/decode) if the model has one and its arrays are the C kernels'.
+    The session runs a plan (see pyllama/decode) if the model has one and its arrays are the C kernels'.  Raises
+    UserError for another cache than "full" where no plan of float32 runs.
 
     >>> import pyllama
     >>> from pyllama.generation.session import open_session
@@ -207,8 +213,12 @@ def open_session(params: dict, config: Any, batch: int, room: int, memory: Memor
     >>> scores.shape == (2, model.config.vocab_size), session.lengths
     (True, [3, 1])
     """
-    if has_plan(config, params):
-        return PlannedSession(params, config, batch, room, memory)
+    planned = has_plan(config, params)
+    if cache != "full" and not (planned and dtype_of(params) == np.float32):
+        raise UserError(f"cache {cache} needs a model of float32 that runs as a plan; remove it (`pyllama plan` shows "
+                        f"whether it does)")
+    if planned:
+        return PlannedSession(params, config, batch, room, memory, CACHES[cache])
     params = decoded_tree(params)
     if memory is not None:
         return TargetSession(params, config, batch, room, memory)

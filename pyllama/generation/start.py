@@ -66,12 +66,14 @@ def targets(config: Any, sources: Sequence[tuple[int, ...]], ends: list[int], se
     return [Start((config.decoder_start_token_id,), source, room, ends) for source in sources]
 
 
-def read(params: dict, config: Any, starts: Sequence[Start], cached: str | None = None) -> tuple[Window, Any]:
+def read(params: dict, config: Any, starts: Sequence[Start], cached: str | None = None,
+         cache: str = "full") -> tuple[Window, Any]:
     """(a window with a sequence for each start, the scores [B V] of their next tokens).
 
     Starts that are the same are read once.
 
     cached      the file of a prompt cache, which has one prompt of a decoder, within the context; else UserError
+    cache       how keys and values are kept: see session.open_session
     """
     different = [*dict.fromkeys((start.ids, start.source) for start in starts)]
     room = max(len(start.ids) + start.room for start in starts)
@@ -81,7 +83,7 @@ def read(params: dict, config: Any, starts: Sequence[Start], cached: str | None 
     else:
         context = config.max_position_embeddings
         room = min(room, context)
-    window = Window(open_session(params, config, len(different), room, memory), context)
+    window = Window(open_session(params, config, len(different), room, memory, cache), context)
     if cached is None:
         scores = window.extend([[*ids] for ids, _ in different])
     else:
