@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 def from_pipe(monkeypatch, text, *flags):
     source = os.pipe()
-    with os.fdopen(source[1], "w") as writer:
+    with os.fdopen(source[1], "w", errors="surrogateescape") as writer:
         writer.write(text)
     with os.fdopen(source[0]) as reader:
         monkeypatch.setattr(sys, "stdin", reader)
@@ -107,6 +107,11 @@ def test_several_answers_are_refused(folder, monkeypatch, capsys):
     assert "a chat has one answer to each question; remove num_return_sequences" in capsys.readouterr().err
 
 
+def test_a_line_that_is_not_utf8_is_refused_by_number(folder, monkeypatch, capsys):
+    assert from_pipe(monkeypatch, "One?\nTwo\udcff?\n", folder, "--max_new_tokens", "3") == 2
+    assert "pyllama: line 2 of standard input is not UTF-8; convert it with iconv" in capsys.readouterr().err
+
+
 class Terminal:
     """A chat on a pseudo-terminal."""
 
@@ -125,10 +130,10 @@ class Terminal:
         return before
 
     def type(self, line):
-        os.write(self.ours, line.encode() + b"\n")
+        os.write(self.ours, line.encode(errors="surrogateescape") + b"\n")
 
 
-def test_ctrl_c_stops_an_answer_and_not_the_chat(folder):
+def test_neither_ctrl_c_nor_a_line_that_is_not_utf8_ends_the_chat(folder):
     terminal = Terminal(folder, "--max_new_tokens", "1000000")
     terminal.until("> ")
     terminal.type("One?")
@@ -140,6 +145,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(folder):
     terminal.until("> ")
     terminal.process.send_signal(signal.SIGINT)                         # nothing is being written
     terminal.until("Ctrl-D or /exit ends the chat")
+    terminal.type("Two\udcff?")
+    terminal.until("that line is not UTF-8; set the terminal to UTF-8, and ask again")
     terminal.type("/exit")
     assert terminal.process.wait() == 0
     os.close(terminal.ours)

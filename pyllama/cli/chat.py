@@ -60,18 +60,32 @@ def chat(model: Path, /, options: Annotated[dict[str, Any], GenerationConfig, Ru
 def questions(terminal: bool) -> Iterator[str]:
     """The lines that a person types, until the input ends.  Ctrl-C at the prompt clears the line."""
     if not terminal:
-        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        yield from (decoded(raw, number).rstrip("\r\n") for number, raw in enumerate(sys.stdin.buffer, 1))
         return
     with contextlib.suppress(ImportError):                  # arrow keys and history, where Python has them
         import readline  # noqa: F401
     while True:
         try:
-            yield input("> ")
+            line = input("> ")
+            line.encode()
+        except UnicodeError:
+            note("that line is not UTF-8; set the terminal to UTF-8, and ask again")
+            continue
         except EOFError:
             note("")
             return
         except KeyboardInterrupt:
             note("\nCtrl-D or /exit ends the chat")
+            continue
+        yield line
+
+
+def decoded(raw: bytes, number: int) -> str:
+    """A line of standard input.  Raises UserError if it is not UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"line {number} of standard input is not UTF-8; convert it with iconv") from None
 
 
 def command(line: str, talk: Conversation) -> None:
