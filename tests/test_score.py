@@ -118,25 +118,60 @@ def command(*words):
     return [sys.executable, "-m", "pyllama", "score", *words]
 
 
-def run(folder, *words):
-    """(exit code, standard output, standard error) of pyllama score in the folder."""
+SERVER = """
+import contextlib, io, os, sys
+import pyllama.testing.plugin, pyllama.testing.strategies
+from pyllama.cli.main import main
+with contextlib.redirect_stderr(io.StringIO()):
+    main(["score", "test_none.py", "--op", "tanh"])                     # refused, but pytest has loaded its plugins
+for line in sys.stdin:
+    if not (child := os.fork()):
+        for number, (name, how) in enumerate([(os.devnull, os.O_RDONLY), ("out", os.O_WRONLY), ("error", os.O_WRONLY)]):
+            os.dup2(os.open(name, how | os.O_CREAT | os.O_TRUNC), number)
+        code = main(["score", *line.split()])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    """A process that forks for each command, because a start of Python, pytest and its plugins takes two seconds."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    done = subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=300, check=False,
-                          env={**variables, "PYTHONPATH": str(ROOT), "COLUMNS": "200"})
-    return done.returncode, done.stdout, done.stderr
+    with subprocess.Popen([sys.executable, "-c", SERVER], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True, env={**variables, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}) as process:
+        yield process
+        process.stdin.close()
 
 
-def found(folder, *words):
-    """(exit code, what --json has)"""
-    code, out, error = run(folder, *words, "--json", "found.json")
-    assert code in (0, 1), out + error
-    return code, json.loads((folder / "found.json").read_text())
+@pytest.fixture(scope="module")
+def run(folder, server):
+    """run(*words): (exit code, standard output, standard error) of pyllama score in the folder."""
+    def answer(*words):
+        print(*words, file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return code, (folder / "out").read_text(), (folder / "error").read_text()
+
+    return answer
 
 
-def test_a_strong_test_kills_what_a_weak_one_misses(folder):
-    code, strong = found(folder, "test_mine.py::test_strong", "--op", "softmax", "--seeds", "5")
+@pytest.fixture(scope="module")
+def found(folder, run):
+    """found(*words): (exit code, what --json has)"""
+    def answer(*words):
+        code, out, error = run(*words, "--json", "found.json")
+        assert code in (0, 1), out + error
+        return code, json.loads((folder / "found.json").read_text())
+
+    return answer
+
+
+def test_a_strong_test_kills_what_a_weak_one_misses(found):
+    code, strong = found("test_mine.py::test_strong", "--op", "softmax", "--seeds", "5")
     assert (code, strong["killed"], strong["alarms"]) == (0, strong["total"], {})
-    code, weak = found(folder, "test_mine.py::test_weak", "--op", "softmax", "--seeds", "5")
+    code, weak = found("test_mine.py::test_weak", "--op", "softmax", "--seeds", "5")
     survived = {finding["name"] for finding in weak["findings"] if finding["verdict"] == "survived"}
     assert code == 1
     assert {"zero", "negated"} <= survived              # of a gradient that is zero
@@ -144,29 +179,29 @@ def test_a_strong_test_kills_what_a_weak_one_misses(folder):
     assert weak["seeds"] == 5
 
 
-def test_the_seeds_that_alarm_are_the_same_in_every_run(folder):
+def test_the_seeds_that_alarm_are_the_same_in_every_run(found):
     words = "test_mine.py::test_unlucky", "test_mine.py::test_drawn", "--op", "tanh", "--seeds", "30"     # two batches
-    _, two = found(folder, *words, "--jobs", "2")
-    _, three = found(folder, *words, "--jobs", "3")
+    _, two = found(*words, "--jobs", "2")
+    _, three = found(*words, "--jobs", "3")
     assert two["alarms"] == three["alarms"]
     assert {"7"} < two["alarms"].keys() < {str(seed) for seed in range(30)}
     assert two["seeds"] == 30
     assert "bad luck" in "".join(two["alarms"].values())
 
 
-def test_a_test_that_ignores_its_seed_or_never_runs_the_op_is_recognized(folder):
-    code, out, _ = run(folder, "test_mine.py::test_blind", "--op", "softmax")
+def test_a_test_that_ignores_its_seed_or_never_runs_the_op_is_recognized(run):
+    code, out, _ = run("test_mine.py::test_blind", "--op", "softmax")
     assert code == 1
     assert "killed 0 of" in out
     assert "false alarms: 0 of 20 seeds" in out
     assert "every seed gave softmax the same inputs" in out
-    code, out, _ = run(folder, "test_mine.py::test_blind", "--op", "tanh", "--seeds", "1")
+    code, out, _ = run("test_mine.py::test_blind", "--op", "tanh", "--seeds", "1")
     assert "test_mine.py::test_blind did not call tanh" in out
 
 
 @pytest.mark.parametrize("target", ["mine:backward", "mine.py:backward"])
-def test_the_mutants_of_a_function_and_those_that_change_no_result(folder, target):
-    code, scored = found(folder, "test_mine.py::test_ones", "--target", target, "--seeds", "3")
+def test_the_mutants_of_a_function_and_those_that_change_no_result(found, target):
+    code, scored = found("test_mine.py::test_ones", "--target", target, "--seeds", "3")
     verdicts = {finding["cause"]: (finding["verdict"], finding["alike"]) for finding in scored["findings"]}
     assert code == 1
     assert verdicts["w * dy → dy"] == ("survived", True)                    # w = ones
@@ -209,28 +244,11 @@ REFUSALS = {
     "test_mine.py::test_ones --target backward":
         "'backward' does not name a function",
 }
-EACH = """
-import contextlib, io, json, sys
-from pyllama.cli.main import main
-answers = []
-for words in json.load(sys.stdin):
-    with contextlib.redirect_stderr(io.StringIO()) as error:
-        answers.append((main(["score", *words.split()]), error.getvalue()))
-print(json.dumps(answers))
-"""
-
-
-@pytest.fixture(scope="module")
-def refused(folder):
-    """{words: (exit code, standard error)}, from one process, because each start takes a second."""
-    done = subprocess.run([sys.executable, "-c", EACH], input=json.dumps([*REFUSALS]), cwd=folder, capture_output=True,
-                          text=True, timeout=300, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    return dict(zip(REFUSALS, json.loads(done.stdout), strict=True))
 
 
 @pytest.mark.parametrize("words", REFUSALS)
-def test_what_cannot_be_scored_says_why(refused, words):
-    code, error = refused[words]
+def test_what_cannot_be_scored_says_why(run, words):
+    code, _, error = run(*words.split())
     assert (code, error.count("\n")) == (2, 1), error
     assert error.startswith(f"pyllama: {REFUSALS[words]}")
 
@@ -250,8 +268,8 @@ def test_when_it_is_stopped_it_shows_what_is_known_and_leaves_no_process(folder,
     assert not (folder / "ended").exists()
 
 
-def test_ctrl_c_while_the_tests_are_collected(folder):
-    assert run(folder, "test_stopped.py", "--op", "tanh") == (130, "", "pyllama: stopped at once\n")
+def test_ctrl_c_while_the_tests_are_collected(run):
+    assert run("test_stopped.py", "--op", "tanh") == (130, "", "pyllama: stopped at once\n")
 
 
 def test_ctrl_c_just_after_the_end_of_a_fork(monkeypatch, tmp_path):
