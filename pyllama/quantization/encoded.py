@@ -170,7 +170,7 @@ LOOKED_UP = ("wpe.weight", "embed_positions.weight", "position_embeddings.weight
 
 def is_encodable(name: str, leaf: Any) -> bool:
     """Is this parameter a matrix that a storage format is used for?  Norms, biases and positions are not."""
-    return leaf.ndim == 2 and not name.endswith(LOOKED_UP)
+    return leaf.ndim == 2 and not name.endswith((*LOOKED_UP, "bias"))
 
 
 def fitting(kind: str, columns: int) -> str:
