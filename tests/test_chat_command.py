@@ -61,6 +61,20 @@ def test_a_conversation_is_saved_forgotten_and_asked_again(folder, monkeypatch, 
     assert "Three?" not in said.out
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "/nowhere/x", "/"])
+def test_a_name_that_no_file_can_have_does_not_end_the_chat(folder, monkeypatch, capsys, name):
+    assert from_pipe(monkeypatch, f"One?\n/save {name}\n/help\n", folder, "--max_new_tokens", "3") == 0
+    said = capsys.readouterr().err
+    assert "; give another name\n" in said
+    assert "/reset  " in said
+
+
+def test_an_empty_conversation_is_not_saved(folder, monkeypatch, capsys, tmp_path):
+    assert from_pipe(monkeypatch, f"/save {tmp_path}/talk\n", folder, "--system", "S") == 0
+    assert capsys.readouterr().err == "there is nothing to save yet; ask a question first\n"
+    assert not (tmp_path / "talk").exists()
+
+
 def test_the_oldest_messages_are_forgotten_where_the_context_ends(folder):
     talk = Conversation(pyllama.load(folder), system="S")
     for number in range(9):

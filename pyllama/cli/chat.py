@@ -104,18 +104,22 @@ def command(line: str, talk: Conversation) -> None:
 
 def save(name: str, talk: Conversation) -> None:
     """Write the conversation into a new file."""
-    path = Path(name)
     if not name:
         note("/save needs the name of a file, such as /save talk.jsonl")
-    elif path.exists():
-        note(f"{path} exists; give another name")
+        return
+    if not talk.messages:
+        note("there is nothing to save yet; ask a question first")
+        return
+    content = json.dumps({"messages": talk.whole()}, ensure_ascii=False) + "\n"
+    try:
+        if Path(name).exists():
+            note(f"{name} exists; give another name")
+            return
+        rewrite(name, [content.encode()])
+    except (OSError, ValueError) as error:                  # ValueError: a zero character
+        note(f"cannot write {name}: {getattr(error, 'strerror', None) or error}; give another name")
     else:
-        try:
-            rewrite(path, [(json.dumps({"messages": talk.whole()}, ensure_ascii=False) + "\n").encode()])
-        except OSError as error:
-            note(f"cannot write {path}: {error.strerror}; give another name")
-        else:
-            note(f"{path} has {counted(len(talk.whole()), 'message')}")
+        note(f"{name} has {counted(len(talk.whole()), 'message')}")
 
 
 def reply(talk: Conversation, question: str, settings: GenerationConfig, rules: Rules, kept: Kept,
