@@ -317,6 +317,31 @@ def test_what_cannot_be_extended_is_refused_and_changes_nothing():
     assert np.allclose(scores, writer.scores([1, 4, 9], 0)[-1], atol=1e-5)
 
 
+@EACH
+def test_arrays_may_lie_in_memory_in_any_way(kind):
+    """A table whose columns are contiguous, matrices that are transposed, numbers that are apart."""
+    writer = seen(kind, batch=1)
+    expected = writer.session().extend([[*writer.begin(0), 3, 1]], every=True)[0].copy()
+    for lies in np.asfortranarray, lambda a: np.repeat(a, 2, axis=-1)[..., ::2], lambda a: a[::-1].copy()[::-1]:
+        tree = params.rebuild(writer.p, (lies(a) for _, a in params.leaves(writer.p)))
+        found, = writer.session(params=tree).extend([[*writer.begin(0), 3, 1]], every=True)
+        assert np.allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@EACH
+def test_an_array_of_another_shape_is_refused(kind):
+    """C would read past its end."""
+    writer = seen(kind, batch=1)
+    named = {name: a for name, a in params.leaves(writer.p) if not name.startswith("model.encoder.")}
+    for name, a in named.items():
+        positions = name.endswith(("wpe.weight", "embed_positions.weight"))         # of which there may be any number
+        for axis in range(positions, a.ndim):
+            fewer = np.take(a, range(a.shape[axis] - 3), axis)
+            tree = params.rebuild(writer.p, (fewer if each == name else leaf for each, leaf in params.leaves(writer.p)))
+            with pytest.raises((ValueError, IndexError), match=r"shape|columns|array|axis"):
+                writer.session(params=tree)
+
+
 def test_a_cache_of_few_bits_is_for_float32():
     with pytest.raises(ValueError, match="choose reals, or f16 or int8 for float32"):
         seen("llama", "float64").session(cache="f16")

@@ -6,7 +6,7 @@ codes = {"embed": EMBED, "normalize": NORM, "product": PRODUCT, "pick": PICK, "a
 cdef class Machine:
     """The steps of a plan in C, over arrays that it keeps alive: see pyllama/decode/compiled.py.
 
-    steps       dicts of the fields of `step` in kernels.h; a matrix is (kind, array, rows, columns), and an array that
+    steps       dicts of the fields of `step` in plan.h; a matrix is (kind, array, rows, columns), and an array that
                 a step writes is a view of a buffer's columns
     like        an array of the precision
     rows        of each buffer: how many tokens run() takes at a time

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from pyllama import backend
-from pyllama.decode.plan import SCORES, Attend, Cross, Embed, Norm, Normalize, Pick, Plan, Product, Step
+from pyllama.decode.plan import SCORES, Attend, Cross, Embed, Norm, Normalize, Pick, Plan, Product, Step, written
 from pyllama.quantization import EncodedArray, decoded_tree
 
 ROWS = 256                                  # tokens that pass through a plan at a time
@@ -13,7 +13,11 @@ NO_WINDOW = 2 ** 62
 
 
 def compiled(plan: Plan, dtype: Any) -> Any:
-    """The pyllama.cpu.Machine of a plan in this precision, float32 or float64."""
+    """The pyllama.cpu.Machine of a plan in this precision, float32 or float64.
+
+    Raises ValueError if an array is not of the shape that a step reads.
+    """
+    check(plan)
     like = np.empty(0, dtype)
     buffers = {name: np.empty((ROWS, columns), dtype) for name, columns in plan.widths.items()}
     widest = max(matrix.weight.shape[1] for step in plan.steps if isinstance(step, Product) for matrix in step.matrices)
@@ -21,8 +25,54 @@ def compiled(plan: Plan, dtype: Any) -> Any:
     return backend.cpu.Machine(steps, like, ROWS, widest, plan.attention[0].width, plan.vocabulary)
 
 
+def check(plan: Plan) -> None:
+    """Raise ValueError if an array or a buffer is not of the shape that a step reads: C would read past its end."""
+    widths = plan.widths | {SCORES: plan.vocabulary}
+    for step in plan.steps:
+        for name, columns in (*written(step, widths), *read(step, widths)):
+            if widths[name] != columns:
+                raise ValueError(f"{name} has {widths[name]} columns, but a {type(step).__name__} has {columns}")
+        for name, array, shape in arrays(step, widths, plan):
+            if np.shape(array) != shape:
+                raise ValueError(f"{name} has the shape {np.shape(array)}, but its plan needs {shape}")
+
+
+def read(step: Step, widths: dict[str, int]) -> Iterator[tuple[str, int]]:
+    """(buffer, columns) that attention reads."""
+    if isinstance(step, Attend):
+        yield step.read, (step.heads + 2 * step.groups) * step.width
+    if isinstance(step, Cross):
+        yield step.read, step.heads * step.width
+
+
+def arrays(step: Step, widths: dict[str, int], plan: Plan) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
+    """(name, array, the shape it must have) of the parameters of a step.  There may be any number of positions."""
+    if isinstance(step, Embed):
+        yield step.table.name, step.table.weight, (plan.vocabulary, widths[step.to])
+        positions = plan.tables(1, np.float32).positions
+        if positions is not None:
+            yield "a position", positions[0], (widths[step.to],)
+    if isinstance(step, Product):
+        for name, weight, bias in step.matrices:
+            yield name, weight, (widths[step.active] if step.active else weight.shape[0], widths[step.read])
+            if bias is not None:
+                yield f"the bias of {name}", np.ravel(bias), (weight.shape[0],)
+    for norm, width in norms(step, widths):
+        yield "a norm", norm.weight, (width,)
+        if norm.bias is not None:
+            yield "the bias of a norm", norm.bias, (width,)
+
+
+def norms(step: Step, widths: dict[str, int]) -> Iterator[tuple[Norm, int]]:
+    """(norm, the width of what it norms) of a step."""
+    if isinstance(step, Normalize | Product) and step.norm:
+        yield step.norm, widths[step.read]
+    if isinstance(step, Attend):
+        yield from ((norm, step.width) for norm in (step.q_norm, step.k_norm) if norm)
+
+
 def fields(step: Step, buffers: dict[str, np.ndarray], dtype: np.dtype) -> Iterator[tuple[str, Any]]:
-    """The fields of `step` in csrc/kernels.h, by name."""
+    """The fields of `step` in csrc/plan.h, by name."""
     def columns(name, first=0):
         return None if name == SCORES else buffers[name][:, first:]
 
@@ -31,7 +81,7 @@ def fields(step: Step, buffers: dict[str, np.ndarray], dtype: np.dtype) -> Itera
     if isinstance(step, Embed):
         yield "D", step.table.weight.shape[1]
         yield "scale", step.scale
-        yield "matrices", [stored(step.table.weight, dtype)]
+        yield "matrices", [stored(step.table.weight, dtype, may_turn=False)]
         return
     yield "x", columns(step.read)
     if isinstance(step, Normalize | Product):
@@ -71,12 +121,15 @@ def norm_fields(norm: Norm | None, dtype: np.dtype) -> Iterator[tuple[str, Any]]
         yield "eps", norm.eps
 
 
-def stored(weight: Any, dtype: np.dtype) -> tuple[int, np.ndarray, int, int]:
-    """(kind, its array as the kernels read it, rows, columns) of a matrix.  A plain array is used where it lies."""
+def stored(weight: Any, dtype: np.dtype, may_turn: bool = True) -> tuple[int, np.ndarray, int, int]:
+    """(kind, its array as the kernels read it, rows, columns) of a matrix.  A plain array is used where it lies.
+
+    may_turn    False: a table, whose rows are read, and so it is copied if they are not contiguous
+    """
     E, D = weight.shape
     if isinstance(weight, EncodedArray):
         return backend.cpu.codes[weight.kind], weight.interleaved(), E, D
-    if weight.T.flags.c_contiguous and not weight.flags.c_contiguous:
+    if may_turn and weight.T.flags.c_contiguous and not weight.flags.c_contiguous:
         return backend.cpu.codes["turned"], np.ascontiguousarray(weight.T, dtype), E, D
     return backend.cpu.codes["reals"], np.ascontiguousarray(weight, dtype), E, D
 

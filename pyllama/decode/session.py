@@ -53,13 +53,13 @@ class PlannedSession:
         self._mask: np.ndarray | None = None        # [B S], 0 at its padding
         self._source: np.ndarray | None = None      # [B], the row of the memory that each sequence reads
         if memory is not None:
-            self._remember(*memory, first.heads)
+            self._remember(*memory, first.heads, first.width)
         self._hold()
 
-    def _remember(self, x: np.ndarray, mask: np.ndarray, heads: int) -> None:
+    def _remember(self, x: np.ndarray, mask: np.ndarray, heads: int, width: int) -> None:
         """The keys and values of the memory, which do not change."""
         def split(a):
-            return np.ascontiguousarray(a.reshape(*a.shape[:2], heads, -1).swapaxes(1, 2))
+            return np.ascontiguousarray(a.reshape(*a.shape[:2], heads, width).swapaxes(1, 2))
 
         for p in self._plan.cross:
             (k, v), _ = keys_values(x, decoded_tree(p, self._dtype))
