@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyllama import backend
-from pyllama.generation.session import encoded, open_session
+from pyllama.generation.session import DynamicSession, encoded, open_session
 from pyllama.models import bart, transformer
+from pyllama.models.kv_cache import Cache
 from tests.test_generate import each_case, ids, model, same
 from tests.test_models import BART, randomized
 
@@ -87,6 +88,28 @@ def test_a_state_continues_in_another_session(case, data):
     other.restore(session.state())
     assert other.lengths == [len(tokens)]
     follow(data, other, [tokens], lambda known, _: c.model.logits(np.array([known]), p, c)[0][0])
+
+
+@each_case
+def test_a_call_that_fails_or_is_interrupted_appends_nothing(case, monkeypatch):
+    p, c = model(case)
+    session, calls, extend = open_session(p, c, 2, ROOM), [], Cache.extend
+
+    def interrupted(self, k, v):                    # in the last layer, after the caches of the others
+        if calls.append(1) or len(calls) == c.num_hidden_layers:
+            raise KeyboardInterrupt
+        return extend(self, k, v)
+
+    session.extend([[3, 1], [4, 1]])
+    with pytest.raises(IndexError, match="outside the vocabulary"):
+        session.extend([[1], [19]])
+    if isinstance(session, DynamicSession):
+        monkeypatch.setattr(Cache, "extend", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.extend([[1], [2]])
+        monkeypatch.undo()
+    assert session.lengths == [2, 2]
+    same(session.extend([[5], [6]])[1], c.model.logits(np.array([[4, 1, 6]]), p, c)[0][0, -1])
 
 
 def test_a_state_is_a_copy_in_the_layout_that_the_protocol_names():

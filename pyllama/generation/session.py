@@ -47,7 +47,8 @@ class Session(Protocol):
         """Append tokens[b], at least one, to sequence b; returns the scores [B V] of the next token of each.
 
         With every=True a list of B arrays [T_b V] instead, the scores after each of the T_b new tokens.  The numbers
-        T_b may differ, except for the targets of an encoder-decoder.
+        T_b may differ, except for the targets of an encoder-decoder.  A call that fails appends nothing, nor does one
+        that is interrupted.
         """
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -94,6 +95,15 @@ class DynamicSession:
 
     def extend(self, tokens: Tokens, every: bool = False) -> Any:
         """See Session."""
+        lengths = self.lengths
+        try:
+            return self._extended(tokens, every)
+        except BaseException:                       # Ctrl-C, too: some layers' caches may have the new tokens already
+            self._caches = []
+            self.cut(lengths)
+            raise
+
+    def _extended(self, tokens: Tokens, every: bool) -> Any:
         for known, new in zip(self._tokens, tokens, strict=True):
             known.extend(new)
         even = len({len(new) for new in tokens}) == 1
