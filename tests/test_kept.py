@@ -42,6 +42,16 @@ def test_only_what_differs_is_read(model, monkeypatch):
     assert counts == [3, 1, 1, 3, 1, 1]                                 # the last of its tokens was never read
 
 
+def test_a_new_session_begins_with_the_prompt_cache(model, tmp_path, monkeypatch):
+    settings = GenerationConfig(max_new_tokens=3, prompt_cache=str(tmp_path / "prompt"))
+    first, = generate(model.params, model.config, [[5, 3, 7, 1]], settings=settings, kept=Kept())
+    counts, extend = [], Window.extend
+    monkeypatch.setattr(Window, "extend", lambda self, tokens, every=False: counts.append(len(tokens[0])) or
+                        extend(self, tokens, every))
+    again, = generate(model.params, model.config, [[5, 3, 7, 1]], settings=settings, kept=Kept())
+    assert (again.ids, counts[0]) == (first.ids, 1)
+
+
 def test_an_answer_that_was_interrupted_leaves_nothing_wrong(model):
     def stop(number, token, piece):
         if len(seen := [*seen_tokens, token]) == 3:

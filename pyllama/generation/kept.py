@@ -19,11 +19,12 @@ class Kept:
     def __init__(self):
         self._window: Window | None = None
 
-    def read(self, params: dict, config: Any, starts: Sequence[Start], cache: str) -> tuple[Window, Any]:
-        """See start.read; there is one start, of a decoder."""
+    def read(self, params: dict, config: Any, starts: Sequence[Start], cached: str | None = None,
+             cache: str = "full") -> tuple[Window, Any]:
+        """See start.read; there is one start, of a decoder.  A new session begins with the prompt cache."""
         start, = starts
         if self._window is None or len(self._window.session.lengths) != 1:          # a beam search has left several
-            self._window, scores = read(params, config, starts, cache=cache)
+            self._window, scores = read(params, config, starts, cached, cache)
             return self._window, scores
         first = self._window.rewind(start.ids[:-1])
         return self._window, self._window.extend([[*start.ids[first:]]])

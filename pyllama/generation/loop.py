@@ -113,9 +113,8 @@ class Generation:
         return Text(self._tokenizer, shown, self._settings.stop_strings) if self._tokenizer else None
 
     def _read(self, starts: Sequence[Start]) -> tuple[Window, Any]:
-        if self._kept:
-            return self._kept.read(self._params, self._config, starts, self._settings.cache)
-        return read(self._params, self._config, starts, self._settings.prompt_cache, self._settings.cache)
+        begin = self._kept.read if self._kept else read
+        return begin(self._params, self._config, starts, self._settings.prompt_cache, self._settings.cache)
 
     def run(self) -> Iterator[tuple[int, int, str]]:
         """Extend all rows until they are finished; yields (number of the row, token, new text) for every token."""
