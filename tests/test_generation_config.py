@@ -9,7 +9,7 @@ import pytest
 import pyllama
 from pyllama.cli import main
 from pyllama.errors import UserError
-from pyllama.generation import GenerationConfig, Rules, config_file
+from pyllama.generation import GenerationConfig, Rules, config_file, generate
 from tests import chains
 from tests.chains import TOKENS
 from tests.test_search import END, found, random_table
@@ -142,6 +142,9 @@ def test_what_is_not_supported_is_named(tmp_path, capsys):
     ("max_new_tokens", 1.5, "max_new_tokens = 1.5, but it must be a whole number"),
     ("max_new_tokens", -1, "max_new_tokens = -1"),
     ("max_length", float("inf"), "max_length = inf"),
+    ("max_length", 10 ** 400, "max_length = 10"),
+    ("temperature", 10 ** 400, "temperature = 10"),
+    ("eos_token_id", 10 ** 400, "eos_token_id = 10"),
     ("do_sample", "yes", "do_sample = 'yes', but it must be true or false"),
     ("bad_words_ids", [[]], "bad_words_ids"),
     ("bad_words_ids", [3], "bad_words_ids"),
@@ -174,6 +177,14 @@ def test_a_file_that_is_no_object_is_refused(content, tmp_path):
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(UserError, match=r"generation_config\.json is (not an object|damaged)"):
         pyllama.load(tmp_path)
+
+
+def test_an_id_that_the_tokenizer_lacks_is_not_forced():
+    """A model may have more embeddings than its tokenizer has tokens."""
+    model = chains.model()
+    config = replace(model.config, vocab_size=15)
+    with pytest.raises(UserError, match="exclude every token"):
+        generate(config.model.init(config), config, [[3]], model.tokenizer, rules=Rules(forced_bos_token_id=14))
 
 
 def test_the_rules_hold_for_beams():

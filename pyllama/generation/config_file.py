@@ -4,6 +4,7 @@
     plan = understood(stored, config)
     settings, rules = plan.settings(options)
 """
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -121,6 +122,7 @@ def checked(name: str, value: Any, vocab_size: int, in_file: bool = True, kind: 
     """
     kind = kind or KINDS[name]
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = number and not abs(value) > sys.float_info.max             # JSON has whole numbers of any length
     listed = isinstance(value, list | tuple)
     if kind == WHOLE and number and value >= 0 and float(value).is_integer():
         return int(value)

@@ -95,5 +95,5 @@ def listed(ids: int | Sequence[int] | None) -> list[int]:
 def only(z, ids: Sequence[int]):
     """Scores like z[V] that allow only these tokens, each with the score 0."""
     z = np.full_like(z, -np.inf)
-    z[[*ids]] = 0
+    z[[i for i in ids if i < len(z)]] = 0
     return z
