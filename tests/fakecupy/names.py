@@ -49,7 +49,7 @@ class Function:
         if self._is_ufunc:
             rules.check_ufunc(self._there, args, options)
         else:
-            rules.signature(self._there).bind(*args, **options)
+            rules.check_signature(self._there, len(args), tuple(options))
         name = self.__name__
         if name in ("where", "clip") and any(isinstance(x, list | tuple) for x in args):
             raise TypeError(f"{name} takes arrays and scalars, not sequences")

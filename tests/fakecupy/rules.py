@@ -26,6 +26,11 @@ def real(name="cupy"):
 
 
 @functools.cache
+def check_signature(f, count, names):
+    """TypeError unless CuPy's function takes so many positional arguments and keywords of these names."""
+    signature(f).bind(*range(count), **dict.fromkeys(names))
+
+
 def signature(f):
     """Of a function of CuPy's: what is compiled shows its own in the docstring's first line alone, with types of C."""
     try:
