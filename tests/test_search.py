@@ -158,6 +158,13 @@ def test_scores_that_are_not_numbers_are_a_user_error(num_beams):
         generate(p, c, [[1, 2]], settings=GenerationConfig(num_beams=num_beams))
 
 
+def test_more_texts_than_there_are_is_a_user_error():
+    c = bart.BartConfig(**BART)
+    settings = GenerationConfig(max_new_tokens=1, num_beams=99, num_return_sequences=99)
+    with pytest.raises(UserError, match=f"num_return_sequences is 99, but there are only {c.vocab_size} texts; lower"):
+        generate(randomized(bart, c), c, [[1, 2]], settings=settings)
+
+
 @pytest.mark.parametrize("name", ["num_beams", "max_new_tokens"])
 def test_a_search_of_nothing_is_refused(name):
     with pytest.raises(UserError, match=f"{name} is 0; it must be at least 1"):

@@ -179,8 +179,8 @@ class Generation:
         for first, search in zip(range(0, len(self.rows), n), searches, strict=True):
             found = search.done[:n] if search.start.room else [beam.Hypothesis([], 0.0)] * n
             if len(found) < n:
-                raise UserError(f"the rules leave only {counted(len(found), 'text')} for num_return_sequences = {n}; "
-                                f"relax them")
+                raise UserError(f"num_return_sequences is {n}, but there are only {counted(len(found), 'text')}; lower "
+                                f"it, raise max_new_tokens, or relax the rules")
             for number, hypothesis in enumerate(found, first):
                 for token in hypothesis.ids:
                     yield number, token, self.rows[number].add(token)
