@@ -5,7 +5,8 @@
  *     is computed by one thread, so no result depends on how many there are.  (Of many rows of x, 48
  *     rows of a matrix are an item: a whole number of the tiles that stored.c then uses.)
  * (b) If one row comes alone, each thread norms it for itself: another phase would take longer.
- * (c) A row is computed as if it came alone, so that its bits do not depend on its company.
+ * (c) Of at most SAME_BITS rows each is computed as if it came alone, so that its bits do not depend on
+ *     its company.
  */
 #include "team.h"
 
