@@ -149,6 +149,10 @@ def test_a_file_is_replaced_only_on_demand(tmp_path):
     with pytest.raises(UserError, match=r"model\.gguf exists; give another name, or set force"):
         other.save(path)
     assert path.read_bytes() == before
+    (tmp_path / "folder.gguf").mkdir()
+    with pytest.raises(UserError, match=r"folder\.gguf is a folder; give the name of a file"):
+        other.save(tmp_path / "folder.gguf", force=True)
+    (tmp_path / "folder.gguf").rmdir()
     other.save(path, force=True)
     assert pyllama.load(path).config.tie_word_embeddings
     again = pyllama.load(path)

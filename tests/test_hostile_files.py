@@ -242,6 +242,7 @@ def test_a_header_of_llama2c_takes_no_memory(header, version, tmp_path):
 
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("model.bin", b"", "has 0 bytes, but the header of a llama2.c model has 28"),
+    ("model.gguf", b"version https://git-lfs", "is not a GGUF file, because it does not begin with GGUF"),
     ("pytorch_model.bin", b"PK\x03\x04", "is a pickle of PyTorch, which may run any program"),
     ("old.bin", b"\x80\x02\x8a", "is a pickle of PyTorch"),
     ("model.gguf", b"GGUF\x03\0\0\0" + bytes(99), "lacks general.architecture; convert the model again"),

@@ -62,7 +62,7 @@ def quantize(src: Path, dst: Path, /, dtype: Literal["q8_0", "q4_0", "f16", "bf1
 
 def refuse_names(src: Path, dst: Path) -> None:
     """Raise UserError if a file of this name is not one to write."""
-    if dst.suffix != model_file.SUFFIX:
+    if dst.suffix.lower() != model_file.SUFFIX:
         raise UserError(f"{dst} would be a GGUF file; give it a name that ends in {model_file.SUFFIX}")
     if src.exists() and dst.exists() and os.path.samefile(src, dst):
         raise UserError(f"{src} and {dst} are the same file, and the original is never replaced; give another name")

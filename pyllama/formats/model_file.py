@@ -23,7 +23,7 @@ def read(path: Path, dtype: str, its_tokenizer: bool = True) -> Read:
     Raises UserError for a file in another format, or a damaged one.
     """
     begin = beginning(path)
-    if begin == gguf.MAGIC:
+    if begin == gguf.MAGIC or path.suffix.lower() == SUFFIX:
         file = gguf.read(path)
         metadata = Metadata(path, file.metadata)
         config, tree, notes = gguf_llama.read(metadata, file.tensors, dtype)
@@ -70,6 +70,8 @@ def require_writable(path: Path, config: Any, tokenizer: Tokenizer | None, force
 
 def require_new(path: Path, force: bool) -> None:
     """Raise UserError if there is such a file, which is not to be replaced."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file")
     if path.exists() and not force:
         raise UserError(f"{path} exists; give another name, or set force to replace it")
 
