@@ -43,7 +43,10 @@ def extend(window: Window, prompt: Sequence[int], path: str | Path, params: dict
 
 def read(path: Path, mark: np.ndarray, config: Any) -> dict[str, np.ndarray]:
     """The state in a file.  Raises UserError if it is damaged, or not of the model with this fingerprint."""
-    tensors = read_tensors(path)
+    try:
+        tensors = read_tensors(path)
+    except files.DamagedFile:
+        raise UserError(f"the prompt cache {path} cannot be read; give the name of another file") from None
     found = tensors.pop("fingerprint", None)
     if found is None or "ids" not in tensors:
         raise UserError(f"{path} is not a prompt cache; give another file")
