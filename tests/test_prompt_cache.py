@@ -110,7 +110,8 @@ def test_the_fingerprint_of_encoded_matrices_is_that_of_their_bytes():
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda path: path.write_bytes(path.read_bytes()[:-9]), "cannot be read"),
-    (lambda path: path.write_bytes(b"a text"), "cannot be read"),
+    (lambda path: path.write_bytes(b"a text"), "cannot be read; give the name of another file"),
+    (lambda path: (path.unlink(), path.mkdir()), "cannot be read; give the name of another file"),
     (lambda path: path.write_bytes(b"".join(map(bytes, to_safetensors({"w": np.ones(3)})))), "is not a prompt cache"),
     (lambda path: path.write_bytes(b"".join(map(bytes, to_safetensors({
         name: a[:, :2] if a.ndim == 3 else a for name, a in read_tensors(path).items()})))), "is damaged"),
@@ -148,4 +149,7 @@ def test_the_command_keeps_a_prompt(tmp_path, capsys):
     settings = json.loads((tmp_path / "model/config.json").read_text())
     (tmp_path / "model/config.json").write_text(json.dumps(settings | {"rms_norm_eps": 0.1}))
     assert main(argv) == 2
-    assert "keeps a prompt of another model" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.err.startswith("pyllama: ")
+    assert "keeps a prompt of another model" in said.err
+    assert said.out == "ab\n"                                           # so that the message has a line of its own

@@ -49,9 +49,11 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
         note(f"the prompt has {len(ids)} tokens; the model reads the last {config.max_position_embeddings}")
     if settings.num_return_sequences == 1:
         emit(prompt, end="")
-        for piece in stream(tree, config, ids, tokenizer_of_model, settings, rules):
-            emit(piece, end="")
-        emit("")
+        try:
+            for piece in stream(tree, config, ids, tokenizer_of_model, settings, rules):
+                emit(piece, end="")
+        finally:                                            # a message begins on a line of its own
+            emit("")
     else:
         for result in generate_batch(tree, config, [ids], tokenizer_of_model, settings, rules=rules):
             emit(f"{prompt}{result.text}\n{'-' * 15}")
