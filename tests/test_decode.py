@@ -285,6 +285,14 @@ def test_sessions_run_in_several_python_threads_at_once():
     assert all((z == results[0]).all() for z in results)
 
 
+def test_threads_may_share_a_session_whose_cache_grows():
+    """Their calls run one after the other: C must not read a cache that another call replaces."""
+    session = seen("llama", batch=1).session(room=1)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: session.extend([[i % V] * 20]), range(60)))
+    assert session.lengths == [1200]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_a_session_continues_in_a_forked_process():

@@ -1,4 +1,5 @@
 """Sequences that grow, through a plan: the Session of generation/session.py without a Python call for each op."""
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class PlannedSession:
 
     def __init__(self, params: dict, config: Any, batch: int, room: int, memory: tuple[Any, Any] | None = None,
                  cache: str = "reals"):
+        self._turn = threading.Lock()               # C reads arrays that another thread's call would replace
         self._plan, self._dtype = plan_of(config, params), dtype_of(params)
         first, layers = self._plan.attention[0], len(self._plan.attention)
         self._machine = compiled(self._plan, self._dtype)
@@ -84,6 +86,10 @@ class PlannedSession:
         overwrites the scores.  Raises IndexError for an id outside the vocabulary, UserError if there are more tokens
         than learned positions.
         """
+        with self._turn:
+            return self._extended(tokens, every)
+
+    def _extended(self, tokens: Tokens, every: bool) -> Any:
         if len(tokens) != len(self._known) or not all(map(len, tokens)):
             raise ValueError(f"{len(tokens)} lists of new tokens for {len(self._known)} sequences; give each at least "
                              f"one")
@@ -131,10 +137,11 @@ class PlannedSession:
         rows = [*rows]
         if rows == [*range(len(self._known))]:
             return
-        self._known = [[*self._known[row]] for row in rows]
-        self._cache.keep(rows, max(self.lengths, default=0))
-        self._source = None if self._source is None else self._source[rows]
-        self._hold()
+        with self._turn:
+            self._known = [[*self._known[row]] for row in rows]
+            self._cache.keep(rows, max(self.lengths, default=0))
+            self._source = None if self._source is None else self._source[rows]
+            self._hold()
 
     def cut(self, lengths: Sequence[int]) -> None:
         """Forget the tokens of sequence b from lengths[b] on."""
@@ -147,6 +154,7 @@ class PlannedSession:
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Give the only sequence, which has no tokens yet, the tokens of a state()."""
-        self._known = [state["ids"].tolist()]
-        self._reserve(len(self._known[0]))
-        self._cache.restore(0, state, len(self._known[0]))
+        with self._turn:
+            self._known = [state["ids"].tolist()]
+            self._reserve(len(self._known[0]))
+            self._cache.restore(0, state, len(self._known[0]))
