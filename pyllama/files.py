@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import json
+import mmap
 import os
 import re
 import threading
@@ -16,6 +17,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
+
+import numpy as np
 
 from pyllama.errors import UserError
 
@@ -265,3 +268,19 @@ class Unpacked(io.RawIOBase):
                             f"right, unpack it and give the file itself")
         buffer[:len(content)] = content
         return len(content)
+
+
+def give_back(a: np.ndarray | None) -> None:
+    """Hand the whole pages of an array that is mapped from a file, and was not changed, back to the system.
+
+    They are read again if they are needed.  Any other array stays as it is.
+    """
+    base: Any = a
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if a is None or not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = a.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+    first, past = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + a.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < past:
+        base.madvise(mmap.MADV_DONTNEED, first, past - first)

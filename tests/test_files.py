@@ -1,7 +1,11 @@
 """Files and the names of files and folders are on the disk before anything relies on them."""
 import errno
+import mmap
 import os
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pyllama
@@ -78,3 +82,25 @@ def test_another_error_of_the_disk_is_raised(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="broken"):
         files.sync(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+def test_the_pages_of_a_mapped_array_are_given_back_and_read_again(tmp_path):
+    def resident():
+        status = Path("/proc/self/status").read_text()
+        return sum(1024 * int(size) for size in re.findall(r"Rss(?:File|Shmem):\s+(\d+) kB", status))
+
+    path, size = tmp_path / "numbers", 1 << 24
+    content = np.random.default_rng(0).integers(256, size=size, dtype=np.uint8)
+    path.write_bytes(content.tobytes())
+    mapped = np.memmap(path, np.uint8, mode="c").view(np.ndarray)
+    mapped[0] = content[0] ^ 1                                          # before the part that is given back
+    part = mapped[5:-7].reshape(-1, 4)
+    part.sum()
+    before = resident()
+    files.give_back(part)
+    assert before - resident() > size - 4 * mmap.PAGESIZE
+    np.testing.assert_array_equal(part.reshape(-1), content[5:-7])
+    assert mapped[0] == content[0] ^ 1
+    for other in part.copy(), np.zeros(3), None, mapped[:9]:
+        files.give_back(other)

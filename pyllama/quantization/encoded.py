@@ -11,6 +11,7 @@ import numpy as np
 from pyllama import backend, params
 from pyllama.device import host
 from pyllama.errors import UserError
+from pyllama.files import give_back
 from pyllama.quantization import blocks
 
 
@@ -98,6 +99,8 @@ class EncodedArray:
         """Are all numbers finite?  Of the bits of floats of either sign, those that are not finite are the largest."""
         bits = self.scales().view(np.uint16)
         infinity = 0x7F80 if self.kind == "bf16" else 0x7C00
+        if self.kind in blocks.LEVELS:
+            give_back(self._stored.in_file)                 # they are read again when they are repacked
         return bool(bits.view(np.int16).max(initial=0) < infinity and bits.max(initial=0) < 0x8000 + infinity)
 
     def interleaved(self) -> np.ndarray:
@@ -129,6 +132,7 @@ class _Stored:
             return np.ascontiguousarray(self.in_file)
         if self.for_kernels is None:
             self.for_kernels = backend.cpu.interleaved(self.in_file, self.kind, self.rows, self.columns)
+            give_back(self.in_file)
             self.in_file = None
         return self.for_kernels
 
