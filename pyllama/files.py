@@ -101,8 +101,8 @@ def export(path: str | Path, chunks: Iterable) -> None:
             file.writelines(chunks)
     except (OSError, ValueError) as error:                      # ValueError: "." and "/" have no file name
         reason = "it is a folder" if Path(path).is_dir() else getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path}: {reason}; {cure(error, 'name a file in a folder that exists')}"
-                        ) from None
+        remedy = cure(error, "name a file in a folder that exists and can be written to")
+        raise UserError(f"cannot write {path}: {reason}; {remedy}") from None
 
 
 def through(path: str | Path) -> BinaryIO | None:
