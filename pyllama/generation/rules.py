@@ -11,7 +11,7 @@ import numpy as np
 from pyllama.errors import UserError
 from pyllama.generation.settings import of_files
 
-EXCLUDED = "the rules of generation_config.json, or no_repeat_ngram_size, exclude every token; relax them"
+EXCLUDED = "suppress_tokens and the other rules, which generation_config.json may set, exclude every token; relax them"
 
 
 @dataclass(frozen=True)
