@@ -31,7 +31,7 @@ GROUPS = {
     "sampling": ("top_k", "top_p", "min_p", "repetition_penalty", "num_return_sequences", "stop_strings",
                  "min_new_tokens", "no_repeat_ngram_size"),
     "answers written token by token": ("max_new_tokens", "num_beams", "length_penalty", "early_stopping",
-                                       "speculation", "prompt_cache"),
+                                       "speculation", "cache", "prompt_cache"),
     "explanations": ("explain", "target", "baseline"),
     "computation": ("device", "dtype", "seed", "recompute", "micro_batch_size", "shards", "allow_nan"),
 }
