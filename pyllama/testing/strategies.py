@@ -104,17 +104,9 @@ class SmallFirst(Sizes):
 
 
 def numbers(draw, choose, shape, dtype="float64", interval: between | None = None):
-    """An array of eighths, scaled or within an interval.
-
-    A large one repeats what was drawn, each time multiplied by another odd number, unless most of that is zero: two
-    numbers that shrink to one and its repetition would keep the array large.  Zeros stay zeros in all that follows.
-    """
+    """An array of eighths, scaled or within an interval.  Zeros stay zeros in all that follows."""
     n = math.prod(shape)
-    block = np.frombuffer(draw(st.binary(min_size=NUMBERS, max_size=NUMBERS)), np.uint8)[::-1]
-    i = np.arange(n)
-    drawn = block[i % NUMBERS] * (2 * (i // NUMBERS) + 1).astype(np.uint8)
-    if np.count_nonzero(block) <= NUMBERS // 2:
-        drawn[NUMBERS:] = 0
+    drawn = repeated(draw, np.dtype(np.uint8), n)
     table, scale = (within(interval), 1) if interval else (EIGHTHS, choose(SCALES))
     x = table[drawn % len(table)] * scale
     if choose([False, True]):
@@ -123,6 +115,21 @@ def numbers(draw, choose, shape, dtype="float64", interval: between | None = Non
     if interval:
         x = np.clip(x, *interval)
     return x.reshape(shape).astype(named(dtype))
+
+
+def repeated(draw, dtype, n):
+    """n whole numbers of an unsigned dtype: NUMBERS are drawn and repeated, each time times another odd number.
+
+    If most of those drawn are zero, the rest is: two numbers that shrink to one and its repetition would keep an array
+    large.
+    """
+    bytes_drawn = NUMBERS * dtype.itemsize
+    block = np.frombuffer(draw(st.binary(min_size=bytes_drawn, max_size=bytes_drawn)), dtype)[::-1]
+    i = np.arange(n)
+    drawn = block[i % NUMBERS] * (2 * (i // NUMBERS) + 1).astype(dtype)
+    if np.count_nonzero(block) <= NUMBERS // 2:
+        drawn[NUMBERS:] = 0
+    return drawn
 
 
 def within(interval):
@@ -135,9 +142,7 @@ def within(interval):
 
 def below(draw, choose, shape, bound):
     """Integers from 0 to bound - 1; in a third of the arrays only the first few, many times each."""
-    block = np.frombuffer(draw(st.binary(min_size=2 * NUMBERS, max_size=2 * NUMBERS)), ">u2")[::-1]
-    i = np.arange(math.prod(shape))
-    drawn = (block[i % NUMBERS] * (2 * (i // NUMBERS) + 1)) % 2 ** 16
+    drawn = repeated(draw, np.dtype(">u2"), math.prod(shape))
     few = choose([bound, bound, min(bound, 2)])
     return (drawn % few).astype(np.int64).reshape(shape)
 
