@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pyllama
+from pyllama.cli import chat
 from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.tasks.conversation import Conversation
@@ -147,6 +148,21 @@ class Terminal:
         os.write(self.ours, line.encode(errors="surrogateescape") + b"\n")
 
 
+def test_ctrl_c_at_the_prompt_says_how_to_end_the_chat(monkeypatch, capsys):
+    """With an input() of our own: a signal that arrives before readline waits for a key is seen at the next key."""
+    typed = iter([KeyboardInterrupt, "One?", KeyboardInterrupt, EOFError])
+
+    def typing(prompt):
+        line = next(typed)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", typing)
+    assert [*chat.questions(terminal=True)] == ["One?"]
+    assert capsys.readouterr().err.count("Ctrl-D or /exit ends the chat") == 2
+
+
 def test_neither_ctrl_c_nor_a_line_that_is_not_utf8_ends_the_chat(folder):
     terminal = Terminal(folder, "--max_new_tokens", "1000000")
     terminal.until("> ")
@@ -157,8 +173,6 @@ def test_neither_ctrl_c_nor_a_line_that_is_not_utf8_ends_the_chat(folder):
     terminal.process.send_signal(signal.SIGINT)
     terminal.until(" tokens/s, stopped]")
     terminal.until("> ")
-    terminal.process.send_signal(signal.SIGINT)                         # nothing is being written
-    terminal.until("Ctrl-D or /exit ends the chat")
     terminal.type("Two\udcff?")
     terminal.until("that line is not UTF-8; set the terminal to UTF-8, and ask again")
     terminal.type("/exit")
