@@ -209,7 +209,7 @@ ALIGNMENT = "general.alignment"
     (ggufs.file(infos=[ggufs.info("x", [9])], data=bytes(32)), r"x of F32\[9\] would end at byte 100, .* has 96"),
     (ggufs.file(infos=[ggufs.info("x", [33], 8)], data=bytes(68)), "rows of 33 numbers, which are not blocks of 32"),
     (ggufs.file(infos=[ggufs.info("x", [256], 12)], data=bytes(144)),
-     "x of type Q4_K, which is not supported; store the original model with `pyllama quantize --dtype q8_0`"),
+     "x of type Q4_K, which is not supported; store the original model by `pyllama quantize`, with dtype q8_0 or q4_0"),
     (ggufs.file(infos=[ggufs.info("x", [256], 77)], data=bytes(144)), "x of type 77, which is not supported"),
     (ggufs.file(infos=[X, ggufs.info("y", [8])], data=bytes(64)), "y is at byte 0 of the data, but .* end at 32"),
     (ggufs.file(infos=[ggufs.info("x", [8], 0, 32), ggufs.info("y", [8])], data=bytes(64)), "x is at byte 32"),

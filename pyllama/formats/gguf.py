@@ -138,7 +138,7 @@ class Reader:
             raise self.damaged(f"{name} has the shape {list(shape)}, with an empty axis")
         if code not in BLOCKS:
             raise UserError(f"{self.path} has {name} of type {NAME.get(code, code)}, which is not supported; store the "
-                            f"original model with `pyllama quantize --dtype q8_0`")
+                            f"original model by `pyllama quantize`, with dtype q8_0 or q4_0")
         if shape[-1] % BLOCKS[code][0]:
             raise self.damaged(f"{name} has rows of {shape[-1]} numbers, which are not blocks of {BLOCKS[code][0]}")
         return Entry(NAME[code], shape, self.whole(8, f"the offset of {name}"))
