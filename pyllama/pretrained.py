@@ -161,7 +161,7 @@ class Model:
             raise UserError(f"{folder} belongs to a run, which a saved model would damage; choose another folder")
         tree, config = decoded_tree(self.params), self.config
         if getattr(config, "rope_interleaved", False) and not config.HEAD_NORMS:
-            tree, config = llama2c.to_halves(tree, config)      # as transformers has it
+            tree, config = llama2c.to_halves(tree, config)      # the order of rows in Hugging Face's files
         tensors = {name: host(a) for name, a in params.leaves(tree)}
         try:
             files.make_folder(folder)

@@ -56,7 +56,7 @@ class Rules:
             if new < self.min_new_tokens or len(ids) < self.min_length:
                 banned.update(ends)
         banned.update(self.suppress_tokens)
-        # A forced first token is no beginning of its own.
+        # After a forced first token, the next one counts as the first.
         begin = 1 if self.forced_bos_token_id is not None and len(ids) - new == 1 else 0
         if new == begin:
             banned.update(self.begin_suppress_tokens)
