@@ -104,7 +104,7 @@ typedef struct {
     idx (*stored_work)(idx N, idx D);              /* bytes of `work` */
     void (*stored_inputs)(void *work, const real *x, idx ldx, idx N, idx D, int kind, idx n0, idx n1);
     void (*stored_product)(real *y, idx ldy, const real *x, idx ldx, const void *work, const stored *w,
-                           idx N, idx e0, idx e1, int accumulate);  /* on the calling thread */
+                           idx N, idx e0, idx e1, int accumulate, real *room);  /* on the calling thread */
     void (*stored_row)(real *y, const stored *w, idx e);
     void (*swiglu)(real *y, const real *g, const real *u, idx n, int threads);
     void (*swiglu_backward)(real *dg, real *du, const real *dy, const real *g, const real *u, idx n,

@@ -97,7 +97,7 @@ cdef extern from "kernels.h" nogil:
         void (*stored_inputs)(void *work, const void *x, idx ldx, idx N, idx D, int kind, idx n0,
                               idx n1) noexcept nogil
         void (*stored_product)(void *y, idx ldy, const void *x, idx ldx, const void *work, const stored *w, idx N,
-                               idx e0, idx e1, int accumulate) noexcept nogil
+                               idx e0, idx e1, int accumulate, void *room) noexcept nogil
         void (*stored_row)(void *y, const stored *w, idx e) noexcept nogil
         void (*swiglu)(void *y, const void *g, const void *u, idx n, int threads) noexcept nogil
         void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,

@@ -43,7 +43,7 @@ static idx up(idx n) { return (n + 15) / 16 * 16; }
 /* Numbers of a thread's work */
 static idx decode_work(idx widest, idx K) {
     idx products = up(widest + 1) + up(widest) + up(2 * stored_work(1, widest) / sizeof(real) + 1);
-    return 16 + most(products, up(3 * K + LONG + 2 * SHORT * K));
+    return 16 + most(most(products, up(WORK)), up(3 * K + LONG + 2 * SHORT * K));
 }
 
 static desk desk_of(const program *p, int me) {
@@ -112,9 +112,14 @@ static void activate(real *restrict y, const real *restrict x, const real *restr
 
 /* y[n, e] (+)= Σ_d x[n, d] w[d, e]: w is read in the order of memory, once for FEW_TOKENS rows of x */
 static void turned_product(real *y, idx ldy, const real *x, idx ldx, const stored *w, idx N, span columns,
-                           int accumulate) {
+                           int accumulate, real *room) {
     enum { FEW_TOKENS = 8 };
     idx D = w->D, E = w->E, e = columns.first, n = columns.past - e;
+    if (N > SAME_BITS) {
+        product(REALS, y + e, ldy, (matrix){x, ldx, 1}, (matrix){(const real *)w->at + e, E, 1}, N, n, D, accumulate,
+                room);
+        return;
+    }
     for (idx r = 0; !accumulate && r < N; r++) memset(y + r * ldy + e, 0, n * sizeof(real));
     for (idx first = 0; first < N; first += FEW_TOKENS)
         for (idx d = 0; d < D; d += DEEP)
@@ -123,7 +128,7 @@ static void turned_product(real *y, idx ldy, const real *x, idx ldx, const store
 }
 
 /* Columns of the product of all rows with matrix i */
-static void multiply_columns(const step *s, const turn *t, int i, span columns, place from) {
+static void multiply_columns(const step *s, const turn *t, int i, span columns, place from, real *room) {
     idx N = rows_of(s, t), ldx = s->norm ? s->D : s->ldx;
     const void *inputs = s->w[i].kind == Q4_0 ? from.fours : from.eights;
     const real *x = s->norm ? from.normed : s->x;
@@ -135,8 +140,8 @@ static void multiply_columns(const step *s, const turn *t, int i, span columns, 
             row[e] = s->b[i][e] + (s->accumulate ? row[e] : 0);
     }
     int adds = s->accumulate || s->b[i];
-    if (s->w[i].kind == TURNED) turned_product(y, s->ldy[i], x, ldx, s->w + i, N, columns, adds);
-    else stored_product(y, s->ldy[i], x, ldx, inputs, s->w + i, N, columns.first, columns.past, adds);
+    if (s->w[i].kind == TURNED) turned_product(y, s->ldy[i], x, ldx, s->w + i, N, columns, adds, room);
+    else stored_product(y, s->ldy[i], x, ldx, inputs, s->w + i, N, columns.first, columns.past, adds, room);
 }
 
 static idx unit_of(idx N) { return N > SAME_BITS ? 48 : 16; }
@@ -149,12 +154,12 @@ static idx product_items(const step *s, idx N) {
     return s->activation == SWIGLU ? units_of(s->w, unit_of(N)) : all;
 }
 
-static void multiply_units(const step *s, const turn *t, span units, place from) {
+static void multiply_units(const step *s, const turn *t, span units, place from, real *room) {
     idx N = rows_of(s, t), unit = unit_of(N), before = 0;
     for (int i = 0; i < s->matrices; i++) {
         idx own = units_of(s->w + i, unit), E = s->w[i].E;
         idx first = unit * clip(units.first - before, own), past = unit * clip(units.past - before, own);
-        multiply_columns(s, t, i, (span){first, least(past, E)}, from);
+        multiply_columns(s, t, i, (span){first, least(past, E)}, from, room);
         before += s->activation == SWIGLU ? 0 : own;
     }
     if (!s->activation) return;
@@ -177,7 +182,7 @@ static void multiply_items(const program *p, int phase, span units, int me) {
         prepare(s, (span){0, 1}, d.own, d.rest);
         *d.ready = phase;
     }
-    multiply_units(s, t, units, alone ? d.own : p->shared);
+    multiply_units(s, t, units, alone ? d.own : p->shared, d.rest);
 }
 
 /* Rows of K numbers of a cache, of its kind, to y */
@@ -219,7 +224,7 @@ static void attend_to(real *y, const real *q, const kept *c, int kind, span rows
             recall(k, c->k, c->k_scale, kind, s, n, K);
             recall(v, c->v, c->v_scale, kind, s, n, K);
         }
-        stored_product(p, n, scaled, K, NULL, &(stored){REALS, k, n, K}, 1, 0, n, 0);
+        stored_product(p, n, scaled, K, NULL, &(stored){REALS, k, n, K}, 1, 0, n, 0, NULL);
         for (idx i = 0; mask && i < n; i++) p[i] = mask[s - rows.first + i] ? p[i] : -INFINITY;
         take_in(y, p, (matrix){v, K, 1}, n, K, &top, &sum);
     }

@@ -40,7 +40,16 @@ static idx wide(void) {
     return columns < NR ? NR : least(columns, WIDEST);
 }
 
-static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int accumulate,
+/* cols <= NR columns of b[K N] as a panel for tile().  b may be wᵀ with w stored in halves: then b.right is the
+ * number of halves from one row of w to the next. */
+INLINE void pack_panel(int kind, real *to, matrix b, idx k0, idx j, idx K, idx cols) {
+    const half *w = (const half *)b.at + j * b.right + k0;
+    if (kind == REALS) pack_columns(to, from(b, k0, j), K, cols);
+    else pack_halves(kind, to, w, b.right, K, cols);
+}
+
+/* work: WORK numbers */
+INLINE void product(int kind, real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int accumulate,
                     real *work) {
     real *panels = work + LONGEST * WIDEST;
     const idx width = wide();
@@ -49,7 +58,7 @@ static void product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, i
         for (idx p = 0; p < parts; p++) {
             idx k0 = p * part, k = least(K - k0, part), n = least(N - j0, width);
             for (idx j = 0; j < n; j += NR)
-                pack_columns(work + j * k, from(b, k0, j0 + j), k, least(n - j, NR));
+                pack_panel(kind, work + j * k, b, k0, j0 + j, k, least(n - j, NR));
             for (idx i0 = 0; i0 < M; i0 += GROUP * MR) {
                 idx m = least(M - i0, GROUP * MR), whole = m / MR * MR;
                 int in_place = reads_well(a, n);
@@ -92,7 +101,7 @@ static void gemm(real *c, idx ldc, const real *a, idx a_down, idx a_right, const
             blas_product(to, ldc, from(A, i, 0), from(B, 0, j), m, n, K, accumulate);
         else
             for (idx r = 0; r < m; r += TALL)
-                product(to + r * ldc, ldc, from(A, i + r, 0), from(B, 0, j), least(m - r, TALL), n, K, accumulate,
-                        work + t * WORK);
+                product(REALS, to + r * ldc, ldc, from(A, i + r, 0), from(B, 0, j), least(m - r, TALL), n, K,
+                        accumulate, work + t * WORK);
     }
 }

@@ -58,3 +58,18 @@ INLINE void widen(int kind, real *restrict y, const char *x, idx n) {
     const vec last = last_numbers(kind, x, n);
     memcpy(y, &last, n * sizeof(real));
 }
+
+/* K columns of `rows` <= NR rows of w, `down` halves apart, as a panel for tile().  See pack_columns(). */
+INLINE void pack_halves(int kind, real *panel, const half *w, idx down, idx K, idx rows) {
+    for (idx j = 0; j < rows; j += LANES)
+        for (idx k = 0; k < K; k += LANES) {
+            vec square[LANES];
+            for (idx i = 0; i < LANES; i++) {
+                const half *at = w + (j + i) * down + k;
+                if (j + i >= rows) square[i] = (vec){0};
+                else if (K - k < LANES) square[i] = last_numbers(kind, at, K - k);
+                else square[i] = numbers(kind, at);
+            }
+            transpose(panel + k * NR + j, (const real *)square, LANES);
+        }
+}

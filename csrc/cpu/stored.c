@@ -10,7 +10,6 @@
  *     the blocks rounds, in float.  A scale is at least 2^-126, the least normal number.
  * (b) The bits of y[n, e] depend on row n of x and row e of w alone.  But where more than SAME_BITS rows of
  *     x meet a w of real numbers or halves, they are those of gemm.c, the same sum in another order.
- * (c) Then w is decoded once, to panels for tile() that serve all rows of x.
  */
 #include "dots.h"
 
@@ -41,40 +40,9 @@ static void stored_row(real *y, const stored *w, idx e) {
     widen(w->kind, y, (const char *)w->at + e * w->D * size_of(w->kind), w->D);
 }
 
-/* K columns of `rows` rows of w, `down` bytes apart, as a panel for tile().  See pack_columns(). */
-INLINE void decode_panel(int kind, real *panel, const char *w, idx down, idx rows, idx K) {
-    for (idx j = 0; j < rows; j += LANES)
-        for (idx k = 0; k < K; k += LANES) {
-            vec square[LANES];
-            for (idx i = 0; i < LANES; i++) {
-                const char *at = w + (j + i) * down + k * size_of(kind);
-                if (j + i >= rows) square[i] = (vec){0};
-                else if (K - k < LANES) square[i] = last_numbers(kind, at, K - k);
-                else square[i] = numbers(kind, at);
-            }
-            transpose(panel + k * NR + j, (const real *)square, LANES);
-        }
-}
-
-INLINE void panels(int kind, real *y, idx ldy, const real *x, idx ldx, const char *w, idx N, idx E, idx D,
-                   int accumulate) {
-    const idx parts = D ? (D + LONGEST - 1) / LONGEST : 1, part = (D + parts - 1) / parts;
-    real panel[LONGEST * NR] __attribute__((aligned(64))), rest[PANEL];
-    for (idx e = 0; e < E; e += NR)
-        for (idx p = 0; p < parts; p++) {
-            const idx columns = least(E - e, NR), d = p * part, K = least(D - d, part);
-            decode_panel(kind, panel, w + (e * D + d) * size_of(kind), D * size_of(kind), columns, K);
-            for (idx n = 0; n < N; n += MR) {
-                const idx rows = least(N - n, MR);
-                matrix a = {x + n * ldx + d, ldx, 1};
-                if (rows < MR) pack_rows(rest, a, rows, K), a = packed_rows(rest, a, 0);
-                tile(K, a, panel, y + n * ldy + e, ldy, rows, columns, accumulate || d);
-            }
-        }
-}
-
+/* work: of stored_inputs(); room: WORK numbers, for more than SAME_BITS rows */
 static void stored_product(real *y, idx ldy, const real *x, idx ldx, const void *work, const stored *w,
-                           idx N, idx e0, idx e1, int accumulate) {
+                           idx N, idx e0, idx e1, int accumulate, real *room) {
 #if REAL == 32
     if (w->kind == Q8_0 || w->kind == Q4_0) {
         quants_product(y, ldy, work, w, N, e0, e1, accumulate);
@@ -83,11 +51,12 @@ static void stored_product(real *y, idx ldy, const real *x, idx ldx, const void 
 #endif
     const idx D = w->D, down = D * size_of(w->kind);
     const char *at = (const char *)w->at + e0 * down;
+    const matrix rows = {x, ldx, 1}, wT = {(const real *)at, 1, D};
 #define PRODUCT(stored_as)                                                                               \
     if (w->kind == stored_as && N <= SAME_BITS)                                                          \
         dots(stored_as, y + e0, ldy, x, ldx, at, down, N, e1 - e0, D, accumulate);                       \
     if (w->kind == stored_as && N > SAME_BITS)                                                           \
-        panels(stored_as, y + e0, ldy, x, ldx, at, N, e1 - e0, D, accumulate)
+        product(stored_as, y + e0, ldy, rows, wT, N, e1 - e0, D, accumulate, room)
     PRODUCT(REALS);
 #if REAL == 32
     PRODUCT(FLOAT16);

@@ -111,12 +111,13 @@ def stored_product(np.ndarray x, np.ndarray w, str kind, idx E, idx D, cuts=(), 
     cdef np.ndarray work = np.empty(k.stored_work(N, D), np.uint8)
     with nogil:
         k.stored_inputs(work.data, x.data, D, N, D, s.kind, 0, N)
+    cdef np.ndarray room = scratch(k.gemm_work, x)
     edges = [0, *cuts, E]
     if edges != sorted(edges) or any(cut % GROUP for cut in cuts):
         raise ValueError(f"the cuts {cuts} of {E} rows are not multiples of {GROUP} in ascending order")
     for e0, e1 in itertools.pairwise(edges):
         with nogil:
-            k.stored_product(y.data, E, x.data, D, work.data, &s, N, e0, e1, accumulate)
+            k.stored_product(y.data, E, x.data, D, work.data, &s, N, e0, e1, accumulate, room.data)
     return y
 
 
