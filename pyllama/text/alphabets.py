@@ -70,9 +70,9 @@ class Table:
 
 def table_of(rust: tokenizers.Tokenizer) -> Table | None:
     """The table of a tokenizer that characters() or single_bytes() made, also if it was loaded from a file, or None."""
+    if isinstance(rust.model, models.BPE):          # whose vocabulary may be large, so that a copy takes much memory
+        return Table(None) if rust.get_vocab_size() == 256 and rust.to_str() == single_bytes().to_str() else None
     tokens = sorted(rust.get_vocab())
-    if len(tokens) == 256 and rust.to_str() == single_bytes().to_str():
-        return Table(None)
     if tokens and all(len(token) == 1 for token in tokens) and rust.to_str() == characters(tokens).to_str():
         return Table(tokens)
     return None

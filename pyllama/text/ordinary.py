@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 import tokenizers
-from tokenizers import pre_tokenizers
+from tokenizers import models, pre_tokenizers
 
 HIDDEN = "\U0010ffff\U0010fffe"                     # two noncharacters, which no text has
 
@@ -46,29 +46,33 @@ def _pair(merge) -> list[str]:
 
 
 class Alphabet:
-    """The characters that a tokenizer can encode."""
+    """The characters that a tokenizer can encode.
+
+    The library is asked about each token: a copy of its vocabulary would take as much memory as the tokenizer.
+    """
 
     def __init__(self, rust: tokenizers.Tokenizer):
         self._rust = rust
-        parts = json.loads(rust.to_str())
-        self._model: dict[str, Any] = parts["model"]
-        self._by_bytes = "ByteLevel" in json.dumps([parts["normalizer"], parts["pre_tokenizer"]])
+        self._model: Any = rust.model
         self._known: dict[str, bool] = {}           # {character: is it missing?}
-
-    @functools.cached_property
-    def _vocabulary(self) -> dict[str, int]:
-        """The vocabulary of the model, kept because the library copies it."""
-        return self._rust.get_vocab(with_added_tokens=False)
 
     @functools.cached_property
     def complete(self) -> bool:
         """Does the tokenizer encode every character, if need be as unknown, or refuse it with an error?"""
-        model, vocabulary = self._model, self._vocabulary
-        if model["type"] != "BPE" or model["unk_token"] is not None:
+        if not isinstance(self._model, models.BPE) or self._model.unk_token is not None:
             return True
-        if model["byte_fallback"]:
-            return all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
-        return self._by_bytes and all(byte in vocabulary for byte in pre_tokenizers.ByteLevel.alphabet())
+        if self._model.byte_fallback:
+            return all(self._has(f"<0x{byte:02X}>") for byte in range(256))
+        return self._by_bytes and all(map(self._has, pre_tokenizers.ByteLevel.alphabet()))
+
+    @property
+    def _by_bytes(self) -> bool:
+        """Does a step turn a text into bytes?"""
+        steps = self._rust.normalizer, self._rust.pre_tokenizer
+        return any(b"ByteLevel" in step.__getstate__() for step in steps if step)       # its JSON
+
+    def _has(self, token: str) -> bool:
+        return self._model.token_to_id(token) is not None
 
     def missing(self, text: str) -> str | None:
         """The first character of the text that the tokenizer would drop; None: there is none.
@@ -82,9 +86,9 @@ class Alphabet:
         return min(filter(self._known.__getitem__, characters), key=text.index, default=None)
 
     def _is_missing(self, character: str) -> bool:
-        rust, vocabulary = self._rust, self._vocabulary
+        rust = self._rust
         text = rust.normalizer.normalize_str(character) if rust.normalizer else character
         pieces = [piece for piece, _ in rust.pre_tokenizer.pre_tokenize_str(text)] if rust.pre_tokenizer else [text]
-        before, behind = self._model["continuing_subword_prefix"] or "", self._model["end_of_word_suffix"] or ""
-        return any(vocabulary.keys().isdisjoint([unit, before + unit, unit + behind, before + unit + behind])
+        before, behind = self._model.continuing_subword_prefix or "", self._model.end_of_word_suffix or ""
+        return any(not any(map(self._has, (unit, before + unit, unit + behind, before + unit + behind)))
                    for piece in pieces for unit in piece if unit != "▁" or character == "▁")

@@ -147,7 +147,7 @@ class Tokenizer:
     @functools.cached_property
     def vocab_size(self) -> int:
         """The largest id plus 1: the rows an embedding needs, even if some ids have no token."""
-        return max(self.rust.get_vocab().values(), default=-1) + 1
+        return tokenizer_files.ids_end(self.rust)
 
     @functools.cached_property
     def dtype(self) -> np.dtype:

@@ -1,6 +1,5 @@
 """The files of a Hugging Face tokenizer: tokenizer.json or an older vocabulary, and the settings beside it."""
 import json
-import operator
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +83,19 @@ def _rust(file: Path) -> tokenizers.Tokenizer:
     except Exception as error:                      # the library raises nothing narrower
         raise UserError(f"{file} is not a tokenizer.json that the tokenizers library can read: {error}; "
                         f"give one written by Hugging Face or by pyllama") from None
-    token, largest = max(rust.get_vocab().items(), key=operator.itemgetter(1), default=("", 0))
-    if largest >= MOST_TOKENS:                      # the library would count up to it, and abort where memory ends
-        raise UserError(f"{file} gives the token {token!r} the id {largest:,}, but ids must be below {MOST_TOKENS:,}; "
-                        f"renumber its tokens")
+    end = ids_end(rust)
+    if end > MOST_TOKENS:                           # the library would count up to it, and abort where memory ends
+        raise UserError(f"{file} gives the token {rust.id_to_token(end - 1)!r} the id {end - 1:,}, but ids must be "
+                        f"below {MOST_TOKENS:,}; renumber its tokens")
     return rust
+
+
+def ids_end(rust: tokenizers.Tokenizer) -> int:
+    """The largest id plus 1, even if some ids below it have no token."""
+    count = rust.get_vocab_size()
+    if all(rust.id_to_token(i) is not None for i in range(count)):      # usual; a copy of the vocabulary takes memory
+        return count
+    return max(rust.get_vocab().values(), default=-1) + 1
 
 
 def _text(file: Path, cure: str = "fix that, or move it elsewhere") -> str:
