@@ -1,4 +1,5 @@
 """Standard output as a person may have it: ASCII, closed, full, a terminal; and names that are hard to print."""
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 from pyllama.cli import main
 from pyllama.cli.main import COMMANDS as TABLE
 from pyllama.cli.output import escape, quoted, visible
+from tests.forked import UNREAD, Forks
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--num_hidden_layers", "1", "--num_attention_heads", "1", "--hidden_size", "8", "--batch_size", "2",
@@ -31,17 +33,55 @@ def test_control_characters_are_visible():
     assert json.loads(f'"{escape(chr(0x1f600))}{escape("日")}"') == "\U0001f600日"
 
 
-def process(*words, stdout=subprocess.PIPE, shell="", cwd=None, **environment):
-    """(exit code, standard output, standard error) of the command in a process of its own, as bytes."""
-    command = [sys.executable, "-X", "utf8=0", "-m", "pyllama", *map(os.fsencode, map(str, words))]
-    if shell:
-        command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
-    environment |= {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False,
-                          cwd=cwd, env=os.environ | environment)
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
-    assert b"Exception ignored" not in done.stderr, done.stderr.decode()
-    return done.returncode, done.stdout, done.stderr
+STREAMS = {                                     # redirections of a shell: the streams of a fork
+    "": ("out", "err"),
+    ">/dev/full": ("/dev/full", "err"),
+    ">&-": (None, "err"),
+    ">&- 2>&-": (None, None),
+    "| true": (UNREAD, "err"),
+}
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with contextlib.closing(Forks()) as forks:
+        yield forks
+
+
+@pytest.fixture
+def process(forks, folder, tmp_path):
+    """process(words, shell): (exit code, standard output, standard error) of the command in a fork, as bytes."""
+    def run(words, shell="", encoding=None):
+        files = [stream and (tmp_path / stream if stream in ("out", "err") else stream) for stream in STREAMS[shell]]
+        for path in tmp_path / "out", tmp_path / "err":
+            path.write_bytes(b"")
+        code = forks.run(words, folder, files, encoding)
+        return checked(code, (tmp_path / "out").read_bytes(), (tmp_path / "err").read_bytes())
+    return run
+
+
+def alone(words, folder, shell="", encoding=None):
+    """What process() gives, of a process of its own, whose streams a shell redirects."""
+    command = [sys.executable, "-X", "utf8=0", "-m", "pyllama", *words]
+    if shell == "| true":                       # sh has no exit code of the first
+        shell = ""
+        read, stdout = os.pipe()
+        os.close(read)
+    else:
+        stdout = subprocess.PIPE
+    variables = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    variables |= {"PYTHONIOENCODING": encoding} if encoding else {}
+    done = subprocess.run(["sh", "-c", f'exec "$@" {shell}', "sh", *command], stdout=stdout, stderr=subprocess.PIPE,
+                          stdin=subprocess.DEVNULL, check=False, cwd=folder, env=os.environ | variables)
+    if stdout != subprocess.PIPE:
+        os.close(stdout)
+    return checked(done.returncode, done.stdout or b"", done.stderr)
+
+
+def checked(code, out, err):
+    assert b"Traceback" not in err, err.decode()
+    assert b"Exception ignored" not in err, err.decode()
+    return code, out, err
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +139,17 @@ def words(name, new):
     return [word.format(new=new) for word in COMMANDS[name]]
 
 
+@pytest.mark.parametrize("shell", STREAMS)
+def test_a_fork_does_what_a_process_of_its_own_does(shell, process, folder):
+    """The tests below ask forks, which start sooner."""
+    words = ["predict", "--model", "tuned", "--data", "rows.csv"]
+    assert process(words, shell) == alone(words, folder, shell)
+    assert process(words, shell, "ascii") == alone(words, folder, shell, "ascii")
+
+
 @each_command
-def test_an_output_that_is_ascii_gets_escapes(name, folder, tmp_path):
-    code, out, err = process(*words(name, tmp_path / "new"), cwd=folder, PYTHONIOENCODING="ascii")
+def test_an_output_that_is_ascii_gets_escapes(name, process, tmp_path):
+    code, out, err = process(words(name, tmp_path / "new"), encoding="ascii")
     assert code == 0, err
     assert out.isascii()
     if name == "predict rows":
@@ -110,8 +158,8 @@ def test_an_output_that_is_ascii_gets_escapes(name, folder, tmp_path):
 
 @each_command
 @pytest.mark.parametrize("shell", [">/dev/full", ">&-", ">&- 2>&-"])
-def test_an_output_that_cannot_be_written_is_a_sentence(name, shell, folder, tmp_path):
-    code, _, err = process(*words(name, tmp_path / "new"), cwd=folder, shell=shell)
+def test_an_output_that_cannot_be_written_is_a_sentence(name, shell, process, tmp_path):
+    code, _, err = process(words(name, tmp_path / "new"), shell)
     assert code == 2
     if "2>" not in shell:
         assert re.search(rb"cannot write to standard output: .*; redirect it to a file", err), err
@@ -119,11 +167,8 @@ def test_an_output_that_cannot_be_written_is_a_sentence(name, shell, folder, tmp
 
 
 @each_command
-def test_an_output_that_is_closed_early_is_no_error(name, folder, tmp_path):
-    read, write = os.pipe()
-    os.close(read)
-    code, _, err = process(*words(name, tmp_path / "new"), cwd=folder, stdout=write)
-    os.close(write)
+def test_an_output_that_is_closed_early_is_no_error(name, process, tmp_path):
+    code, _, err = process(words(name, tmp_path / "new"), "| true")
     assert (code, err.replace(b"\n", b"")) == (128 + signal.SIGPIPE, b"") or b"pyllama: " not in err
 
 
