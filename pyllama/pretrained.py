@@ -324,7 +324,8 @@ def require_finite(model: "Model", path: Path) -> None:
         if not finite:
             count = a.size - int(np.isfinite(a).sum())
             raise UserError(f"{count} of {a.size} numbers of {name} in {path} are NaN or infinite: the model is "
-                            f"damaged, or its training diverged; give another checkpoint, or set allow_nan to study it")
+                            f"damaged, or its training diverged; give another checkpoint, or study this one with "
+                            f"`pyllama inspect` or load(path, allow_nan=True)")
 
 
 def complaint(missing: list[str], tensors: dict, config) -> str:

@@ -270,6 +270,26 @@ def test_a_command_refuses_damaged_weights_unless_they_are_studied(tmp_path, cap
     assert "loss nan" in capsys.readouterr().out
 
 
+STUDIED = "; give another checkpoint, or study this one with `pyllama inspect` or load(path, allow_nan=True)"
+
+
+@pytest.mark.parametrize("command", [
+    "generate --model {}", "chat {}", "quantize {} {}.gguf", "plan {}", "evaluate --model {} --data text.txt",
+    "train --data text.txt --init_from {} --out_dir run", "explain {} --text ab --out page.html",
+    "plot {} --attention --text ab",
+    "finetune --task classify --model {} --data rows.csv --out_dir run"])
+def test_each_command_gives_damaged_weights_a_cure_that_works(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = saved(tmp_path / "model")
+    (folder / "tokenizer.json").write_text(Tokenizer.characters("abcdefgh").rust.to_str())
+    with_weights(folder, lambda tensors: tensors["model.norm.weight"].fill(np.inf))
+    (tmp_path / "text.txt").write_text("abcdefgh" * 9)
+    (tmp_path / "rows.csv").write_text("text,label\n" + "ab,a\nba,b\n" * 9)
+    assert main(command.format(folder, folder).split()) == 2
+    assert capsys.readouterr().err.strip().endswith(STUDIED)
+    assert main(["inspect", str(folder)]) == 0
+
+
 def test_a_configuration_in_another_encoding_is_named(tmp_path):
     folder = saved(tmp_path / "model")
     (folder / "config.json").write_bytes((folder / "config.json").read_text().encode("utf-16"))
