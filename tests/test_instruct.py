@@ -168,12 +168,12 @@ def test_every_decoder_learns_to_answer(model, capitals, tmp_path, capsys):
                  "--num_train_epochs", "35", *FLAGS]) == 0
     assert checkpoint.load(run).step == 97                  # 35 times 22 rows, 8 a step
     assert len(Tokenizer.load(checkpoint.load(run).tokenizer_path).encode("### Response:\n")) < 5      # it was learned
+    assert f"try `pyllama chat {run}`" in capsys.readouterr().out.replace("\n", "")
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["exact_match"] == metrics["rougeL"] == 1
     log = map(json.loads, (run / "log.jsonl").read_text().splitlines())
     best = min(line["val_loss"] for line in log if "val_loss" in line)
     assert metrics["perplexity"] == pytest.approx(math.exp(best), rel=1e-4)
-    capsys.readouterr()
     assert main(["predict", "--model", str(run), "--text", "Bye", "--num_beams", "2"]) == 0
     assert capsys.readouterr() == ("So\nlong!\n", "")
     (tmp_path / "ask.jsonl").write_text(capitals.read_text().replace("output", "ignored"))

@@ -9,13 +9,13 @@ from pyllama import files, memory
 from pyllama.cli import shares
 from pyllama.cli.confusion import confusion_table
 from pyllama.cli.display import announce
-from pyllama.cli.output import console, emit, note
+from pyllama.cli.output import console, emit, note, quoted
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
 from pyllama.errors import UserError, counted
 from pyllama.generation import SearchConfig
 from pyllama.study import deciding
 from pyllama.study.deciding import Asked
-from pyllama.tasks import answers
+from pyllama.tasks import answers, instruct
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.readable import readable
@@ -78,7 +78,8 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
         console.print(f"stopped early at step {state.step}: {best.stale} evaluations without improvement since step "
                       f"{best.best_step}")
     show_end(f"measured on the {part} rows at step {best.best_step}, the best checkpoint on the dev rows",
-             then=f"try `pyllama predict --model {folder}`")
+             then=f"try `pyllama {'chat' if task.name == instruct.task.name else 'predict --model'} "
+                  f"{quoted(str(folder))}`")
     return 0
 
 
