@@ -94,6 +94,9 @@ def test_train_resume_eval_generate_plot(trained, text, capsys):
     assert code == 0
     assert out.startswith(TEXT)
     assert err == f"the prompt has {len(TEXT)} tokens; the model reads the last 8\n"
+    for name, what in (text.parent, "is a folder"), (text.parent / "*.txt", "does not exist"):
+        assert f"which {what}; give the name of one file" in refused(
+            capsys, "generate", "--model", trained, "--prompt", f"FILE:{name}")
     code, again, _ = call(capsys, "generate", "--model", trained, "--num_samples", 2, "--do_sample", "--seed", 4)
     assert code == 0
     assert again.count("-" * 15) == 2
@@ -274,7 +277,12 @@ def test_a_run_out_of_patience_says_so_and_stays_so(text, tmp_path, capsys):
     (["finetune", "--data", "rows.csv"], r"pyllama: finetune needs --task \(.*\) and --model \("),
     (["generate", "--model"], r"pyllama: --model needs a value; see `pyllama generate --help`"),
     (["resume"], r"pyllama: resume needs RUN \(folder of the run\); see `pyllama resume --help`"),
-    (["train", "--data", "{text}", "--nesterov=3"], r"pyllama: --nesterov is a switch, without a value"),
+    (["train", "--data", "{text}", "--nesterov=3"],
+     r"pyllama: --nesterov is '3'; it may stand alone, or be one of True, False$"),
+    (["generate", "--model", "{tmp}", "--early_stopping", "foo"],
+     r"pyllama: --early_stopping is 'foo'; it may stand alone, or be one of True, False, never$"),
+    (["generate", "--model", "{tmp}", "--do_sample", "foo", "--top_k", "3"], r"pyllama: --do_sample is 'foo'; it may"),
+    (["generate", "foo", "--do_sample", "--model", "{tmp}"], r"pyllama: generate has no argument foo; see"),
     (["models", "llama"], r"pyllama: models has no argument llama; see `pyllama models --help`"),
 ])
 def test_an_error_is_one_sentence_with_exit_code_2(argv, sentence, text, tmp_path, capsys, monkeypatch):

@@ -196,8 +196,9 @@ def test_a_switch_may_have_other_values(words, value):
         pass
 
     assert parse(search, words, "search")[1]["early_stopping"] == value
-    with pytest.raises(UserError, match="is a switch, without a value"):
-        parse(search, ["--early_stopping=always"], "search")
+    for given in ["--early_stopping=always"], ["--early_stopping", "always"]:
+        with pytest.raises(UserError, match="is 'always'; it may stand alone, or be one of True, False, never"):
+            parse(search, given, "search")
 
 
 def test_the_flags_of_a_dataclass_include_those_of_its_base():

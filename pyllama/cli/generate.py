@@ -42,7 +42,7 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
     if device != "cpu":
         tree = params.rebuild(tree, (np.asarray(a, like=like) for _, a in params.leaves(decoded_tree(tree))))
     if prompt.startswith("FILE:"):
-        prompt = "".join(text for _, text in corpus.documents(prompt.removeprefix("FILE:")))
+        prompt = text_in(prompt.removeprefix("FILE:"))
     prompt = startable(prompt, tokenizer_of_model)
     ids = special.prompt(tokenizer_of_model, prompt)
     if len(ids) > config.max_position_embeddings:
@@ -58,6 +58,14 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
         for result in generate_batch(tree, config, [ids], tokenizer_of_model, settings, rules=rules):
             emit(f"{prompt}{result.text}\n{'-' * 15}")
     return 0
+
+
+def text_in(name: str) -> str:
+    """The text of a file, or of standard input.  Raises UserError if it is not one file."""
+    if name != "-" and (Path(name).is_dir() or not Path(name).exists()):
+        what = "is a folder" if Path(name).is_dir() else "does not exist"
+        raise UserError(f"the prompt FILE:{name} is to be read from {name}, which {what}; give the name of one file")
+    return "".join(text for _, text in corpus.documents(name))
 
 
 def chosen(writer, options: dict[str, Any]):

@@ -95,6 +95,7 @@ class Reader:
         self.positional = [flag for flag in flags if flag.positional]
         self.flags = {flag.name: flag for flag in flags if not flag.positional}
         self.no = {f"no_{flag.name}": flag.name for flag in flags if flag.type is bool}
+        self.behind: dict[str, Flag] = {}                   # the switch right before a word that is not its value
 
     def values(self, words: Sequence[str]) -> dict[str, Any]:
         """{name: value} of the flags and positional arguments that the words set; the command line wins over files."""
@@ -110,6 +111,8 @@ class Reader:
             values |= {flag.name: self.value(flag, given)} if given else {}
         if positional:
             refuse_python(positional[0])
+            if positional[0] in self.behind:
+                self.refuse_switch(self.behind[positional[0]], positional[0])
             raise UserError(f"{self.command} has no argument {positional[0]}; {self.help}")
         keep_inputs(values)
         return values
@@ -156,6 +159,8 @@ class Reader:
         if flag is None or flag.type is bool:               # a switch, or one of another program
             known = (*SWITCHED, *(flag.words if flag else ()))
             takes = words and (words[0].lower() in known if name not in self.ignored else not self.is_flag(words[0]))
+            if flag and words and not takes:
+                self.behind[words[0]] = flag
             return [words.pop(0)] if takes else ["true"]
         if name in WITHOUT_VALUE and words[:1] not in [[choice] for choice in flag.choices]:
             return [WITHOUT_VALUE[name]]
@@ -202,9 +207,14 @@ class Reader:
             if given[-1] in flag.words:
                 return given[-1]
             if given[-1].lower() not in SWITCHED:
-                raise UserError(f"{flag.label} is a switch, without a value; {self.help}")
+                self.refuse_switch(flag, given[-1])
             return SWITCHED[given[-1].lower()] == "true"
         return tuple(map(flag.value, given)) if flag.several else flag.value(given[-1])
+
+    def refuse_switch(self, flag: Flag, word: str) -> NoReturn:
+        """Raise UserError for a word that is not a value of the switch."""
+        values = ", ".join(("True", "False", *flag.words))
+        raise UserError(f"{flag.label} is {word!r}; it may stand alone, or be one of {values}")
 
     def file(self, path: Path, including: tuple[Path, ...]) -> Raw:
         """The flags set by a file of `name = value` lines, and by the file that its own `config` names.
