@@ -208,6 +208,16 @@ def test_a_strong_penalty_makes_greedy_say_every_token_once():
     assert len({3, 4, *generate(p, c, [[3, 4]], settings=settings)[0].ids}) == 18
 
 
+@pytest.mark.parametrize("K", [1, 2])
+def test_a_penalty_leaves_a_start_token_alone_that_the_tokenizer_lacks(K):
+    """It has no score, because it is never chosen."""
+    config = replace(chains.model().config, vocab_size=15)
+    settings = GenerationConfig(max_new_tokens=4, num_beams=K, repetition_penalty=1.5)
+    result, = generate(config.model.init(config), config, [[14]], chains.tokenizer(), settings)
+    assert len(result.ids) == 4
+    assert max(result.ids) < 13
+
+
 def test_no_temperature_is_greedy():
     p, c = model("gqa")
     cold = GenerationConfig(do_sample=True, temperature=0.0, top_k=3)

@@ -133,7 +133,7 @@ def test_what_is_not_supported_is_named(tmp_path, capsys):
 
 @pytest.mark.parametrize(("name", "value", "message"), [
     ("eos_token_id", "0", "eos_token_id = '0', but it must be an id or a list of ids; fix it or remove it"),
-    ("eos_token_id", 999, "eos_token_id = 999, but the model's vocabulary has 13 tokens"),
+    ("eos_token_id", 999, "eos_token_id = 999, but the model's vocabulary has 13 tokens; write an id from 0 to 12"),
     ("eos_token_id", [0, -1], "= -1, but the model's vocabulary"),
     ("eos_token_id", True, "eos_token_id = true"),
     ("temperature", "hot", "temperature = 'hot', but it must be a number"),
@@ -162,13 +162,27 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(name, value, message):
     ({"max_new_tokens": "5"}, "max_new_tokens is '5'; it must be a whole number from 0 on"),
     ({"early_stopping": "sometimes"}, 'early_stopping is .*; it must be true, false or "never"'),
     ({"bad_words_ids": [3]}, "bad_words_ids is \\[3\\]; it must be a list of lists of ids"),
-    ({"eos_token_id": [99]}, "eos_token_id is 99, but the model's vocabulary has 13 tokens"),
+    ({"eos_token_id": [99]}, "eos_token_id is 99, but the model's vocabulary has 13 tokens; give an id from 0 to 12"),
+    ({"min_new_tokens": 3, "max_new_tokens": 2}, "min_new_tokens is 3, but max_new_tokens is 2; raise max_new_tokens"),
+    ({"min_new_tokens": 101}, "min_new_tokens is 101, but max_new_tokens is 100"),
     ({"output_scores": True}, "returns texts without scores; use pyllama.generation.generate, or remove output_scores"),
     ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3, which needs as many num_beams"),
 ])
 def test_an_option_of_the_wrong_kind_is_refused_by_name(options, message):
     with pytest.raises(UserError, match=message):
         chains.model().generate("a", **options)
+
+
+def test_the_least_length_of_a_file_gives_way_to_a_person_s_greatest():
+    assert chains.model(min_new_tokens=9).generate("-", max_new_tokens=4) == "-----"
+    model = chains.model()
+    for rules in Rules(min_new_tokens=5), Rules(min_new_tokens=5, min_length=2):
+        with pytest.raises(UserError, match="min_new_tokens is 5, but max_new_tokens is 4"):
+            generate(model.params, model.config, [[3]], settings=GenerationConfig(max_new_tokens=4), rules=rules)
+    rules = Rules(min_new_tokens=5, max_length=9)           # which counts instead of max_new_tokens
+    minus = chains.TOKENS.index("-")
+    result, = generate(model.params, model.config, [[minus]], settings=GenerationConfig(max_new_tokens=4), rules=rules)
+    assert result.ids == [minus] * 8
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{", ""])

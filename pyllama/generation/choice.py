@@ -20,8 +20,12 @@ LARGEST = np.finfo(np.float64).max
 
 
 def repetition_penalty(z, seen, r: float):
-    """z_i / r if z_i > 0, else z_i · r, for the ids i in `seen` (Keskar et al., 2019, section 4.1)."""
+    """z_i / r if z_i > 0, else z_i · r, for the ids i in `seen` (Keskar et al., 2019, section 4.1).
+
+    A start token may have no score, because it is not among the tokenizer's tokens.
+    """
     z = z.astype(np.float64)
+    seen = [i for i in seen if i < len(z)]
     with np.errstate(over="ignore"):                # of an extreme r
         z[seen] = np.where(z[seen] > 0, z[seen] / r, z[seen] * r)
     return np.clip(z, -LARGEST, LARGEST)

@@ -79,7 +79,11 @@ class Plan:
             stored = {name: value for name, value in stored.items() if name not in without}
         elif self.options.get("do_sample"):
             stored = {"top_k": 50, **stored}                # transformers' own default
-        return GenerationConfig(**{**stored, **own}), rules
+        settings = GenerationConfig(**{**stored, **own})
+        if "min_new_tokens" not in chosen:                  # the files' gives way to a person's max_new_tokens
+            rules = replace(rules, min_new_tokens=min(rules.min_new_tokens, settings.max_new_tokens))
+        rules.require_room(settings.max_new_tokens)
+        return settings, rules
 
 
 def read(folder: Path, older: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +135,8 @@ def checked(name: str, value: Any, vocab_size: int, in_file: bool = True, kind: 
     if kind in (ID, ID_OR_IDS) and isinstance(value, int) and number:
         if not 0 <= value < vocab_size:
             is_outside = f"{FILE} has {name} = {value}" if in_file else f"{name} is {value}"
-            raise UserError(f"{is_outside}, but the model's vocabulary has {vocab_size} tokens; fix it")
+            raise UserError(f"{is_outside}, but the model's vocabulary has {vocab_size} tokens; "
+                            f"{'write' if in_file else 'give'} an id from 0 to {vocab_size - 1}")
         return [value] if name.endswith("suppress_tokens") and kind == ID_OR_IDS else value
     if kind == ID_OR_IDS and listed:
         return [checked(name, i, vocab_size, in_file, ID) for i in value]

@@ -84,7 +84,9 @@ class Generation:
 
     def __init__(self, params: dict, config: Any, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer | None,
                  settings: GenerationConfig, rules: Rules, kept: Kept | None = None):
-        """Raises UserError if stop_strings lack a tokenizer, or a prompt does not fit: see start.starts_of."""
+        """Raises UserError if stop_strings lack a tokenizer, min_new_tokens exceeds max_new_tokens, or a prompt does
+        not fit: see start.starts_of."""
+        rules.require_room(settings.max_new_tokens)
         if settings.stop_strings and tokenizer is None:
             raise UserError("stop_strings need a tokenizer; give one, or remove stop_strings")
         self._params, self._config, self._tokenizer = params, config, tokenizer
@@ -109,7 +111,7 @@ class Generation:
         return Row(start, rng, self._text(start), self._rules, with_scores)
 
     def _text(self, start: Start) -> Text | None:
-        shown = [] if is_encoder_decoder(self._config) else [*start.ids]
+        shown = [] if is_encoder_decoder(self._config) else [i for i in start.ids if i < self._size]
         return Text(self._tokenizer, shown, self._settings.stop_strings) if self._tokenizer else None
 
     def _read(self, starts: Sequence[Start]) -> tuple[Window, Any]:

@@ -37,6 +37,12 @@ class Rules:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
+    def require_room(self, max_new_tokens: int) -> None:
+        """Raise UserError if a text would have to be longer than it may be."""
+        if self.max_length is None and self.min_new_tokens > max_new_tokens:
+            raise UserError(f"min_new_tokens is {self.min_new_tokens}, but max_new_tokens is {max_new_tokens}; raise "
+                            f"max_new_tokens, or lower min_new_tokens")
+
     def restrict(self, z, ids: Sequence[int], new: int, left: int, ends: Collection[int]):
         """The scores z[V], with -∞ for the tokens that may not follow `ids`.
 
