@@ -120,6 +120,10 @@ def test_a_model_that_does_not_continue_text_cannot_chat(kind):
 def test_several_answers_are_refused(folder, monkeypatch, capsys):
     assert from_pipe(monkeypatch, "", folder, "--num_return_sequences", "2") == 2
     assert "a chat has one answer to each question; remove num_return_sequences" in capsys.readouterr().err
+    assert main(["chat", "--help"]) == main(["completion"]) == 0
+    page, script = capsys.readouterr().out.split("[ -n")
+    assert "num_return_sequences" not in page
+    assert script.count("--num_return_sequences") == 1      # of generate
 
 
 def test_a_line_that_is_not_utf8_is_refused_by_number(folder, monkeypatch, capsys):

@@ -42,7 +42,8 @@ def chat(model: Path, /, options: Annotated[dict[str, Any], GenerationConfig, Ru
     writer, _ = load(model, tokenizer, say=note)
     talk = Conversation(writer, system)
     stops = {"stop_strings": (*options.get("stop_strings", ()), *talk.stops)} if talk.stops else {}
-    writer.config, settings, rules = chosen(writer, {"max_new_tokens": ANSWER, **options, **stops})
+    writer.config, settings, rules = chosen(writer, {"max_new_tokens": ANSWER, **options, **stops,
+                                                     "num_return_sequences": 1})
     terminal = sys.stdin.isatty()
     if terminal:
         note(f"written as: {talk.form}.  /help lists the commands; Ctrl-D ends the chat.")

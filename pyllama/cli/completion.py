@@ -2,6 +2,7 @@
 from collections.abc import Callable, Mapping
 
 from pyllama.cli.flags import flags_of
+from pyllama.cli.help import UNUSED
 
 SCRIPT = """\
 [ -n "$ZSH_VERSION" ] && autoload -U +X bashcompinit && bashcompinit
@@ -32,7 +33,7 @@ def script(commands: Mapping[str, Callable]) -> str:
     for name, command in commands.items():
         labels = []
         for flag in flags_of(command):
-            if flag.positional:
+            if flag.positional or flag.name in UNUSED.get(name, ()):
                 continue
             labels += [flag.label] + [f"--no_{flag.name}"] * (flag.type is bool)
             if flag.choices:

@@ -17,7 +17,8 @@ COMMON = {
     "predict": ("data", "text", "out"),
     "evaluate": ("out",),
 }
-UNUSED = {"finetune": ("block_size", "packing", "eval_tokens")}      # in a dataclass that it takes; it refuses them
+# In a dataclass that the command takes; it refuses them.
+UNUSED = {"finetune": ("block_size", "packing", "eval_tokens"), "chat": ("num_return_sequences",)}
 GROUPS = {
     "rows": ("fields", "bad_rows", "dev", "test", "test_data", "class_weights", "export"),
     "text": ("block_size", "packing", "field", "tokenizer", "vocab_size", "validation", "split"),
