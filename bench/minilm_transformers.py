@@ -1,9 +1,9 @@
 """What bench/minilm.py compares with: the same fine-tuning as a plain loop of PyTorch and transformers.
 
-    python -m bench.minilm_transformers MODEL TRAIN.jsonl TEST.jsonl ANSWER.json
+    python -m bench.minilm_transformers MODEL TRAIN.jsonl TEST.jsonl ANSWER.json [bf16]
 
-Batch, steps, update rule and schedule are pyllama's; a tenth of the rows is for validation every 50 steps.  Only
-PyTorch and transformers are needed here.
+Batch, steps, update rule and schedule are pyllama's; a tenth of the rows is for validation every 50 steps.  With bf16,
+products and attention are in bfloat16 (autocast).  Only PyTorch and transformers are needed here.
 """
 import json
 import math
@@ -30,7 +30,7 @@ def read(path):
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def main(folder, train, test, answer):
+def main(folder, train, test, answer, precision="float32"):
     torch.manual_seed(0)
     random.seed(0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -44,6 +44,10 @@ def main(folder, train, test, answer):
     random.shuffle(rows)
     validation, rows = rows[:len(rows) // 10], rows[len(rows) // 10:]
 
+    def forward(texts, **labels):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            return model(**texts, **labels)
+
     def encoded(some):
         texts = tokenizer([row["text"] for row in some], padding=True, truncation=True, max_length=LONGEST,
                           return_tensors="pt")
@@ -55,7 +59,7 @@ def main(folder, train, test, answer):
         right = 0
         for i in range(0, len(some), BATCH):
             texts, truth = encoded(some[i:i + BATCH])
-            right += int((model(**texts).logits.argmax(-1) == truth).sum())
+            right += int((forward(texts).logits.argmax(-1) == truth).sum())
         model.train()
         return right / len(some)
 
@@ -66,7 +70,7 @@ def main(folder, train, test, answer):
             order = random.sample(rows, len(rows))
         batch, order = order[:BATCH], order[BATCH:]
         texts, truth = encoded(batch)
-        model(**texts, labels=truth).loss.backward()
+        forward(texts, labels=truth).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -1,12 +1,13 @@
-"""Time a whole training step of pyllama beside PyTorch's: forward, backward, clipping and AdamW, in float32.
+"""Time a whole training step of pyllama beside PyTorch's: forward, backward, clipping and AdamW.
 
     python bench/train.py --sizes T S --peers --rounds 5 --json
 
 All implementations train the same model from the same weights on the same text by the same rule.  No figure is given
 unless their losses and gradient norms agree in the first steps.  Each runs in a process of its own; they take turns
-(rotation.py), and the median of an implementation's turns counts.  "+malloc" is PyTorch with a C library that keeps
+(rotation.py), and the median of an implementation's turns counts.  "bf16" computes products in bfloat16 where the
+processor has instructions for them, the others compute in float32.  "+malloc" is PyTorch with a C library that keeps
 freed memory.  Model FLOP utilization (MFU) is the rate of a step's operations (sizes.py) divided by that of a large
-matrix product in the same rotation: PyTorch's or NumPy's, whichever is faster on this machine.
+matrix product in float32 in the same rotation: PyTorch's or NumPy's, whichever is faster on this machine.
 """
 import argparse
 import contextlib
@@ -17,6 +18,7 @@ import shutil
 import statistics
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 sys.path.insert(0, str(Path(__file__).parents[1]))              # to run as a file, too
 
@@ -24,26 +26,32 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.rotation import ROOT, Worker, on_threads, rotate
+from bench.rotation import PROC, ROOT, Worker, on_threads, rotate
 from bench.sizes import SIZES
 from bench.table import show
 from bench.train_pyllama import settings, tokens
 from pyllama import machine
 from pyllama.text.tokens import windows
+from pyllama.training.loop import Settings
 
-# Freed memory below 16 GiB stays with the process, all threads share it, and it lies in huge pages.
-MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184:"
-                            "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"}
-PEERS = {"torch-eager": {}, "torch-eager+malloc": MALLOC, "torch-compile": {}, "torch-compile+malloc": MALLOC}
+# Freed memory below 16 GiB stays with the process, and it lies in huge pages.  In float32, all threads share it; in
+# bfloat16 sharing makes PyTorch 1.7 times slower.
+MALLOC = "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184:glibc.malloc.hugetlb=1"
+TUNABLES = {"": f"{MALLOC}:glibc.malloc.arena_max=1", "-bf16": MALLOC}
+PEERS = {f"torch{form}-{way}{malloc}": {"GLIBC_TUNABLES": tunables} if malloc else {}
+         for form, tunables in TUNABLES.items() for way in ("eager", "compile") for malloc in ("", "+malloc")}
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # Linux's names of instructions for bfloat16; the last is ARM's
 YARDSTICK = "yardstick"                         # the start of its workers' names
 FIRST = 3                                       # steps that are compared but not timed
 AGREE = 1e-4                                    # largest relative difference of their losses and gradient norms
+AGREE_BF16 = 2 ** -8                            # bfloat16's spacing at 1; the roundings in a norm average out
 TURN = 1.0                                      # least seconds of a turn
 
 SPEED = {"size": "{size}", "implementation": "{impl}", "tokens/s": "{tok_s:,.0f}", "step ms": "{step_ms:,.1f}",
          "best": "{step_ms_min:,.1f}", "x eager": "{ratio_eager:.2f}", "x fastest": "{ratio_fastest:.2f}",
-         "MFU": "{mfu:.2f}", "GFLOP/s of sgemm": "{sgemm_gflops:.0f}", "peak MiB": "{peak_rss_mb:,.0f}",
-         "of eager's": "{ratio_memory:.2f}", "turns": "{n}", "disturbed": "{disturbed}"}
+         "of float32": "{ratio_float32:.2f}", "MFU": "{mfu:.2f}", "GFLOP/s of sgemm": "{sgemm_gflops:.0f}",
+         "peak MiB": "{peak_rss_mb:,.0f}", "of eager's": "{ratio_memory:.2f}", "turns": "{n}",
+         "disturbed": "{disturbed}"}
 CHECK = {"size": "{size}", "implementation": "{impl}", "losses": "{losses}", "gradient norms": "{norms}",
          "largest relative difference": "{difference:.1e}"}
 PROFILE = {"size": "{size}", "implementation": "{impl}", "function": "{function}", "ms a step": "{ms:,.2f}",
@@ -66,10 +74,33 @@ def parse(arguments=None):
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     options = parser.parse_args(arguments)
     options.peers = [] if options.peers is None else options.peers or list(PEERS)
+    options.peers, options.note = supported(options.peers)
     if options.peers and not shutil.which(options.peers_python):
         parser.error(f"{options.peers_python} does not exist; `make bench-train` creates it, or name another Python "
                      f"that has PyTorch with --peers-python")
     return options
+
+
+def has_bfloat16():
+    """Does the processor have instructions for products in bfloat16?  False where the system does not say."""
+    try:
+        return not {*BFLOAT16}.isdisjoint((PROC / "cpuinfo").read_text().split())
+    except OSError:                             # not Linux
+        return False
+
+
+def supported(names):
+    """(the implementations that the processor has instructions for, a note on the others or "")."""
+    slow = [] if has_bfloat16() else [name for name in names if "bf16" in name]
+    note = f"{', '.join(slow)}: not timed, because {PROC}/cpuinfo names none of {', '.join(BFLOAT16)}" if slow else ""
+    return [name for name in names if name not in slow], note
+
+
+def precisions(settings):
+    """Yield (name, flags, variables) of pyllama for each precision among the choices of these settings."""
+    yield "pyllama", [], {}
+    if "bfloat16" in get_args(get_type_hints(settings)["dtype"]):
+        yield "pyllama-bf16", ["--dtype=bfloat16"], {}
 
 
 def variant(text):
@@ -83,11 +114,11 @@ def variant(text):
 def workers(options, size):
     """Yield the workers: the implementations, then the yardsticks."""
     threads, theirs = str(options.threads), on_threads(options.threads)
-    for name, flags, variables in [("pyllama", [], {}), *map(variant, options.ours)]:
+    for name, flags, variables in [*precisions(Settings), *map(variant, options.ours)]:
         yield Worker(name, "bench.train_pyllama", size, *flags, **{"PYLLAMA_NUM_THREADS": threads} | variables)
     for name in options.peers:
-        compiled = ["compile"] if "compile" in name else []
-        yield Worker(name, "bench.train_torch", size, threads, *compiled, python=options.peers_python,
+        ways = [way for way in ("compile", "bf16") if way in name]
+        yield Worker(name, "bench.train_torch", size, threads, *ways, python=options.peers_python,
                      **theirs | PEERS[name])
     for python in [sys.executable, options.peers_python] if options.peers else [sys.executable]:
         yield Worker(f"{YARDSTICK} of {python}", "bench.yardstick", threads, **theirs, python=python)
@@ -100,9 +131,10 @@ def first_steps(implementations, size):
     first = {worker.name: worker.ask(steps=FIRST, **({"ids": ids} if worker.name in PEERS else {}))
              for worker in implementations}
     for name, answer in first.items():
-        if not (apart := difference(first["pyllama"], answer)) <= AGREE:
+        agree = AGREE_BF16 if "bf16" in name or "bfloat16" in name else AGREE
+        if not (apart := difference(first["pyllama"], answer)) <= agree:
             raise ValueError(f"{name} differs from pyllama by {apart:.1e} in the first {FIRST} steps of size {size}, "
-                             f"which is more than {AGREE:.0e}: they do not compute the same")
+                             f"which is more than {agree:.0e}: they do not compute the same")
     return first
 
 
@@ -120,10 +152,13 @@ def report(size, turns):
     medians = {name: statistics.median(seconds) for name, seconds in steps.items()}
     eager = medians.get("torch-eager")
     peaks = {name: max(answer["peak_rss"] for answer, _ in turns[name]) for name in medians}
-    fastest = min((median for name, median in medians.items() if name in PEERS), default=None)
+    theirs = {name: median for name, median in medians.items() if name in PEERS}
+    fastest = min(theirs.values(), default=None)
+    float32 = min((median for name, median in theirs.items() if "bf16" not in name), default=None)
     for name, median in medians.items():
         yield {"size": size, "impl": name, "tok_s": SIZES[size].tokens / median,
                "ratio_eager": eager and eager / median, "ratio_fastest": fastest and fastest / median,
+               "ratio_float32": float32 and float32 / median,
                "mfu": SIZES[size].flops / median / 1e9 / sgemm, "sgemm_gflops": sgemm,
                "peak_rss_mb": peaks[name] / 2 ** 20, "ratio_memory": eager and peaks[name] / peaks["torch-eager"],
                "step_ms": 1e3 * median, "step_ms_min": 1e3 * min(steps[name]),
@@ -181,6 +216,8 @@ def main():
                     print(*(json.dumps(rounded(row)) for row in rows), sep="\n", flush=True)
                 else:
                     show(columns, rows)
+    if options.note:
+        print(options.note, file=sys.stderr if options.json else sys.stdout)
 
 
 if __name__ == "__main__":

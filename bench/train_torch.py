@@ -1,9 +1,12 @@
-"""A worker of bench/train.py: the same model in PyTorch.      python -m bench.train_torch SIZE THREADS [compile]
+"""A worker of bench/train.py: the same model in PyTorch.      python -m bench.train_torch SIZE THREADS [compile] [bf16]
 
-Written for speed: fused attention, norm, cross-entropy and AdamW; rotary tables are computed once.
+Written for speed: fused attention, norm, cross-entropy and AdamW; rotary tables are computed once.  With bf16, products
+and attention are in bfloat16 (autocast); weights, their gradients, the optimizer and the loss stay in float32.
 """
+import ctypes
 import itertools
 import math
+import os
 import sys
 import time
 
@@ -59,12 +62,15 @@ class Llama(nn.Module):
 
     def forward(self, ids, labels):
         x = self.embed_tokens(ids)
+        # In float32 they would make q and k float32 again.
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        cos, sin = self.cos.to(dtype), self.sin.to(dtype)
         for block in self.layers:
-            x = block(x, self.cos, self.sin)
+            x = block(x, cos, sin)
         return F.cross_entropy(F.linear(self.norm(x), self.embed_tokens.weight).flatten(0, 1), labels.flatten())
 
 
-def main(size, threads, *compiled):
+def main(size, threads, *ways):
     torch.set_num_threads(int(threads))
     model = Llama(SIZES[size])
     with torch.no_grad():
@@ -74,11 +80,14 @@ def main(size, threads, *compiled):
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": RULE["weight_decay"]}, {"params": gains, "weight_decay": 0.0}],
         lr=RULE["learning_rate"], betas=(RULE["beta1"], RULE["beta2"]), eps=RULE["adam_epsilon"], fused=True)
-    run = torch.compile(model) if compiled else model
+    run = torch.compile(model) if "compile" in ways else model
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in ways)
+    keeps = "GLIBC_TUNABLES" in os.environ
     batches = None
 
     def step(ids, exactly):
-        loss = run(ids[:, :-1], ids[:, 1:])
+        with autocast:
+            loss = run(ids[:, :-1], ids[:, 1:])
         loss.backward()
         exact = math.hypot(*(torch.linalg.vector_norm(p.grad, dtype=torch.float64)
                              for p in model.parameters())) if exactly else None
@@ -96,12 +105,16 @@ def main(size, threads, *compiled):
         nonlocal batches
         batches = itertools.cycle(torch.from_numpy(np.array(ids))) if ids else batches
         seconds, losses, norms = [], [], []
+        if keeps and not ids:
+            step(next(batches), exactly=False)              # not timed: takes the memory that the last turn gave back
         for _ in range(steps):
             begin = time.perf_counter()
             loss, norm = step(next(batches), exactly=ids is not None)
             seconds.append(time.perf_counter() - begin)
             losses.append(loss)
             norms.append(norm)
+        if keeps:
+            ctypes.CDLL(None).malloc_trim(0)                # all that wait for their turn would not fit into memory
         return {"seconds": seconds, "losses": losses, "norms": norms, "peak_rss": peak_rss()}
 
     serve(answer)

