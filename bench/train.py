@@ -35,7 +35,7 @@ from pyllama.text.tokens import windows
 from pyllama.training.loop import Settings
 
 # Freed memory below 16 GiB stays with the process, and it lies in huge pages.  In float32, all threads share it; in
-# bfloat16 sharing makes PyTorch 1.7 times slower.
+# bfloat16 sharing makes PyTorch 1.7 times as slow at size T.
 MALLOC = "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184:glibc.malloc.hugetlb=1"
 TUNABLES = {"": f"{MALLOC}:glibc.malloc.arena_max=1", "-bf16": MALLOC}
 PEERS = {f"torch{form}-{way}{malloc}": {"GLIBC_TUNABLES": tunables} if malloc else {}

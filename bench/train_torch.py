@@ -6,7 +6,6 @@ and attention are in bfloat16 (autocast); weights, their gradients, the optimize
 import ctypes
 import itertools
 import math
-import os
 import sys
 import time
 
@@ -82,7 +81,6 @@ def main(size, threads, *ways):
         lr=RULE["learning_rate"], betas=(RULE["beta1"], RULE["beta2"]), eps=RULE["adam_epsilon"], fused=True)
     run = torch.compile(model) if "compile" in ways else model
     autocast = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in ways)
-    keeps = "GLIBC_TUNABLES" in os.environ
     batches = None
 
     def step(ids, exactly):
@@ -105,7 +103,7 @@ def main(size, threads, *ways):
         nonlocal batches
         batches = itertools.cycle(torch.from_numpy(np.array(ids))) if ids else batches
         seconds, losses, norms = [], [], []
-        if keeps and not ids:
+        if not ids:
             step(next(batches), exactly=False)              # not timed: takes the memory that the last turn gave back
         for _ in range(steps):
             begin = time.perf_counter()
@@ -113,7 +111,7 @@ def main(size, threads, *ways):
             seconds.append(time.perf_counter() - begin)
             losses.append(loss)
             norms.append(norm)
-        if keeps:
+        if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)                # all that wait for their turn would not fit into memory
         return {"seconds": seconds, "losses": losses, "norms": norms, "peak_rss": peak_rss()}
 
