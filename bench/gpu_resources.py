@@ -32,6 +32,7 @@ HEADER = """\
 # Registers, stack and spills are per thread; shared, stack and spills are in bytes; blocks run at once on a
 # multiprocessor and fill this share of its threads.                      python -m bench.gpu_resources --write
 """
+TEXT = "# text of {} in {}: {}"                        # in the header, for files of many variants; see digest()
 COLUMNS = LINE.format("kernel", "for", "real", "threads", "registers", "shared", "stack", "spills", "blocks", "full")
 
 
@@ -54,8 +55,8 @@ def resources(compiler, file, precision, defines, arch):
     return {name: Used(*values) for name, values in json.loads(cache.read_text()).items()}
 
 
-def measure(compiler, file, precision, arch, apply=map):
-    """{(kernel, macros): Used} of one file.  CompileError names the variant that failed."""
+def measure(compiler, file, precision, arch, apply=map, variants=None):
+    """{(kernel, macros): Used} of one file, in all variants or these.  CompileError names the variant that failed."""
     def variant(defines):
         try:
             return resources(compiler, file, precision, defines, arch)
@@ -63,7 +64,7 @@ def measure(compiler, file, precision, arch, apply=map):
             raise CompileError(f"{file}.cu, {cuda_text.REAL[precision]}, {named(defines)} {arch}, {compiler.version}:\n"
                                f"{error}") from None
 
-    variants = cuda_text.variants(file, precision)
+    variants = variants or cuda_text.variants(file, precision)
     return {(name, named(defines)): used for defines, kernels in zip(variants, apply(variant, variants), strict=True)
             for name, used in kernels.items()}
 
@@ -88,6 +89,31 @@ def lines(measured, precision, arch):
             blocks = at_once(used, arch)
             full = blocks * -(-used.threads // 32) / MULTIPROCESSORS[arch].warps
             yield LINE.format(name, defines, cuda_text.REAL[precision], *used, blocks, f"{full:.0%}")
+
+
+def digest(file, precision):
+    """Of all that the resources depend on, but the compiler and the GPU: the text and the options of each variant."""
+    options = [cuda_text.options(precision, defines) for defines in cuda_text.variants(file, precision)]
+    return hashlib.sha256(repr((cuda_text.text(file), options)).encode()).hexdigest()[:32]
+
+
+def is_of_this_text(file, precision, arch):
+    """Was the table made of the file as it is now?  Only files of many variants have their digests in it."""
+    return TEXT.format(file, cuda_text.REAL[precision], digest(file, precision)) in path(arch).read_text().splitlines()
+
+
+def taken(file, precision, arch):
+    """{(kernel, macros): Used} of one file, as its table says: measure() when the table was made."""
+    rows = {}
+    for line in golden(arch)[1]:
+        name, *words = line.split()
+        defines = [word for word in words if "=" in word]
+        real, *numbers = words[len(defines):]
+        if real == cuda_text.REAL[precision]:
+            rows[name, " ".join(defines)] = Used(*map(int, numbers[:len(Used._fields)]))
+    every = [named(defines) for defines in cuda_text.variants(file, precision)]
+    return {(name, defines): rows.get((name, ""), rows.get((name, defines))) for defines in every
+            for name in kernels_in(file)}
 
 
 def golden(arch):
@@ -126,7 +152,9 @@ def main():
                 bad += [f"{compiler.version}: {cuda_text.REAL[precision]} {fault}" 
                         for fault in all_faults(measured, arch)]
                 table += lines(measured, precision, arch)
-            text = HEADER.format(CARDS.get(arch, arch), compiler.version) + "\n".join([COLUMNS, *table, ""])
+            texts = [TEXT.format(file, cuda_text.REAL[precision], digest(file, precision))
+                     for file, precision in itertools.product(cuda_text.VARIANTS, cuda_text.REAL)]
+            text = HEADER.format(CARDS.get(arch, arch), compiler.version) + "\n".join([*texts, COLUMNS, *table, ""])
             if compiler is installed[0] and arch in CARDS:
                 print(text)
                 if options.write:
