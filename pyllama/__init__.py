@@ -25,7 +25,9 @@ __version__ = "0.1.0"
 __all__ = ["Settings", "UserError", "check_gradient", "create", "finetune", "generate", "load", "ops", "predict",
            "resume", "train"]
 
-_HOMES = {"Settings": "training.loop", "UserError": "errors", "check_gradient": "testing:gradcheck"}
+# load is in api, too, which imports the tasks and the training: generation does without.
+_HOMES = {"Settings": "training.loop", "UserError": "errors", "check_gradient": "testing:gradcheck",
+          "load": "pretrained"}
 
 
 def __getattr__(name):

@@ -4,7 +4,6 @@ import errno
 import functools
 import glob
 import gzip
-import hashlib
 import io
 import itertools
 import json
@@ -24,6 +23,8 @@ from pyllama.errors import UserError
 
 CURES = {errno.ENOSPC: "free some space on that disk", errno.EDQUOT: "free some space or have the quota raised",
          errno.EFBIG: "raise the file-size limit (ulimit -f)"}
+
+CHUNK = 2**18                                       # bytes that are read at once
 
 
 class DamagedFile(UserError):
@@ -47,9 +48,24 @@ def to_json(value) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
+def sha256(data=b""):
+    """The SHA-256 of the data, as a hashlib object to which more may be added."""
+    import hashlib  # here, because it loads OpenSSL: 4 MB, which reading a model does without
+
+    return hashlib.sha256(data)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The SHA-256 of the rest of a file, in hexadecimal."""
+    digest = sha256()
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 def write(path, chunks) -> dict[str, int | str]:
     """Write a new file and force it to the disk.  Returns {"size": ..., "sha256": ...} of the chunks."""
-    size, digest = 0, hashlib.sha256()
+    size, digest = 0, sha256()
     with open(path, "xb") as file:
         for chunk in chunks:
             file.write(chunk)

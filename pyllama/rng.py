@@ -13,7 +13,9 @@ import numpy as np
 _undrawn: ContextVar[bool] = ContextVar("whether to draw shapes instead of numbers", default=False)
 
 
-def generator(*key: int | str) -> np.random.Generator:
+# The annotation is quoted, here and elsewhere, because NumPy loads numpy.random, and with it OpenSSL, when it is named:
+# 6 MB, which greedy generation does without.
+def generator(*key: int | str) -> "np.random.Generator":
     """A generator of Philox random numbers for this key, for example ``generator(seed, "dropout", step, layer)``.
 
     key     integers and strings

@@ -22,6 +22,7 @@ from pyllama.models import llama
 from pyllama.models.llama_config import LlamaConfig, MistralConfig
 from pyllama.quantization import EncodedArray
 from pyllama.quantization.blocks import decode
+from pyllama.rng import undrawn
 
 WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 OF_LAYER = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
@@ -56,8 +57,10 @@ def read(metadata: Metadata, stored: dict[str, Tensor], dtype: str = "float32"
     factors = tensors.pop(FACTORS, None)
     c = configuration(metadata, tensors, None if factors is None else vector(factors))
     # A model with as many layers and the smallest width has the same tree, and costs nothing.
-    tree = llama.init(replace(c, vocab_size=1, hidden_size=2, intermediate_size=1, num_attention_heads=1,
-                              num_key_value_heads=1, head_dim=None))
+    smallest = replace(c, vocab_size=1, hidden_size=2, intermediate_size=1, num_attention_heads=1,
+                       num_key_value_heads=1, head_dim=None)
+    with undrawn():
+        tree = llama.init(smallest)
     names = [name for name, _ in params.leaves(tree)]
     shapes = dict(zip(names, (shape_of(name, c) for name in names), strict=True))
     for name, shape in shapes.items():

@@ -107,14 +107,18 @@ def allowed(z, seen, settings: GenerationConfig, restrict: Callable | None = Non
     return z
 
 
-def choose(z, seen, settings: GenerationConfig, rng: np.random.Generator, restrict: Callable | None = None) -> int:
-    """The next id, given its scores z[V]; the other arguments as in allowed()."""
+def choose(z, seen, settings: GenerationConfig, rng: "np.random.Generator | None", restrict: Callable | None = None
+           ) -> int:
+    """The next id, given its scores z[V]; rng is used unless the choice is greedy.  For the others see allowed()."""
     if settings.greedy and not restrict and settings.repetition_penalty == 1:
         best = int(z.argmax())                      # the usual case reads the scores once
         if math.isfinite(z[best]):
             return best
     z = allowed(z, seen, settings, restrict)
-    return int(z.argmax()) if settings.greedy else draw(distribution(z, settings), rng.random())
+    if settings.greedy:
+        return int(z.argmax())
+    assert rng is not None
+    return draw(distribution(z, settings), rng.random())
 
 
 def log_probability(z, token: int, seen, settings: GenerationConfig, restrict: Callable | None = None) -> float:

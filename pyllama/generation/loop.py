@@ -38,7 +38,8 @@ class Result:
 class Row:
     """One sequence of the batch, while it is generated."""
 
-    def __init__(self, start: Start, rng: np.random.Generator, text: Text | None, rules: Rules, with_scores: bool):
+    def __init__(self, start: Start, rng: "np.random.Generator | None", text: Text | None, rules: Rules,
+                 with_scores: bool):
         self.known = [*start.ids]
         self.ids: list[int] = []
         self.scores: list[float] | None = [] if with_scores else None
@@ -105,8 +106,9 @@ class Generation:
         self.results: list[Result] = []
 
     def _row(self, start: Start, copy: int = 0) -> Row:
-        """A row with its own random numbers."""
-        rng = generator(self._settings.seed, "generate", copy, *(start.source or start.ids))
+        """A row with its own random numbers, if it draws its tokens."""
+        rng = None if self._settings.greedy else \
+            generator(self._settings.seed, "generate", copy, *(start.source or start.ids))
         with_scores = self._settings.output_scores and self._settings.num_beams == 1
         return Row(start, rng, self._text(start), self._rules, with_scores)
 

@@ -5,7 +5,6 @@
 What a new prompt shares with the one in the file, from the first token on, is taken from the file; the rest is read.
 Then the file keeps the new prompt, unless it already has all of it.
 """
-import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -68,7 +67,7 @@ def fingerprint(params: dict, config: Any) -> np.ndarray:
     """
     named = {f.name: repr(getattr(config, f.name)) for f in fields(config)
              if f.name != "extra" and not f.name.endswith("token_id")}
-    digest = hashlib.sha256(files.to_json({"type": config.TYPE, **named}))
+    digest = files.sha256(files.to_json({"type": config.TYPE, **named}))
     for name, leaf in leaves(params):
         kind, a = (leaf.kind, leaf.data) if isinstance(leaf, EncodedArray) else (leaf.dtype.name, host(leaf))
         digest.update(f"{name} {kind} {leaf.shape}".encode())

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.rng import undrawn
 
 LARGEST = 2**48                                     # numbers in a parameter
 _left: ContextVar[Iterator[int] | None] = ContextVar("parameters that outlines may still have", default=None)
@@ -21,7 +22,8 @@ def outlines(most: int):
     """
     token = _left.set(itertools.chain(range(most), [-1]).__iter__())
     try:
-        yield
+        with undrawn():
+            yield
     finally:
         _left.reset(token)
 
@@ -32,7 +34,7 @@ class Initializer:
     std     a number, or a function of (rows, columns)
     """
 
-    def __init__(self, rng: np.random.Generator, std: float | Callable[[int, int], float], dtype: str):
+    def __init__(self, rng: "np.random.Generator", std: float | Callable[[int, int], float], dtype: str):
         self.rng, self.std, self.dtype = rng, std, dtype
 
     def matrix(self, rows: int, columns: int, std: float | None = None) -> dict:

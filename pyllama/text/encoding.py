@@ -1,6 +1,5 @@
 """Encode documents into a file of ids, many short ones together and a long one in parts."""
 import contextlib
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
@@ -8,6 +7,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.files import sha256
 from pyllama.text import special
 from pyllama.text.records import Document
 from pyllama.text.tokenizer import Tokenizer
@@ -17,7 +17,7 @@ AT_ONCE = 2**20                                     # characters that are encode
 
 def fingerprint(texts: Iterable[Document]) -> tuple[str, int]:
     """(SHA-256 of the texts in hexadecimal, number of characters)"""
-    digest, total = hashlib.sha256(), 0
+    digest, total = sha256(), 0
     for _, text in texts:
         raw = text.encode()
         digest.update(len(raw).to_bytes(8, "little") + raw)

@@ -1,6 +1,5 @@
 """Convert text to token ids and back, with one class for characters, bytes, byte-level BPE and any tokenizer.json."""
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pyllama.errors import UserError
-from pyllama.files import rewrite
+from pyllama.files import rewrite, sha256
 from pyllama.text import alphabets, borders, frames, ordinary, tokenizer_files
 
 # Names on the Hugging Face Hub, for tokenizers whose settings do not say which token has a role.  If a vocabulary has
@@ -157,7 +156,7 @@ class Tokenizer:
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256, in hexadecimal, of the JSON as the library writes it, whatever the formatting of the file was."""
-        return hashlib.sha256(self.rust.to_str().encode()).hexdigest()
+        return sha256(self.rust.to_str().encode()).hexdigest()
 
     @property
     def eos_id(self) -> int | None:

@@ -4,7 +4,6 @@ A batch depends on (seed, step) alone.  A run that is resumed, or shared among r
 """
 import contextlib
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 
 from pyllama import rng
 from pyllama.errors import UserError, counted
-from pyllama.files import cure, make_folder, parse_json, replacing, rewrite
+from pyllama.files import cure, make_folder, parse_json, replacing, rewrite, sha256
 from pyllama.text import encoding, special
 from pyllama.text.corpus import Sources, documents
 from pyllama.text.epochs import step_rows
@@ -99,7 +98,7 @@ class Tokens:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all ids of the file or array, in hexadecimal."""
-        digest = hashlib.sha256()
+        digest = sha256()
         for block in blocks_of(self.ids):
             digest.update(block.data)
         return digest.hexdigest()
@@ -107,7 +106,7 @@ class Tokens:
     @property
     def documents_fingerprint(self) -> str:
         """SHA-256 of the width of an id and the borders of the documents, in hexadecimal."""
-        digest = hashlib.sha256(self.ids.dtype.name.encode())
+        digest = sha256(self.ids.dtype.name.encode())
         for borders in self.starts, self.stops:
             digest.update(borders.astype("<i8").tobytes())
         return digest.hexdigest()

@@ -17,7 +17,6 @@ A kill, a power cut or a full disk at any moment leaves the checkpoints that `la
 
 Only one process at a time may save to a run: see lock.py.  The same state gives the same bytes.
 """
-import hashlib
 import os
 import re
 import shutil
@@ -28,7 +27,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.files import DamagedFile, cure, make_folder, read_json, rewrite, sync, to_json, unreadable, write
+from pyllama.files import (
+    DamagedFile,
+    cure,
+    digest_of,
+    make_folder,
+    read_json,
+    rewrite,
+    sync,
+    to_json,
+    unreadable,
+    write,
+)
 from pyllama.formats.safetensors import read_tensors, to_safetensors
 
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
@@ -266,8 +276,7 @@ def verify(folder):
         for name, recorded in checksums.items():
             path = folder / name
             with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                actual = {"size": file.tell(), "sha256": digest}
+                actual = {"sha256": digest_of(file), "size": file.tell()}
             if actual != recorded:
                 sizes = [d["size"] if isinstance(d, dict) and "size" in d else "no" for d in (actual, recorded)]
                 raise DamagedFile(f"{path} is damaged: " + (f"it has {sizes[0]} bytes, but {sizes[1]} were written"
