@@ -279,7 +279,8 @@ def pieces():
     """SentencePiece's byte pairs over two letters."""
     texts = [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3), *((text, 0, 6) for text in sorted(gguf_tokenizer.HEX)),
              ("ab", -1, 1), ("▁a", -2, 1), ("a", -3, 1), ("b", -4, 1), ("▁", -5, 1)]
-    return Tokenizer(sentencepiece.tokenizer_of(sentencepiece.Parts(texts, {3: sentencepiece.BPE, 35: 1}, {4: 0})))
+    pieces = sentencepiece.Pieces.of(texts)
+    return Tokenizer(sentencepiece.tokenizer_of(sentencepiece.Parts(pieces, {3: sentencepiece.BPE, 35: 1}, {4: 0})))
 
 
 TOKENIZERS = {"characters": lambda: Tokenizer.characters("abc de\n.,é"), "bytes": Tokenizer.bytes, "pieces": pieces}

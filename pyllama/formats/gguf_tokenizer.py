@@ -8,6 +8,7 @@ Of the rules only those that this module reproduces are read and written: see ru
 """
 import functools
 from collections import Counter
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from pyllama.errors import UserError
 from pyllama.formats import gguf_probe
 from pyllama.formats.gguf_metadata import Metadata
 from pyllama.text import alphabets, frames, sentencepiece
-from pyllama.text.sentencepiece import SPACE
+from pyllama.text.sentencepiece import SPACE, Pieces
 from pyllama.text.tokenizer import Tokenizer
 
 PREFIX = "tokenizer.ggml."
@@ -67,8 +68,8 @@ def read(metadata: Metadata, vocab_size: int) -> tuple[Tokenizer | None, tuple[s
     if kind not in ("llama", "gpt2"):
         raise UserError(f"{metadata.path} has a tokenizer of the kind {kind!r}, but llama and gpt2 are read; {CURE}")
     vocabulary = read_vocabulary(metadata, vocab_size, kind)
-    if kind == "llama" and all(kind == NORMAL and len(text) == 1 for text, _, kind in vocabulary):
-        return Tokenizer(alphabets.characters([text.replace(SPACE, " ") for text, _, _ in vocabulary])), ()
+    if kind == "llama" and (vocabulary.types == NORMAL).all() and {*map(len, vocabulary.texts)} <= {1}:
+        return Tokenizer(alphabets.characters([text.replace(SPACE, " ") for text in vocabulary.texts])), ()
     roles = read_roles(metadata, vocabulary, kind)
     rust, begin = byte_level(metadata, vocabulary) if kind == "gpt2" else (pieces(metadata, vocabulary, roles), True)
     first = roles.get("bos_token") if metadata.flag(f"{PREFIX}add_bos_token", begin) else None
@@ -82,8 +83,8 @@ def read(metadata: Metadata, vocab_size: int) -> tuple[Tokenizer | None, tuple[s
     return tokenizer, gguf_probe.of_pieces(tokenizer, vocabulary, metadata.flag(f"{PREFIX}add_space_prefix", True))
 
 
-def read_vocabulary(metadata: Metadata, vocab_size: int, kind: str) -> list[tuple[str, float, int]]:
-    """[(text, score, type), ...] by id, without the padding at its end."""
+def read_vocabulary(metadata: Metadata, vocab_size: int, kind: str) -> Pieces:
+    """The tokens, without the padding at their end."""
     tokens = metadata.texts(f"{PREFIX}tokens")
     if len(tokens) != vocab_size:
         raise UserError(f"{metadata.path} has {len(tokens):,} tokens, but embeddings of {vocab_size:,}; convert the "
@@ -96,32 +97,32 @@ def read_vocabulary(metadata: Metadata, vocab_size: int, kind: str) -> list[tupl
     scores = metadata.numbers(f"{PREFIX}scores", np.zeros(len(tokens)))
     types = metadata.numbers(f"{PREFIX}token_type", np.array(      # the first files had none
         [BYTE if kind == "llama" and text in HEX else NORMAL for text in tokens]))
-    whole = [(text, float(score), int(kind)) for text, score, kind in zip(tokens, scores, types, strict=True)]
-    while whole and whole[-1][2] == UNUSED and whole[-1][0] == padding(len(whole) - 1):
-        whole.pop()
-    return whole
+    end = len(tokens)
+    while end and types[end - 1] == UNUSED and tokens[end - 1] == padding(end - 1):
+        end -= 1
+    return Pieces(tokens[:end], scores[:end], types[:end])
 
 
-def read_roles(metadata: Metadata, vocabulary: list[tuple[str, float, int]], kind: str) -> dict[str, str]:
+def read_roles(metadata: Metadata, vocabulary: Pieces, kind: str) -> dict[str, str]:
     """The special tokens by role."""
-    roles = {}
+    roles, count = {}, len(vocabulary.texts)
     for role, name in ROLES.items():
-        i = metadata.id(PREFIX + name, len(vocabulary))
-        if i is None and kind == "llama" and USUAL.get(role, len(vocabulary)) < len(vocabulary) and \
-                vocabulary[USUAL[role]][2] in (UNKNOWN, CONTROL):
+        i = metadata.id(PREFIX + name, count)
+        if i is None and kind == "llama" and USUAL.get(role, count) < count and \
+                vocabulary.types[USUAL[role]] in (UNKNOWN, CONTROL):
             i = USUAL[role]
         if i is not None:
-            roles[role] = vocabulary[i][0]
+            roles[role] = vocabulary.texts[i]
     return roles
 
 
-def byte_level(metadata: Metadata, vocabulary: list[tuple[str, float, int]]) -> tuple[tokenizers.Tokenizer, bool]:
+def byte_level(metadata: Metadata, vocabulary: Pieces) -> tuple[tokenizers.Tokenizer, bool]:
     """(byte-level byte pairs, do texts begin with the start token?)"""
     path, name = metadata.path, metadata.text(f"{PREFIX}pre", "")
     if name not in rules():
         how = f"by the rule {name!r}" if name else "by no rule that it names, as old files do"
         raise UserError(f"the tokenizer in {path} splits texts {how}, but {', '.join(rules())} are read; {CURE}")
-    ids = {text: i for i, (text, _, _) in enumerate(vocabulary)}
+    ids, texts = vocabulary.ids, vocabulary.texts
     if missing := alphabets.byte_values().keys() - ids.keys():
         raise UserError(f"the tokenizer in {path} lacks the byte {alphabets.byte_values()[min(missing)]}; {CURE}")
     merges = []
@@ -129,24 +130,26 @@ def byte_level(metadata: Metadata, vocabulary: list[tuple[str, float, int]]) -> 
         first, _, second = merge.partition(" ")
         if not {first, second, first + second} <= ids.keys():
             raise UserError(f"the tokenizer in {path} has the merge {merge!r}, but no such tokens; {CURE}")
-        merges.append((first, second))
+        merges.append((texts[ids[first]], texts[ids[second]]))          # the same objects, to save memory
     rust = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=rules()[name].whole))
     rust.pre_tokenizer, rust.decoder = rules()[name].split, decoders.ByteLevel()
-    for special, kinds in ((True, (UNKNOWN, CONTROL)), (False, (USER_DEFINED,))):
-        rust.add_tokens([AddedToken(text, normalized=False, special=special) for text, _, kind in vocabulary
-                         if kind in kinds])
+    for special, types in ((True, (UNKNOWN, CONTROL)), (False, (USER_DEFINED,))):
+        rust.add_tokens([AddedToken(text, normalized=False, special=special)
+                         for text in vocabulary.of_types(*types)])
     return rust, rules()[name].begin
 
 
-def pieces(metadata: Metadata, vocabulary: list[tuple[str, float, int]], roles: dict[str, str]) -> tokenizers.Tokenizer:
+def pieces(metadata: Metadata, vocabulary: Pieces, roles: dict[str, str]) -> tokenizers.Tokenizer:
     """SentencePiece's byte pairs."""
     prefix = metadata.flag(f"{PREFIX}add_space_prefix", True)
-    if roles.get("unk_token") is None and not any(kind == UNKNOWN for _, _, kind in vocabulary):
+    types = vocabulary.types.copy()
+    for text in roles.values():
+        types[vocabulary.ids[text]] = UNKNOWN if text == roles.get("unk_token") else CONTROL
+    if UNKNOWN not in types:
         raise UserError(f"the tokenizer in {metadata.path} has no unknown token; {CURE}")
-    whole = [(text, score, UNKNOWN if text == roles.get("unk_token") else CONTROL if text in roles.values() else kind)
-             for text, score, kind in vocabulary]
-    by_bytes = any(kind == BYTE for _, _, kind in whole)
-    if by_bytes and (missing := HEX - {text for text, _, kind in whole if kind == BYTE}):
+    whole = replace(vocabulary, types=types)
+    by_bytes = BYTE in types
+    if by_bytes and (missing := HEX - {*whole.of_types(BYTE)}):
         raise UserError(f"the tokenizer in {metadata.path} lacks the byte {min(missing)}; {CURE}")
     parts = sentencepiece.Parts(whole, {3: sentencepiece.BPE, 35: int(by_bytes)}, {3: int(prefix), 4: 0})
     return sentencepiece.tokenizer_of(parts)

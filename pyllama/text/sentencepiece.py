@@ -8,11 +8,14 @@ The file is a message of protocol buffers.  fields() reads such a message, so th
 
 Source: github.com/google/sentencepiece, src/sentencepiece_model.proto.
 """
+import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
@@ -23,9 +26,44 @@ UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6           # types of pieces; 1
 SPACE = "▁"
 
 
+Piece = tuple[str, float, int]                              # text, score, type
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """The pieces of a vocabulary, by id: columns, because a tuple for each would take several times the memory.
+
+    >>> from pyllama.text.sentencepiece import Pieces
+    >>> pieces = Pieces.of([("<unk>", 0.0, 2), ("a", -1.0, 1)])
+    >>> pieces.ids, pieces.of_types(1)
+    ({'<unk>': 0, 'a': 1}, ['a'])
+    """
+    texts: list[str]
+    scores: np.ndarray
+    types: np.ndarray                                       # 1 is an ordinary piece; the others: UNKNOWN, ...
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> "Pieces":
+        """The vocabulary with these pieces."""
+        texts, scores, types = zip(*pieces, strict=True)
+        return cls([*texts], np.array(scores, np.float64), np.array(types, np.int32))
+
+    def __iter__(self) -> Iterator[Piece]:
+        return zip(self.texts, self.scores.tolist(), self.types.tolist(), strict=True)
+
+    @functools.cached_property
+    def ids(self) -> dict[str, int]:
+        """{text: id}"""
+        return {text: i for i, text in enumerate(self.texts)}
+
+    def of_types(self, *types: int) -> list[str]:
+        """The texts of these types."""
+        return [self.texts[i] for i in np.flatnonzero(np.isin(self.types, types))]
+
+
 class Parts(NamedTuple):
     """The contents of a model file."""
-    pieces: list[tuple[str, float, int]]                    # (text, score, type), by id
+    pieces: Pieces
     trainer: dict[int, Any]
     normalizer: dict[int, Any]
 
@@ -34,7 +72,7 @@ class Parts(NamedTuple):
         """The special tokens by role; unk_token, bos_token, eos_token and pad_token, if they are there."""
         defaults = {"unk_token": (40, 0), "bos_token": (41, 1), "eos_token": (42, 2), "pad_token": (43, -1)}
         ids = {role: self.trainer.get(field, default) for role, (field, default) in defaults.items()}
-        return {role: self.pieces[i][0] for role, i in ids.items() if 0 <= i < len(self.pieces)}
+        return {role: self.pieces.texts[i] for role, i in ids.items() if 0 <= i < len(self.pieces.texts)}
 
 
 def read(path: Path) -> Parts:
@@ -55,14 +93,15 @@ def read(path: Path) -> Parts:
         for field in range(40, 44):
             if field in trainer:
                 trainer[field] = signed(trainer[field])
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError, ValueError, TypeError, AttributeError):
-        pieces = []
-    if not any(kind == UNKNOWN for _, _, kind in pieces):
+        whole = Pieces.of(pieces)
+    except (struct.error, IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError):
+        whole = None
+    if whole is None or UNKNOWN not in whole.types:
         raise UserError(f"{path} is not a SentencePiece model, or is truncated; fetch it again, or give a "
                         f"tokenizer.json")
     if trainer.get(3, UNIGRAM) not in (UNIGRAM, BPE):
         raise UserError(f"{path} is a SentencePiece model of words or characters; give one of byte pairs or unigrams")
-    return Parts(pieces, trainer, normalizer)
+    return Parts(whole, trainer, normalizer)
 
 
 def fields(message: bytes) -> Iterator[tuple[int, Any]]:
@@ -112,10 +151,9 @@ def tokenizer_of(parts: Parts) -> tokenizers.Tokenizer:
         rust.normalizer = normalizers.Sequence(steps)
     rust.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(),
                                       *([decoders.Strip(" ", 1, 0)] if prefix else [])])
-    special = [text for text, _, kind in parts.pieces if kind in (UNKNOWN, CONTROL)]
-    rust.add_special_tokens([tokenizers.AddedToken(text, normalized=False, special=True) for text in special])
-    rust.add_tokens([tokenizers.AddedToken(text, normalized=False) for text, _, kind in parts.pieces
-                     if kind == USER_DEFINED])
+    rust.add_special_tokens([tokenizers.AddedToken(text, normalized=False, special=True)
+                             for text in parts.pieces.of_types(UNKNOWN, CONTROL)])
+    rust.add_tokens([tokenizers.AddedToken(text, normalized=False) for text in parts.pieces.of_types(USER_DEFINED)])
     return rust
 
 
@@ -126,13 +164,12 @@ def _unigram(parts: Parts) -> models.Unigram:
 
 def _byte_pairs(parts: Parts) -> models.BPE:
     fallback = bool(parts.trainer.get(35, 0))
-    return models.BPE({text: i for i, (text, _, _) in enumerate(parts.pieces)},
-                      merges({text: score for text, score, kind in parts.pieces if kind == 1}.items()),
-                      unk_token=parts.pieces[_unknown(parts)][0], fuse_unk=True, byte_fallback=fallback)
+    return models.BPE(parts.pieces.ids, merges((text, score) for text, score, kind in parts.pieces if kind == 1),
+                      unk_token=parts.pieces.texts[_unknown(parts)], fuse_unk=True, byte_fallback=fallback)
 
 
 def _unknown(parts: Parts) -> int:
-    return next(i for i, (_, _, kind) in enumerate(parts.pieces) if kind == UNKNOWN)
+    return int(np.flatnonzero(parts.pieces.types == UNKNOWN)[0])
 
 
 def merges(scored) -> list[tuple[str, str]]:
@@ -144,7 +181,8 @@ def merges(scored) -> list[tuple[str, str]]:
     score, as in vocabularies that SentencePiece trains.
     """
     scores = dict(scored)
-    return [(piece[:i], piece[i:]) for piece in sorted(scores, key=scores.__getitem__, reverse=True)
-            for i in range(1, len(piece)) if piece[:i] in scores and piece[i:] in scores]
+    own = dict(zip(scores, scores, strict=True))            # a merge shares the texts of its pieces, to save memory
+    return [(first, second) for piece in sorted(scores, key=scores.__getitem__, reverse=True)
+            for i in range(1, len(piece)) if (first := own.get(piece[:i])) and (second := own.get(piece[i:]))]
 
 

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from pyllama.errors import UserError
 from pyllama.files import parse_json
 from pyllama.text import frames, sentencepiece
+from pyllama.text.sentencepiece import Pieces
 
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 GPT2 = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
@@ -86,7 +87,7 @@ def pieces(file: Path, kind: str, settings: dict[str, Any]) -> Made:
     if any(name in kind for name in OFFSET):
         roles = ROBERTA
         first = [("<s>", 0.0, 3), ("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2)]
-        parts = parts._replace(pieces=[*first, *parts.pieces[3:], ("<mask>", 0.0, 3)])
+        parts = parts._replace(pieces=Pieces.of([*first, *[*parts.pieces][3:], ("<mask>", 0.0, 3)]))
     roles = roles | named(settings)
     rust = sentencepiece.tokenizer_of(parts)
     before = "bos_token" if roles == ROBERTA or not unigram else None
