@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyllama.errors import UserError
-from pyllama.files import DamagedFile
+from pyllama.files import DamagedFile, give_back
 
 MAGIC, VERSION = b"GGUF", 3
 READ_VERSIONS = (2, VERSION)                        # 1 counted in uint32
@@ -116,7 +116,9 @@ class Reader:
         for i in range(tensors):
             name = self.name(f"the name of tensor {i + 1}", LONGEST_NAME, entries)
             entries[name] = self.entry(name)
-        return File(metadata, self.placed(entries, self.alignment(metadata)))
+        placed = self.placed(entries, self.alignment(metadata))
+        give_back(self.data[:self.at])                      # the values are copies
+        return File(metadata, placed)
 
     def check_version(self, version: int) -> None:
         """Raise UserError for a version or byte order that is not read."""

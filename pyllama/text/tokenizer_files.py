@@ -1,4 +1,5 @@
 """The files of a Hugging Face tokenizer: tokenizer.json or an older vocabulary, and the settings beside it."""
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,13 @@ def written(rust: tokenizers.Tokenizer, settings: dict[str, Any], special: dict[
 
 def _rust(file: Path) -> tokenizers.Tokenizer:
     """The tokenizer of a tokenizer.json."""
-    text = _text(file, f"give a {TOKENIZER} or a folder that has one")
+    data = _bytes(file, f"give a {TOKENIZER} or a folder that has one")
     try:
-        rust = tokenizers.Tokenizer.from_str(text)
+        rust = tokenizers.Tokenizer.from_buffer(data)       # a str would take several times the memory
     except Exception as error:                      # the library raises nothing narrower
-        raise UserError(f"{file} is not a tokenizer.json that the tokenizers library can read: {error}; "
+        _decoded(data, file)                        # what is not UTF-8 has a message of its own
+        reason = str(error).removeprefix("Cannot instantiate Tokenizer from buffer: ")
+        raise UserError(f"{file} is not a tokenizer.json that the tokenizers library can read: {reason}; "
                         f"give one written by Hugging Face or by pyllama") from None
     end = ids_end(rust)
     if end > MOST_TOKENS:                           # the library would count up to it, and abort where memory ends
@@ -99,11 +102,22 @@ def ids_end(rust: tokenizers.Tokenizer) -> int:
 
 
 def _text(file: Path, cure: str = "fix that, or move it elsewhere") -> str:
-    """The text of a file in UTF-8, with or without a byte order mark."""
+    """The text of a file in UTF-8."""
+    return _decoded(_bytes(file, cure), file)
+
+
+def _bytes(file: Path, cure: str) -> bytes:
+    """The content of a file, without a byte order mark."""
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        return file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}; {cure}") from None
+
+
+def _decoded(data: bytes, file: Path) -> str:
+    """The text of the bytes of a file."""
+    try:
+        return data.decode()
     except UnicodeDecodeError:
         raise UserError(f"{file} is not a {file.name}, because it is not UTF-8; give one written by Hugging Face or by "
                         f"pyllama") from None
