@@ -85,6 +85,15 @@ def test_settings_that_cannot_be_read_are_refused(content, tmp_path):
         Tokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"{", "tokenizers library can read: EOF while parsing"), (b'{"a": "\xff"}', "because it is not UTF-8")])
+def test_a_tokenizer_that_cannot_be_read_is_refused_with_the_reason(content, reason, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"tokenizer\.json is not a tokenizer\.json,? .*{reason}"):
+        Tokenizer.load(path)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_byte_order_mark_is_not_part_of_a_file(name, tmp_path):
     Tokenizer.byte_pairs(TEXTS, 300).save(tmp_path)
