@@ -49,7 +49,7 @@ TURN = 1.0                                      # least seconds of a turn
 
 SPEED = {"size": "{size}", "implementation": "{impl}", "tokens/s": "{tok_s:,.0f}", "step ms": "{step_ms:,.1f}",
          "best": "{step_ms_min:,.1f}", "x eager": "{ratio_eager:.2f}", "x fastest": "{ratio_fastest:.2f}",
-         "of float32": "{ratio_float32:.2f}", "MFU": "{mfu:.2f}", "GFLOP/s of sgemm": "{sgemm_gflops:.0f}",
+         "x float32's": "{ratio_float32:.2f}", "MFU": "{mfu:.2f}", "GFLOP/s of sgemm": "{sgemm_gflops:.0f}",
          "peak MiB": "{peak_rss_mb:,.0f}", "of eager's": "{ratio_memory:.2f}", "turns": "{n}",
          "disturbed": "{disturbed}"}
 CHECK = {"size": "{size}", "implementation": "{impl}", "losses": "{losses}", "gradient norms": "{norms}",
