@@ -42,4 +42,5 @@ typedef struct {
     real *normed;                                  /* [rows widest], shared by the threads, rows >= N */
     void *inputs;                                  /* stored_work(rows, widest) for Q8_0, and for Q4_0 */
     idx rows;
+    idx *blocks;                                   /* room for rows + 1 numbers */
 } turn;

@@ -21,19 +21,20 @@ from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
 
 pytestmark = pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
 
-V, CONTEXT = 19, 48
+V, CONTEXT, LONG = 19, 48, 700
 PLANNED = [kind for kind, family in MODELS.items() for head in ("lm", "seq2seq") if head in family.config.HEADS]
 STRETCHED = [None, {"rope_type": "linear", "factor": 3.0},
              {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}]
 VALUES = {                                      # of the configurations' fields, beside every bool
-    "num_key_value_heads": [1, 2], "head_dim": [None, 4], "sliding_window": [None, 1, 5], "rope_scaling": STRETCHED,
-    "rope_theta": [100.0], "max_window_layers": [0, 1], "position_offset": [0, 2], "n_inner": [None, 8],
+    "num_key_value_heads": [1, 2], "head_dim": [None, 4], "sliding_window": [None, 1, 5, 100],
+    "rope_scaling": STRETCHED, "rope_theta": [100.0], "max_window_layers": [0, 1], "position_offset": [0, 2],
+    "n_inner": [None, 8],
     "activation_function": sorted(ACTIVATIONS), "positions": ["learned", "sinusoidal"]}
 
 
-def configured(draw, kind):
+def configured(draw, kind, context=CONTEXT):
     """A random small configuration of a family: its bool fields and those of VALUES, where they fit together."""
-    shape = Dimensions(vocab_size=V, context=CONTEXT, head="seq2seq" if "seq2seq" in MODELS[kind].config.HEADS else
+    shape = Dimensions(vocab_size=V, context=context, head="seq2seq" if "seq2seq" in MODELS[kind].config.HEADS else
                        "lm", width=draw(st.sampled_from([8, 24])), layers=draw(st.integers(1, 2)),
                        heads=draw(st.sampled_from([2, 4])), dropout=0.0)
     config = MODELS[kind].config.small(shape)
@@ -120,14 +121,32 @@ def test_a_plan_computes_what_the_dynamic_graph_computes(kind, data):
                 texts = [(row, tokens[:length]) for (row, tokens), length in zip(texts, lengths, strict=True)]
 
 
+@pytest.mark.parametrize("kind", PLANNED)
+@given(data=st.data())
+def test_a_plan_reads_long_texts_as_the_dynamic_graph_does(kind, data):
+    """More tokens than a block of queries has, and more keys than a strip, beside sequences of other lengths."""
+    draw, rng = data.draw, np.random.default_rng(4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "ROWS", draw(st.sampled_from([50, 1000])))
+        writer = Writer(configured(draw, kind, LONG), draw(st.integers(1, 3)))
+        session = writer.session()
+        texts = [writer.begin(row) for row in range(writer.batch)]
+        for _ in range(draw(st.integers(1, 3))):
+            lengths = [draw(st.sampled_from([1, 2, 20, 90, 200])) for _ in texts]
+            texts = [text + rng.integers(0, V, length).tolist() for text, length in zip(texts, lengths, strict=True)]
+            new = [text[known:] for text, known in zip(texts, session.lengths, strict=True)]
+            for row, (z, more) in enumerate(zip(session.extend(new, every=True), new, strict=True)):
+                near(z, writer.scores(texts[row], row)[-len(more):])
+
+
 EACH = pytest.mark.parametrize("kind", PLANNED)
 THREADS = 1, 2, 3
 
 
-def seen(kind, dtype="float32", batch=3):
+def seen(kind, dtype="float32", batch=3, context=CONTEXT):
     """A writer of a family in one configuration, wide enough that three threads have work."""
     head = "seq2seq" if "seq2seq" in MODELS[kind].config.HEADS else "lm"
-    return Writer(MODELS[kind].config.small(Dimensions(vocab_size=V, context=CONTEXT, head=head, width=96, layers=2,
+    return Writer(MODELS[kind].config.small(Dimensions(vocab_size=V, context=context, head=head, width=96, layers=2,
                                                        heads=3, dropout=0.0)), batch, dtype)
 
 
@@ -233,6 +252,20 @@ def test_a_small_cache_rounds_keys_and_values(kind, cache):
     other.keep([0])
     other.restore(session.state())
     assert np.allclose(other.extend([[1]]), session.extend([[1]]), rtol=0, atol=1e-5 * np.abs(exact).max())
+
+
+@EACH
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+def test_a_small_cache_reads_a_long_text_as_it_reads_token_by_token(kind, cache):
+    writer = seen(kind, batch=3, context=LONG)
+    tokens = np.random.default_rng(4).integers(0, V, (3, 200))
+
+    def scores(cache, step):
+        session = writer.session(cache=cache)
+        return np.concatenate([np.stack(session.extend(tokens[:, t:t + step].tolist(), every=True))
+                               for t in range(0, 200, step)], axis=1)
+
+    follows(scores(cache, 200), scores(cache, 5), scores("reals", 200))
 
 
 OF_MEMORY = re.compile(r"^model\.encoder\.|encoder_attn\.[kv]_proj")         # computed before, from plain arrays

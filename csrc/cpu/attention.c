@@ -207,41 +207,62 @@ static real attend_one(const attending *a, idx b, idx g, idx r, real *restrict p
     return finish(y, K, top, sum);
 }
 
+typedef struct {                                   /* queries, and what they took in of the keys so far */
+    real *strip, *q_columns, *v_rows, *top, *sum, *shrink, *rest;
+    matrix y;
+    idx queries, K;
+    int begun;
+} block;
+
+/* work: attention_work(K) numbers */
+static block block_of(matrix q, matrix y, idx queries, idx K, real scale, real *work) {
+    real *q_columns = work + STRIP, *v_rows = q_columns + QUERIES * K, *top = v_rows + KEYS * (K + NR);
+    pack_scaled(q_columns, q, K, queries, scale);
+    for (idx t = 0; t < QUERIES; t++) top[t] = -INFINITY, top[QUERIES + t] = 0;
+    return (block){work, q_columns, v_rows, top, top + QUERIES, top + 2 * QUERIES, top + 3 * QUERIES, y, queries, K, 0};
+}
+
+/* Takes in a strip of keys and their values. */
+static void take_in_strip(block *o, const attending *a, sight x, matrix k, matrix v, const real *bias) {
+    const idx K = o->K, queries = o->queries;
+    band now = x.band;
+    for (idx j = 0; j < queries; j += NR) {
+        scores(o->strip, k, o->q_columns, K, now, j, o->rest);
+        for (idx t = j; t < least(queries, j + NR); t += LANES) {
+            adjust(o->strip, NULL, now, t, a, bias);
+            soften(o->strip, x, t, o->top, o->sum, o->shrink);
+        }
+    }
+    for (idx t = 0; t < queries && o->begun; t++) {
+        real *yt = (real *)o->y.at + t * o->y.down, shrink = o->shrink[t];
+        if (shrink == 1) continue;
+        #pragma omp simd
+        for (idx i = 0; i < K; i++) yt[i] *= shrink;
+    }
+    pack(o->v_rows, v, now.rows, K);
+    multiply(o->y, (matrix){o->strip, 1, QUERIES}, o->v_rows, K, transposed(now), o->begun);
+    o->begun = 1;
+}
+
+/* lse [queries], or NULL */
+static void finish_block(const block *o, real *lse) {
+    for (idx t = 0; t < o->queries; t++) {
+        real found = finish((real *)o->y.at + t * o->y.down, o->K, o->top[t], o->sum[t]);
+        if (lse) lse[t] = found;
+    }
+}
+
 static void attend(const attending *a, idx b, idx g, idx r, idx t0, real *work) {
-    idx K = a->K, queries = least(a->T - t0, QUERIES);
-    real *strip = work, *q_columns = strip + STRIP, *v_rows = q_columns + QUERIES * K;
-    real *top = v_rows + KEYS * (K + NR), *sum = top + QUERIES, *shrink = sum + QUERIES, *rest = shrink + QUERIES;
-    matrix y = at(a->y, b, g, r, t0);
+    idx queries = least(a->T - t0, QUERIES);
     const real *bias = bias_of(a, b, g, r, t0);
-    int begun = 0;
-    real *lse = a->lse + ((b * a->G + g) * a->R + r) * a->T + t0;
-
-    pack_scaled(q_columns, at(a->q, b, g, r, t0), K, queries, scale_of(a));
-    for (idx t = 0; t < QUERIES; t++) top[t] = -INFINITY, sum[t] = 0;
-
+    block o = block_of(at(a->q, b, g, r, t0), at(a->y, b, g, r, t0), queries, a->K, scale_of(a), work);
     span keys = seen(transposed(seen_keys(a, 0, t0, a->S, queries)), 0, queries);
     for (idx s = keys.first; s < keys.past; s += KEYS) {
         sight x = look(a, b, s, t0, least(keys.past - s, KEYS), queries);
-        band now = x.band;
         if (apart(x)) continue;
-        for (idx j = 0; j < queries; j += NR) {
-            scores(strip, at(a->k, b, g, 0, s), q_columns, K, now, j, rest);
-            for (idx t = j; t < least(queries, j + NR); t += LANES) {
-                adjust(strip, NULL, now, t, a, bias ? bias + s : NULL);
-                soften(strip, x, t, top, sum, shrink);
-            }
-        }
-        for (idx t = 0; t < queries && begun; t++) {
-            real *yt = (real *)y.at + t * y.down;
-            if (shrink[t] == 1) continue;
-            #pragma omp simd
-            for (idx i = 0; i < K; i++) yt[i] *= shrink[t];
-        }
-        pack(v_rows, at(a->v, b, g, 0, s), now.rows, K);
-        multiply(y, (matrix){strip, 1, QUERIES}, v_rows, K, transposed(now), begun);
-        begun = 1;
+        take_in_strip(&o, a, x, at(a->k, b, g, 0, s), at(a->v, b, g, 0, s), bias ? bias + s : NULL);
     }
-    for (idx t = 0; t < queries; t++) lse[t] = finish((real *)y.at + t * y.down, K, top[t], sum[t]);
+    finish_block(&o, a->lse + ((b * a->G + g) * a->R + r) * a->T + t0);
 }
 
 static void attention(const attending *a, real *work, int threads) {

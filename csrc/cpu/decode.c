@@ -7,6 +7,7 @@
  * (b) If one row comes alone, each thread norms it for itself: another phase would take longer.
  * (c) Of at most SAME_BITS rows each is computed as if it came alone, so that its bits do not depend on
  *     its company.
+ * (d) Of more, those of a sequence attend in blocks, by the tiles of attention.c.
  */
 #include "team.h"
 
@@ -27,7 +28,7 @@ typedef struct {
     const turn *t;
     place shared;
     real *work;
-    idx widest, each;
+    idx widest, each, blocks;
 } program;
 
 typedef struct {                                   /* a thread's own room */
@@ -41,9 +42,12 @@ static idx rows_of(const step *s, const turn *t) { return s->wanted ? t->M : t->
 static idx up(idx n) { return (n + 15) / 16 * 16; }
 
 /* Numbers of a thread's work */
+static idx block_work(idx K) { return attention_work(K) + (2 * KEYS + QUERIES + 2) * K; }
+
 static idx decode_work(idx widest, idx K) {
     idx products = up(widest + 1) + up(widest) + up(2 * stored_work(1, widest) / sizeof(real) + 1);
-    return 16 + most(most(products, up(WORK)), up(3 * K + LONG + 2 * SHORT * K));
+    idx heads = up(most(block_work(K), 3 * K + LONG + 2 * SHORT * K));
+    return 16 + most(most(products, up(WORK)), heads);
 }
 
 static desk desk_of(const program *p, int me) {
@@ -185,8 +189,9 @@ static void multiply_items(const program *p, int phase, span units, int me) {
     multiply_units(s, t, units, alone ? d.own : p->shared, d.rest);
 }
 
-/* Rows of K numbers of a cache, of its kind, to y */
-static void recall(real *restrict y, const void *rows, const float *scales, int kind, idx row, idx n, idx K) {
+/* n rows of K numbers of a cache: where they lie, or as reals in y */
+static const real *recall(real *restrict y, const void *rows, const float *scales, int kind, idx row, idx n, idx K) {
+    if (kind == REALS) return (const real *)rows + row * K;
 #if REAL == 32
     if (kind == FLOAT16) widen(kind, y, (const char *)rows + row * K * sizeof(half), n * K);
     for (idx i = 0; kind == INT8 && i < n; i++) {
@@ -194,6 +199,7 @@ static void recall(real *restrict y, const void *rows, const float *scales, int 
         for (idx k = 0; k < K; k++) y[i * K + k] = x[k] * scales[row + i];
     }
 #endif
+    return y;
 }
 
 /* The inverse: x [K] becomes a row. */
@@ -214,16 +220,14 @@ static void keep(void *rows, float *scales, int kind, idx row, const real *restr
 /* y [K] of q [K] and the rows first .. past - 1 of a cache; work: LONG + (1 + 2 SHORT) K numbers */
 static void attend_to(real *y, const real *q, const kept *c, int kind, span rows, const char *mask, idx K,
                       real *work) {
-    real *p = work, *k = p + LONG, *v = k + SHORT * K, *scaled = v + SHORT * K, top = -INFINITY, sum = 0;
+    real *p = work, *keys = p + LONG, *values = keys + SHORT * K, *scaled = values + SHORT * K;
+    real top = -INFINITY, sum = 0;
     idx longest = kind == REALS ? LONG : SHORT;
     for (idx j = 0; j < K; j++) scaled[j] = q[j] / SQRT(K), y[j] = 0;
     for (idx s = rows.first; s < rows.past; s += longest) {
         idx n = least(rows.past - s, longest);
-        if (kind == REALS) k = (real *)c->k + s * K, v = (real *)c->v + s * K;
-        else {
-            recall(k, c->k, c->k_scale, kind, s, n, K);
-            recall(v, c->v, c->v_scale, kind, s, n, K);
-        }
+        const real *k = recall(keys, c->k, c->k_scale, kind, s, n, K);
+        const real *v = recall(values, c->v, c->v_scale, kind, s, n, K);
         stored_product(p, n, scaled, K, NULL, &(stored){REALS, k, n, K}, 1, 0, n, 0, NULL);
         for (idx i = 0; mask && i < n; i++) p[i] = mask[s - rows.first + i] ? p[i] : -INFINITY;
         take_in(y, p, (matrix){v, K, 1}, n, K, &top, &sum);
@@ -267,6 +271,53 @@ static void cross_head(const step *s, const turn *t, idx n, idx h, real *work) {
               (span){row, row + t->S}, t->mask + source * t->S, K, work);
 }
 
+/* y of the queries q of a sequence and the rows of a cache from `first` on; work: block_work(K) numbers */
+static void attend_strips(matrix y, matrix q, const attending *a, const kept *c, int kind, idx first, real *work) {
+    idx K = a->K;
+    real *keys = work + attention_work(K), *values = keys + KEYS * K;
+    block o = block_of(q, y, a->T, K, scale_of(a), work);
+    span all = seen(transposed(seen_keys(a, 0, 0, a->S, a->T)), 0, a->T);
+    for (idx s = all.first; s < all.past; s += KEYS) {
+        idx n = least(all.past - s, KEYS);
+        const real *k = recall(keys, c->k, c->k_scale, kind, first + s, n, K);
+        const real *v = recall(values, c->v, c->v_scale, kind, first + s, n, K);
+        take_in_strip(&o, a, look(a, 0, s, 0, n, a->T), (matrix){k, K, 1}, (matrix){v, K, 1}, NULL);
+    }
+    finish_block(&o, NULL);
+}
+
+static void attend_block(const step *s, const turn *t, span rows, idx h, real *work) {
+    idx K = s->K, n = rows.first, queries = rows.past - n, first = (t->owner[n] * s->G + h / s->R) * t->room;
+    real *q = work + block_work(K) - (QUERIES + 2) * K, *rest = q + QUERIES * K;
+    attending a = {.T = queries, .S = t->place[n] + queries, .K = K, .behind = s->window - 1, .scale = NAN};
+    for (idx i = 0; i < queries; i++) {
+        const real *x = s->x + (n + i) * s->ldx + h * K;
+        memcpy(q + i * K, turned(rest, x, s->q_norm, t->place[n + i], s, t), K * sizeof(real));
+    }
+    attend_strips((matrix){s->y[0] + n * s->ldy[0] + h * K, s->ldy[0], 1}, (matrix){q, K, 1}, &a,
+                  t->caches + s->layer, t->kind, first, work);
+}
+
+static void cross_block(const step *s, const turn *t, span rows, idx h, real *work) {
+    idx K = s->K, n = rows.first, source = t->source[t->owner[n]], S = t->S;
+    attending a = {.T = rows.past - n, .S = S, .K = K, .behind = S, .ahead = rows.past - n, .scale = NAN,
+                   .mask = t->mask + source * S};
+    attend_strips((matrix){s->y[0] + n * s->ldy[0] + h * K, s->ldy[0], 1},
+                  (matrix){s->x + n * s->ldx + h * K, s->ldx, 1}, &a, t->memory + s->layer, REALS,
+                  (source * s->G + h) * S, work);
+}
+
+/* The first rows of the blocks, and the number of rows; returns how many blocks there are. */
+static idx cut_into_blocks(const turn *t) {
+    idx *blocks = t->blocks, count = 0;
+    for (idx n = 0; n < t->N; n++) {
+        int follows = n && t->owner[n] == t->owner[n - 1] && t->place[n] == t->place[n - 1] + 1;
+        if (t->N <= SAME_BITS || !follows || n - blocks[count - 1] == QUERIES) blocks[count++] = n;
+    }
+    blocks[count] = t->N;
+    return count;
+}
+
 /* A row whose sequence has no other needs only its own key of the new ones: one phase is enough. */
 static int at_once(const step *s, const turn *t) { return t->N == 1 && s->R == 1; }
 
@@ -275,11 +326,16 @@ static void heads_items(const program *p, int phase, span items, int me) {
     const turn *t = p->t;
     real *work = desk_of(p, me).rest;
     for (idx i = items.first; i < items.past; i++)
-        if (s->kind == CROSS) cross_head(s, t, i % t->N, i / t->N, work);
-        else if (phase % 2 == 0) keep_row(s, t, i, (span){0, s->G}, work);
+        if (phase % 2 == 0) keep_row(s, t, i, (span){0, s->G}, work);
         else {
-            if (at_once(s, t)) keep_row(s, t, 0, (span){i, i + 1}, work);
-            attend_head(s, t, i % t->N, i / t->N, work);
+            idx h = i / p->blocks, *block = t->blocks + i % p->blocks;
+            span rows = {block[0], block[1]};
+            int alone = rows.past - rows.first == 1;
+            if (s->kind == CROSS) (alone ? cross_head(s, t, *block, h, work) : cross_block(s, t, rows, h, work));
+            else {
+                if (at_once(s, t)) keep_row(s, t, 0, (span){h, h + 1}, work);
+                (alone ? attend_head(s, t, *block, h, work) : attend_block(s, t, rows, h, work));
+            }
         }
 }
 
@@ -289,7 +345,7 @@ static idx items_of(const job *j, int phase) {
     const step *s = p->steps + phase / 2;
     idx N = rows_of(s, p->t);
     if (!N) return 0;
-    if (phase % 2) return s->kind == PRODUCT ? product_items(s, N) : s->kind >= HEADS ? N * s->G * s->R : N;
+    if (phase % 2) return s->kind == PRODUCT ? product_items(s, N) : s->kind >= HEADS ? p->blocks * s->G * s->R : N;
     if (s->kind == HEADS) return at_once(s, p->t) ? 0 : N;
     return s->kind == PRODUCT && N > 1 && prepares(s) ? N : 0;
 }
@@ -312,7 +368,8 @@ static void run_items(const job *j, int phase, idx first, idx past, int me) {
 
 static void decode(const step *steps, idx count, const turn *t, real *work, idx widest, idx K, int threads) {
     program p = {{2 * count, items_of, run_items}, steps, t,
-                 place_in(t->normed, t->inputs, t->rows, widest), work, widest, decode_work(widest, K)};
+                 place_in(t->normed, t->inputs, t->rows, widest), work, widest, decode_work(widest, K),
+                 cut_into_blocks(t)};
     for (int me = 0; me < threads; me++) *desk_of(&p, me).ready = -1;
     team_run(&p.job, threads);
 }

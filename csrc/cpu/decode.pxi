@@ -21,7 +21,7 @@ cdef class Machine:
     cdef turn now
     cdef readonly idx rows
     cdef idx count, widest, width, vocabulary, sequences, places
-    cdef idx *numbers                                   # of a turn: tokens, their sequences, their positions, wanted
+    cdef idx *numbers                                   # of a turn: tokens, sequences, positions, wanted, blocks
     cdef int threads                                    # that `work` suffices for
     cdef np.ndarray like, work
     cdef list alive, held                               # arrays that a step, and that a turn has the addresses of
@@ -32,11 +32,12 @@ cdef class Machine:
         self.count = len(steps)
         memset(&self.now, 0, sizeof(turn))
         self.steps = <step *>calloc(self.count + 1, sizeof(step))
-        self.numbers = <idx *>calloc(4 * rows, sizeof(idx))
+        self.numbers = <idx *>calloc(5 * rows + 1, sizeof(idx))
         if self.steps == NULL or self.numbers == NULL:
             raise MemoryError("a plan")
         self.now.ids, self.now.owner = self.numbers, self.numbers + rows
         self.now.place, self.now.wanted = self.numbers + 2 * rows, self.numbers + 3 * rows
+        self.now.blocks = self.numbers + 4 * rows
         for i, fields in enumerate(steps):
             self.fill(&self.steps[i], fields)
         self.now.normed = <void *>self.address(scratch(rows * widest, like))

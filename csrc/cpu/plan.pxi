@@ -46,3 +46,4 @@ cdef extern from "kernels.h" nogil:                     # the types of csrc/plan
         void *normed
         void *inputs
         idx rows
+        idx *blocks
