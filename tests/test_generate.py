@@ -7,14 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import pyllama
 from pyllama import backend, params
 from pyllama.errors import UserError
-from pyllama.generation import GenerationConfig, Result, choice, generate, session, start, stream
+from pyllama.generation import GenerationConfig, Result, choice, generate, session, stream
 from pyllama.generation.text import Text
 from pyllama.models import gpt2, llama
 from pyllama.models.kv_cache import Cache, new_cache
-from pyllama.op import watching
 from pyllama.rng import generator
 from pyllama.text.tokenizer import Tokenizer
 from tests import chains
@@ -321,30 +319,3 @@ def test_a_stream_computes_no_further_than_it_is_read(monkeypatch):
         next(text)
         next(text)
     assert runs == [(1, 2), (1, 1)], "the prompt at once, and then one token"
-
-
-@pytest.mark.skipif(backend.cpu is None, reason="without the C kernels the ops read every prompt")
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gpt2"])
-def test_a_long_prompt_is_read_by_the_ops_and_continued_by_the_plan(family):
-    long = start.LONG
-    model = pyllama.create(family, "python-docs", hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                           max_position_embeddings=2 * long, dtype="float64", vocab_size=300, tokenizer="bpe")
-    prompt = np.random.default_rng(0).integers(300, size=long + 1).tolist()
-    calls = []
-
-    def watch(op, call, inputs, options):
-        calls.append(op.name)
-        return call(*inputs, **options)
-
-    for ids, by_ops in ((prompt, True), (prompt[:long - 1], False)):
-        calls.clear()
-        with watching(watch):
-            window, scores = start.read(model.params, model.config, [start.Start((*ids,), (), 9, [])])
-            assert ("attention" in calls) == by_ops
-            scores = scores.copy()                                      # the next call may overwrite them
-            calls.clear()
-            next_scores = window.extend([[7]])
-            assert not calls
-        for z, before in ((scores, ids), (next_scores, [*ids, 7])):
-            exact, _ = model.logits([before])
-            np.testing.assert_allclose(z[0], exact[0, -1], rtol=0, atol=1e-12 * abs(exact).max())

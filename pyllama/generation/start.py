@@ -5,13 +5,10 @@ from typing import Any, NamedTuple
 from pyllama.errors import UserError, counted
 from pyllama.generation import prompt_cache
 from pyllama.generation.rules import Rules, listed
-from pyllama.generation.session import DynamicSession, encoded, open_session
+from pyllama.generation.session import encoded, open_session
 from pyllama.generation.settings import GenerationConfig
 from pyllama.generation.window import Window
-from pyllama.quantization import is_quantized
 from pyllama.text.tokenizer import Tokenizer
-
-LONG = 384                                  # tokens of a prompt that the ops read faster than a plan
 
 
 class Start(NamedTuple):
@@ -88,7 +85,7 @@ def read(params: dict, config: Any, starts: Sequence[Start], cached: str | None 
         room = min(room, context)
     window = Window(open_session(params, config, len(different), room, memory, cache), context)
     if cached is None:
-        scores = after(window, [[*ids] for ids, _ in different], params, config)
+        scores = window.extend([[*ids] for ids, _ in different])
     else:
         check_cacheable(different, context)
         scores = prompt_cache.extend(window, [*different[0][0]], cached, params, config)
@@ -97,21 +94,6 @@ def read(params: dict, config: Any, starts: Sequence[Start], cached: str | None 
         scores = scores[rows]
         window.keep(rows)
     return window, scores
-
-
-def after(window: Window, prompts: list[list[int]], params: dict, config: Any) -> Any:
-    """The scores [B V] after the prompts, which a window without tokens reads.
-
-    A plan attends key by key, the ops in tiles.  So they read a long prompt that comes alone, unless matrices are
-    encoded.
-    """
-    fits = not is_encoder_decoder(config) and LONG <= len(prompts[0]) <= config.max_position_embeddings
-    if len(prompts) > 1 or not fits or is_quantized(params) or isinstance(window.session, DynamicSession):
-        return window.extend(prompts)
-    ops = DynamicSession(params, config, 1, len(prompts[0]))
-    scores = ops.extend(prompts)
-    window.restore(ops.state())
-    return scores
 
 
 def check_cacheable(different: Sequence[tuple], context: int | None) -> None:
