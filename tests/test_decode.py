@@ -21,7 +21,7 @@ from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
 
 pytestmark = pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
 
-V, CONTEXT, LONG = 19, 48, 700
+V, CONTEXT = 19, 48
 PLANNED = [kind for kind, family in MODELS.items() for head in ("lm", "seq2seq") if head in family.config.HEADS]
 STRETCHED = [None, {"rope_type": "linear", "factor": 3.0},
              {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}]
@@ -119,24 +119,6 @@ def test_a_plan_computes_what_the_dynamic_graph_computes(kind, data):
                 lengths = [draw(st.integers(writer.reads, len(tokens))) for _, tokens in texts]
                 session.cut(lengths)
                 texts = [(row, tokens[:length]) for (row, tokens), length in zip(texts, lengths, strict=True)]
-
-
-@pytest.mark.parametrize("kind", PLANNED)
-@given(data=st.data())
-def test_a_plan_reads_long_texts_as_the_dynamic_graph_does(kind, data):
-    """More tokens than a block of queries has, and more keys than a strip, beside sequences of other lengths."""
-    draw, rng = data.draw, np.random.default_rng(4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "ROWS", draw(st.sampled_from([50, 1000])))
-        writer = Writer(configured(draw, kind, LONG), draw(st.integers(1, 3)))
-        session = writer.session()
-        texts = [writer.begin(row) for row in range(writer.batch)]
-        for _ in range(draw(st.integers(1, 3))):
-            lengths = [draw(st.sampled_from([1, 2, 20, 90, 200])) for _ in texts]
-            texts = [text + rng.integers(0, V, length).tolist() for text, length in zip(texts, lengths, strict=True)]
-            new = [text[known:] for text, known in zip(texts, session.lengths, strict=True)]
-            for row, (z, more) in enumerate(zip(session.extend(new, every=True), new, strict=True)):
-                near(z, writer.scores(texts[row], row)[-len(more):])
 
 
 EACH = pytest.mark.parametrize("kind", PLANNED)
@@ -252,20 +234,6 @@ def test_a_small_cache_rounds_keys_and_values(kind, cache):
     other.keep([0])
     other.restore(session.state())
     assert np.allclose(other.extend([[1]]), session.extend([[1]]), rtol=0, atol=1e-5 * np.abs(exact).max())
-
-
-@EACH
-@pytest.mark.parametrize("cache", ["f16", "int8"])
-def test_a_small_cache_reads_a_long_text_as_it_reads_token_by_token(kind, cache):
-    writer = seen(kind, batch=3, context=LONG)
-    tokens = np.random.default_rng(4).integers(0, V, (3, 200))
-
-    def scores(cache, step):
-        session = writer.session(cache=cache)
-        return np.concatenate([np.stack(session.extend(tokens[:, t:t + step].tolist(), every=True))
-                               for t in range(0, 200, step)], axis=1)
-
-    follows(scores(cache, 200), scores(cache, 5), scores("reals", 200))
 
 
 OF_MEMORY = re.compile(r"^model\.encoder\.|encoder_attn\.[kv]_proj")         # computed before, from plain arrays

@@ -1,0 +1,45 @@
+"""A plan reads a long prompt in blocks, and computes what the dynamic graph computes."""
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyllama import backend
+from pyllama.decode import compiled
+from tests.test_decode import EACH, V, Writer, configured, follows, near, seen
+
+pytestmark = pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
+
+LONG = 700                                      # tokens of a context
+
+
+@EACH
+@given(data=st.data())
+def test_a_plan_reads_long_texts_as_the_dynamic_graph_does(kind, data):
+    """More tokens than a block of queries has, and more keys than a strip, beside sequences of other lengths."""
+    draw, rng = data.draw, np.random.default_rng(4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "ROWS", draw(st.sampled_from([50, 1000])))
+        writer = Writer(configured(draw, kind, LONG), draw(st.integers(1, 3)))
+        session = writer.session()
+        texts = [writer.begin(row) for row in range(writer.batch)]
+        for _ in range(draw(st.integers(1, 3))):
+            lengths = [draw(st.sampled_from([1, 2, 20, 90, 200])) for _ in texts]
+            texts = [text + rng.integers(0, V, length).tolist() for text, length in zip(texts, lengths, strict=True)]
+            new = [text[known:] for text, known in zip(texts, session.lengths, strict=True)]
+            for row, (z, more) in enumerate(zip(session.extend(new, every=True), new, strict=True)):
+                near(z, writer.scores(texts[row], row)[-len(more):])
+
+
+@EACH
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+def test_a_small_cache_reads_a_long_text_as_it_reads_token_by_token(kind, cache):
+    writer = seen(kind, batch=3, context=LONG)
+    tokens = np.random.default_rng(4).integers(0, V, (3, 200))
+
+    def scores(cache, step):
+        session = writer.session(cache=cache)
+        return np.concatenate([np.stack(session.extend(tokens[:, t:t + step].tolist(), every=True))
+                               for t in range(0, 200, step)], axis=1)
+
+    follows(scores(cache, 200), scores(cache, 5), scores("reals", 200))
