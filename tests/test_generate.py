@@ -1,5 +1,6 @@
 """Generation compared with its definition, without cache, batch or streaming.  Sampling: test_sampling.py."""
 import functools
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -77,6 +78,23 @@ def test_padding_on_the_left_changes_no_score(case, prompts):
     together = c.model.next_scores(batch, p, c, mask=mask,
                                      caches=new_cache(c, len(prompts), np.empty(0)))
     same(together, np.stack([c.model.logits(np.array([prompt]), p, c)[0][0, -1] for prompt in prompts]))
+
+
+@pytest.mark.parametrize("config", [replace(CASES["gqa"], num_hidden_layers=4), replace(CASES["gpt2"], n_layer=4)],
+                         ids=["llama", "gpt2"])
+def test_no_layer_keeps_its_input_while_the_next_ones_run(config, monkeypatch):
+    block, inputs, alive = config.model.block, [], []
+
+    def watched(x, *arguments, **options):
+        alive.append(sum(reference() is not None for reference in inputs))
+        inputs.append(weakref.ref(x))
+        return block(x, *arguments, **options)
+
+    monkeypatch.setattr(config.model, "block", watched)
+    tree = config.model.init(config)
+    caches = new_cache(config, 1, np.empty(0, np.float32))
+    config.model.next_scores(np.array([[1, 2, 3]]), tree, config, caches=caches)
+    assert alive == [0, 1, 1, 1]                                        # the embeddings, by their function
 
 
 # The loop

@@ -268,7 +268,7 @@ def logits(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
 
 def next_scores(ids, p, c, *, mask=None, caches):
     """Scores of the token after the last: ids [B T] -> z [B V].  There is no backward pass."""
-    x, _ = hidden(ids, p["transformer"], c, mask=mask, recompute=True, caches=caches)
+    x, _ = hidden(ids, p["transformer"], c, mask=mask, recompute=None, caches=caches)
     return linear(x[:, -1], head(p, c)["weight"])[0]
 
 

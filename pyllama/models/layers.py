@@ -9,7 +9,7 @@ import numpy as np
 
 from pyllama.device import on_host
 from pyllama.errors import UserError
-from pyllama.models.recompute import recomputed
+from pyllama.models.recompute import forward_only, recomputed
 from pyllama.ops import (
     attention,
     cross_entropy,
@@ -162,9 +162,9 @@ def through(x, layers, run, recompute=False):
     """A stack of layers: x, layer_back = run(x, layers[i], i), where layer_back(dx) returns dx, *others, d_layer.
 
     back(dx) returns dx, [d_layer of each layer], [others of all layers, the last layer's first].
-    recompute: see recompute.py
+    recompute: see recompute.py; None: there is no backward pass
     """
-    run = recomputed(run) if recompute else run
+    run = forward_only(run) if recompute is None else recomputed(run) if recompute else run
     layer_backs = []
     for i, layer in enumerate(layers):
         x, layer_back = run(x, layer, i)

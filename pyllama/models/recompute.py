@@ -1,4 +1,4 @@
-"""Gradient checkpointing."""
+"""Gradient checkpointing; functions without a backward pass."""
 
 
 def recomputed(f):
@@ -10,5 +10,13 @@ def recomputed(f):
     def g(*inputs, **options):
         y, _ = f(*inputs, **options)
         return y, lambda dy: f(*inputs, **options)[1](dy)
+
+    return g
+
+
+def forward_only(f):
+    """f, but with None for back: not even its inputs are kept."""
+    def g(*inputs, **options):
+        return f(*inputs, **options)[0], None
 
     return g
