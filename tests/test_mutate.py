@@ -23,6 +23,7 @@ from tests.cuda_on_cpu.build import missing
 from tests.fakecupy import rules
 from tests.mutate import c_mutants, cuda_bugs, python_mutants
 from tests.mutate.c_mutants import squeeze
+from tests.mutate.hunt import SUITE
 from tests.mutate.judge import judge
 from tests.mutate.python_mutants import ROOT
 from tests.mutate.scores import percent
@@ -216,13 +217,14 @@ from pyllama.testing.mutation.mutants import Mutant
 right = inspect.getsource(relu.backward)
 codes = {"no bug": right, "bug": right.replace(">", "<"), "crash": "def backward(dy, x):\\n    import os; os.abort()"}
 mutants = [Mutant("relu", "backward", "", "", name, code) for name, code in codes.items()]
-Hunt.profile = "few"                            # examples: the verdicts are what is tested here
+Hunt.profile, Hunt.suite = "few", ["test_ops.py"]       # examples, files: the verdicts are what is tested here
 hunt = Hunt(mutants, 2, lambda mutant, status: print(mutant.change, status))
 print("ended with", int(hunt.run()))
 """
 
 
 def test_a_hunt_kills_what_a_test_notices_and_nothing_else():
+    assert all([*(ROOT / "tests").glob(pattern)] for pattern in SUITE)
     run = subprocess.run([sys.executable, "-B", "-c", HUNT], cwd=ROOT, capture_output=True, text=True, check=True)
     assert sorted(run.stdout.splitlines()) == ["bug 1", "crash -6", "ended with 0", "no bug 0"]
 

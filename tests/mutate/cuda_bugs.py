@@ -110,8 +110,9 @@ class CudaHunt(Hunt):
     def concerning(self, name):
         """The tests that are named after this op, then those of OWN not named after a kernel; LONG ones last."""
         tests = [test for test in self.tests if runs_kernels(test) and "refuse" not in test.name]
-        named = {test for test in tests if any(kernel in test.nodeid for kernel in cuda_text.files())}
-        longer = [kernel for kernel in cuda_text.files() if name in kernel and kernel != name]     # add_rms_norm
+        kernels = cuda_text.files()
+        named = {test for test in tests if any(kernel in test.nodeid for kernel in kernels)}
+        longer = [kernel for kernel in kernels if name in kernel and kernel != name]        # add_rms_norm
         nearest = [test for test in tests
                    if name in test.nodeid and not any(kernel in test.nodeid for kernel in longer)]
         others = [test for test in tests if test.path.name == OWN and test not in named]

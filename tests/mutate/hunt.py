@@ -9,6 +9,7 @@
 (d) First the tests run without a bug, in the same way.  One that fails, or takes too long, cannot tell anything, and is
     left out.
 """
+import gc
 import os
 import signal
 import sys
@@ -51,6 +52,7 @@ class Hunt(Suite):
         return self.collect(str(path) for pattern in self.suite for path in sorted((ROOT / "tests").glob(pattern)))
 
     def loop(self):
+        gc.freeze()                                     # a fork would copy the memory of all that it looks through
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
             self.folder = Path(folder)
             self.hunt()
