@@ -8,7 +8,7 @@ from pyllama import backend
 from pyllama.decode.plan import SCORES, Attend, Cross, Embed, Norm, Normalize, Pick, Plan, Product, Step, written
 from pyllama.quantization import EncodedArray, decoded_tree
 
-ROWS = 256                                  # tokens that pass through a plan at a time
+ROWS = 512                                  # tokens that pass through a plan at a time
 NO_WINDOW = 2 ** 62
 
 
@@ -19,10 +19,19 @@ def compiled(plan: Plan, dtype: Any) -> Any:
     """
     check(plan)
     like = np.empty(0, dtype)
-    buffers = {name: np.empty((ROWS, columns), dtype) for name, columns in plan.widths.items()}
+    buffers = buffers_of(plan, dtype)
     widest = max(matrix.weight.shape[1] for step in plan.steps if isinstance(step, Product) for matrix in step.matrices)
     steps = [dict(fields(step, buffers, np.dtype(dtype))) for step in plan.steps]
     return backend.cpu.Machine(steps, like, ROWS, widest, plan.attention[0].width, plan.vocabulary)
+
+
+def buffers_of(plan: Plan, dtype: Any) -> dict[str, np.ndarray]:
+    """The buffers [ROWS columns] of a plan; a group shares memory."""
+    buffers: dict[str, np.ndarray] = {}
+    for group in plan.groups:
+        memory = np.empty(ROWS * max(plan.widths[name] for name in group), dtype)
+        buffers |= {name: memory[:ROWS * plan.widths[name]].reshape(ROWS, -1) for name in group}
+    return buffers
 
 
 def check(plan: Plan) -> None:

@@ -139,6 +139,19 @@ class Plan:
             widths |= {name: columns for name, columns in written(step, widths) if name != SCORES}
         return widths
 
+    @property
+    def groups(self) -> list[list[str]]:
+        """The buffers in groups, of which no step needs two."""
+        needed = occupied(self.steps)
+        groups: list[list[str]] = []
+        for name in self.widths:
+            free = (group for group in groups if not any(needed[name] & needed[other] for other in group))
+            if group := next(free, None):
+                group.append(name)
+            else:
+                groups.append([name])
+        return groups
+
     def narrowed(self) -> "Plan":
         """The plan that computes only the wanted rows once no other row depends on the rest.
 
@@ -170,11 +183,31 @@ def widths_read(steps: tuple[Step, ...]) -> list[str]:
     fresh: set[str] = set()
     live: list[str] = []
     for step in steps:
-        reads = [step.read] if not isinstance(step, Embed) else []
-        reads += [step.to] if isinstance(step, Product) and step.adds else []
-        live += [name for name in reads if name not in fresh and name not in live]
-        fresh |= {name for name, _ in written(step, dict.fromkeys(reads, 0))}
+        live += [name for name in reads(step) if name not in fresh and name not in live]
+        fresh |= writes(step)
     return live
+
+
+def reads(step: Step) -> list[str]:
+    """The buffers whose contents a step reads."""
+    before = [step.to] if isinstance(step, Product) and step.adds else []
+    return before if isinstance(step, Embed) else [step.read, *before]
+
+
+def writes(step: Step) -> set[str]:
+    """The buffers that a step writes."""
+    return {name for name, _ in written(step, dict.fromkeys(reads(step), 0))}
+
+
+def occupied(steps: tuple[Step, ...]) -> dict[str, set[int]]:
+    """The steps during which the contents of each buffer are needed."""
+    needed: dict[str, set[int]] = {}
+    live: set[str] = set()                              # what later steps read
+    for i, step in reversed([*enumerate(steps)]):
+        for name in live.union(reads(step), writes(step)):
+            needed.setdefault(name, set()).add(i)
+        live = (live - writes(step)).union(reads(step))
+    return needed
 
 
 def only_wanted(step: Any, buffers: set[str]) -> Step:
