@@ -10,6 +10,7 @@
  *     read by those who hold a piece of it.
  * (d) Who finishes the last piece opens the next phase.
  * (e) A helper without work keeps looking for a while, because the next token comes soon, then sleeps.
+ *     While a job runs it does not sleep: it would miss the rest of a long prompt.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -130,8 +131,11 @@ static void *help(void *number) {
             rest_a_little();
             if (n == GLANCES) since = seconds();
             else if (n % GLANCES == 0 && seconds() - since > AWAKE) {
-                sleep_until_more(jobs);
-                break;
+                if (__atomic_load_n(&pool.ended, __ATOMIC_ACQUIRE)) {
+                    sleep_until_more(jobs);
+                    break;
+                }
+                sched_yield();
             }
         }
     }
