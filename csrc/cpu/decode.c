@@ -258,6 +258,10 @@ static void keep_row(const step *s, const turn *t, idx n, span groups, real *wor
     }
 }
 
+static void keep_rows(const step *s, const turn *t, span rows, real *work) {
+    for (idx n = rows.first; n < rows.past; n++) keep_row(s, t, n, (span){0, s->G}, work);
+}
+
 static void attend_head(const step *s, const turn *t, idx n, idx h, real *work) {
     idx K = s->K, place = t->place[n], row = (t->owner[n] * s->G + h / s->R) * t->room;
     const real *q = turned(work, s->x + n * s->ldx + h * K, s->q_norm, place, s, t);
@@ -289,6 +293,10 @@ static void attend_strips(matrix y, matrix q, const attending *a, const kept *c,
 static void attend_block(const step *s, const turn *t, span rows, idx h, real *work) {
     idx K = s->K, n = rows.first, queries = rows.past - n, first = (t->owner[n] * s->G + h / s->R) * t->room;
     real *q = work + block_work(K) - (QUERIES + 2) * K, *rest = q + QUERIES * K;
+    if (queries == 1) {
+        attend_head(s, t, n, h, work);
+        return;
+    }
     attending a = {.T = queries, .S = t->place[n] + queries, .K = K, .behind = s->window - 1, .scale = NAN};
     for (idx i = 0; i < queries; i++) {
         const real *x = s->x + (n + i) * s->ldx + h * K;
@@ -299,8 +307,12 @@ static void attend_block(const step *s, const turn *t, span rows, idx h, real *w
 }
 
 static void cross_block(const step *s, const turn *t, span rows, idx h, real *work) {
-    idx K = s->K, n = rows.first, source = t->source[t->owner[n]], S = t->S;
-    attending a = {.T = rows.past - n, .S = S, .K = K, .behind = S, .ahead = rows.past - n, .scale = NAN,
+    idx K = s->K, n = rows.first, queries = rows.past - n, source = t->source[t->owner[n]], S = t->S;
+    if (queries == 1) {
+        cross_head(s, t, n, h, work);
+        return;
+    }
+    attending a = {.T = queries, .S = S, .K = K, .behind = S, .ahead = queries, .scale = NAN,
                    .mask = t->mask + source * S};
     attend_strips((matrix){s->y[0] + n * s->ldy[0] + h * K, s->ldy[0], 1},
                   (matrix){s->x + n * s->ldx + h * K, s->ldx, 1}, &a, t->memory + s->layer, REALS,
@@ -325,18 +337,15 @@ static void heads_items(const program *p, int phase, span items, int me) {
     const step *s = p->steps + phase / 2;
     const turn *t = p->t;
     real *work = desk_of(p, me).rest;
-    for (idx i = items.first; i < items.past; i++)
-        if (phase % 2 == 0) keep_row(s, t, i, (span){0, s->G}, work);
+    for (idx i = items.first; i < items.past; i++) {
+        const idx h = i / p->blocks, *block = t->blocks + i % p->blocks;
+        span rows = {block[0], block[1]};
+        if (s->kind == CROSS) cross_block(s, t, rows, h, work);
         else {
-            idx h = i / p->blocks, *block = t->blocks + i % p->blocks;
-            span rows = {block[0], block[1]};
-            int alone = rows.past - rows.first == 1;
-            if (s->kind == CROSS) (alone ? cross_head(s, t, *block, h, work) : cross_block(s, t, rows, h, work));
-            else {
-                if (at_once(s, t)) keep_row(s, t, 0, (span){h, h + 1}, work);
-                (alone ? attend_head(s, t, *block, h, work) : attend_block(s, t, rows, h, work));
-            }
+            if (at_once(s, t)) keep_row(s, t, 0, (span){h, h + 1}, work);
+            attend_block(s, t, rows, h, work);
         }
+    }
 }
 
 /* The items of a phase; step i has the phases 2 i, which is often left out, and 2 i + 1. */
@@ -359,7 +368,10 @@ static void run_items(const job *j, int phase, idx first, idx past, int me) {
     case EMBED: embed(s, t, items); break;
     case NORM: norm_rows(s->y[0], s, items, desk_of(p, me).rest); break;
     case PICK: pick(s, t, items); break;
-    case HEADS: case CROSS: heads_items(p, phase, items, me); break;
+    case HEADS: case CROSS:
+        if (phase % 2) heads_items(p, phase, items, me);
+        else keep_rows(s, t, items, desk_of(p, me).rest);
+        break;
     case PRODUCT:
         if (phase % 2) multiply_items(p, phase, items, me);
         else prepare(s, items, p->shared, desk_of(p, me).rest);
