@@ -23,10 +23,14 @@ from setuptools.modified import newer_group
 # Clang vectorizes no `parallel for simd`.
 SAFE = ["-O3", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno", "-fno-wrapv"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
+VNNI = [*AVX512, "-mavx512vnni"]
 ISA = {"baseline": ("1", []),                           # name: (does the processor run it? the compiler's flags)
        "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma", "-mf16c"]),
        "avx512": ('__builtin_cpu_supports("avx512f")', AVX512),
-       "avx512vnni": ('__builtin_cpu_supports("avx512vnni")', [*AVX512, "-mavx512vnni"])}
+       "avx512vnni": ('__builtin_cpu_supports("avx512vnni")', VNNI)}
+if sys.platform == "linux":                             # which a process asks for tiles: see csrc/cpu/dispatch.c
+    ISA["amx"] = ('({ __asm__("tilerelease"); 1; })',   # an old assembler lacks it
+                  [*VNNI, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"])
 ORIGIN = ["-Wl,-rpath,$ORIGIN"] if sys.platform == "linux" else []      # where a wheel has OpenMP's library
 
 

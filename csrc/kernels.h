@@ -124,6 +124,7 @@ extern void *blas_gemm[2];                         /* cblas_sgemm, cblas_dgemm; 
 extern const kernels *kernels_of[2];               /* [0] float, [1] double: set by kernels_init */
 extern idx second_cache;                           /* bytes a core: set by kernels_init, too */
 
-/* Choose the instruction set: "baseline", "avx2", "avx512", "avx512vnni", or "" for the widest that runs here.
+/* Choose the instruction set: "baseline", "avx2", "avx512", "avx512vnni", "amx", or "" for the widest
+ * that runs here.
  * The name of the chosen one; NULL if it was not built or this processor lacks it. */
 const char *kernels_init(const char *isa);

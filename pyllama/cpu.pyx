@@ -137,8 +137,8 @@ np.import_array()
 cdef bytes _wanted = os.environ.get("PYLLAMA_ISA", "").encode()
 cdef const char *_isa = kernels_init(_wanted)
 if _isa == NULL:
-    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2, avx512 and avx512vnni, or not supported by "
-                      "this build or processor; unset it to use the best that is supported")
+    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2, avx512, avx512vnni and amx, or not "
+                      "supported by this build or processor; unset it to use the best that is supported")
 isa = _isa.decode()                                     # the instruction set in use
 
 

@@ -160,6 +160,19 @@ def test_no_bit_depends_on_the_other_rows_or_on_the_cuts(kind, E, D):
         np.testing.assert_array_equal(cpu.stored_product(x, stored, kind, E, D, cuts), alone)
 
 
+@each_blocks
+@pytest.mark.parametrize("D", [32, 64, 96, 2**15])                      # the last is more than the working room holds
+@pytest.mark.parametrize("N", [17, 24, 59])
+def test_no_bit_of_quants_depends_on_how_many_rows_there_are(kind, D, N):
+    E = 77
+    stored, _ = matrix(kind, E, D)
+    x, into = normal(N, D), normal(N, E, seed=1)
+    alone = np.concatenate([cpu.stored_product(row[None], stored, kind, E, D) for row in x])
+    for cuts in ((), (16, 32, 64)):
+        np.testing.assert_array_equal(cpu.stored_product(x, stored, kind, E, D, cuts), alone)
+    np.testing.assert_array_equal(cpu.stored_product(x, stored, kind, E, D, into=into.copy()), into + alone)
+
+
 @pytest.mark.parametrize("kind", ["reals", "f16", "bf16"])
 @pytest.mark.parametrize("D", [45, 384, 385, 1000])
 def test_the_bits_of_many_rows_are_those_of_a_product_of_plain_matrices(kind, D):

@@ -85,13 +85,13 @@ static int has_kind(const step *s, int kind) {
     return 0;
 }
 
-/* Norms of rows, and what the products want of them */
-static void prepare(const step *s, span rows, place to, real *rest) {
+/* Norms of some of N rows, and what the products want of them */
+static void prepare(const step *s, idx N, span rows, place to, real *rest) {
     const real *x = s->x;
-    idx ldx = s->ldx, N = rows.past;
+    idx ldx = s->ldx;
     if (s->norm) norm_rows(to.normed, s, rows, rest), x = to.normed, ldx = s->D;
-    if (has_kind(s, Q8_0)) stored_inputs(to.eights, x, ldx, N, s->D, Q8_0, rows.first, N);
-    if (has_kind(s, Q4_0)) stored_inputs(to.fours, x, ldx, N, s->D, Q4_0, rows.first, N);
+    if (has_kind(s, Q8_0)) stored_inputs(to.eights, x, ldx, N, s->D, Q8_0, rows.first, rows.past);
+    if (has_kind(s, Q4_0)) stored_inputs(to.fours, x, ldx, N, s->D, Q4_0, rows.first, rows.past);
 }
 
 static void activate(real *restrict y, const real *restrict x, const real *restrict u, int activation, idx n) {
@@ -183,7 +183,7 @@ static void multiply_items(const program *p, int phase, span units, int me) {
     desk d = desk_of(p, me);
     int alone = rows_of(s, t) == 1;
     if (alone && *d.ready != phase) {
-        prepare(s, (span){0, 1}, d.own, d.rest);
+        prepare(s, 1, (span){0, 1}, d.own, d.rest);
         *d.ready = phase;
     }
     multiply_units(s, t, units, alone ? d.own : p->shared, d.rest);
@@ -374,7 +374,7 @@ static void run_items(const job *j, int phase, idx first, idx past, int me) {
         break;
     case PRODUCT:
         if (phase % 2) multiply_items(p, phase, items, me);
-        else prepare(s, items, p->shared, desk_of(p, me).rest);
+        else prepare(s, rows_of(s, t), items, p->shared, desk_of(p, me).rest);
     }
 }
 

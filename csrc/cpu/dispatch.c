@@ -5,6 +5,9 @@
 #ifdef HAVE_avx2
 #include <cpuid.h>
 #endif
+#ifdef HAVE_amx
+#include <sys/syscall.h>
+#endif
 
 const kernels *kernels_of[2];
 void *blas_gemm[2];
@@ -28,12 +31,26 @@ static int f16c(void) {                            /* not every compiler's __bui
     (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&                  \
      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
 
+#ifdef HAVE_amx
+/* Linux lets a process use tiles that asks for them, once for all of its threads. */
+static int amx(void) {
+    enum { ASK = 0x1023, TILES = 18, BF16_OF_VECTORS = 1 << 5, OF_TILES = 1 << 22 | 1 << 24 | 1 << 25 };
+    unsigned a, b, c, d, bf16, e, f, g;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & OF_TILES) == OF_TILES &&
+           __get_cpuid_count(7, 1, &bf16, &e, &f, &g) && bf16 & BF16_OF_VECTORS &&
+           !syscall(SYS_arch_prctl, ASK, TILES);
+}
+#endif
+
 const char *kernels_init(const char *isa) {
 #ifdef _SC_LEVEL2_CACHE_SIZE
     if (sysconf(_SC_LEVEL2_CACHE_SIZE) > 0) second_cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
 #ifdef HAVE_avx2
     __builtin_cpu_init();
+#endif
+#ifdef HAVE_amx
+    TRY(amx, AVX512 && __builtin_cpu_supports("avx512vnni") && amx())
 #endif
 #ifdef HAVE_avx512vnni
     TRY(avx512vnni, AVX512 && __builtin_cpu_supports("avx512vnni"))

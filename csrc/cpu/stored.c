@@ -15,12 +15,26 @@
 
 #if REAL == 32
 #include "quants.h"
+#ifdef __AMX_INT8__
+#include "quant_tiles.h"
+#endif
 
-static idx stored_work(idx N, idx D) { return N * (D / COLUMNS) * sizeof(rounded); }
+static idx stored_work(idx N, idx D) {
+#ifdef __AMX_INT8__
+    if (N > SAME_BITS) N = (N + SLAB - 1) / SLAB * SLAB;
+#endif
+    return N * (D / COLUMNS) * sizeof(rounded);
+}
 
 /* Rows n0 .. n1 of x[N D], as stored_product wants them, in their part of `work` */
 static void stored_inputs(void *work, const real *x, idx ldx, idx N, idx D, int kind, idx n0, idx n1) {
     if (kind != Q8_0 && kind != Q4_0) return;
+#ifdef __AMX_INT8__
+    if (in_slabs(N, D)) {
+        for (idx n = n0; n < n1; n++) round_to_slab(work, x + n * ldx, n, D / COLUMNS, kind);
+        return;
+    }
+#endif
     rounded *to = (rounded *)work + n0 * (D / COLUMNS);
     for (idx n = n0; n < n1; n++)
         for (idx d = 0; d < D; d += COLUMNS) round_block(to++, x + n * ldx + d, kind);
@@ -45,6 +59,12 @@ static void stored_product(real *y, idx ldy, const real *x, idx ldx, const void 
                            idx N, idx e0, idx e1, int accumulate, real *room) {
 #if REAL == 32
     if (w->kind == Q8_0 || w->kind == Q4_0) {
+#ifdef __AMX_INT8__
+        if (in_slabs(N, w->D)) {
+            slabs_product(y, ldy, work, w, N, e0, e1, accumulate, room);
+            return;
+        }
+#endif
         quants_product(y, ldy, work, w, N, e0, e1, accumulate);
         return;
     }

@@ -1,4 +1,4 @@
-/* Every kernel in one translation unit: -DREAL=32|64 -DISA=baseline|avx2|avx512|avx512vnni. */
+/* Every kernel in one translation unit: -DREAL=32|64 -DISA=baseline|avx2|avx512|avx512vnni|amx. */
 #include "real.h"
 #include "rows.h"
 #include "gemm.c"
