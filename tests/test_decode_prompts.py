@@ -43,3 +43,14 @@ def test_a_small_cache_reads_a_long_text_as_it_reads_token_by_token(kind, cache)
                                for t in range(0, 200, step)], axis=1)
 
     follows(scores(cache, 200), scores(cache, 5), scores("reals", 200))
+
+
+def test_a_key_that_is_not_finite_is_not_finite_in_a_byte():
+    """Or the scores of a damaged model would look right."""
+    writer = seen("llama", batch=1)
+    writer.p["model"]["embed_tokens"]["weight"][2] = np.nan
+    session, restored = writer.session(cache="int8"), writer.session(cache="int8")
+    session.extend([[2]])
+    restored.restore(session.state())
+    assert np.isnan(session.extend([[1]])).all()
+    assert np.isnan(restored.extend([[1]])).all()

@@ -209,10 +209,13 @@ static void keep(void *rows, float *scales, int kind, idx row, const real *restr
     if (kind == FLOAT16) to_float16((half *)rows + row * K, x, K, 1);
     if (kind == INT8) {
         int8_t *restrict y = (int8_t *)rows + row * K;
-        real most = 0;
-        for (idx k = 0; k < K; k++) most = FABS(x[k]) > most ? FABS(x[k]) : most;
-        real scale = scales[row] = most / 127;
-        for (idx k = 0; k < K; k++) y[k] = most > 0 ? rintf(x[k] / scale) : 0;
+        real most = 0, zero = 0;                   /* zero is NaN if an x is NaN or infinite: then so is the scale */
+        for (idx k = 0; k < K; k++) {
+            most = FABS(x[k]) > most ? FABS(x[k]) : most;
+            zero += 0 * x[k];
+        }
+        real ideal = most / 127 + zero, scale = scales[row] = ideal < 0x1p-126f ? 0x1p-126f : ideal;
+        for (idx k = 0; k < K; k++) y[k] = scale == scale ? rintf(x[k] / scale) : 0;
     }
 #endif
 }

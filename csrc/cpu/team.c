@@ -122,6 +122,12 @@ static void sleep_until_more(unsigned jobs) {
     pthread_mutex_unlock(&pool.lock);
 }
 
+/* Does a job run that thread `me` may take part in? */
+static int may_be_needed(int me) {
+    int team = team_of(__atomic_load_n(&pool.of[0].ticket, __ATOMIC_RELAXED));
+    return me < team && !__atomic_load_n(&pool.ended, __ATOMIC_ACQUIRE);
+}
+
 static void *help(void *number) {
     int me = (int)(intptr_t)number;
     for (;;) {
@@ -131,7 +137,7 @@ static void *help(void *number) {
             rest_a_little();
             if (n == GLANCES) since = seconds();
             else if (n % GLANCES == 0 && seconds() - since > AWAKE) {
-                if (__atomic_load_n(&pool.ended, __ATOMIC_ACQUIRE)) {
+                if (!may_be_needed(me)) {
                     sleep_until_more(jobs);
                     break;
                 }

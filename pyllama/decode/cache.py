@@ -5,6 +5,7 @@ import numpy as np
 
 from pyllama import backend
 
+LEAST = np.finfo(np.float32).tiny           # a scale of int8
 KINDS = {"reals": None, "f16": np.float16, "int8": np.int8}         # how a key or value is kept; None: as computed
 
 
@@ -73,7 +74,8 @@ class KeysValues:
             for name, a, scale in (("k", k, k_scale), ("v", v, v_scale)):
                 numbers = state[f"layers.{i}.{name}"]
                 if scale is not None:
-                    scale[row, :, :length] = np.abs(numbers).max(axis=-1) / 127
-                    unit = scale[row, :, :length, None]
-                    numbers = np.rint(numbers / np.where(unit > 0, unit, 1))
+                    ideal = np.abs(numbers).max(axis=-1, keepdims=True) / 127
+                    unit = np.where(np.isfinite(ideal), np.maximum(ideal, LEAST), np.nan)
+                    scale[row, :, :length] = unit[..., 0]
+                    numbers = np.where(np.isfinite(unit), np.rint(numbers / unit), 0)
                 a[row, :, :length] = numbers
