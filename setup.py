@@ -28,9 +28,9 @@ ISA = {"baseline": ("1", []),                           # name: (does the proces
        "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma", "-mf16c"]),
        "avx512": ('__builtin_cpu_supports("avx512f")', AVX512),
        "avx512vnni": ('__builtin_cpu_supports("avx512vnni")', VNNI)}
-if sys.platform == "linux":                             # which a process asks for tiles: see csrc/cpu/dispatch.c
-    ISA["amx"] = ('({ __asm__("tilerelease"); 1; })',   # an old assembler lacks it
-                  [*VNNI, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"])
+if sys.platform == "linux":                             # where a process can ask for tiles: see csrc/cpu/dispatch.c
+    ISA["amx"] = ('({ __asm__("tdpbssd %tmm2, %tmm1, %tmm0"); 1; })',   # an old assembler lacks it
+                  [*VNNI, "-mamx-tile", "-mamx-int8"])
 ORIGIN = ["-Wl,-rpath,$ORIGIN"] if sys.platform == "linux" else []      # where a wheel has OpenMP's library
 
 

@@ -1,6 +1,6 @@
 """What bench/minilm.py compares with: the same fine-tuning as a plain loop of PyTorch and transformers.
 
-    python -m bench.minilm_transformers MODEL TRAIN.jsonl TEST.jsonl ANSWER.json [bf16]
+    python -m bench.minilm_transformers MODEL TRAIN.jsonl TEST.jsonl ANSWER.json [float32|bf16]
 
 Batch, steps, update rule and schedule are pyllama's; a tenth of the rows is for validation every 50 steps.  With bf16,
 products and attention are in bfloat16 (autocast).  Only PyTorch and transformers are needed here.

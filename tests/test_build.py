@@ -280,6 +280,7 @@ OF_KERNELS = {                                  # file: its tests that run the C
     "test_ops.py": "cpu",
     "test_threads.py": "bits",
     "test_stored.py": "test",
+    "test_decode_prompts.py": "small_cache",
     "test_cast.py": "cpu",
 }
 

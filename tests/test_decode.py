@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from pyllama import backend, params
 from pyllama.decode import PlannedSession, compiled, has_plan
+from pyllama.decode.families import plan_of
+from pyllama.decode.plan import SCORES, reads, writes
 from pyllama.errors import UserError
 from pyllama.models import MODELS, transformer
 from pyllama.models.config import Dimensions
@@ -165,6 +167,20 @@ def test_the_bits_of_a_tokens_scores_do_not_depend_on_its_company(kind, dtype):
     session.keep([2])
     session.cut([3])
     assert session.extend([tokens[2, 3:].tolist()], every=True)[0].tobytes() == expected[2, 3:].tobytes()
+
+
+@EACH
+def test_no_buffer_is_written_where_the_contents_of_another_are_needed(kind):
+    """Buffers share memory."""
+    writer = seen(kind)
+    plan, holds = plan_of(writer.config, writer.p), {}
+    memory = {name: i for i, group in enumerate(plan.groups) for name in group}
+    for step in plan.steps:
+        assert {memory[name]: name for name in reads(step)}.items() <= holds.items()
+        used = {*reads(step), *writes(step)} - {SCORES}
+        assert len({memory[name] for name in used}) == len(used)
+        holds |= {memory[name]: name for name in writes(step) - {SCORES}}
+    assert len(plan.groups) < len(memory)
 
 
 def accurate(writer, tree=None):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pyllama import backend
 from pyllama.decode import compiled
-from tests.test_decode import EACH, V, Writer, configured, follows, near, seen
+from tests.test_decode import EACH, THREADS, V, Writer, configured, follows, mixed, near, seen
 
 pytestmark = pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
 
@@ -43,6 +43,20 @@ def test_a_small_cache_reads_a_long_text_as_it_reads_token_by_token(kind, cache)
                                for t in range(0, 200, step)], axis=1)
 
     follows(scores(cache, 200), scores(cache, 5), scores("reals", 200))
+
+
+@EACH
+def test_the_bits_of_a_long_text_do_not_depend_on_the_number_of_threads(kind):
+    """In blocks of queries, and with matrices in blocks, which some processors multiply in slabs."""
+    writer, before, found = seen(kind, context=LONG), backend.cpu.threads(), []
+    tree, tokens = mixed(writer.p, writer.config, ["q8_0", "f16"]), np.random.default_rng(4).integers(0, V, (3, 200))
+    for threads in THREADS:
+        backend.cpu.set_threads(threads)
+        try:
+            found.append(writer.session(params=tree).extend(tokens.tolist()).tobytes())
+        finally:
+            backend.cpu.set_threads(before)
+    assert len({*found}) == 1
 
 
 def test_a_key_that_is_not_finite_is_not_finite_in_a_byte():

@@ -173,6 +173,12 @@ def test_an_option_of_the_wrong_kind_is_refused_by_name(options, message):
         chains.model().generate("a", **options)
 
 
+def test_the_least_length_of_a_file_counts_with_the_greatest_of_the_file():
+    model = chains.model(max_length=130, min_new_tokens=120)
+    _, rules = config_file.understood(model.generation_config, model.config).settings({})
+    assert (rules.max_length, rules.min_new_tokens) == (130, 120)
+
+
 def test_the_least_length_of_a_file_gives_way_to_a_person_s_greatest():
     assert chains.model(min_new_tokens=9).generate("-", max_new_tokens=4) == "-----"
     model = chains.model()

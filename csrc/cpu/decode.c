@@ -1,13 +1,14 @@
 /* A token's way through a decoder: the steps of a plan.  See pyllama/decode/plan.py for what a step
  * computes, and team.c for the threads.
  *
- * (a) A step has one or two phases, and a phase items: rows of x, heads, or 16 rows of matrices.  Each
- *     is computed by one thread, so no result depends on how many there are.  (Of many rows of x, 48
- *     rows of a matrix are an item: a whole number of the tiles that stored.c then uses.)
+ * (a) A step has one or two phases, and a phase items: rows of x, a head of a row or of a block of rows,
+ *     or 16 rows of matrices.  Each is computed by one thread, so no result depends on how many there
+ *     are.  (Of many rows of x, 48 rows of a matrix are an item: a whole number of gemm.c's tiles.)
  * (b) If one row comes alone, each thread norms it for itself: another phase would take longer.
  * (c) Of at most SAME_BITS rows each is computed as if it came alone, so that its bits do not depend on
  *     its company.
- * (d) Of more, those of a sequence attend in blocks, by the tiles of attention.c.
+ * (d) Of more, those of a sequence attend in blocks, by the tiles of attention.c.  There a key or value
+ *     that is not finite may reach queries nearby that do not see it.
  */
 #include "team.h"
 
@@ -41,9 +42,10 @@ static idx rows_of(const step *s, const turn *t) { return s->wanted ? t->M : t->
 
 static idx up(idx n) { return (n + 15) / 16 * 16; }
 
-/* Numbers of a thread's work */
+/* Numbers of work to attend in blocks: the op's, a strip of keys and values, the queries, and a rotation's */
 static idx block_work(idx K) { return attention_work(K) + (2 * KEYS + QUERIES + 2) * K; }
 
+/* Numbers of a thread's work */
 static idx decode_work(idx widest, idx K) {
     idx products = up(widest + 1) + up(widest) + up(2 * stored_work(1, widest) / sizeof(real) + 1);
     idx heads = up(most(block_work(K), 3 * K + LONG + 2 * SHORT * K));

@@ -32,12 +32,11 @@ static int f16c(void) {                            /* not every compiler's __bui
      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
 
 #ifdef HAVE_amx
-/* Linux lets a process use tiles that asks for them, once for all of its threads. */
+/* On Linux a process that wants tiles has to ask, once for all of its threads. */
 static int amx(void) {
-    enum { ASK = 0x1023, TILES = 18, BF16_OF_VECTORS = 1 << 5, OF_TILES = 1 << 22 | 1 << 24 | 1 << 25 };
-    unsigned a, b, c, d, bf16, e, f, g;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & OF_TILES) == OF_TILES &&
-           __get_cpuid_count(7, 1, &bf16, &e, &f, &g) && bf16 & BF16_OF_VECTORS &&
+    enum { ASK = 0x1023, TILES = 18, HAS_TILES = 1 << 24, HAS_BYTES = 1 << 25 };
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & HAS_TILES && d & HAS_BYTES &&
            !syscall(SYS_arch_prctl, ASK, TILES);
 }
 #endif

@@ -111,7 +111,7 @@ def stored_product(np.ndarray x, np.ndarray w, str kind, idx E, idx D, cuts=(), 
     cdef np.ndarray work = np.empty(k.stored_work(N, D), np.uint8)
     with nogil:
         k.stored_inputs(work.data, x.data, D, N, D, s.kind, 0, N)
-    cdef np.ndarray room = scratch(k.gemm_work, x)
+    cdef np.ndarray room = scratch(k.gemm_work if N > SAME_BITS else 0, x)
     edges = [0, *cuts, E]
     if edges != sorted(edges) or any(cut % GROUP for cut in cuts):
         raise ValueError(f"the cuts {cuts} of {E} rows are not multiples of {GROUP} in ascending order")

@@ -10,7 +10,7 @@
  *     read by those who hold a piece of it.
  * (d) Who finishes the last piece opens the next phase.
  * (e) A helper without work keeps looking for a while, because the next token comes soon, then sleeps.
- *     While a job runs it does not sleep: it would miss the rest of a long prompt.
+ *     It does not while a job runs that it has a share of: it would miss the rest of a long prompt.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -142,6 +142,7 @@ static void *help(void *number) {
                     break;
                 }
                 sched_yield();
+                since = seconds();
             }
         }
     }
@@ -179,7 +180,8 @@ void team_run(const job *j, int threads) {
         return;
     }
     if (pool.helpers < threads - 1) hire(threads - 1);
-    pool.now = j, pool.phase = -1, pool.ended = 0;
+    pool.now = j, pool.phase = -1;
+    __atomic_store_n(&pool.ended, 0, __ATOMIC_RELAXED);
     pool.team = pool.helpers + 1 < threads ? pool.helpers + 1 : threads;
     open_next();
     __atomic_add_fetch(&pool.jobs, 1, __ATOMIC_SEQ_CST);

@@ -159,7 +159,7 @@ class Plan:
         """
         last = max(i for i, step in enumerate(self.steps) if isinstance(step, Attend | Cross))
         before, after = self.steps[:last + 1], self.steps[last + 1:]
-        live = [name for name in widths_read(after) if name != SCORES]
+        live = [name for name in live_before(after) if name != SCORES]
         wanted = (only_wanted(step, {*self.widths}) for step in after)
         return replace(self, steps=(*before, *(Pick(name, f"last {name}") for name in live), *wanted))
 
@@ -178,7 +178,7 @@ def written(step: Step, widths: dict[str, int]) -> Iterator[tuple[str, int]]:
         yield step.to, widths[step.read]
 
 
-def widths_read(steps: tuple[Step, ...]) -> list[str]:
+def live_before(steps: tuple[Step, ...]) -> list[str]:
     """The buffers whose contents these steps read from before."""
     fresh: set[str] = set()
     live: list[str] = []
@@ -200,7 +200,7 @@ def writes(step: Step) -> set[str]:
 
 
 def occupied(steps: tuple[Step, ...]) -> dict[str, set[int]]:
-    """The steps during which the contents of each buffer are needed."""
+    """The steps during which the contents of each buffer are needed.  A step overwrites the whole of what it writes."""
     needed: dict[str, set[int]] = {}
     live: set[str] = set()                              # what later steps read
     for i, step in reversed([*enumerate(steps)]):

@@ -80,8 +80,8 @@ class Plan:
         elif self.options.get("do_sample"):
             stored = {"top_k": 50, **stored}                # transformers' own default
         settings = GenerationConfig(**{**stored, **own})
-        if "min_new_tokens" not in chosen:                  # the files' gives way to a person's max_new_tokens
-            rules = replace(rules, min_new_tokens=min(rules.min_new_tokens, settings.max_new_tokens))
+        if "min_new_tokens" not in chosen and not rules.has_room(settings.max_new_tokens):
+            rules = replace(rules, min_new_tokens=settings.max_new_tokens)      # the files' gives way
         rules.require_room(settings.max_new_tokens)
         return settings, rules
 

@@ -37,13 +37,17 @@ class Rules:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
-    def require_room(self, max_new_tokens: int) -> None:
-        """Raise UserError if a text would have to be longer than it may be.
+    def has_room(self, max_new_tokens: int) -> bool:
+        """May a text be as long as it has to be?
 
         With max_length, max_new_tokens does not count; with an end that is forced, min_new_tokens does not.
         """
         counts = self.max_length is None and self.forced_eos_token_id is None
-        if counts and self.min_new_tokens > max_new_tokens:
+        return not counts or self.min_new_tokens <= max_new_tokens
+
+    def require_room(self, max_new_tokens: int) -> None:
+        """Raise UserError if a text would have to be longer than it may be."""
+        if not self.has_room(max_new_tokens):
             raise UserError(f"min_new_tokens is {self.min_new_tokens}, but max_new_tokens is {max_new_tokens}; raise "
                             f"max_new_tokens, or lower min_new_tokens")
 
