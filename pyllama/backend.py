@@ -1,9 +1,10 @@
 """Choose the kernels by the arrays: the compiled CPU module, CUDA's for CuPy's arrays, or none: the reference."""
 import contextlib
 import contextvars
+import functools
 import importlib
 import os
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
@@ -30,16 +31,25 @@ def available():
 def kernels_for(inputs):
     """The module whose kernels run on these inputs, or None for the reference.
 
-    Kernels compute in one real precision, float32 or float64.  Mixed, half and complex precision and other types of
-    arrays get the reference.
+    Kernels take arrays of one precision, float32 or float64, or arrays of bfloat16 with some of float32 among them.
+    Other mixtures, float16, complex precision and other types of arrays get the reference.
     """
     if _forced.get() == "numpy":
         return None
     kinds = {(type(x), x.dtype.char) for x in inputs if x is not None and x.dtype.kind not in "iub"}
-    if len(kinds) != 1:
-        return None
-    (kind, precision), = kinds
-    return module(kind) if precision in "fd" else None
+    if len(kinds) == 1:
+        (kind, precision), = kinds
+        return module(kind) if precision in "fd" else low(module(kind)) if precision == "E" else None
+    if {precision for _, precision in kinds} == {"E", "f"} and len(kinds) == 2:
+        return low(module(next(kind for kind, _ in kinds)))
+    return None
+
+
+@functools.cache
+def low(kernels):
+    """The kernels of a module that take bfloat16: those of the ops in its LOW, and its sum."""
+    names = [name + suffix for name in getattr(kernels, "LOW", ()) for suffix in ("", "_backward", "_backward_into")]
+    return SimpleNamespace(**{name: getattr(kernels, name) for name in (*names, "total") if hasattr(kernels, name)})
 
 
 def module(kind: type):

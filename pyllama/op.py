@@ -5,6 +5,9 @@
     (s, y), back = op(...);  back((ds, dy)) # several outputs are a tuple, and so are their gradients
     y, back = op(x, w, b=b)                 # optional inputs have names, too; one left out is None, as is its gradient
 
+The floating inputs have one precision.  If it is bfloat16, all is computed in float32, and each result rounded once;
+then inputs may be float32, too, but the first: see low.py.
+
 dy is ∂loss/∂y, with the shape and precision of y.  back may hold y and the inputs: do not write to them before it has
 run.  Equal gradients, such as those of two summands, may be the same array.  Layers, blocks, models and losses have
 this form, too.  Their backward pass is the chain rule: it calls the parts' backs in reverse order.
@@ -43,6 +46,7 @@ import numpy as np
 
 from pyllama import backend, params, shapes
 from pyllama.errors import UserError
+from pyllama.low import Rounded
 
 PACKAGE = "pyllama.ops."                            # the modules whose ops may have kernels
 OPS: dict[str, "Op"] = {}                           # name -> Op: what is tested, benchmarked and documented
@@ -75,6 +79,7 @@ class Op:
         self.inputs, self.outputs = shapes.parse(line)
         self.optional = {x.name for x in self.inputs if x.optional}
         self.module, function = named(forward)
+        self.rounded = Rounded(self)
         self.has_kernels = name is None and self.module.startswith(PACKAGE)
         self.name = name or (self.module.removeprefix(PACKAGE) if self.has_kernels else self.free(function))
         self.name_backward, self.name_into = f"{self.name}_backward", f"{self.name}_backward_into"     # of kernels
@@ -104,15 +109,10 @@ class Op:
             inputs = self.in_order(inputs, options)
         if watcher := _watcher.get():
             return watcher(self, inputs, options)
-        self.check(shapes.signature(inputs))
-        kernels = backend.kernels_for(inputs) if self.has_kernels else None
-        result = getattr(kernels, self.name, self.forward)(*inputs, **options)
-        if result is NotImplemented:
-            kernels, result = None, self.forward(*inputs, **options)
+        in_bfloat16 = self.check(shapes.signature(inputs))
+        result, backward, into = self.run(inputs, options, self.rounded if in_bfloat16 else self)
         y, saved, signature = shapes.check_outputs(self, result)
-        backward = getattr(kernels, self.name_backward, self.backward)
         if places := params.places(inputs):
-            into = getattr(kernels, self.name_into, None)
             backward = functools.partial(into, into=places) if into else backward
         count = len(inputs)                                 # back holds no array but those in saved
 
@@ -125,6 +125,17 @@ class Op:
             return params.gather(places, grads) if places else grads
 
         return y, back
+
+    def run(self, inputs, options, reference):
+        """Run forward by a kernel or by the reference: what it returns, and the two backward passes that belong to it.
+
+        The second one adds to places; it is None if there is none.
+        """
+        kernels = backend.kernels_for(inputs) if self.has_kernels else None
+        result = getattr(kernels, self.name, reference.forward)(*inputs, **options)
+        if result is NotImplemented:
+            kernels, result = None, reference.forward(*inputs, **options)
+        return result, getattr(kernels, self.name_backward, reference.backward), getattr(kernels, self.name_into, None)
 
     def in_order(self, inputs, options):
         """The inputs, then those that options gives by name, which are removed from there."""

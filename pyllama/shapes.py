@@ -72,8 +72,16 @@ def signature(inputs):
     return tuple([None if x is None else (x.shape, x.dtype) for x in inputs])
 
 
+def is_bfloat16(dtype):
+    """Is it ml_dtypes' bfloat16?  Its kind is "V", not "f"."""
+    return dtype is not None and dtype.char == "E"
+
+
 def check(op, actual):
-    """Raise TypeError or ValueError unless inputs with the signature `actual` fit the op's shape line."""
+    """Raise TypeError or ValueError unless inputs with the signature `actual` fit the op's shape line.
+
+    Returns whether the call is one in bfloat16: whether the first floating input is.  The others may be float32 then.
+    """
     name = op.name
     required = sum(not declared.optional for declared in op.inputs)
     if not required <= len(actual) <= len(op.inputs):
@@ -92,12 +100,18 @@ def check(op, actual):
             raise TypeError(f"{name}: {declared.name} must be {kind}, not {dtype}")
         if not declared.below:
             precision = precision or (declared.name, real(dtype))
-            if real(dtype) != precision[1]:
+            if real(dtype) not in beside(precision[1]):
                 raise TypeError(f"{name}: {declared.name} is {dtype} but {precision[0]} is {precision[1]}; "
                                 f"convert one, because mixed precision is not promoted")
         if not fits(declared.axes, shape, sizes):
             raise ValueError(f"{name}: {declared.name} has shape {shape}, which does not fit {declared}"
                              + (f" with {sizes}" if sizes else ""))
+    return precision is not None and is_bfloat16(precision[1])
+
+
+def beside(precision):
+    """The precisions that inputs may have beside a first one of this precision."""
+    return (precision, np.float32) if is_bfloat16(precision) else (precision,)
 
 
 def check_outputs(op, result):

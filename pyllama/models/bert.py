@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from pyllama.low import total
 from pyllama.models.config import Config, Dimensions
 from pyllama.models.encoder import embed, first, logits, loss, transform_of
 from pyllama.models.init import Initializer
@@ -161,7 +162,7 @@ def self_attention(x, p, c, *, mask=None):
         dx_q, d_q = q_back(dq)
         dx_k, d_k = k_back(dk)
         dx_v, d_v = v_back(dv)
-        return dx_q + dx_k + dx_v, {"query": d_q, "key": d_k, "value": d_v}, d_out
+        return total(dx_q, dx_k, dx_v), {"query": d_q, "key": d_k, "value": d_v}, d_out
 
     return y, back
 

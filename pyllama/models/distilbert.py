@@ -7,6 +7,7 @@ Axes: B batch, T time, D model, F hidden, V vocabulary, C classes.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pyllama.low import total
 from pyllama.models import bert
 from pyllama.models.config import Config, Dimensions
 from pyllama.models.encoder import embed, first, logits, loss, transform_of
@@ -132,7 +133,7 @@ def self_attention(x, p, c, *, mask=None):
         dx_q, d_q = q_back(dq)
         dx_k, d_k = k_back(dk)
         dx_v, d_v = v_back(dv)
-        return dx_q + dx_k + dx_v, {"q_lin": d_q, "k_lin": d_k, "v_lin": d_v, "out_lin": d_out}
+        return total(dx_q, dx_k, dx_v), {"q_lin": d_q, "k_lin": d_k, "v_lin": d_v, "out_lin": d_out}
 
     return y, back
 

@@ -12,6 +12,7 @@ Axes: B batch, T time, D model, V vocabulary, C classes.
 import numpy as np
 
 from pyllama.errors import UserError, with_article
+from pyllama.low import total
 from pyllama.models.layers import (
     ACTIVATIONS,
     class_loss,
@@ -40,7 +41,7 @@ def embed(ids, p, c, *, types=None, draw=NO_DRAW):
     if "token_type_embeddings" in p:
         rows["token_type_embeddings"] = np.zeros_like(ids) if types is None else types
     vectors, backs = zip(*(look_up(rows[name], p[name]) for name in rows), strict=True)
-    x, norm_back = layer_normalize(sum(vectors[1:], vectors[0]), p["LayerNorm"], c.layer_norm_eps)
+    x, norm_back = layer_normalize(total(*vectors), p["LayerNorm"], c.layer_norm_eps)
     x, drop_back = drop(x, c.hidden_dropout_prob, draw.at("embedding"))
 
     def back(dx):
@@ -93,7 +94,7 @@ def logits(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
     else:
         z, score_back = c.model.score(x, p, c, draw=draw)
         if c.head == "span" and mask is not None:
-            z = np.where(mask[..., None] != 0, z, -np.inf)
+            z = np.where(mask[..., None] != 0, z, z.dtype.type(-np.inf))
 
         def back(dz):
             dx, d_head, d_others = score_back(dz)

@@ -11,6 +11,7 @@ import numpy as np
 
 from pyllama import ops
 from pyllama.errors import UserError
+from pyllama.low import widened
 from pyllama.models.recompute import recomputed
 from pyllama.models.words import WordsConfig, laid_out, visit
 from pyllama.rng import generator
@@ -52,7 +53,7 @@ def loss(centers, contexts, counts, p, c, *, recompute=False):
     See ops/glove.py.  back(dvalue=1.0) gives the gradients of p.
     """
     w, v = p["input"]["weight"], p["output"]["weight"]
-    y, f = (a.astype(w.real.dtype)[:, None] for a in (np.log(counts), importance(counts, c)))
+    y, f = (a.astype(widened(w[:0]).real.dtype)[:, None] for a in (np.log(counts), importance(counts, c)))
     error = recomputed(ops.glove) if recompute else ops.glove
     value, error_back = error(w, v, p["input"]["bias"], p["output"]["bias"], centers, contexts, y, f)
 

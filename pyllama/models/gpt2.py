@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.low import total
 from pyllama.models.config import Config, Dimensions
 from pyllama.models.init import Initializer
 from pyllama.models.layers import (
@@ -223,7 +224,7 @@ def hidden(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
     """
     tokens, token_back = look_up(ids, p["wte"])
     position, position_back = look_up(positions(ids, c, mask=mask, segments=segments, caches=caches), p["wpe"])
-    x, drop_back = drop(tokens + position, c.embd_pdrop, draw.at("embedding"))
+    x, drop_back = drop(total(tokens, position), c.embd_pdrop, draw.at("embedding"))
 
     def run(x, layer, i):
         return block(x, layer, c, mask=mask, segments=segments, draw=draw.at(i), cache=caches and caches[i])

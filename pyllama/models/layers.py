@@ -9,6 +9,7 @@ import numpy as np
 
 from pyllama.device import on_host
 from pyllama.errors import UserError
+from pyllama.low import rounded, total, widened
 from pyllama.models.recompute import forward_only, recomputed
 from pyllama.ops import (
     attention,
@@ -143,7 +144,7 @@ def residual(f, x, p, *, eps, norm_first, rate, draw):
     n, norm_back = layer_normalize(x, p, eps) if norm_first else (x, None)
     y, f_back = f(n)
     y, drop_back = drop(y, rate, draw)
-    z = x + y
+    z = total(x, y)
     if not norm_first:
         z, norm_back = layer_normalize(z, p, eps)
 
@@ -153,7 +154,7 @@ def residual(f, x, p, *, eps, norm_first, rate, draw):
         dn, *d_f = f_back(drop_back(dz))
         if norm_first:
             dn, d_norm = norm_back(dn)
-        return dz + dn, d_norm, *d_f
+        return total(dz, dn), d_norm, *d_f
 
     return z, back
 
@@ -205,7 +206,7 @@ def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options
                                         ignore_index=ignore_index, **options)) for w in np.unique(weights) if w > 0]
 
     def back(dvalue=1.0):
-        return sum(part_back(dvalue * share)[0] for share, _, part_back in parts), None
+        return total(*(part_back(dvalue * share)[0] for share, _, part_back in parts)), None
 
     return sum(share * value for share, value, _ in parts), back
 
@@ -220,11 +221,12 @@ def squared_error(z, labels, count=None, *, weights=None, label_smoothing=0.0, z
     if z.shape[1:] != (1,) or weights is not None or label_smoothing or z_loss:
         raise UserError("numbers are estimated by a single score, without weights, label_smoothing and z_loss; set "
                         "num_labels to 1 and remove these")
-    difference = z - labels.astype(z.dtype)[:, None]
+    scores = widened(z)
+    difference = scores - labels.astype(scores.dtype)[:, None]
     count = len(z) if count is None else count
 
     def back(dvalue=1.0):
-        return difference * (2 * dvalue / count), None
+        return rounded(difference * (2 * dvalue / count), z.dtype), None
 
     return (difference ** 2).sum() / count, back
 

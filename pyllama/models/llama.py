@@ -10,6 +10,7 @@ V vocabulary.
 """
 import numpy as np
 
+from pyllama.low import total
 from pyllama.models.init import Initializer
 from pyllama.models.layers import (
     class_loss,
@@ -143,7 +144,8 @@ def self_attention(x, p, c, *, mask=None, segments=None, cache=None, window=None
         dx_q, dwq = q_back(merge_heads(dq))
         dx_k, dwk = k_back(merge_heads(dk))
         dx_v, dwv = v_back(merge_heads(dv))
-        return dx_q + dx_k + dx_v, {"q_proj": dwq, "k_proj": dwk, "v_proj": dwv, "o_proj": do, **d_q_norm, **d_k_norm}
+        dx = total(dx_q, dx_k, dx_v)
+        return dx, {"q_proj": dwq, "k_proj": dwk, "v_proj": dwv, "o_proj": do, **d_q_norm, **d_k_norm}
 
     return y, back
 
@@ -160,7 +162,7 @@ def feed_forward(x, p):
         dg, du = swiglu_back(dh)
         dx_g, d_gate = gate_back(dg)
         dx_u, d_up = up_back(du)
-        return dx_g + dx_u, {"gate_proj": d_gate, "up_proj": d_up, "down_proj": d_down}
+        return total(dx_g, dx_u), {"gate_proj": d_gate, "up_proj": d_up, "down_proj": d_down}
 
     return y, back
 
@@ -175,14 +177,14 @@ def block(x, p, c, *, mask=None, segments=None, draw=NO_DRAW, cache=None, window
     (y, n), norm2_back = add_and_normalize(x, a, p["post_attention_layernorm"], c)
     f, feed_back = feed_forward(n, p["mlp"])
     f, drop_f_back = drop(f, c.resid_pdrop, draw.at("mlp"))
-    z = y + f
+    z = total(y, f)
 
     def back(dz):
         dn, d_mlp = feed_back(drop_f_back(dz))
         dx, da, d_norm2 = norm2_back(dz, dn)
         dn, d_attention = attention_back(drop_a_back(da))
         dx_n, d_norm1 = norm1_back(dn)
-        return dx + dx_n, {"input_layernorm": d_norm1, "self_attn": d_attention,
+        return total(dx, dx_n), {"input_layernorm": d_norm1, "self_attn": d_attention,
                            "post_attention_layernorm": d_norm2, "mlp": d_mlp}
 
     return z, back

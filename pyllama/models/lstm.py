@@ -8,12 +8,14 @@ direction it leaves the initial zero state unchanged.  So the amount of padding 
 
 Axes: B batch, T time, E embedding, D hidden size of one direction, V vocabulary, C labels.
 """
+import operator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.low import in_float32, total
 from pyllama.models.config import Config, Dimensions
 from pyllama.models.init import Initializer
 from pyllama.models.layers import class_loss, drop, feed_forward, look_up, project, through
@@ -93,6 +95,11 @@ def init(c: LstmConfig, seed: int = 0, dtype: str = "float32") -> dict:
     return p | {"classifier": {"0": affine(F, Y), "2": affine(c.num_labels, F)}}
 
 
+def times(x, present):
+    """x [B D], zero where present [B 1] is 0."""
+    return in_float32(operator.mul, x, present)
+
+
 def scan(x, present, w_ih, w_hh, b_ih, b_hh, reverse=False, truncate=None):
     """An LSTM in one direction: x [B T E] -> the output of each step, h [B T D];  back gives dx and the parameters'
     gradients.    present [B T 1]: 0. at padding
@@ -109,8 +116,8 @@ def scan(x, present, w_ih, w_hh, b_ih, b_hh, reverse=False, truncate=None):
     hs, backs = [], []
     for t in order:
         a_h, state_back = linear(h, w_hh, b_hh)
-        (h, c), cell_back = lstm_cell(a[:, t] + a_h, c)
-        h, c = h * present[:, t], c * present[:, t]
+        (h, c), cell_back = lstm_cell(total(a[:, t], a_h), c)
+        h, c = times(h, present[:, t]), times(c, present[:, t])
         hs.append(h)
         backs.append((t, state_back, cell_back))
 
@@ -118,7 +125,8 @@ def scan(x, present, w_ih, w_hh, b_ih, b_hh, reverse=False, truncate=None):
         dh = dc = np.zeros_like(dy[:, 0])
         das, d_hh, db_hh = [], 0.0, 0.0
         for t, state_back, cell_back in reversed(backs):
-            da, dc = cell_back(((dh + dy[:, t]) * present[:, t], dc * present[:, t]))
+            dh = times(total(dh, dy[:, t]), present[:, t])
+            da, dc = cell_back((dh, times(dc, present[:, t])))
             dh, dw, db = state_back(da)
             d_hh, db_hh = d_hh + dw, db_hh + db
             if truncate and t // truncate != (t - toward) // truncate:
@@ -144,11 +152,12 @@ def layer(number, x, present, p, c, *, draw=NO_DRAW, truncate=None):
         backs.append((leaves, scan_back))
 
     def back(dy):
-        dx, dp = 0.0, {}
+        dxs, dp = [], {}
         for (leaves, scan_back), d in zip(backs, np.split(dy, len(backs), axis=-1), strict=True):
             dx_scan, *d_leaves = scan_back(d)
-            dx, dp = dx + dx_scan, dp | dict(zip(leaves, d_leaves, strict=True))
-        return drop_back(dx), dp
+            dxs.append(dx_scan)
+            dp |= dict(zip(leaves, d_leaves, strict=True))
+        return drop_back(total(*dxs)), dp
 
     return np.concatenate(ys, axis=-1), back
 

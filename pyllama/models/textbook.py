@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyllama.errors import UserError
+from pyllama.low import total
 from pyllama.models.config import Config
 from pyllama.models.init import Initializer
 from pyllama.models.layers import feed_forward, layer_normalize, look_up, multi_head, prediction_loss, project
@@ -63,7 +64,7 @@ def attend(x, p):
     def back(dy):
         dq, dk, dv = heads_back(dy)
         (dx_q, d_q), (dx_k, d_k), (dx_v, d_v) = q_back(dq), k_back(dk), v_back(dv)
-        return dx_q + dx_k + dx_v, {"q": d_q, "k": d_k, "v": d_v}
+        return total(dx_q, dx_k, dx_v), {"q": d_q, "k": d_k, "v": d_v}
 
     return y, back
 
@@ -78,9 +79,9 @@ def part(f, x, p, name, c):
         grads = {name: df}
         if c.norm:
             dx, grads[f"norm_{name}"] = norm_back(dx)
-        return dx + dy if c.residual else dx, grads
+        return total(dx, dy) if c.residual else dx, grads
 
-    return x + y if c.residual else y, back
+    return total(x, y) if c.residual else y, back
 
 
 def relu_network(x, p):
@@ -104,7 +105,7 @@ def hidden(ids, p, c):
             raise UserError(f"the text has {T} tokens, but the model has only {c.max_position_embeddings} positions "
                             f"(max_position_embeddings); shorten the text")
         positions, position_back = look_up(np.broadcast_to(np.arange(T, like=ids), (B, T)), p["places"])
-        x = x + positions
+        x = total(x, positions)
     y, attention_back = part(attend, x, p, "attention", c)
     z, network_back = part(relu_network, y, p, "feed_forward", c)
 

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pyllama.errors import UserError, with_article
+from pyllama.low import in_float32, total, widened
 from pyllama.models.config import Config, Dimensions
 from pyllama.models.init import Initializer
 from pyllama.models.kv_cache import Cache
@@ -197,9 +198,9 @@ def embed(ids, table, p, c, *, draw=NO_DRAW, start=0):
         rows = np.arange(T, like=ids) + start + c.position_offset
         positions, position_back = look_up(np.broadcast_to(rows, (B, T)), p["embed_positions"])
     else:
-        positions = np.asarray(sinusoids(start, start + T, D), tokens.real.dtype, like=tokens)
+        positions = np.asarray(sinusoids(start, start + T, D), widened(tokens[:0]).real.dtype, like=tokens)
         position_back = None
-    x = tokens * scale + positions
+    x = in_float32(lambda tokens, positions: tokens * scale + positions, tokens, positions)
     if c.normalize_embedding:
         x, norm_back = layer_normalize(x, p["layernorm_embedding"], c.layer_norm_eps)
     x, drop_back = drop(x, c.dropout, draw.at("embedding"))
@@ -210,7 +211,7 @@ def embed(ids, table, p, c, *, draw=NO_DRAW, start=0):
             dx, dp["layernorm_embedding"] = norm_back(dx)
         if position_back:
             dp["embed_positions"] = position_back(dx)
-        return token_back(dx * scale), dp
+        return token_back(in_float32(lambda dx: dx * scale, dx)), dp
 
     return x, back
 
@@ -248,7 +249,7 @@ def decode(ids, memory, p, c, *, mask=None, draw=NO_DRAW, recompute=False, cache
 
     def back(dx):
         d_table, d_decoder, *dmemories = side_back(dx)
-        return sum(dmemories), d_table, d_decoder
+        return total(*dmemories), d_table, d_decoder
 
     return x, back
 

@@ -2,6 +2,7 @@
 
 Axes: B batch, S source time, T target time, D model, H heads.
 """
+from pyllama.low import total
 from pyllama.models.layers import feed_forward, multi_head, project, residual
 from pyllama.rng import NO_DRAW
 
@@ -13,7 +14,7 @@ def keys_values(memory, p):
 
     def back(dkv):
         (dm_k, d_k), (dm_v, d_v) = k_back(dkv[0]), v_back(dkv[1])
-        return dm_k + dm_v, {"k_proj": d_k, "v_proj": d_v}
+        return total(dm_k, dm_v), {"k_proj": d_k, "v_proj": d_v}
 
     return (k, v), back
 
@@ -41,7 +42,7 @@ def self_attention(x, p, H, **options):
     def back(dy):
         dx, dkv, dp = attend_back(dy)
         dx_kv, dp_kv = kv_back(dkv)
-        return dx + dx_kv, dp | dp_kv
+        return total(dx, dx_kv), dp | dp_kv
 
     return y, back
 
