@@ -24,13 +24,16 @@ from setuptools.modified import newer_group
 SAFE = ["-O3", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno", "-fno-wrapv"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 VNNI = [*AVX512, "-mavx512vnni"]
-ISA = {"baseline": ("1", []),                           # name: (does the processor run it? the compiler's flags)
-       "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma", "-mf16c"]),
-       "avx512": ('__builtin_cpu_supports("avx512f")', AVX512),
-       "avx512vnni": ('__builtin_cpu_supports("avx512vnni")', VNNI)}
+BF16 = [*VNNI, "-mavx512bf16"]
+ISA = {                      # name: (does the processor run it? the compiler's flags; the precisions that gain by it)
+    "baseline": ("1", [], (16, 32, 64)),
+    "avx2": ('__builtin_cpu_supports("avx2")', ["-mavx2", "-mfma", "-mf16c"], (16, 32, 64)),
+    "avx512": ('__builtin_cpu_supports("avx512f")', AVX512, (16, 32, 64)),
+    "avx512vnni": ('__builtin_cpu_supports("avx512vnni")', VNNI, (32,)),
+    "avx512bf16": ('({ __asm__("vdpbf16ps %zmm2, %zmm1, %zmm0"); 1; })', BF16, (16,))}
 if sys.platform == "linux":                             # where a process can ask for tiles: see csrc/cpu/dispatch.c
     ISA["amx"] = ('({ __asm__("tdpbssd %tmm2, %tmm1, %tmm0"); 1; })',   # an old assembler lacks it
-                  [*VNNI, "-mamx-tile", "-mamx-int8"])
+                  [*BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"], (16, 32))
 ORIGIN = ["-Wl,-rpath,$ORIGIN"] if sys.platform == "linux" else []      # where a wheel has OpenMP's library
 
 
@@ -76,13 +79,16 @@ class BuildKernels(build_ext):
     def add_kernels(self, ext):
         openmp = [flag for flag in ("-fopenmp", "-fopenmp-simd") if self.builds("0", [flag])][:1]
         ext.extra_link_args = [*openmp, *ORIGIN]
-        for isa, (runs, flags) in ISA.items():
+        widest = {}                                         # precision: the widest instruction set built so far
+        for isa, (runs, flags, precisions) in ISA.items():
             if isa == "baseline" or self.builds(runs, openmp + flags):
-                ext.define_macros.append((f"HAVE_{isa}", "1"))
-                for real in ("32", "64"):
+                for real in precisions:
                     ext.extra_objects += self.compiler.compile(
-                        ["csrc/cpu/table.c"], f"{self.build_temp}/{isa}{real}", [("REAL", real), ("ISA", isa)],
+                        ["csrc/cpu/table.c"], f"{self.build_temp}/{isa}{real}", [("REAL", str(real)), ("ISA", isa)],
                         extra_postargs=SAFE + openmp + flags)
+                    widest[real] = isa
+                ext.define_macros.append((f"HAVE_{isa}", "1"))
+                ext.define_macros += [(f"OBJECT_{real}_{isa}", other) for real, other in widest.items()]
 
     def builds(self, expression, flags):
         """Does a program of a parallel region and this expression compile and link?"""

@@ -8,6 +8,7 @@ import ctypes
 import itertools
 import os
 
+import ml_dtypes
 import numpy as np
 
 from pyllama.shapes import require_below
@@ -111,8 +112,13 @@ cdef extern from "kernels.h" nogil:
         double (*sum_and_norm)(void *const *g, idx lanes, idx n, int threads) noexcept nogil
         void (*to_bfloat16)(uint16_t *y, const void *x, idx n, int threads) noexcept nogil
         void (*to_float16)(uint16_t *y, const void *x, idx n, int threads) noexcept nogil
+        idx product_work
+        void (*product)(void *c, idx ldc, int narrow, const void *bias, const void *a, idx a_down, idx a_right,
+                        const void *b, idx b_down, idx b_right, idx M, idx N, idx K, int accumulate,
+                        void *work, int threads) noexcept nogil
+        void (*sum_of)(void *y, const void *const *x, idx count, idx n, int threads) noexcept nogil
     void *blas_gemm[2]
-    const kernels *kernels_of[2]
+    const kernels *kernels_of[3]
     const char *kernels_init(const char *isa)
 
 cdef extern from "cpu/arena.h" nogil:
@@ -137,15 +143,16 @@ np.import_array()
 cdef bytes _wanted = os.environ.get("PYLLAMA_ISA", "").encode()
 cdef const char *_isa = kernels_init(_wanted)
 if _isa == NULL:
-    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2, avx512, avx512vnni and amx, or not "
-                      "supported by this build or processor; unset it to use the best that is supported")
+    raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2, avx512, avx512vnni, avx512bf16 "
+                      "and amx, or not supported by this build or processor; unset it to use the best that is supported")
 isa = _isa.decode()                                     # the instruction set in use
 
 
 cdef forgotten(const kernels *k):
     """The number of the first slot that table.c left empty, or None.  A call of it would end the process."""
-    cdef const size_t *slots = <const size_t *>k        # the first is a number, the others are functions
-    return next((i for i in range(1, sizeof(kernels) // sizeof(size_t)) if not slots[i]), None)
+    cdef const size_t *slots = <const size_t *>k
+    cdef idx floats = <const size_t *>&k.product_work - slots           # the others are of bfloat16
+    return next((i for i in range(floats) if not slots[i]), None)
 
 
 if (_slot := forgotten(kernels_of[0])) is not None:
@@ -223,7 +230,20 @@ except OSError as error:
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
+# The ops whose kernels take bfloat16, too.
+LOW = frozenset({
+    "rms_norm",
+})
+cdef int BFLOAT = np.dtype(ml_dtypes.bfloat16).num
+
+
 cdef const kernels *kernels_for(np.ndarray x) except NULL:
+    """The kernels of the precision of x, for an op in LOW."""
+    return kernels_of[2] if np.PyArray_TYPE(x) == BFLOAT else real_kernels_for(x)
+
+
+cdef const kernels *real_kernels_for(np.ndarray x) except NULL:
+    """The kernels of the precision of x, for all that does not take bfloat16: there, its slots are empty."""
     cdef int kind = np.PyArray_TYPE(x)
     if kind != np.NPY_FLOAT and kind != np.NPY_DOUBLE:
         raise TypeError(f"the kernels take float32 and float64, not {x.dtype}")
@@ -239,6 +259,14 @@ cdef np.ndarray dense(a, np.ndarray like):
     if np.PyArray_TYPE(array) != np.PyArray_TYPE(like):
         raise TypeError(f"mixed precision: {array.dtype} and {like.dtype}; convert one")
     return np.PyArray_FROM_OTF(array, np.PyArray_TYPE(like), np.NPY_ARRAY_IN_ARRAY)
+
+
+cdef np.ndarray dense_real(a, np.ndarray like):
+    """a, which is not an activation, as `real` of csrc/kernels.h; like dense(a, like), unless `like` is in bfloat16."""
+    cdef np.ndarray array = np.asarray(a)
+    if np.PyArray_TYPE(like) != BFLOAT:
+        return dense(array, like)
+    return dense(cast(array, np.float32) if np.PyArray_TYPE(array) == BFLOAT else array, np.empty(0, np.float32))
 
 
 cdef np.ndarray dense_as(a, np.ndarray like):
@@ -259,6 +287,16 @@ cdef np.ndarray in_place(a, np.ndarray like):
 
 cdef np.ndarray new(like):
     return np.empty(like.shape, like.dtype)             # not empty_like, which would follow odd strides
+
+
+cdef np.ndarray new_real(shape, np.ndarray like):
+    """A new array of `real` of csrc/kernels.h."""
+    return np.empty(shape, np.float32 if np.PyArray_TYPE(like) == BFLOAT else like.dtype)
+
+
+cdef np.ndarray new_parts(idx sums, np.ndarray like, idx D):
+    """Room for the sums over rows of csrc/cpu/rows.h, and for bfloat16 for rows that are not rounded yet."""
+    return new_real(((sums + (np.PyArray_TYPE(like) == BFLOAT)) * BLOCKS, D), like)
 
 
 cdef np.ndarray indices(a):
@@ -312,7 +350,7 @@ include "../csrc/cpu/decode.pxi"
 
 def _exp(np.ndarray x):
     """The exponential that the kernels inline.  It is not an op; a test measures its accuracy."""
-    cdef const kernels *k = kernels_for(x)
+    cdef const kernels *k = real_kernels_for(x)
     x = dense(x, x)
     cdef np.ndarray y = new(x)
     k.exp(y.data, x.data, x.size, 1)

@@ -84,7 +84,7 @@ def attention(np.ndarray q, np.ndarray k, np.ndarray v, mask=None, segments=None
               window=None, scale=None, softcap=None):
     if softcap is not None and not softcap > 0:             # the reference says so
         return NotImplemented
-    cdef const kernels *kernel = kernels_for(q)
+    cdef const kernels *kernel = real_kernels_for(q)
     q, k, v = with_rows(q, q), with_rows(k, q), with_rows(v, q)
     cdef tuple hidden = hiding(mask, segments, q.shape[3] if q.ndim == 5 else 0)
     cdef np.ndarray added = None if bias is None else dense(bias, q)
@@ -100,7 +100,7 @@ def attention(np.ndarray q, np.ndarray k, np.ndarray v, mask=None, segments=None
 
 def attention_backward(dy, np.ndarray q, np.ndarray k, np.ndarray v, mask, segments, bias, np.ndarray y,
                        np.ndarray lse, *, bint causal=False, window=None, scale=None, softcap=None):
-    cdef const kernels *kernel = kernels_for(q)
+    cdef const kernels *kernel = real_kernels_for(q)
     q, k, v, y, lse = with_rows(q, q), with_rows(k, q), with_rows(v, q), with_rows(y, q), dense(lse, q)
     cdef tuple hidden = hiding(mask, segments, q.shape[3] if q.ndim == 5 else 0)
     cdef np.ndarray d = with_rows(dy, q), added = None if bias is None else dense(bias, q)

@@ -21,13 +21,9 @@ static void from_float16(real *restrict y, const half *restrict x, idx n, int th
     for (idx i = 0; i < n; i += GRAIN) widen(FLOAT16, y + i, (const char *)(x + i), least(n - i, GRAIN));
 }
 
-/* A bfloat16 is the upper half of a float.  A carry out of the fraction belongs to the exponent. */
 static void to_bfloat16(half *restrict y, const real *restrict x, idx n, int threads) {
     #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-    for (idx i = 0; i < n; i++) {
-        const word bits = to_bits(x[i]), rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-        y[i] = x[i] == x[i] ? rounded : (bits >> 16 & SIGN16) | 0x7fc0;
-    }
+    for (idx i = 0; i < n; i++) y[i] = rounded16(x[i]);
 }
 
 static void from_bfloat16(real *restrict y, const half *restrict x, idx n, int threads) {

@@ -1,5 +1,5 @@
 def cross_entropy(np.ndarray z, t, *, idx ignore_index=-100, double label_smoothing=0, double z_loss=0, count=None):
-    cdef const kernels *k = kernels_for(z)
+    cdef const kernels *k = real_kernels_for(z)
     cdef np.ndarray target = indices(t)
     z = dense(z, z)
     if z.ndim != 2 or target.ndim != 1 or target.size != z.shape[0] or not z.shape[1]:
@@ -16,7 +16,7 @@ def cross_entropy(np.ndarray z, t, *, idx ignore_index=-100, double label_smooth
 
 def cross_entropy_backward(dloss, np.ndarray z, t, np.ndarray lse, *, idx ignore_index=-100, double label_smoothing=0,
                            double z_loss=0, count=None):
-    cdef const kernels *k = kernels_for(z)
+    cdef const kernels *k = real_kernels_for(z)
     cdef np.ndarray target = indices(t), dz
     z, lse = dense(z, z), dense(lse, z)
     if z.ndim != 2 or target.ndim != 1 or target.size != z.shape[0] or lse.size != z.shape[0]:

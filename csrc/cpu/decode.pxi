@@ -27,7 +27,7 @@ cdef class Machine:
     cdef list alive, held                               # arrays that a step, and that a turn has the addresses of
 
     def __cinit__(self, list steps, np.ndarray like, idx rows, idx widest, idx width, idx vocabulary):
-        self.kernel, self.like, self.alive, self.threads = kernels_for(like), like, [], 0
+        self.kernel, self.like, self.alive, self.threads = real_kernels_for(like), like, [], 0
         self.rows, self.widest, self.width, self.vocabulary = rows, widest, width, vocabulary
         self.count = len(steps)
         memset(&self.now, 0, sizeof(turn))

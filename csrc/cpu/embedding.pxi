@@ -1,5 +1,5 @@
 def embedding(ids, np.ndarray w):
-    cdef const kernels *k = kernels_for(w)
+    cdef const kernels *k = real_kernels_for(w)
     cdef np.ndarray row = indices(ids), table = dense(w, w)
     if w.ndim != 2:
         raise ValueError(f"embedding: w has shape {np.shape(w)}")
@@ -18,7 +18,7 @@ def embedding_backward(dy, ids, np.ndarray w):
 
 def embedding_backward_into(dy, ids, np.ndarray w, *, into):
     """Add dw to into[1] if that is C-contiguous; otherwise return a new dw."""
-    cdef const kernels *k = kernels_for(w)
+    cdef const kernels *k = real_kernels_for(w)
     cdef np.ndarray row = indices(ids), d = dense(dy, w), dw = into.get(1)
     if dw is None or not np.PyArray_ISCARRAY(dw):
         dw = np.zeros(np.shape(w), d.dtype)

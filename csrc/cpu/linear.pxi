@@ -31,7 +31,7 @@ cpdef np.ndarray matmul(a, b, np.ndarray like, np.ndarray into=None):
         raise TypeError(f"mixed precision: a sum of {c.dtype} and a product of {like.dtype}; convert one")
     if y.shape[0] != K or c.ndim != 2 or c.shape[0] != M or c.shape[1] != N:
         raise ValueError(f"a product of shapes {np.shape(x)} and {np.shape(y)} into {np.shape(c)}")
-    cdef const kernels *k = kernels_for(like)
+    cdef const kernels *k = real_kernels_for(like)
     cdef int threads = _threads
     cdef np.ndarray work = scratch(threads * k.gemm_work, like)
     cdef idx ldc = c.strides[0] // size

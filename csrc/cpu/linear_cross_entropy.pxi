@@ -5,7 +5,7 @@ cdef enum:
 
 def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, chunk=None, idx ignore_index=-100, double label_smoothing=0,
                          double z_loss=0, count=None):
-    cdef const kernels *k = kernels_for(x)
+    cdef const kernels *k = real_kernels_for(x)
     cdef np.ndarray target = indices(t)
     x, w = dense(x, x), dense(w, x)
     if (x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1] or target.ndim != 1 or target.size != x.shape[0]

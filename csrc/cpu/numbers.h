@@ -8,7 +8,7 @@
 
 typedef uint16_t half;
 
-#if REAL == 32
+#if REAL != 64
 typedef int32_t ints __attribute__((vector_size(WIDTH)));
 typedef half halves __attribute__((vector_size(WIDTH / 2), aligned(1), may_alias));
 
@@ -39,7 +39,7 @@ INLINE idx size_of(int kind) { return kind == REALS ? sizeof(real) : sizeof(half
 
 /* LANES numbers, stored as `kind` */
 INLINE vec numbers(int kind, const void *at) {
-#if REAL == 32
+#if REAL != 64
     if (kind == FLOAT16) return from_float16s(at);
     if (kind == BFLOAT16) return from_bfloat16s(at);
 #endif

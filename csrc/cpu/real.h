@@ -1,11 +1,12 @@
-/* `real`, the precision being compiled (-DREAL=32 or 64), and its functions of one variable. */
+/* `real`, in which a table computes (-DREAL: see kernels.h), and its functions of one variable; a `number` read and
+ * written. */
 #pragma once
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 #include "../kernels.h"
 
-#if REAL == 32
+#if REAL != 64
 typedef uint32_t word;
 #define SQRT sqrtf
 #define FABS fabsf
@@ -55,6 +56,25 @@ static inline word to_bits(real x) {
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
+
+/* A bfloat16 is the upper half of a float.  A carry out of the fraction belongs to the exponent. */
+#if REAL != 64
+static inline real widened(uint16_t x) { return from_bits((word)x << 16); }
+
+/* to the nearest, ties to even; a NaN stays one and keeps its sign */
+static inline uint16_t rounded16(real x) {
+    const word bits = to_bits(x);
+    return x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : (bits >> 16 & 0x8000) | 0x7fc0;
+}
+#endif
+
+#if REAL == 16
+static inline real get(number x) { return widened(x); }
+static inline number put(real x) { return rounded16(x); }
+#else
+static inline real get(number x) { return x; }
+static inline number put(real x) { return x; }
+#endif
 
 /* e^(x - low) = 2^n e^f, n = round((x - low) / ln 2), |f| <= ln 2 / 2, e^f by Taylor's series.
  * Unlike libm's it vectorizes.  `low` holds the digits that x has no room for; it is mostly 0.

@@ -1,45 +1,48 @@
 /* See pyllama/ops/rms_norm.py for the derivation. */
 
 /* Normalizes a row; returns its r. */
-static inline real rms_norm_row(real *restrict y, const real *restrict x, const real *restrict w,
+static inline real rms_norm_row(number *restrict y, const number *restrict x, const real *restrict w,
                                 real eps, idx D) {
     real squares = 0;
     #pragma omp simd reduction(+ : squares)
-    for (idx d = 0; d < D; d++) squares += x[d] * x[d];
+    for (idx d = 0; d < D; d++) squares += get(x[d]) * get(x[d]);
     real r = 1 / SQRT(squares / D + eps);
     #pragma omp simd
-    for (idx d = 0; d < D; d++) y[d] = w[d] * x[d] * r;
+    for (idx d = 0; d < D; d++) y[d] = put(w[d] * get(x[d]) * r);
     return r;
 }
 
 /* Writes a row of dx, and adds the row's share to dw. */
 static inline void rms_norm_row_backward(real *restrict dx, real *restrict dw,
-                                         const real *restrict dy, const real *restrict x,
+                                         const number *restrict dy, const number *restrict x,
                                          const real *restrict w, real r, idx D) {
     real gn = 0;
     #pragma omp simd reduction(+ : gn)
-    for (idx d = 0; d < D; d++) gn += w[d] * dy[d] * x[d];
+    for (idx d = 0; d < D; d++) gn += w[d] * get(dy[d]) * get(x[d]);
     gn *= r * r / D;                                              /* r mean(g n) */
     #pragma omp simd
     for (idx d = 0; d < D; d++) {
-        dx[d] = r * (w[d] * dy[d] - x[d] * gn);
-        dw[d] += dy[d] * x[d] * r;
+        dx[d] = r * (w[d] * get(dy[d]) - get(x[d]) * gn);
+        dw[d] += get(dy[d]) * get(x[d]) * r;
     }
 }
 
-static void rms_norm(real *y, real *r, const real *x, const real *w, double eps, idx N, idx D,
+static void rms_norm(number *y, real *r, const number *x, const real *w, double eps, idx N, idx D,
                      int threads) {
     #pragma omp parallel for num_threads(threads) if (N * D > GRAIN)
     for (idx n = 0; n < N; n++) r[n] = rms_norm_row(y + n * D, x + n * D, w, eps, D);
 }
 
-static void rms_norm_backward(real *dx, real *dw, real *parts, const real *dy, const real *x,
+static void rms_norm_backward(number *dx, real *dw, real *parts, const number *dy, const number *x,
                               const real *w, const real *r, idx N, idx D, int threads) {
     #pragma omp parallel for num_threads(threads) if (N * D > GRAIN)
     for (idx b = 0; b < BLOCKS; b++) {
         real *part = memset(parts + b * D, 0, D * sizeof(real));
-        for (idx n = first_row(b, N); n < first_row(b + 1, N); n++)
-            rms_norm_row_backward(dx + n * D, part, dy + n * D, x + n * D, w, r[n], D);
+        for (idx n = first_row(b, N); n < first_row(b + 1, N); n++) {
+            real *row = wide_row(dx + n * D, parts + (BLOCKS + b) * D);
+            rms_norm_row_backward(row, part, dy + n * D, x + n * D, w, r[n], D);
+            narrow_row(dx + n * D, row, D);
+        }
     }
     add_parts(dw, parts, D);
 }

@@ -5,7 +5,7 @@ cdef np.ndarray rotate(values, np.ndarray cos, np.ndarray sin, bint interleaved)
     has the same order: the model merges its heads without a copy.
     """
     cdef np.ndarray x = np.asarray(values), y
-    cdef const kernels *k = kernels_for(x)
+    cdef const kernels *k = real_kernels_for(x)
     cos, sin = dense(cos, x), dense_as(sin, cos)
     if cos.ndim != 2 or np.shape(x)[-2:] != (cos.shape[0], 2 * cos.shape[1]):
         raise ValueError(f"rope: x has shape {np.shape(x)}, cos {np.shape(cos)}")

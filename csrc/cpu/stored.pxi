@@ -98,7 +98,7 @@ def stored_product(np.ndarray x, np.ndarray w, str kind, idx E, idx D, cuts=(), 
 
     No bit depends on the cuts; nor, up to `same_bits` rows of x (for "q8_0" and "q4_0": ever), on N.
     """
-    cdef const kernels *k = kernels_for(x)
+    cdef const kernels *k = real_kernels_for(x)
     cdef stored s = stored_of(w, kind, E, D, x.itemsize)
     if x.ndim != 2 or x.shape[1] != D or s.kind != REALS and x.itemsize != 4:
         raise ValueError(f"a {kind} matrix of shape ({E}, {D}) times {x.dtype} rows of shape {np.shape(x)}")
@@ -124,7 +124,7 @@ def stored_product(np.ndarray x, np.ndarray w, str kind, idx E, idx D, cuts=(), 
 def stored_row(np.ndarray w, str kind, idx E, idx D, idx e, dtype="float32"):
     """Row e of a stored matrix w[E D], decoded."""
     cdef np.ndarray y = np.empty(D, dtype)
-    cdef const kernels *k = kernels_for(y)
+    cdef const kernels *k = real_kernels_for(y)
     cdef stored s = stored_of(w, kind, E, D, y.itemsize)
     if s.kind != REALS and y.itemsize != 4:
         raise ValueError(f"{kind} is decoded to float32, not {y.dtype}")

@@ -1,6 +1,6 @@
 def sum_and_norm(gs):
     cdef np.ndarray total = dense(gs[0], gs[0])
-    cdef const kernels *k = kernels_for(total)
+    cdef const kernels *k = real_kernels_for(total)
     if len(gs) > 1:
         total = in_place(gs[0], total)
     lanes = [total, *(dense_as(g, total) for g in gs[1:])]      # keeps the arrays alive until the kernel has run

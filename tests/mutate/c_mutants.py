@@ -183,8 +183,8 @@ def plant(mutant: Mutant | None, folder: Path) -> bool:
     if mutant:
         (folder / "csrc/cpu" / mutant.unit).write_text(mutant.code)
     (folder / "dispatch.c").write_text(f"void *blas_gemm[2]; long second_cache = {SECOND_CACHE};")  # all a table needs
-    tables = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(cpu.__file__), "kernels_of")
-    for i, real in enumerate(("32", "64")):
+    tables = (ctypes.c_void_p * 3).in_dll(ctypes.CDLL(cpu.__file__), "kernels_of")
+    for i, real in enumerate(("32", "64", "16")):
         library = folder / f"kernels{real}.so"
         command = [*sysconfig.get_config_var("CC").split(), *FLAGS, f"-DREAL={real}", "-DISA=mutant",
                    f"-I{folder}/csrc", f"{folder}/csrc/cpu/table.c", f"{folder}/csrc/cpu/team.c",

@@ -1,0 +1,56 @@
+"""The kernels for bfloat16: their table, how they round, and what their bits do not depend on."""
+import ctypes
+import re
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from pyllama import backend
+
+cpu = backend.cpu
+pytestmark = pytest.mark.skipif(cpu is None, reason=backend.why_no_cpu)
+
+BFLOAT16 = ml_dtypes.bfloat16
+
+
+def normal(shape, seed=0, dtype=BFLOAT16):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def test_every_op_that_takes_bfloat16_is_in_its_table():
+    """An empty slot would end the process."""
+    header = (Path(__file__).parents[1] / "csrc/kernels.h").read_text()
+    fields = re.findall(r"^    (?:idx (\w+);|\w+ \(\*(\w+)\))", header[header.index("of every precision"):], re.M)
+    names = [number or function for number, function in fields]
+    tables = (ctypes.POINTER(ctypes.c_size_t * len(names)) * 3).in_dll(ctypes.CDLL(cpu.__file__), "kernels_of")
+    filled = {name for name, slot in zip(names, tables[2].contents, strict=True) if slot}
+    of_ops = {name for name in names if re.sub("_(backward|work)$", "", name) in cpu.LOW}
+    assert of_ops <= filled
+    assert "decode" not in filled
+
+
+def hard_to_round():
+    """Numbers in float32 at and about every midpoint of two bfloat16, at every exponent; what is not finite."""
+    half = np.arange(0, 1 << 16, 3, dtype=np.uint32) << 16
+    bits = (half[:, None] + np.array([0, 1, 0x7fff, 0x8000, 0x8001, 0xffff], np.uint32)).ravel()
+    return bits.view(np.float32)
+
+
+def test_a_kernel_rounds_as_ml_dtypes_does():
+    """Rows of ones have r = 1 where eps is 0, so that y is w, rounded."""
+    w = hard_to_round()
+    y, _ = cpu.rms_norm(np.ones((1, w.size), BFLOAT16), w, eps=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        nan, wanted = np.isnan(w), w.astype(BFLOAT16)
+    np.testing.assert_array_equal(np.isnan(y[0].astype(np.float32)), nan)
+    np.testing.assert_array_equal(y[0].view(np.uint16)[~nan], wanted.view(np.uint16)[~nan])
+
+
+def test_what_does_not_take_bfloat16_says_so():
+    x = np.ones(3, BFLOAT16)
+    with pytest.raises(TypeError, match="float32 and float64, not bfloat16"):
+        cpu.adamw(x, x, x, x, lr=0.1, decay=0, scale=1, t=1, betas=(0.9, 0.9), eps=1e-8)
+    with pytest.raises(TypeError, match="float32 and float64, not bfloat16"):
+        cpu.sum_and_norm([x])
