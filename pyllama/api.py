@@ -50,7 +50,7 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
     max_position_embeddings    context length in tokens; an lstm has no limit
     head                       a head of the family; None: the one that trains on plain text
     seed                       seed of the weights
-    dtype                      "float32" or "float64"
+    dtype                      "float32" or "float64"; a model of float32 can train in bfloat16: see Settings
     fields                     other fields of the family's configuration, under the names of its config.json; for every
                                family also hidden_size, num_hidden_layers and dropout, and for all but "lstm"
                                num_attention_heads and intermediate_size.  Default: 2 layers (an lstm: 1) of width 128
@@ -69,7 +69,7 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
     head = head or next(iter(config_class.LEARNS or config_class.HEADS))
     if head not in config_class.HEADS:
         raise UserError(f"{with_article(family)} has no head {head!r}; it has {', '.join(config_class.HEADS)}")
-    check_dtype(dtype)
+    check_dtype(dtype, "float32", "float64")
     absent = {name for name, dimension in SHARED.items() if dimension in config_class.UNUSED}
     shared = {name: value for name, value in fields.items() if name in SHARED.keys() - absent}
     own = {name: value for name, value in fields.items() if name not in shared}
@@ -94,7 +94,8 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     evaluation.  The evaluation is None except every policy.eval_steps steps and after the last step.
 
     data          files, folders, patterns: see text.corpus.documents; or a .bin of tokens
-    settings      None: Settings(), which trains for 1,000 steps; its dtype is replaced by the model's
+    settings      None: Settings(), which trains for 1,000 steps; its dtype is replaced by the model's, unless it is
+                  "bfloat16": then a float32 model is trained in bfloat16 and stays float32
     validation    share of the text held out for evaluations, its last part
     field         field of a .jsonl file that holds the text
     out_dir       folder of the run, with checkpoints and log as in `pyllama train`, for resume(); None: save nothing
@@ -155,7 +156,7 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
 
     data             a .jsonl, .json, .csv or .tsv file of rows
     task             "classify", "qa", "translate", ...: see pyllama.tasks.TASKS
-    settings         None: Settings(); its dtype is replaced by the model's
+    settings         None: Settings(); its dtype has the same meaning as in train()
     fields           fields to read, in the task's order; none: the task's names, such as text and label
     dev              share of the rows held out for evaluations
     max_length       maximum tokens of a text; longer ones are truncated
@@ -244,9 +245,19 @@ def sources(data: Sources) -> tuple[str, ...]:
 
 
 def of_dtype(model: Model, settings: Settings | None) -> Settings:
-    """The settings with the model's dtype, which a resume must have too."""
+    """The settings with the model's dtype, which a resume must have too.
+
+    A float32 model may train in bfloat16.  Raises UserError if a float64 model should.
+    """
+    settings = settings or Settings()
     plain = (a.dtype.name for _, a in params.leaves(model.params) if not isinstance(a, EncodedArray))
-    return replace(settings or Settings(), dtype=next(plain, "float32"))
+    dtype: Any = next(plain, "float32")
+    if settings.dtype != "bfloat16":
+        return replace(settings, dtype=dtype)
+    if dtype != settings.master_dtype:
+        raise UserError(f"dtype is 'bfloat16', which trains weights of float32, but the model's are {dtype}; load or "
+                        f"create the model in float32")
+    return settings
 
 
 def warn(notes: Iterable[str]) -> None:

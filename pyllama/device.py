@@ -9,12 +9,21 @@ import numpy as np
 from pyllama.errors import UserError, optional
 
 
-def like(name: str) -> np.ndarray:
+def like(name: str, dtype: str = "float32") -> np.ndarray:
     """An empty array on the device "cpu" or "cuda", for np.asarray(x, like=...).
 
-    Raises UserError if CuPy or the GPU is missing.
+    dtype   of the computation on that device
+
+    Raises UserError if CuPy or the GPU is missing, or if the device does not compute in this dtype.
     """
+    require_dtype(dtype, name == "cpu")
     return np.empty(0) if name == "cpu" else cupy().empty(0)
+
+
+def require_dtype(dtype: str, host: bool) -> None:
+    """Raise UserError if the host, or else a GPU, does not compute in this dtype."""
+    if dtype == "bfloat16" and not host:
+        raise UserError("bfloat16 is computed only on the CPU; set device to cpu, or dtype to float32")
 
 
 def cupy():

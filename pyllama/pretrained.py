@@ -20,14 +20,14 @@ from pyllama.generation import config_file
 from pyllama.models import MODELS
 from pyllama.models.config import OURS
 from pyllama.models.init import outlines
-from pyllama.quantization import EncodedArray, decoded_tree
+from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
 from pyllama.quantization.sample import quantized_tree
 from pyllama.text import special, tokenizer_files
 from pyllama.text.corpus import Sources
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 
-DTYPES = ("float32", "float64")
+DTYPES = ("float32", "float64", "bfloat16")
 SHOWN = 8                                                   # names of tensors in a note
 NEW_PARAMETERS = 64                         # more than any head has
 
@@ -185,10 +185,11 @@ def with_options(settings: type, options: dict[str, Any]) -> Any:
     return settings(**options)
 
 
-def check_dtype(dtype: str) -> None:
-    """Raise UserError if weights cannot have this dtype."""
-    if dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+def check_dtype(dtype: str, *choices: str) -> None:
+    """Raise UserError if weights cannot have this dtype.  choices: those that they can have; none: DTYPES."""
+    choices = choices or DTYPES
+    if dtype not in choices:
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(choices)}")
 
 
 def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32",
@@ -198,7 +199,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     path         a run, its files `latest` or `best`, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
     tokenizer    a tokenizer.json, vocab.txt, vocab.json, tokenizer.model or llama2.c tokenizer; None: the one in the
                  folder
-    dtype        of the weights: "float32" or "float64"; encoded matrices of a GGUF file stay so unless it is float64
+    dtype        of the weights: "float32", "float64" or, for the matrices, "bfloat16", as quantize("bf16") stores them;
+                 encoded matrices of a GGUF file stay so unless it is float64
     change       change(config) returns another configuration, for example with another head.  Parameters that the file
                  lacks are initialized at random, those that are not needed are dropped, and model.notes lists both
     allow_nan    accept weights that are NaN or infinite
@@ -214,6 +216,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     8
     """
     check_dtype(dtype)
+    rounds, dtype = dtype == "bfloat16", "float32" if dtype == "bfloat16" else dtype
     path = checkpoint.followed(path)
     if not path.exists():
         raise UserError(f"there is no model at {path}; give a run, a checkpoint, a Hugging Face folder, a GGUF or a "
@@ -235,6 +238,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         model = Model(config, tree, beside, (*saved.notes, *reading_notes(saved), *notes), generation_config)
     if not allow_nan:
         require_finite(model, path)
+    if rounds:
+        model = replace(model, params=encoded_tree(model.params, "bf16", model.config))
     if tokenizer is not None:
         llama2c_file = str(tokenizer).endswith(".bin")
         model = replace(model, tokenizer=(llama2c.read_tokenizer if llama2c_file else Tokenizer.load)(tokenizer))

@@ -24,7 +24,7 @@ def test_the_rows_of_the_worked_example(monkeypatch, tmp_path, capfd):
     """Each implementation is run once; the fastest of transformers counts.  What they print is not in the JSON."""
     for name in (minilm.TRAIN, minilm.TEST):
         (tmp_path / name).write_text("")
-    seconds = iter([10.0, 30.0, 20.0])
+    seconds = iter([10.0, 5.0, 30.0, 20.0])
     commands = []
 
     def measured(command):
@@ -43,14 +43,16 @@ def test_the_rows_of_the_worked_example(monkeypatch, tmp_path, capfd):
     assert minilm.main() == 0
     rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [[row[of] for of in ("impl", "accuracy", "seconds", "ratio_fastest")] for row in rows] == [
-        ["bag of words", 0.6, None, None], ["pyllama", 0.8, 10, 2], ["transformers", 0.7, 30, 0.666667],
-        ["transformers-bf16", 0.7, 20, 1]]
-    assert [command[-1] for command in commands[1:]] == ["float32", "bf16"]
+        ["bag of words", 0.6, None, None], ["pyllama", 0.8, 10, 2], ["pyllama-bf16", 0.8, 5, 4],
+        ["transformers", 0.7, 30, 0.666667], ["transformers-bf16", 0.7, 20, 1]]
+    assert ["--dtype=bfloat16" in command for command in commands[:2]] == [False, True]
+    assert [command[-1] for command in commands[2:]] == ["float32", "bf16"]
     monkeypatch.setattr(train, "has_bfloat16", lambda: False)
-    seconds = iter([10.0, 30.0])
+    seconds = iter([10.0, 5.0, 30.0])
     assert minilm.main() == 0
     shown = capfd.readouterr()
-    assert [json.loads(line)["impl"] for line in shown.out.splitlines()] == ["bag of words", "pyllama", "transformers"]
+    assert [json.loads(line)["impl"] for line in shown.out.splitlines()] == [
+        "bag of words", "pyllama", "pyllama-bf16", "transformers"]
     assert "transformers-bf16: not timed" in shown.err
 
 

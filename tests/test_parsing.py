@@ -111,8 +111,8 @@ def test_names_of_other_programs(hyphens):
     ("--wandb_log=True", "wandb_log: Weights & Biases is not supported; use --tensorboard"),
     ("--eval_only=True", "a model is evaluated by `pyllama evaluate --model RUN --data FILE`"),
     ("--init_from=resume", "a run is continued by `pyllama resume RUN`"),
-    ("--dtype=float16", "dtype float16: weights and activations are float32 or float64 here; remove --dtype"),
-    ("--dtype=bfloat16", "dtype bfloat16"),
+    ("--dtype=float16", "dtype float16: nothing is computed in it here; use --dtype bfloat16, or remove --dtype"),
+    ("--dtype=bf16", "--dtype is 'bf16'; it must be one of float32, float64, bfloat16"),
     ("--wandb_log=3", "wandb_log is '3'; it must be True or False"),
     ("--always_save=3", r"train has no flag --always_save; see|did you mean"),
 ])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pyllama.cli.generate import chosen
 from pyllama.cli.output import emit, note
-from pyllama.cli.text import load
+from pyllama.cli.text import Precision, load
 from pyllama.errors import UserError, counted
 from pyllama.files import rewrite
 from pyllama.generation import GenerationConfig, Rules, generate
@@ -26,7 +26,7 @@ ROOM = 4                                                    # of the context at 
 
 
 def chat(model: Path, /, options: Annotated[dict[str, Any], GenerationConfig, Rules], system: str = "",
-         tokenizer: Path | None = None) -> int:
+         tokenizer: Path | None = None, dtype: Precision = "float32") -> int:
     """Talk with a model that was trained to answer, or with any model that continues text.
 
     The conversation is written by the tokenizer's chat template, or by the template of the task instruct.  /help lists
@@ -36,10 +36,11 @@ def chat(model: Path, /, options: Annotated[dict[str, Any], GenerationConfig, Ru
         model: a run, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
         system: a text that precedes the conversation, such as "Be brief."
         tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
+        dtype: precision of the weights; with bfloat16 the matrices are rounded to it, and activations are float32
     """
     if options.get("num_return_sequences", 1) > 1:
         raise UserError("a chat has one answer to each question; remove num_return_sequences")
-    writer, _ = load(model, tokenizer, say=note)
+    writer, _ = load(model, tokenizer, dtype, say=note)
     talk = Conversation(writer, system)
     stops = {"stop_strings": (*options.get("stop_strings", ()), *talk.stops)} if talk.stops else {}
     writer.config, settings, rules = chosen(writer, {"max_new_tokens": ANSWER, **options, **stops,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pyllama import files, memory
 from pyllama.cli.output import console
 from pyllama.cli.tasks import fields_of_training, show
-from pyllama.cli.text import Device, encode, load
+from pyllama.cli.text import Device, Precision, encode, load
 from pyllama.device import like as on
 from pyllama.errors import UserError, counted
 from pyllama.generation import SearchConfig
@@ -27,7 +27,7 @@ ROWS = {".jsonl", ".ndjson", ".json", ".csv", ".tsv"}       # of other files a m
 def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path | None = None, field: str = "text",
              block_size: int | None = None, tokenizer: Path | None = None, device: Device = "cpu",
              packing: bool = False, fields: tuple[str, ...] = (), bad_rows: Literal["fatal", "skip"] = "fatal",
-             allow_nan: bool = False) -> int:
+             dtype: Precision = "float32", allow_nan: bool = False) -> int:
     """Evaluate a model: its loss on text, or the metrics of the task it was trained on.
 
     On text: loss, perplexity and next-token accuracy.
@@ -44,9 +44,10 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
         packing: keep the documents of a window apart, as `train --packing` does
         fields: fields to read, in the task's order (default: those of the training rows)
         bad_rows: on an invalid row, stop or skip the row
+        dtype: precision of the computation; with bfloat16 the matrices of the model are rounded to it
         allow_nan: accept weights that are NaN or infinite
     """
-    like = on(device)                                       # first: a missing GPU is an error before any work
+    like = on(device, dtype)                                # first: a missing GPU is an error before any work
     task = finetune.stored_task(model)
     on_text = task is None or (task.head == "lm" and not any(Path(name).suffix.lower() in ROWS for name in data))
     if not on_text:
@@ -54,11 +55,11 @@ def evaluate(model: Path, data: tuple[str, ...], search: SearchConfig, out: Path
                device=device != "cpu")
         if len(data) != 1:
             raise UserError(f"a task is evaluated on one file of rows, but data names {len(data)}; give one file")
-        metrics = of_task(model, Source(Path(data[0]), fields, bad_rows), search, allow_nan)
+        metrics = of_task(model, Source(Path(data[0]), fields, bad_rows), search, dtype, allow_nan)
     else:
         changed = {f.name: getattr(search, f.name) != f.default for f in fields_of(SearchConfig)}
         refuse("on text", fields=fields, bad_rows=bad_rows != "fatal", **changed)
-        metrics = of_text(model, data, field, block_size, tokenizer, like, packing, allow_nan)
+        metrics = of_text(model, data, field, block_size, tokenizer, like, packing, dtype, allow_nan)
     if out:
         files.export(out, [files.to_json(metrics)])
     return 0
@@ -72,12 +73,13 @@ def refuse(kind: str, **flags: Any) -> None:
 
 
 def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Path | None, like,
-            packing: bool = False, allow_nan: bool = False) -> dict:
+            packing: bool = False, dtype: Precision = "float32", allow_nan: bool = False) -> dict:
     """Evaluate on text, print the result and return it: loss in nats per token, perplexity, accuracy, tokens."""
-    pretrained, tokenizer_of_model = load(model, tokenizer, allow_nan=allow_nan)
+    kept = "float32" if dtype == "bfloat16" else dtype      # the weights, which the evaluation rounds itself
+    pretrained, tokenizer_of_model = load(model, tokenizer, kept, allow_nan=allow_nan)
     objective = objectives.objective_of(pretrained.config, tokenizer_of_model)
     context = pretrained.config.context
-    settings = Settings(block_size=context if block_size is None else block_size, packing=packing)
+    settings = Settings(block_size=context if block_size is None else block_size, packing=packing, dtype=dtype)
     objectives.check_packing(pretrained.config, settings)
     if settings.block_size > context:
         raise UserError(f"block_size is {block_size}, but {model} has a context of {context} tokens; reduce it")
@@ -103,10 +105,11 @@ def of_text(model: Path, data, field: str, block_size: int | None, tokenizer: Pa
     return result._asdict()
 
 
-def of_task(model: Path, source: Source, search: SearchConfig, allow_nan: bool = False) -> dict:
+def of_task(model: Path, source: Source, search: SearchConfig, dtype: Precision = "float32",
+            allow_nan: bool = False) -> dict:
     """Evaluate on the rows of a file, print the metrics and return them."""
     memory.install()
-    task, trained, notes = finetune.load(model, allow_nan=allow_nan)
+    task, trained, notes = finetune.load(model, dtype, allow_nan)
     source = Source(source.data, source.fields or fields_of_training(trained), source.bad_rows)
     rows, row_notes = task.read(source)
     rows = foreign.with_names(task, rows, trained.config)

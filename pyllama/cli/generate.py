@@ -7,7 +7,7 @@ import numpy as np
 from pyllama import params
 from pyllama.cli.output import emit, note
 from pyllama.cli.sample import BASE
-from pyllama.cli.text import Device, load
+from pyllama.cli.text import Device, Precision, load
 from pyllama.device import like as on
 from pyllama.errors import UserError, with_article
 from pyllama.generation import GenerationConfig, Rules, config_file, startable, stream
@@ -18,7 +18,8 @@ from pyllama.training import objectives
 
 
 def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, Rules], prompt: str = "",
-             tokenizer: Path | None = None, device: Device = "cpu", allow_nan: bool = False) -> int:
+             tokenizer: Path | None = None, device: Device = "cpu", dtype: Precision = "float32",
+             allow_nan: bool = False) -> int:
     """Continue a text with a trained model.
 
     Tokens are sampled with temperature 0.8 from the 200 most likely ones, unless the model's generation_config.json or
@@ -30,10 +31,11 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
             file
         tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
         device: the CPU, or a GPU through CuPy
+        dtype: precision of the weights; with bfloat16 the matrices are rounded to it, and activations are float32
         allow_nan: accept weights that are NaN or infinite
     """
-    like = on(device)
-    writer, tokenizer_of_model = load(model, tokenizer, say=note, allow_nan=allow_nan)
+    like = on(device, dtype)
+    writer, tokenizer_of_model = load(model, tokenizer, dtype, say=note, allow_nan=allow_nan)
     if not objectives.continues(writer.config):
         use = "use `pyllama predict`" if "task" in writer.config.extra else "train it on a task with `pyllama finetune`"
         raise UserError(f"{model} is {with_article(writer.config.TYPE)} that does not continue text; {use}")

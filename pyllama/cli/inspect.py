@@ -23,6 +23,9 @@ PACKAGES = {
     "sacrebleu": "the task translate", "rouge_score": "the task summarize",
     "networkx": "graphs as .graphml or .png", "rdflib": "graph, and graphs as .ttl", "hypothesis": "the tests"}
 
+# The instruction sets that multiply in bfloat16, and the instruction.
+BFLOAT16 = {"amx": "tdpbf16ps, tiles", "avx512bf16": "vdpbf16ps, pairs"}
+
 INDENT = "\n" + 12 * " "                            # a line behind the title of another one, as in the ops' docstrings
 
 
@@ -91,6 +94,7 @@ def env() -> int:
         table.add_row("memory", "arena" if memory.install() else "NumPy's own, because PYLLAMA_ARENA=0")
     else:
         table.add_row("C kernels", f"none: {backend.why_no_cpu}")
+    table.add_row("bfloat16", bfloat16())
     table.add_row("GPU", gpu())
     for package, purpose in PACKAGES.items():
         try:
@@ -104,6 +108,15 @@ def env() -> int:
         table.add_row(name, os.environ[name])
     console.print(table)
     return 0
+
+
+def bfloat16() -> str:
+    """What computes in bfloat16, and at what cost."""
+    if not backend.cpu:
+        return "NumPy, which is much slower in it than in float32"
+    if backend.cpu.isa not in BFLOAT16:
+        return "arithmetic of float32, which is no faster; numbers take half the memory, with 8 significant bits"
+    return f"products by {BFLOAT16[backend.cpu.isa]}; numbers take half the memory, with 8 significant bits"
 
 
 def gpu() -> str:

@@ -44,8 +44,7 @@ NANOGPT: dict[tuple[str, str], dict[str, str] | str] = {
         "eval_only: a model is evaluated by `pyllama evaluate --model RUN --data FILE`; use that",
     ("init_from", "scratch"): {}, ("init_from", "resume"):
         "init_from resume: a run is continued by `pyllama resume RUN`; use that",
-    **{("dtype", name): f"dtype {name}: weights and activations are float32 or float64 here; remove --dtype"
-       for name in ("float16", "bfloat16")},
+    ("dtype", "float16"): "dtype float16: nothing is computed in it here; use --dtype bfloat16, or remove --dtype",
 }
 WITHOUT_VALUE = {"explain": "integrated"}                  # flags that may stand alone, and what they then mean
 OUTPUTS = ("out", "export")
@@ -198,7 +197,8 @@ class Reader:
             several = self.flags[name].several
             raw[name] = [*(raw.get(name, []) if several else []), *given]
         elif name not in self.ignored:
-            raise UserError(f"{name} is {given[-1]!r}; it must be True or False" if value not in SWITCHED else
+            switch = (name, "true") in NANOGPT and value not in SWITCHED
+            raise UserError(f"{name} is {given[-1]!r}; it must be True or False" if switch else
                             f"{self.command} has no flag --{name}; {self.help}")
 
     def value(self, flag: Flag, given: list[str]) -> Any:

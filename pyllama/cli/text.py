@@ -29,6 +29,7 @@ from pyllama.training.text_run import Text
 
 TEXT_MODELS = [kind for kind, family in MODELS.items() if family.config.LEARNS]     # models that learn from text
 Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "float64", "bfloat16"]
 # Flags that only some families have, and the configuration fields they set.
 FIELDS = {"num_key_value_heads": ("num_key_value_heads",), "bias": ("attention_bias", "mlp_bias"),
           "tie_word_embeddings": ("tie_word_embeddings",), "rope_theta": ("rope_theta",),
@@ -97,7 +98,8 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
         init_from: start from this model's weights, shape and tokenizer
         device: the CPU, or a GPU through CuPy
     """
-    like, comm = on(device), from_environment(out_dir, device)        # first: a missing GPU is an error before any work
+    like = on(device, settings.dtype)                       # first: a missing GPU is an error before any work
+    comm = from_environment(out_dir, device)
     console.quiet = comm.rank > 0
     check_log_steps(log_steps, sample_tokens)
     memory.install()
@@ -111,7 +113,7 @@ def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
     """Plan the run of the command train."""
     if init_from:
         named = None if text.tokenizer in text_run.LEARNED else Path(text.tokenizer)
-        model, tokenizer = load(init_from, named, settings.dtype)
+        model, tokenizer = load(init_from, named, settings.master_dtype)
         for note in model.config.training_notes():
             console.print(note)
         config = replace(model.config, **dict.fromkeys(model.config.DROPOUTS, shape.resid_pdrop))

@@ -200,7 +200,11 @@ def encoded(name: str, leaf: np.ndarray, kind: str, config: Any) -> EncodedArray
 def encoded_tree(tree: Any, kind: str, config: Any) -> Any:
     """The tree of a model's parameters with its matrices in a storage format; other leaves become float32.
 
-    Raises UserError as encoded() does.
+    Matrices that are encoded already stay so.  Raises UserError as encoded() does.
     """
-    return params.rebuild(tree, (encoded(name, leaf, kind, config) if is_encodable(name, leaf) else
-                                 leaf.astype(np.float32) for name, leaf in params.leaves(tree)))
+    def stored(name, leaf):
+        if isinstance(leaf, EncodedArray):
+            return leaf
+        return encoded(name, leaf, kind, config) if is_encodable(name, leaf) else leaf.astype(np.float32)
+
+    return params.rebuild(tree, (stored(name, leaf) for name, leaf in params.leaves(tree)))

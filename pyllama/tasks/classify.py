@@ -75,7 +75,7 @@ def scores_of(rows, trained):
     texts = Examples(pairs.inputs(rows, trained, trained.max_length))
     parts = [np.zeros((0, trained.config.num_labels))]
     for _, batch in texts.in_turn(AT_ONCE):
-        z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)
+        z = trained.scores(batch.inputs)
         parts.append(z.astype(np.float64))
     return np.concatenate(parts)
 

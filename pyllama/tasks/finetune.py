@@ -31,6 +31,7 @@ from pyllama.training.examples import Examples
 from pyllama.training.lock import RunLock
 from pyllama.training.loop import Settings, State, mean_loss, start
 from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, resumed
+from pyllama.training.working import rounded_tree
 
 # The tasks of Hugging Face's heads; and the tokens that such a model reads at most
 OF_HUGGING_FACE = {"ForSequenceClassification": "classify", "ForTokenClassification": "tag",
@@ -200,11 +201,11 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
     if model is None and setup.model not in MODELS and Path(setup.model).exists():
         if setup.vectors:
             raise UserError(f"{setup.model} already has embeddings; remove vectors, or train from scratch")
-        model = pretrained.load(setup.model, setup.tokenizer, settings.dtype, suited)
+        model = pretrained.load(setup.model, setup.tokenizer, settings.master_dtype, suited)
         if model.tokenizer is None:
             raise UserError(f"{setup.model} has no tokenizer; set tokenizer to a tokenizer.json")
     elif model is not None:
-        model = pretrained.changed(model, suited(model.config), settings.dtype)
+        model = pretrained.changed(model, suited(model.config), settings.master_dtype)
     if model is not None:
         config = padded(model.config, model.require_tokenizer())
         state = start(config, settings, model.params)
@@ -349,13 +350,14 @@ def evaluation(task: Task, rows: Sequence[Row], tokenizer):
     """evaluate(state, examples, settings, most) for run.run: the loss, and the accuracy if the metrics are quick."""
     def evaluate(state: State, examples: Examples, settings: Settings, most: int | None = None) -> Measured:
         batches = (batch for _, batch in examples.in_turn(settings.batch_size))
-        loss, _ = mean_loss(state.p, state.config, batches)
+        p = state.working.tree
+        loss, _ = mean_loss(p, state.config, batches)
         if task.calibrated:
-            entry = state.config.extra["task"] | task.calibrated(rows, trained(state.config, state.p, tokenizer))
+            entry = state.config.extra["task"] | task.calibrated(rows, trained(state.config, p, tokenizer))
             state.config = replace(state.config, extra={**state.config.extra, "task": entry})
         if not task.quick:
             return Measured(loss)
-        model = trained(state.config, state.p, tokenizer)
+        model = trained(state.config, p, tokenizer)
         metrics = task.metrics(task.predict(rows, model, None), rows)
         f1 = None if task.ranked_by == "accuracy" else metrics.get(task.ranked_by)
         return Measured(loss, metrics["accuracy"], f1)
@@ -380,13 +382,19 @@ def stored_task(path: Path) -> Task | None:
 def load(path: Path, dtype: str = "float32", allow_nan: bool = False) -> tuple[Task, Trained, tuple[str, ...]]:
     """(task, model, notes) of a model that was trained on a task; of a run, its best checkpoint or else its latest.
 
+    dtype   of the computation; where answers are written, token by token, "bfloat16" is that of the matrices
+
     Raises UserError if the model was not trained on a task, or has no tokenizer.
     """
     folder = checkpoint.best(path) if (path / "best").exists() else path
-    model = pretrained.load(folder, None, dtype, allow_nan=allow_nan)
+    rounds = dtype == "bfloat16"
+    model = pretrained.load(folder, None, "float32" if rounds else dtype, allow_nan=allow_nan)
     if model.tokenizer is None:
         raise UserError(f"{path} has no tokenizer, so it cannot read text; give a run of finetune")
     learner = trained(model.config, model.params, model.tokenizer)
     task = task_of_config(model.config.to_dict())
     assert task                                             # trained() raises an error if there is none
+    if rounds:
+        p = model.quantize("bf16").params if task.writes else rounded_tree(model.params)
+        learner = learner._replace(params=p)
     return task, learner, model.notes

@@ -223,7 +223,7 @@ def spans(rows, trained):
     row_windows = list(windows(rows, trained))
     best = [(-np.inf, 0, 0)] * len(rows)
     for begin, batch in Examples([window.inputs for window in row_windows]).in_turn(AT_ONCE):
-        z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)
+        z = trained.scores(batch.inputs)
         for window, scores in zip(row_windows[begin:], z, strict=False):
             of_context = scores[window.before:window.before + window.past - window.first]
             score, first, past = likeliest(of_context, window.characters[window.first:window.past])

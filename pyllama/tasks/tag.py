@@ -161,7 +161,7 @@ def predict(rows, trained, search=None):
     found, characters = windows(rows, trained)
     scores = [np.zeros((len(of_row), trained.config.num_labels), np.float32) for of_row in characters]
     for begin, batch in Examples([{"ids": window.ids} for window in found]).in_turn(AT_ONCE):
-        z, _ = trained.config.model.logits(p=trained.params, c=trained.config, **batch.inputs)
+        z = trained.scores(batch.inputs)
         for window, of_window in zip(found[begin:], z, strict=False):
             shift = window.before - window.first
             scores[window.row][window.owned] = of_window[window.owned.start + shift:window.owned.stop + shift]

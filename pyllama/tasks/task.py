@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pyllama import models
 from pyllama.errors import UserError, counted
+from pyllama.low import widened
 from pyllama.tasks.columns import listed
 from pyllama.tasks.rows import BadRow, Reader, Row, Source, read, texts_of
 from pyllama.text import special
@@ -25,6 +26,10 @@ class Trained(NamedTuple):
     def entry(self) -> dict:
         """The entry "task" of config.json, which the training stored."""
         return self.config.extra.get("task", {})
+
+    def scores(self, inputs: dict) -> Any:
+        """The scores of the head for the inputs of a batch; those of bfloat16 as float32."""
+        return widened(self.config.model.logits(p=self.params, c=self.config, **inputs)[0])
 
 
 def no_notes(rows, trained, search):

@@ -24,8 +24,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pyllama import backend, machine, memory, params
-from pyllama.device import on_host, read
+from pyllama.device import on_host, read, require_dtype
 from pyllama.errors import UserError, check_choices
+from pyllama.low import widened
 from pyllama.ops import cross_entropy
 from pyllama.quantization import decoded_tree
 from pyllama.rng import Draw
@@ -35,6 +36,7 @@ from pyllama.training.optim import SGD, AdamW, Optimizer, clip_scale, global_nor
 from pyllama.training.parallel import Communicator, Solo, share
 from pyllama.training.schedule import SCHEDULES
 from pyllama.training.stopping import unless_stopped
+from pyllama.training.working import Working
 
 SOLO = Solo()
 AT_ONCE = 2 ** 18               # numbers in a layer's input at a time: hides Python's overhead, keeps memory small
@@ -44,8 +46,10 @@ AT_ONCE = 2 ** 18               # numbers in a layer's input at a time: hides Py
 class Settings:
     """How to train: batches, optimizer, learning rate, precision; not the data, nor the model.
 
-    dtype is the precision of weights that are made or loaded for the run.  pyllama.train() and pyllama.finetune()
-    replace it by that of the model they are given.
+    dtype is the precision of weights that are made or loaded for the run, and of the computation.  "bfloat16" computes
+    with matrices and activations in bfloat16, but keeps the weights, their gradients and the optimizer's state in
+    float32: see working.py.  pyllama.train() and pyllama.finetune() take float32 and float64 from the model they are
+    given; a float32 model trains in bfloat16 if dtype says so.
 
     Raises UserError if a value is out of range, or if the numbers of the schedule do not fit together.
 
@@ -77,7 +81,7 @@ class Settings:
     momentum: float = 0.9                       # SGD: momentum
     nesterov: bool = False                      # SGD: Nesterov momentum
     freeze: tuple[str, ...] = ()                # parameters to keep fixed: those at or below these dotted names
-    dtype: Literal["float32", "float64"] = "float32"        # precision of weights and activations
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"        # precision; bfloat16: of all but the weights
     seed: int = 1337                            # seed of weights, batches and dropout
     recompute: bool = False                     # recompute activations in the backward pass: less memory, more time
     micro_batch_size: int = 0                   # examples that a shard computes at once; 0: chosen by the model's size
@@ -108,6 +112,11 @@ class Settings:
         return self.batch_size * self.gradient_accumulation_steps
 
     @property
+    def master_dtype(self) -> str:
+        """The precision of the weights that an update changes."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
+
+    @property
     def warmup(self) -> int:
         """The number of warmup steps."""
         return min(100, self.max_steps // 10) if self.warmup_steps is None else self.warmup_steps
@@ -135,6 +144,7 @@ class State:
     flat: np.ndarray                            # the parameters [N], one vector
     p: dict                                     # the parameters, a tree of views into flat
     optimizer: Optimizer
+    working: Working                            # what the model computes with; update() it if flat is changed elsewhere
     step: int = 0                               # number of steps done
     whole: bool = True                          # False while a step updates the parameters
 
@@ -175,13 +185,15 @@ def start(config, settings: Settings, tree: dict | None = None, like=None) -> St
     """A state at step 0.
 
     config    the model's configuration
-    tree      the parameters, which are decoded and copied; None: those of the model's init(), in settings.dtype
+    tree      the parameters, which are decoded and copied; None: those of the model's init()
     like      an array on the device to train on; None: the host
 
-    Raises UserError if settings.freeze names a parameter that does not exist, or all parameters.
+    Raises UserError if settings.freeze names a parameter that does not exist, or all parameters, and if the device does
+    not compute in settings.dtype.
     """
-    flat, p = params.flatten(decoded_tree(tree or config.model.init(config, settings.seed, settings.dtype)))
+    flat, p = params.flatten(decoded_tree(tree or config.model.init(config, settings.seed, settings.master_dtype)))
     if like is not None:
+        require_dtype(settings.dtype, on_host(like))
         flat = np.asarray(flat, like=like)
         p = params.over(flat, p)
     frozen = params.chosen(p, settings.freeze)
@@ -194,7 +206,7 @@ def start(config, settings: Settings, tree: dict | None = None, like=None) -> St
     else:
         optimizer = SGD(flat.size, flat.dtype, matrices=matrices, momentum=settings.momentum,
                         nesterov=settings.nesterov, like=like)
-    return State(config, flat, p, optimizer)
+    return State(config, flat, p, optimizer, Working(flat, p, settings.dtype))
 
 
 def train(state: State, source: Tokens, settings: Settings, comm: Communicator = SOLO) -> Iterator[Record]:
@@ -212,6 +224,7 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
     names = params.chosen(state.p, settings.freeze)
     frozen = [leaf for tree in grads for name, leaf in params.leaves(tree) if name in names]
     threads = backend.cpu.threads() if backend.cpu else machine.cores()
+    state.working.update()                              # the caller may have changed the parameters
     memory.release()                                    # of the setup, whose arrays had other sizes
     with ThreadPoolExecutor(min(threads, shards)) as pool, contextlib.ExitStack() as stack:
         stack.callback(memory.release)                  # of the steps, when the caller has had the last one
@@ -238,7 +251,7 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
             loss, norm, *stops = read(*sums)                            # a GPU's only wait in a step
             comm.stopped = any(stops)
             if not math.isfinite(loss) or not math.isfinite(norm):
-                culprit = first_not_finite(state.p, lambda: gradient(state, batch, settings, grads))    # noqa: B023
+                culprit = first_not_finite(state.working.tree, lambda: gradient(state, batch, settings, grads))    # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
                                 f"{culprit}; lower learning_rate or lengthen warmup_steps, from the start or "
                                 f"from an earlier checkpoint (init_from)")
@@ -248,6 +261,7 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
                                  clip_scale(norm, settings.max_grad_norm))
             state.step += 1
             state.whole = True
+            state.working.update()
             yield Record(state.step, loss if batch.targets else math.nan, norm, lr, batch.inputs["ids"][:, 1:].size,
                          time.perf_counter() - begin)
 
@@ -277,8 +291,9 @@ def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], 
     at_once = settings.micro_batch_size or default
 
     def loss_of_piece(rows, tree):                  # a function, because it frees the activations on return
-        value, back = state.model.loss(**{name: a[rows] for name, a in batch.inputs.items()}, p=state.p,
-                                       c=state.config, count=batch.targets, recompute=settings.recompute,
+        value, back = state.model.loss(**{name: a[rows] for name, a in batch.inputs.items()},
+                                       p=state.working.tree, c=state.config, count=batch.targets,
+                                       recompute=settings.recompute,
                                        draw=Draw((settings.seed, "dropout", state.step), rows.start),
                                        z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
         params.add(tree, back())
@@ -288,7 +303,7 @@ def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], 
         rows, tree = shard
         for _, leaf in params.leaves(tree):
             leaf.fill(0)
-        with params.adding(state.p, tree):
+        with params.adding(state.working.tree, tree):
             return sum(loss_of_piece(slice(start, min(start + at_once, rows.stop)), tree)
                        for start in range(rows.start, rows.stop, at_once))
 
@@ -344,8 +359,9 @@ def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None 
     for arrays in unless_stopped(cut(tokens, rows, settings.block_size)):
         ids, labels, *segments = (np.asarray(a, like=state.flat) for a in arrays)
         apart = {"segments": segments[0][:, :-1]} if segments else {}
-        z, _ = state.model.logits(ids[:, :-1], state.p, state.config, recompute=True, **apart)  # saves no activations
-        z, target = z.reshape(-1, z.shape[-1]), labels[:, 1:].reshape(-1)
+        z, _ = state.model.logits(ids[:, :-1], state.working.tree, state.config, recompute=True,    # saves no
+                                  **apart)                                                          # activations
+        z, target = widened(z.reshape(-1, z.shape[-1])), labels[:, 1:].reshape(-1)
         loss += float(cross_entropy(z, target, count=1)[0])
         right += int(np.sum(z.argmax(axis=-1) == target))
         count += int(np.sum(target != -100))

@@ -151,7 +151,7 @@ def evaluate(state, source: CorruptedText, settings, most: int | None = None) ->
                 batch = source.damage(complete, generator(settings.seed, "evaluation", number))
                 yield batch.on_device_of(state.flat)
 
-    loss, targets = loop.mean_loss(state.p, state.config, corrupted())
+    loss, targets = loop.mean_loss(state.working.tree, state.config, corrupted())
     if not targets:
         raise UserError(f"none of the {len(tokens)} evaluation tokens was masked; give more text or raise eval_tokens")
     return Reconstruction(loss, loop.perplexity(loss), int(targets))

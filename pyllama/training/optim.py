@@ -21,8 +21,13 @@ from pyllama.errors import UserError
 BLOCK = 1 << 15                 # numbers: the arrays of an AdamW block in float32 fit a core's L2 cache
 
 
+def is_matrix(name: str, leaf) -> bool:
+    """Is this parameter a matrix?  Norms and biases are not, even if they have two axes, as BART's bias [1 V]."""
+    return leaf.ndim >= 2 and not name.endswith("bias")
+
+
 def matrix_slices(tree, but: Collection[str] = ()) -> list[slice]:
-    """The slices of a tree's flat vector that hold leaves of two or more axes, in order, adjacent ones merged.
+    """The slices of a tree's flat vector that hold matrices, in order, adjacent ones merged.
 
     but     names of leaves to leave out
     """
@@ -30,7 +35,7 @@ def matrix_slices(tree, but: Collection[str] = ()) -> list[slice]:
     end = 0
     for name, leaf in params.leaves(tree):
         start, end = end, end + leaf.size
-        if leaf.ndim >= 2 and name not in but and not name.endswith("bias"):        # BART has a bias [1 V]
+        if is_matrix(name, leaf) and name not in but:
             touches = slices and slices[-1].stop == start
             slices.append(slice(slices.pop().start if touches else start, end))
     return slices

@@ -264,7 +264,7 @@ def resumed(config, saved: Checkpoint, settings: Settings, like=None) -> State:
     Raises UserError if the configuration does not fit the weights.
     """
     with outlines(len(saved.tensors)):
-        outline = config.model.init(config, dtype=settings.dtype)
+        outline = config.model.init(config, dtype=settings.master_dtype)
     state = start(config, settings, params.named(outline, saved.tensors, copy=False), like)
     restore(state, saved)
     return state
@@ -277,6 +277,7 @@ def restore(state: State, saved: Checkpoint) -> None:
     """
     flat, _ = params.flatten(params.named(state.p, saved.tensors))
     state.flat[:] = np.asarray(flat, like=state.flat)
+    state.working.update()
     state.optimizer.load(saved.optimizer)
     state.step = saved.step
 

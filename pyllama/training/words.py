@@ -45,8 +45,8 @@ def train(state: State, batch: Callable[[int], tuple[np.ndarray, ...]], settings
         begin = time.perf_counter()
         inputs = batch(state.step)
         flat.fill(0)
-        with np.errstate(over="ignore", invalid="ignore"), params.adding(state.p, grads):
-            loss, back = state.model.loss(*inputs, state.p, state.config)
+        with np.errstate(over="ignore", invalid="ignore"), params.adding(state.working.tree, grads):
+            loss, back = state.model.loss(*inputs, state.working.tree, state.config)
             params.add(grads, back())
         norm = global_norm(flat)
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -54,5 +54,6 @@ def train(state: State, batch: Callable[[int], tuple[np.ndarray, ...]], settings
                             f"lower learning_rate or lengthen warmup_steps")
         lr = settings.rate(state.step)
         state.optimizer.step(state.flat, flat, lr, settings.weight_decay, clip_scale(norm, settings.max_grad_norm))
+        state.working.update()
         state.step += 1
         yield Record(state.step, float(loss), len(inputs[0]), norm, lr, time.perf_counter() - begin)

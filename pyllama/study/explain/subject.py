@@ -1,6 +1,6 @@
 """What is explained: a model, a text or a row of its task as its batch, and the optimizer that updates it."""
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Subject:
 
 
 def load(path: Path, given: Given | str, step: int | None = None, tokenizer: Path | None = None) -> Subject:
-    """The model at `path`, in the precision of its run, with the text as its batch.
+    """The model at `path`, in the precision of its run (of bfloat16, of its weights), with the text as its batch.
 
     given       a text and, for a model that was trained on a task, the other parts of a row
     step        the checkpoint of this step of a run; None: the latest
@@ -66,6 +66,7 @@ def load(path: Path, given: Given | str, step: int | None = None, tokenizer: Pat
     saved = checkpoint.load(path) if path.is_dir() else None
     stored = saved.trainer.get("settings") if saved else None
     settings = from_stored(Settings, stored) if stored else FRESH
+    settings = replace(settings, dtype=settings.master_dtype)
     model = pretrained.load(saved.folder if saved else path, tokenizer, settings.dtype)
     words, notes = model.require_tokenizer(), (*(saved.notes if saved else ()), *model.notes)
     task = finetune.task_of_config(model.config.to_dict())

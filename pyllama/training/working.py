@@ -1,0 +1,53 @@
+"""The parameters that a model computes with: the master itself, or in bfloat16 a copy of its matrices.
+
+Training in bfloat16 keeps its parameters, the master, in float32.  In bfloat16 an update would be lost if it is smaller
+than half a unit in the last place, and most are.  The model reads a copy, which is rounded anew after each update.
+Norms and biases are read from the master: they are small, and the ops take them in float32.
+
+Source: Micikevicius et al., "Mixed precision training", 2018, section 3.1.
+"""
+import ml_dtypes
+import numpy as np
+
+from pyllama import params
+from pyllama.training.optim import is_matrix, matrix_slices
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+class Working:
+    """The parameters that a model computes with, a tree.
+
+    flat, p   the master: the vector [N], and the tree of views into it
+    dtype     of the computation: that of the master, or "bfloat16"
+    tree      p itself; in bfloat16 a tree of the same form, whose matrices are rounded to nearest, ties to even
+
+    >>> import numpy as np
+    >>> from pyllama import params
+    >>> from pyllama.training.working import Working
+    >>> flat, p = params.flatten({"weight": np.float32([[1.003]]), "bias": np.float32([1.003])})
+    >>> working = Working(flat, p, "bfloat16")
+    >>> float(working.tree["weight"][0, 0]), working.tree["bias"] is p["bias"]
+    (1.0, True)
+    """
+
+    def __init__(self, flat: np.ndarray, p: dict, dtype: str):
+        self.tree, self._flat = p, flat
+        self._matrices: list[slice] = []
+        if dtype == "bfloat16":
+            self._copy, self._matrices = np.empty(flat.size, BFLOAT16), matrix_slices(p)
+            leaves = zip(params.leaves(p), params.leaves(params.over(self._copy, p)), strict=True)
+            self.tree = params.rebuild(p, (copy if is_matrix(name, master) else master
+                                           for (name, master), (_, copy) in leaves))
+        self.update()
+
+    def update(self) -> None:
+        """Round the matrices again, after a change of the master."""
+        for part in self._matrices:
+            self._copy[part] = params.cast(self._flat[part], BFLOAT16)
+
+
+def rounded_tree(tree: dict) -> dict:
+    """The tree with its matrices in bfloat16, as a model that trains in bfloat16 reads them."""
+    flat, p = params.flatten(tree)
+    return Working(flat, p, "bfloat16").tree
