@@ -64,7 +64,7 @@ typedef struct {                                   /* of every precision */
     void (*add_rms_norm_backward)(number *dx, real *dw, real *parts, const number *ds, const number *dy,
                                   const number *s, const real *w, const real *r, idx N, idx D,
                                   int threads);
-    idx (*attention_work)(idx K);                  /* reals of `work` for each thread */
+    idx (*attention_work)(idx S, idx K);           /* reals of `work` for each thread */
     void (*attention)(const attending *a, real *work, int threads);
     void (*attention_backward)(const attending *a, heads dq, heads dk, heads dv, heads dy, real *work,
                                int threads);

@@ -58,7 +58,7 @@ cdef extern from "kernels.h" nogil:
                              idx N, idx D, int threads) noexcept nogil
         void (*add_rms_norm_backward)(void *dx, void *dw, void *parts, const void *ds, const void *dy, const void *s,
                                       const void *w, const void *r, idx N, idx D, int threads) noexcept nogil
-        idx (*attention_work)(idx K) noexcept nogil
+        idx (*attention_work)(idx S, idx K) noexcept nogil
         void (*attention)(const attending *a, void *work, int threads) noexcept nogil
         void (*attention_backward)(const attending *a, heads dq, heads dk, heads dv, heads dy, void *work,
                                    int threads) noexcept nogil
@@ -232,6 +232,7 @@ except OSError as error:
 
 # The ops whose kernels take bfloat16, too.
 LOW = frozenset({
+    "attention",
     "rms_norm",
 })
 cdef int BFLOAT = np.dtype(ml_dtypes.bfloat16).num

@@ -19,11 +19,43 @@
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-INLINE matrix at(heads h, idx b, idx g, idx r, idx t) {
-    return (matrix){h.at + b * h.b + g * h.g + r * h.r + t * h.t, h.t, 1};
+typedef struct {                                   /* rows of a head, one every `down` numbers */
+    number *at;
+    idx down;
+} lines;
+
+INLINE lines at(heads h, idx b, idx g, idx r, idx t) {
+    return (lines){h.at + b * h.b + g * h.g + r * h.r + t * h.t, h.t};
 }
 
 INLINE real scale_of(const attending *a) { return a->scale == a->scale ? a->scale : 1 / SQRT(a->K); }
+
+#if REAL == 16
+enum { ROOMS = 1 };                                /* numbers are widened before they are packed, sums rounded at the end */
+
+INLINE matrix reals_of(lines x, idx rows, idx K, real *room) {
+    for (idx i = 0; i < rows; i++) {
+        #pragma omp simd
+        for (idx k = 0; k < K; k++) room[i * K + k] = get(x.at[i * x.down + k]);
+    }
+    return (matrix){room, K, 1};
+}
+
+INLINE matrix sums_at(lines x, idx K, real *room) { return (void)x, (matrix){room, K, 1}; }
+
+INLINE void put_sums(lines x, matrix sums, idx rows, idx K) {
+    for (idx i = 0; i < rows; i++) {
+        #pragma omp simd
+        for (idx k = 0; k < K; k++) x.at[i * x.down + k] = put(sums.at[i * sums.down + k]);
+    }
+}
+#else
+enum { ROOMS = 0 };
+
+INLINE matrix sums_at(lines x, idx K, real *room) { return (void)K, (void)room, (matrix){x.at, x.down, 1}; }
+INLINE matrix reals_of(lines x, idx rows, idx K, real *room) { return (void)rows, sums_at(x, K, room); }
+INLINE void put_sums(lines x, matrix sums, idx rows, idx K) { (void)x, (void)sums, (void)rows, (void)K; }
+#endif
 
 static void pack(real *to, matrix b, idx rows, idx cols) {
     for (idx j = 0; j < cols; j += NR)
@@ -129,9 +161,10 @@ static void pack_scaled(real *to, matrix q, idx K, idx queries, real scale) {
     for (idx i = 0; i < (queries + NR - 1) / NR * NR * K; i++) to[i] *= scale;
 }
 
-static idx attention_work(idx K) {
+static idx attention_work(idx S, idx K) {
     idx numbers = 3 * STRIP + 2 * QUERIES * (2 * K + NR + 1) + KEYS * (K + NR) + MR * K;
-    return (numbers + LANES - 1) / LANES * LANES;
+    idx rooms = ROOMS * (4 * QUERIES + 2 * KEYS + 2 * S) * K;
+    return (numbers + rooms + LANES - 1) / LANES * LANES;
 }
 
 /* y divided by the sum, and the log-sum-exp; both 0 for a query that sees no key. */
@@ -146,6 +179,7 @@ static real finish(real *restrict y, idx K, real top, real sum) {
     return top + LOG(sum);
 }
 
+#if REAL != 16                                     /* decoding is done in `real` */
 enum { DEEP = 8 };
 
 /* y[e] += Σ x[d] w[d, e] over `deep` rows of w, at most DEEP, which are E numbers apart */
@@ -195,17 +229,18 @@ static void take_in(real *restrict y, real *restrict p, matrix v, idx n, idx K, 
 static real attend_one(const attending *a, idx b, idx g, idx r, real *restrict p) {
     idx K = a->K;
     const real *q = at(a->q, b, g, r, 0).at, *bias = bias_of(a, b, g, r, 0);
-    real *y = (real *)at(a->y, b, g, r, 0).at, top = -INFINITY, sum = 0;
+    real *y = at(a->y, b, g, r, 0).at, top = -INFINITY, sum = 0;
     span keys = seen(transposed(seen_keys(a, 0, 0, a->S, 1)), 0, 1);
     memset(y, 0, K * sizeof(real));
     for (idx s = keys.first; s < keys.past; s += STRIP) {
         idx n = least(keys.past - s, STRIP);
-        score(p, q, at(a->k, b, g, 0, s), n, K, scale_of(a));
+        score(p, q, reals_of(at(a->k, b, g, 0, s), n, K, NULL), n, K, scale_of(a));
         adjust_one(p, look(a, b, s, 0, n, 1), a->softcap, bias ? bias + s : NULL);
-        take_in(y, p, at(a->v, b, g, 0, s), n, K, &top, &sum);
+        take_in(y, p, reals_of(at(a->v, b, g, 0, s), n, K, NULL), n, K, &top, &sum);
     }
     return finish(y, K, top, sum);
 }
+#endif
 
 typedef struct {                                   /* queries, and what they took in of the keys so far */
     real *strip, *q_columns, *v_rows, *top, *sum, *shrink, *rest;
@@ -214,7 +249,7 @@ typedef struct {                                   /* queries, and what they too
     int begun;
 } block;
 
-/* work: attention_work(K) numbers */
+/* work: attention_work(0, K) numbers */
 static block block_of(matrix q, matrix y, idx queries, idx K, real scale, real *work) {
     real *q_columns = work + STRIP, *v_rows = q_columns + QUERIES * K, *top = v_rows + KEYS * (K + NR);
     pack_scaled(q_columns, q, K, queries, scale);
@@ -253,27 +288,21 @@ static void finish_block(const block *o, real *lse) {
 }
 
 static void attend(const attending *a, idx b, idx g, idx r, idx t0, real *work) {
-    idx queries = least(a->T - t0, QUERIES);
+    const idx K = a->K, queries = least(a->T - t0, QUERIES);
     const real *bias = bias_of(a, b, g, r, t0);
-    block o = block_of(at(a->q, b, g, r, t0), at(a->y, b, g, r, t0), queries, a->K, scale_of(a), work);
+    real *q_room = work + attention_work(0, K) - ROOMS * (4 * QUERIES + 2 * KEYS) * K, *y_room = q_room + QUERIES * K;
+    real *k_room = y_room + QUERIES * K, *v_room = k_room + KEYS * K;
+    lines q = at(a->q, b, g, r, t0), y = at(a->y, b, g, r, t0);
+    block o = block_of(reals_of(q, queries, K, q_room), sums_at(y, K, y_room), queries, K, scale_of(a), work);
     span keys = seen(transposed(seen_keys(a, 0, t0, a->S, queries)), 0, queries);
     for (idx s = keys.first; s < keys.past; s += KEYS) {
         sight x = look(a, b, s, t0, least(keys.past - s, KEYS), queries);
         if (apart(x)) continue;
-        take_in_strip(&o, a, x, at(a->k, b, g, 0, s), at(a->v, b, g, 0, s), bias ? bias + s : NULL);
+        take_in_strip(&o, a, x, reals_of(at(a->k, b, g, 0, s), x.band.rows, K, k_room),
+                      reals_of(at(a->v, b, g, 0, s), x.band.rows, K, v_room), bias ? bias + s : NULL);
     }
     finish_block(&o, a->lse + ((b * a->G + g) * a->R + r) * a->T + t0);
-}
-
-static void attention(const attending *a, real *work, int threads) {
-    idx parts = (a->T + QUERIES - 1) / QUERIES, items = a->B * a->G * a->R * parts;
-    #pragma omp parallel for schedule(dynamic) num_threads(threads) if (items * a->S * a->K > GRAIN)
-    for (idx n = 0; n < items; n++) {
-        idx head = n / parts, r = head % a->R, g = head / a->R % a->G, b = head / a->R / a->G;
-        real *mine = work + omp_get_thread_num() * attention_work(a->K);
-        if (a->T == 1) a->lse[n] = attend_one(a, b, g, r, mine);
-        else attend(a, b, g, r, n % parts * QUERIES, mine);
-    }
+    put_sums(y, o.y, queries, K);
 }
 
 static void zero(matrix rows, idx n, idx K) {
@@ -288,12 +317,19 @@ static void attend_backward(const attending *a, heads dq, heads dk, heads dv, he
     real *dy_columns = q_columns + QUERIES * K, *q_rows = dy_columns + QUERIES * K;
     real *dy_rows = q_rows + QUERIES * (K + NR), *k_rows = dy_rows + QUERIES * (K + NR);
     real *lse = k_rows + KEYS * (K + NR), *delta = lse + QUERIES, *rest = delta + QUERIES;
+    real *q_room = work + attention_work(0, K) - ROOMS * (4 * QUERIES + 2 * KEYS) * K, *y_room = q_room + QUERIES * K;
+    real *e_room = y_room + QUERIES * K, *dq_room = e_room + QUERIES * K, *k_room = dq_room + QUERIES * K;
+    real *v_room = k_room + KEYS * K, *dk_room = v_room + KEYS * K, *dv_room = dk_room + a->S * K;
+    const matrix dks = sums_at(at(dk, b, g, 0, 0), K, dk_room), dvs = sums_at(at(dv, b, g, 0, 0), K, dv_room);
     real scale = scale_of(a), inner = extra ? 1 : scale;        /* a bias needs da itself */
 
     for (idx r = 0; r < a->R; r++)
         for (idx t0 = 0; t0 < a->T; t0 += QUERIES) {
             idx queries = least(a->T - t0, QUERIES);
-            matrix q = at(a->q, b, g, r, t0), y = at(a->y, b, g, r, t0), e = at(dy, b, g, r, t0);
+            matrix q = reals_of(at(a->q, b, g, r, t0), queries, K, q_room);
+            matrix y = reals_of(at(a->y, b, g, r, t0), queries, K, y_room);
+            matrix e = reals_of(at(dy, b, g, r, t0), queries, K, e_room);
+            const matrix dqs = sums_at(at(dq, b, g, r, t0), K, dq_room);
             const real *bias = bias_of(a, b, g, r, t0);
             real *dbias = bias ? a->dbias + (bias - a->bias) : NULL;
             int begun = 0;
@@ -312,22 +348,23 @@ static void attend_backward(const attending *a, heads dq, heads dk, heads dv, he
             }
             span keys = seen(transposed(seen_keys(a, 0, t0, a->S, queries)), 0, queries);
             idx first = keys.first / KEYS * KEYS;              /* so that strips begin at the same keys */
-            zero(at(dk, b, g, 0, done), first - done, K);
-            zero(at(dv, b, g, 0, done), first - done, K);
+            zero(from(dks, done, 0), first - done, K);
+            zero(from(dvs, done, 0), first - done, K);
             for (idx s = first; s < keys.past; s += KEYS) {
                 sight x = look(a, b, s, t0, least(a->S - s, KEYS), queries);
                 band now = x.band;
-                matrix k = at(a->k, b, g, 0, s);
                 if (apart(x)) {
                     idx fresh = s < done ? 0 : now.rows;
-                    zero(at(dk, b, g, 0, s), fresh, K);
-                    zero(at(dv, b, g, 0, s), fresh, K);
+                    zero(from(dks, s, 0), fresh, K);
+                    zero(from(dvs, s, 0), fresh, K);
                     done = most(done, s + now.rows);
                     continue;
                 }
+                matrix k = reals_of(at(a->k, b, g, 0, s), now.rows, K, k_room);
+                matrix v = reals_of(at(a->v, b, g, 0, s), now.rows, K, v_room);
                 for (idx j = 0; j < queries; j += NR) {
                     scores(p, k, q_columns, K, now, j, rest);
-                    scores(d, at(a->v, b, g, 0, s), dy_columns, K, now, j, rest);
+                    scores(d, v, dy_columns, K, now, j, rest);
                     for (idx t = j; t < least(queries, j + NR); t += LANES) {
                         adjust(p, slope, now, t, a, bias ? bias + s : NULL);
                         soften_backward(p, d, x, t, lse, delta, inner);
@@ -335,17 +372,36 @@ static void attend_backward(const attending *a, heads dq, heads dk, heads dv, he
                         if (extra) scale_slopes(d, a->softcap ? slope : NULL, now, t, scale);
                     }
                 }
-                multiply(at(dv, b, g, 0, s), (matrix){p, QUERIES, 1}, dy_rows, K, now, s < done);
-                multiply(at(dk, b, g, 0, s), (matrix){d, QUERIES, 1}, q_rows, K, now, s < done);
+                multiply(from(dvs, s, 0), (matrix){p, QUERIES, 1}, dy_rows, K, now, s < done);
+                multiply(from(dks, s, 0), (matrix){d, QUERIES, 1}, q_rows, K, now, s < done);
                 pack(k_rows, k, now.rows, K);
-                multiply(at(dq, b, g, r, t0), (matrix){d, 1, QUERIES}, k_rows, K, transposed(now), begun);
+                multiply(dqs, (matrix){d, 1, QUERIES}, k_rows, K, transposed(now), begun);
                 begun = 1;
                 done = most(done, s + now.rows);
             }
-            if (!begun) zero(at(dq, b, g, r, t0), queries, K);
+            if (!begun) zero(dqs, queries, K);
+            put_sums(at(dq, b, g, r, t0), dqs, queries, K);
         }
-    zero(at(dk, b, g, 0, done), a->S - done, K);
-    zero(at(dv, b, g, 0, done), a->S - done, K);
+    zero(from(dks, done, 0), a->S - done, K);
+    zero(from(dvs, done, 0), a->S - done, K);
+    put_sums(at(dk, b, g, 0, 0), dks, a->S, K);
+    put_sums(at(dv, b, g, 0, 0), dvs, a->S, K);
+}
+
+static void attention(const attending *a, real *work, int threads) {
+    idx parts = (a->T + QUERIES - 1) / QUERIES, items = a->B * a->G * a->R * parts;
+    #pragma omp parallel for schedule(dynamic) num_threads(threads) if (items * a->S * a->K > GRAIN)
+    for (idx n = 0; n < items; n++) {
+        idx head = n / parts, r = head % a->R, g = head / a->R % a->G, b = head / a->R / a->G;
+        real *mine = work + omp_get_thread_num() * attention_work(a->S, a->K);
+#if REAL != 16
+        if (a->T == 1) {
+            a->lse[n] = attend_one(a, b, g, r, mine);
+            continue;
+        }
+#endif
+        attend(a, b, g, r, n % parts * QUERIES, mine);
+    }
 }
 
 static void attention_backward(const attending *a, heads dq, heads dk, heads dv, heads dy, real *work,
@@ -355,5 +411,5 @@ static void attention_backward(const attending *a, heads dq, heads dk, heads dv,
     for (idx n = 0; n < parts_b * parts_g; n++)
         for (idx b = n / parts_g; b < a->B; b += parts_b)
             for (idx g = n % parts_g; g < a->G; g += parts_g)
-                attend_backward(a, dq, dk, dv, dy, b, g, work + omp_get_thread_num() * attention_work(a->K));
+                attend_backward(a, dq, dk, dv, dy, b, g, work + omp_get_thread_num() * attention_work(a->S, a->K));
 }

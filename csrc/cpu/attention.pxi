@@ -84,14 +84,14 @@ def attention(np.ndarray q, np.ndarray k, np.ndarray v, mask=None, segments=None
               window=None, scale=None, softcap=None):
     if softcap is not None and not softcap > 0:             # the reference says so
         return NotImplemented
-    cdef const kernels *kernel = real_kernels_for(q)
+    cdef const kernels *kernel = kernels_for(q)
     q, k, v = with_rows(q, q), with_rows(k, q), with_rows(v, q)
     cdef tuple hidden = hiding(mask, segments, q.shape[3] if q.ndim == 5 else 0)
-    cdef np.ndarray added = None if bias is None else dense(bias, q)
+    cdef np.ndarray added = None if bias is None else dense_real(bias, q)
     cdef attending a = attending_of(q, k, v, hidden, added, causal, window, scale, softcap)
-    cdef np.ndarray y = new_heads(q), lse = np.empty((a.B, a.G, a.R * a.T, 1), q.dtype)
+    cdef np.ndarray y = new_heads(q), lse = new_real((a.B, a.G, a.R * a.T, 1), q)
     cdef int threads = _threads
-    cdef np.ndarray work = scratch(threads * kernel.attention_work(a.K), q)
+    cdef np.ndarray work = scratch(threads * kernel.attention_work(a.S, a.K), lse)
     a.y, a.lse = heads_of(y), lse.data
     with nogil:
         kernel.attention(&a, work.data, threads)
@@ -100,20 +100,22 @@ def attention(np.ndarray q, np.ndarray k, np.ndarray v, mask=None, segments=None
 
 def attention_backward(dy, np.ndarray q, np.ndarray k, np.ndarray v, mask, segments, bias, np.ndarray y,
                        np.ndarray lse, *, bint causal=False, window=None, scale=None, softcap=None):
-    cdef const kernels *kernel = real_kernels_for(q)
-    q, k, v, y, lse = with_rows(q, q), with_rows(k, q), with_rows(v, q), with_rows(y, q), dense(lse, q)
+    cdef const kernels *kernel = kernels_for(q)
+    q, k, v, y, lse = with_rows(q, q), with_rows(k, q), with_rows(v, q), with_rows(y, q), dense_real(lse, q)
     cdef tuple hidden = hiding(mask, segments, q.shape[3] if q.ndim == 5 else 0)
-    cdef np.ndarray d = with_rows(dy, q), added = None if bias is None else dense(bias, q)
+    cdef np.ndarray d = with_rows(dy, q), added = None if bias is None else dense_real(bias, q)
     cdef attending a = attending_of(q, k, v, hidden, added, causal, window, scale, softcap)
     if not np.PyArray_SAMESHAPE(d, q) or not np.PyArray_SAMESHAPE(y, q) or lse.size != a.B * a.G * a.R * a.T:
         raise ValueError(f"attention_backward: dy has shape {np.shape(d)}, q {np.shape(q)}, y {np.shape(y)}, "
                          f"lse {np.shape(lse)}")
     cdef np.ndarray dq = new_heads(q), dk = new_heads(k), dv = new_heads(v)
-    cdef np.ndarray dbias = None if bias is None else np.zeros(np.shape(added), q.dtype)
+    cdef np.ndarray dbias = None if bias is None else np.zeros_like(added)
     cdef int threads = _threads
-    cdef np.ndarray work = scratch(threads * kernel.attention_work(a.K), q)
+    cdef np.ndarray work = scratch(threads * kernel.attention_work(a.S, a.K), lse)
     cdef heads to_q = heads_of(dq), to_k = heads_of(dk), to_v = heads_of(dv), from_y = heads_of(d)
     a.y, a.lse, a.dbias = heads_of(y), lse.data, address(dbias)
     with nogil:
         kernel.attention_backward(&a, to_q, to_k, to_v, from_y, work.data, threads)
+    if bias is not None and np.PyArray_TYPE(bias) != np.PyArray_TYPE(dbias):
+        dbias = cast(dbias, bias.dtype)
     return dq, dk, dv, None, None, dbias

@@ -43,7 +43,7 @@ static idx rows_of(const step *s, const turn *t) { return s->wanted ? t->M : t->
 static idx up(idx n) { return (n + 15) / 16 * 16; }
 
 /* Numbers of work to attend in blocks: the op's, a strip of keys and values, the queries, and a rotation's */
-static idx block_work(idx K) { return attention_work(K) + (2 * KEYS + QUERIES + 2) * K; }
+static idx block_work(idx K) { return attention_work(0, K) + (2 * KEYS + QUERIES + 2) * K; }
 
 /* Numbers of a thread's work */
 static idx decode_work(idx widest, idx K) {
@@ -283,7 +283,7 @@ static void cross_head(const step *s, const turn *t, idx n, idx h, real *work) {
 /* y of the queries q of a sequence and the rows of a cache from `first` on; work: block_work(K) numbers */
 static void attend_strips(matrix y, matrix q, const attending *a, const kept *c, int kind, idx first, real *work) {
     idx K = a->K;
-    real *keys = work + attention_work(K), *values = keys + KEYS * K;
+    real *keys = work + attention_work(0, K), *values = keys + KEYS * K;
     block o = block_of(q, y, a->T, K, scale_of(a), work);
     span all = seen(transposed(seen_keys(a, 0, 0, a->S, a->T)), 0, a->T);
     for (idx s = all.first; s < all.past; s += KEYS) {

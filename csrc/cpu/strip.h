@@ -129,7 +129,7 @@ INLINE const real *bias_of(const attending *a, idx b, idx g, idx r, idx t) {
 }
 
 /* Of the only query: z to a, -∞ where not visible */
-static void adjust_one(real *restrict z, sight x, real softcap, const real *restrict bias) {
+INLINE void adjust_one(real *restrict z, sight x, real softcap, const real *restrict bias) {
     idx n = x.band.rows;
     for (idx i = 0; softcap && i < n; i++) z[i] = softcap * TANH(z[i] / softcap);
     for (idx i = 0; bias && i < n; i++) z[i] += bias[i];

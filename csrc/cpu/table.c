@@ -1,12 +1,12 @@
 /* Every kernel in one translation unit: -DREAL=16|32|64 and -DISA=, an instruction set of setup.py. */
 #include "real.h"
 #include "rows.h"
+#include "attention.c"
 #include "rms_norm.c"
 #if REAL != 16
 #include "gemm.c"
 
 #include "add_rms_norm.c"                          /* calls rms_norm.c */
-#include "attention.c"
 #include "cross_entropy.c"
 #include "dropout.c"
 #include "embedding.c"
@@ -39,10 +39,10 @@ static void exp_of(real *restrict y, const real *restrict x, idx n, int threads)
 #define SLOT(f) .f = f
 #pragma GCC diagnostic error "-Wincompatible-pointer-types"             /* another prototype */
 const kernels NAME(REAL, ISA) = {
+    SLOT(attention_work), SLOT(attention), SLOT(attention_backward),
     SLOT(rms_norm), SLOT(rms_norm_backward),
 #if REAL != 16
     SLOT(add_rms_norm), SLOT(add_rms_norm_backward),
-    SLOT(attention_work), SLOT(attention), SLOT(attention_backward),
     SLOT(cross_entropy), SLOT(cross_entropy_backward),
     SLOT(dropout),
     SLOT(embedding), SLOT(embedding_backward),
