@@ -56,9 +56,10 @@ def test_a_small_text_is_learned_by_heart():
     assert result.loss < 0.05
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradient(optimizer):
-    settings = replace(SHORT, freeze=("model.layers.0", "model.embed_tokens"), optimizer=optimizer, weight_decay=0.5)
+@pytest.mark.parametrize(("optimizer", "dtype"), [("adamw", "float32"), ("sgd", "float32"), ("adamw", "bfloat16")])
+def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradient(optimizer, dtype):
+    settings = replace(SHORT, freeze=("model.layers.0", "model.embed_tokens"), optimizer=optimizer, weight_decay=0.5,
+                       dtype=dtype)
     state, free = loop.start(CONFIG, settings), loop.start(CONFIG, replace(settings, freeze=()))
     before = {name: a.copy() for name, a in params.leaves(state.p)}
     record, whole = (next(loop.train(s, TEXT, replace(settings, freeze=freeze)))
@@ -263,10 +264,10 @@ def without_time(lines):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_resuming_at_every_step_boundary_changes_no_bit(tmp_path, optimizer):
+@pytest.mark.parametrize(("optimizer", "dtype"), [("adamw", "float32"), ("sgd", "float32"), ("adamw", "bfloat16")])
+def test_resuming_at_every_step_boundary_changes_no_bit(tmp_path, optimizer, dtype):
     """With dropout, accumulation and evaluation: weights, optimizer, losses and the best of the run."""
-    settings = replace(SHORT, optimizer=optimizer)
+    settings = replace(SHORT, optimizer=optimizer, dtype=dtype)
     undisturbed, happenings = begin(tmp_path / "whole", settings)
     list(happenings)
     for step in range(1, settings.max_steps):
