@@ -19,7 +19,7 @@ from pyllama.testing.methods.compare import blur, inner
 from pyllama.testing.ops import OpFunction, OpSession
 from pyllama.testing.passes import is_float
 from pyllama.testing.problems import choose_by, packed
-from pyllama.testing.strategies import problems
+from pyllama.testing.strategies import layouts, problems
 from tests import fakecupy
 from tests.fakecupy.rules import NoLoop
 from tests.fence import can_fence, fence_results, fenced
@@ -32,6 +32,10 @@ each_run = pytest.mark.parametrize(("op", "on"), RUNS, ids=[f"{op.name}-{on}" fo
 each_kernel = pytest.mark.parametrize(("op", "on"), [run for run in RUNS if run[1] != "numpy"],
                                       ids=lambda x: getattr(x, "name", x))
 each_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])
+also_in_bfloat16 = pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+RUNS_IN_BFLOAT16 = [(op, on) for op, on in RUNS if on != "cuda"]
+each_run_in_bfloat16 = pytest.mark.parametrize(("op", "on"), RUNS_IN_BFLOAT16,
+                                               ids=[f"{op.name}-{on}" for op, on in RUNS_IN_BFLOAT16])
 
 
 def vector(op, y):
@@ -130,6 +134,23 @@ def test_float32_is_as_accurate_as_float32_can_be(op, on, data):
                                   strict=True):
         assert got.dtype == "float32"
         assert np.abs(got - want).max(initial=0) <= error
+
+
+@each_run_in_bfloat16
+@given(data=st.data())
+def test_bfloat16_is_computed_in_float32_and_rounded_once(op, on, data):
+    """Against the float64 reference of the same numbers, whatever their layout.
+
+    A weight's gradient is not rounded, and neither is a loss.
+    """
+    inputs, options, dy = data.draw(problems(op, "bfloat16"))
+    wanted = zip(tolerances(op, inputs, options, dy), accuracy.precisions(op, inputs), strict=True)
+    inputs = [x if x is None or not data.draw(st.booleans()) else data.draw(layouts(x)) for x in inputs]
+    dy = packed(data.draw(layouts(d)) if d.ndim else d for d in op.each(dy))
+    for got, ((want, error), dtype) in zip(results(op, on, inputs, options, dy), wanted, strict=True):
+        assert got.dtype == dtype
+        assert got.shape == want.shape
+        assert (np.abs(got.astype("float64") - want) <= error).all()
 
 
 LAYOUTS = {

@@ -2,11 +2,17 @@
 import numpy as np
 
 from pyllama import backend
-from pyllama.testing.problems import packed
+from pyllama.low import WEIGHTS
+from pyllama.shapes import is_bfloat16
+from pyllama.testing.problems import named, packed
 from pyllama.testing.trees import in_float64, is_float
 
 F32 = np.finfo("float32")
 TIMES = 16                          # enough for another order of summation and an exponential with 2 ulp
+HALF_A_UNIT = 2.0 ** -8             # the largest relative error of a number that is rounded to bfloat16
+HALF_OF_THE_LEAST = 2.0 ** -134     # and the largest error of one that is rounded to a denormal of bfloat16
+DRAWS = 4
+ALIKE = 4                           # enough if a few groups of factors, each rounded alike, work against the draws
 
 
 def results(op, inputs, options, dy):
@@ -19,9 +25,12 @@ def tolerances(op, inputs, options, dy):
     """[(value, bound), ...]: the float64 reference of each of results(), and the largest error allowed.
 
     With float64 inputs the bound is 1e-10 times the largest number of the result, or 1e-10 if that is less than 1.
-    With float32 inputs it is measured: see in_float32().
+    With float32 and bfloat16 inputs it is measured: see in_float32() and in_bfloat16().
     """
-    if next(x.dtype for x in inputs if is_float(x)) == np.float32:
+    precision = next(x.dtype for x in inputs if is_float(x))
+    if is_bfloat16(precision):
+        return in_bfloat16(op, inputs, options, dy)
+    if precision == np.float32:
         return in_float32(op, inputs, options, dy)
     with backend.use("numpy"):
         exact = [np.asarray(a) for a in results(op, inputs, options, dy)]
@@ -63,3 +72,64 @@ def in_float32(op, inputs, options, dy):
 def is_computed(a, inputs):
     """Is a, which forward saved, a floating array that forward computed, not one of its inputs?"""
     return isinstance(a, np.ndarray) and is_float(a) and not any(a is x for x in inputs)
+
+
+# --- bfloat16 ---------------------------------------------------------------------------------------------------------
+
+def in_bfloat16(op, inputs, options, dy):
+    """tolerances() for inputs in bfloat16, or some of them; see pyllama/low.py.
+
+    The bound is the sum of three:
+
+    - that of float32 for the same numbers;
+    - ALIKE times the change of the results when factors of matrix products, and saved arrays of an output's shape, are
+      rounded to bfloat16 in one direction or the other;
+    - for a result in bfloat16, half a unit in its last place, number by number.
+    """
+    single = in_float32(op, in_float64(inputs, np.float32), options, packed(in_float64(op.each(dy), np.float32)))
+    most = [0.0] * len(single)
+    for seed in range(DRAWS):
+        changes = zip(most, nudged_results(op, inputs, options, dy, seed), single, strict=True)
+        most = [max(change, np.abs(a - exact).max(initial=0)) for change, a, (exact, _) in changes]
+    return [(exact, rounded(exact, bound + ALIKE * change) if is_bfloat16(dtype) else bound + ALIKE * change)
+            for (exact, bound), change, dtype in zip(single, most, precisions(op, inputs), strict=True)]
+
+
+def rounded(exact, bound):
+    """The bound after one more rounding."""
+    return bound + HALF_A_UNIT * (np.abs(exact) + bound) + HALF_OF_THE_LEAST
+
+
+def precisions(op, inputs):
+    """The dtype of each of results() of a call in bfloat16."""
+    low = named("bfloat16")
+    outputs = [low if y.axes else np.dtype(np.float32) for y in op.outputs]
+    return outputs + [np.dtype(np.float32) if declared.name in WEIGHTS else x.dtype
+                      for declared, x in zip(op.inputs, inputs, strict=False) if is_float(x)]
+
+
+def nudged_results(op, inputs, options, dy, seed):
+    """results() of the float64 reference whose products and saved arrays are nudged()."""
+    class Array(np.ndarray):
+        def __array_ufunc__(self, ufunc, method, *operands, out=None, **keywords):
+            if out:
+                keywords["out"] = tuple(map(np.asarray, out))
+            operands = [np.asarray(a) if isinstance(a, Array) else a for a in operands]
+            if ufunc is np.matmul:
+                operands = [nudged(a, seed) for a in operands]
+            result = getattr(ufunc, method)(*operands, **keywords)
+            return result.view(Array) if isinstance(result, np.ndarray) else result
+
+    exactly = [x.view(Array) if is_float(x) else x for x in in_float64(inputs)]
+    y, saved = op.forward(*exactly, **options)
+    shapes = {np.shape(a) for a in op.each(y)}
+    saved = [nudged(a, seed) if is_computed(a, exactly) and a.shape in shapes else a for a in saved]
+    grads = op.backward(packed(in_float64(op.each(dy))), *saved, **options)[:len(inputs)]
+    return [np.asarray(a) for a in (*op.each(y), *grads) if a is not None]
+
+
+def nudged(x, seed):
+    """Numbers that are not in bfloat16, each changed by half a unit, up or down: equal ones are changed alike."""
+    bits = x.astype(np.float32).view(np.uint32) * np.uint32(2654435761) ^ np.uint32(0x9E3779B9 * (seed + 1) % 2 ** 32)
+    sign = 1 - 2.0 * (bits * np.uint32(2246822519) >> 31)
+    return np.where(x == x.astype(named("bfloat16")), x, x * (1 + HALF_A_UNIT * sign))

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyllama.low import WEIGHTS
 from pyllama.op import Op, between
+from pyllama.shapes import Array, is_bfloat16
 
 SMALL = [2, 3, 1, 4, 5]
 EDGES = [8, 15, 17, 31, 64, 65, 130, 1030]                   # on both sides of vector and block edges
@@ -41,6 +43,24 @@ def packed(dys):
     """The gradients of an op's outputs in the form that back takes: one array, or a tuple of several."""
     dys = tuple(dys)
     return dys if len(dys) > 1 else dys[0]
+
+
+def named(dtype) -> np.dtype:
+    """np.dtype(dtype), which knows bfloat16, too."""
+    if str(dtype) == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)
+
+
+def precision_of(array: Array, dtype) -> np.dtype:
+    """The precision of a floating input or output in calls of this dtype.
+
+    In calls in bfloat16, a norm's weight, a bias and a loss are float32.
+    """
+    in_float32 = not array.axes or (array.name in WEIGHTS and len(array.axes) == 1)
+    return np.dtype(np.float32) if in_float32 and is_bfloat16(named(dtype)) else named(dtype)
 
 
 def choose_by(rng):
@@ -117,7 +137,7 @@ def problem(op: Op, choose, dtype: str = "float64", sizes: Sizes | None = None,
     """Draw a random call of op.
 
     choose   picks options, sizes and the seed of the numbers: see choose_by()
-    dtype    of the floating inputs and of dy, "float64" or "float32"
+    dtype    of the floating inputs and of dy, "float64", "float32" or "bfloat16": see precision_of()
     sizes    the sizes of the axes; None: small ones, drawn by choose
     options  of the op; None: drawn by choose
     returns  Problem(inputs, options, dy)
@@ -148,7 +168,8 @@ def problem(op: Op, choose, dtype: str = "float64", sizes: Sizes | None = None,
             if "ignore_index" in options:
                 x = np.where(rng.random(shape) < 0.25, options["ignore_index"], x)
         else:
-            x = rng.standard_normal(shape).astype(dtype)
+            x = rng.standard_normal(shape).astype(precision_of(wanted, dtype))
         inputs.append(x)
-    dy = packed(rng.standard_normal(sizes.shape(output.axes)).astype(dtype) for output in op.outputs)
+    dy = packed(rng.standard_normal(sizes.shape(output.axes)).astype(precision_of(output, dtype))
+                for output in op.outputs)
     return Problem(inputs, options, dy)

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from pyllama import shapes
 from pyllama.op import between
 from pyllama.testing.layouts import LAYOUTS
-from pyllama.testing.problems import Problem, Sizes, packed
+from pyllama.testing.problems import Problem, Sizes, named, packed, precision_of
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 SMALL = [1, 2, 3, 4, 5]
@@ -147,16 +147,8 @@ def below(draw, choose, shape, bound):
     return (drawn % few).astype(np.int64).reshape(shape)
 
 
-def named(dtype) -> np.dtype:
-    if str(dtype) == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(dtype)
-
-
-def drawn_inputs(draw, choose, sizes, declared, dtype, ranges):
-    """An array, or None, for each input of a shape line."""
+def drawn_inputs(draw, choose, sizes, declared, precision, ranges):
+    """An array, or None, for each input of a shape line.  precision(x): that of a floating input"""
     inputs: list[np.ndarray | None] = []
     for x in declared:
         if x.optional and choose([True, False]):
@@ -165,7 +157,7 @@ def drawn_inputs(draw, choose, sizes, declared, dtype, ranges):
             bound = int(x.below) if x.below.isdigit() else sizes[x.below]
             inputs.append(below(draw, choose, sizes.shape(x.axes), bound))
         else:
-            inputs.append(numbers(draw, choose, sizes.shape(x.axes), dtype, ranges.get(x.name)))
+            inputs.append(numbers(draw, choose, sizes.shape(x.axes), precision(x), ranges.get(x.name)))
     return inputs
 
 
@@ -190,7 +182,7 @@ def arrays(draw, line: str, dtype="float64", most: int = MOST, **ranges: between
     if unknown := ranges.keys() - {x.name for x in declared if not x.below}:
         raise TypeError(f"{line!r} has no floating input {min(unknown)!r}; give ranges for its inputs")
     choose = decisions(draw)
-    return tuple(drawn_inputs(draw, choose, SmallFirst(choose, most, declared), declared, dtype, ranges))
+    return tuple(drawn_inputs(draw, choose, SmallFirst(choose, most, declared), declared, lambda x: dtype, ranges))
 
 
 @st.composite
@@ -318,6 +310,8 @@ def dtypes(*names: str):
 def problems(draw, op, dtype="float64", most: int = MOST):
     """A call of a registered op: Problem(inputs, options, dy), as pyllama.testing.problem() draws one.
 
+    In a call in bfloat16, every third of the other inputs is float32 though it usually is bfloat16, or the reverse.
+
     >>> from hypothesis import find
     >>> from pyllama.ops import rms_norm
     >>> from pyllama.testing.strategies import problems
@@ -327,11 +321,19 @@ def problems(draw, op, dtype="float64", most: int = MOST):
     choose = decisions(draw)
     sizes = SmallFirst(choose, most, op.inputs)
     options = {name: choose(values) for name, values in op.options.items()}
-    inputs = drawn_inputs(draw, choose, sizes, op.inputs, dtype, {})
+    first = next(x for x in op.inputs if not x.below)
+
+    def precision(x):
+        usual = precision_of(x, dtype)
+        if x is first or str(dtype) != "bfloat16":
+            return usual
+        return choose([usual, usual, named("bfloat16" if usual == np.float32 else "float32")])
+
+    inputs = drawn_inputs(draw, choose, sizes, op.inputs, precision, {})
     if "ignore_index" in options:
         inputs = [without_ignored(draw, choose, x, options["ignore_index"]) if declared.below else x
                   for x, declared in zip(inputs, op.inputs, strict=True)]
     while inputs[-1] is None:
         inputs.pop()
-    dy: Any = packed(numbers(draw, choose, sizes.shape(y.axes), dtype) for y in op.outputs)
+    dy: Any = packed(numbers(draw, choose, sizes.shape(y.axes), precision_of(y, dtype)) for y in op.outputs)
     return Problem(inputs, options, dy)

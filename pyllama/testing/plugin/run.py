@@ -53,7 +53,7 @@ def cases(draw, test: Marked):
     sizes = strategies.SmallFirst(choose, declared=test.inputs)
     options = {name: choose(values) if isinstance(values, between | list | tuple) else values
                for name, values in test.options.items()}
-    inputs = strategies.drawn_inputs(draw, choose, sizes, test.inputs, dtype, test.ranges)
+    inputs = strategies.drawn_inputs(draw, choose, sizes, test.inputs, lambda x: dtype, test.ranges)
     layouts = {}
     if choose([False, True]):
         names = [x.name for x, given in zip(test.inputs, inputs, strict=True) if given is not None]
