@@ -10,9 +10,7 @@ import numpy as np
 
 from pyllama import backend
 from pyllama.params import cast
-from pyllama.shapes import is_bfloat16
-
-WEIGHTS = "w", "b"              # their gradients are sums over many rows, and are added to gradients in float32
+from pyllama.shapes import WEIGHTS, is_bfloat16
 
 
 def widened(x):
@@ -50,9 +48,9 @@ def total(*arrays):
 class Rounded:
     """The two passes of an op in bfloat16, by its float32 kernels or, without any, by its reference.
 
-    Outputs are bfloat16, but for single numbers, such as a loss.  The gradient of a weight is float32; that of another
-    input has the precision of the input.  Inputs and outputs are saved as they are given and returned, so that back
-    keeps no copies of them in float32; all else is saved in float32.
+    Outputs are bfloat16, but for single numbers, such as a loss.  The gradient of a weight is float32, because it is a
+    sum over many rows; that of another input has the precision of the input.  Inputs and outputs are saved as they are
+    given and returned, so that back keeps no copies of them in float32; all else is saved in float32.
     """
 
     def __init__(self, op):
@@ -62,7 +60,7 @@ class Rounded:
         precisions = [getattr(x, "dtype", None) for x in inputs]
         dtype = next(filter(is_bfloat16, precisions))
         wide = [widened(x) for x in inputs]
-        (y, saved), backward, _ = self.op.run(wide, options, self.op)
+        (y, saved), backward, _ = self.op.run(wide, options)
         ys = self.op.each(y)
         outputs = tuple(rounded(a, dtype) if np.ndim(a) else a for a in ys)
         given = {id(a): b for a, b in zip((*wide, *ys), (*inputs, *outputs), strict=True)}

@@ -109,8 +109,8 @@ class Op:
             inputs = self.in_order(inputs, options)
         if watcher := _watcher.get():
             return watcher(self, inputs, options)
-        in_bfloat16 = self.check(shapes.signature(inputs))
-        result, backward, into = self.run(inputs, options, self.rounded if in_bfloat16 else self)
+        precision = self.check(shapes.signature(inputs))
+        result, backward, into = self.run(inputs, options, precision)
         y, saved, signature = shapes.check_outputs(self, result)
         if places := params.places(inputs):
             backward = functools.partial(into, into=places) if into else backward
@@ -126,12 +126,13 @@ class Op:
 
         return y, back
 
-    def run(self, inputs, options, reference):
+    def run(self, inputs, options, precision=shapes.ONE):
         """Run forward by a kernel or by the reference: what it returns, and the two backward passes that belong to it.
 
-        The second one adds to places; it is None if there is none.
+        The second one adds to places; it is None if there is none.    precision: what check() returned
         """
-        kernels = backend.kernels_for(inputs) if self.has_kernels else None
+        kernels = backend.kernels_for(inputs) if self.has_kernels and precision != shapes.MIXED else None
+        reference = self if precision == shapes.ONE else self.rounded
         result = getattr(kernels, self.name, reference.forward)(*inputs, **options)
         if result is NotImplemented:
             kernels, result = None, reference.forward(*inputs, **options)

@@ -72,6 +72,10 @@ def signature(inputs):
     return tuple([None if x is None else (x.shape, x.dtype) for x in inputs])
 
 
+ONE, BFLOAT16, MIXED = "one precision", "bfloat16", "bfloat16 and float32"        # of the inputs of a call
+WEIGHTS = "w", "b"              # inputs whose gradients are sums over many rows
+
+
 def is_bfloat16(dtype):
     """Is it ml_dtypes' bfloat16?  Its kind is "V", not "f"."""
     return dtype is not None and dtype.char == "E"
@@ -80,14 +84,15 @@ def is_bfloat16(dtype):
 def check(op, actual):
     """Raise TypeError or ValueError unless inputs with the signature `actual` fit the op's shape line.
 
-    Returns whether the call is one in bfloat16: whether the first floating input is.  The others may be float32 then.
+    The first floating input decides the precision: all have the same, but beside bfloat16 there may be float32.
+    Returns ONE; BFLOAT16 if only vectors of weights are float32, such as a bias; MIXED if others are.
     """
     name = op.name
     required = sum(not declared.optional for declared in op.inputs)
     if not required <= len(actual) <= len(op.inputs):
         raise TypeError(f"{name} takes {op.shapes.split('->')[0].strip()}; got {len(actual)} inputs")
     sizes = {}
-    precision = None
+    precision, mixed = None, False
     for declared, given in zip(op.inputs, actual, strict=False):
         if given is None and declared.optional:
             continue
@@ -103,10 +108,18 @@ def check(op, actual):
             if real(dtype) not in beside(precision[1]):
                 raise TypeError(f"{name}: {declared.name} is {dtype} but {precision[0]} is {precision[1]}; "
                                 f"convert one, because mixed precision is not promoted")
+            mixed |= dtype != precision[1] and not is_vector(declared)
         if not fits(declared.axes, shape, sizes):
             raise ValueError(f"{name}: {declared.name} has shape {shape}, which does not fit {declared}"
                              + (f" with {sizes}" if sizes else ""))
-    return precision is not None and is_bfloat16(precision[1])
+    if precision is None or not is_bfloat16(precision[1]):
+        return ONE
+    return MIXED if mixed else BFLOAT16
+
+
+def is_vector(declared):
+    """Is the input a norm's weight or a bias?"""
+    return declared.name in WEIGHTS and len(declared.axes) == 1
 
 
 def beside(precision):

@@ -399,7 +399,7 @@ def test_back_in_bfloat16_keeps_what_was_given_and_what_it_returned():
 
     op = Op("x[D] -> y[D]", squared, lambda dy, x, y: (2 * x * dy + 0 * y,), name="squared")
     x = np.arange(3).astype(BFLOAT16)
-    result, *_ = op.run([x], {}, op.rounded)
+    result, *_ = op.run([x], {}, "bfloat16")
     y, saved = result
     assert len([a for a in saved if isinstance(a, np.ndarray)]) == 2
     assert saved[-2] is x

@@ -2,8 +2,7 @@
 import numpy as np
 
 from pyllama import backend
-from pyllama.low import WEIGHTS
-from pyllama.shapes import is_bfloat16
+from pyllama.shapes import WEIGHTS, is_bfloat16
 from pyllama.testing.problems import named, packed
 from pyllama.testing.trees import in_float64, is_float
 

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllama.low import WEIGHTS
 from pyllama.op import Op, between
-from pyllama.shapes import Array, is_bfloat16
+from pyllama.shapes import Array, is_bfloat16, is_vector
 
 SMALL = [2, 3, 1, 4, 5]
 EDGES = [8, 15, 17, 31, 64, 65, 130, 1030]                   # on both sides of vector and block edges
@@ -59,8 +58,8 @@ def precision_of(array: Array, dtype) -> np.dtype:
 
     In calls in bfloat16, a norm's weight, a bias and a loss are float32.
     """
-    in_float32 = not array.axes or (array.name in WEIGHTS and len(array.axes) == 1)
-    return np.dtype(np.float32) if in_float32 and is_bfloat16(named(dtype)) else named(dtype)
+    in_float32 = is_bfloat16(named(dtype)) and (is_vector(array) or not array.axes)
+    return np.dtype(np.float32) if in_float32 else named(dtype)
 
 
 def choose_by(rng):
