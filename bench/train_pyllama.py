@@ -31,13 +31,16 @@ def settings(size, flags=()):
     return replace(default, **changes)
 
 
+def model_of(size):
+    return llama.LlamaConfig(vocab_size=size.V, hidden_size=size.D, intermediate_size=size.F,
+                             num_hidden_layers=size.L, num_attention_heads=size.H, max_position_embeddings=size.T,
+                             rms_norm_eps=1e-5, tie_word_embeddings=True)
+
+
 def training(size, flags=(), like=None):
     """Return (the training state, the generator of its records) on the device of the array `like`."""
-    config = llama.LlamaConfig(vocab_size=size.V, hidden_size=size.D, intermediate_size=size.F,
-                               num_hidden_layers=size.L, num_attention_heads=size.H, max_position_embeddings=size.T,
-                               rms_norm_eps=1e-5, tie_word_embeddings=True)
     plan = settings(size, flags)
-    state = start(config, plan, like=like)
+    state = start(model_of(size), plan, like=like)
     for path, leaf in params.leaves(state.p):
         leaf[...] = np.asarray(weight(path, leaf.shape), like=leaf)
     return state, train(state, tokens(size), plan)
