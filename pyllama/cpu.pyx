@@ -232,8 +232,18 @@ except OSError as error:
 
 # The ops whose kernels take bfloat16, too.
 LOW = frozenset({
+    "add_rms_norm",
     "attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "layer_norm",
+    "relu",
     "rms_norm",
+    "rope",
+    "softmax",
+    "swiglu",
 })
 cdef int BFLOAT = np.dtype(ml_dtypes.bfloat16).num
 
@@ -262,11 +272,21 @@ cdef np.ndarray dense(a, np.ndarray like):
     return np.PyArray_FROM_OTF(array, np.PyArray_TYPE(like), np.NPY_ARRAY_IN_ARRAY)
 
 
+cdef bint mixed(np.ndarray x, np.ndarray a):
+    """Is a in float32 and x in bfloat16?  The reference takes two such activations."""
+    return np.PyArray_TYPE(x) == BFLOAT and np.PyArray_TYPE(a) != BFLOAT
+
+
+cdef real_dtype(np.ndarray like):
+    """Of `real` in csrc/kernels.h, where `like` is an array of `number`."""
+    return np.dtype(np.float32) if np.PyArray_TYPE(like) == BFLOAT else like.dtype
+
+
 cdef np.ndarray dense_real(a, np.ndarray like):
-    """a, which is not an activation, as `real` of csrc/kernels.h; like dense(a, like), unless `like` is in bfloat16."""
-    cdef np.ndarray array = np.asarray(a)
+    """a, which is not an activation, as `real` of csrc/kernels.h: dense(a, like), or in bfloat16 as float32."""
     if np.PyArray_TYPE(like) != BFLOAT:
-        return dense(array, like)
+        return dense(a, like)
+    cdef np.ndarray array = np.asarray(a)
     return dense(cast(array, np.float32) if np.PyArray_TYPE(array) == BFLOAT else array, np.empty(0, np.float32))
 
 
@@ -292,7 +312,7 @@ cdef np.ndarray new(like):
 
 cdef np.ndarray new_real(shape, np.ndarray like):
     """A new array of `real` of csrc/kernels.h."""
-    return np.empty(shape, np.float32 if np.PyArray_TYPE(like) == BFLOAT else like.dtype)
+    return np.empty(shape, real_dtype(like))
 
 
 cdef np.ndarray new_parts(idx sums, np.ndarray like, idx D):
@@ -339,8 +359,9 @@ include "../csrc/cpu/softmax.pxi"
 include "../csrc/cpu/swiglu.pxi"
 
 
-# --- not ops: updates in place, casts, stored matrices ----------------------------------------------------------------
+# --- not ops: sums, updates in place, casts, stored matrices ----------------------------------------------------------------
 
+include "../csrc/cpu/total.pxi"
 include "../csrc/cpu/adamw.pxi"
 include "../csrc/cpu/sgd.pxi"
 include "../csrc/cpu/sum_and_norm.pxi"

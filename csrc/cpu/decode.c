@@ -71,8 +71,8 @@ static void embed(const step *s, const turn *t, span rows) {
 static void norm_rows(real *y, const step *s, span rows, real *rest) {
     for (idx n = rows.first; n < rows.past; n++) {
         const real *x = s->x + n * s->ldx;
-        if (s->norm == RMS) rms_norm_row(y + n * s->D, x, s->norm_w, s->eps, s->D);
-        else rest[s->D] = layer_norm_row(y + n * s->D, rest, x, s->norm_w, s->norm_b, s->eps, s->D);
+        if (s->norm == RMS) rms_norm_row(y + n * s->D, x, NULL, s->norm_w, s->eps, s->D);
+        else rest[s->D] = layer_norm_row(y + n * s->D, rest, x, s->norm_w, s->norm_b, mean_of(x, s->D), s->eps, s->D);
     }
 }
 
@@ -244,7 +244,7 @@ static void attend_to(real *y, const real *q, const kept *c, int kind, span rows
  * `to`, room for 2 K numbers */
 static const real *turned(real *to, const real *x, const real *norm, idx place, const step *s,
                           const turn *t) {
-    if (norm) rms_norm_row(to, x, norm, s->eps, s->K), x = to;
+    if (norm) rms_norm_row(to, x, NULL, norm, s->eps, s->K), x = to;
     if (!t->cos) return x;
     idx P = s->K / 2;
     rope_head(to + s->K, x, t->cos + place * P, t->sin + place * P, P, s->interleaved);

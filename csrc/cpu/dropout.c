@@ -18,7 +18,7 @@ static inline void philox(uint32_t *draws, uint64_t number, uint64_t key0, uint6
 }
 
 /* A number is kept if the first 24 bits of its draw, for x[0] draw `start`, are `limit` or more. */
-static void dropout(real *y, const real *x, double scale, uint32_t limit, uint64_t start,
+static void dropout(number *y, const number *x, double scale, uint32_t limit, uint64_t start,
                     const uint64_t *key, idx n, int threads) {
     const idx TILE = BLOCK * DRAWS, before = start % BLOCK;
     #pragma omp parallel for num_threads(threads) if (n > GRAIN)
@@ -29,6 +29,6 @@ static void dropout(real *y, const real *x, double scale, uint32_t limit, uint64
         idx from = tile < 0 ? 0 : tile, to = n - tile < TILE ? n : tile + TILE;
         #pragma omp simd
         for (idx i = from; i < to; i++)
-            y[i] = x[i] * (draws[i - tile] >> 8 >= limit ? (real)scale : 0);
+            y[i] = put(get(x[i]) * (draws[i - tile] >> 8 >= limit ? (real)scale : 0));
     }
 }

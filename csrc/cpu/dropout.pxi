@@ -1,7 +1,7 @@
 cdef np.ndarray dropped(values, rate, key, start):
     """Drop and scale: the forward pass on x and, with the same random numbers, the backward pass on dy."""
     cdef np.ndarray x = np.asarray(values)
-    cdef const kernels *k = real_kernels_for(x)
+    cdef const kernels *k = kernels_for(x)
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: the rate is {rate}; it must lie in 0 <= rate < 1")
     x = dense(x, x)

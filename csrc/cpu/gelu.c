@@ -13,30 +13,31 @@ static inline real gelu_of(real x) {
     return x * PHI(x, &gauss);
 }
 
-static void gelu(real *restrict y, const real *restrict x, int tanh, idx n, int threads) {
+static void gelu(number *restrict y, const number *restrict x, int tanh, idx n, int threads) {
     if (tanh) {
         #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-        for (idx i = 0; i < n; i++) y[i] = tanh_gelu_of(x[i]);
+        for (idx i = 0; i < n; i++) y[i] = put(tanh_gelu_of(get(x[i])));
     } else {
         #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-        for (idx i = 0; i < n; i++) y[i] = gelu_of(x[i]);
+        for (idx i = 0; i < n; i++) y[i] = put(gelu_of(get(x[i])));
     }
 }
 
-static void gelu_backward(real *restrict dx, const real *restrict dy, const real *restrict x,
+static void gelu_backward(number *restrict dx, const number *restrict dy, const number *restrict x,
                           int tanh, idx n, int threads) {
     if (tanh) {
         #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
         for (idx i = 0; i < n; i++) {
-            real square = (real)0.044715 * x[i] * x[i];
-            real s = SIGMOID(2 * ROOT_2_PI * x[i] * (1 + square));
-            dx[i] = dy[i] * s * (1 + x[i] * (1 - s) * 2 * ROOT_2_PI * (1 + 3 * square));
+            const real xi = get(x[i]), square = (real)0.044715 * xi * xi;
+            const real s = SIGMOID(2 * ROOT_2_PI * xi * (1 + square));
+            dx[i] = put(get(dy[i]) * s * (1 + xi * (1 - s) * 2 * ROOT_2_PI * (1 + 3 * square)));
         }
     } else {
         #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
         for (idx i = 0; i < n; i++) {
-            real gauss, phi = PHI(x[i], &gauss);
-            dx[i] = dy[i] * (phi + x[i] * gauss * (ROOT_2_PI / 2));
+            const real xi = get(x[i]);
+            real gauss, phi = PHI(xi, &gauss);
+            dx[i] = put(get(dy[i]) * (phi + xi * gauss * (ROOT_2_PI / 2)));
         }
     }
 }

@@ -1,5 +1,5 @@
 def gelu(np.ndarray x, *, bint tanh=False):
-    cdef const kernels *k = real_kernels_for(x)
+    cdef const kernels *k = kernels_for(x)
     x = dense(x, x)
     cdef np.ndarray y = new(x)
     cdef idx n = x.size
@@ -10,7 +10,7 @@ def gelu(np.ndarray x, *, bint tanh=False):
 
 
 def gelu_backward(dy, np.ndarray x, *, bint tanh=False):
-    cdef const kernels *k = real_kernels_for(x)
+    cdef const kernels *k = kernels_for(x)
     x = dense(x, x)
     cdef np.ndarray d = dense_as(dy, x), dx = new(x)
     cdef idx n = x.size

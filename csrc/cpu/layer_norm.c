@@ -1,56 +1,74 @@
 /* See pyllama/ops/layer_norm.py for the derivation.
  *
- * g waits in dx, rounded: multiplied out again in g - mean(g), it might not be (a compiler may fuse
- * the two), and then a row of one column would not give 0. */
+ * (a) g waits in dx (or beside it: see rows.h), rounded: multiplied out again in g - mean(g), it might not
+ *     be (a compiler may fuse the two), and then a row of one column would not give 0.
+ * (b) A bfloat16 would round n.  So there the caller keeps x in its place, and the means behind r, to make n
+ *     again. */
 
-/* Normalizes a row, to n and y; returns its r. */
-static inline real layer_norm_row(real *restrict y, real *restrict n, const real *restrict x,
-                                  const real *restrict w, const real *restrict b, real eps, idx D) {
-    real sum = 0, squares = 0;
+static inline real mean_of(const number *restrict x, idx D) {
+    real sum = 0;
     #pragma omp simd reduction(+ : sum)
-    for (idx d = 0; d < D; d++) sum += x[d];
-    real mean = sum / D;
+    for (idx d = 0; d < D; d++) sum += get(x[d]);
+    return sum / D;
+}
+
+/* Normalizes a row with this mean, to n and y; returns its r. */
+static inline real layer_norm_row(number *restrict y, real *restrict n, const number *restrict x,
+                                  const real *restrict w, const real *restrict b, real mean, real eps, idx D) {
+    real squares = 0;
     #pragma omp simd reduction(+ : squares)
-    for (idx d = 0; d < D; d++) squares += (x[d] - mean) * (x[d] - mean);
+    for (idx d = 0; d < D; d++) squares += (get(x[d]) - mean) * (get(x[d]) - mean);
     real r = 1 / SQRT(squares / D + eps);
     #pragma omp simd
     for (idx d = 0; d < D; d++) {
-        n[d] = (x[d] - mean) * r;
-        y[d] = w[d] * n[d] + b[d];
+        const real normal = (get(x[d]) - mean) * r;
+        if (n) n[d] = normal;
+        y[d] = put(w[d] * normal + b[d]);
     }
     return r;
 }
 
-static void layer_norm(real *y, real *n, real *r, const real *x, const real *w, const real *b,
+static void layer_norm(number *y, number *n, real *r, const number *x, const real *w, const real *b,
                        double eps, idx N, idx D, int threads) {
     #pragma omp parallel for num_threads(threads) if (N * D > GRAIN)
-    for (idx i = 0; i < N; i++)
-        r[i] = layer_norm_row(y + i * D, n + i * D, x + i * D, w, b, eps, D);
+    for (idx i = 0; i < N; i++) {
+        const real mean = mean_of(x + i * D, D);
+        real *row = REAL == 16 ? NULL : (real *)n + i * D;
+        if (REAL == 16) r[N + i] = mean;
+        r[i] = layer_norm_row(y + i * D, row, x + i * D, w, b, mean, eps, D);
+    }
 }
 
-static void layer_norm_backward(real *dx, real *dw, real *db, real *parts, const real *dy,
-                                const real *n, const real *w, const real *r, idx N, idx D,
+/* An entry of n, from what is kept of it. */
+static inline real normal(number kept, real mean, real r) {
+    return REAL == 16 ? (get(kept) - mean) * r : get(kept);
+}
+
+static void layer_norm_backward(number *dx, real *dw, real *db, real *parts, const number *dy,
+                                const number *n, const real *w, const real *r, idx N, idx D,
                                 int threads) {
-    real *dw_parts = parts, *db_parts = parts + BLOCKS * D;
+    real *dw_parts = parts, *db_parts = parts + BLOCKS * D, *room = parts + 2 * BLOCKS * D;
     #pragma omp parallel for num_threads(threads) if (N * D > GRAIN)
     for (idx b = 0; b < BLOCKS; b++) {
         real *restrict dwb = memset(dw_parts + b * D, 0, D * sizeof(real));
         real *restrict dbb = memset(db_parts + b * D, 0, D * sizeof(real));
         for (idx i = first_row(b, N); i < first_row(b + 1, N); i++) {
-            const real *restrict ni = n + i * D, *restrict dyi = dy + i * D;
-            real *restrict dxi = dx + i * D, g = 0, gn = 0;
+            const number *restrict ni = n + i * D, *restrict dyi = dy + i * D;
+            number *dxi = dx + i * D;
+            real *wide = wide_row(dxi, room + b * D), g = 0, gn = 0;
+            const real ri = r[i], mean = REAL == 16 ? r[N + i] : 0;
             #pragma omp simd reduction(+ : g, gn)
             for (idx d = 0; d < D; d++) {
-                dxi[d] = w[d] * dyi[d];
-                g += dxi[d];
-                gn += dxi[d] * ni[d];
+                wide[d] = w[d] * get(dyi[d]);
+                g += wide[d];
+                gn += wide[d] * normal(ni[d], mean, ri);
             }
             g /= D, gn /= D;
             #pragma omp simd
             for (idx d = 0; d < D; d++) {
-                dxi[d] = r[i] * (dxi[d] - g - ni[d] * gn);
-                dwb[d] += dyi[d] * ni[d];
-                dbb[d] += dyi[d];
+                dxi[d] = put(ri * (wide[d] - g - normal(ni[d], mean, ri) * gn));
+                dwb[d] += get(dyi[d]) * normal(ni[d], mean, ri);
+                dbb[d] += get(dyi[d]);
             }
         }
     }

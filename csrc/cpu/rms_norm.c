@@ -1,14 +1,19 @@
 /* See pyllama/ops/rms_norm.py for the derivation. */
 
-/* Normalizes a row; returns its r. */
-static inline real rms_norm_row(number *restrict y, const number *restrict x, const real *restrict w,
-                                real eps, idx D) {
+/* x + a, where a may be NULL */
+static inline real plus(const number *x, const number *a, idx d) {
+    return a ? get(x[d]) + get(a[d]) : get(x[d]);
+}
+
+/* Normalizes a row x + a; returns its r. */
+static inline real rms_norm_row(number *restrict y, const number *restrict x, const number *restrict a,
+                                const real *restrict w, real eps, idx D) {
     real squares = 0;
     #pragma omp simd reduction(+ : squares)
-    for (idx d = 0; d < D; d++) squares += get(x[d]) * get(x[d]);
+    for (idx d = 0; d < D; d++) squares += plus(x, a, d) * plus(x, a, d);
     real r = 1 / SQRT(squares / D + eps);
     #pragma omp simd
-    for (idx d = 0; d < D; d++) y[d] = put(w[d] * get(x[d]) * r);
+    for (idx d = 0; d < D; d++) y[d] = put(w[d] * plus(x, a, d) * r);
     return r;
 }
 
@@ -30,7 +35,7 @@ static inline void rms_norm_row_backward(real *restrict dx, real *restrict dw,
 static void rms_norm(number *y, real *r, const number *x, const real *w, double eps, idx N, idx D,
                      int threads) {
     #pragma omp parallel for num_threads(threads) if (N * D > GRAIN)
-    for (idx n = 0; n < N; n++) r[n] = rms_norm_row(y + n * D, x + n * D, w, eps, D);
+    for (idx n = 0; n < N; n++) r[n] = rms_norm_row(y + n * D, x + n * D, NULL, w, eps, D);
 }
 
 static void rms_norm_backward(number *dx, real *dw, real *parts, const number *dy, const number *x,

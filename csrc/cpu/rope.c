@@ -4,24 +4,26 @@
  * [A T H 2P], as a model has its heads: side by side at each position. */
 
 /* A head: x [2P] -> y [2P], with the cosines and sines [P] of its position */
-static inline void rope_head(real *restrict y, const real *restrict x, const real *restrict c,
+static inline void rope_head(number *restrict y, const number *restrict x, const real *restrict c,
                              const real *restrict s, idx P, int interleaved) {
     if (interleaved) {
         #pragma omp simd
         for (idx k = 0; k < P; k++) {
-            y[2 * k] = x[2 * k] * c[k] - x[2 * k + 1] * s[k];
-            y[2 * k + 1] = x[2 * k] * s[k] + x[2 * k + 1] * c[k];
+            const real first = get(x[2 * k]), second = get(x[2 * k + 1]);
+            y[2 * k] = put(first * c[k] - second * s[k]);
+            y[2 * k + 1] = put(first * s[k] + second * c[k]);
         }
     } else {
         #pragma omp simd
         for (idx k = 0; k < P; k++) {
-            y[k] = x[k] * c[k] - x[P + k] * s[k];
-            y[P + k] = x[k] * s[k] + x[P + k] * c[k];
+            const real first = get(x[k]), second = get(x[P + k]);
+            y[k] = put(first * c[k] - second * s[k]);
+            y[P + k] = put(first * s[k] + second * c[k]);
         }
     }
 }
 
-static void rope(real *y, const real *x, const real *cos, const real *sin, idx A, idx T, idx H,
+static void rope(number *y, const number *x, const real *cos, const real *sin, idx A, idx T, idx H,
                  idx P, idx xa, idx xt, idx xh, int interleaved, int threads) {
     #pragma omp parallel for num_threads(threads) if (A * T * H * P > GRAIN)
     for (idx n = 0; n < A * T; n++) {

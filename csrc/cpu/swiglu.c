@@ -2,18 +2,18 @@
 
 static inline real swiglu_of(real g, real u) { return g * SIGMOID(g) * u; }
 
-static void swiglu(real *restrict y, const real *restrict g, const real *restrict u, idx n,
+static void swiglu(number *restrict y, const number *restrict g, const number *restrict u, idx n,
                    int threads) {
     #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-    for (idx i = 0; i < n; i++) y[i] = swiglu_of(g[i], u[i]);
+    for (idx i = 0; i < n; i++) y[i] = put(swiglu_of(get(g[i]), get(u[i])));
 }
 
-static void swiglu_backward(real *restrict dg, real *restrict du, const real *restrict dy,
-                            const real *restrict g, const real *restrict u, idx n, int threads) {
+static void swiglu_backward(number *restrict dg, number *restrict du, const number *restrict dy,
+                            const number *restrict g, const number *restrict u, idx n, int threads) {
     #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
     for (idx i = 0; i < n; i++) {
-        real s = SIGMOID(g[i]);
-        dg[i] = dy[i] * u[i] * s * (1 + g[i] * (1 - s));
-        du[i] = dy[i] * g[i] * s;
+        const real gi = get(g[i]), s = SIGMOID(gi);
+        dg[i] = put(get(dy[i]) * get(u[i]) * s * (1 + gi * (1 - s)));
+        du[i] = put(get(dy[i]) * gi * s);
     }
 }

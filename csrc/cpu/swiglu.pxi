@@ -1,5 +1,7 @@
 def swiglu(np.ndarray g, np.ndarray u):
-    cdef const kernels *k = real_kernels_for(g)
+    if mixed(g, u):
+        return NotImplemented
+    cdef const kernels *k = kernels_for(g)
     g, u = dense(g, g), dense_as(u, g)
     cdef np.ndarray y = new(g)
     cdef idx n = g.size
@@ -10,7 +12,7 @@ def swiglu(np.ndarray g, np.ndarray u):
 
 
 def swiglu_backward(dy, np.ndarray g, np.ndarray u):
-    cdef const kernels *k = real_kernels_for(g)
+    cdef const kernels *k = kernels_for(g)
     g, u = dense(g, g), dense_as(u, g)
     cdef np.ndarray d = dense_as(dy, g), dg = new(g), du = new(g)
     cdef idx n = g.size

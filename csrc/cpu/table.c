@@ -1,22 +1,23 @@
 /* Every kernel in one translation unit: -DREAL=16|32|64 and -DISA=, an instruction set of setup.py. */
 #include "real.h"
 #include "rows.h"
-#include "attention.c"
-#include "rms_norm.c"
-#if REAL != 16
-#include "gemm.c"
 
+#include "rms_norm.c"
 #include "add_rms_norm.c"                          /* calls rms_norm.c */
-#include "cross_entropy.c"
+#include "attention.c"
+#include "cross_entropy.c"                         /* calls softmax.c */
 #include "dropout.c"
 #include "embedding.c"
 #include "gelu.c"
 #include "layer_norm.c"
-#include "linear_cross_entropy.c"                  /* calls gemm.c */
 #include "relu.c"
 #include "rope.c"
-#include "softmax.c"
 #include "swiglu.c"
+#if REAL == 16
+#include "sum_of.c"
+#else
+#include "gemm.c"
+#include "linear_cross_entropy.c"                  /* calls gemm.c */
 
 #include "adamw.c"
 #include "sgd.c"
@@ -39,20 +40,22 @@ static void exp_of(real *restrict y, const real *restrict x, idx n, int threads)
 #define SLOT(f) .f = f
 #pragma GCC diagnostic error "-Wincompatible-pointer-types"             /* another prototype */
 const kernels NAME(REAL, ISA) = {
-    SLOT(attention_work), SLOT(attention), SLOT(attention_backward),
-    SLOT(rms_norm), SLOT(rms_norm_backward),
-#if REAL != 16
     SLOT(add_rms_norm), SLOT(add_rms_norm_backward),
+    SLOT(attention_work), SLOT(attention), SLOT(attention_backward),
     SLOT(cross_entropy), SLOT(cross_entropy_backward),
     SLOT(dropout),
     SLOT(embedding), SLOT(embedding_backward),
     SLOT(gelu), SLOT(gelu_backward),
     SLOT(layer_norm), SLOT(layer_norm_backward),
-    SLOT(linear_cross_entropy), SLOT(linear_cross_entropy_work),
     SLOT(relu), SLOT(relu_backward),
+    SLOT(rms_norm), SLOT(rms_norm_backward),
     SLOT(rope),
     SLOT(softmax), SLOT(softmax_backward),
     SLOT(swiglu), SLOT(swiglu_backward),
+#if REAL == 16
+    SLOT(sum_of),
+#else
+    SLOT(linear_cross_entropy), SLOT(linear_cross_entropy_work),
     .gemm_work = WORK, SLOT(gemm),
     .exp = exp_of,
     SLOT(decode), SLOT(decode_work),
