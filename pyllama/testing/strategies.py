@@ -48,17 +48,16 @@ EIGHTHS = np.array(sorted((Fraction(k, 8) for k in range(-16, 17)), key=simple),
 
 
 @functools.cache
-def first(count: int) -> st.SearchStrategy[int]:
-    """Integers from 0 to count - 1, all as likely as each other."""
-    letters = "".join(chr(LETTER + i) for i in range(count))
-    return st.text(letters, min_size=1, max_size=1).map(lambda letter: ord(letter) - LETTER)
+def letters(count: int) -> st.SearchStrategy[str]:
+    """One of the first letters, all as likely as each other."""
+    return st.text("".join(chr(LETTER + i) for i in range(count)), min_size=1, max_size=1)
 
 
 def decisions(draw):
     """A choose(values) as in problems.py: from a list or from between(low, high).  It shrinks to the first value."""
     def number(count):
         if count <= LETTERS:
-            return draw(first(count))
+            return ord(draw(letters(count))) - LETTER        # map() would take half as long again
         return (number(1 + count // LETTERS) * LETTERS + number(LETTERS)) % count
 
     def choose(values):
@@ -78,6 +77,7 @@ def inside(interval):
     return np.array([x for x in EIGHTHS if interval.low <= x <= interval.high])
 
 
+@functools.cache
 def spaced(interval):
     """Numbers of few digits, evenly over an interval."""
     low, high = interval
