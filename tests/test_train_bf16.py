@@ -18,7 +18,7 @@ from pyllama.models import llama
 from pyllama.models.config import Dimensions
 from pyllama.quantization import decoded_tree
 from pyllama.text.tokens import Batch, Tokens, windows
-from pyllama.training import checkpoint, loop
+from pyllama.training import checkpoint, loop, working
 from pyllama.training.optim import is_matrix
 from pyllama.training.run import restore, run
 from tests.test_train import CONFIG, HELD_OUT, SHORT, TEXT, RunPolicy
@@ -59,6 +59,12 @@ def test_the_model_reads_the_master_as_it_is_after_each_step():
         assert_same(state.working.tree, working_of(state.p))
     assert all(tree is leaf for (name, tree), (_, leaf) in zip(params.leaves(state.working.tree),
                params.leaves(state.p), strict=True) if not is_matrix(name, leaf))
+
+
+def test_a_copy_is_rounded_in_pieces_without_a_gap(monkeypatch):
+    monkeypatch.setattr(working, "PIECE", 7)
+    flat, p = params.flatten(llama.init(CONFIG, 3))
+    assert_same(working.Working(flat, p, "bfloat16").tree, working_of(p))
 
 
 def test_parameters_that_the_caller_sets_are_read_from_the_first_step_on():
