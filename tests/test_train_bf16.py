@@ -14,13 +14,14 @@ from pyllama.cli import inspect
 from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.formats.safetensors import to_safetensors
-from pyllama.models import llama
+from pyllama.models import MODELS, llama
 from pyllama.models.config import Dimensions
 from pyllama.quantization import decoded_tree
 from pyllama.text.tokens import Batch, Tokens, windows
 from pyllama.training import checkpoint, loop, working
 from pyllama.training.optim import is_matrix
 from pyllama.training.run import restore, run
+from tests import test_objectives
 from tests.test_train import CONFIG, HELD_OUT, SHORT, TEXT, RunPolicy
 
 LOW = replace(SHORT, dtype="bfloat16")
@@ -135,6 +136,15 @@ def test_a_tied_matrix_has_the_sum_of_both_gradients_in_float32():
     bound = 6 * LOW.block_size * EPS * (abs(a) + abs(b)).max()      # sums over the rows, in another order
     np.testing.assert_allclose(sums["model"]["embed_tokens"]["weight"], a + b, rtol=0, atol=bound)
     np.testing.assert_array_equal(sums["model"]["norm"]["weight"], parts["model"]["norm"]["weight"])
+
+
+@pytest.mark.parametrize("model", [kind for kind, family in MODELS.items() if family.config.LEARNS])
+def test_every_family_learns_from_text_as_in_float32(model):
+    """Two steps: one rounding changes a number by 2 ** -8 of it at most, and in the mean over tokens most cancel."""
+    text, config = test_objectives.source(model), test_objectives.configuration(model)
+    steps = [[record[:3] for record in loop.train(loop.start(config, settings), text, settings)] for settings in
+             (replace(test_objectives.SETTINGS, dtype=dtype) for dtype in ("float32", "bfloat16"))]
+    np.testing.assert_allclose(steps[1], steps[0], rtol=2 ** -8)
 
 
 def test_recomputing_changes_no_bit():

@@ -81,7 +81,7 @@ class Settings:
     momentum: float = 0.9                       # SGD: momentum
     nesterov: bool = False                      # SGD: Nesterov momentum
     freeze: tuple[str, ...] = ()                # parameters to keep fixed: those at or below these dotted names
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"        # precision; bfloat16: of all but the weights
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"        # precision; bfloat16 keeps float32 weights
     seed: int = 1337                            # seed of weights, batches and dropout
     recompute: bool = False                     # recompute activations in the backward pass: less memory, more time
     micro_batch_size: int = 0                   # examples that a shard computes at once; 0: chosen by the model's size
