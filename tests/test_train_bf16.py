@@ -1,5 +1,6 @@
 """Training in bfloat16: the master and its rounded copy, gradients in float32, the commands, what is refused."""
 import json
+import re
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 import pyllama
 from pyllama import backend, params
-from pyllama.cli import inspect
+from pyllama.cli import display
 from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.formats.safetensors import to_safetensors
@@ -305,9 +306,17 @@ def test_a_gpu_is_refused_where_a_run_is_resumed_on_one():
 @pytest.mark.parametrize(("isa", "sentence"), [
     ("amx", "products by tdpbf16ps, tiles"), ("avx512bf16", "products by vdpbf16ps, pairs"),
     ("avx512", "arithmetic of float32, which is no faster"), (None, "NumPy, which is much slower")])
-def test_env_says_what_computes_in_bfloat16(isa, sentence, monkeypatch):
+def test_env_says_what_computes_in_bfloat16_and_a_run_if_that_gains_no_speed(isa, sentence, monkeypatch, capsys):
     monkeypatch.setattr(backend, "cpu", isa and SimpleNamespace(isa=isa))
-    assert inspect.bfloat16().startswith(sentence)
+    assert display.bfloat16().startswith(sentence)
+    display.announce("the run", "bfloat16")
+    assert (f"bfloat16 by {sentence}" in capsys.readouterr().out) == ("products" not in sentence)
+    display.announce("the run")
+    assert "bfloat16" not in capsys.readouterr().out
+
+
+def test_env_has_a_line_on_bfloat16(capsys):
+    assert re.search(r"\n +bfloat16 +(products|arithmetic|NumPy)", call(capsys, "env")[1])
 
 
 # From Python

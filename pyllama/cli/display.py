@@ -11,17 +11,33 @@ from pyllama import backend
 from pyllama.cli.output import console
 from pyllama.training.loop import Record
 
+# The instruction sets that multiply in bfloat16, and by which instruction.
+PRODUCTS = {"amx": "tdpbf16ps, tiles", "avx512bf16": "vdpbf16ps, pairs"}
 SMOOTH = 0.05                                               # weight of the newest step in the displayed speed
 QUIET = 30.0                                                # seconds without a line after which a step gets one
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-def announce(summary: str) -> None:
-    """Print the first line of a run, after the reason why the C kernels, or the BLAS that is set, are missing."""
+def bfloat16() -> str:
+    """What computes in bfloat16, and at what cost."""
+    if not backend.cpu:
+        return "NumPy, which is much slower in it than in float32"
+    by = PRODUCTS.get(backend.cpu.isa)
+    way = f"products by {by}" if by else "arithmetic of float32, which is no faster"
+    return f"{way}; numbers take half the memory, with 8 significant bits"
+
+
+def announce(summary: str, dtype: str = "float32") -> None:
+    """Print the first line of a run in this precision.
+
+    Lines before it say why the C kernels or the BLAS that is set are missing, and if bfloat16 gains no speed.
+    """
     if backend.cpu is None:
         console.print(f"no C kernels: {backend.why_no_cpu}")
     if backend.why_no_blas:
         console.print(backend.why_no_blas)
+    if dtype == "bfloat16" and (backend.cpu is None or backend.cpu.isa not in PRODUCTS):
+        console.print(f"bfloat16 by {bfloat16()}")
     console.print(summary)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 import pyllama.ops  # noqa: F401 -- registers
 from pyllama import __version__, backend, device, memory
+from pyllama.cli.display import bfloat16
 from pyllama.cli.output import console
 from pyllama.errors import UserError, pip_install
 from pyllama.op import OPS, Op, between
@@ -22,9 +23,6 @@ PACKAGES = {
     "tokenizers": "", "matplotlib": "pyllama plot", "tensorboardX": "train --tensorboard",
     "sacrebleu": "the task translate", "rouge_score": "the task summarize",
     "networkx": "graphs as .graphml or .png", "rdflib": "graph, and graphs as .ttl", "hypothesis": "the tests"}
-
-# The instruction sets that multiply in bfloat16, and the instruction.
-BFLOAT16 = {"amx": "tdpbf16ps, tiles", "avx512bf16": "vdpbf16ps, pairs"}
 
 INDENT = "\n" + 12 * " "                            # a line behind the title of another one, as in the ops' docstrings
 
@@ -108,15 +106,6 @@ def env() -> int:
         table.add_row(name, os.environ[name])
     console.print(table)
     return 0
-
-
-def bfloat16() -> str:
-    """What computes in bfloat16, and at what cost."""
-    if not backend.cpu:
-        return "NumPy, which is much slower in it than in float32"
-    if backend.cpu.isa not in BFLOAT16:
-        return "arithmetic of float32, which is no faster; numbers take half the memory, with 8 significant bits"
-    return f"products by {BFLOAT16[backend.cpu.isa]}; numbers take half the memory, with 8 significant bits"
 
 
 def gpu() -> str:

@@ -62,7 +62,8 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
     task, plan, parts = task_run.task, task_run.plan, task_run.parts
     state, last_step, best = plan.state, plan.settings.max_steps, plan.best_so_far
     announce(f"{state.flat.size:,} parameters; {len(parts['train']):,} training rows, {len(parts['dev']):,} "
-             f"validation rows, {len(parts['test']):,} test rows; steps {state.step} to {last_step} in {folder}")
+             f"validation rows, {len(parts['test']):,} test rows; steps {state.step} to {last_step} in {folder}",
+             plan.settings.dtype)
     if code := show_run(plan, log_steps):
         show_stop(state.step, folder)
         return code

@@ -180,7 +180,7 @@ def show_training(plan: Plan, tokenizer: Tokenizer, log_steps: int, sample_token
     folder, state, best = plan.folder, plan.state, plan.best_so_far
     announce(f"{state.flat.size:,} parameters; {len(plan.training):,} training tokens, {len(plan.validation):,} "
              f"validation tokens, vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
-             f"{plan.settings.max_steps} in {folder}")
+             f"{plan.settings.max_steps} in {folder}", plan.settings.dtype)
     continues = objectives.continues(state.config)
     prompt = prompt_from(plan.training, tokenizer) if continues else ""
     tokens = 0 if console.quiet else sample_tokens
