@@ -115,7 +115,7 @@ typedef struct {                                   /* of every precision */
     void (*stored_product)(real *y, idx ldy, const real *x, idx ldx, const void *work, const stored *w,
                            idx N, idx e0, idx e1, int accumulate, real *room);  /* on the calling thread */
     void (*stored_row)(real *y, const stored *w, idx e);
-    void (*adamw)(real *p, const real *g, real *m, real *v, idx n, double lr, double decay,
+    void (*adamw)(real *p, const real *g, real *m, real *v, uint16_t *rounded, idx n, double lr, double decay,
                   double scale, idx t, double b1, double b2, double eps, int threads);
     void (*sgd)(real *p, const real *g, real *v, idx n, double lr, double decay, double scale,
                 double momentum, int nesterov, int threads);

@@ -103,8 +103,8 @@ cdef extern from "kernels.h" nogil:
         void (*swiglu)(void *y, const void *g, const void *u, idx n, int threads) noexcept nogil
         void (*swiglu_backward)(void *dg, void *du, const void *dy, const void *g, const void *u, idx n,
                                 int threads) noexcept nogil
-        void (*adamw)(void *p, const void *g, void *m, void *v, idx n, double lr, double decay, double scale, idx t,
-                      double b1, double b2, double eps, int threads) noexcept nogil
+        void (*adamw)(void *p, const void *g, void *m, void *v, uint16_t *rounded, idx n, double lr, double decay,
+                      double scale, idx t, double b1, double b2, double eps, int threads) noexcept nogil
         void (*from_bfloat16)(void *y, const uint16_t *x, idx n, int threads) noexcept nogil
         void (*from_float16)(void *y, const uint16_t *x, idx n, int threads) noexcept nogil
         void (*sgd)(void *p, const void *g, void *v, idx n, double lr, double decay, double scale, double momentum,

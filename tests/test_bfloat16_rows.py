@@ -54,3 +54,39 @@ def test_what_does_not_take_bfloat16_says_so():
         cpu.adamw(x, x, x, x, lr=0.1, decay=0, scale=1, t=1, betas=(0.9, 0.9), eps=1e-8)
     with pytest.raises(TypeError, match="float32 and float64, not bfloat16"):
         cpu.sum_and_norm([x])
+
+
+@pytest.mark.parametrize("n", [1, 31, 33, 70_001])
+def test_adamw_writes_the_rounded_parameters_too(n):
+    """The update itself has the same bits as without the copy."""
+    vectors = [normal(n, seed, "float32") for seed in range(4)]
+    vectors[3] = np.abs(vectors[3])
+    alone = [x.copy() for x in vectors]
+    rounded, rule = np.zeros(n, BFLOAT16), dict(lr=0.1, decay=0.1, scale=0.5, t=3, betas=(0.9, 0.99), eps=1e-8)
+    cpu.adamw(*alone, **rule)
+    cpu.adamw(*vectors, **rule, rounded=rounded)
+    assert all(map(np.array_equal, vectors, alone))
+    np.testing.assert_array_equal(rounded, alone[0].astype(BFLOAT16))
+
+
+@pytest.mark.parametrize(("rounded", "error", "why"), [
+    (np.zeros(3, "float16"), TypeError, "must be bfloat16 and float32"),
+    (np.zeros(4, BFLOAT16), ValueError, "the shapes must be equal"),
+    (np.zeros(6, BFLOAT16)[::2], ValueError, "contiguous")])
+def test_adamw_refuses_another_copy(rounded, error, why):
+    vectors = [np.ones(3, "float32") for _ in range(4)]
+    with pytest.raises(error, match=why):
+        cpu.adamw(*vectors, lr=0.1, decay=0, scale=1, t=1, betas=(0.9, 0.9), eps=1e-8, rounded=rounded)
+    assert all((x == 1).all() for x in vectors)
+    doubles = [np.ones(3) for _ in range(4)]
+    with pytest.raises(TypeError, match="must be bfloat16 and float32"):
+        cpu.adamw(*doubles, lr=0.1, decay=0, scale=1, t=1, betas=(0.9, 0.9), eps=1e-8, rounded=np.zeros(3, BFLOAT16))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_total_is_added_in_float32_and_rounded_once(count):
+    """In the order of the arrays: in another one, half of these sums differ."""
+    arrays = [normal((3, 700), seed) for seed in range(count)]
+    wide = sum((x.astype("float32") for x in arrays[1:]), arrays[0].astype("float32"))
+    np.testing.assert_array_equal(cpu.total(arrays), wide.astype(BFLOAT16))
+    np.testing.assert_array_equal(cpu.total([x.T for x in arrays]), wide.T.astype(BFLOAT16))

@@ -5,14 +5,14 @@ static void sum_of(number *y, const number *const *x, idx count, idx n, int thre
     #pragma omp parallel for num_threads(threads) if (n * count > GRAIN)
     for (idx start = 0; start < n; start += CHUNK) {
         const idx width = n - start < CHUNK ? n - start : CHUNK;
+        const number *restrict first = x[0] + start, *restrict last = x[count - 1] + start;
         real sum[CHUNK];
-        for (idx i = 0; i < width; i++) sum[i] = get(x[0][start + i]);
-        for (idx k = 1; k < count; k++) {
+        for (idx i = 0; i < width; i++) sum[i] = get(first[i]);
+        for (idx k = 1; k < count - 1; k++) {
             const number *restrict addend = x[k] + start;
-            #pragma omp simd
             for (idx i = 0; i < width; i++) sum[i] += get(addend[i]);
         }
-        #pragma omp simd
-        for (idx i = 0; i < width; i++) y[start + i] = put(sum[i]);
+        number *restrict to = y + start;
+        for (idx i = 0; i < width; i++) to[i] = put(count > 1 ? sum[i] + get(last[i]) : sum[i]);
     }
 }
