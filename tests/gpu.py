@@ -25,7 +25,7 @@ def install():
         device.cupy()
     except UserError:
         _standing_in.enter_context(fakecupy.installed())
-        problems.Sizes.candidates = few_heads
+        problems.Sizes.candidates = few_blocks
     assert backend.module(sys.modules["cupy"].ndarray) is not None
     plain_use = backend.use
 
@@ -46,10 +46,13 @@ def install():
 _candidates = problems.Sizes.candidates
 
 
-def few_heads(sizes, axis):
-    """The candidates of an axis, but few sequences and groups of heads: every pair of them is a block of its own, the
-    same for all pairs, and the stand-in runs one thread after another."""
-    return [n for n in _candidates(sizes, axis) if axis not in ("B", "G") or n <= max(problems.SMALL)]
+ALIKE = {"B": max(problems.SMALL), "G": max(problems.SMALL), "N": 65}       # N: two chunks of linear_cross_entropy
+
+
+def few_blocks(sizes, axis):
+    """The candidates of an axis, but few sequences, groups of heads and rows of a loss: each is a block of its own, the
+    same for all, and the stand-in runs one thread after another."""
+    return [n for n in _candidates(sizes, axis) if n <= ALIKE.get(axis, n)]
 
 
 def put(x):

@@ -203,10 +203,11 @@ def test_a_training_step_on_device_arrays_is_the_host_s():
 
 
 @pytest.mark.parametrize("kind", [Sizes, SmallFirst])
-def test_every_test_draws_few_heads_on_the_stand_in(monkeypatch, kind):
+def test_every_test_draws_few_blocks_on_the_stand_in(monkeypatch, kind):
     """A kind of sizes that listed its candidates itself would give each test of attention thousands of blocks."""
-    monkeypatch.setattr(Sizes, "candidates", gpu.few_heads)
+    monkeypatch.setattr(Sizes, "candidates", gpu.few_blocks)
     sizes = kind(choose=max)
     assert max(sizes.candidates("G")) == max(SMALL)
+    assert max(sizes.candidates("N")) == 65
     assert 0 in sizes.candidates("B")
     assert max(sizes.candidates("T")) == max(EDGES)
