@@ -17,6 +17,7 @@ HF4     ?= .hf4/bin/python
 ARGS    ?=
 
 export OPENBLAS_NUM_THREADS ?= 1
+unexport PYTHONDONTWRITEBYTECODE                         # the tests start a hundred Pythons: each would compile it all
 
 DEMO    := runs/demo
 RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_head 4 --n_embd 128 --block_size 128 \
