@@ -32,3 +32,9 @@ INLINE void store_tile(void *at, idx down, const int t) {
 INLINE void multiply_tiles(const int sums, const int a, const int b) {
     __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(a), "i"(b));
 }
+
+/* sums[i, j] += Σ_k a[i, 2 k] b[k, 2 j] + Σ_k a[i, 2 k + 1] b[k, 2 j + 1] of bfloat16 numbers, in float.
+ * Subnormal numbers count as 0. */
+INLINE void multiply_pairs(const int sums, const int a, const int b) {
+    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(a), "i"(b));
+}

@@ -14,6 +14,7 @@
 #include "rope.c"
 #include "swiglu.c"
 #if REAL == 16
+#include "product16.c"
 #include "sum_of.c"
 #else
 #include "gemm.c"
@@ -53,6 +54,7 @@ const kernels NAME(REAL, ISA) = {
     SLOT(softmax), SLOT(softmax_backward),
     SLOT(swiglu), SLOT(swiglu_backward),
 #if REAL == 16
+    .product_work = PRODUCT_WORK, SLOT(product),
     SLOT(sum_of),
 #else
     SLOT(linear_cross_entropy), SLOT(linear_cross_entropy_work),
