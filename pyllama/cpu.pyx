@@ -239,6 +239,7 @@ LOW = frozenset({
     "embedding",
     "gelu",
     "layer_norm",
+    "linear",
     "relu",
     "rms_norm",
     "rope",

@@ -19,10 +19,35 @@ cdef np.ndarray strided(a, np.ndarray like):
     return dense(m, like)
 
 
+cdef np.ndarray product(a, b, np.ndarray like, np.ndarray into=None, bint narrow=False, bias=None):
+    """a @ b of bfloat16: a new array in float32, or added to `into`; or, if narrow, rounded once, bias included."""
+    cdef np.ndarray x = strided(a, like), y = strided(b, like), c = None if into is None else in_place(into, into)
+    cdef np.ndarray added = None if bias is None else dense_real(bias, like)
+    cdef idx M = x.shape[0], N = y.shape[1], K = x.shape[1], size = like.itemsize
+    if c is None:
+        c = np.empty((M, N), like.dtype) if narrow else new_real((M, N), like)
+    if (y.shape[0] != K or c.ndim != 2 or c.shape[0] != M or c.shape[1] != N or added is not None and added.size != N
+            or np.PyArray_TYPE(c) != (BFLOAT if narrow else np.NPY_FLOAT)):
+        raise ValueError(f"a product of shapes {np.shape(x)} and {np.shape(y)} into {c.dtype} of shape {np.shape(c)}, "
+                         f"bias {np.shape(bias)}")
+    cdef const kernels *k = kernels_for(like)
+    cdef int threads = _threads, accumulate = into is not None
+    cdef np.ndarray work = scratch(threads * k.product_work, new_real(0, like))
+    cdef idx x_down = x.strides[0] // size, x_right = x.strides[1] // size
+    cdef idx y_down = y.strides[0] // size, y_right = y.strides[1] // size
+    cdef const void *of_bias = NULL if added is None else added.data
+    with nogil:
+        k.product(c.data, N, narrow, of_bias, x.data, x_down, x_right, y.data, y_down, y_right, M, N, K, accumulate,
+                  work.data, threads)
+    return c
+
+
 cpdef np.ndarray matmul(a, b, np.ndarray like, np.ndarray into=None):
-    """a @ b as a new array, or added to `into`."""
+    """a @ b as a new array, or added to `into`.  That of bfloat16 is in float32."""
     if np.ndim(a) != 2 or np.ndim(b) != 2:
         raise ValueError(f"a product of shapes {np.shape(a)} and {np.shape(b)}; both must be matrices")
+    if np.PyArray_TYPE(like) == BFLOAT:
+        return product(a, b, like, into)
     cdef np.ndarray x = strided(a, like), y = strided(b, like), c = None if into is None else in_place(into, into)
     cdef idx M = x.shape[0], N = y.shape[1], K = x.shape[1], size = like.itemsize
     if c is None:
@@ -43,11 +68,18 @@ cpdef np.ndarray matmul(a, b, np.ndarray like, np.ndarray into=None):
     return c
 
 
+cdef np.ndarray sum_of_rows(np.ndarray d):
+    """Σ_n d_n in float32, for bfloat16 as a product with ones."""
+    return matmul(np.ones((1, len(d)), d.dtype), d, d)[0] if np.PyArray_TYPE(d) == BFLOAT else d.sum(axis=0)
+
+
 def linear(np.ndarray x, np.ndarray w, b=None):
     cdef np.ndarray y
     E, D = np.shape(w)
     rows = x.reshape(-1, D)
-    if b is None:
+    if np.PyArray_TYPE(x) == BFLOAT:
+        y = product(rows, w.T, x, None, True, b)
+    elif b is None:
         y = matmul(rows, w.T, x)
     else:
         y = np.empty((len(rows), E), x.dtype)
@@ -70,4 +102,5 @@ def linear_backward_into(dy, np.ndarray x, np.ndarray w, b, *, into):
         matmul(rows.T, d, x, dw.T)
     else:
         dw = matmul(d.T, rows, x)
-    return matmul(d, w, x).reshape(np.shape(x)), dw, None if b is None else d.sum(axis=0)
+    dx = product(d, w, x, None, True) if np.PyArray_TYPE(x) == BFLOAT else matmul(d, w, x)
+    return dx.reshape(np.shape(x)), dw, None if b is None else sum_of_rows(d)

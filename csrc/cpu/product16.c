@@ -50,9 +50,9 @@ static void round_sums(number *restrict to, const real *restrict sums, const rea
 #include "panel16.h"
 #endif
 
-enum { BLOCK = (1 << 20) / sizeof(packed), PANELS = GROUP * DOWN * LONG, SUMS = DOWN * (BROAD + 16),
-       PRODUCT_WORK = (BLOCK + PANELS) * sizeof(packed) / sizeof(real) + SUMS };
-_Static_assert(LONG * ACROSS <= BLOCK, "a block has no room for one panel");
+enum { B_BLOCK = (1 << 20) / sizeof(packed), PANELS = GROUP * DOWN * LONG, SUMS = DOWN * (BROAD + 16),
+       PRODUCT_WORK = (B_BLOCK + PANELS) * sizeof(packed) / sizeof(real) + SUMS };
+_Static_assert(LONG * ACROSS <= B_BLOCK, "a block has no room for one panel");
 
 typedef struct {
     idx chunk, part;                               /* along K: of a panel of A, of a block of B */
@@ -61,7 +61,7 @@ typedef struct {
 } cuts;
 
 static cuts cut(int narrow, idx M, idx N, idx K) {
-    const idx half = second_cache / 2 / sizeof(packed), block = half < LONG * ACROSS ? LONG * ACROSS : least(half, BLOCK);
+    const idx half = second_cache / 2 / sizeof(packed), block = half < LONG * ACROSS ? LONG * ACROSS : least(half, B_BLOCK);
     K += !K;                                       /* an empty sum takes a chunk, too */
     const idx chunks = K < SPAN ? 1 : (K + SPAN / 2 - 1) / SPAN, chunk = whole((K + chunks - 1) / chunks, STEP);
     const idx longest = narrow ? block / ACROSS : LONG, part = least(longest / chunk * chunk, whole(K, STEP));
@@ -83,8 +83,8 @@ static void pack_group(packed *to, factor a, idx rows, idx K) {
 }
 
 /* C[M N] and a block of B; complete: its last part along K */
-static void multiply_block(result c, factor a, packed *block, cuts by, idx M, idx N, idx K, int accumulate, int complete) {
-    packed *panels = block + BLOCK;
+static void product_of_block(result c, factor a, packed *block, cuts by, idx M, idx N, idx K, int accumulate, int complete) {
+    packed *panels = block + B_BLOCK;
     real *sums = (real *)(panels + PANELS);
     const int grouped = a.right != 1 && !c.narrow;
     for (idx i = 0; i < M; i += DOWN) {
@@ -104,7 +104,7 @@ INLINE result part_of_result(result c, idx i, idx j) {
 }
 
 /* work: PRODUCT_WORK reals */
-static void multiply(result c, factor a, factor b, idx M, idx N, idx K, int accumulate, real *work) {
+static void product_of_part(result c, factor a, factor b, idx M, idx N, idx K, int accumulate, real *work) {
     packed *block = (packed *)work;
     const cuts by = cut(c.narrow, M, N, K);
     begin_tiles();
@@ -115,7 +115,7 @@ static void multiply(result c, factor a, factor b, idx M, idx N, idx K, int accu
             do {
                 const idx part = least(K - k, by.part);
                 if (by.part < K || !i) pack_block(block, part_of(b, k, j), part, n);
-                multiply_block(part_of_result(c, i, j), part_of(a, i, k), block, by, m, n, part, accumulate || k,
+                product_of_block(part_of_result(c, i, j), part_of(a, i, k), block, by, m, n, part, accumulate || k,
                                k + part == K);
                 k += part;
             } while (k < K);
@@ -124,7 +124,7 @@ static void multiply(result c, factor a, factor b, idx M, idx N, idx K, int accu
 }
 
 /* Few rows of a times bᵀ: see dots.h. */
-static void multiply_few(result c, factor a, factor b, idx M, idx N, idx K, int accumulate, real *work) {
+static void product_of_few(result c, factor a, factor b, idx M, idx N, idx K, int accumulate, real *work) {
     real *wide = work, *sums = work + PRODUCT_WORK - SUMS;
     for (idx i = 0; i < M; i++) widen(BFLOAT16, wide + i * K, (const char *)(a.at + i * a.down), K);
     for (idx j = 0; j < N; j += BROAD) {
@@ -158,7 +158,7 @@ static void product(void *c, idx ldc, int narrow, const real *bias, const number
         const idx i = by_rows ? t * share : 0, m = least(M - i, by_rows ? share : M);
         const idx j = by_rows ? 0 : t * share, n = least(N - j, by_rows ? N : share);
         if (m <= 0 || n <= 0) continue;
-        (few ? multiply_few : multiply)(part_of_result(C, i, j), part_of(A, i, 0), part_of(B, 0, j), m, n, K,
+        (few ? product_of_few : product_of_part)(part_of_result(C, i, j), part_of(A, i, 0), part_of(B, 0, j), m, n, K,
                                         accumulate, work + t * PRODUCT_WORK);
     }
 }
