@@ -30,6 +30,9 @@ INLINE lines at(heads h, idx b, idx g, idx r, idx t) {
 
 INLINE real scale_of(const attending *a) { return a->scale == a->scale ? a->scale : 1 / SQRT(a->K); }
 
+#ifdef IN_TILES
+#include "attention16.c"
+#else
 #if REAL == 16
 enum { ROOMS = 1 };                                /* numbers are widened before they are packed, sums rounded at the end */
 
@@ -387,6 +390,7 @@ static void attend_backward(const attending *a, heads dq, heads dk, heads dv, he
     put_sums(at(dk, b, g, 0, 0), dks, a->S, K);
     put_sums(at(dv, b, g, 0, 0), dvs, a->S, K);
 }
+#endif
 
 static void attention(const attending *a, real *work, int threads) {
     idx parts = (a->T + QUERIES - 1) / QUERIES, items = a->B * a->G * a->R * parts;

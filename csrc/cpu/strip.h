@@ -1,7 +1,12 @@
 /* A strip of scores aᵀ[keys queries]: which of them are visible, softcap and bias.  See attention.c. */
 #include "tile.h"
 
-enum { KEYS = 16 * MR, QUERIES = 576 / sizeof(real), STRIP = KEYS * QUERIES };
+#if REAL == 16 && defined __AMX_BF16__ && defined __AVX512BF16__
+#define IN_TILES                                   /* of AMX: see attention16.c */
+enum { KEYS = 128, QUERIES = 256, ROW = LANES, BEYOND = 0 };
+#else
+enum { KEYS = 16 * MR, QUERIES = 576 / sizeof(real), STRIP = KEYS * QUERIES, ROW = QUERIES, BEYOND = MR - 1 };
+#endif                                             /* numbers of a row; rows that products read beyond the band */
 
 typedef struct {                                   /* (i, j) is visible if i - before <= j <= i + after */
     idx rows, cols, before, after;
@@ -59,11 +64,12 @@ INLINE int apart(sight x) {
         || highest(x.queries, x.band.cols) < lowest(x.keys, x.band.rows);
 }
 
-/* The rows that multiply() reads of LANES columns from t on. */
+/* The rows that products read of LANES columns from t on. */
 INLINE span read_rows(band b, idx t) {
-    return seen(transposed(b), t - (MR - 1), LANES + 2 * (MR - 1));
+    return seen(transposed(b), t - BEYOND, LANES + 2 * BEYOND);
 }
 
+#ifndef IN_TILES
 static void fill_unseen(real *strip, sight x, idx t, real value) {
     band b = x.band;
     const char *mask = x.mask;
@@ -75,36 +81,37 @@ static void fill_unseen(real *strip, sight x, idx t, real value) {
         }
         span s = seen(b, i, 1);
         int first = clip(s.first - t, LANES), past = mask && !mask[i] ? first : clip(s.past - t, LANES);
-        real *restrict row = strip + i * QUERIES + t;
+        real *restrict row = strip + i * ROW + t;
         #pragma omp simd
         for (int l = 0; l < LANES; l++) row[l] = l < first || l >= past ? value : row[l];
     }
     idx queries = least(b.cols - t, LANES);
     for (idx i = rows.first; x.pairs && i < rows.past; i++) {
         const char *restrict pairs = x.pairs + i * x.T + t;
-        real *restrict row = strip + i * QUERIES + t;
+        real *restrict row = strip + i * ROW + t;
         #pragma omp simd
         for (idx l = 0; l < queries; l++) row[l] = pairs[l] ? row[l] : value;
     }
     for (idx i = rows.first; x.keys && i < rows.past; i++) {
         const idx *restrict segments = x.queries + t, segment = x.keys[i];
-        real *restrict row = strip + i * QUERIES + t;
+        real *restrict row = strip + i * ROW + t;
         #pragma omp simd
         for (idx l = 0; l < queries; l++) row[l] = segments[l] == segment ? row[l] : value;
     }
 }
+#endif
 
 /* Of LANES queries from t on: z to u, and, unless slope is NULL, slope to du/dz */
 static void cap(real *strip, real *slope, band b, idx t, real softcap) {
     span rows = read_rows(b, t);
     for (idx i = rows.first; i < rows.past; i++) {
-        real *restrict z = strip + i * QUERIES + t, y[LANES];
+        real *restrict z = strip + i * ROW + t, y[LANES];
         #pragma omp simd
         for (int l = 0; l < LANES; l++) {
             y[l] = TANH(z[l] / softcap);
             z[l] = softcap * y[l];
         }
-        for (int l = 0; slope && l < LANES; l++) slope[i * QUERIES + t + l] = 1 - y[l] * y[l];
+        for (int l = 0; slope && l < LANES; l++) slope[i * ROW + t + l] = 1 - y[l] * y[l];
     }
 }
 
@@ -113,8 +120,8 @@ static void add_bias(real *strip, const real *bias, real *dbias, band b, idx t, 
     span rows = read_rows(b, t);
     for (idx l = t; l < least(t + LANES, b.cols); l++)
         for (idx i = rows.first; i < rows.past; i++)
-            if (bias) strip[i * QUERIES + l] += bias[l * S + i];
-            else dbias[l * S + i] += strip[i * QUERIES + l];
+            if (bias) strip[i * ROW + l] += bias[l * S + i];
+            else dbias[l * S + i] += strip[i * ROW + l];
 }
 
 /* Of LANES queries from t on: z to a, where visible */
