@@ -123,7 +123,8 @@ def nudged_results(op, inputs, options, dy, seed):
     y, saved = op.forward(*exactly, **options)
     shapes = {np.shape(a) for a in op.each(y)}
     saved = [nudged(a, seed) if is_computed(a, exactly) and a.shape in shapes else a for a in saved]
-    grads = op.backward(packed(in_float64(op.each(dy))), *saved, **options)[:len(inputs)]
+    dys = [np.asarray(d).view(Array) for d in in_float64(op.each(dy))]      # a product of it and of np.where(...) counts
+    grads = op.backward(packed(dys), *saved, **options)[:len(inputs)]
     return [np.asarray(a) for a in (*op.each(y), *grads) if a is not None]
 
 
