@@ -27,7 +27,7 @@ def on_threads():
 
 
 @each_compiled
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_any_number_of_threads_gives_the_same_bits(op, dtype, on_threads):
     for seed in range(6):
         call = large_problem(op, seed, dtype)
