@@ -166,8 +166,8 @@ static void pack_scaled(real *to, matrix q, idx K, idx queries, real scale) {
 
 static idx attention_work(idx S, idx K) {
     idx numbers = 3 * STRIP + 2 * QUERIES * (2 * K + NR + 1) + KEYS * (K + NR) + MR * K;
-    idx rooms = ROOMS * (4 * QUERIES + 2 * KEYS + 2 * S) * K;
-    return (numbers + rooms + LANES - 1) / LANES * LANES;
+    idx rooms = ROOMS * (4 * QUERIES + 2 * KEYS) * K, sums = ROOMS * 2 * S * K;
+    return (numbers + rooms + LANES - 1) / LANES * LANES + (sums + LANES - 1) / LANES * LANES;
 }
 
 /* y divided by the sum, and the log-sum-exp; both 0 for a query that sees no key. */
