@@ -58,7 +58,7 @@ INLINE void adjust_rows(real *strip, real *slope, sight x, span rows, const atte
 
 /* The rows of a strip that the products read: whole sides */
 INLINE span sides_of(span rows) {
-    return rows.first < rows.past ? (span){rows.first / SIDE * SIDE, parts_of(rows.past, SIDE) * SIDE} : (span){0, 0};
+    return rows.first < rows.past ? (span){rows.first / EDGE * EDGE, parts_of(rows.past, EDGE) * EDGE} : (span){0, 0};
 }
 
 /* Which of 16 queries see key i? */
@@ -106,12 +106,12 @@ static __m512 soften(number *p, const real *strip, span rows, real then, real *h
     const __m512 base = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(high, none, _CMP_NEQ_UQ), high);
     const __m512 shrink = power(_mm512_sub_ps(before, base));
     __m512 total = _mm512_mul_ps(_mm512_load_ps(sum), shrink), total_too = _mm512_setzero_ps();
-    for (idx side = rows.first; side < rows.past; side += SIDE)
+    for (idx side = rows.first; side < rows.past; side += EDGE)
         for (idx r = side; r < side + 16; r++) {
             const __m512 even = power(_mm512_fmsub_ps(_mm512_load_ps(strip + r * ROW), by, base));
             const __m512 odd = power(_mm512_fmsub_ps(_mm512_load_ps(strip + (r + 16) * ROW), by, base));
             total = _mm512_add_ps(total, even), total_too = _mm512_add_ps(total_too, odd);
-            _mm512_store_si512(p + side / SIDE * TILE + r % 16 * 32, paired(even, odd));
+            _mm512_store_si512(p + side / EDGE * TILE + r % 16 * 32, paired(even, odd));
         }
     _mm512_store_ps(highest, high);
     _mm512_store_ps(sum, _mm512_add_ps(total, total_too));
@@ -137,12 +137,12 @@ static part16 part_of_queries(idx K, real *work) {
     part16 o = {.deep = parts_of(K, 32), .wide = parts_of(K, 16)};
     o.keys = (number *)work;
     o.values = o.keys + KEYS / 16 * o.deep * TILE;
-    o.q = o.values + KEYS / SIDE * o.wide * TILE;
+    o.q = o.values + KEYS / EDGE * o.wide * TILE;
     o.y = (real *)(o.q + QUERIES / 16 * o.deep * TILE);
-    o.highest = o.y + QUERIES / 16 * o.wide * SUMS;
+    o.highest = o.y + QUERIES / 16 * o.wide * SUM_TILE;
     o.sum = o.highest + QUERIES;
     real *rest = o.sum + QUERIES;
-    for (int i = 0; i < 2; i++, rest += (KEYS + 1) * ROW + KEYS / SIDE * TILE / 2) {
+    for (int i = 0; i < 2; i++, rest += (KEYS + 1) * ROW + KEYS / EDGE * TILE / 2) {
         o.at_work[i].strip = rest, o.at_work[i].shrink = rest + KEYS * ROW;
         o.at_work[i].p = (number *)(rest + (KEYS + 1) * ROW);
     }
@@ -151,18 +151,18 @@ static part16 part_of_queries(idx K, real *work) {
 
 static void score(const part16 *o, turn16 *w, idx t) {
     const idx first = w->rows.first / 16;
-    sum_column((w->rows.past - w->rows.first) / 16, (sums){w->strip + first * SUMS, 1, 0},
+    sum_column((w->rows.past - w->rows.first) / 16, (sums){w->strip + first * SUM_TILE, 1, 0},
                (tiles){o->keys + first * o->deep * TILE, o->deep, 1}, (tiles){o->q + t / 16 * o->deep * TILE, 0, 1},
                o->deep, 0);
 }
 
 static void take_in(const part16 *o, const turn16 *w, idx t) {
-    const idx first = w->rows.first / SIDE;
+    const idx first = w->rows.first / EDGE;
     const __m512 shrink = _mm512_load_ps(w->shrink);
-    real *y = o->y + t / 16 * o->wide * SUMS;
+    real *y = o->y + t / 16 * o->wide * SUM_TILE;
     if (w->begun && _mm512_cmp_ps_mask(shrink, _mm512_set1_ps(1), _CMP_NEQ_UQ)) multiply_rows(y, o->wide * 16, shrink);
     sum_column(o->wide, (sums){y, 1, 0}, (tiles){o->values + first * o->wide * TILE, 1, o->wide},
-               (tiles){w->p + first * TILE, 0, 1}, (w->rows.past - w->rows.first) / SIDE, w->begun);
+               (tiles){w->p + first * TILE, 0, 1}, (w->rows.past - w->rows.first) / EDGE, w->begun);
 }
 
 static void soften_scores(const part16 *o, turn16 *w, idx t, const attending *a, const real *bias, powers by) {
@@ -190,7 +190,7 @@ static void take_in_keys(part16 *o, const attending *a, idx b, idx s, idx t0, id
 
 /* Queries from xᵀ, tiles[K/16]: of lane l, row where[l], or none if that is negative */
 static void put_transposed(lines to, real *x, idx K, const idx *where) {
-    for (idx k = 0; k < K; k += 16, x += SUMS) {
+    for (idx k = 0; k < K; k += 16, x += SUM_TILE) {
         transpose_tile(x);
         for (idx l = 0; l < 16; l++)
             if (where[l] >= 0) put_lanes(to.at + where[l] * to.down + k, _mm512_load_ps(x + l * 16), K - k);
@@ -202,7 +202,7 @@ static void finish_queries(const part16 *o, lines y, real *lse, idx queries, idx
         const __m512 sum = _mm512_load_ps(o->sum + t), highest = _mm512_load_ps(o->highest + t);
         const __mmask16 any = _mm512_cmp_ps_mask(sum, _mm512_setzero_ps(), _CMP_NEQ_UQ);
         const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(1), sum);
-        real *yt = o->y + t / 16 * o->wide * SUMS;
+        real *yt = o->y + t / 16 * o->wide * SUM_TILE;
         idx where[16];
         for (idx l = 0; l < 16; l++) where[l] = t + l < queries ? t + l : -1;
         for (idx i = 0; i < o->wide * 16; i++)
@@ -218,7 +218,7 @@ static void attend(const attending *a, idx b, idx g, idx r, idx t0, real *work) 
     const lines q = at(a->q, b, g, r, t0);
     const real *bias = bias_of(a, b, g, r, t0);
     part16 o = part_of_queries(K, work);
-    begin_tiles();
+    begin_whole_tiles();
     tile_rows(o.q, q, queries, K);
     transpose_tiles(o.q, parts_of(queries, 16) * o.deep);
     for (idx t = 0; t < QUERIES; t++) o.highest[t] = -INFINITY, o.sum[t] = 0;
@@ -228,7 +228,7 @@ static void attend(const attending *a, idx b, idx g, idx r, idx t0, real *work) 
         if (apart(look(a, b, s, t0, n, queries))) continue;
         tile_rows(o.keys, at(a->k, b, g, 0, s), n, K);
         tile_pairs(o.values, at(a->v, b, g, 0, s), n, K);
-        transpose_tiles(o.values, parts_of(n, SIDE) * o.wide);
+        transpose_tiles(o.values, parts_of(n, EDGE) * o.wide);
         take_in_keys(&o, a, b, s, t0, n, queries, bias ? bias + s : NULL, powers_of(a));
     }
     finish_queries(&o, at(a->y, b, g, r, t0), a->lse + ((b * a->G + g) * a->R + r) * a->T + t0, queries, K);

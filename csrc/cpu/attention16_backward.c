@@ -1,7 +1,7 @@
 /* The backward pass of attention16.c: a part of the queries and a strip of keys at a time, in blocks of a side of keys
  * by a side of queries.  p and scale dz of a whole strip are kept, for a sum's tile costs more to load and to store than
  * a product. */
-enum { KEY_SIDES = KEYS / SIDE, QUERY_SIDES = QUERIES / SIDE, PAIR_OF_STRIPS = 2 * SIDE * ROW };
+enum { KEY_SIDES = KEYS / EDGE, QUERY_SIDES = QUERIES / EDGE, PAIR_OF_STRIPS = 2 * EDGE * ROW };
 
 typedef struct {
     const attending *a;
@@ -16,11 +16,11 @@ typedef struct {
 static strip16 strip_of_keys(const attending *a, idx b, real *work) {
     strip16 o = {.a = a, .b = b, .deep = parts_of(a->K, 32), .wide = parts_of(a->K, 16), .by = powers_of(a)};
     const idx keys = KEYS / 16 * o.deep * TILE, queries = QUERIES / 16 * o.deep * TILE, blocks = KEYS * QUERIES;
-    const idx pairs = QUERIES / SIDE * o.wide * TILE, sides = parts_of(a->S, SIDE) * 2 * o.wide * SUMS;
+    const idx pairs = QUERIES / EDGE * o.wide * TILE, sides = parts_of(a->S, EDGE) * 2 * o.wide * SUM_TILE;
     o.keys = (number *)work;
     o.values = o.keys + keys;
     o.key_columns = o.values + keys;
-    o.q = o.key_columns + KEYS / SIDE * o.wide * TILE;
+    o.q = o.key_columns + KEYS / EDGE * o.wide * TILE;
     o.dy = o.q + queries;
     o.q_pairs = o.dy + queries;
     o.dy_pairs = o.q_pairs + pairs;
@@ -28,7 +28,7 @@ static strip16 strip_of_keys(const attending *a, idx b, real *work) {
     o.d_rows = o.p_rows + blocks;
     o.d_pairs = o.d_rows + blocks;
     o.dq = (real *)(o.d_pairs + blocks);
-    o.dk = o.dq + QUERIES / 16 * o.wide * SUMS;
+    o.dk = o.dq + QUERIES / 16 * o.wide * SUM_TILE;
     o.dv = o.dk + sides;
     o.lse = o.dv + sides;
     o.delta = o.lse + QUERIES;
@@ -39,16 +39,16 @@ static strip16 strip_of_keys(const attending *a, idx b, real *work) {
 
 /* Reals for both passes */
 static idx attention_work(idx S, idx K) {
-    const idx deep = parts_of(K, 32), wide = parts_of(K, 16), sides = parts_of(S, SIDE) * 2;
-    const idx tiled = 2 * (KEYS + QUERIES) / 16 * deep + (KEYS + 2 * QUERIES) / SIDE * wide + 3 * KEYS * QUERIES / TILE;
-    return tiled * TILE / 2 + (QUERIES / 16 + 2 * sides) * wide * SUMS + 2 * QUERIES + 5 * PAIR_OF_STRIPS
-           + 2 * (KEYS + 1) * ROW + KEYS / SIDE * TILE;
+    const idx deep = parts_of(K, 32), wide = parts_of(K, 16), sides = parts_of(S, EDGE) * 2;
+    const idx tiled = 2 * (KEYS + QUERIES) / 16 * deep + (KEYS + 2 * QUERIES) / EDGE * wide + 3 * KEYS * QUERIES / TILE;
+    return tiled * TILE / 2 + (QUERIES / 16 + 2 * sides) * wide * SUM_TILE + 2 * QUERIES + 5 * PAIR_OF_STRIPS
+           + 2 * (KEYS + 1) * ROW + KEYS / EDGE * TILE;
 }
 
 /* a to p, and dp to scale da, of 16 queries; delta was multiplied by `inner` */
 static void soften_backward(real *p, real *d, const real *lse, const real *delta, real then, real inner) {
     const __m512 by = _mm512_set1_ps(then), base = _mm512_load_ps(lse), mean = _mm512_load_ps(delta);
-    for (idx i = 0; i < SIDE * ROW; i += ROW) {
+    for (idx i = 0; i < EDGE * ROW; i += ROW) {
         const __m512 pi = power(_mm512_fmsub_ps(_mm512_load_ps(p + i), by, base));
         const __m512 di = _mm512_fmsub_ps(_mm512_load_ps(d + i), _mm512_set1_ps(inner), mean);
         _mm512_store_ps(p + i, pi);
@@ -58,19 +58,19 @@ static void soften_backward(real *p, real *d, const real *lse, const real *delta
 
 /* da to scale dz; a hidden slope may be NaN */
 static void scale_slopes(real *d, const real *slope, real scale) {
-    for (idx i = 0; i < SIDE * ROW; i++) d[i] = d[i] == 0 ? 0 : d[i] * scale * (slope ? slope[i] : 1);
+    for (idx i = 0; i < EDGE * ROW; i++) d[i] = d[i] == 0 ? 0 : d[i] * scale * (slope ? slope[i] : 1);
 }
 
 INLINE int is_whole(sight x) {
-    return !x.mask && !x.pairs && !x.keys && x.band.rows == SIDE && x.band.cols == LANES
-           && SIDE - 1 <= x.band.before && LANES - 1 <= x.band.after;
+    return !x.mask && !x.pairs && !x.keys && x.band.rows == EDGE && x.band.cols == LANES
+           && EDGE - 1 <= x.band.before && LANES - 1 <= x.band.after;
 }
 
 /* A block of 2 x 16 queries as tiles: by rows of keys, each the queries l and l + 16 by turns; and, unless `pairs` is
  * NULL, by pairs of keys.  See query_of for the order of queries there. */
 static void put_block(number *rows, number *pairs, const real *x) {
     for (idx r = 0; r < 16; r++, x += ROW) {
-        const real *low = x + 16 * ROW, *right = x + SIDE * ROW;
+        const real *low = x + 16 * ROW, *right = x + EDGE * ROW;
         const __m512i even = paired(_mm512_load_ps(x), _mm512_load_ps(right));
         const __m512i odd = paired(_mm512_load_ps(low), _mm512_load_ps(right + 16 * ROW));
         _mm512_store_si512(rows + r * 32, even);
@@ -85,7 +85,7 @@ static void put_block(number *rows, number *pairs, const real *x) {
 INLINE idx query_of(idx second, idx l) { return l / 4 * 4 + second * 2 + l % 4 / 2 + l % 2 * 16; }
 
 INLINE sight look_at(const strip16 *o, idx i, idx t, idx queries) {
-    return look(o->a, o->b, o->s + i * SIDE, o->t + t, least(o->n - i * SIDE, SIDE), clip(o->queries - t, queries));
+    return look(o->a, o->b, o->s + i * EDGE, o->t + t, least(o->n - i * EDGE, EDGE), clip(o->queries - t, queries));
 }
 
 /* Products of the side i of keys with the side j of queries, and of values with dy */
@@ -101,12 +101,12 @@ static void soften_block(const strip16 *o, idx i, idx j) {
     const int extra = a->bias || a->softcap;
     const real scale = scale_of(a), inner = extra ? 1 : scale;          /* a bias needs da itself */
     for (idx h = 0; h < 2; h++) {
-        real *p = o->p[j % 2] + h * SIDE * ROW, *d = o->d[j % 2] + h * SIDE * ROW;
-        const idx t = j * SIDE + h * 16, pair = t * a->S + i * SIDE;
+        real *p = o->p[j % 2] + h * EDGE * ROW, *d = o->d[j % 2] + h * EDGE * ROW;
+        const idx t = j * EDGE + h * 16, pair = t * a->S + i * EDGE;
         const sight x = look_at(o, i, t, 16);
         adjust_rows(p, o->slope, x, (span){0, x.band.rows}, a, o->bias ? o->bias + pair : NULL, o->by);
         soften_backward(p, d, o->lse + t, o->delta + t, o->by.then, inner);
-        if (!is_whole(x)) hide(p, d, x, (span){0, SIDE}, 0);
+        if (!is_whole(x)) hide(p, d, x, (span){0, EDGE}, 0);
         if (o->bias) add_bias(d, NULL, o->dbias + pair, x.band, 0, a->S);
         if (extra) scale_slopes(d, a->softcap ? o->slope : NULL, scale);
     }
@@ -124,12 +124,12 @@ static void clear_block(const strip16 *o, idx i, idx j) {
 
 /* The sides of columns that a side of rows sees */
 INLINE span sides_seen(band b, idx side) {
-    const span s = seen(b, side * SIDE, SIDE);
-    return s.first < s.past ? (span){s.first / SIDE, parts_of(s.past, SIDE)} : (span){0, 0};
+    const span s = seen(b, side * EDGE, EDGE);
+    return s.first < s.past ? (span){s.first / EDGE, parts_of(s.past, EDGE)} : (span){0, 0};
 }
 
 static void clear_sides(const strip16 *o, idx first, idx past) {
-    const idx side = 2 * o->wide * SUMS;
+    const idx side = 2 * o->wide * SUM_TILE;
     if (first >= past) return;
     memset(o->dk + first * side, 0, (past - first) * side * sizeof(real));
     memset(o->dv + first * side, 0, (past - first) * side * sizeof(real));
@@ -137,7 +137,7 @@ static void clear_sides(const strip16 *o, idx first, idx past) {
 
 /* dk and dv of the side i of keys */
 static void add_to_keys(const strip16 *o, idx i, span j, int accumulate) {
-    const idx wide = o->wide, tile = 2 * i * QUERY_SIDES + j.first, sum = (o->s / SIDE + i) * 2 * wide * SUMS;
+    const idx wide = o->wide, tile = 2 * i * QUERY_SIDES + j.first, sum = (o->s / EDGE + i) * 2 * wide * SUM_TILE;
     sum_rows(wide, (sums){o->dv + sum, wide, 1}, (tiles){o->p_rows + tile * TILE, QUERY_SIDES, 1},
              (tiles){o->dy_pairs + j.first * wide * TILE, 1, wide}, j.past - j.first, accumulate);
     sum_rows(wide, (sums){o->dk + sum, wide, 1}, (tiles){o->d_rows + tile * TILE, QUERY_SIDES, 1},
@@ -147,7 +147,7 @@ static void add_to_keys(const strip16 *o, idx i, span j, int accumulate) {
 static void add_to_queries(const strip16 *o, idx j, span i) {
     const idx wide = o->wide;
     if (i.first < i.past)
-        sum_columns(wide, (sums){o->dq + 2 * j * wide * SUMS, 1, wide}, (tiles){o->key_columns + i.first * wide * TILE, 1, wide},
+        sum_columns(wide, (sums){o->dq + 2 * j * wide * SUM_TILE, 1, wide}, (tiles){o->key_columns + i.first * wide * TILE, 1, wide},
                     (tiles){o->d_pairs + (2 * j * KEY_SIDES + i.first) * TILE, KEY_SIDES, 1}, i.past - i.first, 1);
 }
 
@@ -156,15 +156,15 @@ static void begin_keys(const strip16 *o, lines k, lines v) {
     tile_rows(o->keys, k, o->n, K);
     tile_rows(o->values, v, o->n, K);
     tile_pairs(o->key_columns, k, o->n, K);
-    transpose_tiles(o->key_columns, parts_of(o->n, SIDE) * o->wide);
+    transpose_tiles(o->key_columns, parts_of(o->n, EDGE) * o->wide);
 }
 
 /* done: the sides of keys whose gradients have begun */
 static void take_in_strip(const strip16 *o, idx done) {
     const band all = look_at(o, 0, 0, QUERIES).band;
     const band b = {o->n, o->queries, all.before, all.after};
-    for (idx i = 0; i < parts_of(o->n, SIDE); i++) {
-        const idx side = o->s / SIDE + i;
+    for (idx i = 0; i < parts_of(o->n, EDGE); i++) {
+        const idx side = o->s / EDGE + i;
         const span j = sides_seen(b, i);
         if (j.first >= j.past) {
             clear_sides(o, most(side, done), side + 1);
@@ -173,12 +173,12 @@ static void take_in_strip(const strip16 *o, idx done) {
         score_block(o, i, j.first);
         for (idx jj = j.first; jj < j.past; jj++) {
             if (jj + 1 < j.past) score_block(o, i, jj + 1);
-            if (apart(look_at(o, i, jj * SIDE, SIDE))) clear_block(o, i, jj);
+            if (apart(look_at(o, i, jj * EDGE, EDGE))) clear_block(o, i, jj);
             else soften_block(o, i, jj);
         }
         add_to_keys(o, i, j, side < done);
     }
-    for (idx j = 0; j < parts_of(o->queries, SIDE); j++) add_to_queries(o, j, sides_seen(transposed(b), j));
+    for (idx j = 0; j < parts_of(o->queries, EDGE); j++) add_to_queries(o, j, sides_seen(transposed(b), j));
 }
 
 /* Σ x y in float */
@@ -195,7 +195,7 @@ INLINE real dot(const number *x, const number *y, idx K) {
 static void begin_queries(const strip16 *o, lines q, lines y, lines dy, const real *lse) {
     const attending *a = o->a;
     const real inner = a->bias || a->softcap ? 1 : scale_of(a);
-    const idx tiles = parts_of(o->queries, SIDE) * 2 * o->deep;
+    const idx tiles = parts_of(o->queries, EDGE) * 2 * o->deep;
     tile_rows(o->q, q, o->queries, a->K);
     tile_rows(o->dy, dy, o->queries, a->K);
     transpose_tiles(o->q, tiles);
@@ -207,17 +207,17 @@ static void begin_queries(const strip16 *o, lines q, lines y, lines dy, const re
         o->lse[t] = lse[t] * LOG2_E;
         o->delta[t] = dot(y.at + t * y.down, dy.at + t * dy.down, a->K) * inner;
     }
-    memset(o->dq, 0, parts_of(o->queries, SIDE) * 2 * o->wide * SUMS * sizeof(real));
+    memset(o->dq, 0, parts_of(o->queries, EDGE) * 2 * o->wide * SUM_TILE * sizeof(real));
 }
 
 static void finish_dq(const strip16 *o, lines dq) {
-    for (idx j = 0; j < 2 * parts_of(o->queries, SIDE); j++) {
+    for (idx j = 0; j < 2 * parts_of(o->queries, EDGE); j++) {
         idx where[16];
         for (idx l = 0; l < 16; l++) {
-            const idx t = j / 2 * SIDE + query_of(j % 2, l);
+            const idx t = j / 2 * EDGE + query_of(j % 2, l);
             where[l] = t < o->queries ? t : -1;
         }
-        put_transposed(dq, o->dq + j * o->wide * SUMS, o->a->K, where);
+        put_transposed(dq, o->dq + j * o->wide * SUM_TILE, o->a->K, where);
     }
 }
 
@@ -225,13 +225,13 @@ static void put_rows(lines to, const real *x, idx rows, idx K) {
     const idx wide = parts_of(K, 16);
     for (idx i = 0; i < rows; i++)
         for (idx k = 0; k < wide; k++)
-            put_lanes(to.at + i * to.down + k * 16, _mm512_load_ps(x + (i / 16 * wide + k) * SUMS + i % 16 * 16), K - k * 16);
+            put_lanes(to.at + i * to.down + k * 16, _mm512_load_ps(x + (i / 16 * wide + k) * SUM_TILE + i % 16 * 16), K - k * 16);
 }
 
 static void attend_backward(const attending *a, heads dq, heads dk, heads dv, heads dy, idx b, idx g, real *work) {
     idx done = 0;
     strip16 o = strip_of_keys(a, b, work);
-    begin_tiles();
+    begin_whole_tiles();
     for (idx r = 0; r < a->R; r++)
         for (o.t = 0; o.t < a->T; o.t += QUERIES) {
             const real *bias = bias_of(a, b, g, r, o.t);
@@ -240,12 +240,12 @@ static void attend_backward(const attending *a, heads dq, heads dk, heads dv, he
                           a->lse + ((b * a->G + g) * a->R + r) * a->T + o.t);
             const span keys = seen(transposed(seen_keys(a, 0, o.t, a->S, o.queries)), 0, o.queries);
             const idx first = keys.first / KEYS * KEYS;        /* so that strips begin at the same keys */
-            clear_sides(&o, done, first / SIDE);
+            clear_sides(&o, done, first / EDGE);
             for (o.s = first; o.s < keys.past; o.s += KEYS) {
                 o.n = least(a->S - o.s, KEYS);
                 o.bias = bias ? bias + o.s : NULL, o.dbias = bias ? a->dbias + (o.bias - a->bias) : NULL;
-                const idx past = (o.s + o.n + SIDE - 1) / SIDE;
-                if (apart(look(a, b, o.s, o.t, o.n, o.queries))) clear_sides(&o, most(done, o.s / SIDE), past);
+                const idx past = (o.s + o.n + EDGE - 1) / EDGE;
+                if (apart(look(a, b, o.s, o.t, o.n, o.queries))) clear_sides(&o, most(done, o.s / EDGE), past);
                 else {
                     begin_keys(&o, at(a->k, b, g, 0, o.s), at(a->v, b, g, 0, o.s));
                     take_in_strip(&o, done);
@@ -254,7 +254,7 @@ static void attend_backward(const attending *a, heads dq, heads dk, heads dv, he
             }
             finish_dq(&o, at(dq, b, g, r, o.t));
         }
-    clear_sides(&o, done, parts_of(a->S, SIDE));
+    clear_sides(&o, done, parts_of(a->S, EDGE));
     put_rows(at(dk, b, g, 0, 0), o.dk, a->S, a->K);
     put_rows(at(dv, b, g, 0, 0), o.dv, a->S, a->K);
     release_tiles();

@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #include "amx.h"
 
-enum { TILE = 512, SUMS = 256, SIDE = 32 };        /* numbers of a tile, sums of a tile, rows of a side */
+enum { TILE = 512, SUM_TILE = 256, EDGE = 32 };        /* numbers of a tile, sums of a tile, rows of a side */
 
 typedef struct {
     const number *at;
@@ -24,21 +24,16 @@ typedef struct {
 /* A multiple of a side's or a tile's length: how many there are */
 INLINE idx parts_of(idx n, idx part) { return (n + part - 1) / part; }
 
-INLINE void begin_tiles(void) {
+INLINE void begin_whole_tiles(void) {
     configure_tiles(&(tile_shapes){.palette = 1, .rows = {16, 16, 16, 16, 16, 16, 16, 16},
                                    .bytes = {64, 64, 64, 64, 64, 64, 64, 64}});
-}
-
-/* sums[i, j] += Σ_k Σ_l a[i, 2 k + l] b[k, 2 j + l] of bfloat16 numbers */
-INLINE void multiply_pairs(const int sums, const int a, const int b) {
-    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(a), "i"(b));
 }
 
 /* c, m x n tiles, at most 4, = (or +=) a b, over `depth` tiles */
 INLINE void sum_tiles(const int m, const int n, sums c, tiles a, tiles b, idx depth, int accumulate) {
     UNROLL for (int i = 0; i < m; i++)
         UNROLL for (int j = 0; j < n; j++) {
-            if (accumulate) load_tile(i * n + j, c.at + (i * c.down + j * c.right) * SUMS, 64);
+            if (accumulate) load_tile(i * n + j, c.at + (i * c.down + j * c.right) * SUM_TILE, 64);
             else zero_tile(i * n + j);
         }
     for (idx k = 0; k < depth; k++) {
@@ -49,12 +44,12 @@ INLINE void sum_tiles(const int m, const int n, sums c, tiles a, tiles b, idx de
         }
     }
     UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int j = 0; j < n; j++) store_tile(c.at + (i * c.down + j * c.right) * SUMS, 64, i * n + j);
+        UNROLL for (int j = 0; j < n; j++) store_tile(c.at + (i * c.down + j * c.right) * SUM_TILE, 64, i * n + j);
 }
 
 /* c, m x 1 tiles */
 static void sum_column(idx m, sums c, tiles a, tiles b, idx depth, int accumulate) {
-    for (; m >= 4; m -= 4, c.at += 4 * c.down * SUMS, a.at += 4 * a.across * TILE)
+    for (; m >= 4; m -= 4, c.at += 4 * c.down * SUM_TILE, a.at += 4 * a.across * TILE)
         sum_tiles(4, 1, c, a, b, depth, accumulate);
     if (m == 3) sum_tiles(3, 1, c, a, b, depth, accumulate);
     else if (m == 2) sum_tiles(2, 1, c, a, b, depth, accumulate);
@@ -63,14 +58,14 @@ static void sum_column(idx m, sums c, tiles a, tiles b, idx depth, int accumulat
 
 /* c, m x 2 tiles */
 static void sum_columns(idx m, sums c, tiles a, tiles b, idx depth, int accumulate) {
-    for (; m >= 2; m -= 2, c.at += 2 * c.down * SUMS, a.at += 2 * a.across * TILE)
+    for (; m >= 2; m -= 2, c.at += 2 * c.down * SUM_TILE, a.at += 2 * a.across * TILE)
         sum_tiles(2, 2, c, a, b, depth, accumulate);
     if (m) sum_tiles(1, 2, c, a, b, depth, accumulate);
 }
 
 /* c, 2 x n tiles */
 static void sum_rows(idx n, sums c, tiles a, tiles b, idx depth, int accumulate) {
-    for (; n >= 2; n -= 2, c.at += 2 * c.right * SUMS, b.at += 2 * b.across * TILE)
+    for (; n >= 2; n -= 2, c.at += 2 * c.right * SUM_TILE, b.at += 2 * b.across * TILE)
         sum_tiles(2, 2, c, a, b, depth, accumulate);
     if (n) sum_tiles(2, 1, c, a, b, depth, accumulate);
 }
@@ -104,7 +99,7 @@ INLINE __mmask32 lanes_below(idx n) { return n >= 32 ? ~0u : n > 0 ? (1u << n) -
 
 /* Sides of x[rows K] by rows: tiles[16 rows, 32 columns] */
 static void tile_rows(number *to, lines x, idx rows, idx K) {
-    const idx deep = parts_of(K, 32), all = parts_of(rows, SIDE) * SIDE;
+    const idx deep = parts_of(K, 32), all = parts_of(rows, EDGE) * EDGE;
     for (idx i = 0; i < all; i++)
         for (idx k = 0; k < deep; k++) {
             const __mmask32 there = i < rows ? lanes_below(K - k * 32) : 0;
@@ -121,12 +116,12 @@ INLINE __m512i words_of(lines x, idx i, idx k, idx rows, idx K) {
 /* Sides of x[rows K] by pairs of rows: tiles[32 rows, 16 columns] */
 static void tile_pairs(number *to, lines x, idx rows, idx K) {
     const idx wide = parts_of(K, 16);
-    for (idx side = 0; side < rows; side += SIDE)
+    for (idx side = 0; side < rows; side += EDGE)
         for (idx r = 0; r < 16; r++)
             for (idx k = 0; k < wide; k++) {
                 const __m512i even = words_of(x, side + r, k * 16, rows, K);
                 const __m512i odd = words_of(x, side + r + 16, k * 16, rows, K);
-                _mm512_store_si512(to + (side / SIDE * wide + k) * TILE + r * 32,
+                _mm512_store_si512(to + (side / EDGE * wide + k) * TILE + r * 32,
                                    _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
             }
 }

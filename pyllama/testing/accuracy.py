@@ -123,7 +123,7 @@ def nudged_results(op, inputs, options, dy, seed):
     y, saved = op.forward(*exactly, **options)
     shapes = {np.shape(a) for a in op.each(y)}
     saved = [nudged(a, seed) if is_computed(a, exactly) and a.shape in shapes else a for a in saved]
-    dys = [np.asarray(d).view(Array) for d in in_float64(op.each(dy))]      # a product of it and of np.where(...) counts
+    dys = [np.asarray(d).view(Array) for d in in_float64(op.each(dy))]      # for its products with what where() gave
     grads = op.backward(packed(dys), *saved, **options)[:len(inputs)]
     return [np.asarray(a) for a in (*op.each(y), *grads) if a is not None]
 
