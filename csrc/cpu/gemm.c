@@ -2,16 +2,19 @@
  *
  * (a) A block of B, LONGEST x wide(), is packed and stays in the second cache, a panel of A in the first.
  * (b) K is cut into equal parts of at most LONGEST: a short rest would write C for few sums.  C is
- *     written once for each, TALL rows at a time, which stay in the third cache meanwhile.
+ *     written once for each, TALL rows at a time, which stay in the third cache meanwhile.  A panel of B
+ *     and one of A that long leave a third of a first cache of 48 KiB free.
  * (c) Each thread computes a rectangle of C by itself, cut along the longer side.  It packs what it
  *     needs of A and B in its own part of `work`: no thread waits for another.
- * (d) A BLAS may take the place of all this but (c), for comparison: use_blas() in pyllama/cpu.pyx.
+ * (d) The next tile of C, the next GROUP panels of A and the next block of B are fetched meanwhile: see
+ *     tile.h.  Of a step's arrays little is in cache yet when they are needed.
+ * (e) A BLAS may take the place of all this but (c), for comparison: use_blas() in pyllama/cpu.pyx.
  */
 #include "dots.h"
 #include "tile.h"
 
-enum { WIDEST = 576 * 4 / sizeof(real) / NR * NR, GROUP = 8,
-       TALL = 224 * MR, WORK = LONGEST * WIDEST + GROUP * PANEL, FEW = 8, FEW_ROWS = 4 };
+enum { WIDEST = 1152 * 4 / sizeof(real) / NR * NR, GROUP = 8,
+       TALL = 224 * MR, WORK = LONGEST * WIDEST + GROUP * PANEL, FEW = 3, FEW_ROWS = 4 };
 
 typedef void cblas(int order, int transpose_a, int transpose_b, int M, int N, int K, real alpha,
                    const real *a, int lda, const real *b, int ldb, real beta, real *c, int ldc);
@@ -48,39 +51,52 @@ INLINE void pack_panel(int kind, real *to, matrix b, idx k0, idx j, idx K, idx c
     else pack_halves(kind, to, w, b.right, K, cols);
 }
 
+INLINE idx parts_of(idx n, idx unit) { return (n + unit - 1) / unit; }
+
+/* Lines of x for each stage of so many tiles. */
+INLINE idx share_of_lines(region x, idx tiles) { return x.rows * x.lines / (tiles * MR) + 1; }
+
 /* work: WORK numbers */
 INLINE void product(int kind, real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx K, int accumulate,
                     real *work) {
     real *panels = work + LONGEST * WIDEST;
     const idx width = wide();
-    idx parts = K ? (K + LONGEST - 1) / LONGEST : 1, part = (K + parts - 1) / parts;
+    idx parts = K ? parts_of(K, LONGEST) : 1, part = parts_of(K, parts);
+    upcoming next;
     for (idx j0 = 0; j0 < N; j0 += width)
         for (idx p = 0; p < parts; p++) {
-            idx k0 = p * part, k = least(K - k0, part), n = least(N - j0, width);
+            idx k0 = p * part, k = least(K - k0, part), n = least(N - j0, width), across = parts_of(n, NR);
+            idx k1 = p + 1 < parts ? k0 + part : 0, j1 = k1 ? j0 : j0 + width;     /* the next block of B */
+            idx length = least(K - k1, part), fetched = kind == REALS ? least(N - j1, width) : 0;
+            next.b = region_of(from(b, k1, j1), length, fetched);
+            next.b_lines = share_of_lines(next.b, parts_of(M, MR) * across);
             for (idx j = 0; j < n; j += NR)
                 pack_panel(kind, work + j * k, b, k0, j0 + j, k, least(n - j, NR));
             for (idx i0 = 0; i0 < M; i0 += GROUP * MR) {
                 idx m = least(M - i0, GROUP * MR), whole = m / MR * MR;
                 int in_place = reads_well(a, n);
                 matrix rest = from(a, i0, k0);
+                if (i0 + m < M) next.a = region_of(from(rest, m, 0), least(M - i0 - m, GROUP * MR), k);
+                else next.a = region_of(from(a, 0, k1), j1 < N ? least(M, GROUP * MR) : 0, length);
+                next.a_lines = share_of_lines(next.a, parts_of(m, MR) * across);
                 if (in_place) pack_rows(panels, from(rest, whole, 0), m - whole, k);
                 else pack_rows(panels, rest, m, k);
                 for (idx i = 0; i < m; i += MR) {
                     matrix panel = in_place && i < whole ? from(rest, i, 0)
                                                          : packed_rows(panels, a, in_place ? 0 : i / MR);
-                    for (idx j = 0; j < n; j += NR)
-                        tile(k, panel, work + j * k, c + (i0 + i) * ldc + j0 + j, ldc, least(m - i, MR),
-                             least(n - j, NR), accumulate || k0);
+                    real *row = c + (i0 + i) * ldc + j0;
+                    for (idx j = 0; j < n; j += NR) {
+                        next.c = j + NR < n ? row + j + NR : row + MR * ldc;
+                        tile_at(k, panel.at, panel.down, panel.right, work + j * k, row + j, ldc, least(m - i, MR),
+                                least(n - j, NR), accumulate || k0, &next);
+                    }
                 }
             }
         }
 }
 
 /* A thread's part of n numbers: whole units. */
-static idx share_of(idx n, idx unit, int threads) {
-    idx units = (n + unit - 1) / unit;
-    return (units + threads - 1) / threads * unit;
-}
+static idx share_of(idx n, idx unit, int threads) { return parts_of(parts_of(n, unit), threads) * unit; }
 
 /* C[M N] from A[M K] and B[K N]; work: WORK numbers for each thread, aligned to 64 bytes */
 static void gemm(real *c, idx ldc, const real *a, idx a_down, idx a_right, const real *b, idx b_down,

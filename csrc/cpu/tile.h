@@ -4,7 +4,9 @@
  * (b) B is packed into panels of NR columns, row after row.  A is read where it lies, by rows or by
  *     columns, or from panels of MR rows packed as it lies.  So nothing is transposed but a B whose
  *     columns are contiguous.
- * (c) Each sum is taken in the order of k by multiply-and-adds alone, at the edges too: the bits of a
+ * (c) What the next tiles need is fetched while this one is computed, evenly over its time: a core waits
+ *     for some 16 cache lines at once, and the loads of B wait, too, while others take all of these.
+ * (d) Each sum is taken in the order of k by multiply-and-adds alone, at the edges too: the bits of a
  *     product do not depend on where tiles begin.
  */
 #pragma once
@@ -17,7 +19,7 @@ enum { WIDTH = 32, MR = 6, VECTORS = 2 };          /* 15 of 16 */
 #else
 enum { WIDTH = 16, MR = 6, VECTORS = 2 };
 #endif
-enum { LANES = WIDTH / sizeof(real), NR = VECTORS * LANES, LONGEST = 384, AHEAD = 4 };
+enum { LANES = WIDTH / sizeof(real), NR = VECTORS * LANES, LONGEST = 160, AHEAD = 4, LINE = 64 / sizeof(real) };
 enum { APART = LONGEST + 64 / sizeof(real), PANEL = MR * APART };  /* APART: not a power of two */
 typedef real vec __attribute__((vector_size(WIDTH)));
 typedef real loose __attribute__((vector_size(WIDTH), aligned(sizeof(real)), may_alias));
@@ -35,10 +37,35 @@ typedef struct {                                   /* element (i, j) is at[i * d
     idx down, right;                               /* one of them is 1 */
 } matrix;
 
+typedef struct {                                   /* a matrix to be fetched: so many rows of cache lines */
+    const real *at;
+    idx down, rows, lines, line;                   /* line: the next one of the first row */
+} region;
+
+typedef struct {                                   /* see (c) */
+    const real *c;                                 /* the next tile of C, with the same ldc */
+    region a, b;
+    idx a_lines, b_lines;                          /* for each of MR stages of a tile */
+} upcoming;
+
 INLINE idx least(idx a, idx b) { return a < b ? a : b; }
 
 INLINE matrix from(matrix m, idx i, idx j) {
     return (matrix){m.at + i * m.down + j * m.right, m.down, m.right};
+}
+
+INLINE region region_of(matrix m, idx rows, idx cols) {
+    if (rows <= 0 || cols <= 0) return (region){0};
+    if (m.right == 1) return (region){m.at, m.down, rows, (cols + LINE - 1) / LINE, 0};
+    return (region){m.at, m.right, cols, (rows + LINE - 1) / LINE, 0};
+}
+
+/* The next n lines, into the second cache. */
+INLINE void fetch_lines(region *x, idx n) {
+    for (; n > 0 && x->rows > 0; n--) {
+        __builtin_prefetch(x->at + x->line * LINE, 0, 2);
+        if (++x->line == x->lines) x->line = 0, x->rows--, x->at += x->down;
+    }
 }
 
 /* Panel p of pack_rows. */
@@ -88,14 +115,28 @@ INLINE void transpose(real *restrict to, const real *restrict at, idx apart) {
 #endif
 }
 
-/* K rows of b, cols <= NR columns; padded with zeros to NR columns */
+/* K rows of V vectors, the last of which has `last` numbers and zeros */
+INLINE void copy_rows(int V, real *restrict to, const real *at, idx down, idx K, idx last) {
+    for (idx k = 0; k < K; k++) {
+        vec row[VECTORS] = {0};
+        UNROLL for (int v = 0; v < V - (last < LANES); v++) row[v] = *(const loose *)(at + k * down + v * LANES);
+        if (last < LANES) memcpy(&row[V - 1], at + k * down + (V - 1) * LANES, last * sizeof(real));
+        UNROLL for (int v = 0; v < V; v++) *(vec *)(to + k * NR + v * LANES) = row[v];
+    }
+}
+
+/* K rows of b, cols <= NR columns; padded with zeros to a whole vector */
 static void pack_columns(real *restrict to, matrix b, idx K, idx cols) {
-    if (cols < NR) memset(to, 0, K * NR * sizeof(real));
-    if (b.right == 1 && cols == NR) {
-        for (idx k = 0; k < K; k++) memcpy(to + k * NR, b.at + k * b.down, NR * sizeof(real));
-    } else if (b.right == 1) {
-        for (idx k = 0; k < K; k++) memcpy(to + k * NR, b.at + k * b.down, cols * sizeof(real));
+    const int V = (cols + LANES - 1) / LANES;
+    const idx last = cols - (V - 1) * LANES;
+#define COPY(V) (last == LANES ? copy_rows(V, to, b.at, b.down, K, LANES) : copy_rows(V, to, b.at, b.down, K, last))
+    if (b.right == 1) {
+        if (V == 1) COPY(1);
+        else if (V == 2) COPY(2);
+        else COPY(VECTORS);
     } else {
+        if (last < LANES)
+            for (idx k = 0; k < K; k++) *(vec *)(to + k * NR + (V - 1) * LANES) = (vec){0};
         for (idx j = 0; j < cols; j += LANES) {
             idx wide = least(cols - j, LANES), whole = wide < LANES ? 0 : K / LANES * LANES;
             for (idx k = 0; k < whole; k += LANES)
@@ -104,28 +145,34 @@ static void pack_columns(real *restrict to, matrix b, idx K, idx cols) {
                 for (idx k = whole; k < K; k++) to[k * NR + l] = b.at[k + l * b.right];
         }
     }
+#undef COPY
 }
 
 /* c[rows cols] = (or +=) a[MR K] b[K NR], V vectors of columns wide.  Element (i, k) of a is
  * a[i * down + k * right]; V, and the one of down and right that is 1, are constants where this is inlined. */
 INLINE void tile_of(int V, idx K, const real *a, idx down, idx right, const real *b, real *c, idx ldc,
-                    idx rows, idx cols, int accumulate) {
+                    idx rows, idx cols, int accumulate, upcoming *next) {
+    const idx stage = next ? K / MR + 1 : K;
+    const real *next_row = next ? next->c : NULL;
     vec sum[MR][VECTORS];
-    UNROLL for (int i = 0; i < MR; i++) {
-        UNROLL for (int v = 0; v < V; v++) {
-            if (i < rows) __builtin_prefetch(c + i * ldc + v * LANES, 1);
-            sum[i][v] = (vec){0};
+    UNROLL for (int i = 0; i < MR; i++) UNROLL for (int v = 0; v < V; v++) sum[i][v] = (vec){0};
+    for (idx k = 0; k < K;) {
+        if (next) {
+            UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(next_row + v * LANES, 1);
+            next_row += ldc;
+            fetch_lines(&next->a, next->a_lines);
+            fetch_lines(&next->b, next->b_lines);
         }
-    }
-    for (idx k = 0; k < K; k++) {
-        vec bk[VECTORS];
-        UNROLL for (int v = 0; v < V; v++) {
-            bk[v] = *(const vec *)(b + k * NR + v * LANES);
-            __builtin_prefetch(b + (k + AHEAD) * NR + v * LANES);
-        }
-        UNROLL for (int i = 0; i < MR; i++) {
-            vec x = a[i * down + k * right] - (vec){0};
-            UNROLL for (int v = 0; v < V; v++) sum[i][v] += x * bk[v];
+        for (const idx end = least(K, k + stage); k < end; k++) {
+            vec bk[VECTORS];
+            UNROLL for (int v = 0; v < V; v++) {
+                bk[v] = *(const vec *)(b + k * NR + v * LANES);
+                __builtin_prefetch(b + (k + AHEAD) * NR + v * LANES);
+            }
+            UNROLL for (int i = 0; i < MR; i++) {
+                vec x = a[i * down + k * right] - (vec){0};
+                UNROLL for (int v = 0; v < V; v++) sum[i][v] += x * bk[v];
+            }
         }
     }
     if (cols == V * LANES) {
@@ -149,18 +196,25 @@ INLINE void tile_of(int V, idx K, const real *a, idx down, idx right, const real
     }
 }
 
-/* c[rows cols] = (or +=) MR rows of a times a panel of pack_columns. */
-static void tile(idx K, matrix a, const real *b, real *c, idx ldc, idx rows, idx cols, int accumulate) {
+/* Scalars instead of a matrix: on the stack, it would be loaded in other pieces than it was stored in, and such a load
+ * waits until all stores before it have reached the cache. */
+static void tile_at(idx K, const real *a, idx down, idx right, const real *b, real *c, idx ldc, idx rows, idx cols,
+                    int accumulate, upcoming *next) {
     int V = (cols + LANES - 1) / LANES;
-#define TILE(V, down, right) tile_of(V, K, a.at, down, right, b, c, ldc, rows, cols, accumulate)
-    if (a.right == 1) {
-        if (V == 1) TILE(1, a.down, 1);
-        else if (V == 2) TILE(2, a.down, 1);
-        else TILE(VECTORS, a.down, 1);
+#define TILE(V, down, right) tile_of(V, K, a, down, right, b, c, ldc, rows, cols, accumulate, next)
+    if (right == 1) {
+        if (V == 1) TILE(1, down, 1);
+        else if (V == 2) TILE(2, down, 1);
+        else TILE(VECTORS, down, 1);
     } else {
-        if (V == 1) TILE(1, 1, a.right);
-        else if (V == 2) TILE(2, 1, a.right);
-        else TILE(VECTORS, 1, a.right);
+        if (V == 1) TILE(1, 1, right);
+        else if (V == 2) TILE(2, 1, right);
+        else TILE(VECTORS, 1, right);
     }
 #undef TILE
+}
+
+/* c[rows cols] = (or +=) MR rows of a times a panel of pack_columns. */
+INLINE void tile(idx K, matrix a, const real *b, real *c, idx ldc, idx rows, idx cols, int accumulate) {
+    tile_at(K, a.at, a.down, a.right, b, c, ldc, rows, cols, accumulate, NULL);
 }
