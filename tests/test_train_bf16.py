@@ -19,7 +19,7 @@ from pyllama.models import MODELS, llama
 from pyllama.models.config import Dimensions
 from pyllama.quantization import decoded_tree
 from pyllama.text.tokens import Batch, Tokens, windows
-from pyllama.training import checkpoint, loop, working
+from pyllama.training import checkpoint, loop, optim, working
 from pyllama.training.optim import is_matrix
 from pyllama.training.run import restore, run
 from tests import test_objectives
@@ -53,18 +53,25 @@ def gradient(state, settings, rows=6):
 
 # The master and its copy
 
-def test_the_model_reads_the_master_as_it_is_after_each_step():
-    state = loop.start(CONFIG, LOW)
+@pytest.mark.parametrize("name", backend.available())
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_model_reads_the_master_as_it_is_after_each_step(optimizer, name):
+    settings = replace(LOW, optimizer=optimizer, max_steps=3, shards=1)
+    state = loop.start(CONFIG, settings)
     assert state.flat.dtype == state.optimizer.dtype == np.float32
     assert_same(state.working.tree, working_of(state.p))
-    for _ in loop.train(state, TEXT, LOW):
+    with backend.use(name):
+        steps = [*loop.train(state, TEXT, settings)]
+    assert len(steps) == 3
+    assert_same(state.working.tree, working_of(state.p))
+    for _ in loop.train(state, TEXT, replace(settings, max_steps=6)):
         assert_same(state.working.tree, working_of(state.p))
     assert all(tree is leaf for (name, tree), (_, leaf) in zip(params.leaves(state.working.tree),
                params.leaves(state.p), strict=True) if not is_matrix(name, leaf))
 
 
 def test_a_copy_is_rounded_in_pieces_without_a_gap(monkeypatch):
-    monkeypatch.setattr(working, "PIECE", 7)
+    monkeypatch.setattr(optim, "PIECE", 7)
     flat, p = params.flatten(llama.init(CONFIG, 3))
     assert_same(working.Working(flat, p, "bfloat16").tree, working_of(p))
 

@@ -258,10 +258,9 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
             lr = settings.rate(state.step)
             state.whole = False
             state.optimizer.step(state.flat, flats[0], lr, settings.weight_decay,
-                                 clip_scale(norm, settings.max_grad_norm))
+                                 clip_scale(norm, settings.max_grad_norm), state.working.copy)
             state.step += 1
             state.whole = True
-            state.working.update()
             yield Record(state.step, loss if batch.targets else math.nan, norm, lr, batch.inputs["ids"][:, 1:].size,
                          time.perf_counter() - begin)
 

@@ -53,7 +53,7 @@ def train(state: State, batch: Callable[[int], tuple[np.ndarray, ...]], settings
             raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}; "
                             f"lower learning_rate or lengthen warmup_steps")
         lr = settings.rate(state.step)
-        state.optimizer.step(state.flat, flat, lr, settings.weight_decay, clip_scale(norm, settings.max_grad_norm))
-        state.working.update()
+        state.optimizer.step(state.flat, flat, lr, settings.weight_decay, clip_scale(norm, settings.max_grad_norm),
+                             state.working.copy)
         state.step += 1
         yield Record(state.step, float(loss), len(inputs[0]), norm, lr, time.perf_counter() - begin)

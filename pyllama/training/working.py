@@ -10,10 +10,9 @@ import ml_dtypes
 import numpy as np
 
 from pyllama import params
-from pyllama.training.optim import is_matrix, matrix_slices
+from pyllama.training.optim import is_matrix, round_into
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-PIECE = 2 ** 18                 # numbers rounded at once: they stay in the cache until they are copied, 3 times as fast
 
 
 class Working:
@@ -22,6 +21,7 @@ class Working:
     flat, p   the master: the vector [N], and the tree of views into it
     dtype     of the computation: that of the master, or "bfloat16"
     tree      p itself; in bfloat16 a tree of the same form, whose matrices are rounded to nearest, ties to even
+    copy      in bfloat16 the vector [N] that they are in, which the optimizer writes; else None
 
     >>> import numpy as np
     >>> from pyllama import params
@@ -34,20 +34,18 @@ class Working:
 
     def __init__(self, flat: np.ndarray, p: dict, dtype: str):
         self.tree, self._flat = p, flat
-        self._matrices: list[slice] = []
+        self.copy: np.ndarray | None = None
         if dtype == "bfloat16":
-            self._copy, self._matrices = np.empty(flat.size, BFLOAT16), matrix_slices(p)
-            leaves = zip(params.leaves(p), params.leaves(params.over(self._copy, p)), strict=True)
+            self.copy = np.empty(flat.size, BFLOAT16)
+            leaves = zip(params.leaves(p), params.leaves(params.over(self.copy, p)), strict=True)
             self.tree = params.rebuild(p, (copy if is_matrix(name, master) else master
                                            for (name, master), (_, copy) in leaves))
         self.update()
 
     def update(self) -> None:
-        """Round the matrices again, after a change of the master."""
-        for part in self._matrices:
-            for start in range(part.start, part.stop, PIECE):
-                piece = slice(start, min(start + PIECE, part.stop))
-                self._copy[piece] = params.cast(self._flat[piece], BFLOAT16)
+        """Round the matrices again, after a change of the master by anything but the optimizer."""
+        if self.copy is not None:
+            round_into(self.copy, self._flat)
 
 
 def rounded_tree(tree: dict) -> dict:
