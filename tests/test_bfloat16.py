@@ -1,9 +1,9 @@
-"""bfloat16: what is rounded and what is not."""
+"""bfloat16: what is rounded and what is not, and the bounds of errors in docs/bfloat16.md."""
 import ml_dtypes
 import numpy as np
 import pytest
 
-from pyllama import backend
+from pyllama import backend, ops
 from pyllama.op import Op
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -103,3 +103,128 @@ def test_only_the_kernels_that_a_module_lists_take_bfloat16(monkeypatch, takes):
     assert (y.tolist(), dx.tolist()) == ([2, 2], [4, 4])
     assert dx.dtype == BFLOAT16
     assert seen == [BFLOAT16 if takes else np.float32]
+
+
+# --- the bounds of docs/bfloat16.md -----------------------------------------------------------------------------------
+
+V, U = 2.0 ** -8, 2.0 ** -24                                # the roundings to bfloat16 and to float32
+T = 2.0 ** -126                                             # the least normal number
+
+
+def gamma(n):
+    return n * U / (1 - n * U)
+
+
+def low(x):
+    return np.asarray(x).astype(BFLOAT16)
+
+
+def wide(x):
+    return np.asarray(x).astype(np.float64)
+
+
+def factors(kind, rng, N, E, D):
+    """x [N D], w [E D]: random, or such that errors add up."""
+    x, w = rng.standard_normal((N, D)), rng.standard_normal((E, D))
+    if kind == "all up":                                    # each partial sum is rounded in the same direction
+        x, w = np.full_like(x, 1 + 2.0 ** -7), np.full_like(w, 1 + 2.0 ** -7)
+    elif kind == "cancelling":                              # the sum is small beside its terms
+        x[:, 1::2], w[:, 1::2] = x[:, :D // 2 * 2:2], -w[:, :D // 2 * 2:2]
+    elif kind == "spread":                                  # large terms swallow small ones
+        x, w = x * 2.0 ** rng.integers(-30, 30, x.shape), w * 2.0 ** rng.integers(-30, 30, w.shape)
+    elif kind == "tiny":                                    # denormals, which instructions take as zero
+        x = x * 2.0 ** rng.integers(-132, -100, x.shape)
+    return low(x), low(w)
+
+
+KINDS = ["random", "all up", "cancelling", "spread", "tiny"]
+
+
+def product(a, b, more=0):
+    """a b of a [M K], b [K N], and the bound of its error before it is rounded to bfloat16."""
+    a, b = wide(a), wide(b)
+    K = a.shape[1] + more
+    absolute = T * (np.abs(a).sum(1)[:, None] + np.abs(b).sum(0)) + 2 * K * T
+    return a @ b, gamma(K) * (np.abs(a) @ np.abs(b)) + absolute
+
+
+def require_within(got, exact, bound):
+    """A result in bfloat16 is rounded once more."""
+    if got.dtype == BFLOAT16:
+        bound = V * np.abs(exact) + (1 + V) * bound + T
+    assert (np.abs(wide(got) - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("D", [1, 2, 33, 768])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("on", backend.available())
+def test_the_error_of_a_product(kind, D, on):
+    """That of y, of dx, which is a product of length E, and of dw, a product of N terms that is not rounded."""
+    rng, N, E = np.random.default_rng(D), 70, 50
+    x, w = factors(kind, rng, N, E, D)
+    dy, b = factors(kind, rng, N, 1, E)[0], rng.standard_normal(E).astype(np.float32)
+    with backend.use(on):
+        y, back = ops.linear(x, w, b)
+        dx, dw, db = back(dy)
+    exact, bound = product(np.hstack([wide(x), np.ones((N, 1))]), np.vstack([wide(w).T, wide(b)]))
+    require_within(y, exact, bound)
+    require_within(dx, *product(dy, w))
+    require_within(dw, *product(dy.T, x))
+    require_within(db[None], *product(np.ones((1, N)), dy))
+
+
+def heads(kind, rng, n, K):
+    """q [n K], k [n K], v [n K] of one head."""
+    q, k, v = (rng.standard_normal((n, K)) for _ in "qkv")
+    if kind == "large scores":
+        q *= 30
+    elif kind == "alike":                                   # all p are rounded in the same direction
+        k[:] = 0
+        v = np.abs(v)
+    elif kind == "cancelling":
+        v[1::2] = -v[:n // 2 * 2:2]
+        k[1::2] = k[:n // 2 * 2:2]
+    return low(q), low(k), low(v)
+
+
+@pytest.mark.parametrize("n", [1, 3, 100, 513])
+@pytest.mark.parametrize("kind", ["random", "large scores", "alike", "cancelling"])
+@pytest.mark.parametrize("on", backend.available())
+def test_the_error_of_attention(kind, n, on):
+    K = 40
+    q, k, v = heads(kind, np.random.default_rng(n), n, K)
+    with backend.use(on):
+        y, _ = ops.attention(q[None, None, None], k[None, None], v[None, None])
+    a, sizes = (wide(q) @ wide(k).T) / K ** 0.5, np.abs(wide(q)) @ np.abs(wide(k)).T / K ** 0.5
+    p = np.exp(a - a.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    zeta = gamma(K + 4) * sizes.max(axis=1, keepdims=True)
+    kappa = (1 + V) * np.exp(2 * zeta) * (1 + 2.0 ** -21) ** 2 * ((1 + gamma(2 * n)) / (1 - gamma(2 * n))) ** 2 - 1
+    require_within(y[0, 0, 0], p @ wide(v), kappa * (p @ np.abs(wide(v))) + n * T * np.abs(wide(v)).max())
+
+
+@pytest.mark.parametrize("words", [1, 7, 300])
+@pytest.mark.parametrize("kind", ["random", "all up", "cancelling"])
+@pytest.mark.parametrize("on", backend.available())
+def test_the_error_of_the_loss_and_of_its_gradient(kind, words, on):
+    rng, N, D = np.random.default_rng(words), 90, 64
+    x, w = factors(kind, rng, N, words, D)
+    t = rng.integers(words, size=N)
+    with backend.use(on):
+        loss, back = ops.linear_cross_entropy(x, w, t)
+        dx, dw, _ = back(1.0)
+    z, zeta = wide(x) @ wide(w).T, gamma(D) * (np.abs(wide(x)) @ np.abs(wide(w)).T).max(axis=1, keepdims=True)
+    top = z.max(axis=1, keepdims=True)
+    lse = top + np.log(np.exp(z - top).sum(axis=1, keepdims=True))
+    of_target = z[np.arange(N), t]
+    arithmetic = 2.0 ** -21 + gamma(words + N + 8) * (1 + np.abs(lse).max() + np.abs(of_target).max())
+    assert loss.dtype == np.float32
+    assert abs(float(loss) - (lse[:, 0] - of_target).mean()) <= 2 * zeta.mean() + arithmetic
+    p = np.exp(z - lse)
+    dz = (p - (np.arange(words) == t[:, None])) / N
+    epsilon = np.exp(2 * zeta) * (1 + 2.0 ** -20) * (1 + gamma(words)) - 1
+    off = V * np.abs(dz) + 2 * epsilon * p / N + 4 * U / N
+    for got, error, size, other in ((dw, off.T, np.abs(dz).T, wide(x)), (dx, off, np.abs(dz), wide(w))):
+        n = len(other)
+        exact = (dz.T if got is dw else dz) @ other
+        require_within(got, exact, ((1 + gamma(n)) * error + gamma(n) * size) @ np.abs(other))
