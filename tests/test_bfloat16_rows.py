@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pyllama import backend
+from tests.another import python
 
 cpu = backend.cpu
 pytestmark = pytest.mark.skipif(cpu is None, reason=backend.why_no_cpu)
@@ -90,3 +91,31 @@ def test_a_total_is_added_in_float32_and_rounded_once(count):
     wide = sum((x.astype("float32") for x in arrays[1:]), arrays[0].astype("float32"))
     np.testing.assert_array_equal(cpu.total(arrays), wide.astype(BFLOAT16))
     np.testing.assert_array_equal(cpu.total([x.T for x in arrays]), wide.T.astype(BFLOAT16))
+
+
+BITS = """
+import hashlib
+import ml_dtypes
+import numpy as np
+from pyllama import cpu
+
+draw = np.random.default_rng(0).standard_normal
+x, u, a = (draw((33, 300)).astype(ml_dtypes.bfloat16) for _ in range(3))
+w, b = (draw(300).astype(np.float32) for _ in range(2))
+for op, inputs, dy in ((cpu.rms_norm, (x, w), u), (cpu.add_rms_norm, (x, a, w), (a, u)), (cpu.layer_norm, (x, w, b), u),
+                       (cpu.swiglu, (x, u), a), (cpu.gelu, (x,), u), (cpu.rope, (x,), u), (cpu.softmax, (x,), u)):
+    y, saved = op(*inputs)
+    ys = y if isinstance(y, tuple) else (y,)
+    made = [*ys, *getattr(cpu, op.__name__ + "_backward")(dy, *saved)]
+    print(op.__name__, hashlib.sha256(b"".join(array.tobytes() for array in made)).hexdigest())
+"""
+
+
+def test_wider_instruction_sets_change_no_bit_of_a_kernel_of_rows():
+    """From avx512 on: below it, there are other vectors, so sums have another order."""
+    runs = {isa: python("-c", BITS, PYLLAMA_ISA=isa) for isa in ("avx512", "avx512bf16", "amx")}
+    bits = {run.stdout for isa, run in runs.items() if f"PYLLAMA_ISA={isa}" not in run.stderr}
+    if not bits:
+        pytest.skip("this build or processor has no avx512")
+    assert len(bits) == 1
+    assert bits.pop().count("\n") == 7

@@ -14,30 +14,42 @@ static inline real gelu_of(real x) {
 }
 
 static void gelu(number *restrict y, const number *restrict x, int tanh, idx n, int threads) {
-    if (tanh) {
-        #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-        for (idx i = 0; i < n; i++) y[i] = put(tanh_gelu_of(get(x[i])));
-    } else {
-        #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-        for (idx i = 0; i < n; i++) y[i] = put(gelu_of(get(x[i])));
+    #pragma omp parallel for num_threads(threads) if (n > GRAIN)
+    for (idx start = 0; start < n; start += CHUNK) {
+        const idx end = chunk_end(start, n);
+        FETCH(y), FETCH(x);
+        if (tanh) {
+            #pragma omp simd
+            for (idx i = start; i < end; i++) y[i] = put(tanh_gelu_of(get(x[i])));
+        } else {
+            #pragma omp simd
+            for (idx i = start; i < end; i++) y[i] = put(gelu_of(get(x[i])));
+        }
     }
+}
+
+static inline real tanh_gelu_gradient(real dy, real x) {
+    const real square = (real)0.044715 * x * x, s = SIGMOID(2 * ROOT_2_PI * x * (1 + square));
+    return dy * s * (1 + x * (1 - s) * 2 * ROOT_2_PI * (1 + 3 * square));
+}
+
+static inline real gelu_gradient(real dy, real x) {
+    real gauss, phi = PHI(x, &gauss);
+    return dy * (phi + x * gauss * (ROOT_2_PI / 2));
 }
 
 static void gelu_backward(number *restrict dx, const number *restrict dy, const number *restrict x,
                           int tanh, idx n, int threads) {
-    if (tanh) {
-        #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-        for (idx i = 0; i < n; i++) {
-            const real xi = get(x[i]), square = (real)0.044715 * xi * xi;
-            const real s = SIGMOID(2 * ROOT_2_PI * xi * (1 + square));
-            dx[i] = put(get(dy[i]) * s * (1 + xi * (1 - s) * 2 * ROOT_2_PI * (1 + 3 * square)));
-        }
-    } else {
-        #pragma omp parallel for simd num_threads(threads) if (parallel : n > GRAIN)
-        for (idx i = 0; i < n; i++) {
-            const real xi = get(x[i]);
-            real gauss, phi = PHI(xi, &gauss);
-            dx[i] = put(get(dy[i]) * (phi + xi * gauss * (ROOT_2_PI / 2)));
+    #pragma omp parallel for num_threads(threads) if (n > GRAIN)
+    for (idx start = 0; start < n; start += CHUNK) {
+        const idx end = chunk_end(start, n);
+        FETCH(dx), FETCH(dy), FETCH(x);
+        if (tanh) {
+            #pragma omp simd
+            for (idx i = start; i < end; i++) dx[i] = put(tanh_gelu_gradient(get(dy[i]), get(x[i])));
+        } else {
+            #pragma omp simd
+            for (idx i = start; i < end; i++) dx[i] = put(gelu_gradient(get(dy[i]), get(x[i])));
         }
     }
 }

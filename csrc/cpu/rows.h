@@ -25,3 +25,14 @@ static inline void narrow_row(number *restrict row, const real *restrict wide, i
     for (idx d = 0; d < D; d++) row[d] = put(wide[d]);
 #endif
 }
+
+/* Elementwise loops run over CHUNK numbers at a time, and request the next ones before: an iteration takes so long
+ * that a processor may not read far enough ahead by itself. */
+enum { CHUNK = 128 };
+
+static inline idx chunk_end(idx start, idx n) { return n - start < CHUNK ? n : start + CHUNK; }
+
+static inline void fetch_bytes(const char *x, idx bytes) {
+    for (idx i = 0; i < bytes; i += 64) __builtin_prefetch(x + i);
+}
+#define FETCH(x) fetch_bytes((const char *)(x + start + CHUNK), CHUNK * sizeof *(x))
