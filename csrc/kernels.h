@@ -84,7 +84,7 @@ typedef struct {                                   /* of every precision */
     void (*layer_norm_backward)(number *dx, real *dw, real *db, real *parts, const number *dy,
                                 const number *n, const real *w, const real *r, idx N, idx D,
                                 int threads);
-    double (*linear_cross_entropy)(number *dx, real *dw, const number *x, const number *w, const idx *t,
+    double (*linear_cross_entropy)(real *dx, real *dw, const number *x, const number *w, const idx *t,
                                    idx ignore_index, double smoothing, double z_loss, double scale,
                                    idx N, idx D, idx V, idx chunk, real *z, real *work, int threads);
     idx (*linear_cross_entropy_work)(idx chunk, idx V);             /* reals of `z` */

@@ -240,6 +240,7 @@ LOW = frozenset({
     "gelu",
     "layer_norm",
     "linear",
+    "linear_cross_entropy",
     "relu",
     "rms_norm",
     "rope",

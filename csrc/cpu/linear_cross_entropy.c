@@ -7,6 +7,8 @@
  * (c) One exponential serves both passes: e^(z - high), high the column's highest of the block; the
  *     gradient multiplies it by e^(high - lse).
  * (d) The second time the blocks come in reverse, because the last ones are still in cache.
+ * (e) Logits and dx are reals, in bfloat16 too.  There a block of the logits' gradient is rounded, to be a factor of dx
+ *     and dw, into room of its own: the logits before it are still needed.
  */
 enum { TOKENS = 576 };                             /* of a block: half a megabyte at C = 240 */
 
@@ -17,8 +19,10 @@ typedef struct {                                   /* of the columns */
 
 static idx blocks_of(idx V) { return (V + TOKENS - 1) / TOKENS; }
 
-/* Numbers of `z` for chunks of C rows. */
-static idx linear_cross_entropy_work(idx C, idx V) { return C * (V + 3 * blocks_of(V) + 2); }
+enum { ROUNDED = REAL == 16 ? TOKENS / 2 : 0 };    /* reals of a column of a block's gradient */
+
+/* Reals of `z` for chunks of C rows. */
+static idx linear_cross_entropy_work(idx C, idx V) { return C * (ROUNDED + V + 3 * blocks_of(V) + 2); }
 
 static columns columns_of(real *work, idx C, idx V) {
     const idx each = C * blocks_of(V);
@@ -77,44 +81,47 @@ static double column_loss(columns of, idx c, idx C, idx V, double smoothing, dou
     return smoothing == 0 ? loss : loss - smoothing * (sum / V);   /* 0 times -inf would be NaN */
 }
 
-/* Exponentials to the gradient times scale, scaled last: where p is 1, the difference
- * is then exactly 0. */
-static void gradients(real *restrict z, columns of, pass p) {
+/* Exponentials to the gradient dz times scale, scaled last: where p is 1, the difference
+ * is then exactly 0.  dz may be z. */
+static void gradients(number *dz, const real *z, columns of, pass p) {
     const idx C = p.C;
     const real even = p.smoothing / p.V;
     real *restrict factor = of.high + p.v0 / TOKENS * C;
     for (idx c = p.first; c < p.past; c++)
         factor[c] = (1 + 2 * p.z_loss * of.lse[c]) * EXP(factor[c] - of.lse[c]);
     for (idx v = 0; v < p.tokens; v++) {
-        real *restrict zv = z + v * C;
+        const real *zv = z + v * C;
+        number *dzv = dz + v * C;
         #pragma omp simd
         for (idx c = p.first; c < p.past; c++)
-            zv[c] = p.t[c] == p.ignore_index ? 0 : (zv[c] * factor[c] - even) * p.scale;
+            dzv[c] = p.t[c] == p.ignore_index ? 0 : put((zv[c] * factor[c] - even) * p.scale);
     }
     for (idx c = p.first; c < p.past; c++) {
         const idx row = p.t[c] - p.v0;
         if (p.t[c] == p.ignore_index || row < 0 || row >= p.tokens) continue;
         real slope = (1 + 2 * p.z_loss * of.lse[c]) * EXP(of.target[c] - of.lse[c]);
-        z[row * C + c] = (slope - even - (1 - p.smoothing)) * p.scale;
+        dz[row * C + c] = put((slope - even - (1 - p.smoothing)) * p.scale);
     }
 }
 
 /* The sum of the losses.  dx[N D] and dw[V D] are the gradients for dloss = 1.
- * z: linear_cross_entropy_work(chunk, V) numbers; work as gemm.c says. */
-static double linear_cross_entropy(real *dx, real *dw, const real *x, const real *w, const idx *t,
+ * z: linear_cross_entropy_work(chunk, V) reals; work as gemm() says. */
+static double linear_cross_entropy(real *dx, real *dw, const number *x, const number *w, const idx *t,
                                    idx ignore_index, double smoothing, double z_loss, double scale,
                                    idx N, idx D, idx V, idx chunk, real *z, real *work,
                                    int threads) {
     double loss = 0;
     const idx last = (blocks_of(V) - 1) * TOKENS;
     for (idx n0 = 0; n0 < N; n0 += chunk) {
-        const real *xs = x + n0 * D;
+        const number *xs = x + n0 * D;
         const idx C = least(N - n0, chunk), share = share_of(C, LANES, threads);
-        const columns of = columns_of(z + C * V, C, V);
+        number *rounded = (number *)z;
+        real *logits = z + C * ROUNDED;
+        const columns of = columns_of(logits + C * V, C, V);
         pass p = {.C = C, .V = V, .t = t + n0, .ignore_index = ignore_index,
                   .smoothing = smoothing, .z_loss = z_loss, .scale = scale};
         for (idx v0 = 0; v0 < V; v0 += TOKENS) {
-            real *block = z + v0 * C;
+            real *block = logits + v0 * C;
             p.v0 = v0, p.tokens = least(V - v0, TOKENS);
             gemm(block, C, w + v0 * D, D, 1, xs, 1, D, p.tokens, C, D, 0, work, threads);
             #pragma omp parallel for firstprivate(p) num_threads(threads) if (p.tokens * C > GRAIN)
@@ -128,16 +135,17 @@ static double linear_cross_entropy(real *dx, real *dw, const real *x, const real
             loss += p.t[c] == ignore_index ? 0 : of_row;
         }
         for (idx v0 = last; v0 >= 0; v0 -= TOKENS) {
-            real *block = z + v0 * C;
+            const real *block = logits + v0 * C;
+            number *dz = REAL == 16 ? rounded : (number *)block;
             p.v0 = v0, p.tokens = least(V - v0, TOKENS);
             #pragma omp parallel for firstprivate(p) num_threads(threads) if (p.tokens * C > GRAIN)
             for (idx c = 0; c < C; c += share) {
                 p.first = c, p.past = least(c + share, C);
-                gradients(block, of, p);
+                gradients(dz, block, of, p);
             }
-            gemm(dx + n0 * D, D, block, 1, C, w + v0 * D, D, 1, C, D, p.tokens, v0 < last, work,
+            gemm(dx + n0 * D, D, dz, 1, C, w + v0 * D, D, 1, C, D, p.tokens, v0 < last, work,
                  threads);
-            gemm(dw + v0 * D, D, block, C, 1, xs, D, 1, p.tokens, D, C, n0 > 0, work, threads);
+            gemm(dw + v0 * D, D, dz, C, 1, xs, D, 1, p.tokens, D, C, n0 > 0, work, threads);
         }
     }
     return loss;

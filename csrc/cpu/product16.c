@@ -139,7 +139,7 @@ static void product_of_few(result c, factor a, factor b, idx M, idx N, idx K, in
 }
 
 /* A thread's part of n numbers: whole units. */
-static idx part_of_thread(idx n, idx unit, int threads) {
+static idx share_of(idx n, idx unit, int threads) {
     const idx units = (n + unit - 1) / unit;
     return (units + threads - 1) / threads * unit;
 }
@@ -152,7 +152,7 @@ static void product(void *c, idx ldc, int narrow, const real *bias, const number
     const result C = {c, ldc, narrow, bias};
     const int by_rows = M > N;
     const int few = M <= FEWEST && a_right == 1 && b_down == 1 && M * K <= PRODUCT_WORK - SUMS;
-    const idx share = by_rows ? part_of_thread(M, DOWN, threads) : part_of_thread(N, ACROSS, threads);
+    const idx share = by_rows ? share_of(M, DOWN, threads) : share_of(N, ACROSS, threads);
     #pragma omp parallel for num_threads(threads) if (M * N * K > 64 * GRAIN)
     for (int t = 0; t < threads; t++) {
         const idx i = by_rows ? t * share : 0, m = least(M - i, by_rows ? share : M);
@@ -161,4 +161,10 @@ static void product(void *c, idx ldc, int narrow, const real *bias, const number
         (few ? product_of_few : product_of_part)(part_of_result(C, i, j), part_of(A, i, 0), part_of(B, 0, j), m, n, K,
                                         accumulate, work + t * PRODUCT_WORK);
     }
+}
+
+/* The product as linear_cross_entropy.c calls it */
+static void gemm(real *c, idx ldc, const number *a, idx a_down, idx a_right, const number *b, idx b_down, idx b_right,
+                 idx M, idx N, idx K, int accumulate, real *work, int threads) {
+    product(c, ldc, 0, NULL, a, a_down, a_right, b, b_down, b_right, M, N, K, accumulate, work, threads);
 }

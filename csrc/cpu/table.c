@@ -18,8 +18,9 @@
 #include "sum_of.c"
 #else
 #include "gemm.c"
-#include "linear_cross_entropy.c"                  /* calls gemm.c */
-
+#endif
+#include "linear_cross_entropy.c"                  /* calls gemm() */
+#if REAL != 16
 #include "adamw.c"
 #include "sgd.c"
 #include "sum_and_norm.c"
@@ -48,6 +49,7 @@ const kernels NAME(REAL, ISA) = {
     SLOT(embedding), SLOT(embedding_backward),
     SLOT(gelu), SLOT(gelu_backward),
     SLOT(layer_norm), SLOT(layer_norm_backward),
+    SLOT(linear_cross_entropy), SLOT(linear_cross_entropy_work),
     SLOT(relu), SLOT(relu_backward),
     SLOT(rms_norm), SLOT(rms_norm_backward),
     SLOT(rope),
@@ -57,7 +59,6 @@ const kernels NAME(REAL, ISA) = {
     .product_work = PRODUCT_WORK, SLOT(product),
     SLOT(sum_of),
 #else
-    SLOT(linear_cross_entropy), SLOT(linear_cross_entropy_work),
     .gemm_work = WORK, SLOT(gemm),
     .exp = exp_of,
     SLOT(decode), SLOT(decode_work),
