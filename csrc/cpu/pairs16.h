@@ -9,11 +9,10 @@ typedef struct {                                   /* pair k / 2 of row i is at[
     idx down, next;
 } rows_of_a;
 
-enum { LONG_ROW = LONGEST_CHUNK + 32 };            /* of packed rows; not a power of two */
 
 INLINE __mmask32 first_of(idx n) { return n >= 32 ? -1 : (1u << (n < 0 ? 0 : n)) - 1; }
 
-/* Pairs of a line of x and the next one: n of them from each two lines, and zeros up to `width` */
+/* Pairs of a line of x and the next one: n of them from each two lines, then zeros, `width` together */
 INLINE void pair_lines(number *restrict to, idx width, const number *x, idx apart, idx lines, idx n) {
     for (idx k = 0; k < lines; k += 2, to += 2 * width)
         for (idx i = 0; i < width; i += LANES) {
@@ -21,7 +20,8 @@ INLINE void pair_lines(number *restrict to, idx width, const number *x, idx apar
             const __mmask16 there = first_of(n - i), next = k + 1 < lines ? there : 0;
             const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, even));
             const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(next, even + apart));
-            _mm512_mask_storeu_epi32(to + 2 * i, first_of(width - i), _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            const __m512i pairs = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+            _mm512_mask_storeu_epi32(to + 2 * i, first_of(width - i), pairs);
         }
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 #include "tile.h"
 
-enum { STEP = 2, DOWN = MR, ACROSS = NR };
+enum { STEP = 2, DOWN = MR, ACROSS = NR, LONG_ROW = LONGEST_CHUNK + 32 };   /* of packed rows; not a power of two */
 
 INLINE void begin_tiles(void) {}
 INLINE void end_tiles(void) {}
@@ -23,8 +23,8 @@ static void panel(target t, factor a, const packed *ready, packed *room, const p
         const factor from = part_of(a, 0, k0);
         const rows_of_a panel = ready ? packed_rows_of_a(ready + k0 * DOWN, a) : ready_rows(from, room, rows, k);
         for (idx j = 0; j < N; j += ACROSS)
-            add_products_of_rows(whole(k, STEP), panel, block + j * whole(K, STEP) + k0 * ACROSS, t.sums + j, t.down, rows,
-                                 least(N - j, ACROSS), accumulate || k0);
+            add_products_of_rows(whole(k, STEP), panel, block + j * whole(K, STEP) + k0 * ACROSS, t.sums + j, t.down,
+                                 rows, least(N - j, ACROSS), accumulate || k0);
         k0 += k;
     } while (k0 < K);
     for (idx i = 0; t.to && i < rows; i++) round_sums(t.to + i * t.to_down, t.sums + i * t.down, t.bias, N);

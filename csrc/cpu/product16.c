@@ -2,8 +2,8 @@
  *
  * (a) A block of B is packed and stays in the second cache.  A panel of A meets it a chunk along K at a time, short
  *     enough to stay in the first.
- * (b) A C of reals is the sum itself.  A C of bfloat16 is rounded once, from the sums of a panel in `work`; or of `tall`
- *     rows, where K is so long that a block has only a part of it.
+ * (b) A C of reals is the sum itself.  A C of bfloat16 is rounded once, from the sums of a panel in `work`; or of
+ *     `tall` rows, where K is so long that a block has only a part of it.
  * (c) An A whose columns are contiguous is packed GROUP panels at a time: a cache line of it belongs to several.
  * (d) Each thread computes a rectangle of C by itself, cut along the longer side between tiles, and chunks depend on K
  *     alone: no bit depends on the number of threads.
@@ -53,6 +53,7 @@ static void round_sums(number *restrict to, const real *restrict sums, const rea
 enum { B_BLOCK = (1 << 20) / sizeof(packed), PANELS = GROUP * DOWN * LONG, SUMS = DOWN * (BROAD + 16),
        PRODUCT_WORK = (B_BLOCK + PANELS) * sizeof(packed) / sizeof(real) + SUMS };
 _Static_assert(LONG * ACROSS <= B_BLOCK, "a block has no room for one panel");
+_Static_assert(LONGEST_CHUNK + 32 <= LONG, "there is no room for a panel of packed rows");
 
 typedef struct {
     idx chunk, part;                               /* along K: of a panel of A, of a block of B */
@@ -61,7 +62,8 @@ typedef struct {
 } cuts;
 
 static cuts cut(int narrow, idx M, idx N, idx K) {
-    const idx half = second_cache / 2 / sizeof(packed), block = half < LONG * ACROSS ? LONG * ACROSS : least(half, B_BLOCK);
+    const idx half = second_cache / 2 / sizeof(packed), few = LONG * ACROSS;
+    const idx block = half < few ? few : least(half, B_BLOCK);
     K += !K;                                       /* an empty sum takes a chunk, too */
     const idx chunks = K < SPAN ? 1 : (K + SPAN / 2 - 1) / SPAN, chunk = whole((K + chunks - 1) / chunks, STEP);
     const idx longest = narrow ? block / ACROSS : LONG, part = least(longest / chunk * chunk, whole(K, STEP));
@@ -83,7 +85,8 @@ static void pack_group(packed *to, factor a, idx rows, idx K) {
 }
 
 /* C[M N] and a block of B; complete: its last part along K */
-static void product_of_block(result c, factor a, packed *block, cuts by, idx M, idx N, idx K, int accumulate, int complete) {
+static void product_of_block(result c, factor a, packed *block, cuts by, idx M, idx N, idx K, int accumulate,
+                             int complete) {
     packed *panels = block + B_BLOCK;
     real *sums = (real *)(panels + PANELS);
     const int grouped = a.right != 1 && !c.narrow;

@@ -1,8 +1,8 @@
 /* A panel of A times a block of B by AMX: DOWN x ACROSS sums in four tiles, from two tiles of A and two of B.
  *
  * (a) A tile of A is 16 rows of 32 numbers along K; one of B is 16 columns, as 16 rows of pairs along K.
- * (b) What is contiguous along K becomes a tile of A by copying, or is read where it lies.  Else it is transposed: loads
- *     put any four pieces of 16 bytes into one register, and unpacking does the rest.
+ * (b) What is contiguous along K becomes a tile of A by copying, or is read where it lies.  Else it is transposed:
+ *     loads put any four pieces of 16 bytes into one register, and unpacking does the rest.
  * (c) Memory is slow and the tiles are fast.  So complete sums are rounded to C a few rows at a time, while the next
  *     ones are added up.
  */
@@ -79,7 +79,7 @@ INLINE void turn_rows(number *to, const number *at, idx apart) {
     }
 }
 
-/* STEP x STEP numbers from at[i * apart + j] on, of which rows x cols are there: themselves, or a copy padded by zeros */
+/* STEP x STEP numbers from at[i * apart + j] on, of which rows x cols are there: themselves, or a copy with zeros */
 INLINE const number *padded(number *room, const number *at, idx *apart, idx rows, idx cols) {
     if (rows >= STEP && cols >= STEP) return at;
     memset(room, 0, STEP * STEP * sizeof(number));
@@ -123,7 +123,7 @@ static void pack_b(number *restrict to, factor b, idx K, idx cols) {
 
 /* --- sums to C --- */
 
-typedef struct {                                   /* rows of ACROSS complete sums; `each` of them are rounded at a time */
+typedef struct {                                   /* rows of ACROSS complete sums, rounded `each` at a time */
     const real *sums, *bias;
     number *to;
     idx down, rows, each;
@@ -160,7 +160,7 @@ INLINE void copy_sums(real *to, idx to_down, const real *from, idx from_down, id
     for (idx i = 0; i < rows; i++) memcpy(to + i * to_down, from + i * from_down, cols * sizeof(real));
 }
 
-typedef struct {                                   /* two tiles of A: rows `row` bytes apart, tiles and steps in numbers */
+typedef struct {                                   /* two tiles of A: `row` bytes from row to row, then in numbers */
     const number *at;
     idx row, tile, step;
 } tiles_of_a;

@@ -23,7 +23,7 @@ INLINE void widen_lines(real *restrict to, idx width, const number *restrict x, 
 }
 
 INLINE rows_of_a packed_rows_of_a(const real *at, factor a) {
-    return a.right == 1 ? (matrix){at, APART, 1} : (matrix){at, 1, DOWN};
+    return a.right == 1 ? (matrix){at, LONG_ROW, 1} : (matrix){at, 1, DOWN};
 }
 
 /* a[rows K], rows <= DOWN, as packed_rows_of_a() says; padded with rows of zeros */
@@ -31,8 +31,8 @@ static void pack_a(real *restrict to, factor a, idx rows, idx K) {
     if (a.right != 1 && rows == DOWN) widen_lines(to, DOWN, a.at, a.right, K, DOWN);
     else if (a.right != 1) widen_lines(to, DOWN, a.at, a.right, K, rows);
     else {
-        if (rows < DOWN) memset(to, 0, PANEL * sizeof(real));
-        for (idx i = 0; i < rows; i++) widen_pairs(to + i * APART, a.at + i * a.down, K);
+        if (rows < DOWN) memset(to, 0, DOWN * LONG_ROW * sizeof(real));
+        for (idx i = 0; i < rows; i++) widen_pairs(to + i * LONG_ROW, a.at + i * a.down, K);
     }
 }
 
