@@ -3,7 +3,7 @@
  * (a) A block of B, LONGEST x wide(), is packed and stays in the second cache, a panel of A in the first.
  * (b) K is cut into equal parts of at most LONGEST: a short rest would write C for few sums.  C is
  *     written once for each, TALL rows at a time, which stay in the third cache meanwhile.  A panel of B
- *     and one of A that long leave a third of a first cache of 48 KiB free.
+ *     that long, some 30 KiB, leaves room in the first cache.
  * (c) Each thread computes a rectangle of C by itself, cut along the longer side.  It packs what it
  *     needs of A and B in its own part of `work`: no thread waits for another.
  * (d) The next tile of C, the next GROUP panels of A and the next block of B are fetched meanwhile: see
@@ -13,8 +13,8 @@
 #include "dots.h"
 #include "tile.h"
 
-enum { WIDEST = 1152 * 4 / sizeof(real) / NR * NR, GROUP = 8,
-       TALL = 224 * MR, WORK = LONGEST * WIDEST + GROUP * PANEL, FEW = 3, FEW_ROWS = 4 };
+enum { WIDEST = (720 << 10) / LONGEST / sizeof(real) / NR * NR, GROUP = 8, TALL = 224 * MR,
+       WORK = LONGEST * WIDEST + GROUP * PANEL, FEW = 576 / sizeof(real), FEW_ROWS = 4 };
 
 typedef void cblas(int order, int transpose_a, int transpose_b, int M, int N, int K, real alpha,
                    const real *a, int lda, const real *b, int ldb, real beta, real *c, int ldc);
@@ -34,7 +34,7 @@ static void blas_product(real *c, idx ldc, matrix a, matrix b, idx M, idx N, idx
 /* May n columns of C be made from a as it lies?  At strides of a multiple of 2 KiB its numbers share few
  * sets of a cache; and a column is a cache line for MR numbers, worth packing if it is read often. */
 static int reads_well(matrix a, idx n) {
-    return a.right == 1 ? a.down * sizeof(real) % 2048 : n <= FEW * NR && a.right * sizeof(real) % 2048;
+    return a.right == 1 ? a.down * sizeof(real) % 2048 : n <= FEW && a.right * sizeof(real) % 2048;
 }
 
 /* Columns of a block of B: three sevenths of the second cache, so that A and C have room. */

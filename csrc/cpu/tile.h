@@ -13,13 +13,13 @@
 #include "real.h"
 
 #if defined __AVX512F__
-enum { WIDTH = 64, MR = 9, VECTORS = 3 };          /* 27 sums, 3 of B, 1 of A: 31 of 32 registers */
+enum { WIDTH = 64, MR = 9, VECTORS = 3, LONGEST = 160 };   /* 27 sums, 3 of B, 1 of A: 31 of 32 registers */
 #elif defined __AVX__
-enum { WIDTH = 32, MR = 6, VECTORS = 2 };          /* 15 of 16 */
+enum { WIDTH = 32, MR = 6, VECTORS = 2, LONGEST = 384 };   /* 15 of 16 */
 #else
-enum { WIDTH = 16, MR = 6, VECTORS = 2 };
+enum { WIDTH = 16, MR = 6, VECTORS = 2, LONGEST = 384 };
 #endif
-enum { LANES = WIDTH / sizeof(real), NR = VECTORS * LANES, LONGEST = 160, AHEAD = 4, LINE = 64 / sizeof(real) };
+enum { LANES = WIDTH / sizeof(real), NR = VECTORS * LANES, AHEAD = 4, LINE = 64 / sizeof(real) };
 enum { APART = LONGEST + 64 / sizeof(real), PANEL = MR * APART };  /* APART: not a power of two */
 typedef real vec __attribute__((vector_size(WIDTH)));
 typedef real loose __attribute__((vector_size(WIDTH), aligned(sizeof(real)), may_alias));
