@@ -1,4 +1,4 @@
-"""Products of bfloat16 by every table of kernels that runs here: values, layouts, and what the bits do not depend on."""
+"""Products of bfloat16 by every table of kernels that runs here: values, layouts, and what no bit depends on."""
 import ctypes
 import functools
 import re
