@@ -4,7 +4,7 @@
  * (b) What is contiguous along K becomes a tile of A by copying, or is read where it lies.  Else it is transposed:
  *     loads put any four pieces of 16 bytes into one register, and unpacking does the rest.
  * (c) Memory is slow and the tiles are fast.  So complete sums are rounded to C a few rows at a time, while the next
- *     ones are added up.
+ *     ones are added up; and the rows of the next panel of A are fetched.  See tile.h.
  */
 #pragma once
 #include <immintrin.h>
@@ -165,15 +165,22 @@ typedef struct {                                   /* two tiles of A: `row` byte
     idx row, tile, step;
 } tiles_of_a;
 
+typedef struct {                                   /* what is done meanwhile, a step's part at a time */
+    rounding sums;
+    region next;                                   /* rows of A to be fetched */
+    idx lines;
+} meanwhile;
+
 /* sums += a b, from the sums of `from`, or from 0 if it is NULL */
-INLINE void add_products_of_tiles(const real *from, idx down, tiles_of_a a, const number *b, idx K, rounding *r) {
+INLINE void add_products_of_tiles(const real *from, idx down, tiles_of_a a, const number *b, idx K, meanwhile *m) {
     if (from) load_sums(from, down);
     else zero_tile(0), zero_tile(1), zero_tile(2), zero_tile(3);
     for (idx k = 0; k < K; k += STEP, a.at += a.step, b += 2 * TILE_SIZE) {
         load_tile(4, a.at, a.row), load_tile(6, b, 64);
         load_tile(7, b + TILE_SIZE, 64), load_tile(5, a.at + a.tile, a.row);
         multiply_pairs(0, 4, 6), multiply_pairs(1, 4, 7), multiply_pairs(2, 5, 6), multiply_pairs(3, 5, 7);
-        round_rows(r, r->each);
+        round_rows(&m->sums, m->sums.each);
+        fetch_lines(&m->next, m->lines);
     }
 }
 
@@ -189,12 +196,14 @@ INLINE tiles_of_a packed_tiles(const number *at) { return (tiles_of_a){at, 64, T
 static void panel(target t, factor a, const number *ready, number *room, const number *block, idx rows, idx N, idx K,
                   idx chunk, int accumulate) {
     real buffer[2][DOWN * ACROSS] __attribute__((aligned(64)));
-    rounding last = {0};
+    meanwhile m = {.lines = (DOWN * ACROSS + N - 1) / N};
     idx k0 = 0;
     do {
         const idx k = least(K - k0, chunk), steps = whole(k, STEP) / STEP;
         const factor from = part_of(a, 0, k0);
         tiles_of_a tiles = packed_tiles(ready ? ready + k0 * DOWN : room);
+        if (!ready && a.right == 1)
+            m.next = (region){(const real *)(from.at + DOWN * from.down), from.down / 2, DOWN, steps, 0};
         if (!ready && reads_in_place(from, rows, k))
             tiles = (tiles_of_a){from.at, from.down * sizeof(number), SIDE * from.down, STEP};
         else if (!ready) pack_a(room, from, rows, k);
@@ -204,11 +213,11 @@ static void panel(target t, factor a, const number *ready, number *room, const n
             const number *b = block + j * whole(K, STEP) + k0 * ACROSS;
             real *to = t.sums + j, *own = buffer[j / ACROSS % 2];
             if (edge && begun) copy_sums(own, ACROSS, to, down, rows, cols);
-            add_products_of_tiles(begun ? edge ? own : to : NULL, edge ? ACROSS : down, tiles, b, steps * STEP, &last);
-            round_rows(&last, DOWN);
+            add_products_of_tiles(begun ? edge ? own : to : NULL, edge ? ACROSS : down, tiles, b, steps * STEP, &m);
+            round_rows(&m.sums, DOWN);
             if (t.to && k0 + k == K) {
                 store_sums(own, ACROSS);
-                last = (rounding){own, t.bias ? t.bias + j : NULL, t.to + j, t.to_down, rows,
+                m.sums = (rounding){own, t.bias ? t.bias + j : NULL, t.to + j, t.to_down, rows,
                                   steps ? (DOWN + steps - 1) / steps : DOWN, (1ull << cols) - 1};
             } else if (edge) {
                 store_sums(own, ACROSS);
@@ -217,5 +226,5 @@ static void panel(target t, factor a, const number *ready, number *room, const n
         }
         k0 += k;
     } while (k0 < K);
-    round_rows(&last, DOWN);
+    round_rows(&m.sums, DOWN);
 }
