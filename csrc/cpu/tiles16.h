@@ -218,7 +218,7 @@ static void panel(target t, factor a, const number *ready, number *room, const n
             if (t.to && k0 + k == K) {
                 store_sums(own, ACROSS);
                 m.sums = (rounding){own, t.bias ? t.bias + j : NULL, t.to + j, t.to_down, rows,
-                                  steps ? (DOWN + steps - 1) / steps : DOWN, (1ull << cols) - 1};
+                                    steps ? (DOWN + steps - 1) / steps : DOWN, (1ull << cols) - 1};
             } else if (edge) {
                 store_sums(own, ACROSS);
                 copy_sums(to, down, own, ACROSS, rows, cols);
