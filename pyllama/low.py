@@ -1,7 +1,8 @@
 """Computing with bfloat16: all arithmetic in float32, each result rounded once.
 
 bfloat16 has float32's exponent and 8 bits of its significand.  It halves the memory of an array, and some processors
-multiply it several times as fast.  Widening is exact; rounding is to nearest, ties to even.
+multiply it several times as fast.  Widening is exact; rounding is to nearest, ties to even.  See
+docs/bfloat16.md.
 """
 import functools
 import operator

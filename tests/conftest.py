@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from pyllama import backend
 from pyllama import op as op_module
 from pyllama.cli.output import console
+from pyllama.shapes import is_bfloat16
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large]              # problems have thousands of numbers on purpose
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=slow)
@@ -45,7 +46,7 @@ def poison():
         @functools.wraps(create)
         def create_poisoned(*args, **kwargs):
             a = create(*args, **kwargs)
-            if a.dtype.kind in "fc":
+            if a.dtype.kind in "fc" or is_bfloat16(a.dtype):
                 a.fill(np.nan)
             elif a.dtype == np.uint8:
                 a.fill(255)

@@ -10,6 +10,7 @@ F32 = np.finfo("float32")
 TIMES = 16                          # enough for another order of summation and an exponential with 2 ulp
 HALF_A_UNIT = 2.0 ** -8             # the largest relative error of a number that is rounded to bfloat16
 HALF_OF_THE_LEAST = 2.0 ** -134     # and the largest error of one that is rounded to a denormal of bfloat16
+PRODUCTS = -1
 DRAWS = 4
 ALIKE = 4                           # enough if a few groups of factors, each rounded alike, work against the draws
 
@@ -81,17 +82,19 @@ def in_bfloat16(op, inputs, options, dy):
     The bound is the sum of three:
 
     - that of float32 for the same numbers;
-    - ALIKE times the change of the results when factors of matrix products, and saved arrays of an output's shape, are
-      rounded to bfloat16 in one direction or the other;
+    - ALIKE times the changes of the results when the factors of matrix products, or one of the saved arrays of an
+      output's shape, are rounded to bfloat16 in one direction or the other;
     - for a result in bfloat16, half a unit in its last place, number by number.
     """
     single = in_float32(op, in_float64(inputs, np.float32), options, packed(in_float64(op.each(dy), np.float32)))
-    most = [0.0] * len(single)
-    for seed in range(DRAWS):
-        changes = zip(most, nudged_results(op, inputs, options, dy, seed), single, strict=True)
-        most = [max(change, np.abs(a - exact).max(initial=0)) for change, a, (exact, _) in changes]
-    return [(exact, rounded(exact, bound + ALIKE * change) if is_bfloat16(dtype) else bound + ALIKE * change)
-            for (exact, bound), change, dtype in zip(single, most, precisions(op, inputs), strict=True)]
+    exact = [a for a, _ in single]
+    bounds = [bound for _, bound in single]
+    for place in (PRODUCTS, *like_outputs(op, inputs, options)):
+        drawn = [nudged_results(op, inputs, options, dy, place, seed) for seed in range(DRAWS)]
+        for i, draws in enumerate(zip(*drawn, strict=True)):
+            bounds[i] += ALIKE * max(np.abs(a - exact[i]).max(initial=0) for a in draws)
+    return [(a, rounded(a, bound) if is_bfloat16(dtype) else bound)
+            for a, bound, dtype in zip(exact, bounds, precisions(op, inputs), strict=True)]
 
 
 def rounded(exact, bound):
@@ -107,22 +110,29 @@ def precisions(op, inputs):
                       for declared, x in zip(op.inputs, inputs, strict=False) if is_float(x)]
 
 
-def nudged_results(op, inputs, options, dy, seed):
-    """results() of the float64 reference whose products and saved arrays are nudged()."""
+def like_outputs(op, inputs, options):
+    """The places of the saved arrays that are computed and have an output's shape."""
+    exactly = in_float64(inputs)
+    y, saved = op.forward(*exactly, **options)
+    shapes = {np.shape(a) for a in op.each(y)}
+    return [i for i, a in enumerate(saved) if is_computed(a, exactly) and a.shape in shapes]
+
+
+def nudged_results(op, inputs, options, dy, place, seed):
+    """results() of the float64 reference with nudged() factors of PRODUCTS, or a saved array, the one at `place`."""
     class Array(np.ndarray):
         def __array_ufunc__(self, ufunc, method, *operands, out=None, **keywords):
             if out:
                 keywords["out"] = tuple(map(np.asarray, out))
             operands = [np.asarray(a) if isinstance(a, Array) else a for a in operands]
-            if ufunc is np.matmul:
+            if ufunc is np.matmul and place == PRODUCTS:
                 operands = [nudged(a, seed) for a in operands]
             result = getattr(ufunc, method)(*operands, **keywords)
             return result.view(Array) if isinstance(result, np.ndarray) else result
 
     exactly = [x.view(Array) if is_float(x) else x for x in in_float64(inputs)]
     y, saved = op.forward(*exactly, **options)
-    shapes = {np.shape(a) for a in op.each(y)}
-    saved = [nudged(a, seed) if is_computed(a, exactly) and a.shape in shapes else a for a in saved]
+    saved = [nudged(a, seed) if i == place else a for i, a in enumerate(saved)]
     dys = [np.asarray(d).view(Array) for d in in_float64(op.each(dy))]      # for its products with what where() gave
     grads = op.backward(packed(dys), *saved, **options)[:len(inputs)]
     return [np.asarray(a) for a in (*op.each(y), *grads) if a is not None]
