@@ -12,6 +12,7 @@
  * (e) A strip that the segments hide entirely is skipped, so packed documents cost less than one text
  *     of their length.
  */
+#include "lines.h"
 #include "strip.h"
 #ifdef _OPENMP
 #include <omp.h>
@@ -19,47 +20,11 @@
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-typedef struct {                                   /* rows of a head, one every `down` numbers */
-    number *at;
-    idx down;
-} lines;
-
-INLINE lines at(heads h, idx b, idx g, idx r, idx t) {
-    return (lines){h.at + b * h.b + g * h.g + r * h.r + t * h.t, h.t};
-}
-
 INLINE real scale_of(const attending *a) { return a->scale == a->scale ? a->scale : 1 / SQRT(a->K); }
 
 #ifdef IN_TILES
 #include "attention16.c"
 #else
-#if REAL == 16
-enum { ROOMS = 1 };                                /* numbers are widened before they are packed, sums rounded at the end */
-
-INLINE matrix reals_of(lines x, idx rows, idx K, real *room) {
-    for (idx i = 0; i < rows; i++) {
-        #pragma omp simd
-        for (idx k = 0; k < K; k++) room[i * K + k] = get(x.at[i * x.down + k]);
-    }
-    return (matrix){room, K, 1};
-}
-
-INLINE matrix sums_at(lines x, idx K, real *room) { return (void)x, (matrix){room, K, 1}; }
-
-INLINE void put_sums(lines x, matrix sums, idx rows, idx K) {
-    for (idx i = 0; i < rows; i++) {
-        #pragma omp simd
-        for (idx k = 0; k < K; k++) x.at[i * x.down + k] = put(sums.at[i * sums.down + k]);
-    }
-}
-#else
-enum { ROOMS = 0 };
-
-INLINE matrix sums_at(lines x, idx K, real *room) { return (void)K, (void)room, (matrix){x.at, x.down, 1}; }
-INLINE matrix reals_of(lines x, idx rows, idx K, real *room) { return (void)rows, sums_at(x, K, room); }
-INLINE void put_sums(lines x, matrix sums, idx rows, idx K) { (void)x, (void)sums, (void)rows, (void)K; }
-#endif
-
 static void pack(real *to, matrix b, idx rows, idx cols) {
     for (idx j = 0; j < cols; j += NR)
         pack_columns(to + j * rows, from(b, 0, j), rows, least(cols - j, NR));

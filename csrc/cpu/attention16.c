@@ -4,8 +4,7 @@
  * (b) Of each product, p or scale dz is the factor that changes, so they are written as the tiles that the products
  *     read.  yᵀ and dqᵀ are summed, because a query is then a lane, and one vector rescales 16 of them.
  * (c) p and scale dz are rounded as factors.  Everything else is float: scores, statistics, every sum.
- * (d) Tiles and vectors work at once: while 16 queries are softened, the next ones are scored, and the values of the
- *     ones before are summed.
+ * (d) What a tile has stored is read, and the reverse, not at once but after other work on 16 queries: neither waits.
  */
 #include "attention_tiles.h"
 
@@ -36,7 +35,7 @@ INLINE __m512 log_of(__m512 x) {
     return _mm512_fmadd_ps(guess, _mm512_set1_ps(LN_2), _mm512_mul_ps(r, s));
 }
 
-typedef struct {                                   /* a score times `first`, then capped and biased, times `then`: log₂ p */
+typedef struct {                                   /* log₂ p: a score times `first`, adjusted, times `then` */
     real first, then;
 } powers;
 
@@ -56,8 +55,8 @@ INLINE void adjust_rows(real *strip, real *slope, sight x, span rows, const atte
     adjust(strip, slope, x.band, 0, a, bias);
 }
 
-/* The rows of a strip that the products read: whole sides */
-INLINE span sides_of(span rows) {
+/* The rows of a strip that the products read: whole edges */
+INLINE span edges_of(span rows) {
     return rows.first < rows.past ? (span){rows.first / EDGE * EDGE, parts_of(rows.past, EDGE) * EDGE} : (span){0, 0};
 }
 
@@ -75,16 +74,17 @@ INLINE __mmask16 who_sees(sight x, idx i) {
     return lanes;
 }
 
+/* A whole row is stored, because what a masked store wrote is slow to read. */
 INLINE void keep(real *row, __mmask16 lanes, __m512 otherwise) {
-    _mm512_store_ps(row, _mm512_mask_mov_ps(otherwise, lanes, _mm512_load_ps(row)));    /* a masked store is slow to read */
+    _mm512_store_ps(row, _mm512_mask_mov_ps(otherwise, lanes, _mm512_load_ps(row)));
 }
 
 /* One strip, or two of the same queries and keys, where not visible: value */
 static void hide(real *strip, real *other, sight x, span rows, real value) {
     const int all = x.mask || x.pairs || x.keys || x.band.cols < LANES;
-    const span whole = {LANES - 1 - x.band.after, least(1 + x.band.before, x.band.rows)};       /* every query sees these */
+    const span whole = {LANES - 1 - x.band.after, least(1 + x.band.before, x.band.rows)};
     for (idx i = rows.first; i < rows.past; i++) {
-        if (!all && i >= whole.first && i < whole.past) {
+        if (!all && i >= whole.first && i < whole.past) {      /* every query sees these */
             i = whole.past - 1;
             continue;
         }
@@ -94,7 +94,7 @@ static void hide(real *strip, real *other, sight x, span rows, real value) {
     }
 }
 
-/* a to p, as pairs of keys; highest: log₂ of what p is a multiple of.  The sums so far must be multiplied by the result. */
+/* a to p, as pairs of keys; highest: log₂ of what p is a multiple of.  Returns by what the sums so far shrink. */
 static __m512 soften(number *p, const real *strip, span rows, real then, real *highest, real *sum) {
     const __m512 none = _mm512_set1_ps(-INFINITY), by = _mm512_set1_ps(then), before = _mm512_load_ps(highest);
     __m512 high = none, high_too = none;
@@ -106,12 +106,12 @@ static __m512 soften(number *p, const real *strip, span rows, real then, real *h
     const __m512 base = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(high, none, _CMP_NEQ_UQ), high);
     const __m512 shrink = power(_mm512_sub_ps(before, base));
     __m512 total = _mm512_mul_ps(_mm512_load_ps(sum), shrink), total_too = _mm512_setzero_ps();
-    for (idx side = rows.first; side < rows.past; side += EDGE)
-        for (idx r = side; r < side + 16; r++) {
+    for (idx edge = rows.first; edge < rows.past; edge += EDGE)
+        for (idx r = edge; r < edge + 16; r++) {
             const __m512 even = power(_mm512_fmsub_ps(_mm512_load_ps(strip + r * ROW), by, base));
             const __m512 odd = power(_mm512_fmsub_ps(_mm512_load_ps(strip + (r + 16) * ROW), by, base));
             total = _mm512_add_ps(total, even), total_too = _mm512_add_ps(total_too, odd);
-            _mm512_store_si512(p + side / EDGE * TILE + r % 16 * 32, paired(even, odd));
+            _mm512_store_si512(p + edge / EDGE * TILE + r % 16 * 32, paired(even, odd));
         }
     _mm512_store_ps(highest, high);
     _mm512_store_ps(sum, _mm512_add_ps(total, total_too));
@@ -181,7 +181,7 @@ static void take_in_keys(part16 *o, const attending *a, idx b, idx s, idx t0, id
         next->rows = (span){0, 0};
         if (t < queries) {
             next->x = look(a, b, s, t0 + t, n, least(queries - t, 16));
-            next->rows = sides_of(seen(transposed(next->x.band), 0, LANES));
+            next->rows = edges_of(seen(transposed(next->x.band), 0, LANES));
             score(o, next, t);
         }
         if (t >= 16 && now->rows.past) soften_scores(o, now, t - 16, a, bias ? bias + (t - 16) * a->S : NULL, by);

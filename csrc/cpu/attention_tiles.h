@@ -1,15 +1,15 @@
 /* What attention16.c does with AMX's tiles: sums of products, and their factors packed.
  *
- * (a) A tile of numbers holds 16 rows of 32, a tile of sums 16 x 16.  A side is 32 rows, 2 tiles.
+ * (a) A tile of numbers holds 16 rows of 32, a tile of sums 16 x 16.  An edge is 32 rows, 2 tiles.
  * (b) Of a product, the left factor's tiles lie by rows, the right one's by pairs of rows: its row r has numbers of
- *     the rows r and r + 16 of a side by turns.  So two rows that are rounded become one by a shift and a blend, and
+ *     the rows r and r + 16 of an edge by turns.  So two rows that are rounded become one by a shift and a blend, and
  *     a transpose of 16 x 16 words makes the one kind of tile from the other.
  * (c) All tiles are dense, 1 KiB each, and zero beyond the matrix.
  */
 #include <immintrin.h>
 #include "amx.h"
 
-enum { TILE = 512, SUM_TILE = 256, EDGE = 32 };        /* numbers of a tile, sums of a tile, rows of a side */
+enum { TILE = 512, SUM_TILE = 256, EDGE = 32 };    /* numbers of a tile, sums of a tile, rows of two */
 
 typedef struct {
     const number *at;
@@ -21,7 +21,7 @@ typedef struct {
     idx down, right;                               /* in tiles, too */
 } sums;
 
-/* A multiple of a side's or a tile's length: how many there are */
+/* Tiles or edges that n rows or columns need */
 INLINE idx parts_of(idx n, idx part) { return (n + part - 1) / part; }
 
 INLINE void begin_whole_tiles(void) {
@@ -97,33 +97,33 @@ static void transpose_tiles(number *tile, idx count) {
 /* The first n lanes, n of any size. */
 INLINE __mmask32 lanes_below(idx n) { return n >= 32 ? ~0u : n > 0 ? (1u << n) - 1 : 0; }
 
-/* Sides of x[rows K] by rows: tiles[16 rows, 32 columns] */
+/* Edges of x[rows K] by rows: tiles[16 rows, 32 columns] */
 static void tile_rows(number *to, lines x, idx rows, idx K) {
-    const idx deep = parts_of(K, 32), all = parts_of(rows, EDGE) * EDGE;
-    for (idx i = 0; i < all; i++)
-        for (idx k = 0; k < deep; k++) {
-            const __mmask32 there = i < rows ? lanes_below(K - k * 32) : 0;
-            _mm512_store_si512(to + (i / 16 * deep + k) * TILE + i % 16 * 32,
-                               _mm512_maskz_loadu_epi16(there, x.at + i * x.down + k * 32));
+    for (idx i = 0; i < parts_of(rows, EDGE) * EDGE; i += 16)
+        for (idx k = 0; k < K; k += 32, to += TILE) {
+            const __mmask32 there = lanes_below(K - k);
+            const number *at = x.at + i * x.down + k;
+            for (idx r = 0; r < 16; r++, at += x.down)
+                _mm512_store_si512(to + r * 32, _mm512_maskz_loadu_epi16(i + r < rows ? there : 0, at));
         }
 }
 
-INLINE __m512i words_of(lines x, idx i, idx k, idx rows, idx K) {
-    const __mmask16 there = i < rows ? lanes_below(K - k) : 0;
-    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, x.at + i * x.down + k));
+INLINE __m512i words_of(const number *at, __mmask16 there) {
+    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, at));
 }
 
-/* Sides of x[rows K] by pairs of rows: tiles[32 rows, 16 columns] */
+/* Edges of x[rows K] by pairs of rows: tiles[32 rows, 16 columns] */
 static void tile_pairs(number *to, lines x, idx rows, idx K) {
-    const idx wide = parts_of(K, 16);
-    for (idx side = 0; side < rows; side += EDGE)
-        for (idx r = 0; r < 16; r++)
-            for (idx k = 0; k < wide; k++) {
-                const __m512i even = words_of(x, side + r, k * 16, rows, K);
-                const __m512i odd = words_of(x, side + r + 16, k * 16, rows, K);
-                _mm512_store_si512(to + (side / EDGE * wide + k) * TILE + r * 32,
-                                   _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+    for (idx i = 0; i < rows; i += EDGE)
+        for (idx k = 0; k < K; k += 16, to += TILE) {
+            const __mmask16 there = lanes_below(K - k);
+            const number *at = x.at + i * x.down + k;
+            for (idx r = 0; r < 16; r++, at += x.down) {
+                const __m512i even = words_of(at, i + r < rows ? there : 0);
+                const __m512i odd = words_of(at + 16 * x.down, i + r + 16 < rows ? there : 0);
+                _mm512_store_si512(to + r * 32, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
             }
+        }
 }
 
 /* Numbers by turns, rounded to the nearest, ties away from 0: with ties to even, a pair costs twice as much. */
