@@ -232,20 +232,9 @@ except OSError as error:
 
 # The ops whose kernels take bfloat16, too.
 LOW = frozenset({
-    "add_rms_norm",
-    "attention",
-    "cross_entropy",
-    "dropout",
-    "embedding",
-    "gelu",
-    "layer_norm",
-    "linear",
-    "linear_cross_entropy",
-    "relu",
-    "rms_norm",
-    "rope",
-    "softmax",
-    "swiglu",
+    "add_rms_norm", "attention", "cross_entropy", "dropout", "embedding",
+    "gelu", "layer_norm", "linear", "linear_cross_entropy", "relu",
+    "rms_norm", "rope", "softmax", "swiglu",
 })
 cdef int BFLOAT = np.dtype(ml_dtypes.bfloat16).num
 
