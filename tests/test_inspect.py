@@ -37,6 +37,6 @@ def test_every_op_is_printed_with_its_options_and_both_passes(name, capsys):
 def test_the_default_is_the_one_of_the_code(capsys):
     """Options that go on to another op have none here."""
     out = printed(capsys, "linear_cross_entropy")
-    assert "chunk=None; tests draw it from None, 7, 64\n" in out
+    assert "chunk=None; tests draw it from None, 3, 64\n" in out
     assert "label_smoothing; tests draw it from 0 to 0.5\n" in out
     assert "scaling=None; tests draw it from the values below\n" in printed(capsys, "rope")

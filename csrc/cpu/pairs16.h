@@ -9,8 +9,7 @@ typedef struct {                                   /* pair k / 2 of row i is at[
     idx down, next;
 } rows_of_a;
 
-
-INLINE __mmask32 first_of(idx n) { return n >= 32 ? -1 : (1u << (n < 0 ? 0 : n)) - 1; }
+INLINE __mmask32 first_of(idx n) { return n >= 32 ? ~(__mmask32)0 : (1u << (n < 0 ? 0 : n)) - 1; }
 
 /* Pairs of a line of x and the next one: n of them from each two lines, then zeros, `width` together */
 INLINE void pair_lines(number *restrict to, idx width, const number *x, idx apart, idx lines, idx n) {

@@ -74,7 +74,7 @@ INLINE matrix packed_rows(const real *panels, matrix a, idx p) {
 }
 
 /* a[rows K] as panels of MR rows, PANEL numbers each; the last panel is padded with zeros */
-static void pack_rows(real *restrict to, matrix a, idx rows, idx K) {
+static inline void pack_rows(real *restrict to, matrix a, idx rows, idx K) {
     idx panels = (rows + MR - 1) / MR, over = panels * MR - rows;
     if (over) memset(to + (panels - 1) * PANEL, 0, PANEL * sizeof(real));
     if (a.right == 1) {
@@ -126,7 +126,7 @@ INLINE void copy_rows(int V, real *restrict to, const real *at, idx down, idx K,
 }
 
 /* K rows of b, cols <= NR columns; padded with zeros to a whole vector */
-static void pack_columns(real *restrict to, matrix b, idx K, idx cols) {
+static inline void pack_columns(real *restrict to, matrix b, idx K, idx cols) {
     const int V = (cols + LANES - 1) / LANES;
     const idx last = cols - (V - 1) * LANES;
 #define COPY(V) (last == LANES ? copy_rows(V, to, b.at, b.down, K, LANES) : copy_rows(V, to, b.at, b.down, K, last))
