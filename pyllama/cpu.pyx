@@ -144,7 +144,8 @@ cdef bytes _wanted = os.environ.get("PYLLAMA_ISA", "").encode()
 cdef const char *_isa = kernels_init(_wanted)
 if _isa == NULL:
     raise ImportError(f"PYLLAMA_ISA={_wanted.decode()}: not among baseline, avx2, avx512, avx512vnni, avx512bf16 "
-                      "and amx, or not supported by this build or processor; unset it to use the best that is supported")
+                      "and amx, or not supported by this build or processor; unset it to use the best that is "
+                      "supported")
 isa = _isa.decode()                                     # the instruction set in use
 
 
@@ -259,7 +260,7 @@ include "../csrc/cpu/softmax.pxi"
 include "../csrc/cpu/swiglu.pxi"
 
 
-# --- not ops: sums, updates in place, casts, stored matrices ----------------------------------------------------------------
+# --- not ops: sums, updates in place, casts, stored matrices ----------------------------------------------------------
 
 include "../csrc/cpu/total.pxi"
 include "../csrc/cpu/adamw.pxi"

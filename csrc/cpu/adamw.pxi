@@ -17,6 +17,6 @@ cdef uint16_t *copy_of(np.ndarray rounded, np.ndarray p) except? NULL:
     if np.PyArray_TYPE(p) != np.NPY_FLOAT or np.PyArray_TYPE(rounded) != BFLOAT:
         raise TypeError(f"a copy in {rounded.dtype} of parameters in {p.dtype}; they must be bfloat16 and float32")
     if not np.PyArray_SAMESHAPE(rounded, p) or not np.PyArray_ISCARRAY(rounded):
-        raise ValueError(f"a copy of shape {np.shape(rounded)} of parameters of shape {np.shape(p)}; the shapes must be "
-                         "equal, and the copy contiguous, aligned and writable")
+        raise ValueError(f"a copy of shape {np.shape(rounded)} of parameters of shape {np.shape(p)}; the shapes must "
+                         "be equal, and the copy contiguous, aligned and writable")
     return <uint16_t *>rounded.data

@@ -25,8 +25,8 @@ cdef np.ndarray new_heads(np.ndarray x):
     return np.empty((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), x.dtype).transpose(0, 2, 1, 3)
 
 
-cdef attending attending_of(np.ndarray q, np.ndarray k, np.ndarray v, tuple hiding, np.ndarray bias, bint causal, window,
-                            scale, softcap) except *:
+cdef attending attending_of(np.ndarray q, np.ndarray k, np.ndarray v, tuple hiding, np.ndarray bias, bint causal,
+                            window, scale, softcap) except *:
     cdef attending a
     if (q.ndim != 5 or k.ndim != 4 or not np.PyArray_SAMESHAPE(k, v) or k.shape[0] != q.shape[0]
             or k.shape[1] != q.shape[1] or k.shape[3] != q.shape[4] or not q.shape[4]):

@@ -3,7 +3,7 @@ def total(list arrays):
     cdef np.ndarray first = dense(arrays[0], arrays[0]), y
     if np.PyArray_TYPE(first) != BFLOAT:
         raise TypeError(f"total adds arrays in bfloat16, not {first.dtype}")
-    addends = [first, *(dense_as(x, first) for x in arrays[1:])]        # keeps the arrays alive until the kernel has run
+    addends = [first, *(dense_as(x, first) for x in arrays[1:])]    # keeps the arrays alive until the kernel has run
     cdef np.ndarray addresses = np.array([x.ctypes.data for x in addends], np.uintp)
     y = new(first)
     cdef idx n = y.size, count = addresses.size
