@@ -11,7 +11,7 @@ import numpy as np
 
 from pyllama import backend
 from pyllama.params import cast
-from pyllama.shapes import WEIGHTS, is_bfloat16
+from pyllama.shapes import is_bfloat16
 
 
 def widened(x):
@@ -49,9 +49,10 @@ def total(*arrays):
 class Rounded:
     """The two passes of an op in bfloat16, by its float32 kernels or, without any, by its reference.
 
-    Outputs are bfloat16, but for single numbers, such as a loss.  The gradient of a weight is float32, because it is a
-    sum over many rows; that of another input has the precision of the input.  Inputs and outputs are saved as they are
-    given and returned, so that back keeps no copies of them in float32; all else is saved in float32.
+    Outputs are bfloat16, but for single numbers, such as a loss.  The gradient of a weight, which the op names, is
+    float32, because it is a sum over many rows; that of another input has the precision of the input.  Inputs and
+    outputs are saved as they are given and returned, so that back keeps no copies of them in float32; all else is saved
+    in float32.
     """
 
     def __init__(self, op):
@@ -71,5 +72,5 @@ class Rounded:
     def backward(self, dy, backward, precisions, *saved, **options):
         dys = widened(dy) if len(self.op.outputs) == 1 else tuple(map(widened, dy))
         grads = backward(dys, *map(widened, saved), **options)
-        return [g if g is None or x.name in WEIGHTS else rounded(g, dtype)
+        return [g if g is None or x.weight else rounded(g, dtype)
                 for x, g, dtype in zip(self.op.inputs, grads, precisions, strict=False)]

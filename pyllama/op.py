@@ -15,10 +15,11 @@ this form, too.  Their backward pass is the chain rule: it calls the parts' back
 An op's module has the derivation (its docstring), two plain functions and one line that registers the op:
 
     forward(*inputs, **options) -> y, saved          backward(dy, *saved, **options) -> gradients
-    rms_norm = op("x[... D], w[D] -> y[... D]", forward, backward, eps=between(1e-8, 0.1))
+    rms_norm = op("x[... D], w[D] -> y[... D]", forward, backward, weights=("w",), eps=between(1e-8, 0.1))
 
-The line declares the shapes (see shapes.py) and the options.  Tests draw the value of an option from name=[...] or
-from the interval name=between(low, high).
+The line declares the shapes (see shapes.py), the weights and the options.  A weight's gradient is a sum over many rows,
+so it stays float32 in bfloat16; that of another input has the precision of the input.  Tests draw the value of an
+option from name=[...] or from the interval name=between(low, high).
 
 The two functions are the reference.  They are pure; holomorphic, because a complex step then differentiates them
 exactly; and written with NumPy's functions and methods alone, because they run on CuPy's arrays, too.
@@ -67,16 +68,19 @@ class between(NamedTuple):
 class Op:
     """A registered op, called as op(*inputs, **options); see the module.
 
-    name    the name in OPS; None: the module's in pyllama.ops, elsewhere the module's and forward's, with a number if
-            the module has another op of that name
+    name     the name in OPS; None: the module's in pyllama.ops, elsewhere the module's and forward's, with a number if
+             the module has another op of that name
+    weights  the names of the inputs that are weights
 
-    Raises ValueError for a line that is not a shape line, UserError for a name that another module has taken.  A call
-    raises TypeError or ValueError if the inputs, the gradient passed to back, or the results do not fit the line.
+    Raises ValueError for a line that is not a shape line or a weight that is not a floating input, UserError for a name
+    that another module has taken.  A call raises TypeError or ValueError if the inputs, the gradient passed to back, or
+    the results do not fit the line.
     """
 
-    def __init__(self, line, forward, backward, *, name=None, **options):
+    def __init__(self, line, forward, backward, *, name=None, weights=(), **options):
         self.shapes, self.forward, self.backward, self.options = line, forward, backward, options
-        self.inputs, self.outputs = shapes.parse(line)
+        inputs, self.outputs = shapes.parse(line)
+        self.inputs, self.weights = shapes.with_weights(inputs, weights, line), weights
         self.optional = {x.name for x in self.inputs if x.optional}
         self.module, function = named(forward)
         self.rounded = Rounded(self)

@@ -23,6 +23,7 @@ class Array(NamedTuple):
     axes: tuple[str, ...]                           # ("...", "2*K")
     below: str                                      # the bound of an integer input: an axis, a number, or ""
     optional: bool
+    weight: bool = False                            # is its gradient a sum over many rows?
 
     def __str__(self):
         return f"{self.name}[{' '.join(self.axes)}]"
@@ -44,6 +45,13 @@ def parse(line):
     if len(names := [x.name for x in (*inputs, *outputs)]) > len(set(names)):
         raise wrong(line, f"{max(names, key=names.count)} occurs twice")
     return inputs, outputs
+
+
+def with_weights(inputs, names, line):
+    """The inputs; those with these names are weights.  Raises ValueError for a name that no floating input has."""
+    if unknown := [name for name in names if name not in {x.name for x in inputs if not x.below}]:
+        raise ValueError(f"weights names {unknown[0]!r}, which is no floating input of {line!r}; name those that are")
+    return [x._replace(weight=x.name in names) for x in inputs]
 
 
 def arrays(side, line):
@@ -73,7 +81,6 @@ def signature(inputs):
 
 
 ONE, BFLOAT16, MIXED = "one precision", "bfloat16", "bfloat16 and float32"        # of the inputs of a call
-WEIGHTS = "w", "b"              # inputs whose gradients are sums over many rows
 
 
 def is_bfloat16(dtype):
@@ -119,7 +126,7 @@ def check(op, actual):
 
 def is_vector(declared):
     """Is the input a norm's weight or a bias?"""
-    return declared.name in WEIGHTS and len(declared.axes) == 1
+    return declared.weight and len(declared.axes) == 1
 
 
 def beside(precision):

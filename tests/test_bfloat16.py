@@ -33,7 +33,7 @@ def scaled_backward(dy, x, w, computed, *, power=1):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_call_in_bfloat16_computes_in_float32_and_rounds_once(precision):
     """1 + 2⁻⁷ is bfloat16's successor of 1; its cube and its product with 3 are not in bfloat16."""
-    op = Op("x[N D], w[D] -> y[N D]", scaled, scaled_backward, name="scaled")
+    op = Op("x[N D], w[D] -> y[N D]", scaled, scaled_backward, name="scaled", weights=("w",))
     x = np.array([[3.0], [1 + 2.0 ** -7]]).astype(BFLOAT16)
     w = np.array([1 + 2.0 ** -7]).astype(precision)
     y, back = op(x, w, power=3)
@@ -46,6 +46,28 @@ def test_a_call_in_bfloat16_computes_in_float32_and_rounds_once(precision):
     assert dw[0] != dw[0].astype(BFLOAT16)
     with pytest.raises(TypeError, match="dy is float32 but y is bfloat16; convert one"):
         back(exact)
+
+
+def test_a_gradient_has_the_precision_of_its_input_unless_the_op_says_that_it_is_a_weight():
+    """Whatever the input is called: the op before takes no float32 for its bfloat16 output."""
+    op = Op("w[N K], b[K M] -> y[N M]", lambda w, b: (w @ b, (w, b)), lambda dy, w, b: (dy @ b.T, w.T @ dy))
+    w, (b, relu_back) = np.ones((2, 3), BFLOAT16), ops.relu(np.ones((3, 4), BFLOAT16))
+    y, back = op(w, b)
+    dw, db = back(y)
+    assert dw.dtype == db.dtype == relu_back(db)[0].dtype == BFLOAT16
+    assert op(w, b.astype("float32"))[1](y)[1].dtype == "float32"
+
+
+def test_both_tables_of_glove_have_gradients_in_float32():
+    table, ids, ones = np.ones((2, 3), BFLOAT16), np.array([0, 1]), np.ones((2, 1), BFLOAT16)
+    _, back = ops.glove(table, table, *np.zeros((2, 2), "float32"), ids, ids, ones, ones)
+    assert [None if g is None else g.dtype for g in back(1.0)] == [*["float32"] * 4, None, None, *[BFLOAT16] * 2]
+
+
+@pytest.mark.parametrize("name", ["v", "ids"])
+def test_a_weight_is_a_floating_input(name):
+    with pytest.raises(ValueError, match=f"weights names '{name}', which is no floating input of 'ids.*'; name those"):
+        Op("ids[N]<V, w[V D] -> y[N D]", doubled, doubled_backward, weights=("w", name))
 
 
 def test_only_float32_may_stand_beside_bfloat16_and_not_first():

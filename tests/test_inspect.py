@@ -22,7 +22,7 @@ def test_an_op_is_printed_with_its_derivation_its_facts_and_its_code(capsys):
     assert "\nShapes      x[... D], w[D] -> y[... D]\nOptions     eps=1e-05; tests draw it from 0.001 to 1\n" in out
     assert f"\nFile        {OPS['rms_norm'].forward.__code__.co_filename}\nSteps       pyllama derive rms_norm\n" in out
     assert out.count("The mean square of (1, 7)") == 1                      # the code comes without the docstring
-    assert out.endswith('"x[... D], w[D] -> y[... D]", forward, backward, eps=between(1e-3, 1.0))\n')
+    assert out.endswith('"x[... D], w[D] -> y[... D]", forward, backward, weights=("w",), eps=between(1e-3, 1.0))\n')
 
 
 @pytest.mark.parametrize("name", sorted(OPS))

@@ -64,4 +64,5 @@ def backward(dys, s, w, r, *, eps=1e-5):
     return dx, dx, dw
 
 
-add_rms_norm = op("x[... D], a[... D], w[D] -> s[... D], y[... D]", forward, backward, eps=between(1e-3, 1.0))
+add_rms_norm = op("x[... D], a[... D], w[D] -> s[... D], y[... D]", forward, backward, weights=("w",),
+                  eps=between(1e-3, 1.0))

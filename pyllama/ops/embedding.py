@@ -58,4 +58,4 @@ def backward(dy, ids, w):
     return None, dw
 
 
-embedding = op("ids[B T]<V, w[V D] -> y[B T D]", forward, backward)
+embedding = op("ids[B T]<V, w[V D] -> y[B T D]", forward, backward, weights=("w",))

@@ -75,4 +75,5 @@ def backward(dloss, w, v, i, j, f, e):
     return dw, dv, da, db, None, None, -h, e * e * share
 
 
-glove = op("w[V D], v[V D], a[V], b[V], i[N]<V, j[N]<V, y[N 1], f[N 1] -> loss[]", forward, backward)
+glove = op("w[V D], v[V D], a[V], b[V], i[N]<V, j[N]<V, y[N 1], f[N 1] -> loss[]", forward, backward,
+           weights=("w", "v", "a", "b"))

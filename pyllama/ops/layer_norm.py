@@ -70,4 +70,4 @@ def backward(dy, n, w, r, *, eps=1e-5):
     return dx, np.sum(dy * n, axis=rows), np.sum(dy, axis=rows)
 
 
-layer_norm = op("x[... D], w[D], b[D] -> y[... D]", forward, backward, eps=between(1e-3, 1.0))
+layer_norm = op("x[... D], w[D], b[D] -> y[... D]", forward, backward, weights=("w", "b"), eps=between(1e-3, 1.0))

@@ -64,4 +64,4 @@ def backward(dy, x, w, b):
     return (rows @ w).reshape(x.shape), rows.T @ x.reshape(-1, D), None if b is None else rows.sum(axis=0)
 
 
-linear = op("x[... D], w[E D], b[E]? -> y[... E]", forward, backward)
+linear = op("x[... D], w[E D], b[E]? -> y[... E]", forward, backward, weights=("w", "b"))

@@ -78,6 +78,6 @@ def backward(dloss, dx, dw, **options):
     return dx * dloss, dw * dloss, None
 
 
-linear_cross_entropy = op("x[N D], w[V D], t[N]<V -> loss[]", forward, backward, chunk=[None, 3, 64],
-                          ignore_index=[-100, 0], label_smoothing=between(0.0, 0.5), z_loss=between(0.0, 0.1),
-                          count=[None, 1, 7])
+linear_cross_entropy = op("x[N D], w[V D], t[N]<V -> loss[]", forward, backward, weights=("w",),
+                          chunk=[None, 3, 64], ignore_index=[-100, 0],
+                          label_smoothing=between(0.0, 0.5), z_loss=between(0.0, 0.1), count=[None, 1, 7])

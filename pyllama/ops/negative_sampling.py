@@ -93,4 +93,4 @@ def backward(dloss, x, w, s, u):
     return np.einsum("nk,nkd->nd", dz, w[s]), dw, None, None
 
 
-negative_sampling = op("x[N D], w[V D], t[N]<V, negatives[N K]<V -> loss[]", forward, backward)
+negative_sampling = op("x[N D], w[V D], t[N]<V, negatives[N K]<V -> loss[]", forward, backward, weights=("w",))

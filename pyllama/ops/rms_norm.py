@@ -57,4 +57,4 @@ def backward(dy, x, w, r, *, eps=1e-5):
     return dx, dw
 
 
-rms_norm = op("x[... D], w[D] -> y[... D]", forward, backward, eps=between(1e-3, 1.0))
+rms_norm = op("x[... D], w[D] -> y[... D]", forward, backward, weights=("w",), eps=between(1e-3, 1.0))

@@ -2,7 +2,7 @@
 import numpy as np
 
 from pyllama import backend
-from pyllama.shapes import WEIGHTS, is_bfloat16
+from pyllama.shapes import is_bfloat16
 from pyllama.testing.problems import named, packed
 from pyllama.testing.trees import in_float64, is_float
 
@@ -106,7 +106,7 @@ def precisions(op, inputs):
     """The dtype of each of results() of a call in bfloat16."""
     low = named("bfloat16")
     outputs = [low if y.axes else np.dtype(np.float32) for y in op.outputs]
-    return outputs + [np.dtype(np.float32) if declared.name in WEIGHTS else x.dtype
+    return outputs + [np.dtype(np.float32) if declared.weight else x.dtype
                       for declared, x in zip(op.inputs, inputs, strict=False) if is_float(x)]
 
 

@@ -96,7 +96,7 @@ class Exercise:
         right = OPS[self.bug.op]
         forward = forward or self.given["forward"]
         with registering_nothing():
-            attempt = Op(right.shapes, forward, backward, name=self.name, **right.options)
+            attempt = Op(right.shapes, forward, backward, name=self.name, weights=right.weights, **right.options)
         if not same_values(attempt, right):
             fault = Fault("another forward", "forward computes other values than before; change how it saves, not y")
             return Report(attempt.name, (), (fault,), seed=SEED)
