@@ -5,6 +5,10 @@
  *     read.  yᵀ and dqᵀ are summed, because a query is then a lane, and one vector rescales 16 of them.
  * (c) p and scale dz are rounded as factors.  Everything else is float: scores, statistics, every sum.
  * (d) What a tile has stored is read, and the reverse, not at once but after other work on 16 queries: neither waits.
+ * (e) A product reads whole tiles, and hides a key by p = 0, which times NaN is NaN.  So what is not finite goes further
+ *     than in float32: of a value, to the 16 queries of a tile if one of them sees, by causality and window, a key of
+ *     the same edge; of a key, to dq of an edge of queries alike; of a query or dy, to dk and dv of an edge of keys.
+ *     Scores are hidden before they are softened: so of a key, no more of y is lost than sees it.
  */
 #include "attention_tiles.h"
 
@@ -21,6 +25,12 @@ INLINE __m512 power(__m512 x) {
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931517124176025f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1));
     return _mm512_scalef_ps(p, x);
+}
+
+/* p, 2^(a by - base).  It is at most 1, but a by, which is not rounded, may exceed base, which is, by half a unit.
+ * NaN passes: of two, min returns the second. */
+INLINE __m512 weight(const real *a, __m512 by, __m512 base) {
+    return power(_mm512_min_ps(_mm512_setzero_ps(), _mm512_fmsub_ps(_mm512_load_ps(a), by, base)));
 }
 
 /* log x of a normal number: a guess of log₂ x within 0.01, and the logarithm of the rest, which is close to 1 */
@@ -108,8 +118,7 @@ static __m512 soften(number *p, const real *strip, span rows, real then, real *h
     __m512 total = _mm512_mul_ps(_mm512_load_ps(sum), shrink), total_too = _mm512_setzero_ps();
     for (idx edge = rows.first; edge < rows.past; edge += EDGE)
         for (idx r = edge; r < edge + 16; r++) {
-            const __m512 even = power(_mm512_fmsub_ps(_mm512_load_ps(strip + r * ROW), by, base));
-            const __m512 odd = power(_mm512_fmsub_ps(_mm512_load_ps(strip + (r + 16) * ROW), by, base));
+            const __m512 even = weight(strip + r * ROW, by, base), odd = weight(strip + (r + 16) * ROW, by, base);
             total = _mm512_add_ps(total, even), total_too = _mm512_add_ps(total_too, odd);
             _mm512_store_si512(p + edge / EDGE * TILE + r % 16 * 32, paired(even, odd));
         }

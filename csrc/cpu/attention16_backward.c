@@ -51,7 +51,7 @@ static idx attention_work(idx S, idx K) {
 static void soften_backward(real *p, real *d, const real *lse, const real *delta, real then, real inner) {
     const __m512 by = _mm512_set1_ps(then), base = _mm512_load_ps(lse), mean = _mm512_load_ps(delta);
     for (idx i = 0; i < EDGE * ROW; i += ROW) {
-        const __m512 pi = power(_mm512_fmsub_ps(_mm512_load_ps(p + i), by, base));
+        const __m512 pi = weight(p + i, by, base);
         const __m512 di = _mm512_fmsub_ps(_mm512_load_ps(d + i), _mm512_set1_ps(inner), mean);
         _mm512_store_ps(p + i, pi);
         _mm512_store_ps(d + i, _mm512_mul_ps(pi, di));
@@ -94,7 +94,7 @@ static void soften_whole(const strip16 *o, idx j, number *p_rows, number *d_rows
             UNROLL for (int h = 0; h < 2; h++) {
                 const idx at = h * EDGE * ROW + (r + 16 * i) * ROW;
                 const __m512 mean = _mm512_load_ps(delta + 16 * h);
-                p[i][h] = power(_mm512_fmsub_ps(_mm512_load_ps(o->p + at), by, _mm512_load_ps(lse + 16 * h)));
+                p[i][h] = weight(o->p + at, by, _mm512_load_ps(lse + 16 * h));
                 d[i][h] = _mm512_mul_ps(p[i][h], _mm512_fmsub_ps(_mm512_load_ps(o->d + at), times, mean));
             }
             _mm512_store_si512(p_rows + i * QUERY_EDGES * TILE + r * 32, paired(p[i][0], p[i][1]));
@@ -127,7 +127,7 @@ static void soften_block(const strip16 *o, idx i, idx j) {
     const real scale = scale_of(a), inner = extra ? 1 : scale;          /* a bias needs da itself */
     number *p_rows = o->p_rows + j * TILE, *d_rows = o->d_rows + j * TILE;
     number *d_pairs = o->d_pairs + (2 * j * KEY_EDGES + i) * TILE;
-    if (!extra && is_whole(look_at(o, i, j * EDGE, EDGE))) {
+    if (!extra && o->by.first == 1 && is_whole(look_at(o, i, j * EDGE, EDGE))) {
         soften_whole(o, j, p_rows, d_rows, d_pairs, inner);
         return;
     }
