@@ -12,7 +12,7 @@ from tests.test_laws_attention import alike, drawn, long, seeing, sees, small, s
 
 some = st.booleans()
 kinds = {"masked": st.sampled_from(["", "keys", "pairs"]), "packed": some}
-scales = st.sampled_from([None, 1.0, 0.3, 2.0])
+scales = st.sampled_from([None, 1.0, 0.3, 2.0, -0.5, 0.0])
 caps = st.sampled_from([None, 0.5, 3.0])
 documents = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 long_documents = st.lists(st.sampled_from([1, 2, 5, 17, 40, 130]), min_size=1, max_size=4)

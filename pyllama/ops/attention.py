@@ -234,4 +234,4 @@ def summed_like(bias, da):
 
 attention = op("q[B G R T K], k[B G S K], v[B G S K], mask[B T? S]<2?, segments[B S]<3?, bias[B|1 G*R|1 T S]? "
                "-> y[B G R T K]", forward, backward, causal=[False, True], window=[None, 1, 2, 5],
-               scale=[None, 0.5], softcap=[None, 3.0])
+               scale=[None, 0.5, -0.3, 0.0], softcap=[None, 3.0])
