@@ -54,6 +54,7 @@ enum { B_BLOCK = (1 << 20) / sizeof(packed), PANELS = GROUP * DOWN * LONG, SUMS 
        PRODUCT_WORK = (B_BLOCK + PANELS) * sizeof(packed) / sizeof(real) + SUMS };
 _Static_assert(LONG * ACROSS <= B_BLOCK, "a block has no room for one panel");
 _Static_assert(LONGEST_CHUNK + 32 <= LONG, "there is no room for a panel of packed rows");
+_Static_assert(BROAD / ACROSS && DOWN / FEWEST, "there is no room for the sums of a narrow C");
 
 typedef struct {
     idx chunk, part;                               /* along K: of a panel of A, of a block of B */
@@ -67,7 +68,7 @@ static cuts cut(int narrow, idx M, idx N, idx K) {
     K += !K;                                       /* an empty sum takes a chunk, too */
     const idx chunks = K < SPAN ? 1 : (K + SPAN / 2 - 1) / SPAN, chunk = whole((K + chunks - 1) / chunks, STEP);
     const idx longest = narrow ? block / ACROSS : LONG, part = least(longest / chunk * chunk, whole(K, STEP));
-    const idx most = least(block / part / ACROSS * ACROSS, BROAD), blocks = (N + most - 1) / most;
+    const idx most = least(block / part, BROAD) / ACROSS * ACROSS, blocks = (N + most - 1) / most;
     const idx wide = whole((N + blocks - 1) / blocks, ACROSS), ldc = wide + 16;          /* not a power of two */
     const int together = narrow && part < K;
     return (cuts){chunk, part, wide, together ? SUMS / ldc / DOWN * DOWN : M, ldc, together ? ldc : 0};
