@@ -19,8 +19,9 @@ Backward    p = e^(a - lse) has the error η of e^a and that of lse: π = (1 + �
             Rounded as a factor, dz has the error e = e_dz + u (|dz| + e_dz).  Sums of S or R T products add theirs:
             dq = Σ dz k:      |δdq| ≤ Σ e |k| + γ(S + 4) Σ (|dz| + e) |k|, and dk alike.
 Results     are rounded: u |result| more.
-Denormals   Numbers below t = 2⁻¹²⁶ may count as 0, factors and products alike: t (Σ |a| + Σ |b| + 2 n) more for a sum
-            of n products a b; t more for a number that is rounded, and for p and a product of p and dp - δ.
+Denormals   Numbers below t = 2⁻¹²⁵ may count as 0, factors and products alike: e⁻⁸⁷ < t is where a softmax ends, and
+            2⁻¹²⁶ the normal range.  That is t (Σ |a| + Σ |b| + 2 n) more for a sum of n products a b, and t more for
+            a number that is rounded, for p, and for a product of p and dp - δ.
 """
 import ml_dtypes
 import numpy as np
@@ -33,7 +34,7 @@ from pyllama.ops.attention import biased, by_head, factor, rows, scores, summed_
 BF16 = np.dtype(ml_dtypes.bfloat16)
 NAMES = ["y", "dq", "dk", "dv", "dbias"]
 U, EPS, KEYS = 2.0 ** -8, 2.0 ** -24, 128
-LEAST = 2.0 ** -126
+LEAST = 2.0 ** -125
 
 
 def gamma(n):
