@@ -5,7 +5,9 @@ import importlib
 import inspect
 import io
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -14,7 +16,7 @@ import pyllama
 import pyllama.testing
 from pyllama import backend
 from pyllama.cli.inspect import ops
-from pyllama.op import OPS, watching
+from pyllama.op import OPS
 
 PROMPT = ">>> "
 BACKWARD = re.compile(r"^ *>>> .*\bback\(", re.MULTILINE)
@@ -53,25 +55,26 @@ def nothing_stored():
 
 @pytest.mark.usefixtures("nothing_stored")
 @pytest.mark.parametrize("module", MODULES)
-def test_examples_print_what_they_say(module):
+def test_examples_print_what_they_say(module, monkeypatch):
     """They use no name that they do not import or define: a reader can paste them.
 
-    Those that call no op on their first backend call none on the others.
+    Those that do not ask for kernels on their first backend, as ops and sums do, do the same on the others.
     """
-    called = []
+    asked = []
 
-    def note(op, call, inputs, options):
-        called.append(op)
-        return call(*inputs, **options)
+    def note(inputs, kernels_for=backend.kernels_for):
+        asked.append(inputs)
+        return kernels_for(inputs)
 
+    monkeypatch.setattr(backend, "kernels_for", note)
     for on in backends(module):
         runner = doctest.DocTestRunner(verbose=False)
         report = io.StringIO()
-        with backend.use(on), watching(note):
+        with backend.use(on):
             for example in doctest.DocTestFinder().find(importlib.import_module(module), globs={}):
                 runner.run(example, out=report.write)
         assert not runner.failures, f"{on}: {report.getvalue()}"
-        if not called:
+        if not asked:
             break
 
 
@@ -107,4 +110,17 @@ def test_a_wrong_example_fails(monkeypatch):
     """The examples are run, not only found."""
     monkeypatch.setattr(importlib.import_module("pyllama.ops.relu"), "__doc__", ">>> 1 + 1\n3\n")
     with pytest.raises(AssertionError, match="Expected:"):
-        test_examples_print_what_they_say("pyllama.ops.relu")
+        test_examples_print_what_they_say("pyllama.ops.relu", monkeypatch)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_an_example_that_asks_for_kernels_but_calls_no_op_runs_on_every_backend(monkeypatch):
+    example = ModuleType("example", """
+        >>> import numpy as np
+        >>> from pyllama import backend
+        >>> backend.kernels_for([np.ones(1)]) is None
+        True
+    """)
+    monkeypatch.setitem(sys.modules, "example", example)
+    with pytest.raises(AssertionError, match=r"^cpu: "):
+        test_examples_print_what_they_say("example", monkeypatch)
