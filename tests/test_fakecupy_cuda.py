@@ -7,6 +7,7 @@ import pytest
 
 from pyllama import backend, params
 from pyllama.models import llama
+from pyllama.op import OPS
 from pyllama.rng import Draw
 from pyllama.testing.problems import EDGES, SMALL, Sizes
 from pyllama.testing.strategies import SmallFirst
@@ -208,6 +209,13 @@ def test_every_test_draws_few_blocks_on_the_stand_in(monkeypatch, kind):
     monkeypatch.setattr(Sizes, "candidates", gpu.few_blocks)
     sizes = kind(choose=max)
     assert max(sizes.candidates("G")) == max(SMALL)
-    assert max(sizes.candidates("N")) == 65
+    assert max(sizes.candidates("N")) == max(EDGES)
     assert 0 in sizes.candidates("B")
     assert max(sizes.candidates("T")) == max(EDGES)
+
+
+@pytest.mark.parametrize(("name", "most"), [("linear_cross_entropy", 65), ("cross_entropy", max(EDGES))])
+def test_few_rows_are_drawn_of_the_loss_whose_rows_are_blocks_of_many_threads(monkeypatch, name, most):
+    """An axis N of another op reaches the edges of blocks."""
+    monkeypatch.setattr(Sizes, "candidates", gpu.few_blocks)
+    assert max(SmallFirst(max, declared=OPS[name].inputs).candidates("N")) == most

@@ -90,7 +90,7 @@ class SmallFirst(Sizes):
 
     def __init__(self, choose, most=MOST, declared=()):
         super().__init__(choose)
-        self.most = most
+        self.most, self.declared = most, declared
         self.bounds = {x.below for x in declared}                       # no integer is below 0
 
     def __missing__(self, axis):
