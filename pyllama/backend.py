@@ -32,17 +32,18 @@ def kernels_for(inputs):
     """The module whose kernels run on these inputs, or None for the reference.
 
     Kernels take arrays of one precision, float32 or float64, or arrays of bfloat16 with some of float32 among them.
-    Other mixtures, float16, complex precision and other types of arrays get the reference.
+    Other mixtures, float16, complex precision, arrays of several types and of other types get the reference.
     """
     if _forced.get() == "numpy":
         return None
-    kinds = {(type(x), x.dtype.char) for x in inputs if x is not None and x.dtype.kind not in "iub"}
-    if len(kinds) == 1:
-        (kind, precision), = kinds
-        return module(kind) if precision in "fd" else low(module(kind)) if precision == "E" else None
-    if {precision for _, precision in kinds} == {"E", "f"} and len(kinds) == 2:
-        return low(module(next(kind for kind, _ in kinds)))
-    return None
+    floats = [x for x in inputs if x is not None and x.dtype.kind not in "iub"]
+    kinds, precisions = {type(x) for x in floats}, {x.dtype.char for x in floats}
+    if len(kinds) != 1:
+        return None
+    kind, = kinds
+    if precisions in ({"f"}, {"d"}):
+        return module(kind)
+    return low(module(kind)) if precisions in ({"E"}, {"E", "f"}) else None
 
 
 @functools.cache

@@ -1,7 +1,9 @@
 """The parts below every op: the choice of a backend, random numbers, recomputation."""
 import threading
+import types
 import weakref
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +21,19 @@ def test_kernels_run_on_real_arrays_of_one_precision(kernels):
     assert backend.kernels_for([x, x]) is kernels
     assert backend.kernels_for([x.astype("float32"), np.zeros(3, int)]) is kernels
     for inputs in ([x, x + 0j], [x.astype("float32"), x], [x.astype("float16")], [x.view(np.matrix)], [x.astype(int)]):
+        assert backend.kernels_for(inputs) is None
+
+
+def test_kernels_take_bfloat16_beside_float32_in_arrays_of_one_type(monkeypatch):
+    """Whichever type comes first, and whichever a set yields first."""
+    class Device(np.ndarray):
+        pass
+
+    low, x = np.zeros(3, ml_dtypes.bfloat16), np.zeros(3, "float32")
+    monkeypatch.setattr(backend, "module", lambda kind: types)
+    assert backend.kernels_for([low, x]) is not None
+    assert backend.kernels_for([low.view(Device), x.view(Device)]) is not None
+    for inputs in ([low, x.view(Device)], [low.view(Device), x], [low, low.view(Device)], [x, x.view(Device)]):
         assert backend.kernels_for(inputs) is None
 
 
