@@ -285,6 +285,17 @@ def test_a_seed_gives_the_same_bits_also_in_two_parts(model, c):
     assert not np.array_equal(trained(0, 20), trained(1, 20))
 
 
+@both
+def test_parameters_that_the_caller_sets_are_read_from_the_first_step_on(model, c):
+    s = settings(dtype="bfloat16")
+    batch = model.batches(two_kinds(), c, s.batch_size, s.seed)
+    state, other = loop.start(c, s), loop.start(c, s)
+    for twin in state, other:
+        twin.flat += 1
+    other.working.update()
+    assert next(words.train(state, batch, s))[:4] == next(words.train(other, batch, s))[:4]
+
+
 def test_a_step_without_a_pair_has_no_loss():
     """Word 0 is all of the text and keeps one place in 10^4 or so."""
     c, s = SkipgramConfig(2, 2, window=1, subsample=1e-8), settings(max_steps=2)

@@ -41,6 +41,7 @@ def train(state: State, batch: Callable[[int], tuple[np.ndarray, ...]], settings
     """
     flat = np.zeros_like(state.flat)
     grads = params.over(flat, state.p)
+    state.working.update()                      # the caller may have changed the parameters
     while state.step < settings.max_steps:
         begin = time.perf_counter()
         inputs = batch(state.step)
