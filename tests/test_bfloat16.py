@@ -102,6 +102,17 @@ def test_a_number_that_a_call_in_bfloat16_returns_is_float32():
     assert dx.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("precision", [BFLOAT16, np.dtype("float32")])
+def test_rows_without_weight_have_a_loss_and_a_gradient_of_zero(precision):
+    z = np.ones((2, 3), precision)
+    loss, back = class_loss(z, np.array([0, 2]), np.zeros(2))
+    dz, _ = back()
+    assert isinstance(loss, float)
+    assert loss == 0
+    assert dz.dtype == precision
+    np.testing.assert_array_equal(dz, np.zeros((2, 3)))
+
+
 @pytest.mark.parametrize("takes", [True, False])
 def test_only_the_kernels_that_a_module_lists_take_bfloat16(monkeypatch, takes):
     """The others run on widened inputs."""

@@ -206,9 +206,11 @@ def class_loss(z, labels, weights=None, count=None, ignore_index=-100, **options
                                         ignore_index=ignore_index, **options)) for w in np.unique(weights) if w > 0]
 
     def back(dvalue=1.0):
+        if not parts:                                   # no row has a weight
+            return np.zeros_like(z), None
         return total(*(part_back(dvalue * share)[0] for share, _, part_back in parts)), None
 
-    return sum(share * value for share, value, _ in parts), back
+    return sum((share * value for share, value, _ in parts), 0.0), back
 
 
 def squared_error(z, labels, count=None, *, weights=None, label_smoothing=0.0, z_loss=0.0):
