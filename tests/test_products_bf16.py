@@ -2,6 +2,7 @@
 import ctypes
 import functools
 import re
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -50,6 +51,13 @@ def address(x):
     return None if x is None else x.ctypes.data
 
 
+def aligned(count):
+    """Floats from a cache line on, fenced where that is possible: they fill whole lines."""
+    room = np.zeros(count + 16, np.float32)
+    room = room[-address(room) % 64 // 4:][:count]
+    return room if sys.platform == "win32" else fenced(room)
+
+
 def multiplied(isa, a, b, *, into=None, narrow=False, bias=None, threads=1):
     """a b by a table, rounded to bfloat16 if narrow, or added to a copy of `into`."""
     if isa not in tables():
@@ -57,9 +65,9 @@ def multiplied(isa, a, b, *, into=None, narrow=False, bias=None, threads=1):
     work_size, product = tables()[isa]
     M, K, N = *a.shape, b.shape[1]
     c = np.empty((M, N), BFLOAT16 if narrow else np.float32) if into is None else into.copy()
-    room = np.empty(threads * work_size * 4 + 64, np.uint8)
+    work = aligned(threads * work_size)
     product(address(c), N, narrow, address(bias), address(a), *(s // 2 for s in a.strides), address(b),
-            *(s // 2 for s in b.strides), M, N, K, into is not None, address(room) + -address(room) % 64, threads)
+            *(s // 2 for s in b.strides), M, N, K, into is not None, address(work), threads)
     return c
 
 
@@ -121,6 +129,19 @@ def test_a_product_is_within_its_bound(isa, size, of_a, of_b):
         assert_product(c, a, b)
         assert_product(multiplied(isa, x, y, into=begun), a, b, begun)
         assert_product(multiplied(isa, x, y, narrow=True, bias=bias), a, b, bias)
+        np.testing.assert_array_equal(multiplied(isa, x, y, narrow=True), c.astype(BFLOAT16))
+
+
+@each_isa
+@pytest.mark.parametrize("N", [1009, 1024, 1056, 2048])
+@pytest.mark.parametrize("K", [200, 600])
+def test_a_product_of_many_columns_is_within_its_bound(isa, N, K):
+    """Several blocks of columns, which tiles may not divide; for K = 600, several chunks along K."""
+    a, b = factors((33, N, K))
+    for of_a, of_b in (("rows", "columns"), ("rows", "rows"), ("columns", "rows")):
+        x, y = laid_out(a, of_a), laid_out(b, of_b)
+        c = multiplied(isa, x, y)
+        assert_product(c, a, b)
         np.testing.assert_array_equal(multiplied(isa, x, y, narrow=True), c.astype(BFLOAT16))
 
 
