@@ -15,6 +15,11 @@ _Static_assert(sizeof(tile_shapes) == 64, "ldtilecfg reads 64 bytes");
 
 INLINE void configure_tiles(const tile_shapes *shapes) { __asm__ volatile("ldtilecfg %0" : : "m"(*shapes)); }
 
+INLINE void begin_tiles(void) {                    /* eight of 16 rows of 64 bytes, the most there are */
+    configure_tiles(&(tile_shapes){.palette = 1, .rows = {16, 16, 16, 16, 16, 16, 16, 16},
+                                   .bytes = {64, 64, 64, 64, 64, 64, 64, 64}});
+}
+
 /* A thread that keeps tiles makes every switch to another one slower. */
 INLINE void release_tiles(void) { __asm__ volatile("tilerelease"); }
 

@@ -227,7 +227,7 @@ static void attend(const attending *a, idx b, idx g, idx r, idx t0, real *work) 
     const lines q = at(a->q, b, g, r, t0);
     const real *bias = bias_of(a, b, g, r, t0);
     part16 o = part_of_queries(K, work);
-    begin_whole_tiles();
+    begin_tiles();
     tile_rows(o.q, q, queries, K);
     transpose_tiles(o.q, parts_of(queries, 16) * o.deep);
     for (idx t = 0; t < QUERIES; t++) o.highest[t] = -INFINITY, o.sum[t] = 0;

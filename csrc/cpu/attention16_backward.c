@@ -274,7 +274,7 @@ static void put_rows(lines to, const real *x, idx rows, idx K) {
 static void attend_backward(const attending *a, heads dq, heads dk, heads dv, heads dy, idx b, idx g, real *work) {
     idx done = 0;
     strip16 o = strip_of_keys(a, b, work);
-    begin_whole_tiles();
+    begin_tiles();
     for (idx r = 0; r < a->R; r++)
         for (o.t = 0; o.t < a->T; o.t += QUERIES) {
             const real *bias = bias_of(a, b, g, r, o.t);

@@ -21,14 +21,6 @@ typedef struct {
     idx down, right;                               /* in tiles, too */
 } sums;
 
-/* Tiles or edges that n rows or columns need */
-INLINE idx parts_of(idx n, idx part) { return (n + part - 1) / part; }
-
-INLINE void begin_whole_tiles(void) {
-    configure_tiles(&(tile_shapes){.palette = 1, .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-                                   .bytes = {64, 64, 64, 64, 64, 64, 64, 64}});
-}
-
 /* c, m x n tiles, at most 4, = (or +=) a b, over `depth` tiles */
 INLINE void sum_tiles(const int m, const int n, sums c, tiles a, tiles b, idx depth, int accumulate) {
     UNROLL for (int i = 0; i < m; i++)

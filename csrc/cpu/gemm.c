@@ -51,8 +51,6 @@ INLINE void pack_panel(int kind, real *to, matrix b, idx k0, idx j, idx K, idx c
     else pack_halves(kind, to, w, b.right, K, cols);
 }
 
-INLINE idx parts_of(idx n, idx unit) { return (n + unit - 1) / unit; }
-
 /* Lines of x for each stage of so many tiles. */
 INLINE idx share_of_lines(region x, idx tiles) { return x.rows * x.lines / (tiles * MR) + 1; }
 
@@ -94,9 +92,6 @@ INLINE void product(int kind, real *c, idx ldc, matrix a, matrix b, idx M, idx N
             }
         }
 }
-
-/* A thread's part of n numbers: whole units. */
-static idx share_of(idx n, idx unit, int threads) { return parts_of(parts_of(n, unit), threads) * unit; }
 
 /* C[M N] from A[M K] and B[K N]; work: WORK numbers for each thread, aligned to 64 bytes */
 static void gemm(real *c, idx ldc, const real *a, idx a_down, idx a_right, const real *b, idx b_down,

@@ -6,7 +6,7 @@
 enum { STEP = 2, DOWN = MR, ACROSS = NR, LONG_ROW = LONGEST_CHUNK + 32 };   /* of packed rows; not a power of two */
 
 INLINE void begin_tiles(void) {}
-INLINE void end_tiles(void) {}
+INLINE void release_tiles(void) {}
 
 #ifdef __AVX512BF16__
 #include "pairs16.h"

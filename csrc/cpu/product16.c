@@ -35,7 +35,7 @@ typedef struct {                                   /* where the sums of a panel 
 
 enum { SPAN = 256, LONGEST_CHUNK = SPAN * 3 / 2, LONG = 1024, BROAD = 1024, GROUP = 4, FEWEST = 4 };
 
-INLINE idx whole(idx n, idx unit) { return (n + unit - 1) / unit * unit; }
+INLINE idx whole(idx n, idx unit) { return parts_of(n, unit) * unit; }
 INLINE factor part_of(factor m, idx i, idx j) { return (factor){m.at + i * m.down + j * m.right, m.down, m.right}; }
 
 /* to[n] = sums + bias */
@@ -124,7 +124,7 @@ static void product_of_part(result c, factor a, factor b, idx M, idx N, idx K, i
                 k += part;
             } while (k < K);
         }
-    end_tiles();
+    release_tiles();
 }
 
 /* Few rows of a times bᵀ: see dots.h. */
@@ -140,12 +140,6 @@ static void product_of_few(result c, factor a, factor b, idx M, idx N, idx K, in
         for (idx i = 0; c.narrow && i < M; i++)
             round_sums((number *)part.at + i * c.down, sums + i * BROAD, part.bias, n);
     }
-}
-
-/* A thread's part of n numbers: whole units. */
-static idx share_of(idx n, idx unit, int threads) {
-    const idx units = (n + unit - 1) / unit;
-    return (units + threads - 1) / threads * unit;
 }
 
 /* C[M N] from A[M K] and B[K N]; work: PRODUCT_WORK reals for each thread, aligned to 64 bytes */

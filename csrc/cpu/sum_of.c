@@ -1,12 +1,12 @@
 /* The sum of arrays, added in their order in float and rounded once: see pyllama/low.py. */
 
 static void sum_of(number *y, const number *const *x, idx count, idx n, int threads) {
-    enum { CHUNK = 1 << 10 };
+    enum { PIECE = 1 << 10 };
     #pragma omp parallel for num_threads(threads) if (n * count > GRAIN)
-    for (idx start = 0; start < n; start += CHUNK) {
-        const idx width = n - start < CHUNK ? n - start : CHUNK;
+    for (idx start = 0; start < n; start += PIECE) {
+        const idx width = n - start < PIECE ? n - start : PIECE;
         const number *restrict first = x[0] + start, *restrict last = x[count - 1] + start;
-        real sum[CHUNK];
+        real sum[PIECE];
         for (idx i = 0; i < width; i++) sum[i] = get(first[i]);
         for (idx k = 1; k < count - 1; k++) {
             const number *restrict addend = x[k] + start;

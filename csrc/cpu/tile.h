@@ -50,6 +50,11 @@ typedef struct {                                   /* see (c) */
 
 INLINE idx least(idx a, idx b) { return a < b ? a : b; }
 
+INLINE idx parts_of(idx n, idx unit) { return (n + unit - 1) / unit; }
+
+/* A thread's part of n numbers: whole units. */
+INLINE idx share_of(idx n, idx unit, int threads) { return parts_of(parts_of(n, unit), threads) * unit; }
+
 INLINE matrix from(matrix m, idx i, idx j) {
     return (matrix){m.at + i * m.down + j * m.right, m.down, m.right};
 }

@@ -13,14 +13,6 @@
 typedef number packed;
 enum { SIDE = 16, STEP = 32, DOWN = 2 * SIDE, ACROSS = 2 * SIDE, TILE_SIZE = SIDE * STEP };
 
-INLINE void begin_tiles(void) {
-    configure_tiles(&(tile_shapes){.palette = 1,
-                                   .rows = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE},
-                                   .bytes = {64, 64, 64, 64, 64, 64, 64, 64}});
-}
-
-INLINE void end_tiles(void) { release_tiles(); }
-
 /* --- packing --- */
 
 /* Four pieces of 16 bytes, `apart` numbers from each other */
