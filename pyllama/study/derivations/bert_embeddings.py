@@ -70,7 +70,7 @@ DERIVATION = Derivation(
              "is in the first or the second text.",
              "vectors, backs = zip(*(look_up(rows[name], p[name]) for name in rows), strict=True)"),
         Step("c_td = e_td - mean_j e_tj", "The norm of the sum.",
-             'x, norm_back = layer_normalize(sum(vectors[1:], vectors[0]), p["LayerNorm"], c.layer_norm_eps)'),
+             'x, norm_back = layer_normalize(total(*vectors), p["LayerNorm"], c.layer_norm_eps)'),
         Step("ρ_t = (mean_d c_td² + ε)^-½", "One over the standard deviation."),
         Step("m_td = c_td ρ_t", "The normalized vector."),
         Step("x_td = γ_d m_td + β_d", "A scale and a shift for each column."),

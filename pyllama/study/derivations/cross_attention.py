@@ -133,7 +133,7 @@ DERIVATION = Derivation(
         Step("dv_lhsi = Σ_t p_lhts do_lhti", "A value is in the means of all positions of the target."),
         Step("c_lsd = Σ_hi (Wk_lhid dk_lhsi + Wv_lhid dv_lhsi)",
              "What one layer contributes.  Within it, the memory has two uses, so two gradients add.",
-             "return dm_k + dm_v, {\"k_proj\": d_k, \"v_proj\": d_v}"),
+             "return total(dm_k, dm_v), {\"k_proj\": d_k, \"v_proj\": d_v}"),
         Step("dm_sd = Σ_l c_lsd",
              "All layers read the same memory: it has as many uses as there are layers, and the gradients of all uses "
              "add.  Only with this sum does the encoder's backward pass begin."),

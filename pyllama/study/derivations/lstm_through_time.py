@@ -84,7 +84,7 @@ DERIVATION = Derivation(
         Step("σ(u) = 1 / (1 + e^-u)", "The logistic function, between 0 and 1: how far a gate is open."),
         Step("a_tkd = Σ_e W_kde x_te + b_kd + Σ_j U_kdj h_{t-1,j} + b'_kd",
              "What the gates of step `t` see: its input, and the last output.",
-             "(h, c), cell_back = lstm_cell(a[:, t] + a_h, c)"),
+             "(h, c), cell_back = lstm_cell(total(a[:, t], a_h), c)"),
         Step("i_td = σ(a_t0d), f_td = σ(a_t1d)", "How much is written, and how much is kept."),
         Step("g_td = tanh(a_t2d), o_td = σ(a_t3d)", "What would be written, and how much is shown."),
         Step("c_td = f_td c_{t-1,d} + i_td g_td", "The cell: a part of what it was, and a part of what is new."),
@@ -95,7 +95,7 @@ DERIVATION = Derivation(
              "The two uses of `h_t` are the output of its own step, with the slope 1, and all gates of the next step, "
              "with the slopes `U`.  So the gradient of step `t + 1` comes first: backward in time.  "
              "In the code, present is 0 at padding.",
-             "da, dc = cell_back(((dh + dy[:, t]) * present[:, t], dc * present[:, t]))"),
+             "dh = times(total(dh, dy[:, t]), present[:, t])"),
         Step("δ_td = dh_td o_td (1 - tanh²(c_td))", "What `c_t` does through its own `h_t`, a part of its gradient."),
         Step("dc_td = δ_td + f_{t+1,d} dc_{t+1,d}",
              "And what it does through the next cell, which keeps the share `f_{t+1}` of it."),

@@ -76,7 +76,7 @@ DERIVATION = Derivation(
         Step("g_tf = u_tf Φ(u_tf)", "GELU, exactly; GPT-2 has an approximation.",
              "h, activation_back = ACTIVATIONS[activation](h)"),
         Step("a_td = Σ_f Wy_df g_tf + by_d", "Back to the width of the stream.", "y, out_back = project(h, p_out)"),
-        Step("s_td = x_td + a_td", "The residual.", "z = x + y"),
+        Step("s_td = x_td + a_td", "The residual.", "z = total(x, y)"),
         Step("c_td = s_td - mean_e s_te", "Without its mean.", "z, norm_back = layer_normalize(z, p, eps)"),
         Step("ρ_t = (mean_d c_td² + ε)^-½", "One over the standard deviation."),
         Step("m_td = c_td ρ_t", "The normalized sum, before its weights."),
@@ -100,5 +100,5 @@ DERIVATION = Derivation(
         Step("dWm_fd = Σ_Bt du_tf x_td", "`u` is linear in `Wm`."),
         Step("dbm_f = Σ_Bt du_tf", "And in its bias."),
         Step("dx_td = ds_td + Σ_f Wm_fd du_tf", "`x` has two uses, the residual and the branch, and their gradients "
-             "add.", "return dz + dn, d_norm, *d_f"),
+             "add.", "return total(dz, dn), d_norm, *d_f"),
     ))

@@ -102,7 +102,8 @@ DERIVATION = Derivation(
         Step("Ez_vd = E_vd", "The matrix that scores the words.",
              'table = table_of(p["model"], "decoder", c) if c.tie_word_embeddings else p["lm_head"]'),
         Step("x_sd = √D Es_{source(s),d} + P_sd", "The factor `√D` brings the token to the size of its position "
-             "(Vaswani et al., section 3.4); BART has none.", "x = tokens * scale + positions"),
+             "(Vaswani et al., section 3.4); BART has none.",
+             "x = in_float32(lambda tokens, positions: tokens * scale + positions, tokens, positions)"),
         Step("c_sd = x_sd - mean_e x_se", "The norm at the end of the encoder."),
         Step("r_s = (mean_d c_sd² + ε)^-½", "One over the standard deviation."),
         Step("m_sd = c_sd r_s", "The memory.",
@@ -120,7 +121,7 @@ DERIVATION = Derivation(
         Step("dw_td = ρ_t (dy_td - mean_e dy_te - y_td mean_e y_te dy_te)", "The backward pass of layer_norm.",
              "dmemory, d_target, d_decoder = decode_back(dx)"),
         Step("dEt_vd = √D Σ_t [target_t = v] dw_td", "A lookup (see embedding), with the factor of the forward pass. "
-             "Only words of the target get this.", "return token_back(dx * scale), dp"),
+             "Only words of the target get this.", "return token_back(in_float32(lambda dx: dx * scale, dx)), dp"),
         Step("dQ_td = dw_td", "The row of a position is read once, and added as it is."),
         Step("dm_sd = Σ_t dw_td / S", "Each position of the memory is in the mean of every position of the target, "
              "with the weight `1/S`.", "d_source, d_encoder = encode_back(dmemory)"),
