@@ -7,7 +7,7 @@ import numpy as np
 
 from pyllama.testing.layouts import LAYOUTS, repeated
 from pyllama.testing.passes import eps_of
-from pyllama.testing.problems import EDGES, MAY_BE_EMPTY, MOST, SMALL, Sizes, choose_by, problem
+from pyllama.testing.problems import EDGES, MAY_BE_EMPTY, MOST, SMALL, Sizes, choose_by, named, problem
 from pyllama.testing.trees import is_float
 from pyllama.testing.verify.adapter import Adapter
 from pyllama.testing.verify.counterexample import Call
@@ -125,13 +125,21 @@ class RandomCalls:
         line: Any = SimpleNamespace(inputs=self.adapter.inputs, outputs=self.op.outputs, options=drawn)
         sizes = Within(self.choose, lengths)
         inputs, chosen, dy = problem(line, self.choose, dtype or self.dtype, sizes)
-        inputs = [x if x is None else np.asarray(x) for x in inputs]          # a number has no entries to simplify
+        inputs = [x if x is None else in_one(x, dtype or self.dtype) for x in inputs]
         inputs += [None] * (len(self.adapter.inputs) - len(inputs))
-        dys = [np.asarray(d) for d in (dy if len(self.op.outputs) > 1 else (dy,))]
+        dys = [in_one(d, dtype or self.dtype) for d in (dy if len(self.op.outputs) > 1 else (dy,))]
         arrays = (*inputs, *dys)
         letters = {axis: n for axis, n in sizes.items() if isinstance(axis, str)}
         return Call((*self.adapter.inputs, *self.op.outputs), arrays, len(dys), self.defaults | chosen, letters,
                     ("C",) * len(arrays), self.defaults)
+
+
+def in_one(x, dtype: str) -> np.ndarray:
+    """x as an array, because a number has no entries to simplify; in this precision, if it is floating.
+
+    problem() draws vectors in float32 beside bfloat16, but the functions of others take one precision.
+    """
+    return np.asarray(x).astype(named(dtype), copy=False) if is_float(x) else np.asarray(x)
 
 
 def given(call: Call) -> list[np.ndarray]:
