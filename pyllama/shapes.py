@@ -50,7 +50,7 @@ def parse(line):
 def with_weights(inputs, names, line):
     """The inputs; those with these names are weights.  Raises ValueError for a name that no floating input has."""
     if unknown := [name for name in names if name not in {x.name for x in inputs if not x.below}]:
-        raise ValueError(f"weights names {unknown[0]!r}, which is no floating input of {line!r}; name those that are")
+        raise ValueError(f"weights names {unknown[0]!r}, not a floating input of {line!r}; name those that are")
     return [x._replace(weight=x.name in names) for x in inputs]
 
 

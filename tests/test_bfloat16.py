@@ -66,7 +66,7 @@ def test_both_tables_of_glove_have_gradients_in_float32():
 
 @pytest.mark.parametrize("name", ["v", "ids"])
 def test_a_weight_is_a_floating_input(name):
-    with pytest.raises(ValueError, match=f"weights names '{name}', which is no floating input of 'ids.*'; name those"):
+    with pytest.raises(ValueError, match=f"weights names '{name}', not a floating input of 'ids.*'; name those"):
         Op("ids[N]<V, w[V D] -> y[N D]", doubled, doubled_backward, weights=("w", name))
 
 

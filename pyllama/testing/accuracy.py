@@ -10,7 +10,7 @@ F32 = np.finfo("float32")
 TIMES = 16                          # enough for another order of summation and an exponential with 2 ulp
 HALF_A_UNIT = 2.0 ** -8             # the largest relative error of a number that is rounded to bfloat16
 HALF_OF_THE_LEAST = 2.0 ** -134     # and the largest error of one that is rounded to a denormal of bfloat16
-PRODUCTS = -1
+PRODUCTS = -1                       # in place of a saved array: the factors of the products
 DRAWS = 4
 ALIKE = 4                           # enough if a few groups of factors, each rounded alike, work against the draws
 

@@ -251,7 +251,8 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
             loss, norm, *stops = read(*sums)                            # a GPU's only wait in a step
             comm.stopped = any(stops)
             if not math.isfinite(loss) or not math.isfinite(norm):
-                culprit = first_not_finite(state.working.tree, lambda: gradient(state, batch, settings, grads))    # noqa: B023
+                culprit = first_not_finite(state.working.tree,
+                                           lambda: gradient(state, batch, settings, grads))            # noqa: B023
                 raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}: "
                                 f"{culprit}; lower learning_rate or lengthen warmup_steps, from the start or "
                                 f"from an earlier checkpoint (init_from)")
@@ -358,8 +359,8 @@ def evaluate(state: State, tokens: Tokens, settings: Settings, most: int | None 
     for arrays in unless_stopped(cut(tokens, rows, settings.block_size)):
         ids, labels, *segments = (np.asarray(a, like=state.flat) for a in arrays)
         apart = {"segments": segments[0][:, :-1]} if segments else {}
-        z, _ = state.model.logits(ids[:, :-1], state.working.tree, state.config, recompute=True,    # saves no
-                                  **apart)                                                          # activations
+        # recompute saves no activations: there is no backward pass
+        z, _ = state.model.logits(ids[:, :-1], state.working.tree, state.config, recompute=True, **apart)
         z, target = widened(z.reshape(-1, z.shape[-1])), labels[:, 1:].reshape(-1)
         loss += float(cross_entropy(z, target, count=1)[0])
         right += int(np.sum(z.argmax(axis=-1) == target))
