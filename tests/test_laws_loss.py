@@ -2,6 +2,7 @@
 import math
 import tracemalloc
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -317,3 +318,35 @@ def test_the_exponentials_of_linear_cross_entropy_are_exact_to_rounding(dtype):
     p = back(1.0)[1][:-1, 0].astype("float64")
     want = np.exp(w[:-1, 0].astype("float64"))
     np.testing.assert_allclose(p / p[0], want, rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
+@pytest.mark.parametrize("dtype", ["float32", "float64", ml_dtypes.bfloat16])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_the_gradient_of_the_vocabulary_is_added_where_it_is_kept(dtype, chunk):
+    """Or is not made at all; dx and the loss are the same.  Where it cannot be added it is returned, as if alone."""
+    cpu, (N, V, D) = backend.cpu, (8, 600, 5)
+    rng = np.random.default_rng(0)
+    x, w, t = *(rng.standard_normal((n, D)).astype(dtype) for n in (N, V)), np.arange(N)
+    loss, saved = cpu.linear_cross_entropy(x, w, t, chunk=chunk)
+    dx, dw, _ = cpu.linear_cross_entropy_backward(1, *saved)
+    place = np.full((V, D), 2, dw.dtype)
+    for into, want in ({1: place}, place), ({1: None}, None):
+        got, saved = cpu.linear_cross_entropy_into(x, w, t, chunk=chunk, into=into)
+        *grads, _ = cpu.linear_cross_entropy_backward(1.0, *saved)
+        assert got == loss
+        assert np.array_equal(grads[0], dx)
+        assert grads[1] is want
+        with pytest.raises(ValueError, match="a dloss of 1"):
+            cpu.linear_cross_entropy_backward(0.5, *saved)
+    # sums of N products, of at most |x| / N each: N roundings of a number below 2, and N of one below 4
+    np.testing.assert_allclose(place, 2 + dw, rtol=0, atol=N * 4 * np.finfo(place.dtype).eps)
+    assert dw.any(axis=1).all()
+    for left in (np.zeros((V, 2 * D), dw.dtype)[:, ::2], np.zeros((D, V), dw.dtype).T):
+        _, saved = cpu.linear_cross_entropy_into(x, w, t, chunk=chunk, into={1: left})
+        assert np.array_equal(cpu.linear_cross_entropy_backward(1, *saved)[1], dw)
+        assert not left.any()
+    with pytest.raises(ValueError, match="shapes"):
+        cpu.linear_cross_entropy_into(x, w, t, into={1: place[:4]})
+    with pytest.raises(TypeError, match="mixed precision"):
+        cpu.linear_cross_entropy_into(x, w, t, into={1: place.astype("float16")})

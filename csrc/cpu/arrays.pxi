@@ -56,6 +56,25 @@ cdef np.ndarray in_place(a, np.ndarray like):
     return d
 
 
+cdef np.ndarray place_of(np.ndarray w, dict into):
+    """Where a kernel adds the gradient of w: into[1], or zeros if there is none or it is not dense and writable.
+
+    None if into[1] is None: the gradient is not wanted.
+    """
+    cdef np.ndarray place = into.get(1)
+    if 1 in into and place is None:
+        return None
+    if place is None or not np.PyArray_ISCARRAY(place):
+        return np.zeros(np.shape(w), real_dtype(w))
+    if not np.PyArray_SAMESHAPE(place, w):
+        raise ValueError(f"a gradient is added to shape {np.shape(place)}, w has {np.shape(w)}; the shapes must be "
+                         "equal")
+    if place.dtype != real_dtype(w):
+        raise TypeError(f"mixed precision: a gradient is added to {place.dtype}, its sums are {real_dtype(w)}; "
+                        "convert it")
+    return place
+
+
 cdef np.ndarray new(like):
     return np.empty(like.shape, like.dtype)             # not empty_like, which would follow odd strides
 

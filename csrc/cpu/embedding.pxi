@@ -17,17 +17,13 @@ def embedding_backward(dy, ids, np.ndarray w):
 
 
 def embedding_backward_into(dy, ids, np.ndarray w, *, into):
-    """Add dw to into[1] if that is C-contiguous; otherwise return a new dw."""
+    """into    {1: where to add dw}; see place_of()"""
     cdef const kernels *k = kernels_for(w)
-    cdef np.ndarray row = indices(ids), d = dense(dy, w), dw = into.get(1)
-    if dw is None or not np.PyArray_ISCARRAY(dw):
-        dw = np.zeros(np.shape(w), real_dtype(w))
+    cdef np.ndarray row = indices(ids), d = dense(dy, w), dw = place_of(w, into)
+    if dw is None:
+        return None, None
     if w.ndim != 2 or np.shape(d) != (*np.shape(row), w.shape[1]):
         raise ValueError(f"embedding_backward: dy has shape {np.shape(d)}, ids {np.shape(row)}, w {np.shape(w)}")
-    if not np.PyArray_SAMESHAPE(dw, w):
-        raise ValueError(f"embedding_backward: dw has shape {np.shape(dw)}, w {np.shape(w)}; the shapes must be equal")
-    if dw.dtype != real_dtype(w):
-        raise TypeError(f"mixed precision: dw is {dw.dtype}, but sums are {real_dtype(w)}; convert it")
     count_below(row, w.shape[0], "token id")
     cdef idx N = row.size, D = w.shape[1]
     cdef int threads = _threads

@@ -104,7 +104,7 @@ static void gradients(number *dz, const real *z, columns of, pass p) {
     }
 }
 
-/* The sum of the losses.  dx[N D] and dw[V D] are the gradients for dloss = 1.
+/* The sum of the losses, and the gradients for dloss = 1: dx[N D]; that of w is added to dw[V D], if not NULL.
  * z: linear_cross_entropy_work(chunk, V) reals; work as gemm() says. */
 static double linear_cross_entropy(real *dx, real *dw, const number *x, const number *w, const idx *t,
                                    idx ignore_index, double smoothing, double z_loss, double scale,
@@ -145,7 +145,7 @@ static double linear_cross_entropy(real *dx, real *dw, const number *x, const nu
             }
             gemm(dx + n0 * D, D, dz, 1, C, w + v0 * D, D, 1, C, D, p.tokens, v0 < last, work,
                  threads);
-            gemm(dw + v0 * D, D, dz, C, 1, xs, D, 1, p.tokens, D, C, n0 > 0, work, threads);
+            if (dw) gemm(dw + v0 * D, D, dz, C, 1, xs, D, 1, p.tokens, D, C, 1, work, threads);
         }
     }
     return loss;

@@ -2,8 +2,9 @@ LOGITS = 2 ** 25                                        # bytes of logits at onc
 LINE = 16                                               # float32 numbers in a cache line; chunks have whole lines
 
 
-def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, chunk=None, idx ignore_index=-100, double label_smoothing=0,
-                         double z_loss=0, count=None):
+def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, into=None, chunk=None, idx ignore_index=-100,
+                         double label_smoothing=0, double z_loss=0, count=None):
+    """into    {1: where to add dw}; see place_of().  With it, back takes a dloss of 1 alone"""
     cdef const kernels *k = kernels_for(x)
     cdef np.ndarray target = indices(t)
     x, w = dense(x, x), dense(w, x)
@@ -13,22 +14,28 @@ def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, chunk=None, idx ignor
     cdef bint low = np.PyArray_TYPE(x) == BFLOAT
     cdef idx N = x.shape[0], D = x.shape[1], V = w.shape[0]
     cdef double C = denominator(target, V, ignore_index, count), total
-    cdef np.ndarray dx = new_real(np.shape(x), x), dw = (np.empty if N else np.zeros)(np.shape(w), dx.dtype)
+    cdef np.ndarray dx = new_real(np.shape(x), x), dw = place_of(w, into or {})
+    cdef void *of_dw = NULL if dw is None else dw.data
     cdef idx rows = max(1, min(N, chunk or rows_at_once(N, V * dx.itemsize, 2 * LINE if low else LINE)))
     cdef int threads = _threads
     cdef np.ndarray z = scratch(k.linear_cross_entropy_work(rows, V), dx)
     cdef np.ndarray work = scratch(threads * (k.product_work if low else k.gemm_work), dx)
     with nogil:
-        total = k.linear_cross_entropy(dx.data, dw.data, x.data, w.data, <idx *>target.data, ignore_index,
+        total = k.linear_cross_entropy(dx.data, of_dw, x.data, w.data, <idx *>target.data, ignore_index,
                                        label_smoothing, z_loss, 1 / C, N, D, V, rows, z.data, work.data, threads)
-    return dx.dtype.type(total / C), (dx, dw, x.dtype) if low else (dx, dw)
+    return dx.dtype.type(total / C), (dx, dw, x.dtype, into is not None)
 
 
-def linear_cross_entropy_backward(dloss, dx, dw, dtype=None, **options):
-    """dtype    that of x, if it is bfloat16: dx and dw are in float32"""
+linear_cross_entropy_into = linear_cross_entropy        # as an op calls it that is given places
+
+
+def linear_cross_entropy_backward(dloss, dx, dw, dtype, added, **options):
+    """dx in the precision of x, which is dtype, and dw; added: dw is not to be multiplied any more"""
+    if added and dloss != 1:
+        raise ValueError(f"linear_cross_entropy: the gradient of w was added for a dloss of 1, not {dloss}")
     if dloss != 1:
         dx, dw = dx * dloss, dw * dloss
-    return dx if dtype is None else cast(dx, dtype), dw, None
+    return dx if dx.dtype == dtype else cast(dx, dtype), dw, None
 
 
 cdef idx rows_at_once(idx N, idx bytes_of_a_row, idx line):
