@@ -1,5 +1,6 @@
 """Hypothesis profiles, a poisoned np.empty, a console as wide as COLUMNS says, modules of the site, and a browser."""
 import functools
+import gc
 import importlib
 import os
 import shutil
@@ -28,6 +29,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 if os.environ.get("PYLLAMA_TEST_GPU"):
     from tests import gpu
     gpu.install()
+
+
+def pytest_collection_finish():
+    """Fourteen thousand tests and what they import stay: a collector that looks through them takes long, and often."""
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):
