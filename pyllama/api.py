@@ -268,7 +268,7 @@ def warn(notes: Iterable[str]) -> None:
 
 def run_in_place(model: Model, plan: Plan) -> Iterator[Record]:
     """Run the plan.  The model shares its weights from the first step on."""
-    model.config, model.params = plan.state.config, plan.state.p
+    model.config, model.params = plan.state.config, plan.state.tree
     warn(plan.notes)
     with contextlib.closing(run(*plan)) as records:
         for record in records:

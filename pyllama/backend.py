@@ -49,8 +49,7 @@ def kernels_for(inputs):
 @functools.cache
 def low(kernels):
     """The kernels of a module that take bfloat16: those of the ops in its LOW, and its sum."""
-    kinds = "", "_into", "_backward", "_backward_into"
-    names = [name + kind for name in getattr(kernels, "LOW", ()) for kind in kinds]
+    names = [name + suffix for name in getattr(kernels, "LOW", ()) for suffix in ("", "_backward", "_backward_into")]
     return SimpleNamespace(**{name: getattr(kernels, name) for name in (*names, "total") if hasattr(kernels, name)})
 
 

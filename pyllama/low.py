@@ -66,10 +66,11 @@ class Rounded:
         ys = self.op.each(y)
         outputs = tuple(rounded(a, dtype) if np.ndim(a) else a for a in ys)
         given = {id(a): b for a, b in zip((*wide, *ys), (*inputs, *outputs), strict=True)}
-        kept = [given.get(id(a), a) for a in saved]
-        return outputs if len(outputs) > 1 else outputs[0], (backward, precisions, *kept)
+        kept = [given.get(id(a), a) for a in saved]         # first, at the places that saved_for gives
+        return outputs if len(outputs) > 1 else outputs[0], (*kept, backward, precisions)
 
-    def backward(self, dy, backward, precisions, *saved, **options):
+    def backward(self, dy, *saved, **options):
+        *saved, backward, precisions = saved
         dys = widened(dy) if len(self.op.outputs) == 1 else tuple(map(widened, dy))
         grads = backward(dys, *map(widened, saved), **options)
         return [g if g is None or x.weight else rounded(g, dtype)

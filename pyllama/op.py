@@ -33,6 +33,13 @@ reference if they support the inputs:
                                                      optional: may add the gradient of input i to into[i] (the same
                                                      shape and precision, any strides) and then return into[i]
 
+Some weights are frozen: params.adding() knows them.  The line of an op may say how it saves work and memory then:
+
+    saved_for={"w": 0}      saved[0] serves the gradient of w alone.  If w is frozen, it is not kept: backward gets None
+                            and may return None for the gradient of w.
+    ahead="w"               forward computes the gradient of w.  It has an option into={i: array} to add the gradient to
+                            the array instead, or into={i: None} not to compute it.
+
 An op that is registered elsewhere is named after its forward function, module.function, and its functions always run.
 """
 import contextlib
@@ -71,17 +78,21 @@ class Op:
     name     the name in OPS; None: the module's in pyllama.ops, elsewhere the module's and forward's, with a number if
              the module has another op of that name
     weights  the names of the inputs that are weights
+    saved_for, ahead    what serves the gradient of a weight alone: see the module
 
     Raises ValueError for a line that is not a shape line or a weight that is not a floating input, UserError for a name
     that another module has taken.  A call raises TypeError or ValueError if the inputs, the gradient passed to back, or
     the results do not fit the line.
     """
 
-    def __init__(self, line, forward, backward, *, name=None, weights=(), **options):
+    def __init__(self, line, forward, backward, *, name=None, weights=(), saved_for=None, ahead=None, **options):
         self.shapes, self.forward, self.backward, self.options = line, forward, backward, options
         inputs, self.outputs = shapes.parse(line)
         self.inputs, self.weights = shapes.with_weights(inputs, weights, line), weights
         self.optional = {x.name for x in self.inputs if x.optional}
+        number = {x.name: i for i, x in enumerate(self.inputs)}
+        self.saved_for = {number[weight]: i for weight, i in (saved_for or {}).items()}
+        self.ahead = number.get(ahead)
         self.module, function = named(forward)
         self.rounded = Rounded(self)
         self.has_kernels = name is None and self.module.startswith(PACKAGE)
@@ -114,10 +125,15 @@ class Op:
         if watcher := _watcher.get():
             return watcher(self, inputs, options)
         precision = self.check(shapes.signature(inputs))
-        result, backward, into = self.run(inputs, options, precision)
+        places = params.places(inputs)
+        ahead = self.added_ahead(places)
+        result, backward, into = self.run(inputs, options | ahead, precision)
         y, saved, signature = shapes.check_outputs(self, result)
-        if places := params.places(inputs):
-            backward = functools.partial(into, into=places) if into else backward
+        if places:
+            wanted = {i: place for i, place in places.items() if place is not params.NONE}
+            idle = {self.saved_for[i] for i in places.keys() & self.saved_for.keys() - wanted.keys()}
+            saved = [None if i in idle else a for i, a in enumerate(saved)]
+            backward = functools.partial(into, into=wanted) if into else backward
         count = len(inputs)                                 # back holds no array but those in saved
 
         def back(dy):
@@ -125,6 +141,8 @@ class Op:
                 dy = float(dy)
             for output, d, (shape, dtype) in zip(self.outputs, self.each(dy), signature, strict=True):
                 shapes.check_dy(self, output, d, shape, dtype)
+            if any(place is not None for place in ahead.get("into", {}).values()) and dy != 1:
+                raise ValueError(f"{self.name}: its forward pass has added a gradient, for dy = 1; not {dy}")
             grads = shapes.check_gradients(self, backward(dy, *saved, **options), count)
             return params.gather(places, grads) if places else grads
 
@@ -141,6 +159,13 @@ class Op:
         if result is NotImplemented:
             kernels, result = None, reference.forward(*inputs, **options)
         return result, getattr(kernels, self.name_backward, reference.backward), getattr(kernels, self.name_into, None)
+
+    def added_ahead(self, places):
+        """The option of forward for a gradient that is added ahead, or not wanted: {"into": {i: place}}, or {}."""
+        i, place = self.ahead, places.get(self.ahead)
+        if place is params.NONE:
+            return {"into": {i: None}}
+        return {"into": {i: place}} if place is not None and params.may_add_ahead() else {}
 
     def in_order(self, inputs, options):
         """The inputs, then those that options gives by name, which are removed from there."""

@@ -1,7 +1,7 @@
 """Parameters: a tree of dicts and lists whose leaves are views into one flat vector.
 
-The optimizer, the gradient norm, a checkpoint and another rank see one array; the model sees names.  The leaves lie in
-the vector in the order of the tree.
+The optimizer, the gradient norm and another rank see one array; the model sees names.  The leaves lie in the vector in
+the order of the tree.  The vector may hold some leaves alone, those that train: the others are frozen.
 """
 import contextlib
 from contextvars import ContextVar
@@ -12,11 +12,14 @@ import numpy as np
 from pyllama import backend
 from pyllama.errors import UserError
 
+NONE = np.float32(0)            # in place of a gradient that nobody wants, such as that of a frozen leaf
+
 
 class _Places(NamedTuple):
     """Where gradients are added: see adding()."""
-    of_leaf: dict[int, np.ndarray]                      # id of the leaf -> array
-    transposed: dict[int, dict[tuple, np.ndarray]]      # id of the leaf's base -> layout -> array
+    of_leaf: dict[int, np.ndarray]                      # id of the leaf -> array, or NONE
+    transposed: dict[int, dict[tuple, np.ndarray]]      # id of the leaf's base -> layout -> array, or NONE
+    ahead: bool                                         # may forward passes add to them?
 
 
 _places: ContextVar[_Places | None] = ContextVar("where gradients are added", default=None)
@@ -34,6 +37,11 @@ def leaves(tree, path=""):
             yield from leaves(branch, f"{path}.{key}" if path else str(key))
     else:
         yield path, tree
+
+
+def size(tree):
+    """The number of entries of all leaves."""
+    return sum(a.size for _, a in leaves(tree))
 
 
 def chosen(tree, paths):
@@ -88,30 +96,40 @@ def named(tree, arrays, copy=True):
     return rebuild(tree, (own(arrays[name], leaf.dtype) for name, leaf in template.items()))
 
 
-def over(flat, tree):
+def over(flat, tree, names=None):
     """A tree of the same structure, whose leaves are views into flat [N], end to end.
 
-    Raises ValueError unless N is the number of entries of all leaves.
+    names   of the leaves that flat holds; None: all.  The others are those of the tree itself.
+
+    Raises ValueError unless N is the number of entries of these leaves.
     """
-    sizes = [a.size for _, a in leaves(tree)]
-    ends = np.cumsum(sizes, dtype=int)
-    if flat.shape != (sum(sizes),):
-        raise ValueError(f"the vector has shape {flat.shape}, the tree holds {sum(sizes)} numbers")
-    return rebuild(tree, (flat[end - a.size:end].reshape(a.shape)
-                          for end, (_, a) in zip(ends, leaves(tree), strict=True)))
+    held = [names is None or name in names for name, _ in leaves(tree)]
+    ends = np.cumsum([a.size * h for (_, a), h in zip(leaves(tree), held, strict=True)], dtype=int)
+    if flat.shape != (total := sum(ends[-1:]),):
+        raise ValueError(f"the vector has shape {flat.shape}, the tree holds {total} numbers")
+    return rebuild(tree, (flat[end - a.size:end].reshape(a.shape) if h else a
+                          for end, h, (_, a) in zip(ends, held, leaves(tree), strict=True)))
 
 
-def flatten(tree):
-    """Copy the leaves into one new vector: (flat [N], a tree of views into it).  All leaves have one dtype."""
-    flat = np.concatenate([a.ravel() for _, a in leaves(tree)])
-    return flat, over(flat, tree)
+def flatten(tree, names=None):
+    """Copy leaves into one new vector: (flat [N], a tree of views into it).  These leaves have one dtype.
+
+    names   of these leaves; None: all.  The others are in the new tree as they are, not copied.
+    """
+    flat = np.concatenate([a.ravel() for name, a in leaves(tree) if names is None or name in names])
+    return flat, over(flat, tree, names)
+
+
+def gradients(flat, tree, names):
+    """over(flat, tree, names) for the gradients of a tree, with NONE for each leaf that flat does not hold."""
+    return over(flat, rebuild(tree, (a if name in names else NONE for name, a in leaves(tree))), names)
 
 
 def add(total, tree):
     """total += tree, leaf by leaf and by name; the order of tree's keys does not matter.
 
-    A single zero in place of a larger leaf means that its gradient has been added already: see adding().  Raises
-    ValueError if the names or the shapes differ otherwise.
+    A single zero in place of a larger leaf means that its gradient has been added already: see adding().  Nothing is
+    added where total has NONE.  Raises ValueError if the names or the shapes differ otherwise.
     """
     sums, addends = dict(leaves(total)), dict(leaves(tree))
     added = {name for name, a in addends.items() if name in sums and _is_left(a, sums[name])}
@@ -126,7 +144,7 @@ def add(total, tree):
 # --- gradients that are added while they are computed -----------------------------------------------------------------
 
 @contextlib.contextmanager
-def adding(p, grads):
+def adding(p, grads, ahead=False):
     """Let backward passes within this context add the gradients of p's leaves to the leaves of `grads`.
 
     The gradient of a step then exists once, and a kernel may add to it while it computes.  In place of a gradient that
@@ -134,12 +152,20 @@ def adding(p, grads):
 
     Op recognizes a leaf, and the `.T` of a matrix, among its inputs.  The gradients of other views, such as some rows
     of a table, are returned as usual and added by add().
+
+    A leaf whose place is NONE is frozen: its gradient is not computed if the op can leave it out, and dropped if not.
+
+    ahead   True: a forward pass that computes a gradient, as that of linear_cross_entropy, adds it to its place at
+            once.  Each forward pass must then be followed by its backward pass, with a gradient of 1.
     """
-    places = _Places({}, {})
+    places = _Places({}, {}, ahead)
     for (_, leaf), (_, place) in zip(leaves(p), leaves(grads), strict=True):
+        if not hasattr(leaf, "dtype"):                                  # encoded: no op takes it
+            continue
         places.of_leaf[id(leaf)] = place
         if leaf.ndim == 2:
-            places.transposed.setdefault(id(leaf.T.base), {})[_layout(leaf.T)] = place.T
+            turned = NONE if place is NONE else place.T
+            places.transposed.setdefault(id(leaf.T.base), {})[_layout(leaf.T)] = turned
     token = _places.set(places)
     try:
         yield
@@ -148,30 +174,36 @@ def adding(p, grads):
 
 
 def places(inputs):
-    """{i: the array to which the gradient of inputs[i] is added}, for the inputs that adding() covers."""
+    """{i: the array to which the gradient of inputs[i] is added, or NONE}, for the inputs that adding() covers."""
     current = _places.get()
     if current is None:
         return {}
-    of_leaf, transposed = current
     places = {}
     for i, x in enumerate(inputs):
-        place = of_leaf.get(id(x))
-        if place is None and x is not None and x.base is not None and (layouts := transposed.get(id(x.base))):
+        place = current.of_leaf.get(id(x))
+        if place is None and x is not None and x.base is not None and (layouts := current.transposed.get(id(x.base))):
             place = layouts.get(_layout(x))                             # every .T is another object
         if place is not None:
             places[i] = place
     return places
 
 
+def may_add_ahead():
+    """May a forward pass add a gradient to its place?  See adding()."""
+    current = _places.get()
+    return current is not None and current.ahead
+
+
 def gather(places, grads):
     """Add the gradient of input i to places[i], unless a kernel has done so and returned places[i] itself.
 
-    Returns the gradients, with a zero for each that was added.  The zero is a NumPy scalar of the gradient's precision:
-    a model may transpose it, give it an axis or add to it.
+    None in place of a gradient means that it has been added already.  A gradient whose place is NONE is dropped.
+    Returns the gradients, with a zero for each that was added or dropped.  The zero is a NumPy scalar of the place's
+    precision: a model may transpose it, give it an axis or add to it.
     """
     grads = list(grads)
     for i, place in places.items():
-        if grads[i] is not place:
+        if place is not NONE and grads[i] is not None and grads[i] is not place:
             place += grads[i]
         grads[i] = place.dtype.type(0)
     return tuple(grads)
@@ -184,5 +216,7 @@ def _layout(x):
 
 
 def _is_left(a, place):
-    """Is a gather()'s zero, or a view of one?"""
+    """Is a gather()'s zero, or a view of one, or what nobody wants?"""
+    if place is NONE:
+        return True
     return isinstance(a, np.generic | np.ndarray) and a.size == 1 and a.shape != place.shape and not a.any()

@@ -60,6 +60,26 @@ def test_over_refuses_a_vector_of_another_length(tree):
         params.over(np.zeros(flat.size + 1), tree)
 
 
+@given(tree=trees, data=st.data())
+def test_a_vector_may_hold_some_leaves_and_leave_the_others(tree, data):
+    names = data.draw(st.sets(st.sampled_from([name for name, _ in params.leaves(tree)]), min_size=1))
+    flat, views = params.flatten(tree, names)
+    grads = dict(params.leaves(params.gradients(np.arange(float(flat.size)), tree, names)))
+    end = 0
+    for (name, view), (_, a) in zip(params.leaves(views), params.leaves(tree), strict=True):
+        if name in names:
+            np.testing.assert_array_equal(view, a, strict=True)
+            np.testing.assert_array_equal(grads[name].ravel(), np.arange(end, end + a.size))
+            assert not a.size or np.shares_memory(view, flat)
+            end += a.size
+        else:
+            assert view is a
+            assert grads[name] is params.NONE
+    assert end == flat.size
+    with pytest.raises(ValueError, match=f"the tree holds {flat.size} numbers"):
+        params.over(np.zeros(flat.size + 1), tree, names)
+
+
 @given(tree=trees, seed=st.integers(0, 99))
 def test_add_goes_by_name(tree, seed):
     total = zeros_like(tree)
@@ -92,6 +112,20 @@ def test_a_gradient_that_was_added_leaves_one_zero_which_may_be_viewed():
     for wrong in (np.float64(1), np.ones(1), np.zeros(2)):
         with pytest.raises(ValueError, match="differ"):
             params.add(total, {"w": left[0], "b": wrong})
+
+
+def test_the_gradient_of_a_frozen_leaf_is_dropped_wherever_it_comes_from():
+    """From an op that has computed it all the same, or from a model that handed it on; its shape is not known."""
+    p = {"w": np.ones((2, 3)), "b": np.ones(3)}
+    total = params.gradients(np.zeros(3), p, {"b"})
+    with params.adding(p, total):
+        places = params.places([p["w"].T, p["w"], p["b"]])
+        assert [places[i] is params.NONE for i in range(3)] == [True, True, False]
+        left = params.gather(places, [np.ones((3, 2)), None, np.ones(3)])
+    assert not any(left)
+    params.add(total, {"w": np.ones((2, 3)), "b": np.ones(3)})
+    np.testing.assert_array_equal(total["b"], [2, 2, 2])
+    assert not total["w"]
 
 
 @pytest.mark.parametrize("asarray", [np.asarray, fakecupy.module().asarray], ids=["host", "device"])

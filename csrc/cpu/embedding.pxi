@@ -17,11 +17,11 @@ def embedding_backward(dy, ids, np.ndarray w):
 
 
 def embedding_backward_into(dy, ids, np.ndarray w, *, into):
-    """into    {1: where to add dw}; see place_of()"""
+    """into    {1: where to add dw}; see place_of().  None for ids: dw is not wanted."""
+    if ids is None:
+        return None, None
     cdef const kernels *k = kernels_for(w)
     cdef np.ndarray row = indices(ids), d = dense(dy, w), dw = place_of(w, into)
-    if dw is None:
-        return None, None
     if w.ndim != 2 or np.shape(d) != (*np.shape(row), w.shape[1]):
         raise ValueError(f"embedding_backward: dy has shape {np.shape(d)}, ids {np.shape(row)}, w {np.shape(w)}")
     count_below(row, w.shape[0], "token id")

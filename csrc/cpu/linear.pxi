@@ -88,19 +88,29 @@ def linear(np.ndarray x, np.ndarray w, b=None):
     return y.reshape(*np.shape(x)[:-1], E), (x, w, b)
 
 
-def linear_backward(dy, np.ndarray x, np.ndarray w, b):
+def linear_backward(dy, x, np.ndarray w, b):
     return linear_backward_into(dy, x, w, b, into={})
 
 
-def linear_backward_into(dy, np.ndarray x, np.ndarray w, b, *, into):
-    """Let the matrix product add dw to into[1], which may be the transpose of a contiguous array."""
+def linear_backward_into(dy, x, np.ndarray w, b, *, into):
+    """Let the matrix product add dw to into[1], which may be the transpose of a contiguous array.
+
+    None for x: dw is not wanted.
+    """
     E, D = np.shape(w)
-    d, rows, dw = np.asarray(dy).reshape(-1, E), x.reshape(-1, D), into.get(1)
+    d, dw = np.asarray(dy).reshape(-1, E), None if x is None else weight_gradient(dy, x, w, into.get(1))
+    dx = product(d, w, w, None, True) if np.PyArray_TYPE(w) == BFLOAT else matmul(d, w, w)
+    return dx.reshape(*np.shape(dy)[:-1], D), dw, None if b is None else sum_of_rows(d)
+
+
+cdef weight_gradient(dy, np.ndarray x, np.ndarray w, dw):
+    """The product dyᵀ x, added to dw if it can be; otherwise a new array."""
+    E, D = np.shape(w)
+    d, rows = np.asarray(dy).reshape(-1, E), x.reshape(-1, D)
     if dw is not None and np.PyArray_ISCARRAY(dw):
-        matmul(d.T, rows, x, dw)
+        matmul(d.T, rows, w, dw)
     elif dw is not None and np.PyArray_ISCARRAY(dw.T):
-        matmul(rows.T, d, x, dw.T)
+        matmul(rows.T, d, w, dw.T)
     else:
-        dw = matmul(d.T, rows, x)
-    dx = product(d, w, x, None, True) if np.PyArray_TYPE(x) == BFLOAT else matmul(d, w, x)
-    return dx.reshape(np.shape(x)), dw, None if b is None else sum_of_rows(d)
+        dw = matmul(d.T, rows, w)
+    return dw

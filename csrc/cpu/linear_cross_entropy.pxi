@@ -4,7 +4,7 @@ LINE = 16                                               # float32 numbers in a c
 
 def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, into=None, chunk=None, idx ignore_index=-100,
                          double label_smoothing=0, double z_loss=0, count=None):
-    """into    {1: where to add dw}; see place_of().  With it, back takes a dloss of 1 alone"""
+    """into    {1: where to add dw}; see place_of()"""
     cdef const kernels *k = kernels_for(x)
     cdef np.ndarray target = indices(t)
     x, w = dense(x, x), dense(w, x)
@@ -23,18 +23,13 @@ def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, into=None, chunk=None
     with nogil:
         total = k.linear_cross_entropy(dx.data, of_dw, x.data, w.data, <idx *>target.data, ignore_index,
                                        label_smoothing, z_loss, 1 / C, N, D, V, rows, z.data, work.data, threads)
-    return dx.dtype.type(total / C), (dx, dw, x.dtype, into is not None)
+    return dx.dtype.type(total / C), (dx, dw, x.dtype)
 
 
-linear_cross_entropy_into = linear_cross_entropy        # as an op calls it that is given places
-
-
-def linear_cross_entropy_backward(dloss, dx, dw, dtype, added, **options):
-    """dx in the precision of x, which is dtype, and dw; added: dw is not to be multiplied any more"""
-    if added and dloss != 1:
-        raise ValueError(f"linear_cross_entropy: the gradient of w was added for a dloss of 1, not {dloss}")
+def linear_cross_entropy_backward(dloss, dx, dw, dtype, **options):
+    """dx in the precision of x, which is dtype, and dw, None if it is not wanted."""
     if dloss != 1:
-        dx, dw = dx * dloss, dw * dloss
+        dx, dw = dx * dloss, None if dw is None else dw * dloss
     return dx if dx.dtype == dtype else cast(dx, dtype), dw, None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pyllama import backend
+from pyllama import backend, params
 from pyllama.cli.output import console
 from pyllama.training.loop import Record
 
@@ -25,6 +25,12 @@ def bfloat16() -> str:
     by = PRODUCTS.get(backend.cpu.isa)
     way = f"products by {by}" if by else "arithmetic of float32, which is no faster"
     return f"{way}; numbers take half the memory, with 8 significant bits"
+
+
+def parameters_of(state) -> str:
+    """The number of parameters, and of those that train if some do not."""
+    whole = params.size(state.p)
+    return f"{whole:,} parameters" + (f", {state.flat.size:,} of which train" if state.flat.size < whole else "")
 
 
 def announce(summary: str, dtype: str = "float32") -> None:

@@ -16,7 +16,7 @@ SMALL_DATA = """With a few thousand rows, start from a trained model: FOLDER hol
 def parameters(config) -> int:
     """The number of parameters of a configuration, without allocating them."""
     with rng.undrawn():
-        return sum(a.size for _, a in params.leaves(config.model.init(config)))
+        return params.size(config.model.init(config))
 
 
 def small(family: type[Config]):

@@ -47,7 +47,7 @@ def sampler(state, prompt: str, tokenizer: Tokenizer, tokens: int, stopped: Call
             return ""
         text, ids = prompt, special.prompt(tokenizer, prompt)
         with contextlib.suppress(UserError):                # scores that are not finite: training reports them
-            for piece in stream(state.p, state.config, ids, tokenizer, settings):
+            for piece in stream(state.tree, state.config, ids, tokenizer, settings):
                 text += piece
                 if len(text) > WIDTH or stopped():
                     break

@@ -8,7 +8,7 @@ from rich.table import Table
 from pyllama import files, memory
 from pyllama.cli import shares
 from pyllama.cli.confusion import confusion_table
-from pyllama.cli.display import announce
+from pyllama.cli.display import announce, parameters_of
 from pyllama.cli.output import console, emit, note, quoted
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
 from pyllama.errors import UserError, counted
@@ -61,7 +61,7 @@ def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:
     """Train with a progress display, then measure; returns the exit code, 0 when done or that of show_run()."""
     task, plan, parts = task_run.task, task_run.plan, task_run.parts
     state, last_step, best = plan.state, plan.settings.max_steps, plan.best_so_far
-    announce(f"{state.flat.size:,} parameters; {len(parts['train']):,} training rows, {len(parts['dev']):,} "
+    announce(f"{parameters_of(state)}; {len(parts['train']):,} training rows, {len(parts['dev']):,} "
              f"validation rows, {len(parts['test']):,} test rows; steps {state.step} to {last_step} in {folder}",
              plan.settings.dtype)
     if code := show_run(plan, log_steps):

@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 from pyllama import memory, pretrained
 from pyllama.cli import tasks
-from pyllama.cli.display import announce
+from pyllama.cli.display import announce, parameters_of
 from pyllama.cli.output import console
 from pyllama.cli.parsing import listed
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
@@ -178,7 +178,7 @@ def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
 def show_training(plan: Plan, tokenizer: Tokenizer, log_steps: int, sample_tokens: int) -> int:
     """Run the plan with a progress display; returns the exit code, 0 when done or that of show_run()."""
     folder, state, best = plan.folder, plan.state, plan.best_so_far
-    announce(f"{state.flat.size:,} parameters; {len(plan.training):,} training tokens, {len(plan.validation):,} "
+    announce(f"{parameters_of(state)}; {len(plan.training):,} training tokens, {len(plan.validation):,} "
              f"validation tokens, vocabulary of {state.config.vocab_size:,}; steps {state.step} to "
              f"{plan.settings.max_steps} in {folder}", plan.settings.dtype)
     continues = objectives.continues(state.config)

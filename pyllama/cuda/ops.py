@@ -99,7 +99,9 @@ def embedding_backward(dy, ids, w):
 
 
 def embedding_backward_into(dy, ids, w, *, into):
-    """Add dw to into[1] if that is C-contiguous; otherwise return a new dw."""
+    """Add dw to into[1] if that is C-contiguous; otherwise return a new dw.  None for ids: dw is not wanted."""
+    if ids is None:
+        return None, None
     ids, (dy,), (V, D) = indices(ids).ravel(), dense(dy), w.shape
     dw = into.get(1)
     if dw is None or not dw.flags.c_contiguous:
@@ -144,10 +146,11 @@ def layer_norm_backward(dy, n, w, r, *, eps=None):
 
 # --- linear_cross_entropy ---------------------------------------------------------------------------------------------
 
-def linear_cross_entropy(x, w, t, *, chunk=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, count=None):
+def linear_cross_entropy(x, w, t, *, chunk=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, count=None,
+                         into=None):
     (x, w), t, N, V = dense(x, w), indices(t), len(x), len(w)
     C, losses = denominator(t, ignore_index, count, x.dtype), cupy.empty(N, x.dtype)
-    scale, dx, dw = 1 / C, cupy.empty_like(x), cupy.zeros_like(w)
+    scale, dx, dw = 1 / C, cupy.empty_like(x), cupy.zeros_like(w) if into is None else into[1]
     chunk = chunk or max(1, cuda_text.LOGITS // (V * x.itemsize))
     logits = cupy.empty((min(chunk, N), V), x.dtype)
     for start in range(0, N, chunk):
@@ -156,13 +159,14 @@ def linear_cross_entropy(x, w, t, *, chunk=None, ignore_index=-100, label_smooth
         launch("linear_cross_entropy", len(z), losses[rows], z, t[rows], scale, ignore_index, float(label_smoothing),
                float(z_loss), V, aligned(V, z), threads=threads_for(V, z))
         cupy.matmul(z, w, out=dx[rows])
-        dw += z.T @ x[rows]
-    return losses.sum() / C, (dx, dw)
+        if dw is not None:
+            dw += z.T @ x[rows]
+    return losses.sum() / C, (dx, dw if into is None else None)
 
 
 def linear_cross_entropy_backward(dloss, dx, dw, **options):
     dloss = number(dloss, dx.dtype)
-    return dx * dloss, dw * dloss, None
+    return dx * dloss, None if dw is None else dw * dloss, None
 
 
 # --- relu -------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ Backward    O has the ids as one-hot vectors: the bracket is 1 where its
             This is a scatter-add: if a token occurs twice, its row of dw is
             the sum of both rows of dy.  ids are integers: no gradient.
 
-Saved       ids, w (for its shape).
+Saved       ids (None if w is frozen), w (for its shape).
 
 Raises      IndexError: an id outside 0 .. V-1.  ValueError: shapes do not fit.
             TypeError: ids not integer, w not floating.
@@ -53,9 +53,11 @@ def forward(ids, w):
 
 
 def backward(dy, ids, w):
+    if ids is None:
+        return None, None
     dw = np.zeros_like(w)
     np.add.at(dw, ids, dy)
     return None, dw
 
 
-embedding = op("ids[B T]<V, w[V D] -> y[B T D]", forward, backward, weights=("w",))
+embedding = op("ids[B T]<V, w[V D] -> y[B T D]", forward, backward, weights=("w",), saved_for={"w": 0})

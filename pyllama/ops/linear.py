@@ -20,7 +20,7 @@ Backward    ∂y_ne/∂x_nd = w_ed
             dx = dy w
             dw = dyᵀ x
 
-Saved       x, w, b (None if there is no bias).
+Saved       x (None if w is frozen), w, b (None if there is no bias).
 
 Raises      TypeError: precisions differ.  ValueError: shapes do not fit.
 
@@ -61,7 +61,10 @@ def forward(x, w, b=None):
 def backward(dy, x, w, b):
     E, D = w.shape
     rows = dy.reshape(-1, E)
-    return (rows @ w).reshape(x.shape), rows.T @ x.reshape(-1, D), None if b is None else rows.sum(axis=0)
+    dx = (rows @ w).reshape(*dy.shape[:-1], D)
+    dw = None if x is None else rows.T @ x.reshape(-1, D)
+    return dx, dw, None if b is None else rows.sum(axis=0)
 
 
-linear = op("x[... D], w[E D], b[E]? -> y[... E]", forward, backward, weights=("w", "b"))
+linear = op("x[... D], w[E D], b[E]? -> y[... E]", forward, backward, weights=("w", "b"),
+            saved_for={"w": 0})

@@ -25,7 +25,11 @@ Backward    dz_nv = (exp(z_nv - lse_n) - [v = t_n]) dloss / N
             backward would take four.  The loss is a single number, so the
             gradients for a dloss of 1 are kept and multiplied by dloss.
 
-Saved       dx, dw for dloss = 1.
+            If w is frozen, dw is not computed.  If gradients are added to
+            places (params.adding, with ahead), each chunk's term is added to
+            the place of dw at once, so that dw exists once.
+
+Saved       dx, dw for dloss = 1; dw is None if it is not wanted or added.
 
 Raises      IndexError: a target outside 0 .. V-1 that is not ignore_index.
             TypeError: precisions differ, t not integer.
@@ -61,23 +65,24 @@ from pyllama.op import between, op
 from pyllama.ops.cross_entropy import cross_entropy, denominator
 
 
-def forward(x, w, t, *, chunk=None, ignore_index=-100, count=None, **options):
+def forward(x, w, t, *, chunk=None, ignore_index=-100, count=None, into=None, **options):
     chunk = chunk or max(1, 2 ** 21 // len(w))               # 8 MiB of float32 logits; temporaries of that size
     options |= dict(ignore_index=ignore_index, count=denominator(x, t, ignore_index, count))
-    loss, dx, dw = np.zeros_like(x, shape=()), np.empty_like(x), np.zeros_like(w)
+    loss, dx, dw = np.zeros_like(x, shape=()), np.empty_like(x), np.zeros_like(w) if into is None else into[1]
     for start in range(0, len(x), chunk):
         rows = slice(start, start + chunk)
         part, saved = cross_entropy.forward(x[rows] @ w.T, t[rows], **options)
         dz, _ = cross_entropy.backward(1, *saved, **options)
         loss, dx[rows] = loss + part, dz @ w
-        dw += dz.T @ x[rows]
-    return loss, (dx, dw)
+        if dw is not None:
+            dw += dz.T @ x[rows]
+    return loss, (dx, dw if into is None else None)
 
 
 def backward(dloss, dx, dw, **options):
-    return dx * dloss, dw * dloss, None
+    return dx * dloss, None if dw is None else dw * dloss, None
 
 
-linear_cross_entropy = op("x[N D], w[V D], t[N]<V -> loss[]", forward, backward, weights=("w",),
+linear_cross_entropy = op("x[N D], w[V D], t[N]<V -> loss[]", forward, backward, weights=("w",), ahead="w",
                           chunk=[None, 3, 64], ignore_index=[-100, 0],
                           label_smoothing=between(0.0, 0.5), z_loss=between(0.0, 0.1), count=[None, 1, 7])

@@ -16,7 +16,7 @@ import contextvars
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -36,7 +36,7 @@ from pyllama.training.optim import SGD, AdamW, Optimizer, clip_scale, global_nor
 from pyllama.training.parallel import Communicator, Solo, share
 from pyllama.training.schedule import SCHEDULES
 from pyllama.training.stopping import unless_stopped
-from pyllama.training.working import Working
+from pyllama.training.working import Working, rounded_tree
 
 SOLO = Solo()
 AT_ONCE = 2 ** 18               # numbers in a layer's input at a time: hides Python's overhead, keeps memory small
@@ -141,17 +141,34 @@ class Settings:
 class State:
     """The state of training: what the next step depends on, except the data and the settings."""
     config: Any                                 # the model's configuration
-    flat: np.ndarray                            # the parameters [N], one vector
-    p: dict                                     # the parameters, a tree of views into flat
-    optimizer: Optimizer
+    flat: np.ndarray                            # the parameters that train [N], one vector
+    p: dict                                     # all parameters, a tree: views into flat, and the frozen ones
+    trained: Set[str]                           # the names of the parameters that train
+    optimizer: Optimizer                        # of flat
     working: Working                            # what the model computes with; update() it if flat is changed elsewhere
     step: int = 0                               # number of steps done
     whole: bool = True                          # False while a step updates the parameters
+    loss: Callable | None = None                # called as the model's loss is; None: the model's
 
     @property
     def model(self) -> Any:
         """The model's module: see pyllama.models.ModelModule."""
         return self.config.model
+
+    @property
+    def tree(self) -> dict:
+        """The parameters in one precision: p, but for the frozen matrices of a run in bfloat16, which are widened."""
+        return params.rebuild(self.p, (widened(leaf) for _, leaf in params.leaves(self.p)))
+
+    def gradients(self, flat: np.ndarray) -> dict:
+        """The gradient flat [N] as a tree; params.NONE is in place of that of a frozen parameter."""
+        return params.gradients(flat, self.p, self.trained)
+
+    def load_optimizer(self, saved: dict[str, np.ndarray]) -> None:
+        """Optimizer.load(), also of a state that covers the frozen parameters, as older versions saved it."""
+        whole = params.size(self.p)
+        self.optimizer.load({name: params.flatten(params.over(a, self.p), self.trained)[0] if a.shape == (whole,) else a
+                             for name, a in saved.items()})
 
 
 class Record(NamedTuple):
@@ -181,32 +198,41 @@ class Evaluation(NamedTuple):
         return f"{in_words(self.perplexity)}  next token {self.accuracy:.1%}"
 
 
-def start(config, settings: Settings, tree: dict | None = None, like=None) -> State:
+def start(config, settings: Settings, tree: dict | None = None, like=None,
+          trained: Set[str] | None = None) -> State:
     """A state at step 0.
 
     config    the model's configuration
-    tree      the parameters, which are decoded and copied; None: those of the model's init()
+    tree      the parameters; those that train are copied, the others are not; None: those of the model's init()
     like      an array on the device to train on; None: the host
+    trained   the names of the parameters that train, plain arrays, beside which others may stay encoded; None: all but
+              those that settings.freeze names, after the tree has been decoded
 
     Raises UserError if settings.freeze names a parameter that does not exist, or all parameters, and if the device does
     not compute in settings.dtype.
     """
-    flat, p = params.flatten(decoded_tree(tree or config.model.init(config, settings.seed, settings.master_dtype)))
+    p = tree or config.model.init(config, settings.seed, settings.master_dtype)
+    if trained is None:
+        p = decoded_tree(p)
+        trained = {name for name, _ in params.leaves(p)} - params.chosen(p, settings.freeze)
+    if not trained:
+        raise UserError("freeze leaves no parameter to train; name fewer")
+    if settings.dtype == "bfloat16":
+        p = rounded_tree(p, but=trained)
+    flat, p = params.flatten(p, trained)
     if like is not None:
         require_dtype(settings.dtype, on_host(like))
         flat = np.asarray(flat, like=like)
-        p = params.over(flat, p)
-    frozen = params.chosen(p, settings.freeze)
-    if len(frozen) == len(list(params.leaves(p))):
-        raise UserError("freeze leaves no parameter to train; name fewer")
-    matrices = matrix_slices(p, frozen)
+        p = params.over(flat, params.rebuild(p, (leaf if name in trained else np.asarray(leaf, like=like)
+                                                 for name, leaf in params.leaves(p))), trained)
+    matrices = matrix_slices(p, trained)
     if settings.optimizer == "adamw":
         optimizer: Optimizer = AdamW(flat.size, flat.dtype, matrices=matrices, betas=(settings.beta1, settings.beta2),
                                      eps=settings.adam_epsilon, like=like)
     else:
         optimizer = SGD(flat.size, flat.dtype, matrices=matrices, momentum=settings.momentum,
                         nesterov=settings.nesterov, like=like)
-    return State(config, flat, p, optimizer, Working(flat, p, settings.dtype))
+    return State(config, flat, p, trained, optimizer, Working(flat, p, settings.dtype, trained))
 
 
 def train(state: State, source: Tokens, settings: Settings, comm: Communicator = SOLO) -> Iterator[Record]:
@@ -215,14 +241,15 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
     source   the data, such as Tokens or Examples: source.batch(settings, step) returns the Batch of a step
     comm     the processes that share the steps: see parallel.py
 
-    Raises UserError if the loss or the gradient is not finite; the state is then that before the step.  Run only one
-    at a time in a process, because it sets the kernels' number of threads.
+    Raises UserError if settings.freeze names parameters that train, because start() had other settings; and if the loss
+    or the gradient is not finite: the state is then that before the step.  Run only one at a time in a process, because
+    it sets the kernels' number of threads.
     """
+    if settings.freeze and not state.trained.isdisjoint(params.chosen(state.p, settings.freeze)):
+        raise UserError("freeze names parameters that this state trains; start it with the same settings")
     shards = settings.shards if on_host(state.flat) else 1          # a GPU runs the whole batch
     flats = [np.zeros_like(state.flat) for _ in range(shards)]
-    grads = [params.over(flat, state.p) for flat in flats]
-    names = params.chosen(state.p, settings.freeze)
-    frozen = [leaf for tree in grads for name, leaf in params.leaves(tree) if name in names]
+    grads = [state.gradients(flat) for flat in flats]
     threads = backend.cpu.threads() if backend.cpu else machine.cores()
     state.working.update()                              # the caller may have changed the parameters
     memory.release()                                    # of the setup, whose arrays had other sizes
@@ -240,8 +267,6 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
             with np.errstate(over="ignore", invalid="ignore"), memory.arena(), machine.one_blas_thread(), \
                     kernel_threads(max(1, threads // shards)):
                 loss = gradient(state, batch, settings, grads, in_parallel if shards > 1 else map, comm)
-            for leaf in frozen:
-                leaf.fill(0)
             sums = [loss, sum_and_norm(flats)]
             if comm.size > 1:                                           # otherwise these are those of the whole step
                 shared = np.stack([loss, np.zeros_like(loss) + comm.stop])
@@ -282,20 +307,20 @@ def kernel_threads(n: int):
 def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], apply=map, comm=SOLO):
     """The loss of this process's rows, divided by the whole batch's targets: 0-d, float64.  It does not wait for a GPU.
 
-    grads    trees, one for each shard: each shard writes its gradient into its own; the step's is their sum
+    grads    trees of State.gradients(), one a shard: each writes its gradient into its own; the step's is their sum
     apply    apply(f, shards) yields f(shard) for each; they may run in parallel
     """
     B, T = batch.inputs["ids"].shape
     window = max(1, T - 1) * state.config.hidden_size           # a language model reads all tokens but the last
     default = max(1, round(AT_ONCE / window)) if on_host(state.flat) else settings.batch_size
     at_once = settings.micro_batch_size or default
+    loss = state.loss or state.model.loss
 
     def loss_of_piece(rows, tree):                  # a function, because it frees the activations on return
-        value, back = state.model.loss(**{name: a[rows] for name, a in batch.inputs.items()},
-                                       p=state.working.tree, c=state.config, count=batch.targets,
-                                       recompute=settings.recompute,
-                                       draw=Draw((settings.seed, "dropout", state.step), rows.start),
-                                       z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
+        value, back = loss(**{name: a[rows] for name, a in batch.inputs.items()},
+                           p=state.working.tree, c=state.config, count=batch.targets, recompute=settings.recompute,
+                           draw=Draw((settings.seed, "dropout", state.step), rows.start),
+                           z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
         params.add(tree, back())
         return np.asarray(value, np.float64, like=state.flat)
 
@@ -303,7 +328,7 @@ def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], 
         rows, tree = shard
         for _, leaf in params.leaves(tree):
             leaf.fill(0)
-        with params.adding(state.working.tree, tree):
+        with params.adding(state.working.tree, tree, ahead=state.loss is None):     # another loss may scale its parts
             return sum(loss_of_piece(slice(start, min(start + at_once, rows.stop)), tree)
                        for start in range(rows.start, rows.stop, at_once))
 

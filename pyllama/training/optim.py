@@ -11,7 +11,7 @@ Hutter, 2019) and applies to matrices only, not to gains and biases.
 """
 import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Container
 
 import numpy as np
 
@@ -27,16 +27,18 @@ def is_matrix(name: str, leaf) -> bool:
     return leaf.ndim >= 2 and not name.endswith("bias")
 
 
-def matrix_slices(tree, but: Collection[str] = ()) -> list[slice]:
+def matrix_slices(tree, names: Container[str] | None = None) -> list[slice]:
     """The slices of a tree's flat vector that hold matrices, in order, adjacent ones merged.
 
-    but     names of leaves to leave out
+    names   of the leaves that the vector holds; None: all
     """
     slices: list[slice] = []
     end = 0
     for name, leaf in params.leaves(tree):
+        if names is not None and name not in names:
+            continue
         start, end = end, end + leaf.size
-        if is_matrix(name, leaf) and name not in but:
+        if is_matrix(name, leaf):
             touches = slices and slices[-1].stop == start
             slices.append(slice(slices.pop().start if touches else start, end))
     return slices

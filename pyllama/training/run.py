@@ -271,14 +271,14 @@ def resumed(config, saved: Checkpoint, settings: Settings, like=None) -> State:
 
 
 def restore(state: State, saved: Checkpoint) -> None:
-    """Copy a checkpoint's parameters, optimizer state and step into a state of the same model.
+    """Copy a checkpoint's parameters, optimizer state and step into a state of the same model and frozen parameters.
 
     Raises UserError if they do not fit.
     """
-    flat, _ = params.flatten(params.named(state.p, saved.tensors))
+    flat, _ = params.flatten(params.named(state.p, saved.tensors, copy=False), state.trained)
     state.flat[:] = np.asarray(flat, like=state.flat)
     state.working.update()
-    state.optimizer.load(saved.optimizer)
+    state.load_optimizer(saved.optimizer)
     state.step = saved.step
 
 

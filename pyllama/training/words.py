@@ -40,13 +40,13 @@ def train(state: State, batch: Callable[[int], tuple[np.ndarray, ...]], settings
     Raises UserError if the loss or the gradient is not finite; the state is then that before the step.
     """
     flat = np.zeros_like(state.flat)
-    grads = params.over(flat, state.p)
+    grads = state.gradients(flat)
     state.working.update()                      # the caller may have changed the parameters
     while state.step < settings.max_steps:
         begin = time.perf_counter()
         inputs = batch(state.step)
         flat.fill(0)
-        with np.errstate(over="ignore", invalid="ignore"), params.adding(state.working.tree, grads):
+        with np.errstate(over="ignore", invalid="ignore"), params.adding(state.working.tree, grads, ahead=True):
             loss, back = state.model.loss(*inputs, state.working.tree, state.config)
             params.add(grads, back())
         norm = global_norm(flat)

@@ -2,10 +2,13 @@
 
 Training in bfloat16 keeps its parameters, the master, in float32.  In bfloat16 an update would be lost if it is smaller
 than half a unit in the last place, and most are.  The model reads a copy, which is rounded anew after each update.
-Norms and biases are read from the master: they are small, and the ops take them in float32.
+Norms and biases are read from the master: they are small, and the ops take them in float32.  A matrix that does not
+train needs no master: it is rounded once, and the model and its checkpoints have it in bfloat16.
 
 Source: Micikevicius et al., "Mixed precision training", 2018, section 3.1.
 """
+from collections.abc import Container
+
 import ml_dtypes
 import numpy as np
 
@@ -18,8 +21,9 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 class Working:
     """The parameters that a model computes with, a tree.
 
-    flat, p   the master: the vector [N], and the tree of views into it
+    flat, p   the master: the vector [N], and the tree with views into it
     dtype     of the computation: that of the master, or "bfloat16"
+    trained   the names of the leaves that flat holds; None: all.  The others are read as they are.
     tree      p itself; in bfloat16 a tree of the same form, whose matrices are rounded to nearest, ties to even
     copy      in bfloat16 the vector [N] that they are in, which the optimizer writes; else None
 
@@ -32,12 +36,12 @@ class Working:
     (1.0, True)
     """
 
-    def __init__(self, flat: np.ndarray, p: dict, dtype: str):
+    def __init__(self, flat: np.ndarray, p: dict, dtype: str, trained: Container[str] | None = None):
         self.tree, self._flat = p, flat
         self.copy: np.ndarray | None = None
         if dtype == "bfloat16":
             self.copy = np.empty(flat.size, BFLOAT16)
-            leaves = zip(params.leaves(p), params.leaves(params.over(self.copy, p)), strict=True)
+            leaves = zip(params.leaves(p), params.leaves(params.over(self.copy, p, trained)), strict=True)
             self.tree = params.rebuild(p, (copy if is_matrix(name, master) else master
                                            for (name, master), (_, copy) in leaves))
         self.update()
@@ -48,7 +52,10 @@ class Working:
             round_into(self.copy, self._flat)
 
 
-def rounded_tree(tree: dict) -> dict:
-    """The tree with its matrices in bfloat16, as a model that trains in bfloat16 reads them."""
-    flat, p = params.flatten(tree)
-    return Working(flat, p, "bfloat16").tree
+def rounded_tree(tree: dict, but: Container[str] = ()) -> dict:
+    """The tree with its matrices in bfloat16, as a model that trains in bfloat16 reads them; other leaves are kept.
+
+    but     names of matrices to keep, too; encoded matrices are kept
+    """
+    return params.rebuild(tree, (params.cast(leaf, BFLOAT16) if hasattr(leaf, "dtype") and is_matrix(name, leaf)
+                                 and name not in but else leaf for name, leaf in params.leaves(tree)))

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from pyllama import params
 from pyllama.study.explain import losses, texts, views
 from pyllama.study.explain.cells import Block, block, number, numbers
 from pyllama.study.explain.formulas import double
@@ -67,7 +68,7 @@ def rooms(recording: Recording, limit: int) -> Iterator[tuple[int, int]]:
 def about(subject: Subject) -> dict:
     config, state = subject.state.config, subject.state
     return {"name": subject.name, "type": config.TYPE, "task": subject.task.name if subject.task else None,
-            "head": config.head, "learns": config.learns, "parameters": state.flat.size,
+            "head": config.head, "learns": config.learns, "parameters": params.size(state.p),
             "dtype": str(state.flat.dtype), "step": state.step, "resumed": subject.resumed}
 
 

@@ -35,7 +35,7 @@ def explained(path: Path, text: str, *, text_pair: str | None = None, label: str
     subject = load(path, Given(text, text_pair, label, target), step, tokenizer)
     for note in subject.notes:
         say(note)
-    recording = record(subject.loss, subject.state.p)
+    recording = record(subject.loss, subject.state.tree)
     if not math.isfinite(recording.loss):
         raise UserError(f"the loss of this text is {recording.loss}, which no gradient explains; give another text, "
                         f"or an earlier step")

@@ -76,7 +76,7 @@ def load(path: Path, given: Given | str, step: int | None = None, tokenizer: Pat
         task, inputs, more = None, batch(given, model.config, words, settings.seed), ()
     state = start(model.config, settings, model.params)
     if saved and saved.optimizer:
-        state.optimizer.load(saved.optimizer)
+        state.load_optimizer(saved.optimizer)
         state.step = saved.step
     return Subject(name, state, settings, words, given, inputs, task, bool(saved and saved.optimizer), (*notes, *more))
 

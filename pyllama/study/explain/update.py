@@ -16,7 +16,7 @@ class Update:
 
     norm, scale     of the gradient, and the factor that clips it
     gradient        before clipping; 0 for a frozen parameter
-    vectors         the optimizer's state after the step, such as m and v
+    vectors         the optimizer's state after the step, such as m and v; 0 for a frozen parameter
     decayed         the names of the parameters that weight decay applies to
     """
     optimizer: Optimizer
@@ -33,21 +33,22 @@ class Update:
 def update(subject: Subject, recording: Recording) -> Update:
     """The update of all parameters, as training.loop.train() computes it.  The subject stays as it is."""
     state, settings = subject.state, subject.settings
-    frozen = params.chosen(state.p, settings.freeze)
-    names = [name for name, _ in params.leaves(state.p)]
-    gradient = np.concatenate([np.zeros_like(recording.grads[name]).ravel() if name in frozen else
-                               recording.grads[name].ravel() for name in names])
+    gradient = np.concatenate([recording.grads[name].ravel() for name, _ in params.leaves(state.p)
+                               if name in state.trained])
     norm = global_norm(gradient.copy())
     scale, lr = clip_scale(norm, settings.max_grad_norm), settings.rate(state.step)
     optimizer, after = copy.deepcopy(state.optimizer), state.flat.copy()
     optimizer.step(after, gradient, lr, settings.weight_decay, scale)
 
-    def by_name(flat):
-        return dict(params.leaves(params.over(flat, state.p)))
+    nothing = params.rebuild(state.p, (np.zeros_like(leaf) for _, leaf in params.leaves(state.p)))
+
+    def by_name(flat, others=nothing):
+        return dict(params.leaves(params.over(flat, others, state.trained)))
 
     in_matrix = np.zeros(gradient.size, bool)
     for part, is_matrix in optimizer.ranges:
         in_matrix[part] = is_matrix
-    return Update(optimizer, lr, norm, scale, by_name(gradient), by_name(state.flat.copy()), by_name(after),
+    return Update(optimizer, lr, norm, scale, by_name(gradient), by_name(state.flat.copy(), state.tree),
+                  by_name(after, state.tree),
                   {name: by_name(getattr(optimizer, name)) for name in optimizer.vectors},
                   {name for name, leaf in by_name(in_matrix).items() if leaf.all()})
