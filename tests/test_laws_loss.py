@@ -258,6 +258,21 @@ def test_linear_cross_entropy_left_to_itself_takes_few_mib_of_logits(on, logits,
     assert peak <= gradients + temporaries * logits * 1.01 + room
 
 
+@pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
+def test_in_bfloat16_linear_cross_entropy_keeps_no_logits():
+    """Of a chunk of less than 2 x 340 rows there are a block of 576 logits and its gradient, 6 bytes each, and three
+    sums for each block: less than 4 MiB.  Packed blocks take 2.  The chunk's logits would take 32."""
+    N, V = 500, 2 ** 16
+    x, w = np.ones((N, 1), ml_dtypes.bfloat16), np.zeros((V, 1), ml_dtypes.bfloat16)
+    tracemalloc.start()
+    try:
+        linear_cross_entropy(x, w, np.arange(N))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= 4 * V + 6 * 2 ** 20
+
+
 @pytest.mark.parametrize("on", BACKENDS)
 @pytest.mark.parametrize("chunk", [None, 1, 16])
 @pytest.mark.parametrize("V", [575, 576, 577, 1152, 1153, 1733])

@@ -8,7 +8,9 @@
  *     gradient multiplies it by e^(high - lse).
  * (d) The second time the blocks come in reverse, because the last ones are still in cache.
  * (e) Logits and dx are reals, in bfloat16 too.  There a block of the logits' gradient is rounded, to be a factor of dx
- *     and dw, into room of its own: the logits before it are still needed.
+ *     and dw, into room of its own: threads take columns, and one's numbers would lie over another's reals.
+ * (f) In bfloat16 a block's logits are not kept but made again, because a product costs less than to write them to
+ *     memory and to read them.  Chunks of more rows then have room, and the traffic of dw is less, too.
  */
 enum { TOKENS = 576 };                             /* of a block: half a megabyte at C = 240 */
 
@@ -19,10 +21,12 @@ typedef struct {                                   /* of the columns */
 
 static idx blocks_of(idx V) { return (V + TOKENS - 1) / TOKENS; }
 
-enum { ROUNDED = REAL == 16 ? TOKENS / 2 : 0 };    /* reals of a column of a block's gradient */
+enum { AGAIN = REAL == 16, ROUNDED = AGAIN ? TOKENS / 2 : 0 };  /* see (f); reals of a column of a block's gradient */
+
+static idx held(idx V) { return AGAIN ? TOKENS : V; }            /* logits of a row */
 
 /* Reals of `z` for chunks of C rows. */
-static idx linear_cross_entropy_work(idx C, idx V) { return C * (ROUNDED + V + 3 * blocks_of(V) + 2); }
+static idx linear_cross_entropy_work(idx C, idx V) { return C * (ROUNDED + held(V) + 3 * blocks_of(V) + 2); }
 
 static columns columns_of(real *work, idx C, idx V) {
     const idx each = C * blocks_of(V);
@@ -104,6 +108,18 @@ static void gradients(number *dz, const real *z, columns of, pass p) {
     }
 }
 
+/* A block of zᵀ, as exponentials: of w [tokens D] and x [C D] */
+static void make_block(real *block, const number *x, const number *w, idx D, columns of, pass p, real *work,
+                       int threads) {
+    const idx C = p.C, share = share_of(C, LANES, threads);
+    gemm(block, C, w, D, 1, x, 1, D, p.tokens, C, D, 0, work, threads);
+    #pragma omp parallel for firstprivate(p) num_threads(threads) if (p.tokens * C > GRAIN)
+    for (idx c = 0; c < C; c += share) {
+        p.first = c, p.past = least(c + share, C);
+        exponentials(block, of, p);
+    }
+}
+
 /* The sum of the losses, and the gradients for dloss = 1: dx[N D]; that of w is added to dw[V D], if not NULL.
  * z: linear_cross_entropy_work(chunk, V) reals; work as gemm() says. */
 static double linear_cross_entropy(real *dx, real *dw, const number *x, const number *w, const idx *t,
@@ -117,27 +133,22 @@ static double linear_cross_entropy(real *dx, real *dw, const number *x, const nu
         const idx C = least(N - n0, chunk), share = share_of(C, LANES, threads);
         number *rounded = (number *)z;
         real *logits = z + C * ROUNDED;
-        const columns of = columns_of(logits + C * V, C, V);
+        const columns of = columns_of(logits + C * held(V), C, V);
         pass p = {.C = C, .V = V, .t = t + n0, .ignore_index = ignore_index,
                   .smoothing = smoothing, .z_loss = z_loss, .scale = scale};
         for (idx v0 = 0; v0 < V; v0 += TOKENS) {
-            real *block = logits + v0 * C;
             p.v0 = v0, p.tokens = least(V - v0, TOKENS);
-            gemm(block, C, w + v0 * D, D, 1, xs, 1, D, p.tokens, C, D, 0, work, threads);
-            #pragma omp parallel for firstprivate(p) num_threads(threads) if (p.tokens * C > GRAIN)
-            for (idx c = 0; c < C; c += share) {
-                p.first = c, p.past = least(c + share, C);
-                exponentials(block, of, p);
-            }
+            make_block(logits + (AGAIN ? 0 : v0 * C), xs, w + v0 * D, D, of, p, work, threads);
         }
         for (idx c = 0; c < C; c++) {
             double of_row = column_loss(of, c, C, V, smoothing, z_loss);
             loss += p.t[c] == ignore_index ? 0 : of_row;
         }
         for (idx v0 = last; v0 >= 0; v0 -= TOKENS) {
-            const real *block = logits + v0 * C;
-            number *dz = REAL == 16 ? rounded : (number *)block;
+            real *block = logits + (AGAIN ? 0 : v0 * C);
+            number *dz = ROUNDED ? rounded : (number *)block;
             p.v0 = v0, p.tokens = least(V - v0, TOKENS);
+            if (AGAIN && v0 < last) make_block(block, xs, w + v0 * D, D, of, p, work, threads);
             #pragma omp parallel for firstprivate(p) num_threads(threads) if (p.tokens * C > GRAIN)
             for (idx c = 0; c < C; c += share) {
                 p.first = c, p.past = least(c + share, C);

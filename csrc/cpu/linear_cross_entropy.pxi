@@ -16,7 +16,8 @@ def linear_cross_entropy(np.ndarray x, np.ndarray w, t, *, into=None, chunk=None
     cdef double C = denominator(target, V, ignore_index, count), total
     cdef np.ndarray dx = new_real(np.shape(x), x), dw = place_of(w, into or {})
     cdef void *of_dw = NULL if dw is None else dw.data
-    cdef idx rows = max(1, min(N, chunk or rows_at_once(N, V * dx.itemsize, 2 * LINE if low else LINE)))
+    cdef idx rows = max(1, min(N, chunk or rows_at_once(N, k.linear_cross_entropy_work(1, V) * dx.itemsize,
+                                                            2 * LINE if low else LINE)))
     cdef int threads = _threads
     cdef np.ndarray z = scratch(k.linear_cross_entropy_work(rows, V), dx)
     cdef np.ndarray work = scratch(threads * (k.product_work if low else k.gemm_work), dx)
