@@ -158,6 +158,7 @@ OF_RUNS = [
     ("classify", "bert", {"label_smoothing": 0.1}),
     ("regress", "distilbert", {"max_grad_norm": 0.01}),
     ("g2p", "transformer", {"freeze": ("model.encoder",)}),
+    ("text", "llama", {"group": ("norm:weight_decay=0.2", "lm_head:lr=1e-4"), "sparse_updates": True, "sparsity": 0.5}),
     ("tag", "lstm", {}),
 ]
 

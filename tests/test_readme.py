@@ -83,7 +83,7 @@ def test_the_op_that_is_shown_is_the_op_that_runs():
     assert derivation_and_code(ROOT / "pyllama/ops/rms_norm.py").strip() in README
 
 
-@pytest.mark.parametrize("page", ["README.md", "training.md", "tasks.md"])
+@pytest.mark.parametrize("page", ["README.md", "training.md", "parameters.md", "tasks.md"])
 def test_every_command_runs(page, readers_folder):
     assert len(commands(PAGES[page])) > 3
     for words in commands(PAGES[page]):
@@ -112,7 +112,7 @@ def test_the_wrong_gradient_of_the_readme_is_named():
         exec(example, {})
 
 
-@pytest.mark.parametrize("page", ["python.md", "testing.md"])
+@pytest.mark.parametrize("page", ["python.md", "parameters.md", "testing.md"])
 def test_the_python_of_the_docs_runs(page, readers_folder):
     names = {}
     for block in blocks_of_python(PAGES[page]):

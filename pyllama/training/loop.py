@@ -32,10 +32,11 @@ from pyllama.quantization import decoded_tree
 from pyllama.rng import Draw
 from pyllama.text.tokens import Batch, Tokens, evaluation_windows, packed_evaluation_windows
 from pyllama.training.diagnose import first_not_finite
-from pyllama.training.optim import SGD, AdamW, Optimizer, clip_scale, global_norm, matrix_slices, sum_and_norm
+from pyllama.training.optim import SGD, AdamW, Optimizer, clip_scale, matrix_slices
 from pyllama.training.parallel import Communicator, Solo, share
 from pyllama.training.schedule import SCHEDULES
 from pyllama.training.stopping import unless_stopped
+from pyllama.training.updates import Updates, follow
 from pyllama.training.working import Working, rounded_tree
 
 SOLO = Solo()
@@ -43,7 +44,7 @@ AT_ONCE = 2 ** 18               # numbers in a layer's input at a time: hides Py
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Updates):
     """How to train: batches, optimizer, learning rate, precision; not the data, nor the model.
 
     dtype is the precision of weights that are made or loaded for the run, and of the computation.  "bfloat16" computes
@@ -89,6 +90,7 @@ class Settings:
 
     def __post_init__(self):
         check_choices(self)
+        self.check_updates(self.freeze)
         for name in ("batch_size", "block_size", "gradient_accumulation_steps", "max_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -232,6 +234,7 @@ def start(config, settings: Settings, tree: dict | None = None, like=None,
     else:
         optimizer = SGD(flat.size, flat.dtype, matrices=matrices, momentum=settings.momentum,
                         nesterov=settings.nesterov, like=like)
+    follow(optimizer, settings, settings.learning_rate, config, p, trained, like)
     return State(config, flat, p, trained, optimizer, Working(flat, p, settings.dtype, trained))
 
 
@@ -251,6 +254,7 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
     flats = [np.zeros_like(state.flat) for _ in range(shards)]
     grads = [state.gradients(flat) for flat in flats]
     threads = backend.cpu.threads() if backend.cpu else machine.cores()
+    state.optimizer.begin(state.flat)
     state.working.update()                              # the caller may have changed the parameters
     memory.release()                                    # of the setup, whose arrays had other sizes
     with ThreadPoolExecutor(min(threads, shards)) as pool, contextlib.ExitStack() as stack:
@@ -265,14 +269,14 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
             batch = source.batch(settings, state.step).on_device_of(state.flat)
             # Overflow is reported below, with the tensor in which it occurred.
             with np.errstate(over="ignore", invalid="ignore"), memory.arena(), machine.one_blas_thread(), \
-                    kernel_threads(max(1, threads // shards)):
+                    kernel_threads(max(1, threads // shards)), state.optimizer.recording(state.working.tree):
                 loss = gradient(state, batch, settings, grads, in_parallel if shards > 1 else map, comm)
-            sums = [loss, sum_and_norm(flats)]
+            sums = [loss, state.optimizer.sum_and_norm(flats)]
             if comm.size > 1:                                           # otherwise these are those of the whole step
                 shared = np.stack([loss, np.zeros_like(loss) + comm.stop])
                 comm.add(shared)
                 comm.add(flats[0])
-                sums = [shared[0], global_norm(flats[0]), shared[1]]
+                sums = [shared[0], state.optimizer.sum_and_norm(flats[:1]), shared[1]]
             loss, norm, *stops = read(*sums)                            # a GPU's only wait in a step
             comm.stopped = any(stops)
             if not math.isfinite(loss) or not math.isfinite(norm):
@@ -326,8 +330,7 @@ def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], 
 
     def loss_of(shard):
         rows, tree = shard
-        for _, leaf in params.leaves(tree):
-            leaf.fill(0)
+        state.optimizer.clear(tree)
         with params.adding(state.working.tree, tree, ahead=state.loss is None):     # another loss may scale its parts
             return sum(loss_of_piece(slice(start, min(start + at_once, rows.stop)), tree)
                        for start in range(rows.start, rows.stop, at_once))

@@ -9,14 +9,18 @@ memory.  The NumPy reference runs block by block, in the cache and with working 
 no extra pass, because its factor is part of the step.  Weight decay is decoupled from the gradient (Loshchilov &
 Hutter, 2019) and applies to matrices only, not to gains and biases.
 """
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from pyllama import backend, params
 from pyllama.errors import UserError
+from pyllama.training.masks import Mask
+from pyllama.training.rows import Table, Tables
 
 BLOCK = 1 << 15                 # numbers: the arrays of an AdamW block in float32 fit a core's L2 cache
 PIECE = 1 << 18                 # numbers rounded at once: they stay in the cache until they are copied, 3 times as fast
@@ -51,19 +55,27 @@ def round_into(copy, p) -> None:
         copy[piece] = params.cast(p[piece], copy.dtype)
 
 
-def ranges(size, matrices):
-    """Cut 0:size into a list of (slice, whether it is in a matrix)."""
+class Part(NamedTuple):
+    """A range of the vector that is updated in the same way."""
+    where: slice
+    rate: float = 1.0                                   # factor of the learning rate
+    decay: float | None = None                          # weight decay; None: that of the step
+    since: int = 0                                      # steps before the first update, from which its steps count
+    table: Table | None = None                        # whose rows are updated only when they are looked up
+
+
+def decaying(size, matrices) -> list[Part]:
+    """Cut 0:size into parts: the matrices, which decay, and what lies between them, which does not."""
     edges = [0, *(edge for s in matrices for edge in (s.start, s.stop)), size]
     if edges != sorted(edges):
         raise ValueError(f"matrices must be slices within 0:{size}, in order and without overlap, not {matrices}")
-    return [(slice(start, stop), bool(number % 2))
+    return [Part(slice(start, stop), decay=None if number % 2 else 0.0)
             for number, (start, stop) in enumerate(itertools.pairwise(edges)) if start < stop]
 
 
-def blocks(ranges):
-    """Cut the ranges into slices of at most BLOCK numbers."""
-    return ((slice(i, min(i + BLOCK, part.stop)), in_matrix)
-            for part, in_matrix in ranges for i in range(part.start, part.stop, BLOCK))
+def blocks(where: slice, size: int = BLOCK) -> Iterator[slice]:
+    """Cut a slice into slices of at most `size`."""
+    return (slice(i, min(i + size, where.stop)) for i in range(where.start, where.stop, size))
 
 
 class Optimizer:
@@ -72,6 +84,9 @@ class Optimizer:
     size, dtype   of the flat vector; the state has the same
     matrices      the slices of the vector to which weight decay applies: matrix_slices(tree)
     like          an array on the device of the vector; None: the host
+
+    training/updates.py sets what else a step may be told: `parts` with rates of their own, `tables` whose rows are
+    updated only when they are looked up, a `mask` that holds weights at zero.
     """
     rule: Callable[..., None]                           # updates in place; a kernel has this name and arguments
     rounds = False                                      # can the kernel also write the rounded copy?
@@ -79,13 +94,22 @@ class Optimizer:
 
     def __init__(self, size, dtype, matrices, like=None):
         self.size, self.dtype, self.t = size, np.dtype(dtype), 0
-        self.ranges = ranges(size, matrices)
+        self.parts = decaying(size, matrices)
+        self.tables: Tables | None = None
+        self.mask: Mask | None = None
         for name in self.vectors:
             setattr(self, name, np.zeros(size, dtype, like=like))
 
-    def options(self) -> dict:
-        """The arguments of the rule in this step, besides the vectors, lr, decay and scale."""
+    def options(self, t) -> dict:
+        """The arguments of the rule in its step t = 1, 2, ..., besides the vectors, lr, decay and scale.
+
+        t   a number, or a column of numbers, one for each row of a table
+        """
         raise NotImplementedError
+
+    def live(self) -> list[Part]:
+        """The parts that the next step updates."""
+        return [part for part in self.parts if part.since <= self.t]
 
     def step(self, p, g, lr: float, decay: float, scale: float = 1.0, rounded=None) -> None:
         """Update p [size] in place, with the gradient scale * g [size], learning rate η = lr and decay λ = decay.
@@ -98,21 +122,89 @@ class Optimizer:
             if x.shape != (self.size,) or x.dtype != self.dtype:
                 raise TypeError(f"{name} is {x.dtype}{list(x.shape)}, the optimizer takes {self.dtype}[{self.size}]")
         lr, decay, scale = float(lr), float(decay), float(scale)        # a NumPy float64 would promote float32
+        live = self.live()
         self.t += 1
         vectors = [p, g, *(getattr(self, name) for name in self.vectors)]
-        kernel = getattr(backend.kernels_for([p, g]), self.rule.__name__, None)
-        update, pieces = (kernel, self.ranges) if kernel else (self.rule, blocks(self.ranges))
-        in_one_pass = kernel and self.rounds and rounded is not None
-        for part, in_matrix in pieces:
-            copy = {"rounded": rounded[part]} if in_one_pass else {}
-            update(*(x[part] for x in vectors), lr=lr, decay=decay if in_matrix else 0.0, scale=scale,
-                   **copy, **self.options())
-        if rounded is not None and not in_one_pass:
-            round_into(rounded, p)
+        for part in live:
+            rates = {"lr": lr * part.rate, "decay": decay if part.decay is None else part.decay, "scale": scale}
+            arrays = [x[part.where] for x in vectors]
+            copy = None if rounded is None else rounded[part.where]
+            if part.table is None:
+                self.update(arrays, copy, self.t - part.since, rates)
+            else:
+                self.update_rows(arrays, copy, part.table, rates)
+        if self.mask:
+            self.mask.renew(self.t, p, vectors[2:], rounded)
+
+    def update(self, arrays, rounded, t, rates) -> None:
+        """Update arrays = [p, g, *state], and the copy of p unless it is None, by the rule's step t.
+
+        arrays   [n], or [n D] with a column t [n 1]
+        """
+        kernel = getattr(backend.kernels_for(arrays[:2]), self.rule.__name__, None) if np.ndim(t) == 0 else None
+        if kernel:
+            in_one_pass = self.rounds and rounded is not None
+            copy = {"rounded": rounded} if in_one_pass else {}
+            kernel(*arrays, **rates, **copy, **self.options(t))
+            if in_one_pass:
+                return
+        else:
+            entries = max(1, arrays[0].size // max(1, len(arrays[0])))
+            for block in blocks(slice(0, len(arrays[0])), max(1, BLOCK // entries)):
+                self.rule(*(x[block] for x in arrays), **rates, **self.options(t[block] if np.ndim(t) else t))
+        if rounded is not None:
+            round_into(rounded.ravel(), arrays[0].ravel())
+
+    def update_rows(self, arrays, rounded, table: Table, rates) -> None:
+        """update() of the rows of a table that the step has looked up, each by the step of its own count."""
+        rows = [table.take(x) for x in arrays]
+        copy = None if rounded is None else table.take(rounded)
+        self.update(rows, copy, table.counted(), rates)
+        for whole, part in zip(arrays, rows, strict=True):
+            if whole is not arrays[1]:                  # the gradient
+                table.put(whole, part)
+        if copy is not None:
+            table.put(rounded, copy)
+
+    def clear(self, grads) -> None:
+        """Set a tree of gradients to 0 before a step; of a table, the rows that the step before it has looked up."""
+        tables = self.tables.of_name if self.tables else {}
+        for name, leaf in params.leaves(grads):
+            if name in tables:
+                leaf[tables[name].touched] = 0
+            else:
+                leaf.fill(0)
+
+    def sum_and_norm(self, gs):
+        """sum_and_norm(gs) of what the next step updates; gradients that the mask holds at 0 become 0."""
+        for g in gs if self.mask else ():
+            self.mask.hold(g)
+        live = self.live()
+        if len(live) == len(self.parts) and not self.tables:
+            return sum_and_norm(gs)
+        squares = 0.0
+        for part in live:
+            pieces = [g[part.where] for g in gs]
+            rows = pieces if part.table is None else [part.table.take(piece).ravel() for piece in pieces]
+            norm = sum_and_norm(rows)
+            squares += norm * norm
+            if part.table is not None:
+                part.table.put(pieces[0], rows[0])
+        return squares ** 0.5
+
+    def recording(self, p) -> contextlib.AbstractContextManager[None]:
+        """A context for a step's gradient, in which the rows of p's tables that are looked up are found."""
+        return self.tables.recording(p) if self.tables else contextlib.nullcontext()
+
+    def begin(self, p) -> None:
+        """Before a step, set the entries of p [size] to zero that the mask holds there from now on."""
+        if self.mask:
+            self.mask.renew(self.t, p)
 
     def state(self) -> dict[str, np.ndarray]:
         """{"step": int64 [], name: vector, ...}: what the next step depends on besides p.  No vector is a copy."""
-        return {"step": np.array(self.t, np.int64)} | {name: getattr(self, name) for name in self.vectors}
+        more = {name: a for owner in (self.tables, self.mask) if owner for name, a in owner.state().items()}
+        return {"step": np.array(self.t, np.int64)} | {name: getattr(self, name) for name in self.vectors} | more
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Continue from a saved state(), bit for bit.
@@ -129,7 +221,7 @@ class Optimizer:
                                 f"{name} needs {array.dtype}{list(array.shape)}; resume with the model and precision "
                                 f"that saved it")
         self.t = int(state["step"])
-        for key in self.vectors:
+        for key in current.keys() - {"step"}:
             current[key][:] = np.asarray(state[key], like=current[key])
 
 
@@ -139,14 +231,15 @@ def scaled(g, scale):
 
 
 def adamw(p, g, m, v, *, lr, decay, scale, t, betas, eps):
-    """Update p, m and v in place: step t of AdamW."""
+    """Update p, m and v in place: step t of AdamW; of rows [n D], steps t [n 1]."""
     b1, b2 = map(float, betas)
+    c1, c2 = (c.astype(g.dtype) if np.ndim(t) else float(c) for c in (1 - b1 ** t, np.sqrt(1 - b2 ** t)))
     g = scaled(g, scale)
     m *= b1                                             # not m += (1 - β₁)(g - m), which is not exactly g for β₁ = 0
     m += (1 - b1) * g
     v *= b2
     v += (1 - b2) * (g * g)
-    d = m / (np.sqrt(v) / math.sqrt(1 - b2 ** t) + eps) / (1 - b1 ** t)
+    d = m / (np.sqrt(v) / c2 + eps) / c1
     p -= lr * (d + decay * p)
 
 
@@ -174,8 +267,8 @@ class AdamW(Optimizer):
         super().__init__(size, dtype, matrices, like)
         self.betas, self.eps = betas, float(eps)
 
-    def options(self):
-        return {"t": self.t, "betas": self.betas, "eps": self.eps}
+    def options(self, t):
+        return {"t": t, "betas": self.betas, "eps": self.eps}
 
 
 def sgd(p, g, v=None, *, lr, decay, scale, momentum, nesterov):
@@ -211,7 +304,7 @@ class SGD(Optimizer):
         super().__init__(size, dtype, matrices, like)
         self.momentum, self.nesterov = float(momentum), nesterov
 
-    def options(self):
+    def options(self, t):
         return {"momentum": self.momentum, "nesterov": self.nesterov}
 
 

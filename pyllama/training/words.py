@@ -17,7 +17,7 @@ import numpy as np
 from pyllama import params
 from pyllama.errors import UserError
 from pyllama.training.loop import Settings, State
-from pyllama.training.optim import clip_scale, global_norm
+from pyllama.training.optim import clip_scale
 
 
 class Record(NamedTuple):
@@ -41,15 +41,17 @@ def train(state: State, batch: Callable[[int], tuple[np.ndarray, ...]], settings
     """
     flat = np.zeros_like(state.flat)
     grads = state.gradients(flat)
+    state.optimizer.begin(state.flat)
     state.working.update()                      # the caller may have changed the parameters
     while state.step < settings.max_steps:
         begin = time.perf_counter()
         inputs = batch(state.step)
-        flat.fill(0)
-        with np.errstate(over="ignore", invalid="ignore"), params.adding(state.working.tree, grads, ahead=True):
+        state.optimizer.clear(grads)
+        with np.errstate(over="ignore", invalid="ignore"), state.optimizer.recording(state.working.tree), \
+                params.adding(state.working.tree, grads, ahead=True):
             loss, back = state.model.loss(*inputs, state.working.tree, state.config)
             params.add(grads, back())
-        norm = global_norm(flat)
+        norm = state.optimizer.sum_and_norm([flat])
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise UserError(f"the loss is {loss:.4g} and the gradient's norm {norm:.4g} in step {state.step + 1}; "
                             f"lower learning_rate or lengthen warmup_steps")

@@ -124,7 +124,7 @@ DERIVATION = Derivation(
         Step("m'_t = m_t / (1 - β₁^(t + 1))",
              "`m` starts at 0, so it is too small at first.  The factor is known, so it can be divided out.  The code "
              "counts steps from 1, so its t is `t + 1` here.",
-             "d = m / (np.sqrt(v) / math.sqrt(1 - b2 ** t) + eps) / (1 - b1 ** t)"),
+             "d = m / (np.sqrt(v) / c2 + eps) / c1"),
         Step("v'_t = v_t / (1 - β₂^(t + 1))",
              "`β₂` is near 1, so without this `√v` would be far too small at first, and the steps far too long."),
         Step("E[m'_t] = E[g]",

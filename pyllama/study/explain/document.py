@@ -47,7 +47,7 @@ def document(subject: Subject, recording: Recording, update: Update, nudges: lis
             "texts": texts.texts(subject, recording), "attention": texts.attention(recording),
             "flow": views.flow(recording, update), "units": views.units(recording),
             "time": views.through_time(recording),
-            "update": views.updated(update, weights, subject.settings.weight_decay),
+            "update": views.updated(update, weights),
             "nudges": views.nudged(nudges, recording.grads)}
 
 

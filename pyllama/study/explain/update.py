@@ -7,7 +7,7 @@ import numpy as np
 from pyllama import params
 from pyllama.study.explain.recording import Recording
 from pyllama.study.explain.subject import Subject
-from pyllama.training.optim import Optimizer, clip_scale, global_norm
+from pyllama.training.optim import Optimizer, clip_scale
 
 
 @dataclass(eq=False)
@@ -17,7 +17,7 @@ class Update:
     norm, scale     of the gradient, and the factor that clips it
     gradient        before clipping; 0 for a frozen parameter
     vectors         the optimizer's state after the step, such as m and v; 0 for a frozen parameter
-    decayed         the names of the parameters that weight decay applies to
+    decay           weight decay; 0 where it does not apply
     """
     optimizer: Optimizer
     lr: float
@@ -27,7 +27,7 @@ class Update:
     before: dict[str, np.ndarray]
     after: dict[str, np.ndarray]
     vectors: dict[str, dict[str, np.ndarray]]
-    decayed: set[str]
+    decay: dict[str, float]
 
 
 def update(subject: Subject, recording: Recording) -> Update:
@@ -35,9 +35,11 @@ def update(subject: Subject, recording: Recording) -> Update:
     state, settings = subject.state, subject.settings
     gradient = np.concatenate([recording.grads[name].ravel() for name, _ in params.leaves(state.p)
                                if name in state.trained])
-    norm = global_norm(gradient.copy())
-    scale, lr = clip_scale(norm, settings.max_grad_norm), settings.rate(state.step)
     optimizer, after = copy.deepcopy(state.optimizer), state.flat.copy()
+    if optimizer.tables:
+        optimizer.tables.touch_by(state.gradients(gradient))
+    norm = optimizer.sum_and_norm([gradient])
+    scale, lr = clip_scale(norm, settings.max_grad_norm), settings.rate(state.step)
     optimizer.step(after, gradient, lr, settings.weight_decay, scale)
 
     nothing = params.rebuild(state.p, (np.zeros_like(leaf) for _, leaf in params.leaves(state.p)))
@@ -45,10 +47,10 @@ def update(subject: Subject, recording: Recording) -> Update:
     def by_name(flat, others=nothing):
         return dict(params.leaves(params.over(flat, others, state.trained)))
 
-    in_matrix = np.zeros(gradient.size, bool)
-    for part, is_matrix in optimizer.ranges:
-        in_matrix[part] = is_matrix
+    decay = np.zeros(gradient.size)
+    for part in optimizer.parts:
+        decay[part.where] = settings.weight_decay if part.decay is None else part.decay
     return Update(optimizer, lr, norm, scale, by_name(gradient), by_name(state.flat.copy(), state.tree),
                   by_name(after, state.tree),
                   {name: by_name(getattr(optimizer, name)) for name in optimizer.vectors},
-                  {name for name, leaf in by_name(in_matrix).items() if leaf.all()})
+                  {name: float(leaf.flat[0]) for name, leaf in by_name(decay).items()})

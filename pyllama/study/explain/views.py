@@ -61,13 +61,13 @@ def through_time(recording: Recording) -> list[dict]:
 
 # --- weights ----------------------------------------------------------------------------------------------------------
 
-def updated(update: Update, weights: list[Weight], decay: float) -> dict:
+def updated(update: Update, weights: list[Weight]) -> dict:
     """The rule of the optimizer, and its numbers for these weights."""
     options = {name: numbers(value) if isinstance(value, tuple) else number(value)
-               for name, value in update.optimizer.options().items()}
+               for name, value in update.optimizer.options(update.optimizer.t).items()}
     rows = [{"weight": label(one), "before": number(update.before[one.name][one.place], 9),
              "gradient": number(update.gradient[one.name][one.place]),
-             "decay": decay if one.name in update.decayed else 0,
+             "decay": number(update.decay[one.name]),
              **{name: number(tree[one.name][one.place]) for name, tree in update.vectors.items()},
              "after": number(update.after[one.name][one.place], 9)} for one in weights]
     return {"rule": type(update.optimizer).__name__, "step": update.optimizer.t, "lr": number(update.lr),
