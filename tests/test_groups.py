@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyllama import params
+from pyllama import backend, device, params
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
@@ -14,6 +14,7 @@ from pyllama.text.tokens import windows
 from pyllama.training import loop
 from pyllama.training.groups import Group, levels
 from pyllama.training.optim import decaying, matrix_slices
+from tests import fakecupy
 from tests.test_train import CONFIG, SHORT, TEXT, begin, go_on, gradient
 
 STEP = replace(SHORT, max_steps=1, warmup_steps=0, weight_decay=0.5, max_grad_norm=0.0, dtype="float64")
@@ -195,3 +196,29 @@ def test_resuming_changes_no_bit(tmp_path, changes):
         np.testing.assert_array_equal(state.flat, undisturbed.flat)
         for name, a in undisturbed.optimizer.state().items():
             np.testing.assert_array_equal(state.optimizer.state()[name], a)
+
+
+# On a GPU
+
+def on_gpu(settings, like):
+    """The parameters after a run on the stand-in for a GPU, brought to the host."""
+    state = loop.start(CONFIG, settings, like=like)
+    list(loop.train(state, TEXT, settings))
+    return device.host(state.flat)
+
+
+@pytest.mark.parametrize("changes", [{"group": ("norm:lr=0.001",)}, {"unfreeze_steps": 1},
+                                     {"sparsity": 0.5, "sparsity_steps": 3}], ids=str)
+def test_a_gpu_updates_the_same_parameters(changes):
+    """Sums in another order differ by some 1e-15; a step of AdamW divides such a difference by the gradient."""
+    settings = replace(SHORT, shards=1, dtype="float64", **changes)
+    state = loop.start(CONFIG, settings)
+    with fakecupy.installed(), backend.use("numpy"):
+        list(loop.train(state, TEXT, settings))
+        found = on_gpu(settings, device.cupy().zeros(1))
+    np.testing.assert_allclose(found, state.flat, rtol=1e-10, atol=1e-12)
+
+
+def test_sparse_updates_on_a_gpu_are_refused():
+    with fakecupy.installed(), pytest.raises(UserError, match="sparse_updates runs on the CPU only; remove it"):
+        on_gpu(replace(SHORT, sparse_updates=True), device.cupy().zeros(1, np.float32))
