@@ -37,6 +37,7 @@ Forward     m_t = β₁ m_{t-1} + (1 - β₁) g_t
 
             m'_0 = g_0,   v'_0 = g_0²
             m'_0² / v'_0 = 1
+            m_0² / v_0 = (1 - β₁)² / (1 - β₂)
 
             With the decay in the gradient instead (L2 regularization), the
             mean n has a second part, a mean of parameters:
@@ -144,6 +145,10 @@ DERIVATION = Derivation(
         Step("= (1 - η λ) b_t - η u_t", "So in each step all weights shrink by the same factor."),
         Step("m'_0 = g_0, v'_0 = g_0²", "In step 0 both corrections cancel the factors `1 - β₁` and `1 - β₂` exactly."),
         Step("m'_0² / v'_0 = 1", "So `u_0` is 1 or -1, up to `ε`, and the first step has the length `η`."),
+        Step("m_0² / v_0 = (1 - β₁)² / (1 - β₂)",
+             "Without the corrections it would have the length `(1 - β₁) / √(1 - β₂)` times `η`: 3.2 times for "
+             "`β₂ = 0.999`.  So would that of a row which is first looked up late, if it did not count its own steps: "
+             "with sparse updates, `t` is the number of steps that have looked up the row before."),
         Step("n_t = β₁ n_{t-1} + (1 - β₁) (g_t + λ b_t)",
              "The penalty `½ λ b²` has the gradient `λ b`.  With L2 regularization, `g` includes it."),
         Step("a_t = β₁ a_{t-1} + (1 - β₁) b_t", "The same moving mean, of the parameter itself."),
