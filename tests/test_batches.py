@@ -9,6 +9,7 @@ from pyllama import backend
 from pyllama.generation import GenerationConfig, Rules, choice, generate, stream
 from pyllama.generation.window import Window
 from pyllama.models import bart, transformer
+from pyllama.models.layers import token_scores
 from pyllama.params import leaves, rebuild
 from pyllama.rng import generator
 from tests import chains
@@ -76,10 +77,10 @@ def naive(p, c, source, choose, count):
     """A target without cache or batch: all of it is decoded for every token."""
     known = [c.decoder_start_token_id]
     memory, _ = transformer.encode(np.array([source]), p["model"], c)
-    w, b = transformer.head(p, c)
+    head = transformer.head(p, c)
     while len(known) == 1 or (len(known) <= count and known[-1] != c.eos_token_id):
         x, _ = transformer.decode(np.array([known]), memory, p["model"], c)
-        known.append(choose(x[0, -1] @ w.T + b, known))
+        known.append(choose(token_scores(x[0, -1], *head)[0], known))
     return known[1:]
 
 

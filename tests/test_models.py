@@ -1,6 +1,6 @@
 """A model is a function with a back, like an op: one test for all of them."""
 import inspect
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from pyllama.models import (
 )
 from pyllama.models.config import Dimensions
 from pyllama.models.kv_cache import new_cache
+from pyllama.models.sharing import SharingConfig
 from pyllama.rng import Draw
 from pyllama.testing import check_partials, gradcheck
 from pyllama.testing.methods.slopes import CHAIN, WIDTHS
@@ -81,6 +82,11 @@ FAMILIES = {f"{kind} {head}": (family.model, small(kind, head), INPUTS[head],
                                {"mask": ON_THE_RIGHT, "draw": DROPOUT, "label_smoothing": 0.1 * (head != "span")})
             for kind, family in MODELS.items() if not repeats_its_parent(kind)
             for head in family.config.HEADS if head != "none"}
+SHARING = {"share_layers": 2, "embedding_size": 5}
+SHARERS = {kind: next(iter(family.config.HEADS)) for kind, family in MODELS.items()
+           if issubclass(family.config, SharingConfig) and not repeats_its_parent(kind)}
+SHARED = {f"{kind} shared": (MODELS[kind].model, replace(small(kind, head), **SHARING), INPUTS[head],
+                             {"mask": ON_THE_RIGHT}) for kind, head in SHARERS.items()}
 VARIANTS = {                                    # model, configuration, what goes into its loss before p and c, options
     "llama": (llama, llama.LlamaConfig(**SMALL, num_key_value_heads=2), TEXT, {}),
     "llama-tied": (llama, llama.LlamaConfig(**SMALL, num_key_value_heads=1, tie_word_embeddings=True), TEXT,
@@ -96,11 +102,14 @@ VARIANTS = {                                    # model, configuration, what goe
         "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8}), TEXT, {}),
     "llama-dropout": (llama, llama.LlamaConfig(**SMALL, resid_pdrop=0.3), TEXT, {"draw": DROPOUT}),
+    "llama-shared-tied": (llama, llama.LlamaConfig(**SMALL | {"num_hidden_layers": 4}, **SHARING, resid_pdrop=0.3,
+                                                   tie_word_embeddings=True), TEXT, {"draw": DROPOUT}),
     "llama-classification": (llama, llama.LlamaConfig(**SMALL, head="classification", num_labels=3), CLASSES,
                              {"mask": ON_THE_RIGHT}),
     "gpt2": (gpt2, gpt2.GPT2Config(**GPT2), TEXT, {"z_loss": 0.01}),
     "gpt2-untied-padding": (gpt2, gpt2.GPT2Config(**GPT2, tie_word_embeddings=False, activation_function="relu"), TEXT,
                             {"mask": PADDING, "label_smoothing": 0.1}),
+    "gpt2-factorized": (gpt2, gpt2.GPT2Config(**GPT2, embedding_size=5), TEXT, {}),
     "gpt2-dropout": (gpt2, gpt2.GPT2Config(**GPT2), TEXT, {"draw": DROPOUT}),
     "transformer": (transformer, transformer.TransformerConfig(**SEQ2SEQ), PAIR, {"label_smoothing": 0.1}),
     "transformer-pre-norm-untied": (transformer, transformer.TransformerConfig(
@@ -131,10 +140,11 @@ VARIANTS = {                                    # model, configuration, what goe
     "bert-weights": (bert, bert.BertConfig(**BERT, head="classification", num_labels=4), (IDS, np.array([3, 0])),
                      {"weights": np.array([0.5, 2.0]), "count": 1.5}),
     "bert-tagging": (bert, bert.BertConfig(**BERT, head="tagging", num_labels=19), TEXT, {"draw": DROPOUT}),
+    "bert-shared-layers": (bert, bert.BertConfig(**BERT, share_layers=2), TEXT, {"mask": PADDING}),
     "bert-span": (bert, bert.BertConfig(**BERT, head="span"), (IDS, np.array([[1, -100], [0, 3]])),
                   {"mask": ON_THE_RIGHT, "types": PADDING}),
 }
-CASES = FAMILIES | VARIANTS
+CASES = FAMILIES | SHARED | VARIANTS
 each_case = pytest.mark.parametrize(("model", "c", "inputs", "options"), CASES.values(), ids=CASES)
 each_variant = pytest.mark.parametrize(("model", "c", "inputs", "options"), VARIANTS.values(), ids=VARIANTS)
 

@@ -8,6 +8,7 @@ from pyllama import backend
 from pyllama.generation.session import DynamicSession, encoded, open_session
 from pyllama.models import bart, transformer
 from pyllama.models.kv_cache import Cache
+from pyllama.models.layers import token_scores
 from tests.test_generate import each_case, ids, model, same
 from tests.test_models import BART, randomized
 
@@ -69,8 +70,7 @@ def test_an_encoder_decoders_session_scores_each_target_as_alone(data):
     def after(known, source):
         memory, _ = transformer.encode(np.array([sources[source]]), p["model"], c)
         x, _ = transformer.decode(np.array([known]), memory, p["model"], c)
-        w, b = transformer.head(p, c)
-        return x[0] @ w.T + b
+        return token_scores(x[0], *transformer.head(p, c))[0]
 
     follow(data, session, [[] for _ in sources], after, even=True)
 

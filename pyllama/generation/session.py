@@ -20,6 +20,7 @@ from pyllama.errors import UserError
 from pyllama.machine import one_blas_thread
 from pyllama.models import transformer
 from pyllama.models.kv_cache import Cache, new_cache
+from pyllama.models.layers import token_scores
 from pyllama.params import leaves
 from pyllama.quantization import decoded_tree
 
@@ -198,9 +199,7 @@ class TargetSession(DynamicSession):
         caches = [(own, (kv, None)) for own, kv in zip(self._caches, self._cross, strict=True)]
         x, _ = transformer.decode(ids, self._memory.x, self._p["model"], self._c, mask=self._memory.mask,
                                   recompute=True, caches=caches)
-        w, b = transformer.head(self._p, self._c)
-        z = (x if every else x[:, -1]) @ w.T
-        return z if b is None else z + b
+        return token_scores(x if every else x[:, -1], *transformer.head(self._p, self._c))[0]
 
 
 def open_session(params: dict, config: Any, batch: int, room: int, memory: Memory | None = None,

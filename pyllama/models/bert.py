@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pyllama.low import total
-from pyllama.models.config import Config, Dimensions
+from pyllama.models.config import Dimensions
 from pyllama.models.encoder import embed, first, logits, loss, transform_of
 from pyllama.models.init import Initializer
 from pyllama.models.layers import (
@@ -29,6 +29,7 @@ from pyllama.models.layers import (
     residual,
     through,
 )
+from pyllama.models.sharing import SharingConfig
 from pyllama.ops import tanh
 from pyllama.rng import NO_DRAW, generator
 
@@ -37,7 +38,7 @@ POOLED = ("classification", "none")                         # the heads that rea
 
 
 @dataclass(frozen=True)
-class BertConfig(Config):
+class BertConfig(SharingConfig):
     """The configuration of a BERT, under the names of Hugging Face's config.json.
 
     Raises UserError if a field is invalid.
@@ -75,6 +76,7 @@ class BertConfig(Config):
                              "intermediate_size", "max_position_embeddings", "type_vocab_size", "num_labels"),
                    shares=("hidden_dropout_prob",), multiples=[("hidden_size", "num_attention_heads")],
                    choices={"head": self.HEADS, "hidden_act": ACTIVATIONS})
+        super().__post_init__()
 
     def copies(self) -> dict[str, str]:
         """See Config.copies."""
@@ -108,11 +110,11 @@ def init_body(weights, c):
                 "intermediate": {"dense": weights.affine(F, D)},
                 "output": {"dense": weights.affine(D, F), "LayerNorm": weights.norm(D)}}
 
-    return {"embeddings": {"word_embeddings": weights.matrix(c.vocab_size, D),
+    return {"embeddings": {"word_embeddings": weights.table(c.vocab_size, D, c.factor),
                            "position_embeddings": weights.matrix(c.max_position_embeddings, D),
                            "token_type_embeddings": weights.matrix(c.type_vocab_size, D),
                            "LayerNorm": weights.norm(D)},
-            "encoder": {"layer": [layer() for _ in range(c.num_hidden_layers)]}}
+            "encoder": {"layer": [layer() for _ in range(c.num_hidden_layers // c.share_layers)]}}
 
 
 def init(c: BertConfig, seed: int = 0, dtype: str = "float32") -> dict:
@@ -195,7 +197,8 @@ def hidden(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
     """
     x, embed_back = embed(ids, p["embeddings"], c, types=types, draw=draw)
     x, layers_back = through(x, p["encoder"]["layer"],
-                             lambda x, layer, i: block(x, layer, c, mask=mask, draw=draw.at(i)), recompute)
+                             lambda x, layer, i: block(x, layer, c, mask=mask, draw=draw.at(i)), recompute,
+                             c.share_layers)
 
     def back(dx):
         dx, d_layers, _ = layers_back(dx)

@@ -126,6 +126,11 @@ class Config:
         return getattr(self, "type_vocab_size", 1) > 1
 
     @property
+    def shares(self) -> bool:
+        """Do layers share weights, or is the table of embeddings factorized?  See sharing.py."""
+        return False
+
+    @property
     def unused_dropouts(self) -> dict[str, float]:
         """{name: rate} of the dropouts in a config.json that this family does not apply in training."""
         return {name: rate for name, rate in self.extra.items()
@@ -245,7 +250,7 @@ class Config:
         transformers does not know, so that it refuses the folder instead of computing something else.
         """
         values = {name: getattr(self, name) for name in (f.name for f in fields(self)) if name != "extra"}
-        same = self.same_in_transformers()
+        same = None if self.shares else self.same_in_transformers()
         kind = same.TYPE if same else f"{OURS}{self.TYPE}"
         architectures = {"architectures": [(same or self).HEADS[self.head]]} if self.HEADS else {}
         return {**self.NO_DROPOUT, **self.extra, "model_type": kind, **architectures, **values}

@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 
 from pyllama.low import total
 from pyllama.models import bert
-from pyllama.models.config import Config, Dimensions
+from pyllama.models.config import Dimensions
 from pyllama.models.encoder import embed, first, logits, loss, transform_of
 from pyllama.models.init import Initializer
 from pyllama.models.layers import ACTIVATIONS, drop, feed_forward, multi_head, project, residual, through
+from pyllama.models.sharing import SharingConfig
 from pyllama.ops import relu
 from pyllama.rng import NO_DRAW, generator
 
@@ -20,7 +21,7 @@ __all__ = ["DistilBertConfig", "block", "hidden", "init", "logits", "loss", "sco
 
 
 @dataclass(frozen=True)
-class DistilBertConfig(Config):
+class DistilBertConfig(SharingConfig):
     """The configuration of a DistilBERT, under the names of Hugging Face's config.json.
 
     Raises UserError if a field is invalid.
@@ -35,6 +36,7 @@ class DistilBertConfig(Config):
     BODY = ("distilbert.",)
     DROPOUTS = ("dropout", "seq_classif_dropout")
     NO_DROPOUT: ClassVar = {"attention_dropout": 0.0, "qa_dropout": 0.0}
+    LAYERS = ("n_layers",)
     LEARNS: ClassVar = {"masked_lm": "masked tokens"}
     layer_norm_eps: ClassVar = 1e-12
 
@@ -56,6 +58,7 @@ class DistilBertConfig(Config):
         self.check(positive=("vocab_size", "dim", "n_layers", "n_heads", "hidden_dim", "max_position_embeddings",
                              "num_labels"), shares=("dropout", "seq_classif_dropout"),
                    multiples=[("dim", "n_heads")], choices={"head": self.HEADS, "activation": ACTIVATIONS})
+        super().__post_init__()
 
     @property
     def hidden_size(self) -> int:
@@ -97,10 +100,10 @@ def init(c: DistilBertConfig, seed: int = 0, dtype: str = "float32") -> dict:
                 "ffn": {"lin1": weights.affine(F, D), "lin2": weights.affine(D, F)},
                 "output_layer_norm": weights.norm(D)}
 
-    p = {"distilbert": {"embeddings": {"word_embeddings": weights.matrix(c.vocab_size, D),
+    p = {"distilbert": {"embeddings": {"word_embeddings": weights.table(c.vocab_size, D, c.factor),
                                        "position_embeddings": weights.matrix(c.max_position_embeddings, D),
                                        "LayerNorm": weights.norm(D)},
-                        "transformer": {"layer": [layer() for _ in range(c.n_layers)]}}}
+                        "transformer": {"layer": [layer() for _ in range(c.n_layers // c.share_layers)]}}}
     if c.head == "masked_lm":
         p |= {"vocab_transform": weights.affine(D, D), "vocab_layer_norm": weights.norm(D),
               "vocab_projector": {"bias": weights.zeros(c.vocab_size)}}
@@ -162,7 +165,8 @@ def hidden(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
     """
     x, embed_back = embed(ids, p["embeddings"], c, draw=draw)
     x, layers_back = through(x, p["transformer"]["layer"],
-                             lambda x, layer, i: block(x, layer, c, mask=mask, draw=draw.at(i)), recompute)
+                             lambda x, layer, i: block(x, layer, c, mask=mask, draw=draw.at(i)), recompute,
+                             c.share_layers)
 
     def back(dx):
         dx, d_layers, _ = layers_back(dx)

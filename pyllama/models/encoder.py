@@ -22,9 +22,9 @@ from pyllama.models.layers import (
     pick,
     prediction_loss,
     project,
+    token_scores,
     with_head,
 )
-from pyllama.ops import linear
 from pyllama.rng import NO_DRAW
 
 
@@ -71,8 +71,8 @@ def transform_of(x, dense, norm, activation, eps):
 
 
 def table(p, c):
-    """The token embeddings [V D], which are the output matrix of the masked_lm head too."""
-    return p[c.ROOT]["embeddings"]["word_embeddings"]["weight"]
+    """The token embeddings {"weight": [V D]}, which are the output table of the masked_lm head too."""
+    return p[c.ROOT]["embeddings"]["word_embeddings"]
 
 
 def logits(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
@@ -85,12 +85,12 @@ def logits(ids, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False):
     x, hidden_back = c.model.hidden(ids, p[c.ROOT], c, mask=mask, types=types, draw=draw, recompute=recompute)
     if c.head == "masked_lm":
         (x, b), transform_back = c.model.transform(x, p, c)
-        z, table_back = linear(x, table(p, c), b)
+        z, table_back = token_scores(x, table(p, c), b)
 
         def back(dz):
-            dx, dw, db = table_back(dz)
+            dx, d_table, db = table_back(dz)
             dx, d_head = transform_back(dx, db)
-            return masked_lm_grads(hidden_back(dx), d_head, dw, c)
+            return masked_lm_grads(hidden_back(dx), d_head, d_table, c)
     else:
         z, score_back = c.model.score(x, p, c, draw=draw)
         if c.head == "span" and mask is not None:
@@ -111,9 +111,9 @@ def require_head(c):
                         f"{', '.join(others)}")
 
 
-def masked_lm_grads(d_body, d_head, dw, c):
-    """The gradient tree of a masked language model, given dw [V D] of the tied embeddings."""
-    return with_head({c.ROOT: d_body, **d_head}, d_body["embeddings"]["word_embeddings"], dw, tied=True)
+def masked_lm_grads(d_body, d_head, d_table, c):
+    """The gradient tree of a masked language model, given that of the tied embeddings as the output table."""
+    return with_head({c.ROOT: d_body, **d_head}, d_body["embeddings"]["word_embeddings"], d_table, tied=True)
 
 
 def loss(ids, labels, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=False, count=None, **options):
@@ -129,9 +129,9 @@ def loss(ids, labels, p, c, *, mask=None, types=None, draw=NO_DRAW, recompute=Fa
         value, loss_back = prediction_loss(x, table(p, c), b, labels, count=count, **options)
 
         def back(dvalue=1.0):
-            dx, dw, db = loss_back(dvalue)
+            dx, d_table, db = loss_back(dvalue)
             dx, d_head = transform_back(dx, db)
-            return masked_lm_grads(hidden_back(dx), d_head, dw, c)
+            return masked_lm_grads(hidden_back(dx), d_head, d_table, c)
 
         return value, back
     z, logits_back = logits(ids, p, c, mask=mask, types=types, draw=draw, recompute=recompute)

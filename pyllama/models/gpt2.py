@@ -12,7 +12,7 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.low import total
-from pyllama.models.config import Config, Dimensions
+from pyllama.models.config import Dimensions
 from pyllama.models.init import Initializer
 from pyllama.models.layers import (
     ACTIVATIONS,
@@ -24,14 +24,16 @@ from pyllama.models.layers import (
     prediction_loss,
     residual,
     through,
+    token_scores,
     with_head,
 )
+from pyllama.models.sharing import SharingConfig
 from pyllama.ops import linear
 from pyllama.rng import NO_DRAW, generator
 
 
 @dataclass(frozen=True)
-class GPT2Config(Config):
+class GPT2Config(SharingConfig):
     """The configuration of a GPT-2, under the names of Hugging Face's config.json.
 
     Raises UserError if a field is invalid.
@@ -47,6 +49,7 @@ class GPT2Config(Config):
     NO_DROPOUT: ClassVar = {"attn_pdrop": 0.0}
     USUAL_IDS: ClassVar = {"bos_token_id": 50256, "eos_token_id": 50256}
     LEARNS: ClassVar = {"lm": "next token"}
+    LAYERS = ("n_layer",)
     TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
     vocab_size: int = 50257                     # V
@@ -68,6 +71,7 @@ class GPT2Config(Config):
         self.check(positive=("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"),
                    shares=("resid_pdrop", "embd_pdrop"), multiples=[("n_embd", "n_head")],
                    choices={"activation_function": ACTIVATIONS})
+        super().__post_init__()
 
     def copies(self) -> dict[str, str]:
         """See Config.copies."""
@@ -122,8 +126,8 @@ def init(c: GPT2Config, seed: int = 0, dtype: str = "float32") -> dict:
         return {"ln_1": weights.norm(D), "attn": {"c_attn": conv(D, 3 * D), "c_proj": conv(D, D, out_std)},
                 "ln_2": weights.norm(D), "mlp": {"c_fc": conv(D, F), "c_proj": conv(F, D, out_std)}}
 
-    p = {"transformer": {"wte": weights.matrix(c.vocab_size, D), "wpe": weights.matrix(c.n_positions, D),
-                         "h": [layer() for _ in range(c.n_layer)], "ln_f": weights.norm(D)}}
+    p = {"transformer": {"wte": weights.table(c.vocab_size, D, c.factor), "wpe": weights.matrix(c.n_positions, D),
+                         "h": [layer() for _ in range(c.n_layer // c.share_layers)], "ln_f": weights.norm(D)}}
     return p if c.tie_word_embeddings else p | {"lm_head": weights.matrix(c.vocab_size, D)}
 
 
@@ -229,7 +233,7 @@ def hidden(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
     def run(x, layer, i):
         return block(x, layer, c, mask=mask, segments=segments, draw=draw.at(i), cache=caches and caches[i])
 
-    x, layers_back = through(x, p["h"], run, recompute)
+    x, layers_back = through(x, p["h"], run, recompute, c.share_layers)
     x, norm_back = layer_normalize(x, p["ln_f"], c.layer_norm_epsilon)
 
     def back(dx):
@@ -242,13 +246,13 @@ def hidden(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
 
 
 def head(p, c):
-    """The output matrix {"weight": [V D]}: lm_head, or the token embeddings if they are tied."""
+    """The output table {"weight": [V D]}: lm_head, or the token embeddings if they are tied."""
     return p["transformer"]["wte"] if c.tie_word_embeddings else p["lm_head"]
 
 
-def grads_of(d_body, dw, c):
-    """The gradient tree, given dw [V D] of the output matrix."""
-    return with_head({"transformer": d_body}, d_body["wte"], dw, c.tie_word_embeddings)
+def grads_of(d_body, d_head, c):
+    """The gradient tree, given that of the output table."""
+    return with_head({"transformer": d_body}, d_body["wte"], d_head, c.tie_word_embeddings)
 
 
 def logits(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, caches=None):
@@ -258,11 +262,11 @@ def logits(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
     """
     x, hidden_back = hidden(ids, p["transformer"], c, mask=mask, segments=segments, draw=draw, recompute=recompute,
                             caches=caches)
-    z, head_back = linear(x, head(p, c)["weight"])
+    z, head_back = token_scores(x, head(p, c))
 
     def back(dz):
-        dx, dw = head_back(dz)
-        return grads_of(hidden_back(dx), dw, c)
+        dx, d_head, _ = head_back(dz)
+        return grads_of(hidden_back(dx), d_head, c)
 
     return z, back
 
@@ -270,7 +274,7 @@ def logits(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
 def next_scores(ids, p, c, *, mask=None, caches):
     """Scores of the token after the last: ids [B T] -> z [B V].  There is no backward pass."""
     x, _ = hidden(ids, p["transformer"], c, mask=mask, recompute=None, caches=caches)
-    return linear(x[:, -1], head(p, c)["weight"])[0]
+    return token_scores(x[:, -1], head(p, c))[0]
 
 
 def loss(ids, labels, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, count=None, **options):
@@ -281,10 +285,10 @@ def loss(ids, labels, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute
     mask, segments = (None if x is None else x[:, :-1] for x in (mask, segments))
     x, hidden_back = hidden(ids[:, :-1], p["transformer"], c, mask=mask, segments=segments, draw=draw,
                             recompute=recompute)
-    value, loss_back = prediction_loss(x, head(p, c)["weight"], None, labels[:, 1:], count=count, **options)
+    value, loss_back = prediction_loss(x, head(p, c), None, labels[:, 1:], count=count, **options)
 
     def back(dvalue=1.0):
-        dx, dw, _ = loss_back(dvalue)
-        return grads_of(hidden_back(dx), dw, c)
+        dx, d_head, _ = loss_back(dvalue)
+        return grads_of(hidden_back(dx), d_head, c)
 
     return value, back

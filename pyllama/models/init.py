@@ -43,6 +43,15 @@ class Initializer:
             std = self.std(rows, columns) if callable(self.std) else self.std
         return {"weight": self.array((rows, columns), lambda shape: std * self.rng.standard_normal(shape))}
 
+    def table(self, rows: int, columns: int, factor: int | None = None, std: float | None = None) -> dict:
+        """Token embeddings {"weight": [rows columns]}; with a factor E {"weight": [rows E], "projection": [columns E]}.
+
+        The projection is from N(0, 1/E), so that its results are of the size of what it reads.
+        """
+        if factor is None:
+            return self.matrix(rows, columns, std)
+        return self.matrix(rows, factor, std) | {"projection": self.matrix(columns, factor, factor ** -0.5)["weight"]}
+
     def affine(self, outputs: int, inputs: int, std: float | None = None, bias: bool = True) -> dict:
         """{"weight": [outputs inputs], "bias": [outputs]}; the bias, which is optional, is zero."""
         p = self.matrix(outputs, inputs, std)

@@ -24,6 +24,7 @@ from pyllama.ops import (
     swiglu,
     tanh,
 )
+from pyllama.params import leaves, rebuild
 
 
 def silu(x):
@@ -59,9 +60,52 @@ def layer_normalize(x, p, eps):
 
 
 def look_up(ids, p):
-    """embedding: ids [B T] -> y [B T D];  back gives dp."""
+    """embedding: ids [B T] -> y [B T D];  back gives dp.
+
+    With a projection P [D E] the rows e [B T E] of the table become y = e Pᵀ: see models/sharing.py.
+    """
     y, embedding_back = embedding(ids, p["weight"])
-    return y, lambda dy: {"weight": embedding_back(dy)[1]}
+    if "projection" not in p:
+        return y, lambda dy: {"weight": embedding_back(dy)[1]}
+    y, project_back = linear(y, p["projection"])
+
+    def back(dy):
+        de, d_projection = project_back(dy)
+        return {"weight": embedding_back(de)[1], "projection": d_projection}
+
+    return y, back
+
+
+def toward(x, table):
+    """What the rows of an output table are multiplied with: x [... D] -> x or, with a projection P [D E], x P [... E].
+
+    The scores are x (W Pᵀ)ᵀ = (x P) Wᵀ.  back(dy, d_others) gives dx and the table's gradient, from that of what is not
+    the projection, {"weight": dw}.
+    """
+    if "projection" not in table:
+        return x, lambda dx, d_table: (dx, d_table)
+    y, project_back = linear(x, table["projection"].T)
+
+    def back(dy, d_others):
+        dx, d_projection = project_back(dy)
+        return dx, d_others | {"projection": d_projection.T}
+
+    return y, back
+
+
+def token_scores(x, table, b=None):
+    """Scores of all tokens: x [... D], table {"weight": [V D]}, b [V] or None -> z [... V];  back gives dx, d_table,
+    db."""
+    y, toward_back = toward(x, table)
+    others = {name: w for name, w in table.items() if name != "projection"}
+    z, project_back = project(y, others if b is None else others | {"bias": b})
+
+    def back(dz):
+        dy, d_others = project_back(dz)
+        db = d_others.pop("bias", None)
+        return *toward_back(dy, d_others), db
+
+    return z, back
 
 
 def drop(x, rate, draw):
@@ -159,35 +203,42 @@ def residual(f, x, p, *, eps, norm_first, rate, draw):
     return z, back
 
 
-def through(x, layers, run, recompute=False):
-    """A stack of layers: x, layer_back = run(x, layers[i], i), where layer_back(dx) returns dx, *others, d_layer.
+def through(x, layers, run, recompute=False, times=1):
+    """A stack of layers: x, layer_back = run(x, layer, i), where layer_back(dx) returns dx, *others, d_layer.
 
-    back(dx) returns dx, [d_layer of each layer], [others of all layers, the last layer's first].
+    times: how often in a row each of `layers` is run; its gradient is the sum over its runs.  i counts the runs.
+    back(dx) returns dx, [d_layer of each of layers], [others of all runs, the last one's first].
     recompute: see recompute.py; None: there is no backward pass
     """
     run = forward_only(run) if recompute is None else recomputed(run) if recompute else run
     layer_backs = []
-    for i, layer in enumerate(layers):
-        x, layer_back = run(x, layer, i)
+    for i in range(len(layers) * times):
+        x, layer_back = run(x, layers[i // times], i)
         layer_backs.append(layer_back)
 
     def back(dx):
         d_layers, others = [], []
-        for layer_back in reversed(layer_backs):
-            dx, *other, d_layer = layer_back(dx)
-            d_layers.append(d_layer)
+        for i in reversed(range(len(layer_backs))):
+            dx, *other, d_layer = layer_backs[i](dx)
+            is_last_run = i % times == times - 1
+            d_layers.append(d_layer if is_last_run else summed(d_layers.pop(), d_layer))
             others += other
         return dx, d_layers[::-1], others
 
     return x, back
 
 
-def with_head(grads, d_table, dw, tied):
-    """grads with the gradient dw [V D] of the output matrix: under lm_head or, if it is tied to the token embeddings,
-    added to d_table, because a tied matrix is used twice and its gradients add."""
+def summed(grads, others):
+    """The sum of two gradients of one layer or table: trees of the same form, whose leaves come in the same order."""
+    return rebuild(grads, (a + b for (_, a), (_, b) in zip(leaves(grads), leaves(others), strict=True)))
+
+
+def with_head(grads, d_table, d_head, tied):
+    """grads with the gradient d_head of the output table: under lm_head or, if it is tied to the token embeddings,
+    added to d_table, because a tied table is used twice and its gradients add."""
     if not tied:
-        return grads | {"lm_head": {"weight": dw}}
-    d_table["weight"] = d_table["weight"] + dw
+        return grads | {"lm_head": d_head}
+    d_table |= summed(d_table, d_head)
     return grads
 
 
@@ -233,27 +284,27 @@ def squared_error(z, labels, count=None, *, weights=None, label_smoothing=0.0, z
     return (difference ** 2).sum() / count, back
 
 
-def prediction_loss(x, w, b, labels, *, count=None, ignore_index=-100, **options):
-    """Mean cross-entropy of scores x wᵀ + b and labels: x [... D], w [V D], b [V] or None, labels [...] -> nats, a 0-d
-    float;  back(dvalue=1.0) gives dx, dw, db.
+def prediction_loss(x, table, b, labels, *, count=None, ignore_index=-100, **options):
+    """Mean cross-entropy of token_scores(x, table, b) and labels: x [... D], table {"weight": [V D]}, b [V] or None,
+    labels [...] -> nats, a 0-d float;  back(dvalue=1.0) gives dx, d_table, db.
 
     Rows with an ignored label are not scored, which saves most of the work in masked language modeling.  On a GPU all
     rows are scored, because counting them would make the host wait.
     count, label_smoothing, z_loss: see ops/cross_entropy.py
     """
-    rows, t = x.reshape(-1, x.shape[-1]), labels.reshape(-1)
+    rows, t, w = x.reshape(-1, x.shape[-1]), labels.reshape(-1), table["weight"]
     kept = np.flatnonzero(t != ignore_index) if on_host(t) else slice(None)
+    y, toward_back = toward(rows[kept], table)
     if b is None:
-        value, loss_back = linear_cross_entropy(rows[kept], w, t[kept], count=count, ignore_index=ignore_index,
-                                                **options)
+        value, loss_back = linear_cross_entropy(y, w, t[kept], count=count, ignore_index=ignore_index, **options)
     else:
-        z, linear_back = linear(rows[kept], w, b)
+        z, linear_back = linear(y, w, b)
         value, z_back = cross_entropy(z, t[kept], count=count, ignore_index=ignore_index, **options)
 
     def back(dvalue=1.0):
-        dkept, dw, db = (*loss_back(dvalue)[:2], None) if b is None else linear_back(z_back(dvalue)[0])
+        dy, dw, db = (*loss_back(dvalue)[:2], None) if b is None else linear_back(z_back(dvalue)[0])
         dx = np.zeros_like(rows)
-        dx[kept] = dkept
-        return dx.reshape(x.shape), dw, db
+        dx[kept], d_table = toward_back(dy, {"weight": dw})
+        return dx.reshape(x.shape), d_table, db
 
     return value, back

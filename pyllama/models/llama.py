@@ -22,6 +22,8 @@ from pyllama.models.layers import (
     project,
     split_heads,
     through,
+    token_scores,
+    toward,
     with_head,
 )
 from pyllama.models.llama_config import LlamaConfig
@@ -58,8 +60,8 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
                     "down_proj": weights.affine(D, F, out_std, c.mlp_bias)},
         }
 
-    p = {"model": {"embed_tokens": weights.matrix(c.vocab_size, D),
-                   "layers": [layer() for _ in range(c.num_hidden_layers)],
+    p = {"model": {"embed_tokens": weights.table(c.vocab_size, D, c.factor),
+                   "layers": [layer() for _ in range(c.num_hidden_layers // c.share_layers)],
                    "norm": weights.norm(D, bias=False)}}
     if c.head == "classification":
         return p | {"score": weights.matrix(c.num_labels, D)}
@@ -202,7 +204,7 @@ def hidden(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
         return block(x, layer, c, mask=mask, segments=segments, draw=draw.at(i), cache=caches and caches[i],
                      window=c.window(i))
 
-    x, layers_back = through(x, p["layers"], run, recompute)
+    x, layers_back = through(x, p["layers"], run, recompute, c.share_layers)
     x, norm_back = rms_normalize(x, p["norm"], c)
 
     def back(dx):
@@ -214,13 +216,13 @@ def hidden(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
 
 
 def head(p, c):
-    """The output matrix {"weight": [V D]}: lm_head, or the token embeddings if they are tied."""
+    """The output table {"weight": [V D]}: lm_head, or the token embeddings if they are tied."""
     return p["model"]["embed_tokens"] if c.tie_word_embeddings else p["lm_head"]
 
 
-def grads_of(d_model, dw, c):
-    """The gradient tree of a language model, given dw [V D] of the output matrix."""
-    return with_head({"model": d_model}, d_model["embed_tokens"], dw, c.tie_word_embeddings)
+def grads_of(d_model, d_head, c):
+    """The gradient tree of a language model, given that of the output table."""
+    return with_head({"model": d_model}, d_model["embed_tokens"], d_head, c.tie_word_embeddings)
 
 
 def logits(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, caches=None):
@@ -245,11 +247,11 @@ def logits(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
             dx, d_score = score_back(dz)
             return {"model": hidden_back(pick_back(dx)), "score": d_score}
     else:
-        z, head_back = project(x, head(p, c))
+        z, head_back = token_scores(x, head(p, c))
 
         def back(dz):
-            dx, d_head = head_back(dz)
-            return grads_of(hidden_back(dx), d_head["weight"], c)
+            dx, d_head, _ = head_back(dz)
+            return grads_of(hidden_back(dx), d_head, c)
 
     return z, back
 
@@ -257,7 +259,7 @@ def logits(ids, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False
 def next_scores(ids, p, c, *, mask=None, caches):
     """Scores of the token after the last: ids [B T] -> z [B V].  There is no backward pass."""
     x, _ = hidden(ids, p["model"], c, mask=mask, recompute=None, caches=caches)
-    return project(x[:, -1], head(p, c))[0]
+    return token_scores(x[:, -1], head(p, c))[0]
 
 
 def loss(ids, labels, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, count=None, **options):
@@ -275,12 +277,13 @@ def loss(ids, labels, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute
         return value, lambda dvalue=1.0: logits_back(loss_back(dvalue)[0])
     mask, segments = (None if x is None else x[:, :-1] for x in (mask, segments))
     x, hidden_back = hidden(ids[:, :-1], p["model"], c, mask=mask, segments=segments, draw=draw, recompute=recompute)
-    rows = x.reshape(-1, c.hidden_size)
+    rows, toward_back = toward(x.reshape(-1, c.hidden_size), head(p, c))
     value, loss_back = linear_cross_entropy(rows, head(p, c)["weight"], labels[:, 1:].reshape(-1),
                                             count=count, **options)
 
     def back(dvalue=1.0):
-        dx, dw, _ = loss_back(dvalue)
-        return grads_of(hidden_back(dx.reshape(x.shape)), dw, c)
+        dy, dw, _ = loss_back(dvalue)
+        dx, d_head = toward_back(dy, {"weight": dw})
+        return grads_of(hidden_back(dx.reshape(x.shape)), d_head, c)
 
     return value, back

@@ -5,13 +5,14 @@ from typing import ClassVar, Literal
 
 from pyllama.errors import UserError, with_article
 from pyllama.models.config import Config, Dimensions
+from pyllama.models.sharing import SharingConfig
 from pyllama.rotary import items
 
 HEADS = {"lm": "ForCausalLM", "classification": "ForSequenceClassification"}
 
 
 @dataclass(frozen=True)
-class LlamaConfig(Config):
+class LlamaConfig(SharingConfig):
     """The configuration of a LLaMA, under the names of Hugging Face's config.json and with its defaults.
 
     Raises UserError if a field is invalid.
@@ -65,6 +66,7 @@ class LlamaConfig(Config):
         if self.head_width % 2:
             raise UserError(f"the head width is {self.head_width}, but rotary embeddings rotate pairs; make it even")
         items(self.rope_scaling)                                # raises UserError if unsupported
+        super().__post_init__()
 
     @property
     def groups(self) -> int:

@@ -139,11 +139,10 @@ def loss(ids, labels, p, c, *, draw=NO_DRAW, recompute=False, count=None, **opti
     Arguments and back as in llama.loss.
     """
     z, hidden_back = hidden(ids[:, :-1], p, c)
-    value, loss_back = prediction_loss(z, p["output"]["weight"], p["output"]["bias"], labels[:, 1:], count=count,
-                                       **options)
+    value, loss_back = prediction_loss(z, p["output"], p["output"]["bias"], labels[:, 1:], count=count, **options)
 
     def back(dvalue=1.0):
-        dz, dw, db = loss_back(dvalue)
-        return hidden_back(dz) | {"output": {"weight": dw, "bias": db}}
+        dz, d_output, db = loss_back(dvalue)
+        return hidden_back(dz) | {"output": d_output | {"bias": db}}
 
     return value, back

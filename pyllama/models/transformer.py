@@ -17,7 +17,7 @@ import numpy as np
 
 from pyllama.errors import UserError, with_article
 from pyllama.low import in_float32, total, widened
-from pyllama.models.config import Config, Dimensions
+from pyllama.models.config import Dimensions
 from pyllama.models.init import Initializer
 from pyllama.models.kv_cache import Cache
 from pyllama.models.layers import (
@@ -26,16 +26,18 @@ from pyllama.models.layers import (
     layer_normalize,
     look_up,
     prediction_loss,
+    summed,
     through,
+    token_scores,
     with_head,
 )
+from pyllama.models.sharing import SharingConfig
 from pyllama.models.transformer_layers import decoder_layer, encoder_layer, keys_values
-from pyllama.ops import linear
 from pyllama.rng import NO_DRAW, generator
 
 
 @dataclass(frozen=True)
-class TransformerConfig(Config):
+class TransformerConfig(SharingConfig):
     """The configuration of an encoder-decoder, under the names of Hugging Face's translation models.
 
     Raises UserError if a field is invalid.
@@ -45,6 +47,7 @@ class TransformerConfig(Config):
     HEADS: ClassVar = {"seq2seq": "TransformerForConditionalGeneration"}
     BODY = ("model.",)
     DROPOUTS = ("dropout",)
+    LAYERS = ("encoder_layers", "decoder_layers")
 
     vocab_size: int = 32000                     # V
     d_model: int = 512                          # D
@@ -81,6 +84,7 @@ class TransformerConfig(Config):
         if not 0 <= self.decoder_start_token_id < self.vocab_size:
             raise UserError(f"decoder_start_token_id is {self.decoder_start_token_id}, outside the vocabulary of "
                             f"{self.vocab_size}; set it to the id of the start token")
+        super().__post_init__()
 
     @property
     def hidden_size(self) -> int:
@@ -137,17 +141,17 @@ def init(c: TransformerConfig, seed: int = 0, dtype: str = "float32") -> dict:
         return p | {"fc1": weights.affine(F, D), "fc2": weights.affine(D, F), "final_layer_norm": weights.norm(D)}
 
     def stack(layers, F, cross):
-        p = {} if c.share_embeddings else {"embed_tokens": weights.matrix(c.vocab_size, D, token_std)}
+        p = {} if c.share_embeddings else {"embed_tokens": weights.table(c.vocab_size, D, c.factor, token_std)}
         if c.positions == "learned":
             p["embed_positions"] = weights.matrix(c.max_position_embeddings + c.position_offset, D, token_std)
-        p["layers"] = [layer(F, cross) for _ in range(layers)]
+        p["layers"] = [layer(F, cross) for _ in range(layers // c.share_layers)]
         if c.normalize_embedding:
             p["layernorm_embedding"] = weights.norm(D)
         if c.norm_first:
             p["layer_norm"] = weights.norm(D)
         return p
 
-    shared = {"shared": weights.matrix(c.vocab_size, D, token_std)} if c.share_embeddings else {}
+    shared = {"shared": weights.table(c.vocab_size, D, c.factor, token_std)} if c.share_embeddings else {}
     p: dict = {"model": {**shared, "encoder": stack(c.encoder_layers, c.encoder_ffn_dim, False),
                          "decoder": stack(c.decoder_layers, c.decoder_ffn_dim, True)}}
     if not c.tie_word_embeddings:
@@ -261,7 +265,7 @@ def side_of(side, run, ids, p, c, *, draw, recompute, start=0):
     """
     table, p = table_of(p, side, c), p[side]
     x, embed_back = embed(ids, table, p, c, draw=draw, start=start)
-    x, layers_back = through(x, p["layers"], run, recompute)
+    x, layers_back = through(x, p["layers"], run, recompute, c.share_layers)
     if c.norm_first:
         x, norm_back = layer_normalize(x, p["layer_norm"], c.layer_norm_eps)
 
@@ -278,10 +282,11 @@ def side_of(side, run, ids, p, c, *, draw, recompute, start=0):
 
 def remember(memory, p, c, *, room=64):
     """The caches for decoding token by token: for each layer, a Cache of the target's keys and values, and the keys and
-    values of the memory [B S D] with their back."""
+    values of the memory [B S D] with their back, which are one for layers that share weights."""
     B, H = len(memory), c.decoder_attention_heads
-    return [(Cache(B, H, c.d_model // H, memory, room), keys_values(memory, layer["encoder_attn"]))
-            for layer in p["decoder"]["layers"]]
+    of_memory = [keys_values(memory, layer["encoder_attn"]) for layer in p["decoder"]["layers"]]
+    return [(Cache(B, H, c.d_model // H, memory, room), of_memory[i // c.share_layers])
+            for i in range(c.decoder_layers)]
 
 
 # The model
@@ -305,22 +310,21 @@ def hidden(ids, target, p, c, *, mask=None, draw=NO_DRAW, recompute=False):
         dmemory, d_target, d_decoder = decode_back(dx)
         d_source, d_encoder = encode_back(dmemory)
         if c.share_embeddings:
-            return {"shared": {"weight": d_source["weight"] + d_target["weight"]},
-                    "encoder": d_encoder, "decoder": d_decoder}
+            return {"shared": summed(d_source, d_target), "encoder": d_encoder, "decoder": d_decoder}
         return {"encoder": {"embed_tokens": d_source, **d_encoder}, "decoder": {"embed_tokens": d_target, **d_decoder}}
 
     return x, back
 
 
 def head(p, c):
-    """(w [V D], b [V] or None) of the scores x wᵀ + b."""
+    """(table {"weight": [V D]}, b [V] or None) of the scores: see layers.token_scores."""
     table = table_of(p["model"], "decoder", c) if c.tie_word_embeddings else p["lm_head"]
-    return table["weight"], p["final_logits_bias"][0] if c.final_bias else None
+    return table, p["final_logits_bias"][0] if c.final_bias else None
 
 
-def grads_of(d_model, dw, db, c):
-    """The gradient tree, given dw [V D] and db [V] of the scores."""
-    grads = with_head({"model": d_model}, table_of(d_model, "decoder", c), dw, c.tie_word_embeddings)
+def grads_of(d_model, d_head, db, c):
+    """The gradient tree, given that of the output table and db [V] of the scores."""
+    grads = with_head({"model": d_model}, table_of(d_model, "decoder", c), d_head, c.tie_word_embeddings)
     return grads | ({"final_logits_bias": db[None]} if c.final_bias else {})
 
 
@@ -332,12 +336,11 @@ def logits(ids, p, c, *, mask=None, draw=NO_DRAW, recompute=False, labels=None):
     """
     target = shifted(np.zeros_like(ids[:, :1]) if labels is None else labels, c)
     x, hidden_back = hidden(ids, target, p["model"], c, mask=mask, draw=draw, recompute=recompute)
-    w, b = head(p, c)
-    z, linear_back = linear(x, w, *([] if b is None else [b]))
+    z, head_back = token_scores(x, *head(p, c))
 
     def back(dz):
-        dx, dw, *db = linear_back(dz)
-        return grads_of(hidden_back(dx), dw, db[0] if db else None, c)
+        dx, d_head, db = head_back(dz)
+        return grads_of(hidden_back(dx), d_head, db, c)
 
     return z, back
 
@@ -352,7 +355,7 @@ def loss(ids, labels, p, c, *, mask=None, draw=NO_DRAW, recompute=False, count=N
     value, loss_back = prediction_loss(x, *head(p, c), labels, count=count, **options)
 
     def back(dvalue=1.0):
-        dx, dw, db = loss_back(dvalue)
-        return grads_of(hidden_back(dx), dw, db, c)
+        dx, d_head, db = loss_back(dvalue)
+        return grads_of(hidden_back(dx), d_head, db, c)
 
     return value, back

@@ -131,7 +131,7 @@ DERIVATION = Derivation(
         Step("σ(u) = 1 / (1 + e^-u)", "The logistic function."),
         Step("x_ltd = y_{l-1,t,d} + [l = 0] E_{ids(t),d}",
              "The first block gets the row of each token, and every other one what the block before it passes on.",
-             'x, layers_back = through(x, p["layers"], run, recompute)'),
+             'x, layers_back = through(x, p["layers"], run, recompute, c.share_layers)'),
         Step("ρ_lt = (mean_d x_ltd² + ε)^-½", "The first norm of a block."),
         Step("n_ltd = γ_ld x_ltd ρ_lt", "With its weights."),
         Step("q_lti = Σ_jd A_tij Wq_ljd n_ltd", "Queries, turned by their positions."),
@@ -158,7 +158,7 @@ DERIVATION = Derivation(
 
         Step("dlogit_tw = (exp(logit_tw - lse_t) - [w = labels_t]) dloss / (B T)",
              "Probability minus target, and one share of the mean (see cross_entropy)."),
-        Step("dg_td = Σ_w dlogit_tw H_wd", "`logit` is linear in `g`.", "dx, dw, _ = loss_back(dvalue)"),
+        Step("dg_td = Σ_w dlogit_tw H_wd", "`logit` is linear in `g`.", "dy, dw, _ = loss_back(dvalue)"),
         Step("dγ''_d = Σ_Bt dg_td m_td", "One weight for all positions."),
         Step("dm_td = γ''_d dg_td", "`m` reaches the loss through `g` alone."),
         Step("ω_td = r_t (dm_td - m_td mean_e m_te dm_te)", "The backward pass of the norm (see rms_norm).",
@@ -176,5 +176,5 @@ DERIVATION = Derivation(
              'return {"embed_tokens": embed_back(drop_back(dx)), "layers": d_layers, "norm": d_norm}'),
         Step("dM_wd = dE_wd + dH_wd",
              "Both slopes, `∂E/∂M` and `∂H/∂M`, are 1: the gradients of two uses add.",
-             'return with_head({"model": d_model}, d_model["embed_tokens"], dw, c.tie_word_embeddings)'),
+             'return with_head({"model": d_model}, d_model["embed_tokens"], d_head, c.tie_word_embeddings)'),
     ))

@@ -132,5 +132,5 @@ DERIVATION = Derivation(
         Step("dE_vd = dEs_vd + dEt_vd + dEz_vd",
              "If one matrix is moved, all three copies move.  So the gradients of its uses add; code that keeps one "
              "of them and forgets another still trains, only worse.",
-             'return {"shared": {"weight": d_source["weight"] + d_target["weight"]},'),
+             'return {"shared": summed(d_source, d_target), "encoder": d_encoder, "decoder": d_decoder}'),
     ))
