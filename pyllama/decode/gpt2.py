@@ -1,7 +1,8 @@
 """The plan of GPT-2: see models/gpt2.py."""
 from typing import Any
 
-from pyllama.decode.plan import ACTIVATIONS, SCORES, Attend, Embed, Matrix, Norm, Plan, Product, Step, Tables
+from pyllama.decode.plan import ACTIVATIONS, Attend, Embed, Matrix, Norm, Plan, Product, Step, Tables, scores
+from pyllama.models.sharing import in_turn, whole
 from pyllama.quantization import decoded_tree
 
 
@@ -9,8 +10,9 @@ def plan(c: Any, p: dict) -> Plan:
     """The plan of a GPT-2."""
     H, K, body = c.n_head, c.head_width, p["transformer"]
     activation = ACTIVATIONS[c.activation_function]
-    steps: list[Step] = [Embed("x", Matrix("wte", body["wte"]["weight"]))]
-    for i, layer in enumerate(body["h"]):
+    # A factorized table is multiplied out, because positions are added to the rows that are looked up.
+    steps: list[Step] = [Embed("x", Matrix("wte", whole(body["wte"])))]
+    for i, layer in enumerate(in_turn(body["h"], c.share_layers)):
         qkv, out = (turned(name, layer["attn"][name]) for name in ("c_attn", "c_proj"))
         up, down = (turned(name, layer["mlp"][name]) for name in ("c_fc", "c_proj"))
         steps += [
@@ -20,7 +22,7 @@ def plan(c: Any, p: dict) -> Plan:
             Product("x", "f", (up,), norm(layer["ln_2"], c), activation, "h"),
             Product("h", "x", (down,), adds=True)]
     head = body["wte"] if c.tie_word_embeddings else p["lm_head"]
-    steps.append(Product("x", SCORES, (Matrix("head", head["weight"]),), norm(body["ln_f"], c)))
+    steps += scores("x", norm(body["ln_f"], c), head)
 
     def positions(places, dtype):
         return Tables(positions=decoded_tree(body["wpe"]["weight"], dtype))

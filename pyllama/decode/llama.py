@@ -1,15 +1,16 @@
 """The plan of LLaMA and of the families that compute it with other options: see models/llama.py."""
 from typing import Any
 
-from pyllama.decode.plan import SCORES, Attend, Embed, Matrix, Norm, Plan, Product, Step, Tables
+from pyllama.decode.plan import Attend, Embed, Matrix, Norm, Plan, Product, Step, Tables, scores
+from pyllama.models.sharing import in_turn
 from pyllama.rotary import tables
 
 
 def plan(c: Any, p: dict) -> Plan:
     """The plan of a LLaMA that continues text."""
     H, G, K, model = c.num_attention_heads, c.groups, c.head_width, p["model"]
-    steps: list[Step] = [Embed("x", matrix("embed_tokens", model["embed_tokens"]))]
-    for i, layer in enumerate(model["layers"]):
+    steps = embedded(model["embed_tokens"])
+    for i, layer in enumerate(in_turn(model["layers"], c.share_layers)):
         attention, mlp = layer["self_attn"], layer["mlp"]
         q, k, v, o = (matrix(name, attention[name]) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
         gate, up, down = (matrix(name, mlp[name]) for name in ("gate_proj", "up_proj", "down_proj"))
@@ -21,12 +22,20 @@ def plan(c: Any, p: dict) -> Plan:
             Product("x", "gu", (gate, up), rms(layer["post_attention_layernorm"], c), "swiglu", "h"),
             Product("h", "x", (down,), adds=True)]
     head = model["embed_tokens"] if c.tie_word_embeddings else p["lm_head"]
-    steps.append(Product("x", SCORES, (matrix("head", head),), rms(model["norm"], c)))
+    steps += scores("x", rms(model["norm"], c), head)
 
     def rotations(places, dtype):
         return Tables(*tables(places, K // 2, c.rope_theta, 0, c.rope_scaling, dtype))
 
     return Plan(tuple(steps), c.vocab_size, rotations).narrowed()
+
+
+def embedded(table: dict) -> list[Step]:
+    """The steps to the embeddings: see models.layers.look_up."""
+    rows = Matrix("embed_tokens", table["weight"])
+    if "projection" not in table:
+        return [Embed("x", rows)]
+    return [Embed("e", rows), Product("e", "x", (Matrix("projection", table["projection"]),))]
 
 
 def matrix(name: str, p: dict) -> Matrix:

@@ -164,6 +164,14 @@ class Plan:
         return replace(self, steps=(*before, *(Pick(name, f"last {name}") for name in live), *wanted))
 
 
+def scores(read: str, norm: Norm | None, table: dict, bias: Any = None) -> list[Step]:
+    """The steps to the scores of all tokens: see models.layers.token_scores."""
+    head = Matrix("head", table["weight"], table.get("bias", bias))
+    if "projection" not in table:
+        return [Product(read, SCORES, (head,), norm)]
+    return [Product(read, "p", (Matrix("projection", table["projection"].T),), norm), Product("p", SCORES, (head,))]
+
+
 def written(step: Step, widths: dict[str, int]) -> Iterator[tuple[str, int]]:
     """(buffer, columns) of all that a step writes, given the columns of the buffers it reads."""
     if isinstance(step, Embed):

@@ -4,7 +4,6 @@ from typing import Any
 
 from pyllama.decode.plan import (
     ACTIVATIONS,
-    SCORES,
     Attend,
     Cross,
     Embed,
@@ -15,8 +14,10 @@ from pyllama.decode.plan import (
     Product,
     Step,
     Tables,
+    scores,
 )
 from pyllama.models import transformer
+from pyllama.models.sharing import in_turn, whole
 from pyllama.quantization import decoded_tree
 
 
@@ -44,12 +45,13 @@ def plan(c: Any, p: dict) -> Plan:
     """The plan of the decoder of an encoder-decoder."""
     H, K = c.decoder_attention_heads, c.d_model // c.decoder_attention_heads
     decoder, activation = p["model"]["decoder"], ACTIVATIONS[c.activation_function]
-    table = Matrix("embed_tokens", transformer.table_of(p["model"], "decoder", c)["weight"])
+    table = Matrix("embed_tokens", whole(transformer.table_of(p["model"], "decoder", c)))      # as in gpt2.py
     stream = Residual(c)
     stream.steps.append(Embed("x", table, math.sqrt(c.d_model) if c.scale_embedding else 1.0))
     if c.normalize_embedding:
         stream.normalize(decoder["layernorm_embedding"])
-    for i, layer in enumerate(decoder["layers"]):
+    layers = in_turn(decoder["layers"], c.share_layers)
+    for i, layer in enumerate(layers):
         q, k, v, out = matrices(layer["self_attn"])
         stream.branch(layer["self_attn_layer_norm"], Product("", "qkv", (q, k, v)),
                       [Attend("qkv", "y", i, H, H, K)], Product("y", "", (out,)))
@@ -61,7 +63,7 @@ def plan(c: Any, p: dict) -> Plan:
                       [], Product("h", "", (down,)))
     last = norm(decoder["layer_norm"], c) if c.norm_first else None
     bias = {"final_logits_bias": decoded_tree(p["final_logits_bias"])} if c.final_bias else {}      # a row [1 V]
-    stream.steps.append(Product(stream.x, SCORES, (Matrix("head", *transformer.head(p | bias, c)),), last))
+    stream.steps += scores(stream.x, last, *transformer.head(p | bias, c))
 
     def positions(places, dtype):
         if c.positions == "sinusoidal":
@@ -69,7 +71,7 @@ def plan(c: Any, p: dict) -> Plan:
         return Tables(positions=decoded_tree(decoder["embed_positions"]["weight"], dtype)[c.position_offset:])
 
     limit = (c.max_position_embeddings, "max_position_embeddings") if c.positions == "learned" else None
-    cross = tuple(layer["encoder_attn"] for layer in decoder["layers"])
+    cross = tuple(layer["encoder_attn"] for layer in layers)
     return Plan(tuple(stream.steps), c.vocab_size, positions, limit, cross).narrowed()
 
 
