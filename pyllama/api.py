@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyllama import params, pretrained
-from pyllama.errors import UserError, with_article
+from pyllama.errors import UserError, check_options, with_article
 from pyllama.generation import SearchConfig
 from pyllama.models import MODELS
 from pyllama.models.config import Dimensions
-from pyllama.pretrained import Model, check_dtype, load, with_options
+from pyllama.pretrained import Model, check_dtype, load
 from pyllama.quantization import EncodedArray
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup
@@ -258,6 +258,12 @@ def of_dtype(model: Model, settings: Settings | None) -> Settings:
         raise UserError(f"dtype is 'bfloat16', which trains weights of float32, but the model's are {dtype}; load or "
                         f"create the model in float32")
     return settings
+
+
+def with_options(settings: type, options: dict[str, Any]) -> Any:
+    """The dataclass with these fields.  Raises UserError if it does not have one of them, or a value is invalid."""
+    check_options(options, settings)
+    return settings(**options)
 
 
 def warn(notes: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from pyllama.errors import UserError, check_options, with_article
 from pyllama.formats import llama2c, model_file
 from pyllama.formats.safetensors import to_safetensors
 from pyllama.generation import config_file
-from pyllama.models import MODELS
+from pyllama.models import MODELS, sharing
 from pyllama.models.config import OURS
 from pyllama.models.init import outlines
 from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
@@ -135,6 +135,11 @@ class Model:
         """
         return replace(self, params=quantized_tree(self.params, self.config, dtype, data, self.require_tokenizer))
 
+    def expanded(self) -> "Model":
+        """The same function without shared weights, which other programs can read: see models/sharing.py."""
+        config, tree = sharing.expanded(self.config, self.params)
+        return replace(self, config=config, params=tree)
+
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.  Raises UserError if there is none."""
         if self.tokenizer is None:
@@ -177,12 +182,6 @@ class Model:
             files.export(folder / config_file.FILE, [files.to_json(self.generation_config)])
         for name, text in of_tokenizer.items():
             files.export(folder / name, [text.encode()])
-
-
-def with_options(settings: type, options: dict[str, Any]) -> Any:
-    """The dataclass with these fields.  Raises UserError if it does not have one of them, or a value is invalid."""
-    check_options(options, settings)
-    return settings(**options)
 
 
 def check_dtype(dtype: str, *choices: str) -> None:

@@ -1,5 +1,6 @@
 """The command inspect: what a model is, how its parameters are stored, what its tokenizer does."""
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,16 @@ def family(config: Any) -> str:
     if getattr(config, "groups", None) not in (None, getattr(config, "num_attention_heads", None)):
         sizes.append(f"{config.groups:,} of keys and values")
     context = f"; context {counted(config.context, 'token')}" if config.context else ""
-    return f"{config.TYPE}, head {config.head}; {', '.join([*sizes, f'width {config.hidden_size:,}'])}{context}"
+    widths = [f"width {config.hidden_size:,}", *shared(config)]
+    return f"{config.TYPE}, head {config.head}; {', '.join([*sizes, *widths])}{context}"
+
+
+def shared(config: Any) -> Iterator[str]:
+    """"2 layers in a row share weights", "token embeddings of width 64"; nothing if no weights are shared"""
+    if config.shares and config.share_layers > 1:
+        yield f"{counted(config.share_layers, 'layer')} in a row share weights"
+    if config.shares and config.factor:
+        yield f"token embeddings of width {config.factor:,}"
 
 
 def kind_of(a: Any) -> str:

@@ -23,7 +23,7 @@ GROUPS = {
     "rows": ("fields", "bad_rows", "dev", "test", "test_data", "class_weights", "export"),
     "text": ("block_size", "packing", "field", "tokenizer", "vocab_size", "validation", "split"),
     "model": ("init_from", "intermediate_size", "num_key_value_heads", "resid_pdrop", "tie_word_embeddings",
-              "rope_theta", "sliding_window", "bias", "vectors"),
+              "rope_theta", "sliding_window", "bias", "share_layers", "embedding_size", "vectors"),
     "schedule": ("warmup_steps", "schedule", "min_lr", "lr_decay_steps", "decay_steps"),
     "optimization": ("gradient_accumulation_steps", "weight_decay", "max_grad_norm", "label_smoothing", "z_loss",
                      "optimizer", "beta1", "beta2", "adam_epsilon", "momentum", "nesterov"),

@@ -48,6 +48,7 @@ def quantize(src: Path, dst: Path, /, dtype: Literal["q8_0", "q4_0", "f16", "bf1
     if data and dtype not in LEVELS and not report:
         raise UserError(f"data has no effect on {dtype}, which is not calibrated; remove it, or add --report")
     model, its_tokenizer = load(src, tokenizer)
+    model = model.expanded()                                    # each layer is rounded for what it reads
     model_file.require_writable(dst, model.config, its_tokenizer, force)
     tree = plain(model.params, dtype)
     with sample_of(data, its_tokenizer, model, field, HELD_OUT if report else 0.0) as sample:

@@ -33,7 +33,8 @@ Precision = Literal["float32", "float64", "bfloat16"]
 # Flags that only some families have, and the configuration fields they set.
 FIELDS = {"num_key_value_heads": ("num_key_value_heads",), "bias": ("attention_bias", "mlp_bias"),
           "tie_word_embeddings": ("tie_word_embeddings",), "rope_theta": ("rope_theta",),
-          "sliding_window": ("sliding_window",)}
+          "sliding_window": ("sliding_window",), "share_layers": ("share_layers",),
+          "embedding_size": ("embedding_size",)}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class ModelShape:
     rope_theta: float = 10000.0                 # LLaMA: base of the rotary angles
     sliding_window: int | None = None           # LLaMA: tokens that attention looks back on (default: all)
     bias: bool = False                          # LLaMA: biases in the linear layers
+    share_layers: int = 1                       # consecutive layers that share one layer's weights
+    embedding_size: int | None = None           # width of the table of token embeddings, projected (default: whole)
 
     def __post_init__(self):
         if self.model not in TEXT_MODELS:

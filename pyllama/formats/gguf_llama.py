@@ -190,6 +190,9 @@ def written(c: LlamaConfig, parameters: dict, end: int | None = None
     if type(c) not in (LlamaConfig, MistralConfig) or c.head != "lm":
         raise UserError(f"GGUF files are written of llama and mistral with the head lm, but the model is "
                         f"{with_article(c.TYPE)} with the head {c.head!r}; save it as a folder")
+    if c.shares:
+        raise UserError("a GGUF file has weights for every layer and one table, but the model's are shared; save its "
+                        "expanded()")
     rope, factors = gguf_rope.written(c)
     tensors = {theirs(name): stored(name, w, c) for name, w in params.leaves(parameters)}
     if factors is not None:

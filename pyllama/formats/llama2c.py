@@ -95,7 +95,7 @@ def write(path: str | Path, config: LlamaConfig, parameters: dict) -> None:
     c = config
     fixed = {"head_width": c.hidden_size / c.num_attention_heads, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
              "rope_scaling": None, "sliding_window": None, "attention_bias": False, "mlp_bias": False,
-             "biases": (False, False), "HEAD_NORMS": False}
+             "biases": (False, False), "HEAD_NORMS": False, "share_layers": 1, "embedding_size": None}
     for name, only in fixed.items():
         if getattr(c, name) != only:
             raise UserError(f"llama2.c's format requires {name} = {only}, but the model has {getattr(c, name)}; "

@@ -6,6 +6,7 @@ from pyllama import files, params
 from pyllama.errors import UserError
 from pyllama.formats import gguf, gguf_llama, gguf_tokenizer, gguf_tokenizer_keys, llama2c
 from pyllama.formats.gguf_metadata import Metadata
+from pyllama.models.sharing import expanded
 from pyllama.text.tokenizer import Tokenizer
 
 SUFFIX = ".gguf"
@@ -54,9 +55,11 @@ def write(path: Path, config: Any, parameters: dict, tokenizer: Tokenizer | None
 
     force   replace a file that exists
 
-    Raises UserError if it exists, cannot be written, or the format cannot have this model or tokenizer.
+    Shared weights are written for each layer.  Raises UserError if the file exists, cannot be written, or the format
+    cannot have this model or tokenizer.
     """
     require_new(path, force)
+    config, parameters = expanded(config, parameters)
     metadata, tensors, notes = contents(config, parameters, tokenizer)
     files.export(path, gguf.to_gguf(metadata, tensors))
     return notes
@@ -65,7 +68,7 @@ def write(path: Path, config: Any, parameters: dict, tokenizer: Tokenizer | None
 def require_writable(path: Path, config: Any, tokenizer: Tokenizer | None, force: bool = False) -> None:
     """Raise UserError if write() would, whatever the parameters are: to know it before work that takes long."""
     require_new(path, force)
-    contents(config, {}, tokenizer)
+    contents(expanded(config, {})[0], {}, tokenizer)
 
 
 def require_new(path: Path, force: bool) -> None:

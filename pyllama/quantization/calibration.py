@@ -140,7 +140,8 @@ def table_moments(p: dict, c: Any, rows: Rows) -> dict[str, np.ndarray]:
         result, back = call(*inputs, **options)
         name = name_of(op, inputs)
         if op.name == "embedding" and name:
-            gradients, _ = parts.setdefault(name, (Moments(c.hidden_size), Moments(c.hidden_size)))
+            width = inputs[1].shape[1]
+            gradients, _ = parts.setdefault(name, (Moments(width), Moments(width)))
 
             def watched_back(dy):
                 gradients.add(counted(dy, here))

@@ -168,13 +168,15 @@ def decoded_tree(tree: Any, dtype: Any = "float32") -> Any:
                                  for _, leaf in params.leaves(tree)))
 
 
-# Matrices that are looked up, not multiplied with, and small: they stay as they are, as in files of llama.cpp.
-LOOKED_UP = ("wpe.weight", "embed_positions.weight", "position_embeddings.weight", "token_type_embeddings.weight")
+# Small matrices stay as they are: those that are looked up, not multiplied with, as in files of llama.cpp; and the
+# projection of a factorized table, because the storage formats are read by rows, and it is by columns, too.
+SMALL = ("wpe.weight", "embed_positions.weight", "position_embeddings.weight", "token_type_embeddings.weight",
+         ".projection")
 
 
 def is_encodable(name: str, leaf: Any) -> bool:
-    """Is this parameter a matrix that a storage format is used for?  Norms, biases and positions are not."""
-    return leaf.ndim == 2 and not name.endswith((*LOOKED_UP, "bias"))
+    """Is this parameter a matrix that a storage format is used for?  Norms, biases and small matrices are not."""
+    return leaf.ndim == 2 and not name.endswith((*SMALL, "bias"))
 
 
 def fitting(kind: str, columns: int) -> str:
