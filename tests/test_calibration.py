@@ -36,12 +36,13 @@ def text(B=12, seed=0, padding=0):
     return of_text(ids, labels)
 
 
-CASES = {"llama": {}, "tied": {"tie_word_embeddings": True}, "gpt2": {}, "qwen3": {}, "mistral": {"sliding_window": 5}}
+CASES = {"llama": {}, "tied": {"tie_word_embeddings": True}, "gpt2": {}, "qwen3": {}, "mistral": {"sliding_window": 5},
+         "shared": {"share_layers": 2, "embedding_size": 16, "tie_word_embeddings": True}}
 each_case = pytest.mark.parametrize("case", CASES)
 
 
 def case_of(case):
-    return model_of("llama" if case == "tied" else case, **CASES[case])
+    return model_of("llama" if case in ("tied", "shared") else case, **CASES[case])
 
 
 def inputs_of(p, c, rows):
