@@ -128,10 +128,12 @@ def gradients(flat, tree, names):
 def add(total, tree):
     """total += tree, leaf by leaf and by name; the order of tree's keys does not matter.
 
-    A single zero in place of a larger leaf means that its gradient has been added already: see adding().  Nothing is
-    added where total has NONE.  Raises ValueError if the names or the shapes differ otherwise.
+    A single zero in place of a larger leaf means that its gradient has been added already: see adding().  Where total
+    has NONE, nothing is added, and tree may lack the leaf.  Raises ValueError if the names or the shapes differ
+    otherwise.
     """
-    sums, addends = dict(leaves(total)), dict(leaves(tree))
+    addends = dict(leaves(tree))
+    sums = {name: a for name, a in leaves(total) if a is not NONE or name in addends}
     added = {name for name, a in addends.items() if name in sums and _is_left(a, sums[name])}
     shapes = {name: sums[name].shape if name in added else np.shape(a) for name, a in addends.items()}
     if differing := {(name, a.shape) for name, a in sums.items()} ^ set(shapes.items()):

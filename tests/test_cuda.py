@@ -22,7 +22,7 @@ rules.real()
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="kernels are compiled by g++")
 
 GENERIC = {                                     # file: tests that ask what no device can answer
-    "ops": {"test_ops.py": "not beyond"},
+    "ops": {"test_ops.py": "not beyond", "test_frozen_weights.py": "cuda"},
     "laws": {"test_laws.py": "cuda",
              "test_laws_linear.py": "not refuses_ids and not backends",      # IndexError on the CPU; here see below
              "test_laws_loss.py": "not outside_the_vocabulary",
@@ -64,16 +64,18 @@ def test_the_generic_tests_pass_with_the_kernels_of_the_gpu(files):
 # --- training ---------------------------------------------------------------------------------------------------------
 
 @each_model
+@pytest.mark.parametrize("frozen", [0, 1], ids=["all", "every-other-frozen"])
 @pytest.mark.parametrize(("optimizer", "dtype", "off"), [("adamw", "float64", 1e-9), ("sgd", "float32", 1e-5)])
-def test_three_steps_are_those_of_the_cpu(config, optimizer, dtype, off, cupy):
+def test_three_steps_are_those_of_the_cpu(config, optimizer, dtype, off, frozen, cupy):
     """AdamW makes a whole step of a gradient however small, be it nothing but rounding: so in float64 alone."""
-    settings = replace(SETTINGS, optimizer=optimizer, dtype=dtype)
+    freeze = tuple(name for name, _ in params.leaves(config.model.init(config)))[::2] * frozen
+    settings = replace(SETTINGS, optimizer=optimizer, dtype=dtype, freeze=freeze)
     host = loop.start(config, settings)
     there = loop.start(config, settings, like=device.like("cuda"))
     for ours, theirs in zip(loop.train(there, tokens(), settings), loop.train(host, tokens(), settings), strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=off)
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=off)
-    assert isinstance(there.flat, cupy.ndarray)
+    assert {type(leaf) for leaf in (there.flat, *dict(params.leaves(there.p)).values())} == {cupy.ndarray}
     np.testing.assert_allclose(there.flat.get(), host.flat, rtol=0, atol=off)
 
 

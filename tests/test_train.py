@@ -56,28 +56,6 @@ def test_a_small_text_is_learned_by_heart():
     assert result.loss < 0.05
 
 
-@pytest.mark.parametrize(("optimizer", "dtype"), [("adamw", "float32"), ("sgd", "float32"), ("adamw", "bfloat16")])
-def test_what_is_frozen_keeps_its_bits_and_the_rest_learns_as_if_it_had_no_gradient(optimizer, dtype):
-    settings = replace(SHORT, freeze=("model.layers.0", "model.embed_tokens"), optimizer=optimizer, weight_decay=0.5,
-                       dtype=dtype)
-    state, free = loop.start(CONFIG, settings), loop.start(CONFIG, replace(settings, freeze=()))
-    before = {name: a.copy() for name, a in params.leaves(state.p)}
-    record, whole = (next(loop.train(s, TEXT, replace(settings, freeze=freeze)))
-                     for s, freeze in ((state, settings.freeze), (free, ())))
-    kept = {name for name, a in params.leaves(state.p) if np.array_equal(a, before[name])}
-    assert kept == {name for name in before if name.startswith(("model.layers.0.", "model.embed_tokens"))}
-    assert record.loss == whole.loss
-    assert record.grad_norm < whole.grad_norm
-
-
-def test_a_name_that_freezes_nothing_is_refused():
-    for wrong in ("modle", "", "model.layer", "model.layers.0.mlp.up"):
-        with pytest.raises(UserError, match=rf"no parameter at '{wrong}'; give names such as model\.embed"):
-            loop.start(CONFIG, replace(SHORT, freeze=("model.norm", wrong)))
-    with pytest.raises(UserError, match="freeze leaves no parameter to train"):
-        loop.start(CONFIG, replace(SHORT, freeze=("model", "lm_head")))
-
-
 def test_the_first_of_twelve_layers_is_not_the_eleventh():
     p = {"layers": [np.zeros(1)] * 12}
     assert params.chosen(p, ["layers.1"]) == {"layers.1"}

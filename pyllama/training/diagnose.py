@@ -17,7 +17,7 @@ def first_not_finite(p, compute) -> str:
     Results and gradients of ops are checked in the order of the calls.  Returns part of a sentence.
     """
     for name, leaf in params.leaves(p):
-        if not np.isfinite(leaf).all():
+        if not (np.isfinite(leaf).all() if hasattr(leaf, "dtype") else leaf.is_finite()):       # or it is encoded
             return f"the parameter {name} is not finite"
     calls: Counter[str] = Counter()
 
