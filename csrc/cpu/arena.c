@@ -15,10 +15,11 @@
  *     grows with the number of lengths, to three times what is in use.  So all blocks together stay
  *     within 9/8 of the most ever wanted at once: before one is made, free ones are given back.
  *     With (b) that is 81/64 of what NumPy's own memory peaks at.  LITTLE may be held anyway.
- * (f) Giving back alone would bring the faults back.  So where its own list is empty, a request gets
- *     the smallest larger free block, unless what is in use beyond what is wanted would exceed an
- *     eighth of the peak, the room that (e) leaves.  With both, batches of varying length need about
- *     as many fresh blocks as without a bound.
+ * (f) Giving back alone would bring the faults back.  So where its own list is empty and (e) leaves no
+ *     room for another block, a request gets the smallest larger free block, unless what is in use
+ *     beyond what is wanted would exceed an eighth of the peak.  With both, batches of varying length
+ *     need about as many fresh blocks as without a bound.  While there is room a fresh block costs
+ *     less: a large block that a small request has got is missing for the next large one, for ever.
  * (g) Given back first is the size that was not handed out for the longest time.  Of a fixed shape
  *     all sizes stay: their blocks come to less than 9/8 of the peak in training, and to 3/2 in the
  *     smallest models, for which LITTLE is enough.
@@ -135,8 +136,8 @@ static block *pop(size_t class) {                  /* under the lock, as are the
     return b;
 }
 
-static void give_back(size_t most) {               /* until no more than that is held */
-    while (counts.held > most) {
+static void give_back(size_t limit) {              /* until no more than that is held */
+    while (counts.held > limit) {
         size_t oldest = 0;
         for (size_t class = 1; class < CLASSES; class++)
             if (lists[class] && (!oldest || last[class] < last[oldest])) oldest = class;
@@ -144,8 +145,14 @@ static void give_back(size_t most) {               /* until no more than that is
     }
 }
 
+static size_t most(size_t size) {                  /* bytes of all blocks, with one of this size: see (e) */
+    size_t top = larger(peak, wanted + size);
+    return top + room(top);
+}
+
 static block *reuse(size_t size, size_t class) {   /* see (f) */
     size_t own = class;
+    if (!lists[own] && counts.held + counts.in_use + size <= most(size)) return NULL;
     while (class < CLASSES && !lists[class]) class++;
     if (class == CLASSES) return NULL;
     size_t beyond = counts.in_use + lists[class]->size - wanted - size;
@@ -153,9 +160,9 @@ static block *reuse(size_t size, size_t class) {   /* see (f) */
     return pop(class);
 }
 
-static void make_room(size_t size) {               /* see (e) */
-    size_t top = larger(peak, wanted + size), most = top + room(top), used = counts.in_use + size;
-    give_back(most > used ? most - used : 0);
+static void make_room(size_t size) {
+    size_t used = counts.in_use + size, all = most(size);
+    give_back(all > used ? all - used : 0);
 }
 
 static void hand_out(block *b, size_t size) {

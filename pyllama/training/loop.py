@@ -221,6 +221,7 @@ def start(config, settings: Settings, tree: dict | None = None, like=None,
         raise UserError("freeze leaves no parameter to train; name fewer")
     if settings.dtype == "bfloat16":
         p = rounded_tree(p, but=trained)
+    memory.release()                                    # of the initialization, whose arrays had other sizes
     flat, p = params.flatten(p, trained)
     if like is not None:
         require_dtype(settings.dtype, on_host(like))
@@ -251,12 +252,12 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
     if settings.freeze and not state.trained.isdisjoint(params.chosen(state.p, settings.freeze)):
         raise UserError("freeze names parameters that this state trains; start it with the same settings")
     shards = settings.shards if on_host(state.flat) else 1          # a GPU runs the whole batch
+    memory.release()                                    # of the setup, likewise
     flats = [np.zeros_like(state.flat) for _ in range(shards)]
     grads = [state.gradients(flat) for flat in flats]
     threads = backend.cpu.threads() if backend.cpu else machine.cores()
     state.optimizer.begin(state.flat)
     state.working.update()                              # the caller may have changed the parameters
-    memory.release()                                    # of the setup, whose arrays had other sizes
     with ThreadPoolExecutor(min(threads, shards)) as pool, contextlib.ExitStack() as stack:
         stack.callback(memory.release)                  # of the steps, when the caller has had the last one
 
