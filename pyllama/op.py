@@ -126,22 +126,24 @@ class Op:
             return watcher(self, inputs, options)
         precision = self.check(shapes.signature(inputs))
         places = params.places(inputs)
-        ahead = self.added_ahead(places)
-        result, backward, into = self.run(inputs, options | ahead, precision)
+        ahead = self.added_ahead(places) if self.ahead in places else {}
+        result, backward, into = self.run(inputs, {**options, "into": ahead} if ahead else options, precision)
         y, saved, signature = shapes.check_outputs(self, result)
-        if places:
-            wanted = {i: place for i, place in places.items() if place is not params.NONE}
-            idle = {self.saved_for[i] for i in places.keys() & self.saved_for.keys() - wanted.keys()}
+        if frozen := [i for i, place in places.items() if place is params.NONE]:
+            idle = {self.saved_for.get(i) for i in frozen}
             saved = [None if i in idle else a for i, a in enumerate(saved)]
-            backward = functools.partial(into, into=wanted) if into else backward
-        count = len(inputs)                                 # back holds no array but those in saved
+        if places and into:
+            wanted = {i: place for i, place in places.items() if i not in frozen} if frozen else places
+            backward = functools.partial(into, into=wanted)
+        count = len(inputs)                                 # back holds no array but those in saved and the places
+        once = ahead and ahead[self.ahead] is not None
 
         def back(dy):
             if isinstance(dy, np.floating):                 # a NumPy scalar would turn float32 gradients into float64
                 dy = float(dy)
             for output, d, (shape, dtype) in zip(self.outputs, self.each(dy), signature, strict=True):
                 shapes.check_dy(self, output, d, shape, dtype)
-            if any(place is not None for place in ahead.get("into", {}).values()) and dy != 1:
+            if once and dy != 1:
                 raise ValueError(f"{self.name}: its forward pass has added a gradient, for dy = 1; not {dy}")
             grads = shapes.check_gradients(self, backward(dy, *saved, **options), count)
             return params.gather(places, grads) if places else grads
@@ -161,11 +163,11 @@ class Op:
         return result, getattr(kernels, self.name_backward, reference.backward), getattr(kernels, self.name_into, None)
 
     def added_ahead(self, places):
-        """The option of forward for a gradient that is added ahead, or not wanted: {"into": {i: place}}, or {}."""
-        i, place = self.ahead, places.get(self.ahead)
+        """{i: the place to which forward adds the gradient of input i; None: it is not wanted}, or {}: do as usual."""
+        place = places[self.ahead]
         if place is params.NONE:
-            return {"into": {i: None}}
-        return {"into": {i: place}} if place is not None and params.may_add_ahead() else {}
+            return {self.ahead: None}
+        return {self.ahead: place} if params.may_add_ahead() else {}
 
     def in_order(self, inputs, options):
         """The inputs, then those that options gives by name, which are removed from there."""
