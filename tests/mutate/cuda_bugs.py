@@ -21,7 +21,7 @@ from tests.mutate.hunt import Hunt
 from tests.mutate.python_mutants import ROOT
 
 OWN = "test_cuda_kernels.py"
-LONG = "exact_derivatives", "slopes"                        # tests that call a kernel many times, the longest last
+LATER = "watched", "exact_derivatives", "slopes"            # what else must be compiled; many calls; the most calls
 NETS = {r"KernelError: racecheck": "checked build: race", r"KernelError: memcheck": "checked build: memory",
         r"KernelError: initcheck": "checked build: uninitialized", r"KernelError: synccheck": "barrier",
         r"KernelError: .*error:": "does not compile", r"KernelError: ": "checked build: arithmetic",
@@ -108,7 +108,7 @@ class CudaHunt(Hunt):
             self.note(self.planted_bug).write_text(f"{report.nodeid}\n{net_of(report.longreprtext)}")
 
     def concerning(self, name):
-        """The tests that are named after this op, then those of OWN not named after a kernel; LONG ones last."""
+        """The tests that are named after this op, then those of OWN not named after a kernel; those of LATER last."""
         tests = [test for test in self.tests if runs_kernels(test) and "refuse" not in test.name]
         kernels = cuda_text.files()
         named = {test for test in tests if any(kernel in test.nodeid for kernel in kernels)}
@@ -116,7 +116,12 @@ class CudaHunt(Hunt):
         nearest = [test for test in tests
                    if name in test.nodeid and not any(kernel in test.nodeid for kernel in longer)]
         others = [test for test in tests if test.path.name == OWN and test not in named]
-        return sorted(nearest + others, key=lambda test: [long in test.name for long in reversed(LONG)])
+        return sorted(nearest + others, key=lateness)
+
+
+def lateness(test):
+    names = f"{test.name} {test.fixturenames}"
+    return [what in names for what in reversed(LATER)]
 
 
 def runs_kernels(test):
