@@ -81,7 +81,7 @@ def blur(report):
 def test_every_op_is_judged_by_a_complex_step_as_exactly_as_float64_allows(op, monkeypatch):
     """A checker with too large a tolerance calls everything right.
 
-    On these 50 problems it needs to excuse no rounding but 1e-11 of the terms and 4 eps of y, with which f is rounded.
+    On these 20 problems it needs to excuse no rounding but 1e-11 of the terms and 4 eps of y, with which f is rounded.
     """
     sessions = []
 
@@ -91,9 +91,9 @@ def test_every_op_is_judged_by_a_complex_step_as_exactly_as_float64_allows(op, m
             sessions.append(self)
 
     monkeypatch.setattr("pyllama.testing.ops.OpSession", Kept)
-    assert check(op)
+    assert check(op, problems=20)
     judged = [found for session in sessions for found in itertools.chain(*session.found.values())]
-    assert len(judged) >= len(sessions) > 40
+    assert len(judged) >= len(sessions) == 20
     for _, verdict, case, _ in judged:
         assert (verdict.method, verdict.status) == ("complex step", "passed")
         rounding = 4 * EPS * np.abs(case.dy * flat(case.values.outputs)).sum()
