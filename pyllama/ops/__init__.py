@@ -28,11 +28,13 @@ Example     The slope of relu is 0 at -1 and 1 at 2.
 """
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.attention import attention
+from pyllama.ops.cosine_distance import cosine_distance
 from pyllama.ops.cross_entropy import cross_entropy
 from pyllama.ops.dropout import dropout
 from pyllama.ops.embedding import embedding
 from pyllama.ops.gelu import gelu
 from pyllama.ops.glove import glove
+from pyllama.ops.kl_divergence import kl_divergence
 from pyllama.ops.layer_norm import layer_norm
 from pyllama.ops.linear import linear
 from pyllama.ops.linear_cross_entropy import linear_cross_entropy
@@ -42,9 +44,11 @@ from pyllama.ops.relu import relu
 from pyllama.ops.rms_norm import rms_norm
 from pyllama.ops.rope import rope
 from pyllama.ops.softmax import softmax
+from pyllama.ops.squared_distance import squared_distance
 from pyllama.ops.swiglu import swiglu
 from pyllama.ops.tanh import tanh
+from pyllama.ops.top_scores import top_scores
 
-__all__ = ["add_rms_norm", "attention", "cross_entropy", "dropout", "embedding", "gelu", "glove", "layer_norm",
-           "linear", "linear_cross_entropy", "lstm_cell", "negative_sampling", "relu", "rms_norm", "rope", "softmax",
-           "swiglu", "tanh"]
+__all__ = ["add_rms_norm", "attention", "cosine_distance", "cross_entropy", "dropout", "embedding", "gelu", "glove",
+           "kl_divergence", "layer_norm", "linear", "linear_cross_entropy", "lstm_cell", "negative_sampling", "relu",
+           "rms_norm", "rope", "softmax", "squared_distance", "swiglu", "tanh", "top_scores"]
