@@ -5,12 +5,11 @@ Source      Sanh et al., 2019, for the hidden states of two models
 Arrays      x [N D], y [N D] in, float32 or float64; t [N] in, integers: the
             targets, of which only those that are ignore_index matter here;
             loss [] out, from 0 to 2, in the precision of x.
-Options     ignore_index=-100: rows with this target do not count.
+Options     eps=1e-12: ε, so that a row of zeros has the cosine 0.
+            ignore_index=-100: rows with this target do not count.
             count=None: C, the divisor; see cross_entropy.py.
 
-Forward     ε is 10⁻¹², so that a row of zeros has the cosine 0.
-
-            a_n = (Σ_d x_nd² + ε)^-½
+Forward     a_n = (Σ_d x_nd² + ε)^-½
             b_n = (Σ_d y_nd² + ε)^-½
             s_n = a_n b_n Σ_d x_nd y_nd                  the cosine
             c_n = [t_n ≠ ignore_index]                   1 if the row counts
@@ -45,27 +44,26 @@ Example     (3, 4) and (4, 3), both of length 5, have the cosine 24/25.
 """
 import numpy as np
 
-from pyllama.op import op
+from pyllama.op import between, op
 from pyllama.ops.cross_entropy import denominator, valid
 
-LEAST = 1e-12
+
+def one_over_length(x, eps):
+    return (np.sum(x * x, axis=-1) + eps) ** -0.5
 
 
-def one_over_length(x):
-    return (np.sum(x * x, axis=-1) + LEAST) ** -0.5
-
-
-def forward(x, y, t, *, ignore_index=-100, count=None):
-    a, b = one_over_length(x), one_over_length(y)
+def forward(x, y, t, *, eps=1e-12, ignore_index=-100, count=None):
+    a, b = one_over_length(x, eps), one_over_length(y, eps)
     s = a * b * np.sum(x * y, axis=-1)
     distance = np.where(valid(t, ignore_index), 1 - s, 0)
     return np.sum(distance) / denominator(x, t, ignore_index, count), (x, y, t, a, b, s)
 
 
-def backward(dloss, x, y, t, a, b, s, *, ignore_index=-100, count=None):
+def backward(dloss, x, y, t, a, b, s, *, ignore_index=-100, count=None, **options):
     scale = np.where(valid(t, ignore_index), -dloss / denominator(x, t, ignore_index, count), 0)[:, None]
     u, v, s = x * a[:, None], y * b[:, None], s[:, None]
     return (v - s * u) * a[:, None] * scale, (u - s * v) * b[:, None] * scale, None
 
 
-cosine_distance = op("x[N D], y[N D], t[N]<2 -> loss[]", forward, backward, ignore_index=[-100, 0], count=[None, 1, 7])
+cosine_distance = op("x[N D], y[N D], t[N]<2 -> loss[]", forward, backward, eps=between(1e-6, 0.1),
+                     ignore_index=[-100, 0], count=[None, 1, 7])

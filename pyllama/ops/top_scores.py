@@ -15,7 +15,7 @@ Forward     y_nk = z_{n,i(n,k)}
             It is a lower bound of the divergence over V words, because terms
             of the latter are merged (Cover & Thomas, 2006, theorem 2.7.1).
 
-            A row in which all words are chosen has r = 0.
+            r is 0 in a row in which all words are chosen.
 
 Backward    o_nv = m_nv exp(z_nv / T) / u_n
             ∂r_n/∂z_nv = o_nv

@@ -1,0 +1,239 @@
+"""The loss of distillation: a student learns from its labels and from a teacher's scores.
+
+    loss = α cross-entropy + (1 - α) T² KL + hidden · distance of the last hidden states
+
+Each term is a mean over the targets that count.  See docs/distillation.md; sources: Hinton et al., 2015; Gu et al.,
+"MiniLLM", 2024, for the reverse divergence; Sanh et al., 2019, for the hidden states.
+
+Axes: B batch, T time, D model, V vocabulary, N rows that have a target, K words that a cache has.
+"""
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from pyllama.device import on_host
+from pyllama.errors import UserError, check_choices
+from pyllama.low import rounded, total, widened
+from pyllama.models import encoder
+from pyllama.ops import cosine_distance, cross_entropy, kl_divergence, linear, squared_distance, top_scores
+from pyllama.rng import NO_DRAW
+
+IGNORE = -100
+PIECE = 2**21                                   # scores at a time, as in linear_cross_entropy
+DISTANCES = {"cosine": cosine_distance, "squared": squared_distance}
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a student learns from its teacher.  Raises UserError if a value is out of range.
+
+    >>> from pyllama.training.distilling import Distillation
+    >>> Distillation(temperature=4.0).alpha
+    0.5
+    """
+
+    temperature: float = 2.0                    # divides the scores of both models before they are compared
+    alpha: float = 0.5                          # weight of the labels; 1 - alpha is that of the teacher's scores
+    divergence: Literal["forward", "reverse"] = "forward"   # KL(teacher||student), or KL(student||teacher)
+    hidden: float = 0.0                         # weight of the distance between the last hidden states
+    distance: Literal["cosine", "squared"] = "cosine"       # distance of hidden states
+    cache: Path | None = None                   # folder that keeps the teacher's scores (default: they are not kept)
+    top_k: int = 32                             # number of scores of a token in the cache
+
+    def __post_init__(self):
+        check_choices(self)
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}; it must be above 0")
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"alpha is {self.alpha}; it must lie between 0 (teacher alone) and 1 (labels alone)")
+        if not 0 <= self.hidden < math.inf:
+            raise UserError(f"hidden is {self.hidden}; it must be at least 0")
+        if self.top_k < 1:
+            raise UserError(f"top_k is {self.top_k}; it must be at least 1")
+        if self.hidden and self.cache:
+            raise UserError("a cache keeps the teacher's scores, not its hidden states; remove hidden or cache")
+
+
+class Teacher(NamedTuple):
+    """A model that teaches: its parameters and its configuration."""
+    p: dict
+    c: Any
+
+
+class Scores(NamedTuple):
+    """A teacher's scores of N rows."""
+    scores: np.ndarray                          # [N V]; or [N K+1], the last for all words that ids lacks
+    ids: np.ndarray | None = None               # [N K]
+
+
+class Read(NamedTuple):
+    """What a model computes of a text: its last hidden states, and what its output matrix turns into scores."""
+    hidden: np.ndarray                          # [B T D]
+    rows: np.ndarray                            # [B T D]
+    w: np.ndarray                               # [V D]
+    b: np.ndarray | None                        # [V]
+
+
+def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
+    """A loss with the arguments of a language model's loss, for State.loss.
+
+    teacher    None: batches have the teacher's scores, as teacher_ids [B T K] and
+               teacher_scores [B T K+1]
+
+    Its back takes no other dvalue than 1: the gradient of the output matrix is computed with the loss, a few rows at a
+    time, so that the scores of all rows never exist at once.
+    """
+    def loss(ids, labels, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, count=None,
+             teacher_ids=None, teacher_scores=None, **options):
+        if c.learns == "next token":
+            mask, segments = (None if x is None else x[:, :-1] for x in (mask, segments))
+            ids, labels = ids[:, :-1], labels[:, 1:]
+        given = {"mask": mask} | ({} if segments is None else {"segments": segments})
+        student, read_back = read(ids, p, c, **given, draw=draw, recompute=recompute)
+        master = read(ids, *teacher, **given, recompute=None)[0] if teacher else None
+        t = labels.reshape(-1)
+        kept = np.flatnonzero(t != IGNORE) if on_host(t) else slice(None)
+        count = max(1, int((t != IGNORE).sum())) if count is None else count
+
+        def pick(x):
+            return x.reshape(-1, x.shape[-1])[kept]
+
+        def scores(part):
+            if master is None:
+                return Scores(pick(teacher_scores)[part], pick(teacher_ids)[part])
+            return Scores(widened(project(pick(master.rows)[part], master)[0]))
+
+        value, *grads = in_pieces(pick(student.rows), t[kept], student, scores, s, count=count, **options)
+        d_hidden = None
+        if s.hidden:
+            require_same_width(student, master)
+            apart, distance_back = DISTANCES[s.distance](pick(student.hidden), pick(master.hidden), t[kept],
+                                                         count=count)
+            value, d_hidden = value + s.hidden * float(apart), distance_back(s.hidden)[0]
+
+        def whole(dx):
+            y = np.zeros_like(student.rows)
+            y.reshape(-1, y.shape[-1])[kept] = dx
+            return y
+
+        def back():
+            d_rows, dw, db = grads
+            return read_back(whole(d_rows), dw, db, None if d_hidden is None else whole(d_hidden))
+
+        return value, for_one(back)
+
+    return loss
+
+
+def class_loss_of(s: Distillation) -> Callable:
+    """A loss with the arguments of a classifier's loss, for State.loss.
+
+    Batches have the teacher's scores of the classes, as teacher_scores [B C].
+    """
+    def loss(ids, labels, p, c, *, teacher_scores, draw=NO_DRAW, recompute=False, count=None, mask=None, types=None,
+             **options):
+        given = {"mask": mask} | ({} if types is None else {"types": types})
+        z, logits_back = c.model.logits(ids, p, c, **given, draw=draw, recompute=recompute)
+        value, dz = mixed(z, labels, Scores(teacher_scores), s, count=count, **options)
+        return value, for_one(lambda: logits_back(dz))
+
+    return loss
+
+
+def for_one(back: Callable) -> Callable:
+    """back(dvalue=1.0), which raises ValueError for another dvalue than 1."""
+    def checked(dvalue=1.0):
+        if dvalue != 1:
+            raise ValueError(f"dvalue is {dvalue}; the gradient of a distilled loss has been computed for 1")
+        return back()
+
+    return checked
+
+
+def read(ids, p, c, **options):
+    """A Read of ids [B T];  back(d_rows, dw, db, d_hidden or None) gives the gradients of p.
+
+    Raises UserError if the model predicts neither next nor masked tokens.
+    """
+    if c.learns == "next token":
+        x, hidden_back = c.model.hidden(ids, p[c.BODY[0].removesuffix(".")], c, **options)
+
+        def back(dx, dw, db, d_hidden):
+            return c.model.grads_of(hidden_back(dx if d_hidden is None else total(dx, d_hidden)), dw, c)
+
+        return Read(x, x, c.model.head(p, c)["weight"], None), back
+    if c.learns != "masked tokens":
+        raise UserError(f"a {c.TYPE} with the head {c.head!r} predicts neither the next nor masked tokens, which "
+                        f"distillation needs; choose another model")
+    x, hidden_back = c.model.hidden(ids, p[c.ROOT], c, **options)
+    (y, b), transform_back = c.model.transform(x, p, c)
+
+    def back_of_masked(dy, dw, db, d_hidden):
+        dx, d_head = transform_back(dy, db)
+        return encoder.masked_lm_grads(hidden_back(dx if d_hidden is None else total(dx, d_hidden)), d_head, dw, c)
+
+    return Read(x, y, encoder.table(p, c), b), back_of_masked
+
+
+def project(x, model: Read):
+    """linear by the model's output matrix: x [N D] -> scores [N V];  back gives dx, dw and, with a bias, db."""
+    return linear(x, model.w) if model.b is None else linear(x, model.w, model.b)
+
+
+def in_pieces(x, t, student: Read, scores: Callable[[slice], Scores], s: Distillation, **options):
+    """mixed() of the scores of x [N D], a few rows at a time: (loss, dx, dw, db or None)."""
+    at_once = max(1, PIECE // len(student.w))
+    value, dx, grads = 0.0, np.zeros_like(x), None
+    for start in range(0, max(1, len(x)), at_once):
+        part = slice(start, start + at_once)
+        z, linear_back = project(x[part], student)
+        piece, dz = mixed(z, t[part], scores(part), s, **options)
+        dx[part], *of_weights = linear_back(dz)
+        value = value + piece
+        grads = of_weights if grads is None else [a + b for a, b in zip(grads, of_weights, strict=True)]
+    dw, db = (*grads, None)[:2]
+    return value, dx, dw, db
+
+
+def mixed(z, t, teacher: Scores, s: Distillation, *, count=None, **options):
+    """α cross-entropy + (1 - α) divergence of scores z [N V] and targets t [N]: (loss, dz [N V]).
+
+    options    label_smoothing and z_loss, of the cross-entropy
+    """
+    wide, parts = widened(z), []
+    if s.alpha > 0:
+        value, back = cross_entropy(wide, t, count=count, **options)
+        parts.append((s.alpha * value, back(s.alpha)[0]))
+    if s.alpha < 1:
+        value, back = divergence(wide, t, teacher, s, count=count)
+        parts.append(((1 - s.alpha) * value, back(1 - s.alpha)))
+    values, grads = zip(*parts, strict=True)
+    return sum(values), rounded(total(*grads), z.dtype)
+
+
+def divergence(z, t, teacher: Scores, s: Distillation, *, count=None):
+    """The divergence of scores z [N V] and the teacher's, by s.divergence: (loss, back);  back(dloss) gives dz."""
+    a, b = teacher.scores.astype(z.dtype, copy=False), z
+    if teacher.ids is not None:
+        (y, rest), top_back = top_scores(z, teacher.ids, temperature=s.temperature)
+        b = np.concatenate([y, rest[:, None]], axis=1)
+    forward = s.divergence == "forward"
+    value, kl_back = kl_divergence(*((a, b) if forward else (b, a)), t, temperature=s.temperature, count=count)
+
+    def back(dloss):
+        db = kl_back(dloss)[1 if forward else 0]
+        return db if teacher.ids is None else top_back((db[:, :-1], db[:, -1]))[0]
+
+    return value, back
+
+
+def require_same_width(student: Read, teacher: Read) -> None:
+    """Raise UserError if the hidden states have different widths."""
+    a, b = student.hidden.shape[-1], teacher.hidden.shape[-1]
+    if a != b:
+        raise UserError(f"the student's hidden states have {a} numbers, the teacher's {b}, so they cannot be compared; "
+                        f"set hidden to 0, or hidden_size to {b}")
