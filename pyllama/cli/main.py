@@ -11,6 +11,7 @@ from pyllama.cli import (
     checking,
     contents,
     derive,
+    distill,
     dojo,
     evaluate,
     explain,
@@ -40,7 +41,8 @@ def completion() -> int:
 
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune},
+    "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune,
+                      "distill": distill.distill},
     "use a trained model": {"generate": generate.generate, "chat": chat.chat, "predict": tasks.predict,
                             "evaluate": evaluate.evaluate, "extract": graph.extract, "graph": graph.graph,
                             "quantize": quantize.quantize},

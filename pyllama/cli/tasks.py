@@ -17,6 +17,7 @@ from pyllama.study import deciding
 from pyllama.study.deciding import Asked
 from pyllama.tasks import answers, instruct
 from pyllama.tasks import finetune as tuning
+from pyllama.tasks.distill import resume_rows
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source
@@ -54,7 +55,7 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy
 
 def resume(folder: Path, saved: Saved, log_steps: int) -> int:
     """Continue a run of finetune; returns the exit code."""
-    return train(folder, tuning.resume(folder, saved), log_steps)
+    return train(folder, resume_rows(tuning.resume(folder, saved)), log_steps)
 
 
 def train(folder: Path, task_run: tuning.TaskRun, log_steps: int) -> int:

@@ -17,6 +17,7 @@ from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import Config, Dimensions, Learns
+from pyllama.tasks.distill import resume_text
 from pyllama.text import cuts, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare
@@ -166,7 +167,7 @@ def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, samp
             if device != "cpu":
                 raise UserError("finetune runs only on the CPU; remove --device")
             return tasks.resume(run, saved, log_steps)
-        plan = text_run.resume(run, saved, config, like=like, comm=comm)
+        plan = resume_text(text_run.resume(run, saved, config, like=like, comm=comm), like)
         return show_training(plan, saved.tokenizer, log_steps, sample_tokens)
 
 

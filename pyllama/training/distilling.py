@@ -84,8 +84,8 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
     teacher    None: batches have the teacher's scores, as teacher_ids [B T K] and
                teacher_scores [B T K+1]
 
-    Its back takes no other dvalue than 1: the gradient of the output matrix is computed with the loss, a few rows at a
-    time, so that the scores of all rows never exist at once.
+    The gradient of the output matrix is computed with the loss, a few rows at a time, so that the scores of all rows
+    never exist at once.  So dvalue is 1 alone within params.adding(): that gradient has been added already.
     """
     def loss(ids, labels, p, c, *, mask=None, segments=None, draw=NO_DRAW, recompute=False, count=None,
              teacher_ids=None, teacher_scores=None, **options):
@@ -107,24 +107,25 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
                 return Scores(pick(teacher_scores)[part], pick(teacher_ids)[part])
             return Scores(widened(project(pick(master.rows)[part], master)[0]))
 
-        value, *grads = in_pieces(pick(student.rows), t[kept], student, scores, s, count=count, **options)
+        value, d_rows, dw, db = in_pieces(pick(student.rows), t[kept], student, scores, s, count=count, **options)
         d_hidden = None
         if s.hidden:
-            require_same_width(student, master)
             apart, distance_back = DISTANCES[s.distance](pick(student.hidden), pick(master.hidden), t[kept],
                                                          count=count)
-            value, d_hidden = value + s.hidden * float(apart), distance_back(s.hidden)[0]
+            value, d_hidden = value + s.hidden * apart, distance_back(s.hidden)[0]
 
         def whole(dx):
             y = np.zeros_like(student.rows)
             y.reshape(-1, y.shape[-1])[kept] = dx
             return y
 
-        def back():
-            d_rows, dw, db = grads
-            return read_back(whole(d_rows), dw, db, None if d_hidden is None else whole(d_hidden))
+        def back(dvalue=1.0):
+            if dvalue != 1 and not dw.ndim:
+                raise ValueError(f"dvalue is {dvalue}; it must be 1 where gradients are added while they are computed")
+            to_hidden = None if d_hidden is None else whole(scaled(d_hidden, dvalue))
+            return read_back(whole(scaled(d_rows, dvalue)), scaled(dw, dvalue), scaled(db, dvalue), to_hidden)
 
-        return value, for_one(back)
+        return value, back
 
     return loss
 
@@ -139,19 +140,14 @@ def class_loss_of(s: Distillation) -> Callable:
         given = {"mask": mask} | ({} if types is None else {"types": types})
         z, logits_back = c.model.logits(ids, p, c, **given, draw=draw, recompute=recompute)
         value, dz = mixed(z, labels, Scores(teacher_scores), s, count=count, **options)
-        return value, for_one(lambda: logits_back(dz))
+        return value, lambda dvalue=1.0: logits_back(scaled(dz, dvalue))
 
     return loss
 
 
-def for_one(back: Callable) -> Callable:
-    """back(dvalue=1.0), which raises ValueError for another dvalue than 1."""
-    def checked(dvalue=1.0):
-        if dvalue != 1:
-            raise ValueError(f"dvalue is {dvalue}; the gradient of a distilled loss has been computed for 1")
-        return back()
-
-    return checked
+def scaled(d, dvalue):
+    """d dvalue, in the precision of d; None stays None."""
+    return d if d is None or dvalue == 1 else rounded(widened(d) * float(dvalue), d.dtype)
 
 
 def read(ids, p, c, **options):
@@ -187,14 +183,14 @@ def project(x, model: Read):
 def in_pieces(x, t, student: Read, scores: Callable[[slice], Scores], s: Distillation, **options):
     """mixed() of the scores of x [N D], a few rows at a time: (loss, dx, dw, db or None)."""
     at_once = max(1, PIECE // len(student.w))
-    value, dx, grads = 0.0, np.zeros_like(x), None
+    value, dx, grads = 0.0, np.zeros_like(x), list[Any]()
     for start in range(0, max(1, len(x)), at_once):
         part = slice(start, start + at_once)
         z, linear_back = project(x[part], student)
         piece, dz = mixed(z, t[part], scores(part), s, **options)
         dx[part], *of_weights = linear_back(dz)
         value = value + piece
-        grads = of_weights if grads is None else [a + b for a, b in zip(grads, of_weights, strict=True)]
+        grads = [a + b for a, b in zip(grads, of_weights, strict=True)] if grads else of_weights
     dw, db = (*grads, None)[:2]
     return value, dx, dw, db
 
@@ -229,11 +225,3 @@ def divergence(z, t, teacher: Scores, s: Distillation, *, count=None):
         return db if teacher.ids is None else top_back((db[:, :-1], db[:, -1]))[0]
 
     return value, back
-
-
-def require_same_width(student: Read, teacher: Read) -> None:
-    """Raise UserError if the hidden states have different widths."""
-    a, b = student.hidden.shape[-1], teacher.hidden.shape[-1]
-    if a != b:
-        raise UserError(f"the student's hidden states have {a} numbers, the teacher's {b}, so they cannot be compared; "
-                        f"set hidden to 0, or hidden_size to {b}")

@@ -9,7 +9,7 @@ from pyllama.text.tokens import Batch
 from pyllama.training.stopping import unless_stopped
 
 IGNORE = -100
-FILL = {"ids": 0, "labels": IGNORE, "types": 0}             # value of padding, on the right
+FILL = {"ids": 0, "labels": IGNORE, "types": 0, "teacher_scores": 0}        # value of padding, on the right
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pyllama.training.distilling import Teacher
 from pyllama.training.lock import locked
 
 FILE, SIDECAR = "teacher.bin", "teacher.json"
-AT_ONCE = 2**22                                 # scores of a batch of windows
+AT_ONCE = 2**20                                 # scores of a batch of windows
 # What the cause of a difference is called in a message.
 CAUSES = {"teacher": "another teacher", "data": "other data", "temperature": "another temperature",
           "top_k": "another top_k", "block_size": "another block_size", "packing": "another packing",
@@ -160,15 +160,16 @@ class ScoredTokens:
         return batch._replace(inputs={**batch.inputs, **scores})
 
 
-def scored(tokens: Tokens, teacher: Teacher, mark: str, folder: Path, settings, *, top_k: int, temperature: float,
-           progress: Callable[[int], object] = lambda done: None) -> ScoredTokens:
+def scored(tokens: Tokens, load: Callable[[], Teacher], mark: str, size: int, folder: Path, settings, *, top_k: int,
+           temperature: float, progress: Callable[[int], object] = lambda done: None) -> ScoredTokens:
     """The tokens with the scores of a folder, which are computed if they are missing.
 
-    mark    fingerprint(teacher)
+    load    gives the teacher, if it is needed
+    mark    fingerprint() of the teacher
+    size    of the vocabulary
 
     Raises UserError as kept() does, and unless top_k is below the size of the vocabulary.
     """
-    size = teacher.c.vocab_size
     if top_k >= size:
         raise UserError(f"top_k is {top_k}, but the vocabulary has {size} tokens; make top_k smaller")
     digest = sha256()
@@ -178,6 +179,6 @@ def scored(tokens: Tokens, teacher: Teacher, mark: str, folder: Path, settings, 
                "temperature": temperature, "block_size": settings.block_size, "packing": settings.packing}
 
     def blocks(done: int) -> Iterator[np.ndarray]:
-        return top_blocks(teacher, tokens, settings.block_size, top_k, temperature, settings.packing, done)
+        return top_blocks(load(), tokens, settings.block_size, top_k, temperature, settings.packing, done)
 
     return ScoredTokens(tokens, kept(folder, made_of, record(size, top_k), len(tokens), blocks, progress))
