@@ -23,8 +23,8 @@ from pyllama.training.run import RunPolicy, new_run
 
 
 def distill(teacher: Path, /, material: Material, distillation: Distillation, student: Student, settings: Settings,
-            policy: RunPolicy, out_dir: Path = Path("out"), log_steps: int = 50, sample_tokens: int = 60,
-            device: Device = "cpu") -> int:
+            policy: RunPolicy, out_dir: Path = Path("out"), tokenizer: Path | None = None, log_steps: int = 50,
+            sample_tokens: int = 60, device: Device = "cpu") -> int:
     """Train a small model, the student, by the scores of a larger one, its teacher.
 
     A teacher that predicts the next token, or masked tokens, teaches on a text.  A text classifier, such as a run of
@@ -33,6 +33,7 @@ def distill(teacher: Path, /, material: Material, distillation: Distillation, st
     Args:
         teacher: model that teaches: a run, a Hugging Face folder, a GGUF or a llama2.c file
         out_dir: folder of the run: checkpoints, log, data
+        tokenizer: the teacher's tokenizer (default: the one in its folder)
         log_steps: steps between progress lines when the output is not a terminal
         sample_tokens: tokens of text that the model writes after each evaluation, on one line; 0: none
         device: the CPU, or a GPU through CuPy
@@ -42,6 +43,8 @@ def distill(teacher: Path, /, material: Material, distillation: Distillation, st
     if teacher.is_dir() and tuning.stored_task(teacher):
         if device != "cpu":
             raise UserError("a task is learned on the CPU alone; remove device")
+        if tokenizer:
+            raise UserError("a teacher of a task has a tokenizer of its own; remove tokenizer")
         with new_run(out_dir, f"`pyllama resume {out_dir}`") as lock:
             with teaching() as progress:
                 begun = distilling.begin_rows(out_dir, teacher, material, student, distillation, settings, policy,
@@ -54,7 +57,8 @@ def distill(teacher: Path, /, material: Material, distillation: Distillation, st
     with new_run(out_dir, f"`pyllama resume {out_dir}`", comm.rank == 0) as lock:
         with teaching() as progress:
             plan, model = distilling.begin_text(out_dir, teacher, material, student, distillation, settings, policy,
-                                                like=like, comm=comm, encode=text.encode, lock=lock, progress=progress)
+                                                tokenizer=tokenizer, like=like, comm=comm, encode=text.encode,
+                                                lock=lock, progress=progress)
         for sentence in model.notes:
             console.print(sentence)
         return text.show_training(plan, model.require_tokenizer(), log_steps, sample_tokens)

@@ -65,21 +65,24 @@ def followed(path: Path) -> Path:
     return checkpoint.best(path) if (path / "best").exists() else path
 
 
-def read_teacher(path: Path, dtype: str) -> pretrained.Model:
-    """The model of a path, in float32 or float64, which has a tokenizer."""
-    model = pretrained.load(followed(path), None, dtype)
-    return replace(model, params=decoded_tree(model.params), tokenizer=model.require_tokenizer())
+def read_teacher(path: Path, dtype: str, tokenizer: Path | None = None) -> pretrained.Model:
+    """The model of a path, in float32 or float64."""
+    model = pretrained.load(followed(path), tokenizer, dtype)
+    return replace(model, params=decoded_tree(model.params))
 
 
 def begin_text(folder: Path | None, path: Path, material: Material, student: Student, s: Distillation,
-               settings: Settings, policy: RunPolicy, *, like=None, comm=SOLO, encode: Callable = text_run.prepare,
-               lock=None, progress: Progress = silent) -> tuple[Plan, pretrained.Model]:
-    """(a run on a text from step 0, the student).
+               settings: Settings, policy: RunPolicy, *, tokenizer: Path | None = None, like=None, comm=SOLO,
+               encode: Callable = text_run.prepare, lock=None, progress: Progress = silent
+               ) -> tuple[Plan, pretrained.Model]:
+    """(a run on a text from step 0, the student).    tokenizer: the teacher's; None: the one in its folder
 
     Raises UserError if teacher and student have different vocabularies, or as text_run.begin() does.
     """
     material.require_default(("epochs", "max_length", "test", "test_data"), "the rows of a task")
-    teacher = read_teacher(path, settings.master_dtype)
+    teacher = read_teacher(path, settings.master_dtype, tokenizer)
+    if teacher.tokenizer is None:
+        raise UserError(f"{path} has no tokenizer; give one with tokenizer")
     if teacher.config.learns not in ("next token", "masked tokens"):
         raise UserError(f"{path} is {with_article(teacher.config.TYPE)} with the head {teacher.config.head!r}, which "
                         f"predicts neither the next nor masked tokens; give another teacher")

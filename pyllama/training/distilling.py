@@ -94,7 +94,8 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
             ids, labels = ids[:, :-1], labels[:, 1:]
         given = {"mask": mask} | ({} if segments is None else {"segments": segments})
         student, read_back = read(ids, p, c, **given, draw=draw, recompute=recompute)
-        master = read(ids, *teacher, **given, recompute=None)[0] if teacher else None
+        needed = s.alpha < 1 or s.hidden
+        master = read(ids, *teacher, **given, recompute=None)[0] if teacher and needed else None
         t = labels.reshape(-1)
         kept = np.flatnonzero(t != IGNORE) if on_host(t) else slice(None)
         count = max(1, int((t != IGNORE).sum())) if count is None else count
@@ -103,6 +104,8 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
             return x.reshape(-1, x.shape[-1])[kept]
 
         def scores(part):
+            if not needed:
+                return None
             if master is None:
                 return Scores(pick(teacher_scores)[part], pick(teacher_ids)[part])
             return Scores(widened(project(pick(master.rows)[part], master)[0]))
@@ -180,7 +183,7 @@ def project(x, model: Read):
     return linear(x, model.w) if model.b is None else linear(x, model.w, model.b)
 
 
-def in_pieces(x, t, student: Read, scores: Callable[[slice], Scores], s: Distillation, **options):
+def in_pieces(x, t, student: Read, scores: Callable[[slice], Scores | None], s: Distillation, **options):
     """mixed() of the scores of x [N D], a few rows at a time: (loss, dx, dw, db or None)."""
     at_once = max(1, PIECE // len(student.w))
     value, dx, grads = 0.0, np.zeros_like(x), list[Any]()
@@ -195,7 +198,7 @@ def in_pieces(x, t, student: Read, scores: Callable[[slice], Scores], s: Distill
     return value, dx, dw, db
 
 
-def mixed(z, t, teacher: Scores, s: Distillation, *, count=None, **options):
+def mixed(z, t, teacher: Scores | None, s: Distillation, *, count=None, **options):
     """α cross-entropy + (1 - α) divergence of scores z [N V] and targets t [N]: (loss, dz [N V]).
 
     options    label_smoothing and z_loss, of the cross-entropy
@@ -204,7 +207,7 @@ def mixed(z, t, teacher: Scores, s: Distillation, *, count=None, **options):
     if s.alpha > 0:
         value, back = cross_entropy(wide, t, count=count, **options)
         parts.append((s.alpha * value, back(s.alpha)[0]))
-    if s.alpha < 1:
+    if s.alpha < 1 and teacher:
         value, back = divergence(wide, t, teacher, s, count=count)
         parts.append(((1 - s.alpha) * value, back(1 - s.alpha)))
     values, grads = zip(*parts, strict=True)
