@@ -79,9 +79,9 @@ def test_with_the_labels_alone_it_is_the_loss_of_the_model(kind):
             np.testing.assert_allclose(gradient, gradients[name], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
-def test_pieces_of_rows_and_gradients_added_in_place_change_nothing(kind, monkeypatch):
-    c = configuration(kind)
+@pytest.mark.parametrize(("kind", "changes"), [("llama", {}), ("gpt2", {"embedding_size": 4}), ("bert", {})])
+def test_pieces_of_rows_and_gradients_added_in_place_change_nothing(kind, changes, monkeypatch):
+    c = configuration(kind, **changes)
     p, (ids, labels) = randomized(c, 1), batch()
     loss = loss_of(teacher_of(c), Distillation(hidden=0.1))
     value, back = loss(ids, labels, p=p, c=c)

@@ -19,7 +19,8 @@ from pyllama.device import on_host
 from pyllama.errors import UserError, check_choices
 from pyllama.low import rounded, total, widened
 from pyllama.models import encoder
-from pyllama.ops import cosine_distance, cross_entropy, kl_divergence, linear, squared_distance, top_scores
+from pyllama.models.layers import token_scores
+from pyllama.ops import cosine_distance, cross_entropy, kl_divergence, squared_distance, top_scores
 from pyllama.rng import NO_DRAW
 
 IGNORE = -100
@@ -74,8 +75,12 @@ class Read(NamedTuple):
     """What a model computes of a text: its last hidden states, and what its output matrix turns into scores."""
     hidden: np.ndarray                          # [B T D]
     rows: np.ndarray                            # [B T D]
-    w: np.ndarray                               # [V D]
+    table: dict                                 # of the output, as layers.token_scores takes it
     b: np.ndarray | None                        # [V]
+
+    def scores(self, rows):
+        """Of rows [N D]: (scores [N V], back);  back gives d_rows, d_table, db."""
+        return token_scores(rows, self.table, self.b)
 
 
 def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
@@ -108,9 +113,9 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
                 return None
             if master is None:
                 return Scores(pick(teacher_scores)[part], pick(teacher_ids)[part])
-            return Scores(widened(project(pick(master.rows)[part], master)[0]))
+            return Scores(widened(master.scores(pick(master.rows)[part])[0]))
 
-        value, d_rows, dw, db = in_pieces(pick(student.rows), t[kept], student, scores, s, count=count, **options)
+        value, d_rows, d_table, db = in_pieces(pick(student.rows), t[kept], student, scores, s, count=count, **options)
         d_hidden = None
         if s.hidden:
             apart, distance_back = DISTANCES[s.distance](pick(student.hidden), pick(master.hidden), t[kept],
@@ -123,10 +128,11 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
             return y
 
         def back(dvalue=1.0):
-            if dvalue != 1 and not dw.ndim:
+            if dvalue != 1 and not all(d.ndim for d in d_table.values()):
                 raise ValueError(f"dvalue is {dvalue}; it must be 1 where gradients are added while they are computed")
             to_hidden = None if d_hidden is None else whole(scaled(d_hidden, dvalue))
-            return read_back(whole(scaled(d_rows, dvalue)), scaled(dw, dvalue), scaled(db, dvalue), to_hidden)
+            d_head = {name: scaled(d, dvalue) for name, d in d_table.items()}
+            return read_back(whole(scaled(d_rows, dvalue)), d_head, scaled(db, dvalue), to_hidden)
 
         return value, back
 
@@ -154,48 +160,44 @@ def scaled(d, dvalue):
 
 
 def read(ids, p, c, **options):
-    """A Read of ids [B T];  back(d_rows, dw, db, d_hidden or None) gives the gradients of p.
+    """A Read of ids [B T];  back(d_rows, d_table, db, d_hidden or None) gives the gradients of p.
 
     Raises UserError if the model predicts neither next nor masked tokens.
     """
     if c.learns == "next token":
         x, hidden_back = c.model.hidden(ids, p[c.BODY[0].removesuffix(".")], c, **options)
 
-        def back(dx, dw, db, d_hidden):
-            return c.model.grads_of(hidden_back(dx if d_hidden is None else total(dx, d_hidden)), dw, c)
+        def back(dx, d_table, db, d_hidden):
+            return c.model.grads_of(hidden_back(dx if d_hidden is None else total(dx, d_hidden)), d_table, c)
 
-        return Read(x, x, c.model.head(p, c)["weight"], None), back
+        return Read(x, x, c.model.head(p, c), None), back
     if c.learns != "masked tokens":
         raise UserError(f"a {c.TYPE} with the head {c.head!r} predicts neither the next nor masked tokens, which "
                         f"distillation needs; choose another model")
     x, hidden_back = c.model.hidden(ids, p[c.ROOT], c, **options)
     (y, b), transform_back = c.model.transform(x, p, c)
 
-    def back_of_masked(dy, dw, db, d_hidden):
+    def back_of_masked(dy, d_table, db, d_hidden):
         dx, d_head = transform_back(dy, db)
-        return encoder.masked_lm_grads(hidden_back(dx if d_hidden is None else total(dx, d_hidden)), d_head, dw, c)
+        return encoder.masked_lm_grads(hidden_back(dx if d_hidden is None else total(dx, d_hidden)), d_head, d_table, c)
 
     return Read(x, y, encoder.table(p, c), b), back_of_masked
 
 
-def project(x, model: Read):
-    """linear by the model's output matrix: x [N D] -> scores [N V];  back gives dx, dw and, with a bias, db."""
-    return linear(x, model.w) if model.b is None else linear(x, model.w, model.b)
-
-
 def in_pieces(x, t, student: Read, scores: Callable[[slice], Scores | None], s: Distillation, **options):
-    """mixed() of the scores of x [N D], a few rows at a time: (loss, dx, dw, db or None)."""
-    at_once = max(1, PIECE // len(student.w))
-    value, dx, grads = 0.0, np.zeros_like(x), list[Any]()
+    """mixed() of the scores of x [N D], a few rows at a time: (loss, dx, d_table, db or None)."""
+    at_once = max(1, PIECE // len(student.table["weight"]))
+    value, dx, db = 0.0, np.zeros_like(x), None
+    d_table: dict[str, Any] = {}
     for start in range(0, max(1, len(x)), at_once):
         part = slice(start, start + at_once)
-        z, linear_back = project(x[part], student)
+        z, back = student.scores(x[part])
         piece, dz = mixed(z, t[part], scores(part), s, **options)
-        dx[part], *of_weights = linear_back(dz)
+        dx[part], d_part, db_part = back(dz)
         value = value + piece
-        grads = [a + b for a, b in zip(grads, of_weights, strict=True)] if grads else of_weights
-    dw, db = (*grads, None)[:2]
-    return value, dx, dw, db
+        d_table = {name: d_table[name] + d for name, d in d_part.items()} if d_table else d_part
+        db = db_part if db is None else db + db_part
+    return value, dx, d_table, db
 
 
 def mixed(z, t, teacher: Scores | None, s: Distillation, *, count=None, **options):
