@@ -59,8 +59,13 @@ class Mask:
         np.putmask(x, self.dropped, 0)
 
     def state(self) -> dict[str, np.ndarray]:
-        """{"dropped": bool [size]}; no copy."""
-        return {"dropped": self.dropped}
+        """{"dropped": uint8 [size/8]}: a bit for each entry."""
+        return {"dropped": np.packbits(self.dropped)}
+
+    def load(self, state) -> None:
+        """Continue with a saved state(), of this size."""
+        bits = np.unpackbits(np.asarray(state["dropped"]), count=self.dropped.size)
+        self.dropped[:] = np.asarray(bits.astype(bool), like=self.dropped)
 
 
 def drop_smallest(x, dropped, count: int) -> None:

@@ -221,7 +221,9 @@ class Optimizer:
                                 f"{name} needs {array.dtype}{list(array.shape)}; resume with the model and precision "
                                 f"that saved it")
         self.t = int(state["step"])
-        for key in current.keys() - {"step"}:
+        if self.mask:
+            self.mask.load(state)
+        for key in current.keys() - {"step", "dropped"}:
             current[key][:] = np.asarray(state[key], like=current[key])
 
 
