@@ -11,6 +11,7 @@ from pyllama import backend, params
 from pyllama.errors import UserError
 from pyllama.models import glove, llama, skipgram
 from pyllama.models.skipgram import SkipgramConfig
+from pyllama.ops import embedding
 from pyllama.text.tokens import joined, windows
 from pyllama.training import loop, words
 from pyllama.training.optim import Part, clip_scale, global_norm
@@ -134,6 +135,16 @@ def test_the_rows_of_a_step_are_those_of_its_inputs(settings):
 def test_a_tied_table_is_touched_as_a_whole():
     tied = replace(CONFIG, vocab_size=40, tie_word_embeddings=True)
     assert recorded(tied, SPARSE) == {"model.embed_tokens.weight": list(range(40))}
+
+
+def test_a_parameter_that_no_op_reads_is_touched_as_a_whole():
+    """Its use is not known: it may be read by a view of some rows, whose gradient is added by name."""
+    p = {"table": np.ones((V, D)), "seen": np.ones((V, D))}
+    tables = Tables(p, V)
+    with tables.recording(p):
+        embedding(np.array([[1, 4, 1]]), p["seen"])
+    assert tables.of_name["table"].touched.tolist() == list(range(V))
+    assert tables.of_name["seen"].touched.tolist() == [1, 4]
 
 
 # The loop
