@@ -35,6 +35,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#ifdef __GLIBC__                                   /* which the headers above define */
+#include <malloc.h>
+#endif
 
 enum { LINE = 64, SMALL = 1 << 12, MAPPED = 1 << 17, HUGE_PAGE = 1 << 21, LITTLE = 1 << 25, SPAN = 1 << 26 };
 enum { CLASSES = 8 * 64 };
@@ -236,6 +239,9 @@ void arena_empty(void) {
     give_back(0);
     peak = wanted;
     unlock();
+#ifdef __GLIBC__
+    malloc_trim(0);                                /* holes between blocks of the heap, of arrays made before */
+#endif
 }
 
 arena_counts arena_count(void) {
