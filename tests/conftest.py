@@ -65,6 +65,14 @@ def poison():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_wait_for_the_disk():
+    """What a test writes need not outlive a power failure.  What is asked of the disk, and when, shows without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: os.fstat(handle) and None)            # refuses what is not a file
+        yield
+
+
 @pytest.fixture(autouse=True)
 def width_of_the_environment(monkeypatch):
     """A test may set COLUMNS, which rich's console otherwise reads only when it is made: in whichever test that was."""
