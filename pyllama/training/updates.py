@@ -71,7 +71,7 @@ def check_names(settings: Updates, named: dict, level_of: dict[str, int], layers
         for pattern in Group.of(text).patterns:
             if not any(Group((pattern,)).matches(name) for name in named):
                 raise UserError(f"the group {text!r} changes nothing: no parameter that is trained has {pattern!r} in "
-                                f"its name, as {next(iter(named))} has 'weight'")
+                                f"its name; give a part of one, such as {next(iter(named))}")
     by_layer = "lr_decay_by_layer" if settings.lr_decay_by_layer < 1 else "unfreeze_steps"
     if (settings.lr_decay_by_layer < 1 or settings.unfreeze_steps) and not layers:
         raise UserError(f"{by_layer} needs numbered layers, and this model has none; remove it")
