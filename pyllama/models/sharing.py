@@ -5,7 +5,7 @@
 
 A weight that is used several times gets the sum of the gradients of its uses: see layers.through and layers.with_head.
 """
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from pyllama.errors import UserError
@@ -45,7 +45,7 @@ class SharingConfig(Config):
     def to_dict(self) -> dict:
         """The contents of config.json, as other programs know them if nothing is shared; see Config.to_dict."""
         values = super().to_dict()
-        ours = () if self.shares else [f.name for f in fields(SharingConfig)]
+        ours = () if self.shares else ("share_layers", "embedding_size")
         return {name: value for name, value in values.items() if name not in ours}
 
 
