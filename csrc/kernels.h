@@ -107,7 +107,7 @@ typedef struct {                                   /* of every precision */
     void (*gemm)(real *c, idx ldc, const real *a, idx a_down, idx a_right, const real *b, idx b_down,
                  idx b_right, idx M, idx N, idx K, int accumulate, real *work, int threads);
     void (*exp)(real *y, const real *x, idx n, int threads);
-    void (*decode)(const step *steps, idx count, const turn *t, real *work, idx widest, idx K,
+    void (*decode)(const step *steps, idx count, turn *t, real *work, idx widest, idx K,
                    int threads);
     idx (*decode_work)(idx widest, idx K);         /* numbers of `work` for each thread */
     idx (*stored_work)(idx N, idx D);              /* bytes of `work` */

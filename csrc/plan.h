@@ -28,9 +28,18 @@ typedef struct {                                   /* a layer's keys and values 
     float *k_scale, *v_scale;                      /* [B G room], of INT8 */
 } kept;
 
+typedef struct {                                   /* tokens that follow each other, each the most likely one */
+    idx most, V, ends;                             /* how many; ids are below V; the number of end tokens */
+    const idx *end;                                /* [ends]: the last token */
+    idx *ids, count;                               /* [most], and how many there are */
+    int over;
+} choice;
+
 typedef struct {
     idx N, M;                                      /* rows; rows whose scores are wanted */
-    const idx *ids, *owner, *place, *wanted;       /* [N] token, sequence, position; [M] row */
+    idx *ids, *place;                              /* [N] token, position */
+    const idx *owner, *wanted;                     /* [N] sequence; [M] row */
+    choice *choice;                                /* of a turn of one row, or NULL */
     real *scores;                                  /* [M V] */
     int kind;                                      /* of the cache */
     idx room;

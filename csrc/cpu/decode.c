@@ -4,15 +4,20 @@
  * (a) A step has one or two phases, and a phase items: rows of x, a head of a row or of a block of rows,
  *     or 16 rows of matrices.  Each is computed by one thread, so no result depends on how many there
  *     are.  (Of many rows of x, 48 rows of a matrix are an item: a whole number of gemm.c's tiles.)
- * (b) If one row comes alone, each thread norms it for itself: another phase would take longer.
+ * (b) If one row comes alone, each thread norms it for itself: another phase would take longer.  So it
+ *     would for attention: where a thread has as many groups of heads as the others, it computes their
+ *     queries, keys and values, and attends.
  * (c) Of at most SAME_BITS rows each is computed as if it came alone, so that its bits do not depend on
  *     its company.
  * (d) Of more, those of a sequence attend in blocks, by the tiles of attention.c.  There a key or value
  *     that is not finite may reach queries nearby that do not see it.
+ * (e) A turn with a choice goes through the steps for one token after the other: each thread keeps the
+ *     highest of the scores that it computed, and a last phase takes the highest of these.
  */
+#include "decode_heads.h"
 #include "team.h"
 
-enum { LONG = 1024, SHORT = 64 };
+enum { SOON = 16384 };                             /* bytes that a thread requests while it waits */
 
 typedef struct {                                   /* the inputs of products: a thread's own, or those of all */
     real *normed;                                  /* rows of the widest */
@@ -26,15 +31,24 @@ static place place_in(real *normed, void *inputs, idx rows, idx widest) {
 typedef struct {
     job job;                                       /* first, so that its address is the program's */
     const step *steps;
-    const turn *t;
+    idx count;
+    turn *t;
     place shared;
     real *work;
     idx widest, each, blocks;
+    int threads;
 } program;
 
+typedef struct {                                   /* of a thread */
+    idx ready;                                     /* the phase whose norm and inputs are in its room */
+    idx best;                                      /* of the scores it computed, the place of the highest */
+    real top;
+    int finite;
+} note;
+
 typedef struct {                                   /* a thread's own room */
-    idx *ready;                                    /* the phase whose norm and inputs are in it */
-    real *rest;
+    note *note;
+    real *rest, *heads;
     place own;
 } desk;
 
@@ -42,19 +56,20 @@ static idx rows_of(const step *s, const turn *t) { return s->wanted ? t->M : t->
 
 static idx up(idx n) { return (n + 15) / 16 * 16; }
 
-/* Numbers of work to attend in blocks: the op's, a strip of keys and values, the queries, and a rotation's */
-static idx block_work(idx K) { return attention_work(0, K) + (2 * KEYS + QUERIES + 2) * K; }
+/* Numbers of a thread's work for products */
+static idx product_work(idx widest) {
+    return up(widest + 1) + up(widest) + up(2 * stored_work(1, widest) / sizeof(real) + 1);
+}
 
 /* Numbers of a thread's work */
 static idx decode_work(idx widest, idx K) {
-    idx products = up(widest + 1) + up(widest) + up(2 * stored_work(1, widest) / sizeof(real) + 1);
-    idx heads = up(most(block_work(K), 3 * K + LONG + 2 * SHORT * K));
-    return 16 + most(most(products, up(WORK)), heads);
+    return 16 + most(product_work(widest) + up(heads_work(K)), up(WORK));
 }
 
 static desk desk_of(const program *p, int me) {
     real *work = p->work + me * p->each, *rest = work + 16, *normed = rest + up(p->widest + 1);
-    return (desk){(idx *)work, rest, place_in(normed, normed + up(p->widest), 1, p->widest)};
+    return (desk){(note *)work, rest, rest + product_work(p->widest),
+                  place_in(normed, normed + up(p->widest), 1, p->widest)};
 }
 
 static void embed(const step *s, const turn *t, span rows) {
@@ -179,151 +194,6 @@ static void multiply_units(const step *s, const turn *t, span units, place from,
 /* The norm of several rows is a phase of its own. */
 static int prepares(const step *s) { return s->norm || has_kind(s, Q8_0) || has_kind(s, Q4_0); }
 
-static void multiply_items(const program *p, int phase, span units, int me) {
-    const step *s = p->steps + phase / 2;
-    const turn *t = p->t;
-    desk d = desk_of(p, me);
-    int alone = rows_of(s, t) == 1;
-    if (alone && *d.ready != phase) {
-        prepare(s, 1, (span){0, 1}, d.own, d.rest);
-        *d.ready = phase;
-    }
-    multiply_units(s, t, units, alone ? d.own : p->shared, d.rest);
-}
-
-/* n rows of K numbers of a cache: where they lie, or as reals in y */
-static const real *recall(real *restrict y, const void *rows, const float *scales, int kind, idx row, idx n, idx K) {
-    if (kind == REALS) return (const real *)rows + row * K;
-#if REAL == 32
-    if (kind == FLOAT16) widen(kind, y, (const char *)rows + row * K * sizeof(half), n * K);
-    for (idx i = 0; kind == INT8 && i < n; i++) {
-        const int8_t *restrict x = (const int8_t *)rows + (row + i) * K;
-        for (idx k = 0; k < K; k++) y[i * K + k] = x[k] * scales[row + i];
-    }
-#endif
-    return y;
-}
-
-/* The inverse: x [K] becomes a row. */
-static void keep(void *rows, float *scales, int kind, idx row, const real *restrict x, idx K) {
-    if (kind == REALS) memcpy((real *)rows + row * K, x, K * sizeof(real));
-#if REAL == 32
-    if (kind == FLOAT16) to_float16((half *)rows + row * K, x, K, 1);
-    if (kind == INT8) {
-        int8_t *restrict y = (int8_t *)rows + row * K;
-        real most = 0, zero = 0;                   /* zero is NaN if an x is NaN or infinite: then so is the scale */
-        for (idx k = 0; k < K; k++) {
-            most = FABS(x[k]) > most ? FABS(x[k]) : most;
-            zero += 0 * x[k];
-        }
-        real ideal = most / 127 + zero, scale = scales[row] = ideal < 0x1p-126f ? 0x1p-126f : ideal;
-        for (idx k = 0; k < K; k++) y[k] = scale == scale ? rintf(x[k] / scale) : 0;
-    }
-#endif
-}
-
-/* y [K] of q [K] and the rows first .. past - 1 of a cache; work: LONG + (1 + 2 SHORT) K numbers */
-static void attend_to(real *y, const real *q, const kept *c, int kind, span rows, const char *mask, idx K,
-                      real *work) {
-    real *p = work, *keys = p + LONG, *values = keys + SHORT * K, *scaled = values + SHORT * K;
-    real top = -INFINITY, sum = 0;
-    idx longest = kind == REALS ? LONG : SHORT;
-    for (idx j = 0; j < K; j++) scaled[j] = q[j] / SQRT(K), y[j] = 0;
-    for (idx s = rows.first; s < rows.past; s += longest) {
-        idx n = least(rows.past - s, longest);
-        const real *k = recall(keys, c->k, c->k_scale, kind, s, n, K);
-        const real *v = recall(values, c->v, c->v_scale, kind, s, n, K);
-        stored_product(p, n, scaled, K, NULL, &(stored){REALS, k, n, K}, 1, 0, n, 0, NULL);
-        for (idx i = 0; mask && i < n; i++) p[i] = mask[s - rows.first + i] ? p[i] : -INFINITY;
-        take_in(y, p, (matrix){v, K, 1}, n, K, &top, &sum);
-    }
-    finish(y, K, top, sum);
-}
-
-/* A head's query or key at a position, with its norm and its rotation if it has them: x itself, or in
- * `to`, room for 2 K numbers */
-static const real *turned(real *to, const real *x, const real *norm, idx place, const step *s,
-                          const turn *t) {
-    if (norm) rms_norm_row(to, x, NULL, norm, s->eps, s->K), x = to;
-    if (!t->cos) return x;
-    idx P = s->K / 2;
-    rope_head(to + s->K, x, t->cos + place * P, t->sin + place * P, P, s->interleaved);
-    return to + s->K;
-}
-
-/* The new keys and values of a row's groups g */
-static void keep_row(const step *s, const turn *t, idx n, span groups, real *work) {
-    const kept *c = t->caches + s->layer;
-    idx K = s->K, G = s->G, H = G * s->R;
-    for (idx g = groups.first; g < groups.past; g++) {
-        idx row = (t->owner[n] * G + g) * t->room + t->place[n];
-        const real *k = s->x + n * s->ldx + (H + g) * K;
-        keep(c->k, c->k_scale, t->kind, row, turned(work, k, s->k_norm, t->place[n], s, t), K);
-        keep(c->v, c->v_scale, t->kind, row, k + G * K, K);
-    }
-}
-
-static void keep_rows(const step *s, const turn *t, span rows, real *work) {
-    for (idx n = rows.first; n < rows.past; n++) keep_row(s, t, n, (span){0, s->G}, work);
-}
-
-static void attend_head(const step *s, const turn *t, idx n, idx h, real *work) {
-    idx K = s->K, place = t->place[n], row = (t->owner[n] * s->G + h / s->R) * t->room;
-    const real *q = turned(work, s->x + n * s->ldx + h * K, s->q_norm, place, s, t);
-    attend_to(s->y[0] + n * s->ldy[0] + h * K, q, t->caches + s->layer, t->kind,
-              (span){row + most(0, place + 1 - s->window), row + place + 1}, NULL, K, work + 2 * K);
-}
-
-static void cross_head(const step *s, const turn *t, idx n, idx h, real *work) {
-    idx K = s->K, source = t->source[t->owner[n]], row = (source * s->G + h) * t->S;
-    attend_to(s->y[0] + n * s->ldy[0] + h * K, s->x + n * s->ldx + h * K, t->memory + s->layer, REALS,
-              (span){row, row + t->S}, t->mask + source * t->S, K, work);
-}
-
-/* y of the queries q of a sequence and the rows of a cache from `first` on; work: block_work(K) numbers */
-static void attend_strips(matrix y, matrix q, const attending *a, const kept *c, int kind, idx first, real *work) {
-    idx K = a->K;
-    real *keys = work + attention_work(0, K), *values = keys + KEYS * K;
-    block o = block_of(q, y, a->T, K, scale_of(a), work);
-    span all = seen(transposed(seen_keys(a, 0, 0, a->S, a->T)), 0, a->T);
-    for (idx s = all.first; s < all.past; s += KEYS) {
-        idx n = least(all.past - s, KEYS);
-        const real *k = recall(keys, c->k, c->k_scale, kind, first + s, n, K);
-        const real *v = recall(values, c->v, c->v_scale, kind, first + s, n, K);
-        take_in_strip(&o, a, look(a, 0, s, 0, n, a->T), (matrix){k, K, 1}, (matrix){v, K, 1}, NULL);
-    }
-    finish_block(&o, NULL);
-}
-
-static void attend_block(const step *s, const turn *t, span rows, idx h, real *work) {
-    idx K = s->K, n = rows.first, queries = rows.past - n, first = (t->owner[n] * s->G + h / s->R) * t->room;
-    real *q = work + block_work(K) - (QUERIES + 2) * K, *rest = q + QUERIES * K;
-    if (queries == 1) {
-        attend_head(s, t, n, h, work);
-        return;
-    }
-    attending a = {.T = queries, .S = t->place[n] + queries, .K = K, .behind = s->window - 1, .scale = NAN};
-    for (idx i = 0; i < queries; i++) {
-        const real *x = s->x + (n + i) * s->ldx + h * K;
-        memcpy(q + i * K, turned(rest, x, s->q_norm, t->place[n + i], s, t), K * sizeof(real));
-    }
-    attend_strips((matrix){s->y[0] + n * s->ldy[0] + h * K, s->ldy[0], 1}, (matrix){q, K, 1}, &a,
-                  t->caches + s->layer, t->kind, first, work);
-}
-
-static void cross_block(const step *s, const turn *t, span rows, idx h, real *work) {
-    idx K = s->K, n = rows.first, queries = rows.past - n, source = t->source[t->owner[n]], S = t->S;
-    if (queries == 1) {
-        cross_head(s, t, n, h, work);
-        return;
-    }
-    attending a = {.T = queries, .S = S, .K = K, .behind = S, .ahead = queries, .scale = NAN,
-                   .mask = t->mask + source * S};
-    attend_strips((matrix){s->y[0] + n * s->ldy[0] + h * K, s->ldy[0], 1},
-                  (matrix){s->x + n * s->ldx + h * K, s->ldx, 1}, &a, t->memory + s->layer, REALS,
-                  (source * s->G + h) * S, work);
-}
-
 /* The first rows of the blocks, and the number of rows; returns how many blocks there are. */
 static idx cut_into_blocks(const turn *t) {
     idx *blocks = t->blocks, count = 0;
@@ -338,10 +208,9 @@ static idx cut_into_blocks(const turn *t) {
 /* A row whose sequence has no other needs only its own key of the new ones: one phase is enough. */
 static int at_once(const step *s, const turn *t) { return t->N == 1 && s->R == 1; }
 
-static void heads_items(const program *p, int phase, span items, int me) {
-    const step *s = p->steps + phase / 2;
+static void heads_items(const program *p, const step *s, span items, int me) {
     const turn *t = p->t;
-    real *work = desk_of(p, me).rest;
+    real *work = desk_of(p, me).heads;
     for (idx i = items.first; i < items.past; i++) {
         const idx h = i / p->blocks, *block = t->blocks + i % p->blocks;
         span rows = {block[0], block[1]};
@@ -353,40 +222,141 @@ static void heads_items(const program *p, int phase, span items, int me) {
     }
 }
 
-/* The items of a phase; step i has the phases 2 i, which is often left out, and 2 i + 1. */
+/* Does the product compute queries, keys and values of one row, so that a group of heads can attend as soon as its
+ * own are there?  Each thread takes as many groups. */
+static int is_joined(const program *p, const step *s) {
+    const step *heads = s + 1;
+    if (p->t->N > 1 || s->kind != PRODUCT || s->matrices != 3 || s + 1 == p->steps + p->count) return 0;
+    if (heads->kind != HEADS || heads->K % 16 || heads->G % p->threads || has_kind(s, TURNED)) return 0;
+    return s->w[0].E == heads->G * heads->R * heads->K && s->w[1].E == heads->G * heads->K;
+}
+
+static void join_groups(const program *p, const step *s, span groups, place from, int me) {
+    const step *heads = s + 1;
+    const turn *t = p->t;
+    const idx K = heads->K, R = heads->R;
+    real *work = desk_of(p, me).heads;
+    for (idx g = groups.first; g < groups.past; g++) {
+        multiply_columns(s, t, 0, (span){g * R * K, (g + 1) * R * K}, from, NULL);
+        for (int i = 1; i < 3; i++) multiply_columns(s, t, i, (span){g * K, (g + 1) * K}, from, NULL);
+        keep_row(heads, t, 0, (span){g, g + 1}, work);
+        for (idx h = g * R; h < (g + 1) * R; h++) attend_head(heads, t, 0, h, work);
+    }
+}
+
+/* The highest of the scores that this thread has computed; of equal ones the first */
+static void compare(note *n, const real *scores, span tokens) {
+    real top = -INFINITY;
+    int odd = 0;
+    #pragma omp simd reduction(max : top) reduction(| : odd)
+    for (idx e = tokens.first; e < tokens.past; e++) {
+        top = scores[e] > top ? scores[e] : top;
+        odd |= !(scores[e] < INFINITY);            /* NaN, too */
+    }
+    n->finite &= !odd;
+    if (top < n->top) return;
+    idx e = tokens.first;
+    while (e < tokens.past && scores[e] != top) e++;
+    if (top > n->top || e < n->best) n->top = top, n->best = e;
+}
+
+static void clear(const program *p) {
+    for (int me = 0; me < p->threads; me++) *desk_of(p, me).note = (note){-1, 0, -INFINITY, 1};
+}
+
+/* Appends the most likely token, and makes it the next row.  What is not finite has no order: nothing is chosen. */
+static void choose(const program *p) {
+    choice *c = p->t->choice;
+    note best = *desk_of(p, 0).note;
+    for (int me = 1; me < p->threads; me++) {
+        note n = *desk_of(p, me).note;
+        best.finite &= n.finite;
+        if (n.top > best.top || (n.top == best.top && n.best < best.best)) best.top = n.top, best.best = n.best;
+    }
+    clear(p);
+    c->over = !best.finite || best.top == -INFINITY;
+    if (c->over) return;
+    c->ids[c->count++] = p->t->ids[0] = best.best;
+    p->t->place[0]++;
+    for (idx i = 0; i < c->ends; i++) c->over |= best.best == c->end[i];
+}
+
+static void multiply_items(const program *p, const step *s, int phase, span items, int me) {
+    const turn *t = p->t;
+    desk d = desk_of(p, me);
+    int alone = rows_of(s, t) == 1;
+    if (alone && d.note->ready != phase) {
+        prepare(s, 1, (span){0, 1}, d.own, d.rest);
+        d.note->ready = phase;
+    }
+    if (is_joined(p, s)) {
+        join_groups(p, s, items, d.own, me);
+        return;
+    }
+    multiply_units(s, t, items, alone ? d.own : p->shared, d.rest);
+    if (t->choice && !s->y[0])
+        compare(d.note, t->scores, (span){least(16 * items.first, t->choice->V), least(16 * items.past, t->choice->V)});
+}
+
+/* The items of a phase.  Step i has the phases 2 i, which is often left out, and 2 i + 1; after the steps comes the
+ * choice of the next token, and then they begin again. */
 static idx items_of(const job *j, int phase) {
     const program *p = (const program *)j;
-    const step *s = p->steps + phase / 2;
-    idx N = rows_of(s, p->t);
-    if (!N) return 0;
-    if (phase % 2) return s->kind == PRODUCT ? product_items(s, N) : s->kind >= HEADS ? p->blocks * s->G * s->R : N;
-    if (s->kind == HEADS) return at_once(s, p->t) ? 0 : N;
+    const int each = 2 * p->count + 1, own = phase % each;
+    const step *s = p->steps + own / 2;
+    const turn *t = p->t;
+    if (t->choice && t->choice->over) return 0;
+    if (own == each - 1) return t->choice != NULL;
+    idx N = rows_of(s, t);
+    if (!N || (s->kind == HEADS && own > 1 && is_joined(p, s - 1))) return 0;
+    if (own % 2) {
+        if (s->kind == PRODUCT) return is_joined(p, s) ? s[1].G : product_items(s, N);
+        return s->kind >= HEADS ? p->blocks * s->G * s->R : N;
+    }
+    if (s->kind == HEADS) return at_once(s, t) ? 0 : N;
     return s->kind == PRODUCT && N > 1 && prepares(s) ? N : 0;
 }
 
 static void run_items(const job *j, int phase, idx first, idx past, int me) {
     const program *p = (const program *)j;
-    const step *s = p->steps + phase / 2;
+    const int each = 2 * p->count + 1, own = phase % each;
+    const step *s = p->steps + own / 2;
     const turn *t = p->t;
     span items = {first, past};
+    if (own == each - 1) {
+        choose(p);
+        return;
+    }
     switch (s->kind) {
     case EMBED: embed(s, t, items); break;
     case NORM: norm_rows(s->y[0], s, items, desk_of(p, me).rest); break;
     case PICK: pick(s, t, items); break;
     case HEADS: case CROSS:
-        if (phase % 2) heads_items(p, phase, items, me);
-        else keep_rows(s, t, items, desk_of(p, me).rest);
+        if (own % 2) heads_items(p, s, items, me);
+        else keep_rows(s, t, items, desk_of(p, me).heads);
         break;
     case PRODUCT:
-        if (phase % 2) multiply_items(p, phase, items, me);
+        if (own % 2) multiply_items(p, s, phase, items, me);
         else prepare(s, rows_of(s, t), items, p->shared, desk_of(p, me).rest);
     }
 }
 
-static void decode(const step *steps, idx count, const turn *t, real *work, idx widest, idx K, int threads) {
-    program p = {{2 * count, items_of, run_items}, steps, t,
+/* The first rows of the next matrix that are a thread's */
+static stretch soon(const job *j, int phase, int team, int me) {
+    const program *p = (const program *)j;
+    const step *s = p->steps + phase % (2 * p->count + 1) / 2, *past = p->steps + p->count;
+    if (p->t->N > 1) return (stretch){NULL, 0};
+    do s = s + 1 < past ? s + 1 : p->steps;
+    while (s->kind != PRODUCT);
+    const idx unit = units_of(s->w, 16) * me / team;
+    return (stretch){(const char *)s->w->at + stored_bytes(s->w, 16 * unit), SOON};
+}
+
+static void decode(const step *steps, idx count, turn *t, real *work, idx widest, idx K, int threads) {
+    const idx tokens = t->choice ? t->choice->most : 1;
+    program p = {{tokens * (2 * count + 1), items_of, run_items, soon}, steps, count, t,
                  place_in(t->normed, t->inputs, t->rows, widest), work, widest, decode_work(widest, K),
-                 cut_into_blocks(t)};
-    for (int me = 0; me < threads; me++) *desk_of(&p, me).ready = -1;
+                 cut_into_blocks(t), threads};
+    clear(&p);
     team_run(&p.job, threads);
 }

@@ -141,6 +141,10 @@ cdef class Machine:
             at[3 * rows + n] = wanted[n]
             if not 0 <= at[3 * rows + n] < N:
                 raise ValueError(f"row {wanted[n]} of {N} is wanted")
+        self.decode(N, M, scores, source)
+
+    cdef int decode(self, idx N, idx M, np.ndarray scores, np.ndarray source) except -1:
+        """Run the steps for the tokens in `numbers`."""
         if in_place(scores, scores).ndim != 2 or scores.shape[0] != M or scores.shape[1] != self.vocabulary or \
                 np.PyArray_TYPE(scores) != np.PyArray_TYPE(self.like):
             raise ValueError(f"scores {np.shape(scores)} for {M} rows of {self.vocabulary}")
@@ -154,3 +158,33 @@ cdef class Machine:
         self.now.source = <idx *>address(source)
         with nogil:
             self.kernel.decode(self.steps, self.count, &self.now, self.work.data, self.widest, self.width, threads)
+        return 0
+
+    def follow(self, idx token, idx place, idx most, idx among, list ends, np.ndarray scores, np.ndarray source=None):
+        """Run the steps for this token at this place of the only sequence, then for the most likely next one, ...
+
+        most        how many tokens are run, at least 1
+        among       a token is chosen among the ids below
+        ends        the tokens after which none is run
+        scores      [1 V], which are overwritten: those after the last token that was run
+
+        Returns the list of tokens that were chosen: one for each that was run, but for the last one if the best of its
+        scores is not finite.
+        """
+        cdef np.ndarray ids, end = np.array(ends, np.intp)
+        cdef choice chosen
+        if most < 1 or place < 0 or place + most > self.places or self.sequences != 1:
+            raise ValueError(f"{most} tokens from {place} on; there are {self.sequences} sequences of {self.places}")
+        if not (0 <= token < self.vocabulary and 0 < among <= self.vocabulary):
+            raise ValueError(f"token {token} of {self.vocabulary}, then among {among}")
+        ids = np.empty(most, np.intp)
+        chosen.most, chosen.V, chosen.count, chosen.over = most, among, 0, False
+        chosen.ends, chosen.end, chosen.ids = len(ends), <idx *>address(end), <idx *>address(ids)
+        self.numbers[0], self.numbers[self.rows], self.numbers[2 * self.rows] = token, 0, place
+        self.numbers[3 * self.rows] = 0
+        self.now.choice = &chosen
+        try:
+            self.decode(1, 1, scores, source)
+        finally:
+            self.now.choice = NULL
+        return ids[:chosen.count].tolist()

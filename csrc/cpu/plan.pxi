@@ -26,12 +26,19 @@ cdef extern from "kernels.h" nogil:                     # the types of csrc/plan
         void *v
         float *k_scale
         float *v_scale
+    ctypedef struct choice:
+        idx most, V, ends
+        const idx *end
+        idx *ids
+        idx count
+        int over
     ctypedef struct turn:
         idx N, M
-        const idx *ids
+        idx *ids
+        idx *place
         const idx *owner
-        const idx *place
         const idx *wanted
+        choice *choice
         void *scores
         int kind
         idx room

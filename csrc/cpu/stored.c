@@ -44,6 +44,14 @@ static idx stored_work(idx N, idx D) { return 0; }
 static void stored_inputs(void *work, const real *x, idx ldx, idx N, idx D, int kind, idx n0, idx n1) {}
 #endif
 
+/* Bytes of so many rows, a multiple of 16 */
+static idx stored_bytes(const stored *w, idx rows) {
+#if REAL == 32
+    if (w->kind == Q8_0 || w->kind == Q4_0) return rows / ROWS * (w->D / COLUMNS) * block_bytes(w->kind);
+#endif
+    return rows * w->D * size_of(w->kind);
+}
+
 static void stored_row(real *y, const stored *w, idx e) {
 #if REAL == 32
     if (w->kind == Q8_0 || w->kind == Q4_0) {
