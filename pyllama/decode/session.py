@@ -109,6 +109,19 @@ class PlannedSession:
             known += ids[start:end]
         return np.split(scores, ends[:-1]) if every else scores
 
+    def follow(self, token: int, most: int, among: int, ends: Sequence[int]) -> tuple[list[int], Any]:
+        """Append a token to the only sequence, then the most likely ones: see generation.session.Session."""
+        with self._turn:
+            known, = self._known
+            if self._plan.limit:
+                most = max(1, min(most, self._plan.limit[0] - len(known)))
+            self._reserve(len(known) + most)
+            if not len(self._scores):
+                self._scores = np.empty((1, self._plan.vocabulary), self._dtype)
+            ids = self._machine.follow(token, len(known), most, among, [*ends], self._scores[:1], self._source)
+            known += [token, *ids][:max(len(ids), 1)]
+            return ids, self._scores[:1]
+
     def _run(self, ids: list[int], owner: list[int], place: list[int], wanted: list[int]) -> np.ndarray:
         """The scores after the wanted tokens; as many tokens at a time as the machine has rows."""
         if len(wanted) > len(self._scores):

@@ -46,11 +46,12 @@ class Row:
         self.rng, self.text = rng, text
         self.finish_reason = "" if start.room else "length"
         self.restrict = None if rules == NO_RULES else self._restrict
-        self._rules, self._ends, self._room = rules, start.ends, start.room
+        self.ends = start.ends
+        self._rules, self._room = rules, start.room
 
     def _restrict(self, z):
         """The scores z[V] with -∞ for the tokens that its rules exclude."""
-        return self._rules.restrict(z, self.known, len(self.ids), self.left, self._ends)
+        return self._rules.restrict(z, self.known, len(self.ids), self.left, self.ends)
 
     @property
     def left(self) -> int:
@@ -62,13 +63,17 @@ class Row:
         token = choose(z, self.known, settings, self.rng, self.restrict)
         if self.scores is not None:
             self.scores.append(log_probability(z, token, self.known, settings, self.restrict))
+        return self.take(token)
+
+    def take(self, token: int) -> str:
+        """Append a token that was chosen; returns the new text that is certain."""
         self.known.append(token)
         return self.add(token)
 
     def add(self, token: int) -> str:
         """Append a token to the text; returns the part of it that is certain."""
         self.ids.append(token)
-        self.finish_reason = "eos" if token in self._ends else "length" if len(self.ids) == self._room else ""
+        self.finish_reason = "eos" if token in self.ends else "length" if len(self.ids) == self._room else ""
         if self.text is None:
             return ""
         piece = self.text.push(token, last=bool(self.finish_reason))
@@ -94,7 +99,6 @@ class Generation:
         self._settings, self._rules, self._kept = settings, rules, kept
         # The embedding matrix may have more rows than there are tokens; these ids must not be chosen.
         self._size = min(config.vocab_size, tokenizer.vocab_size) if tokenizer else config.vocab_size
-        self._speculates = settings.greedy and settings.speculation != "off"
         self._starts = starts_of(config, prompts, tokenizer, settings, rules)
         copies = Counter[tuple]()                   # copies of a prompt get different random numbers
         self.rows: list[Row] = []
@@ -145,19 +149,23 @@ class Generation:
                 live = [live[i] for i in unfinished]
                 if live:
                     window.keep(unfinished)
-            if len(live) == 1 and self._speculates:
+            if len(live) == 1 and self._settings.greedy:
                 yield from self._write_alone(live[0], window)
                 return
             if live:
                 scores = window.extend([self.rows[number].known[-1:] for number in live])
 
     def _write_alone(self, number: int, window: Window) -> Iterator[tuple[int, int, str]]:
-        """The rest of one row, with guesses of its next tokens."""
+        """The rest of one row, with guesses of its next tokens where they pay, and without them several at a time."""
         row, pace = self.rows[number], Pace(self._settings.speculation)
+        plain = not row.restrict and row.scores is None and self._settings.repetition_penalty == 1
         lookup = Lookup([*self._starts[number // self._settings.num_return_sequences].source, *row.known])
         while not row.finish_reason:
-            guess = lookup.guess(min(pace.most, row.left - 1, window.left() - 1))
-            guess = guess[:pace.guesses()] if guess else guess
+            known = lookup.guess(min(pace.most, row.left - 1, window.left() - 1))
+            guess = known[:pace.guesses()] if known else known
+            if plain and not guess:
+                yield from self._follow(number, window, lookup, pace, bool(known) or not pace.most)
+                continue
             start = time.perf_counter()
             scores = window.extend([[row.known[-1], *guess]], every=bool(guess))
             seconds, right = time.perf_counter() - start, 0
@@ -171,6 +179,26 @@ class Generation:
                 right += 1
             window.forget(len(guess) - right)
             pace.passed(len(guess), right, seconds)
+
+    def _follow(self, number: int, window: Window, lookup: Lookup, pace: Pace, several: bool
+                ) -> Iterator[tuple[int, int, str]]:
+        """The most likely tokens of one row, several if they may be."""
+        row, start = self.rows[number], time.perf_counter()
+        most = min(pace.together(), row.left) if several else 1
+        ids, scores = window.follow(row.known[-1], most, self._size, [*row.ends])
+        passes = max(len(ids), 1)
+        pace.passed(0, 0, (time.perf_counter() - start) / passes)
+        pace.missed(passes - 1)
+        for count, token in enumerate(ids, 1):
+            lookup.add(token)
+            yield number, token, row.take(token)
+            if row.finish_reason:
+                window.forget(len(ids) - count)
+                break
+        if not ids:
+            piece = row.step(scores[0][:self._size], self._settings)
+            lookup.add(row.ids[-1])
+            yield number, row.ids[-1], piece
 
     def _search(self) -> Iterator[tuple[int, int, str]]:
         """By beams; each text is there when all are."""

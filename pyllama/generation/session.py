@@ -52,6 +52,18 @@ class Session(Protocol):
         that is interrupted.
         """
 
+    def follow(self, token: int, most: int, among: int, ends: Sequence[int]) -> tuple[list[int], Any]:
+        """Append a token to the only sequence, then perhaps the most likely tokens that follow.
+
+        most    how many tokens are appended at most
+        among   a token is chosen among the ids below
+        ends    the tokens after which none is appended
+
+        Returns the list of the most likely tokens after each that was appended, and the scores [1 V] after the last.
+        The list is empty if the caller is to choose by these: not every session chooses, and none does where the best
+        score is not finite.
+        """
+
     def keep(self, rows: Sequence[int]) -> None:
         """Make the old sequence rows[i] the new sequence i: reorder, drop or duplicate sequences.
 
@@ -103,6 +115,10 @@ class DynamicSession:
             self._caches = []
             self.cut(lengths)
             raise
+
+    def follow(self, token: int, most: int, among: int, ends: Sequence[int]) -> tuple[list[int], Any]:
+        """See Session."""
+        return [], self.extend([[token]])
 
     def _extended(self, tokens: Tokens, every: bool) -> Any:
         for known, new in zip(self._tokens, tokens, strict=True):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 NGRAMS = 3, 2                               # lengths of the ends of a text that are looked up, the longest first
 DRAFTS = 2, 4, 8, 15                        # numbers of tokens to guess: up to 16 in a pass, a plan's bits are the same
 MEMORY = 0.1                                # weight of the newest guess in the rate of right guesses
+DELAY = 0.005                               # seconds by which a token may be late that is computed with others
 FORGIVING = 0.001                           # how far a chance that is not taken moves the rate toward 1
 
 
@@ -51,8 +52,8 @@ class Pace:
     """
 
     def __init__(self, speculation: str = "auto"):
-        """speculation    "auto", or a number: guess so many tokens always, at most those of the last of DRAFTS"""
-        self._fixed = int(speculation) if speculation.isdecimal() else None
+        """speculation    "auto", "off", or a number: guess so many tokens always, at most the last of DRAFTS"""
+        self._fixed = 0 if speculation == "off" else int(speculation) if speculation.isdecimal() else None
         self.most = DRAFTS[-1] if self._fixed is None else min(self._fixed, DRAFTS[-1])
         self._rate = 1.0                            # α
         self._seconds: dict[int, float] = {}        # of a pass with so many guesses
@@ -71,8 +72,16 @@ class Pace:
             if tokens / seconds > per_second:
                 best, per_second = k, tokens / seconds
         if not best:
-            self._rate += FORGIVING * (1 - self._rate)
+            self.missed(1)
         return best
+
+    def missed(self, chances: int) -> None:
+        """Learn that no guess was made, though there may have been so many."""
+        self._rate += (1 - (1 - FORGIVING) ** chances) * (1 - self._rate)
+
+    def together(self) -> int:
+        """How many passes without guesses may be computed before the first token is shown."""
+        return max(1, int(DELAY / self._seconds[0])) if 0 in self._seconds else 1
 
     def passed(self, guessed: int, right: int, seconds: float) -> None:
         """Learn from a pass: how many tokens were guessed, how many of them were right, and how long it took."""

@@ -38,6 +38,14 @@ class Window:
             self.session.cut(lengths)
         return self.session.extend(inputs, every)
 
+    def follow(self, token: int, most: int, among: int, ends: Sequence[int]) -> tuple[list[int], Any]:
+        """See Session.follow; no more than the context has room for."""
+        if self.left() < 1:
+            return [], self.extend([[token]])
+        ids, scores = self.session.follow(token, min(most, self.left()), among, ends)
+        self._known[0] += [token, *ids][:max(len(ids), 1)]
+        return ids, scores
+
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """See Session.restore."""
         self._known = [state["ids"].tolist()]
