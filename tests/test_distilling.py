@@ -54,7 +54,7 @@ def teacher_of(c):
 # The loss
 
 @pytest.mark.parametrize("kind", FAMILIES)
-@pytest.mark.parametrize("s", [Distillation(hidden=0.3), Distillation(alpha=0.0, divergence="reverse"),
+@pytest.mark.parametrize("s", [Distillation(temperature=2.0, hidden=0.3), Distillation(alpha=0.0, divergence="reverse"),
                                Distillation(alpha=1.0, hidden=0.5, distance="squared")],
                          ids=["forward", "reverse", "labels"])
 def test_every_gradient_is_the_complex_step(kind, s):
@@ -112,7 +112,7 @@ def test_a_teacher_of_another_family_teaches():
     y, _ = c.model.logits(ids[:, :-1], p := randomized(c, 1), c)
     t = labels[:, 1:].reshape(-1)
     direct, _ = distilling.kl_divergence(z.reshape(-1, V), y.reshape(-1, V), t, temperature=2.0)
-    value, _ = loss_of(teacher, Distillation(alpha=0.0))(ids, labels, p=p, c=c)
+    value, _ = loss_of(teacher, Distillation(temperature=2.0, alpha=0.0))(ids, labels, p=p, c=c)
     assert value == pytest.approx(direct, rel=1e-13)
 
 
@@ -121,7 +121,7 @@ def test_all_words_but_one_are_the_same_as_all(divergence):
     """The others are then a single word, so nothing is merged."""
     c = configuration("llama")
     teacher, p, (ids, labels) = teacher_of(c), randomized(c, 1), batch()
-    s = Distillation(divergence=divergence, alpha=0.25)
+    s = Distillation(divergence=divergence, temperature=2.0, alpha=0.25)
     z, _ = c.model.logits(ids[:, :-1], *teacher)
     best = np.argsort(-z, axis=-1)[..., :V - 1]
     (y, rest), _ = top_scores(z.reshape(-1, V), best.reshape(-1, V - 1), temperature=s.temperature)
@@ -137,7 +137,7 @@ def test_all_words_but_one_are_the_same_as_all(divergence):
 @pytest.mark.parametrize("kind", ["distilbert", "lstm", "llama"])
 def test_the_gradients_of_a_classifier_are_the_complex_step(kind):
     c = configuration(kind, "classification", num_labels=3)
-    loss = class_loss_of(Distillation(alpha=0.3))
+    loss = class_loss_of(Distillation(temperature=3.0, alpha=0.3))
     ids, labels, z = batch()[0], np.array([0, 2, 1]), np.random.default_rng(5).standard_normal((3, 3))
     report = check_partials(lambda p: loss(ids, labels, p=p, c=c, teacher_scores=z, count=4), randomized(c, 1), seed=0,
                             entries=0, budget=None)

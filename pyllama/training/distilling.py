@@ -37,7 +37,7 @@ class Distillation:
     0.5
     """
 
-    temperature: float = 2.0                    # divides the scores of both models before they are compared
+    temperature: float = 1.0                    # divides the scores of both models before they are compared
     alpha: float = 0.5                          # weight of the labels; 1 - alpha is that of the teacher's scores
     divergence: Literal["forward", "reverse"] = "forward"   # KL(teacher||student), or KL(student||teacher)
     hidden: float = 0.0                         # weight of the distance between the last hidden states
