@@ -26,6 +26,7 @@ Example     The slope of relu is 0 at -1 and 1 at 2.
             >>> dx
             array([0., 3.])
 """
+from pyllama.ops.adapted_norm import adapted_norm
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.attention import attention
 from pyllama.ops.cosine_distance import cosine_distance
@@ -49,6 +50,6 @@ from pyllama.ops.swiglu import swiglu
 from pyllama.ops.tanh import tanh
 from pyllama.ops.top_scores import top_scores
 
-__all__ = ["add_rms_norm", "attention", "cosine_distance", "cross_entropy", "dropout", "embedding", "gelu", "glove",
-           "kl_divergence", "layer_norm", "linear", "linear_cross_entropy", "lstm_cell", "negative_sampling", "relu",
-           "rms_norm", "rope", "softmax", "squared_distance", "swiglu", "tanh", "top_scores"]
+__all__ = ["adapted_norm", "add_rms_norm", "attention", "cosine_distance", "cross_entropy", "dropout", "embedding", "gelu",
+           "glove", "kl_divergence", "layer_norm", "linear", "linear_cross_entropy", "lstm_cell", "negative_sampling",
+           "relu", "rms_norm", "rope", "softmax", "squared_distance", "swiglu", "tanh", "top_scores"]
