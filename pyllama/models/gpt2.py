@@ -12,6 +12,7 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.low import total
+from pyllama.models.adapters import adapted, is_special
 from pyllama.models.config import Dimensions
 from pyllama.models.init import Initializer
 from pyllama.models.layers import (
@@ -141,7 +142,12 @@ def tidy(tensors, c):
 
 
 def convolve(x, p):
-    """x w + b, with w stored as (inputs, outputs): x [... D], w [D F], b [F] -> y [... F];  back gives dx, dp."""
+    """x w + b, with w stored as (inputs, outputs): x [... D], w [D F], b [F] -> y [... F];  back gives dx, dp.
+
+    The weight may have an adapter, or be stored in few bits: see adapters.py.
+    """
+    if is_special(p):
+        return adapted(x, p, turned=True)
     y, linear_back = linear(x, p["weight"].T, p["bias"])
 
     def back(dy):

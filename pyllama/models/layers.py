@@ -10,6 +10,7 @@ import numpy as np
 from pyllama.device import on_host
 from pyllama.errors import UserError
 from pyllama.low import rounded, total, widened
+from pyllama.models.adapters import adapted, is_special
 from pyllama.models.recompute import forward_only, recomputed
 from pyllama.ops import (
     attention,
@@ -38,7 +39,12 @@ ACTIVATIONS = {"relu": relu, "gelu": gelu, "gelu_python": gelu, "tanh": tanh, "s
 
 
 def project(x, p):
-    """linear: x [... D], weight [F D], optional bias [F] -> y [... F];  back gives dx, dp."""
+    """linear: x [... D], weight [F D], optional bias [F] -> y [... F];  back gives dx, dp.
+
+    The weight may have an adapter, or be stored in few bits: see adapters.py.
+    """
+    if is_special(p):
+        return adapted(x, p)
     y, linear_back = linear(x, *p.values())
 
     def back(dy):

@@ -3,6 +3,7 @@
 A tree with such leaves takes the memory of its file.  `pyllama.decode` multiplies with them as they are; everything
 else reads decoded_tree(), which has plain arrays.
 """
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +14,9 @@ from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.files import give_back
 from pyllama.quantization import blocks
+
+
+PANEL = 2**20                                               # numbers that panels() decodes at once
 
 
 class EncodedArray:
@@ -88,6 +92,18 @@ class EncodedArray:
         """The numbers [E D], a new array."""
         rows = blocks.decode(self.data, self.kind).astype(dtype, copy=False)
         return np.ascontiguousarray(rows.T) if self.transposed else rows
+
+    def panels(self, dtype: Any = "float32") -> Iterator[tuple[slice, np.ndarray]]:
+        """(rows, the numbers of these rows) piece by piece, which takes less memory than all numbers at once.
+
+        Raises ValueError if the matrix is transposed, because its rows are not contiguous.
+        """
+        if self.transposed:
+            raise ValueError("a transposed matrix has no rows; take the panels of its .T")
+        data, step = self.data, max(1, PANEL // self.shape[1])
+        for begin in range(0, len(data), step):
+            rows = slice(begin, begin + step)
+            yield rows, params.cast(blocks.decode(data[rows], self.kind), np.dtype(dtype))
 
     def scales(self) -> np.ndarray:
         """The numbers [E N] that are stored as floats: those of f16 and bf16, the scales of q8_0 and q4_0."""
