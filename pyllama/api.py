@@ -15,6 +15,7 @@ from pyllama import params, pretrained
 from pyllama.errors import UserError, check_options, with_article
 from pyllama.generation import SearchConfig
 from pyllama.models import MODELS
+from pyllama.models.adapters import merged
 from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model, check_dtype, load
 from pyllama.quantization import EncodedArray
@@ -27,6 +28,7 @@ from pyllama.text import special
 from pyllama.text.corpus import Sources
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import objectives, text_run
+from pyllama.training.adapting import Adapting
 from pyllama.training.loop import Record, Settings
 from pyllama.training.run import Plan, RunPolicy, new_run, run, saved_run
 from pyllama.training.text_run import Text
@@ -87,7 +89,8 @@ def create(family: str, data: Sources | Tokenizer, *, tokenizer: str = "char", v
 
 
 def train(model: Model, data: Sources, settings: Settings | None = None, *, validation: float = 0.1,
-          field: str = "text", out_dir: str | Path | None = None, policy: RunPolicy | None = None) -> Iterator[Record]:
+          field: str = "text", out_dir: str | Path | None = None, policy: RunPolicy | None = None,
+          adapting: Adapting | None = None) -> Iterator[Record]:
     """Train the model on text, in place.
 
     Yields a record after each step, with the fields step, loss (nats per token), grad_norm, lr, tokens, seconds and
@@ -101,6 +104,8 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
     out_dir       folder of the run, with checkpoints and log as in `pyllama train`, for resume(); None: save nothing
     policy        when to evaluate, save and stop, a pyllama.training.run.RunPolicy, such as RunPolicy(eval_steps=100);
                   None: RunPolicy()
+    adapting      adapters to train in place of the model's parameters, such as Adapting(lora=("q_proj", "v_proj")),
+                  which are merged into the model after the last step; None: none
 
     Warns of dropout rates of config.json that are not applied.  Raises UserError if the model has no tokenizer or does
     not train on text, if the text cannot be read, or if the loss is not finite.
@@ -120,7 +125,8 @@ def train(model: Model, data: Sources, settings: Settings | None = None, *, vali
         with tempfile.TemporaryDirectory() as scratch:
             plan = text_run.begin(folder, model.config, model.require_tokenizer(), text, of_dtype(model, settings),
                                   policy or RunPolicy(), params=model.params,
-                                  tokens_in=None if folder else Path(scratch), lock=lock)
+                                  tokens_in=None if folder else Path(scratch), lock=lock,
+                                  adapting=adapting, base=model.path)
         yield from run_in_place(model, plan)
 
 
@@ -143,7 +149,11 @@ or a folder with config.json and model.safetensors
     with saved_run(folder, max_steps) as saved:
         warn((*saved.notes, *pretrained.reading_notes(saved.checkpoint)))
         config = pretrained.config_of(saved.checkpoint)
-        plan = tuning.resume(folder, saved).plan if "task" in saved.about else text_run.resume(folder, saved, config)
+        if "task" in saved.about:
+            plan = tuning.resume(folder, saved).plan
+        else:
+            base = pretrained.base_params(saved.checkpoint, config, saved.settings.master_dtype)
+            plan = text_run.resume(folder, saved, config, base=base)
         warn(plan.notes)
         yield from run(*plan)
 
@@ -151,7 +161,7 @@ or a folder with config.json and model.safetensors
 def finetune(model: Model, data: str | Path, task: str, settings: Settings | None = None, *,
              fields: Sequence[str] = (), dev: float = 0.1, max_length: int = 128, epochs: int | None = None,
              class_weights: Literal["none", "balanced"] = "none", out_dir: str | Path | None = None,
-             policy: RunPolicy | None = None) -> Iterator[Record]:
+             policy: RunPolicy | None = None, adapting: Adapting | None = None) -> Iterator[Record]:
     """Train the model on a task, in place.  The model gets the task's head.  Yields records as train().
 
     data             a .jsonl, .json, .csv or .tsv file of rows
@@ -164,6 +174,7 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
     class_weights    "balanced": every class has the same total weight
     out_dir          as in train(); load(out_dir) loads the latest weights, predict(out_dir, ...) uses the best
     policy           as in train()
+    adapting         as in train(); the task's head is trained whole
 
     Raises UserError if there is no such task, the model cannot have its head, or a row is invalid.
 
@@ -180,7 +191,7 @@ def finetune(model: Model, data: str | Path, task: str, settings: Settings | Non
     folder = Path(out_dir) if out_dir else None
     with new_run(folder, "pyllama.resume") as lock:
         task_run = tuning.begin(folder, task, Source(Path(data), tuple(fields)), setup, of_dtype(model, settings),
-                                policy or RunPolicy(), SearchConfig(), model, lock)
+                                policy or RunPolicy(), SearchConfig(), model, lock, adapting)
         model.notes, model.tokenizer = task_run.notes, task_run.tokenizer
         yield from run_in_place(model, task_run.plan)
 
@@ -276,7 +287,10 @@ def run_in_place(model: Model, plan: Plan) -> Iterator[Record]:
     """Run the plan.  The model shares its weights from the first step on."""
     model.config, model.params = plan.state.config, plan.state.tree
     warn(plan.notes)
-    with contextlib.closing(run(*plan)) as records:
-        for record in records:
-            model.config = plan.state.config                # an evaluation may have calibrated it
-            yield record
+    try:
+        with contextlib.closing(run(*plan)) as records:
+            for record in records:
+                model.config = plan.state.config            # an evaluation may have calibrated it
+                yield record
+    finally:
+        model.params = merged(model.params, model.config)

@@ -17,15 +17,16 @@ from pyllama.errors import UserError, check_options, with_article
 from pyllama.formats import llama2c, model_file
 from pyllama.formats.safetensors import to_safetensors
 from pyllama.generation import config_file
-from pyllama.models import MODELS, sharing
-from pyllama.models.config import OURS
+from pyllama.models import sharing
+from pyllama.models.adapters import Adapter, merged
 from pyllama.models.init import outlines
 from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
 from pyllama.quantization.sample import quantized_tree
+from pyllama.stored_config import config_of, reading_notes
 from pyllama.text import special, tokenizer_files
 from pyllama.text.corpus import Sources
 from pyllama.text.tokenizer import Tokenizer
-from pyllama.training import checkpoint
+from pyllama.training import adapted, checkpoint
 
 DTYPES = ("float32", "float64", "bfloat16")
 SHOWN = 8                                                   # names of tensors in a note
@@ -41,12 +42,33 @@ class Model:
     tokenizer   its tokenizer; None if the files have none
     notes       notes for the user on how the model was loaded
     generation_config       the values of generation_config.json: see generation/config_file.py
+    path        where it was loaded from
+    adapters    {name: adapter}, of which use() merges one; base has the parameters without it
     """
     config: Any
     params: dict = field(repr=False)
     tokenizer: Tokenizer | None = None
     notes: tuple[str, ...] = ()
     generation_config: dict = field(default_factory=dict, repr=False)
+    path: Path | None = None
+    adapters: dict[str, Adapter] = field(default_factory=dict, repr=False)
+    base: dict | None = field(default=None, repr=False)
+
+    def add_adapter(self, name: str, folder: str | Path) -> None:
+        """Read an adapter, of PEFT or of a run, to use() it by this name.
+
+        Raises UserError if there is none, or if it is that of another base.
+        """
+        base = self.base or self.params
+        self.adapters[name] = adapted.read(checkpoint.load(checkpoint.followed(folder)), base, self.config)
+
+    def use(self, name: str | None) -> None:
+        """Compute with the adapter of this name, or with None as without adapters.
+
+        Raises UserError if there is no such adapter.
+        """
+        self.base = self.base or self.params
+        self.params = adapted.chosen(self.base, self.adapters, name, self.config)
 
     def loss(self, ids: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None,
              **options: Any) -> tuple[Any, Callable[..., dict]]:
@@ -164,7 +186,7 @@ class Model:
             raise UserError(f"{folder} contains a run, which a saved model would damage; choose another folder")
         if checkpoint.in_run(folder):
             raise UserError(f"{folder} belongs to a run, which a saved model would damage; choose another folder")
-        tree, config = decoded_tree(self.params), self.config
+        tree, config = decoded_tree(merged(self.params, self.config)), self.config
         if getattr(config, "rope_interleaved", False) and not config.HEAD_NORMS:
             tree, config = llama2c.to_halves(tree, config)      # the order of rows in Hugging Face's files
         tensors = {name: host(a) for name, a in params.leaves(tree)}
@@ -225,6 +247,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         model = changed(model, change(model.config), dtype) if change else model
     else:
         saved = checkpoint.load(path)
+        if saved.adapter is not None:
+            return with_adapter(saved, tokenizer, dtype, change)
         config = config_of(saved, any_head=change is not None)
         config = change(config) if change else config
         try:
@@ -244,7 +268,26 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         model = replace(model, tokenizer=(llama2c.read_tokenizer if llama2c_file else Tokenizer.load)(tokenizer))
     if model.tokenizer:
         model = replace(model, tokenizer=special.knowing(model.tokenizer, model.config))
-    return replace(model, notes=(*model.notes, *tokens_outside(model)))
+    return replace(model, notes=(*model.notes, *tokens_outside(model)), path=path.resolve())
+
+
+def with_adapter(saved: checkpoint.Checkpoint, tokenizer: str | Path | None, dtype: str, change: Callable | None
+                 ) -> Model:
+    """The base model of an adapter, which is merged into it."""
+    own = (lambda _: config_of(saved)) if saved.config else None
+    model = load(adapted.base_of(saved), tokenizer, dtype, own)
+    if tokenizer is None and tokenizer_files.found(saved.folder):
+        model.tokenizer = Tokenizer.load(saved.folder)
+    model.adapters = {"default": adapted.read(saved, model.params, model.config)}
+    model.params = adapted.as_trained(saved, model.params, model.config)
+    model.use("default")
+    model.notes, model.path = saved.notes, saved.folder.resolve()       # what was new in the base is not new here
+    return changed(model, change(model.config), dtype) if change else model
+
+
+def base_params(saved: checkpoint.Checkpoint, config: Any, dtype: str) -> dict | None:
+    """The parameters of the base of a run of adapters; None of another run."""
+    return load(adapted.base_of(saved), None, dtype, lambda _: config).params if saved.adapter else None
 
 
 def tokens_outside(model: Model) -> tuple[str, ...]:
@@ -346,53 +389,3 @@ def complaint(missing: list[str], tensors: dict, config) -> str:
         return (f"{name} has shape {tensors[name].shape} in the weights but {wanted} by the configuration{others}; "
                 f"give the config.json that belongs to the weights")
     return f"{name} is missing in the weights{others}; give the config.json that belongs to the weights"
-
-
-def reading_notes(saved: checkpoint.Checkpoint) -> tuple[str, ...]:
-    """Notes for the user on how the configuration of a checkpoint is read."""
-    kind, stored = family_of(saved)
-    family = MODELS[kind].config
-    again = family.from_dict(stored).to_dict()["model_type"]
-    written = saved.config.get("model_type", again)
-    retyped = (f"config.json says {written}, which transformers computes in another way; saved again, the model is of "
-               f"type {again}",) if written != again else ()
-    return (*retyped, *family.notes_on(stored))
-
-
-def config_of(saved: checkpoint.Checkpoint, any_head: bool = True):
-    """The configuration of a checkpoint.
-
-    any_head    accept an architecture with a head that the family lacks, because the head is going to be replaced
-
-    Raises UserError if its model_type or its architecture is not supported.
-    """
-    kind, stored = family_of(saved)
-    family = MODELS[kind].config
-    architectures = stored.get("architectures") or []
-    supported = any(other.config.head_of(name) for other in MODELS.values() for name in architectures)
-    if not any_head and "head" not in stored and architectures and not supported:
-        raise UserError(f"{saved.folder} contains a {architectures[0]}, which is not supported; of the type {kind}, "
-                        f"the supported models are {', '.join(family.HEADS.values())}")
-    return family.from_dict(stored)
-
-
-def family_of(saved: checkpoint.Checkpoint) -> tuple[str, dict]:
-    """(the name of the family, the config.json with this name as its model_type).
-
-    Raises UserError if the family is not supported.
-    """
-    stored = saved.config
-    if not isinstance(stored, dict):
-        raise UserError(f"the config.json of {saved.folder} is not an object; give the one that belongs to the weights")
-    architectures = stored.get("architectures") or []
-    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
-        raise UserError(f"the config.json of {saved.folder} has architectures = {architectures!r}, but it must be a "
-                        f"list of names; fix it")
-    by_architecture = next((kind for kind, family in MODELS.items() for name in architectures
-                            if family.config.head_of(name)), "llama")
-    kind = str(stored.get("model_type", by_architecture)).removeprefix(OURS)
-    if kind not in MODELS:
-        named = f" ({architectures[0]})" if architectures else ""
-        raise UserError(f"{saved.folder} contains a {kind!r} model{named}, which is not supported; the supported types "
-                        f"are {', '.join(MODELS)}")
-    return kind, {**stored, "model_type": kind}

@@ -22,6 +22,7 @@ from pyllama.tasks.finetune import Setup
 from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source
 from pyllama.tasks.task import learned_limit, rows_of
+from pyllama.training.adapting import Adapting
 from pyllama.training.loop import Settings
 from pyllama.training.run import METRICS, RunPolicy, Saved, new_run
 
@@ -30,7 +31,7 @@ EXPLANATION = "explanation"                                 # the column of what
 
 
 def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy: RunPolicy, search: SearchConfig,
-             out_dir: Path = Path("out"), log_steps: int = 50) -> int:
+             out_dir: Path = Path("out"), log_steps: int = 50, *, adapting: Adapting) -> int:
     """Train a model on a task, from a trained model or from scratch.
 
     The best checkpoint is then measured on the test rows, or on the validation rows if there are none.
@@ -47,7 +48,8 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy
             raise UserError(f"{name} has no effect on rows; remove it, or limit their length with max_length")
     memory.install()
     with new_run(out_dir, f"`pyllama resume {out_dir}`") as lock:
-        task_run = tuning.begin(out_dir, task, source, setup, settings, policy, search, lock=lock)
+        task_run = tuning.begin(out_dir, task, source, setup, settings, policy, search, lock=lock,
+                                adapting=adapting)
         for sentence in task_run.notes:
             console.print(sentence)
         return train(out_dir, task_run, log_steps)

@@ -22,6 +22,7 @@ from pyllama.text import cuts, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare
 from pyllama.training import objectives, text_run
+from pyllama.training.adapting import Adapting
 from pyllama.training.lock import RunLock
 from pyllama.training.loop import Settings
 from pyllama.training.parallel import Communicator, from_environment
@@ -89,7 +90,8 @@ class ModelShape:
 
 
 def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, out_dir: Path = Path("out"),
-          log_steps: int = 50, sample_tokens: int = 60, init_from: Path | None = None, device: Device = "cpu") -> int:
+          log_steps: int = 50, sample_tokens: int = 60, init_from: Path | None = None, device: Device = "cpu", *,
+          adapting: Adapting) -> int:
     """Train a language model on text.
 
     LLaMA and GPT-2 learn to predict the next token, BERT to predict masked tokens, BART to reconstruct corrupted text.
@@ -108,20 +110,21 @@ def train(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
     check_log_steps(log_steps, sample_tokens)
     memory.install()
     with new_run(out_dir, f"`pyllama resume {out_dir}`", comm.rank == 0) as lock:
-        plan, tokenizer = begin(text, shape, settings, policy, out_dir, init_from, like, comm, lock)
+        plan, tokenizer = begin(text, shape, settings, policy, out_dir, init_from, like, comm, lock, adapting)
         return show_training(plan, tokenizer, log_steps, sample_tokens)
 
 
 def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, out_dir: Path, init_from: Path | None,
-          like, comm: Communicator, lock: RunLock | None) -> tuple[Plan, Tokenizer]:
+          like, comm: Communicator, lock: RunLock | None, adapting: Adapting) -> tuple[Plan, Tokenizer]:
     """Plan the run of the command train."""
+    place = None
     if init_from:
         named = None if text.tokenizer in text_run.LEARNED else Path(text.tokenizer)
         model, tokenizer = load(init_from, named, settings.master_dtype)
         for note in model.config.training_notes():
             console.print(note)
         config = replace(model.config, **dict.fromkeys(model.config.DROPOUTS, shape.resid_pdrop))
-        tree = model.params
+        tree, place = model.params, model.path
         if others := [f.name for f in fields(shape) if f.name != "resid_pdrop" and getattr(shape, f.name) != f.default]:
             raise UserError(f"{others[0]} has no effect with init_from, which sets the model's shape; remove one of "
                             f"them")
@@ -132,7 +135,7 @@ def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
             objectives.require_mask(shape.model, tokenizer)
         config = shape.config(settings.block_size, tokenizer)
     plan = text_run.begin(out_dir, config, tokenizer, text, settings, policy, params=tree, like=like, comm=comm,
-                          encode=encode, lock=lock)
+                          encode=encode, lock=lock, adapting=adapting, base=place)
     for note in special.no_end(tokenizer):
         console.print(note)
     if not text.token_file:
@@ -167,7 +170,8 @@ def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, samp
             if device != "cpu":
                 raise UserError("finetune runs only on the CPU; remove --device")
             return tasks.resume(run, saved, log_steps)
-        plan = resume_text(text_run.resume(run, saved, config, like=like, comm=comm), like)
+        base = pretrained.base_params(saved.checkpoint, config, saved.settings.master_dtype)
+        plan = resume_text(text_run.resume(run, saved, config, like=like, comm=comm, base=base), like)
         return show_training(plan, saved.tokenizer, log_steps, sample_tokens)
 
 

@@ -19,6 +19,7 @@ from pyllama.device import host
 from pyllama.errors import UserError
 from pyllama.machine import one_blas_thread
 from pyllama.models import transformer
+from pyllama.models.adapters import merged
 from pyllama.models.kv_cache import Cache, new_cache
 from pyllama.models.layers import token_scores
 from pyllama.params import leaves
@@ -222,7 +223,7 @@ def open_session(params: dict, config: Any, batch: int, room: int, memory: Memor
                  cache: str = "full") -> Session:
     """A session of `batch` empty sequences.
 
-    params, config    the tree of parameters, and the configuration
+    params, config    the tree of parameters, whose adapters are merged here, and the configuration
     room              how many tokens a sequence may have
     memory            the encoded sources of an encoder-decoder, one for each sequence
     cache             how a plan keeps keys and values: "full", in the precision of the computation, "f16" or "int8"
@@ -238,6 +239,7 @@ def open_session(params: dict, config: Any, batch: int, room: int, memory: Memor
     >>> scores.shape == (2, model.config.vocab_size), session.lengths
     (True, [3, 1])
     """
+    params = merged(params, config)
     planned = has_plan(config, params)
     if cache != "full" and not (planned and dtype_of(params) == np.float32):
         raise UserError(f"cache {cache} needs a model of float32 that runs as a plan; remove it (`pyllama plan` shows "

@@ -39,7 +39,8 @@ Example     The row (3, 0) + 2 (0, 2) is (3, 4), whose norm is 5.
 
             >>> import numpy as np
             >>> from pyllama.ops import adapted_norm
-            >>> w, a, b = np.array([[3.0, 0.0]]), np.array([[0.0, 2.0]]), np.array([[2.0]])
+            >>> w, a = np.array([[3.0, 0.0]]), np.array([[0.0, 2.0]])
+            >>> b = np.array([[2.0]])
             >>> n, back = adapted_norm(w, a, b)
             >>> n
             array([5.])

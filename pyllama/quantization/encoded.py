@@ -15,7 +15,6 @@ from pyllama.errors import UserError
 from pyllama.files import give_back
 from pyllama.quantization import blocks
 
-
 PANEL = 2**20                                               # numbers that panels() decodes at once
 
 

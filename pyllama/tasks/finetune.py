@@ -8,12 +8,12 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pyllama import pretrained
-from pyllama.errors import UserError, check_choices, optional, with_article
+from pyllama.errors import UserError, optional, with_article
 from pyllama.files import DamagedFile, read_json
 from pyllama.generation import SearchConfig
 from pyllama.models import MODELS
@@ -23,14 +23,16 @@ from pyllama.tasks import TASKS, foreign, vectors
 from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Row, Source, split
 from pyllama.tasks.run_rows import PARTS, load_rows, save_rows
+from pyllama.tasks.setup import Setup
 from pyllama.tasks.task import Task, Trained, labels_of
 from pyllama.text import special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
+from pyllama.training.adapting import Adapting, continued, started
 from pyllama.training.examples import Examples
 from pyllama.training.lock import RunLock
-from pyllama.training.loop import Settings, State, mean_loss, start
-from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, resumed
+from pyllama.training.loop import Settings, State, mean_loss
+from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved
 from pyllama.training.working import rounded_tree
 
 # The tasks of Hugging Face's heads; and the tokens that such a model reads at most
@@ -38,40 +40,6 @@ OF_HUGGING_FACE = {"ForSequenceClassification": "classify", "ForTokenClassificat
                    "ForQuestionAnswering": "qa"}
 LONGEST = 512
 RENAMED = {"summarise": "summarize"}            # names of tasks in runs made by 0.1.0
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The model to fine-tune, and how to use the rows."""
-
-    model: str                                  # folder of a trained model, or a family from `pyllama models`
-    epochs: int | None = None                   # passes over the rows, instead of max_steps
-    max_length: int = 128                       # maximum tokens of a text; longer ones are truncated
-    dev: float = 0.1                            # share of the rows held out for validation
-    test: float = 0.0                           # share of the rows held out for the final metrics; 0: use the dev rows
-    test_data: Path | None = None               # file of rows for the final metrics
-    class_weights: Literal["none", "balanced"] = "none"     # balanced: every class has the same total weight
-    resid_pdrop: float | None = None            # dropout rate (default: the trained model's, or 0.1 from scratch)
-    tokenizer: Path | None = None               # a tokenizer.json (default: the model's, or bpe learned from the rows)
-    vocab_size: int = 4096                      # size of the bpe vocabulary
-    vectors: Path | None = None                 # pretrained word vectors (.txt, .vec); tokens are then words
-
-    def __post_init__(self):
-        check_choices(self)
-        if self.epochs is not None and self.epochs < 1:
-            raise UserError(f"epochs is {self.epochs}; it must be at least 1")
-        if self.max_length < 3:
-            raise UserError(f"max_length is {self.max_length}; it must be at least 3, to hold special tokens too")
-        if not 0 < self.dev < 1:
-            raise UserError(f"dev is {self.dev}; it must lie between 0 and 1: dev rows select the checkpoint")
-        if self.test and self.test_data:
-            raise UserError("test and test_data exclude each other; remove one of them")
-
-    def planned(self, settings: Settings, count: int) -> Settings:
-        """The settings with max_steps set for `epochs` passes over `count` examples."""
-        if self.epochs is None:
-            return settings
-        return replace(settings, max_steps=-(-self.epochs * count // settings.rows_per_step))
 
 
 class Measured(NamedTuple):
@@ -111,10 +79,12 @@ class TaskRun(NamedTuple):
 
 
 def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings: Settings, policy: RunPolicy,
-          search: SearchConfig, model: Model | None = None, lock: RunLock | None = None) -> TaskRun:
+          search: SearchConfig, model: Model | None = None, lock: RunLock | None = None,
+          adapting: Adapting | None = None) -> TaskRun:
     """A run from step 0, of `model` or, if it is None, of the model that setup names.
 
-    lock   of the folder; None: run() locks it
+    lock       of the folder; None: run() locks it
+    adapting   adapters to train in place of the parameters; None: none
 
     Raises UserError if the model cannot do the task, the rows are invalid, or the settings ask for packing.
     """
@@ -123,7 +93,7 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
         raise UserError("packing keeps the documents of a text apart, and rows are apart already; leave it out")
     for module in task.packages:
         optional(module, f"the task {task.name}")
-    state, tokenizer, parts, notes = prepare(task, source, setup, settings, model)
+    state, tokenizer, parts, notes = prepare(task, source, setup, settings, model, adapting, folder is not None)
     parts["test"] = foreign.with_names(task, parts["test"], state.config)
     learner = trained(state.config, state.p, tokenizer)
     for part, rows in parts.items():
@@ -145,7 +115,9 @@ def begin(folder: Path | None, name: str, source: Source, setup: Setup, settings
 def resume(folder: Path, saved: Saved) -> TaskRun:
     """A saved run on a task, from its latest checkpoint."""
     task = task_of(saved.about["task"])
-    state = resumed(pretrained.config_of(saved.checkpoint), saved.checkpoint, saved.settings)
+    config = pretrained.config_of(saved.checkpoint)
+    base = pretrained.base_params(saved.checkpoint, config, saved.settings.master_dtype)
+    state = continued(config, saved, base=base)
     tokenizer = framed(saved.tokenizer, state.config)
     parts, rows = load_rows(folder, saved.about.get("rows"))
     plan = plan_of(folder, task, state, tokenizer, parts, saved.settings, saved.policy, saved.about | {"rows": rows},
@@ -162,8 +134,9 @@ def plan_of(folder, task: Task, state: State, tokenizer: Tokenizer, parts, setti
                 lock=lock)
 
 
-def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model: Model | None = None):
-    """Read the rows, and load or create model and tokenizer if `model` is None.
+def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model: Model | None = None,
+            adapting: Adapting | None = None, saves: bool = False):
+    """Read the rows, and load or create model and tokenizer if `model` is None.  adapting, saves: see started().
 
     Returns (state, tokenizer, {part: rows}, notes).
     """
@@ -208,10 +181,10 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
         model = pretrained.changed(model, suited(model.config), settings.master_dtype)
     if model is not None:
         config = padded(model.config, model.require_tokenizer())
-        state = start(config, settings, model.params)
+        state = started(config, settings, model.params, None, adapting, model.path, saves)
         notes = (*notes, *model.notes, *model.config.training_notes())
         return state, framed(model.require_tokenizer(), model.config), parts, notes
-    state, tokenizer, model_notes = from_scratch(task, setup, settings, suited, parts["train"])
+    state, tokenizer, model_notes = from_scratch(task, setup, settings, suited, parts["train"], adapting)
     return state, framed(tokenizer, state.config), parts, (*notes, *model_notes)
 
 
@@ -249,7 +222,8 @@ def length_limit(setup: Setup, model: Trained) -> str:
     return f"the model's context, {context} tokens" if capped else f"max_length, {model.max_length} tokens"
 
 
-def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Sequence[Row]):
+def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Sequence[Row],
+                 adapting: Adapting | None = None):
     """(state, tokenizer, notes) of a small model with random weights, its embeddings from word vectors if setup names a
     file of them; the tokenizer is learned from these rows."""
     if setup.model not in MODELS:
@@ -278,7 +252,7 @@ def from_scratch(task: Task, setup: Setup, settings: Settings, suited, rows: Seq
         raise UserError(f"vectors of width {pretrained_vectors.width} do not fit {with_article(setup.model)}: {error}; "
                         f"give other vectors, or another model") from None
     config = suited(config)
-    state = start(config, settings)
+    state = started(config, settings, None, None, adapting)
     if pretrained_vectors is None:
         return state, tokenizer, ()
     vectors.place(pretrained_vectors, state.p, config)

@@ -3,6 +3,7 @@
     RUN/latest  RUN/best             one line each, the name of a checkpoint: step-00000100
     RUN/checkpoints/step-00000100/   config.json  model.safetensors                     readable by Hugging Face
                                      tokenizer.json  tokenizer_config.json              too
+                                     adapter_config.json  adapter_model.safetensors     of adapters, instead of a model
                                      optimizer.safetensors  trainer.json                to resume training
                                      checksums.json                                     size and SHA-256 of each file
 
@@ -39,12 +40,14 @@ from pyllama.files import (
     unreadable,
     write,
 )
+from pyllama.formats import peft
 from pyllama.formats.safetensors import read_tensors, to_safetensors
 
 CONFIG, MODEL, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 OPTIMIZER, TRAINER, CHECKSUMS = "optimizer.safetensors", "trainer.json", "checksums.json"
-NEEDED, OPTIONAL = {CONFIG, MODEL, OPTIMIZER, TRAINER}, {TOKENIZER, TOKENIZER_SETTINGS}
+NEEDED, OPTIONAL = {CONFIG, OPTIMIZER, TRAINER}, {TOKENIZER, TOKENIZER_SETTINGS}
+WEIGHTS = {MODEL}, {peft.CONFIG, peft.MODEL}
 PICKLED = {"pytorch_model*.bin": "a pickle of PyTorch", "*.pth": "a pickle of PyTorch", "*.pt": "a pickle of PyTorch",
            "*.ckpt": "a pickle", "tf_model.h5": "a model of TensorFlow", "flax_model.msgpack": "a model of Flax"}
 NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")          # the step and, from the second on, the generation
@@ -60,11 +63,12 @@ class Checkpoint(NamedTuple):
     trainer: dict[str, Any]
     tokenizer_path: Path | None
     notes: tuple[str, ...] = ()                         # why this is not the latest checkpoint of the run
+    adapter: dict[str, Any] | None = None               # adapter_config.json, if the tensors are those of an adapter
 
 
 def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndarray],
          tokenizer_files: Mapping[str, str], optimizer: dict[str, np.ndarray], trainer: dict, keep: int = 3,
-         best: bool = False) -> Path:
+         best: bool = False, adapter: dict | None = None) -> Path:
     """Save a checkpoint, make it the `latest` of the run, and prune older ones.  Returns its folder.
 
     config          JSON-serializable: config.json
@@ -75,6 +79,7 @@ def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndar
     keep            the number of checkpoints that stay, besides the best; those of later steps, to which a run resumed
                     from an older checkpoint has not returned yet, stay, too
     best            make it the `best` of the run, too
+    adapter         adapter_config.json, if the tensors are those of an adapter: see formats/peft.py
 
     Raises UserError if it cannot be written (full disk, quota, size limit, permissions); earlier ones are intact.
     """
@@ -84,7 +89,8 @@ def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndar
     hidden = run / "checkpoints" / f".step-{step:08d}"
     files: dict[str, Iterable] = {
         CONFIG: [to_json(config)], TRAINER: [to_json(trainer | {"step": step})],
-        MODEL: to_safetensors(tensors), OPTIMIZER: to_safetensors(optimizer),
+        **({peft.CONFIG: [to_json(adapter)], peft.MODEL: to_safetensors(peft.to_peft(tensors))} if adapter else
+           {MODEL: to_safetensors(tensors)}), OPTIMIZER: to_safetensors(optimizer),
         **{name: [text.encode()] for name, text in tokenizer_files.items()}}
     try:
         make_folder(hidden.parent)
@@ -125,6 +131,10 @@ def load(path: str | Path) -> Checkpoint:
             other = next((folder for folder in in_order(path.parent, path) if is_whole(folder)), None)
             raise UserError(f"{error}; " + (f"use {other}" if other else "there is no undamaged checkpoint beside it")
                             ) from error
+    if (path / peft.CONFIG).is_file():
+        adapter, tensors = peft.read(path)
+        stored = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
+        return Checkpoint(path, 0, stored, tensors, {}, {}, existing(path / TOKENIZER), adapter=adapter)
     if (path / CONFIG).is_file():
         return Checkpoint(path, 0, read_json(path / CONFIG), read_model(path), {}, {}, existing(path / TOKENIZER))
     raise UserError(f"{path} holds no checkpoint; give a run folder, one of its checkpoints, or a folder with "
@@ -261,8 +271,9 @@ def read(folder) -> Checkpoint:
     """Verify and read a checkpoint folder of a run."""
     verify(folder)
     trainer = read_json(folder / TRAINER)
-    return Checkpoint(folder, trainer["step"], read_json(folder / CONFIG), read_tensors(folder / MODEL),
-                      read_tensors(folder / OPTIMIZER), trainer, existing(folder / TOKENIZER))
+    adapter, tensors = peft.read(folder) if (folder / peft.CONFIG).is_file() else (None, read_tensors(folder / MODEL))
+    return Checkpoint(folder, trainer["step"], read_json(folder / CONFIG), tensors,
+                      read_tensors(folder / OPTIMIZER), trainer, existing(folder / TOKENIZER), adapter=adapter)
 
 
 def verify(folder):
@@ -270,7 +281,8 @@ def verify(folder):
     path = folder / CHECKSUMS
     checksums = read_json(path)
     try:
-        if not isinstance(checksums, dict) or not NEEDED <= checksums.keys() <= NEEDED | OPTIONAL or \
+        if not isinstance(checksums, dict) or \
+                not any(NEEDED | own <= checksums.keys() <= NEEDED | own | OPTIONAL for own in WEIGHTS) or \
                 to_json(checksums) != path.read_bytes():
             raise DamagedFile(f"{path} is damaged: it is not a list of checksums as written by pyllama")
         for name, recorded in checksums.items():

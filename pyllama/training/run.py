@@ -20,6 +20,7 @@ import numpy as np
 from pyllama import __version__, params
 from pyllama.device import host
 from pyllama.errors import UserError
+from pyllama.formats import peft
 from pyllama.models.init import outlines
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
@@ -144,12 +145,14 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
         if best and "task" in about:                    # the metrics of the best checkpoint so far
             with contextlib.suppress(OSError):
                 (folder / METRICS).unlink()
-        checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(params.leaves(state.p)),
+        of_adapter = {"adapter": state.about} if state.lora else {}
+        checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(stored(state).items()),
+                        adapter=state.lora and peft.config_of(state.lora, state.about["base"], state.config),
                         tokenizer_files=tokenizer_files or {}, best=best,
                         optimizer=on_the_host(state.optimizer.state().items()),
                         keep=policy.save_total_limit,
                         trainer={"step": state.step, "settings": asdict(settings), "keeping": asdict(policy),
-                                 "standing": asdict(best_so_far), "about": about, "versions": versions()})
+                                 "standing": asdict(best_so_far), "about": about | of_adapter, "versions": versions()})
 
     def out_of_patience():
         return policy.patience and best_so_far.stale >= policy.patience
@@ -194,6 +197,11 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
             if saved < state.step and state.whole and known and not (lock and lock.inherited):
                 save()
             raise
+
+
+def stored(state: State) -> dict[str, Any]:
+    """{name: parameter} of a checkpoint: all, or of a run that trains adapters those that train."""
+    return {name: leaf for name, leaf in params.leaves(state.p) if not state.lora or name in state.trained}
 
 
 def versions() -> dict:
@@ -275,7 +283,8 @@ def restore(state: State, saved: Checkpoint) -> None:
 
     Raises UserError if they do not fit.
     """
-    flat, _ = params.flatten(params.named(state.p, saved.tensors, copy=False), state.trained)
+    tree = stored(state) if state.lora else state.p         # an adapter's file has its own parameters alone
+    flat, _ = params.flatten(params.named(tree, saved.tensors, copy=False), state.trained)
     state.flat[:] = np.asarray(flat, like=state.flat)
     state.working.update()
     state.load_optimizer(saved.optimizer)

@@ -10,10 +10,11 @@ from pyllama.text import borders, corpus, special
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.text.tokens import Tokens, prepare, split, token_file
 from pyllama.training import objectives
+from pyllama.training.adapting import Adapting, continued, started
 from pyllama.training.lock import RunLock
-from pyllama.training.loop import SOLO, Settings, State, start
+from pyllama.training.loop import SOLO, Settings, State
 from pyllama.training.parallel import Communicator, first_alone
-from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, changed_since, from_stored, resumed
+from pyllama.training.run import BestSoFar, Plan, RunPolicy, Saved, changed_since, from_stored
 
 LEARNED = ("char", "byte", "bpe")                           # tokenizers that need no file
 SAMPLE = 2**24                                              # characters that byte pairs are learned from, at most
@@ -77,7 +78,8 @@ def sample(text: Text, say: Callable[[str], object]) -> Iterator[str]:
 
 def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, settings: Settings, policy: RunPolicy, *,
           params: dict | None = None, tokens_in: Path | None = None, like=None, comm: Communicator = SOLO,
-          encode: Callable = prepare, lock: RunLock | None = None) -> Plan:
+          encode: Callable = prepare, lock: RunLock | None = None, adapting: Adapting | None = None,
+          base: Path | None = None) -> Plan:
     """Plan a run from step 0.
 
     folder      of the run; None: nothing is saved
@@ -86,6 +88,8 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
     like        an array on the device to train on; None: the host
     encode      prepare(), or a function with the same arguments, such as one that shows progress
     lock        of the folder; None: run() locks it
+    adapting    adapters to train in place of the parameters; None: none
+    base        where the parameters are, of which a run of adapters saves no copy
 
     Raises UserError if the model cannot learn from text, sees fewer tokens than block_size or cannot keep packed
     documents apart, or if the text cannot be read.
@@ -107,12 +111,13 @@ def begin(folder: Path | None, config, tokenizer: Tokenizer, text: Text, setting
 
     tokens = first_alone(comm, tokens_of_text, like)
     about = {"text": asdict(text), "tokens": tokens.fingerprint, "documents": tokens.documents_fingerprint}
-    state = start(config, settings, params, like)
+    state = started(config, settings, params, like, adapting, base, saves=folder is not None)
     return plan(folder, state, objective, tokens, text, settings, policy, about, tokenizer, BestSoFar(), comm, lock)
 
 
-def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator = SOLO) -> Plan:
-    """Plan the rest of a saved run, from its latest checkpoint.
+def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator = SOLO, base: dict | None = None
+           ) -> Plan:
+    """Plan the rest of a saved run, from its latest checkpoint.    base: the base's parameters, of a run of adapters
 
     Raises UserError if its tokens, or the borders of the documents, have changed.
     """
@@ -126,7 +131,7 @@ def resume(folder: Path, saved: Saved, config, *, like=None, comm: Communicator 
         raise UserError(changed_since(folder, path))
     if tokens.documents_fingerprint != about["documents"]:
         raise UserError(changed_since(folder, f"{path}.json"))
-    state = resumed(config, saved.checkpoint, saved.settings, like)
+    state = continued(config, saved, like, base)
     objective = objectives.objective_of(config, saved.tokenizer)
     return plan(folder, state, objective, tokens, text, saved.settings, saved.policy, about, saved.tokenizer,
                 saved.best_so_far, comm, saved.lock)

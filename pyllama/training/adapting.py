@@ -1,0 +1,162 @@
+"""Training of adapters: what is stored of the base, what trains, and what a checkpoint says of both.
+
+The base's matrices that may have adapters can be stored in few bits (QLoRA: Dettmers et al., 2023, with the blocks of
+GGUF in place of NF4).  They are decoded in panels where they are multiplied, in each pass anew.
+"""
+import hashlib
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pyllama import params
+from pyllama.device import host
+from pyllama.errors import UserError, check_choices
+from pyllama.formats import peft
+from pyllama.models import adapters
+from pyllama.models.adapters import Lora
+from pyllama.quantization import EncodedArray
+from pyllama.quantization.encoded import encoded
+from pyllama.training.loop import Settings, State, start
+from pyllama.training.run import Saved, from_stored, restore, resumed
+
+KINDS = {"bfloat16": "bf16"}                        # base_dtype -> storage format, where the names differ
+PIECE = 1 << 20                                     # numbers that are hashed at once
+
+
+@dataclass(frozen=True)
+class Adapting:
+    """Adapters to train in place of the model's own parameters.
+
+    Raises UserError if a value is out of range, or has no effect without adapters.
+
+    >>> from pyllama.training.adapting import Adapting
+    >>> Adapting(lora=("q_proj,v_proj",), rank=4).settings().scale
+    4.0
+    """
+
+    lora: tuple[str, ...] = ()                  # train adapters of these matrices alone: q_proj,v_proj or all-linear
+    rank: int = 8                               # rank of the adapters
+    lora_alpha: float = 16.0                    # adapters are multiplied by lora_alpha / rank
+    rslora: bool = False                        # multiply them by lora_alpha / sqrt(rank) instead
+    dora: Literal["exact", "detached"] | None = None        # DoRA; detached: without the gradient of the norm, as PEFT
+    base_dtype: Literal["float32", "bfloat16", "q8_0", "q4_0"] | None = None    # storage of the frozen matrices
+
+    def __post_init__(self):
+        check_choices(self)
+        names = tuple(name for word in self.lora for name in word.split(",") if name)
+        object.__setattr__(self, "lora", names)
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        if changed and not names:
+            raise UserError(f"{changed[0]} has no effect without adapters; set lora to the matrices that have them, or "
+                            f"remove it")
+        if names:
+            self.settings()
+
+    def settings(self, saved: tuple[str, ...] = ()) -> Lora:
+        """The settings of the adapters.    saved: see Lora"""
+        return Lora(self.lora, self.rank, self.lora_alpha, self.rslora, self.dora or "", saved)
+
+
+class Base(NamedTuple):
+    """A trained model beside which adapters are trained."""
+    tree: dict                                      # its parameters
+    path: str                                       # where it is; "": nowhere
+
+
+def begin(config, settings: Settings, adapting: Adapting, base: Base, like=None) -> State:
+    """The state at step 0 of a run that trains adapters.
+
+    A head that the base was not trained with is trained whole.  Raises UserError if a matrix is not there, the rank is
+    too high, or settings.freeze names parameters, because all but the adapters are frozen.
+    """
+    if settings.freeze:
+        raise UserError("freeze has no effect with lora, which freezes all but the adapters; remove one of them")
+    tree = stored_base(base.tree, config, adapting.base_dtype, settings.master_dtype)
+    if like is not None and any(isinstance(leaf, EncodedArray) for _, leaf in params.leaves(tree)):
+        raise UserError("a base of few bits is multiplied on the CPU alone; remove base_dtype, or train on the CPU")
+    head = [name for name, _ in params.leaves(tree) if not config.learns and not name.startswith(config.BODY)]
+    lora = adapting.settings(tuple(sorted({name.rpartition(".")[0] for name in head})))
+    arrays = adapters.begun(tree, config, lora, settings.seed, settings.master_dtype)
+    trained = {*head, *(name for name in arrays if not name.endswith(peft.CONSTANTS))}
+    state = start(config, settings, adapters.attached(tree, arrays), like, trained)
+    state.lora = lora
+    state.about = {"adapting": asdict(adapting), "base": base.path, "fingerprint": fingerprint(base.tree, but=head)}
+    return state
+
+
+def stored_base(tree: dict, config, kind: str | None, dtype: str = "float32") -> dict:
+    """The base as it is kept in memory: matrices that may have adapters as kind, all other parameters plain.
+
+    kind    a base_dtype; None: as they are
+    dtype   of what is decoded
+    """
+    may = adapters.matrices(tree, config)
+
+    def stored(name, leaf):
+        if name.rpartition(".")[0] not in may or not name.endswith(".weight") or kind == "float32":
+            return leaf.decoded(dtype) if isinstance(leaf, EncodedArray) else leaf
+        if kind is None or isinstance(leaf, EncodedArray):
+            return leaf
+        return encoded(name, leaf, KINDS.get(kind, kind), config)
+
+    return params.rebuild(tree, (stored(name, leaf) for name, leaf in params.leaves(tree)))
+
+
+def fingerprint(tree: dict, but: Collection[str] = ()) -> str:
+    """A hash of the parameters, in float32 or as they are encoded.    but: names of those to leave out"""
+    digest = hashlib.sha256()
+    for name, leaf in params.leaves(tree):
+        if name in but:
+            continue
+        digest.update(f"{name}{leaf.shape}".encode())
+        rows = leaf.data if isinstance(leaf, EncodedArray) else leaf.reshape(-1)
+        for start_at in range(0, len(rows), PIECE):
+            piece = rows[start_at:start_at + PIECE]
+            piece = piece if isinstance(leaf, EncodedArray) else host(piece).astype("<f4")
+            digest.update(piece.tobytes())
+    return digest.hexdigest()
+
+
+def started(config, settings: Settings, tree: dict | None, like=None, adapting: Adapting | None = None,
+            base: Path | None = None, saves: bool = True) -> State:
+    """The state at step 0 of any run.
+
+    tree    the parameters; None: those of the model's init()
+    base    where they are, absolute; None: nowhere
+    saves   does the run save checkpoints, from which a resume must find the base?
+
+    Raises UserError as start() and begin() do, and if there is no trained model to adapt.
+    """
+    if adapting is None or not adapting.lora:
+        return start(config, settings, tree, like)
+    if tree is None:
+        raise UserError("lora trains adapters of a trained model, but this one starts from scratch; give a trained "
+                        "model, or remove lora")
+    if saves and base is None:
+        raise UserError("the adapters of a model are saved without it, so it must have a place of its own; save the "
+                        "model and load it from there")
+    return begin(config, settings, adapting, Base(tree, str(base or "")), like)
+
+
+def continued(config, saved: Saved, like=None, base: dict | None = None) -> State:
+    """The state of a saved run.    base: the base's parameters, of a run of adapters
+
+    Raises UserError if the base has changed.
+    """
+    about = saved.about.get("adapter")
+    if about is None:
+        return resumed(config, saved.checkpoint, saved.settings, like)
+    stored = about["adapting"]
+    adapting = from_stored(Adapting, stored | {"lora": tuple(stored["lora"])})
+    state = begin(config, saved.settings, adapting, Base(base or {}, about["base"]), like)
+    require_same(state.about["fingerprint"], about)
+    restore(state, saved.checkpoint)
+    return state
+
+
+def require_same(found: str, about: dict[str, Any]) -> None:
+    """Raise UserError unless this is the fingerprint of the base."""
+    if found != about["fingerprint"]:
+        raise UserError(f"the base model is not the one that the adapter was trained on, which was {about['base']}; "
+                        f"restore that one, or give its path")
