@@ -134,6 +134,7 @@ check-llama-cpp: $(DEV) $(PEERS)/.engines                   # does llama.cpp rea
 golden: $(HF5)                                              # tests/golden/hf*.json and .safetensors, made again
 	$(HF5) -m tests.golden.make_hf
 	$(HF5) -m tests.golden.make_generate
+	$(HF5) -m tests.golden.make_peft                        # needs peft there, too
 
 dist-check:
 	bash tests/dist_check.sh $(ARGS)

@@ -213,7 +213,7 @@ def test_a_hugging_face_folder_is_read(hugging_face, sharded):
         shard(hugging_face)
     found = checkpoint.load(hugging_face)
     assert found[:3] == (hugging_face, 0, {"step": 3})
-    assert found[4:] == ({}, {}, hugging_face / "tokenizer.json", ())
+    assert found[4:] == ({}, {}, hugging_face / "tokenizer.json", (), None)
     assert {name: (a.shape, a.dtype.name) for name, a in found.tensors.items()} == \
         {"a": ((1000,), "float32"), "b": ((), "int64")}
     assert (found.tensors["a"] == 3).all()

@@ -262,7 +262,7 @@ def test_a_run_out_of_patience_says_so_and_stays_so(text, tmp_path, capsys):
     (["resume", "{tmp}"], r"pyllama: .* holds no checkpoint"),
     (["eval", "--model", "{tmp}/none", "--data", "{text}"], r"pyllama: there is no .*none"),
     (["generate", "--model", "{text}"], r"pyllama: .*text\.txt is not a llama2\.c model"),
-    (["ops", "nosuch"], r"pyllama: there is no op 'nosuch'; the ops are add_rms_norm, attention"),
+    (["ops", "nosuch"], r"pyllama: there is no op 'nosuch'; the ops are adapted_norm, add_rms_norm"),
     (["check", "softmx"], r"pyllama: there is no op 'softmx'; did you mean softmax\?"),
     (["check", "softmax", "--problems", "0"], r"pyllama: problems is 0; it must be at least 1"),
     (["train", "--config"], r"pyllama: --config needs the name"),

@@ -10,13 +10,13 @@ from safetensors.numpy import load_file, save_file
 import pyllama
 from pyllama import params, pretrained
 from pyllama.errors import UserError
-from pyllama.formats import peft
+from pyllama.formats import peft, peft_config
 from pyllama.models import adapters
 from pyllama.models.adapters import Adapter
 from tests.golden.make_hf import weight
 from tests.golden.make_peft import CASES
 from tests.test_pretrained import folder
-from tests.test_transformers import close           # transformers computes angles and softmax in float32
+from tests.test_transformers import close  # transformers computes angles and softmax in float32
 
 GOLDEN = Path(__file__).parent / "golden"
 STORED = json.loads((GOLDEN / "peft.json").read_text())
@@ -39,9 +39,9 @@ def stated(name, place, dora=None):
     """(the base, the tree with the adapter beside its matrices, the adapter's settings)"""
     model = pretrained.load(base_of(name, place), dtype="float64")
     stored, tensors = peft.read(GOLDEN / "peft" / name)
-    lora = peft.lora_of(stored, GOLDEN)
+    lora = peft_config.lora_of(stored, GOLDEN)
     lora = replace(lora, dora=dora) if lora.dora and dora else lora
-    arrays = peft.fitted(lora, tensors, model.params, model.config, "float64")
+    arrays = peft_config.fitted(lora, tensors, model.params, model.config, "float64")
     return model, adapters.attached(model.params, arrays), lora
 
 
@@ -93,7 +93,7 @@ def test_a_folder_is_loaded_with_its_base_and_merged(name, tmp_path):
 def test_what_is_written_is_what_peft_writes(name, tmp_path):
     model, _, lora = stated(name, tmp_path)
     stored, tensors = peft.read(GOLDEN / "peft" / name)
-    peft.write(tmp_path / "written", Adapter(lora, tensors), model.config)
+    peft_config.write(tmp_path / "written", Adapter(lora, tensors), model.config)
     ours, theirs = json.loads((tmp_path / "written" / peft.CONFIG).read_text()), stored
     for settings in (ours, theirs):
         settings["target_modules"] = sorted(settings["target_modules"])
@@ -145,7 +145,8 @@ Q = "model.layers.0.self_attn.q_proj"
      f"{Q}.lora_A.weight has shape [2, 9] in the adapter, but its base needs [2, 8]; give the base that it was trained "
      f"on"),
     (dict(tensors={"model.layers.7.self_attn.q_proj.lora_A.weight": np.zeros((2, 8))}),
-     "the adapter has model.layers.7.self_attn.q_proj, which its base model lacks; give the base that it was trained on"),
+     "the adapter has model.layers.7.self_attn.q_proj, which its base model lacks; give the base that it was trained "
+     "on"),
     (dict(tensors={"score.weight": np.zeros((2, 8))}),
      "score.weight is in the adapter but not in the base; give the base that the adapter was trained on"),
     (dict(use_dora=False), "is in the adapter but not in the base"),

@@ -50,6 +50,7 @@ from pyllama.ops.swiglu import swiglu
 from pyllama.ops.tanh import tanh
 from pyllama.ops.top_scores import top_scores
 
-__all__ = ["adapted_norm", "add_rms_norm", "attention", "cosine_distance", "cross_entropy", "dropout", "embedding", "gelu",
-           "glove", "kl_divergence", "layer_norm", "linear", "linear_cross_entropy", "lstm_cell", "negative_sampling",
-           "relu", "rms_norm", "rope", "softmax", "squared_distance", "swiglu", "tanh", "top_scores"]
+__all__ = ["adapted_norm", "add_rms_norm", "attention", "cosine_distance", "cross_entropy", "dropout", "embedding",
+           "gelu", "glove", "kl_divergence", "layer_norm", "linear", "linear_cross_entropy", "lstm_cell",
+           "negative_sampling", "relu", "rms_norm", "rope", "softmax", "squared_distance", "swiglu", "tanh",
+           "top_scores"]

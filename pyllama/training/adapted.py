@@ -5,7 +5,7 @@ from typing import Any
 
 from pyllama import params
 from pyllama.errors import UserError
-from pyllama.formats import peft
+from pyllama.formats import peft, peft_config
 from pyllama.models import adapters
 from pyllama.models.adapters import Adapter
 from pyllama.training import adapting
@@ -29,12 +29,12 @@ def read(saved: Checkpoint, base: dict, config: Any) -> Adapter:
     if saved.adapter is None:
         raise UserError(f"{saved.folder} is a whole model, not an adapter; load it by itself")
     stored = saved.trainer.get("about", {}).get("adapter", {})
-    lora = peft.lora_of(saved.adapter, saved.folder)
+    lora = peft_config.lora_of(saved.adapter, saved.folder)
     if stored:
         head = {name for module in lora.saved for name in params.chosen(base, [module])}
         adapting.require_same(adapting.fingerprint(base, head), stored)
     dtype = next(a.dtype for _, a in params.leaves(base) if hasattr(a, "dtype"))
-    return Adapter(lora, peft.fitted(lora, saved.tensors, base, config, dtype), stored.get("base", ""),
+    return Adapter(lora, peft_config.fitted(lora, saved.tensors, base, config, dtype), stored.get("base", ""),
                    stored.get("fingerprint", ""))
 
 

@@ -64,6 +64,12 @@ class Base(NamedTuple):
     path: str                                       # where it is; "": nowhere
 
 
+class Adapters(NamedTuple):
+    """What a run trains instead of its model."""
+    lora: Lora
+    about: dict[str, Any]                           # what a resume needs besides, JSON-serializable
+
+
 def begin(config, settings: Settings, adapting: Adapting, base: Base, like=None) -> State:
     """The state at step 0 of a run that trains adapters.
 
@@ -80,8 +86,8 @@ def begin(config, settings: Settings, adapting: Adapting, base: Base, like=None)
     arrays = adapters.begun(tree, config, lora, settings.seed, settings.master_dtype)
     trained = {*head, *(name for name in arrays if not name.endswith(peft.CONSTANTS))}
     state = start(config, settings, adapters.attached(tree, arrays), like, trained)
-    state.lora = lora
-    state.about = {"adapting": asdict(adapting), "base": base.path, "fingerprint": fingerprint(base.tree, but=head)}
+    about = {"adapting": asdict(adapting), "base": base.path, "fingerprint": fingerprint(base.tree, but=head)}
+    state.adapters = Adapters(lora, about)
     return state
 
 
@@ -150,7 +156,7 @@ def continued(config, saved: Saved, like=None, base: dict | None = None) -> Stat
     stored = about["adapting"]
     adapting = from_stored(Adapting, stored | {"lora": tuple(stored["lora"])})
     state = begin(config, saved.settings, adapting, Base(base or {}, about["base"]), like)
-    require_same(state.about["fingerprint"], about)
+    require_same(state.adapters.about["fingerprint"], about)
     restore(state, saved.checkpoint)
     return state
 

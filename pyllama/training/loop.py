@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +27,6 @@ from pyllama import backend, machine, memory, params
 from pyllama.device import on_host, read, require_dtype
 from pyllama.errors import UserError, check_choices
 from pyllama.low import widened
-from pyllama.models.adapters import Lora
 from pyllama.ops import cross_entropy
 from pyllama.quantization import decoded_tree
 from pyllama.rng import Draw
@@ -152,8 +151,7 @@ class State:
     step: int = 0                               # number of steps done
     whole: bool = True                          # False while a step updates the parameters
     loss: Callable | None = None                # called as the model's loss is; None: the model's
-    lora: Lora | None = None                    # of a run that trains adapters: see adapting.py
-    about: dict = field(default_factory=dict)   # what else a resume of it needs, JSON-serializable
+    adapters: Any = None                        # of a run that trains adapters: see adapting.Adapters
 
     @property
     def model(self) -> Any:
@@ -203,8 +201,7 @@ class Evaluation(NamedTuple):
         return f"{in_words(self.perplexity)}  next token {self.accuracy:.1%}"
 
 
-def start(config, settings: Settings, tree: dict | None = None, like=None,
-          trained: Set[str] | None = None) -> State:
+def start(config, settings: Settings, tree: dict | None = None, like=None, trained: Set[str] | None = None) -> State:
     """A state at step 0.
 
     config    the model's configuration

@@ -20,7 +20,7 @@ import numpy as np
 from pyllama import __version__, params
 from pyllama.device import host
 from pyllama.errors import UserError
-from pyllama.formats import peft
+from pyllama.formats import peft_config
 from pyllama.models.init import outlines
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
@@ -145,9 +145,10 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
         if best and "task" in about:                    # the metrics of the best checkpoint so far
             with contextlib.suppress(OSError):
                 (folder / METRICS).unlink()
-        of_adapter = {"adapter": state.about} if state.lora else {}
+        adapters = state.adapters
+        of_adapter = {"adapter": adapters.about} if adapters else {}
         checkpoint.save(folder, state.step, config=state.config.to_dict(), tensors=on_the_host(stored(state).items()),
-                        adapter=state.lora and peft.config_of(state.lora, state.about["base"], state.config),
+                        adapter=adapters and peft_config.config_of(adapters.lora, adapters.about["base"], state.config),
                         tokenizer_files=tokenizer_files or {}, best=best,
                         optimizer=on_the_host(state.optimizer.state().items()),
                         keep=policy.save_total_limit,
@@ -201,7 +202,7 @@ def run(folder: Path | None, state: State, training, validation, settings: Setti
 
 def stored(state: State) -> dict[str, Any]:
     """{name: parameter} of a checkpoint: all, or of a run that trains adapters those that train."""
-    return {name: leaf for name, leaf in params.leaves(state.p) if not state.lora or name in state.trained}
+    return {name: leaf for name, leaf in params.leaves(state.p) if not state.adapters or name in state.trained}
 
 
 def versions() -> dict:
@@ -283,7 +284,7 @@ def restore(state: State, saved: Checkpoint) -> None:
 
     Raises UserError if they do not fit.
     """
-    tree = stored(state) if state.lora else state.p         # an adapter's file has its own parameters alone
+    tree = stored(state) if state.adapters else state.p         # an adapter's file has its own parameters alone
     flat, _ = params.flatten(params.named(tree, saved.tensors, copy=False), state.trained)
     state.flat[:] = np.asarray(flat, like=state.flat)
     state.working.update()

@@ -68,7 +68,8 @@ def main():
     from safetensors.numpy import save_file
 
     cases = {name: numbers(name) for name in CASES}
-    (HERE / "peft.json").write_text(json.dumps({name: case for name, (case, _) in cases.items()}, sort_keys=True) + "\n")
+    stored = json.dumps({name: case for name, (case, _) in cases.items()}, sort_keys=True)
+    (HERE / "peft.json").write_text(f"{stored}\n")
     save_file({f"{name}/{key}": np.ascontiguousarray(a) for name, (_, arrays) in cases.items()
                for key, a in arrays.items()}, HERE / "peft.safetensors")
 
