@@ -95,6 +95,15 @@ def test_a_task_trains_its_head_besides_and_predicts(place, tmp_path, capsys):
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "q8_0", "q4_0"])
+def test_the_command_line_trains_beside_a_base_of_few_bits(place, tmp_path, kind):
+    run = tmp_path / "run"
+    assert main(["train", "--data", f"{place}/text.txt", "--init_from", f"{place}/llama", "--out_dir", f"{run}",
+                 "--max_steps", "1", "--block_size", "8", "--batch_size", "2", "--lora", "q_proj", "--rank", "4",
+                 "--base_dtype", kind, "--sample_tokens", "2"]) == 0
+    assert main(["resume", f"{run}", "--max_steps", "2", "--sample_tokens", "2"]) == 0
+
+
 def test_a_base_that_has_changed_is_refused(place, tmp_path):
     base = pyllama.load(place / "llama")
     base.save(tmp_path / "base")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pyllama import params
-from pyllama.device import host
+from pyllama.device import host, on_host
 from pyllama.errors import UserError, check_choices
 from pyllama.formats import peft
 from pyllama.models import adapters
@@ -79,7 +79,8 @@ def begin(config, settings: Settings, adapting: Adapting, base: Base, like=None)
     if settings.freeze:
         raise UserError("freeze has no effect with lora, which freezes all but the adapters; remove one of them")
     tree = stored_base(base.tree, config, adapting.base_dtype, settings.master_dtype)
-    if like is not None and any(isinstance(leaf, EncodedArray) for _, leaf in params.leaves(tree)):
+    on_gpu = like is not None and not on_host(like)
+    if on_gpu and any(isinstance(leaf, EncodedArray) for _, leaf in params.leaves(tree)):
         raise UserError("a base of few bits is multiplied on the CPU alone; remove base_dtype, or train on the CPU")
     head = [name for name, _ in params.leaves(tree) if not config.learns and not name.startswith(config.BODY)]
     lora = adapting.settings(tuple(sorted({name.rpartition(".")[0] for name in head})))

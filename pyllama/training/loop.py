@@ -28,7 +28,7 @@ from pyllama.device import on_host, read, require_dtype
 from pyllama.errors import UserError, check_choices
 from pyllama.low import widened
 from pyllama.ops import cross_entropy
-from pyllama.quantization import decoded_tree
+from pyllama.quantization import EncodedArray, decoded_tree
 from pyllama.rng import Draw
 from pyllama.text.tokens import Batch, Tokens, evaluation_windows, packed_evaluation_windows
 from pyllama.training.diagnose import first_not_finite
@@ -226,8 +226,9 @@ def start(config, settings: Settings, tree: dict | None = None, like=None, train
     if like is not None:
         require_dtype(settings.dtype, on_host(like))
         flat = np.asarray(flat, like=like)
-        p = params.over(flat, params.rebuild(p, (leaf if name in trained else np.asarray(leaf, like=like)
-                                                 for name, leaf in params.leaves(p))), trained)
+        p = params.over(flat, params.rebuild(p, (leaf if name in trained or isinstance(leaf, EncodedArray) else
+                                                 np.asarray(leaf, like=like) for name, leaf in params.leaves(p))),
+                        trained)
     matrices = matrix_slices(p, trained)
     if settings.optimizer == "adamw":
         optimizer: Optimizer = AdamW(flat.size, flat.dtype, matrices=matrices, betas=(settings.beta1, settings.beta2),
