@@ -2,6 +2,7 @@
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import OURS
+from pyllama.models.sharing import SHARING
 from pyllama.training import checkpoint
 
 
@@ -47,9 +48,11 @@ def family_of(saved: checkpoint.Checkpoint) -> tuple[str, dict]:
                         f"list of names; fix it")
     by_architecture = next((kind for kind, family in MODELS.items() for name in architectures
                             if family.config.head_of(name)), "llama")
-    kind = str(stored.get("model_type", by_architecture)).removeprefix(OURS)
+    written = str(stored.get("model_type", by_architecture))
+    kind = written.removeprefix(OURS)
     if kind not in MODELS:
         named = f" ({architectures[0]})" if architectures else ""
         raise UserError(f"{saved.folder} contains a {kind!r} model{named}, which is not supported; the supported types "
                         f"are {', '.join(MODELS)}")
-    return kind, {**stored, "model_type": kind}
+    foreign = SHARING if kind == written else ()            # fields of ours that another program's keys are named like
+    return kind, {name: value for name, value in stored.items() if name not in foreign} | {"model_type": kind}

@@ -2,6 +2,7 @@
 
 The gradients are those of tests/test_models.py, and the decoding that of tests/test_generate.py and test_decode.py.
 """
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -141,6 +142,16 @@ def test_a_folder_has_each_weight_once_and_is_not_for_transformers(tmp_path):
     assert len(whole.params["model"]["layers"]) == 4
     np.testing.assert_allclose(whole.logits(IDS)[0], again.logits(IDS)[0], rtol=0, atol=1e-5)
     assert whole.expanded().params["model"]["layers"] is whole.params["model"]["layers"]
+
+
+@pytest.mark.parametrize("size", [5, 13, "five"])
+def test_another_programs_key_of_that_name_is_not_ours(size, tmp_path):
+    """A folder that shares weights has a model_type of ours."""
+    c = llama.LlamaConfig(**SIZE)
+    Model(c, llama.init(c)).save(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"embedding_size": size, "share_layers": 2}))
+    assert pyllama.load(tmp_path).config.to_dict() == c.to_dict()
 
 
 def test_a_gguf_file_has_every_layer_and_the_whole_table(tmp_path):

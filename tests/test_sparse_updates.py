@@ -1,4 +1,5 @@
 """Rows of tables that only the steps that look them up update: the rule, which rows, and what that leaves alone."""
+import contextlib
 from dataclasses import replace
 
 import ml_dtypes
@@ -145,6 +146,17 @@ def test_a_parameter_that_no_op_reads_is_touched_as_a_whole():
         embedding(np.array([[1, 4, 1]]), p["seen"])
     assert tables.of_name["table"].touched.tolist() == list(range(V))
     assert tables.of_name["seen"].touched.tolist() == [1, 4]
+
+
+def test_a_step_that_was_interrupted_touches_no_row_of_the_next():
+    p = {"seen": np.ones((V, D))}
+    tables = Tables(p, V)
+    with contextlib.suppress(KeyboardInterrupt), tables.recording(p):
+        embedding(np.array([[1, 4]]), p["seen"])
+        raise KeyboardInterrupt
+    with tables.recording(p):
+        embedding(np.array([[2, 2]]), p["seen"])
+    assert tables.of_name["seen"].touched.tolist() == [2]
 
 
 # The loop

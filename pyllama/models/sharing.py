@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 from pyllama.errors import UserError
 from pyllama.models.config import Config
 
+SHARING = ("share_layers", "embedding_size")                # the fields; config.json has them if weights are shared
+
 
 @dataclass(frozen=True)
 class SharingConfig(Config):
@@ -45,7 +47,7 @@ class SharingConfig(Config):
     def to_dict(self) -> dict:
         """The contents of config.json, as other programs know them if nothing is shared; see Config.to_dict."""
         values = super().to_dict()
-        ours = () if self.shares else ("share_layers", "embedding_size")
+        ours = () if self.shares else SHARING
         return {name: value for name, value in values.items() if name not in ours}
 
 

@@ -104,10 +104,12 @@ class Tables:
                         table.note(slice(None))
             return result
 
-        with watching(watch):
-            yield
-        for table in self.of_name.values():
-            table.close()
+        try:
+            with watching(watch):
+                yield
+        finally:                                            # of an interrupted step, too: the next one starts anew
+            for table in self.of_name.values():
+                table.close()
 
     def touch_by(self, grads) -> None:
         """Make the rows that have a gradient the touched ones, where a step has not been recorded."""
