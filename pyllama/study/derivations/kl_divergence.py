@@ -34,7 +34,7 @@ DERIVATION = Derivation(
              "The loss is a mean over the rows that count, as cross-entropy is, so that both can be mixed.",
              "scale = temperature ** 2 / denominator(a, t, ignore_index, count)"),
         Step("loss = T² Σ_n c_n l_n / C",
-             "Only rows that count add to the sum.  The last two lines of the derivation say what `T²` is for.",
+             "Only rows that count add to the sum.  The second line for `db` says what `T²` is for.",
              "return np.sum(np.where(valid(t, ignore_index), row, 0)) * scale, (p, q, r, row, t)"),
         Step("∂lse'_n/∂b_nv = q_nv / T",
              "As in softmax, and `1/T` is the derivative of `b_nv / T`.", extra=True),
