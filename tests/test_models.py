@@ -23,6 +23,7 @@ from pyllama.models import (
     transformer,
 )
 from pyllama.models.config import Dimensions
+from pyllama.models.init import outlines
 from pyllama.models.kv_cache import new_cache
 from pyllama.models.sharing import SharingConfig
 from pyllama.rng import Draw
@@ -267,6 +268,14 @@ def test_back_may_be_called_again(model, c, inputs, options):
     _, back = model.loss(*inputs, randomized(model, c), c, **options)
     for (name, a), (_, b) in zip(params.leaves(back()), params.leaves(back(2.0)), strict=True):
         np.testing.assert_allclose(2 * a, b, rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize(("kind", "head"), [(kind, head) for kind in MODELS for head in MODELS[kind].config.HEADS])
+def test_no_family_makes_parameters_that_it_does_not_have(kind, head):
+    """A resume lets init() make as many arrays as the checkpoint has."""
+    c = small(kind, head)
+    with outlines(len(dict(params.leaves(c.model.init(c))))):
+        c.model.init(c)
 
 
 @each_case

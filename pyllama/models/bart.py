@@ -7,7 +7,7 @@ to reconstruct corrupted text (see text/corruption.py).  mBART (Liu et al., 2020
 
 Axes: B batch, S source time, T target time, D model, V vocabulary, C classes.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -105,9 +105,9 @@ class MBartConfig(BartConfig):
 
 def init(c: BartConfig, seed: int = 0, dtype: str = "float32") -> dict:
     """Weights from N(0, init_std²); norms one, biases zero."""
-    p = transformer.init(c, seed, dtype)
     if c.head == "seq2seq":
-        return p
+        return transformer.init(c, seed, dtype)
+    p = transformer.init(replace(c, tie_word_embeddings=True, final_bias=False), seed, dtype)     # no scores of tokens
     D, C = c.d_model, c.num_labels
     weights = Initializer(generator(seed, "init", "head"), c.init_std or D ** -0.5, dtype)
     return {"model": p["model"], "classification_head": {"dense": weights.affine(D, D),
