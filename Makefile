@@ -24,8 +24,8 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --batch_size 8 --shards 2 --max_iters 800 --warmup_iters 50 --learning_rate 4e-3 --eval_interval 200 \
            --eval_tokens 10000 --log_interval 50
 
-.PHONY: demo test check lint bench bench-gemm bench-train bench-decode bench-gpu bench-minilm bench-checkers \
-        gpu-resources mutate check-hf check-llama-cpp golden sanitize race valgrind cross docs docs-messages docs-test \
+.PHONY: demo test check lint bench bench-gemm bench-train bench-decode bench-gpu bench-minilm bench-adapt \
+        bench-checkers gpu-resources mutate check-hf check-llama-cpp golden sanitize race valgrind cross docs docs-messages docs-test \
         notebooks picture screenshots dist-check clean
 
 demo: $(BUILT)                                              # again: resumes the run if it was stopped
@@ -64,6 +64,10 @@ bench-gpu: $(DEV)
 
 bench-minilm: $(DEV)                                        # skipped where the data or the weights are missing
 	$(BIN)/python -m bench.minilm $(ARGS)
+
+bench-adapt: $(DEV)                                         # half an hour; parts without data are skipped
+	$(BIN)/python -m bench.adapt $(ARGS)
+	$(BIN)/python -m bench.distilling
 
 bench-checkers: $(CHECKERS)/.installed                      # gradcheck on functions of other libraries; docs/checkers.md
 	$(CHECKERS)/bin/python -m bench.checkers.third_party $(ARGS)

@@ -75,8 +75,8 @@ def ours(name: str, flags: list, model: Path, data: Path, run: Path) -> dict:
 
 
 def theirs(name: str, python: Path, model: Path, data: Path, run: Path) -> dict:
-    answer, precision = run / "accuracy.json", "bf16" if "bf16" in name else "float32"
-    figures = measured([python, "-m", "bench.minilm_transformers", model, data / TRAIN, data / TEST, answer, precision])
+    answer, way = run / "accuracy.json", name.partition("-")[2] or "float32"
+    figures = measured([python, "-m", "bench.minilm_transformers", model, data / TRAIN, data / TEST, answer, way])
     return {"impl": name, "accuracy": json.loads(answer.read_text()), **figures}
 
 

@@ -1,9 +1,10 @@
 """What bench/minilm.py compares with: the same fine-tuning as a plain loop of PyTorch and transformers.
 
-    python -m bench.minilm_transformers MODEL TRAIN.jsonl TEST.jsonl ANSWER.json [float32|bf16]
+    python -m bench.minilm_transformers MODEL TRAIN.jsonl TEST.jsonl ANSWER.json [float32|bf16|lora]
 
 Batch, steps, update rule and schedule are pyllama's; a tenth of the rows is for validation every 50 steps.  With bf16,
-products and attention are in bfloat16 (autocast).  Only PyTorch and transformers are needed here.
+products and attention are in bfloat16 (autocast).  With lora, PEFT adapts all matrices of the layers with rank 8, and
+the head is trained.  Only PyTorch and transformers are needed here, and PEFT for lora.
 """
 import json
 import math
@@ -30,14 +31,23 @@ def read(path):
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def main(folder, train, test, answer, precision="float32"):
+def adapted(model):
+    """The model with adapters of rank 8, of which alone the head's and the adapters' parameters train."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear"))
+
+
+def main(folder, train, test, answer, way="float32"):
     torch.manual_seed(0)
     random.seed(0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
-    matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
+    model = adapted(model) if way == "lora" else model
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = ([p for p in trained if (p.ndim > 1) == wanted] for wanted in (True, False))
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(groups, lr=RATE * (10 if way == "lora" else 1), betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     rows, unseen = read(train), read(test)
     labels = sorted({row["label"] for row in rows})
@@ -45,7 +55,7 @@ def main(folder, train, test, answer, precision="float32"):
     validation, rows = rows[:len(rows) // 10], rows[len(rows) // 10:]
 
     def forward(texts, **labels):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=way == "bf16"):
             return model(**texts, **labels)
 
     def encoded(some):
@@ -71,7 +81,7 @@ def main(folder, train, test, answer, precision="float32"):
         batch, order = order[:BATCH], order[BATCH:]
         texts, truth = encoded(batch)
         forward(texts, labels=truth).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()

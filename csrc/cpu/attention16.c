@@ -9,8 +9,8 @@
  *     than in float32: of a value, to the 16 queries of a tile if one of them sees, by causality and window, a key of
  *     the same edge; of a key, to dq of an edge of queries alike; of a query or dy, to dk and dv of an edge of keys.
  *     Scores are hidden before they are softened: so of a key, no more of y is lost than sees it.
- * (f) With AVX512-BF16 alone, attention.c widens its numbers instead.  The same tiles by vdpbf16ps took 1.1 to 1.4 times
- *     as long on an Intel Xeon, which makes as many products a cycle in float32; on an AMD it is not known.
+ * (f) With AVX512-BF16 alone, attention.c widens its numbers instead.  The same tiles by vdpbf16ps took 1.1 to 1.5 times
+ *     as long on an Intel Xeon; on an AMD it is not known.
  */
 #include "attention_tiles.h"
 
