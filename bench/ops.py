@@ -38,7 +38,7 @@ SECONDS = 0.3                                   # per turn
 
 # Operations of a forward pass's products; a backward pass takes twice as many.
 B, T, S, D, E, G, R, K, V, N = (AXES[axis] for axis in "BTSDEGRKVN")
-FLOPS = {"linear": 2 * B * T * D * E, "linear_cross_entropy": 2 * N * D * V,
+FLOPS = {"linear": 2 * B * T * D * E, "linear_cross_entropy": 2 * N * D * V, "adapted_norm": 2 * E * D * R,
          "attention": 2 * B * G * R * T * S * K}                # causal: half of two products
 AT_ONCE = {"linear_cross_entropy"}              # the forward pass computes the gradients, too: only both compare
 

@@ -23,7 +23,7 @@ PAGES = {path.name: path.read_text("utf-8") for path in [ROOT / "README.md", *so
 TINY = {
     "train": "--n_layer 1 --n_head 2 --n_embd 8 --block_size 8 --batch_size 2 --max_steps 4 --warmup_steps 1 "
              "--eval_tokens 40",
-    "resume": "--max_steps 6",
+    "resume": "--max_steps 6", "distill": "--block_size 8 --batch_size 2 --max_steps 4 --warmup_steps 1",
     "generate": "--max_new_tokens 5",
     "finetune": "--max_steps 4 --warmup_steps 1 --eval_steps 2 --batch_size 2 --max_length 8",
 }
@@ -45,8 +45,9 @@ def commands(page):
 
 
 def run(words):
-    """The exit code of a command, at a tiny size."""
-    return main([*words, *TINY.get(words[0], "").split()])
+    """The exit code of a command, at a tiny size; a model that is given has its own."""
+    tiny = TINY.get(words[0], "").split()
+    return main([*words, *(tiny[6:] if "--init_from" in words else tiny)])
 
 
 def smaller(code):
