@@ -89,7 +89,7 @@ sanitize: build/sanitize/.built
 	    PYTEST_ADDOPTS=--capture=sys PYLLAMA_NUM_THREADS=2; \
 	$(CURDIR)/$(BIN)/python -m tests.exercise && $(CURDIR)/$(BIN)/python -m pytest -n auto \
 	    -k "not numpy and not resident" tests/test_ops.py tests/test_build.py tests/test_refusals.py \
-	    tests/test_memory.py tests/test_threads.py tests/test_stored.py tests/test_decode.py \
+	    tests/test_variables.py tests/test_memory.py tests/test_threads.py tests/test_stored.py tests/test_decode.py \
 	    tests/test_decode_prompts.py
 
 CC_race := clang -g -DGRAIN=1 -fsanitize=thread -Wno-pass-failed
