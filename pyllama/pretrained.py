@@ -279,7 +279,6 @@ def with_adapter(saved: checkpoint.Checkpoint, tokenizer: str | Path | None, dty
     if tokenizer is None and tokenizer_files.found(saved.folder):
         model.tokenizer = Tokenizer.load(saved.folder)
     model.adapters = {"default": adapted.read(saved, model.params, model.config)}
-    model.params = adapted.as_trained(saved, model.params, model.config)
     model.use("default")
     model.notes, model.path = saved.notes, saved.folder.resolve()       # what was new in the base is not new here
     return changed(model, change(model.config), dtype) if change else model
@@ -306,9 +305,15 @@ def tokens_outside(model: Model) -> tuple[str, ...]:
 
 
 def changed(model: Model, config, dtype: str = "float32") -> Model:
-    """The model with another configuration, for example with another head: see `change` in load()."""
+    """The model with another configuration, for example with another head: see `change` in load().
+
+    Matrices that are encoded stay so.
+    """
+    before = dict(params.leaves(model.params))
     config, tree, notes = fitted(dict(params.leaves(decoded_tree(model.params))), config, dtype, strict=False,
                                  copy=True)
+    tree = params.rebuild(tree, (kept if isinstance(kept := before.get(name), EncodedArray) and
+                                 kept.shape == leaf.shape else leaf for name, leaf in params.leaves(tree)))
     return replace(model, config=config, params=tree, notes=(*model.notes, *notes))
 
 

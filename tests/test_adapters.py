@@ -99,6 +99,14 @@ def test_an_exact_update_sees_that_a_longer_row_is_divided_by_its_length():
 
 # --- merge = forward = unmerge ----------------------------------------------------------------------------------------
 
+def test_a_row_of_zeros_is_merged_as_it_is_computed():
+    """Its length is 0, and so is its m at first: 0 / 0 would be NaN."""
+    p = matrix("exact")
+    p["weight"][1], p["lora_B"]["weight"][1], p[DORA][1] = 0, 0, 0
+    x = np.random.default_rng(1).standard_normal((3, 4))
+    np.testing.assert_allclose(x @ adapters.merge(p)[0].T + p["bias"], adapters.adapted(x, p)[0], rtol=1e-12)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("dora", KINDS)
 def test_a_merged_matrix_computes_the_same_and_is_unmerged_to_the_base(dora, turned):

@@ -104,6 +104,41 @@ def test_the_command_line_trains_beside_a_base_of_few_bits(place, tmp_path, kind
     assert main(["resume", f"{run}", "--max_steps", "2", "--sample_tokens", "2"]) == 0
 
 
+def test_a_quantized_file_is_a_base_that_stays_encoded_and_is_found_again(place, tmp_path):
+    with pytest.warns(UserWarning, match="the tokenizer has no end token"):
+        pyllama.load(place / "llama").quantize("q8_0").save(tmp_path / "base.gguf")
+    for dtype in ("float32", "float64"):
+        run = tmp_path / dtype
+        assert main(["train", "--data", f"{place}/text.txt", "--init_from", f"{tmp_path}/base.gguf", "--out_dir",
+                     f"{run}", "--max_steps", "1", "--block_size", "8", "--lora", "q_proj", "--dtype", dtype,
+                     "--base_dtype", "q4_0", "--sample_tokens", "2"]) == 0
+        assert main(["resume", f"{run}", "--max_steps", "2", "--sample_tokens", "2"]) == 0
+        ids = np.arange(4)[None]
+        z, z2 = (pyllama.load(run, dtype=kind).logits(ids)[0] for kind in ("float32", "float64"))
+        # numbers up to 1, and 32 terms, twice in a row: 32 roundings of 2^-24 each
+        np.testing.assert_allclose(z, z2, rtol=0, atol=2 * 32 * 2 ** -24)
+    saved = checkpoint.load(tmp_path / "float32")
+    base = pretrained.base_params(saved, pretrained.config_of(saved), "float32")
+    assert base["model"]["layers"][0]["self_attn"]["q_proj"]["weight"].kind == "q8_0"
+
+
+def test_an_adapter_that_is_read_for_a_base_has_the_base_that_it_was_trained_beside(place, tmp_path):
+    trained(place, tmp_path / "run", replace(LORA, base_dtype="q4_0"))
+    model, ids = pyllama.load(place / "llama"), np.arange(8)[None]
+    before = model.logits(ids)[0]
+    model.add_adapter("few", tmp_path / "run")
+    model.use("few")
+    np.testing.assert_array_equal(model.logits(ids)[0], pyllama.load(tmp_path / "run").logits(ids)[0])
+    model.use(None)
+    np.testing.assert_array_equal(model.logits(ids)[0], before)
+
+
+def test_a_step_of_adapters_is_not_explained_as_one_of_a_whole_model(place, tmp_path, capsys):
+    trained(place, tmp_path / "run", LORA)
+    assert main(["explain", f"{tmp_path}/run", "--text", "The fox", "--out", f"{tmp_path}/page.html"]) == 2
+    assert "has adapters, but a step of a whole model is explained; merge them" in capsys.readouterr().err
+
+
 def test_a_base_that_has_changed_is_refused(place, tmp_path):
     base = pyllama.load(place / "llama")
     base.save(tmp_path / "base")
@@ -175,3 +210,6 @@ def test_a_merge_of_a_whole_model_is_refused(place, tmp_path, capsys):
     trained(place, tmp_path / "run", LORA)
     assert main(["merge", f"{tmp_path}/run", f"{tmp_path}/merged", "--base", f"{place}/llama"]) == 0
     assert json.loads((tmp_path / "merged/config.json").read_text())["hidden_size"] == 32
+    capsys.readouterr()
+    assert main(["merge", f"{tmp_path}/run", f"{tmp_path}/merged.gguf"]) == 0       # notes are lines, not warnings
+    assert capsys.readouterr().out.startswith("the tokenizer has no end token")

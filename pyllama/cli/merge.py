@@ -1,4 +1,5 @@
 """The command merge: an adapter and its base as one model."""
+import warnings
 from pathlib import Path
 
 from pyllama import memory, pretrained
@@ -29,6 +30,10 @@ def merge(src: Path, dst: Path, /, base: Path | None = None, force: bool = False
         model.use("default")
     for note in model.notes:
         console.print(note)
-    model.save(dst, force)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model.save(dst, force)
+    for warning in told:
+        console.print(str(warning.message))
     console.print(f"wrote {dst}")
     return 0

@@ -81,6 +81,7 @@ class Adapter:
     tensors: dict[str, np.ndarray] = field(repr=False)
     base: str = ""                                  # where its base model is
     fingerprint: str = ""                           # of the base's weights: see fingerprint()
+    base_dtype: str | None = None                   # how the base's matrices were stored beside it: see Adapting
 
 
 # --- one matrix -------------------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def merge(p, turned=False):
     w = (w.T if turned else w) + update(p)
     if DORA not in p:
         return (w.T if turned else w), None
-    n = np.linalg.norm(w, axis=1)
+    n = np.maximum(np.linalg.norm(w, axis=1), 1e-12)            # the ε of adapted_norm, which a row of zeros needs
     w *= (p[DORA] / n)[:, None]
     return (w.T if turned else w), n
 

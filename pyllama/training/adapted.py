@@ -3,11 +3,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pyllama import params
+from pyllama.decode.plan import dtype_of
 from pyllama.errors import UserError
 from pyllama.formats import peft, peft_config
 from pyllama.models import adapters
 from pyllama.models.adapters import Adapter
+from pyllama.quantization import decoded_tree
 from pyllama.training import adapting
 from pyllama.training.checkpoint import Checkpoint
 
@@ -33,21 +37,20 @@ def read(saved: Checkpoint, base: dict, config: Any) -> Adapter:
     if stored:
         head = {name for module in lora.saved for name in params.chosen(base, [module])}
         adapting.require_same(adapting.fingerprint(base, head), stored)
-    dtype = next(a.dtype for _, a in params.leaves(base) if hasattr(a, "dtype"))
-    return Adapter(lora, peft_config.fitted(lora, saved.tensors, base, config, dtype), stored.get("base", ""),
-                   stored.get("fingerprint", ""))
-
-
-def as_trained(saved: Checkpoint, tree: dict, config: Any) -> dict:
-    """The base's parameters as a run of adapters stored them while it trained."""
-    stored = saved.trainer.get("about", {}).get("adapter", {}).get("adapting", {})
-    return adapting.stored_base(tree, config, stored.get("base_dtype"))
+    tensors = peft_config.fitted(lora, saved.tensors, base, config, str(dtype_of(base)))
+    return Adapter(lora, tensors, stored.get("base", ""), stored.get("fingerprint", ""),
+                   stored.get("adapting", {}).get("base_dtype"))
 
 
 def chosen(base: dict, known: Mapping[str, Adapter], name: str | None, config: Any) -> dict:
-    """The base's parameters with the adapter of this name merged.  Raises UserError if there is no such adapter."""
+    """The base's parameters with the adapter of this name merged.  Raises UserError if there is no such adapter.
+
+    They are rounded as the run that trained the adapter stored them; in float64 none stays encoded.
+    """
     if name is None:
         return base
     if name not in known:
         raise UserError(f"there is no adapter {name!r}; the adapters are {', '.join(known) or 'not read yet'}")
-    return adapters.merged(adapters.attached(base, known[name].tensors), config)
+    tree = adapting.stored_base(base, config, known[name].base_dtype)
+    tree = decoded_tree(tree, np.float64) if dtype_of(base) == np.float64 else tree
+    return adapters.merged(adapters.attached(tree, known[name].tensors), config)

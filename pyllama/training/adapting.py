@@ -4,7 +4,7 @@ The base's matrices that may have adapters can be stored in few bits (QLoRA: Det
 GGUF in place of NF4).  They are decoded in panels where they are multiplied, in each pass anew.
 """
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -101,28 +101,35 @@ def stored_base(tree: dict, config, kind: str | None, dtype: str = "float32") ->
     may = adapters.matrices(tree, config)
 
     def stored(name, leaf):
-        if name.rpartition(".")[0] not in may or not name.endswith(".weight") or kind == "float32":
-            return leaf.decoded(dtype) if isinstance(leaf, EncodedArray) else leaf
-        if kind is None or isinstance(leaf, EncodedArray):
+        is_matrix = name.rpartition(".")[0] in may and name.endswith(".weight")
+        if is_matrix and kind is None:
             return leaf
-        return encoded(name, leaf, KINDS.get(kind, kind), config)
+        leaf = leaf.decoded(dtype) if isinstance(leaf, EncodedArray) else leaf
+        return encoded(name, leaf, KINDS.get(kind, kind), config) if is_matrix and kind != "float32" else leaf
 
     return params.rebuild(tree, (stored(name, leaf) for name, leaf in params.leaves(tree)))
 
 
 def fingerprint(tree: dict, but: Collection[str] = ()) -> str:
-    """A hash of the parameters, in float32 or as they are encoded.    but: names of those to leave out"""
+    """A hash of the parameters in float32, however they are stored.    but: names of those to leave out"""
     digest = hashlib.sha256()
     for name, leaf in params.leaves(tree):
         if name in but:
             continue
         digest.update(f"{name}{leaf.shape}".encode())
-        rows = leaf.data if isinstance(leaf, EncodedArray) else leaf.reshape(-1)
-        for start_at in range(0, len(rows), PIECE):
-            piece = rows[start_at:start_at + PIECE]
-            piece = piece if isinstance(leaf, EncodedArray) else host(piece).astype("<f4")
-            digest.update(piece.tobytes())
+        for piece in pieces(leaf):
+            digest.update(host(piece).astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
+
+
+def pieces(leaf) -> Iterator[Any]:
+    """The numbers of a parameter, in order, some at a time."""
+    if isinstance(leaf, EncodedArray) and not leaf.transposed:
+        yield from (rows for _, rows in leaf.panels())
+        return
+    flat = (leaf.decoded() if isinstance(leaf, EncodedArray) else leaf).reshape(-1)
+    for begin_at in range(0, len(flat), PIECE):
+        yield flat[begin_at:begin_at + PIECE]
 
 
 def started(config, settings: Settings, tree: dict | None, like=None, adapting: Adapting | None = None,

@@ -37,7 +37,7 @@ from pyllama.training.parallel import Communicator, Solo, share
 from pyllama.training.schedule import SCHEDULES
 from pyllama.training.stopping import unless_stopped
 from pyllama.training.updates import Updates, follow
-from pyllama.training.working import Working, rounded_tree
+from pyllama.training.working import Working, rounded_tree, widened_tree
 
 SOLO = Solo()
 AT_ONCE = 2 ** 18               # numbers in a layer's input at a time: hides Python's overhead, keeps memory small
@@ -160,8 +160,8 @@ class State:
 
     @property
     def tree(self) -> dict:
-        """The parameters in one precision: p, but for the frozen matrices of a run in bfloat16, which are widened."""
-        return params.rebuild(self.p, (widened(leaf) for _, leaf in params.leaves(self.p)))
+        """The parameters in one precision: see widened_tree()."""
+        return widened_tree(self.p, self.flat.dtype)
 
     def gradients(self, flat: np.ndarray) -> dict:
         """The gradient flat [N] as a tree; params.NONE is in place of that of a frozen parameter."""
@@ -210,8 +210,7 @@ def start(config, settings: Settings, tree: dict | None = None, like=None, train
     trained   the names of the parameters that train, plain arrays, beside which others may stay encoded; None: all but
               those that settings.freeze names, after the tree has been decoded
 
-    Raises UserError if settings.freeze names a parameter that does not exist, or all parameters, and if the device does
-    not compute in settings.dtype.
+    Raises UserError if settings.freeze names no parameter or all of them, or if the device lacks settings.dtype.
     """
     p = tree or config.model.init(config, settings.seed, settings.master_dtype)
     if trained is None:
@@ -226,9 +225,9 @@ def start(config, settings: Settings, tree: dict | None = None, like=None, train
     if like is not None:
         require_dtype(settings.dtype, on_host(like))
         flat = np.asarray(flat, like=like)
-        p = params.over(flat, params.rebuild(p, (leaf if name in trained or isinstance(leaf, EncodedArray) else
-                                                 np.asarray(leaf, like=like) for name, leaf in params.leaves(p))),
-                        trained)
+        moved = (leaf if name in trained or isinstance(leaf, EncodedArray) else np.asarray(leaf, like=like)
+                 for name, leaf in params.leaves(p))
+        p = params.over(flat, params.rebuild(p, moved), trained)
     matrices = matrix_slices(p, trained)
     if settings.optimizer == "adamw":
         optimizer: Optimizer = AdamW(flat.size, flat.dtype, matrices=matrices, betas=(settings.beta1, settings.beta2),

@@ -13,6 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from pyllama import params
+from pyllama.low import widened
+from pyllama.quantization import decoded_tree
 from pyllama.training.optim import is_matrix, round_into
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -59,3 +61,9 @@ def rounded_tree(tree: dict, but: Container[str] = ()) -> dict:
     """
     return params.rebuild(tree, (params.cast(leaf, BFLOAT16) if hasattr(leaf, "dtype") and is_matrix(name, leaf)
                                  and name not in but else leaf for name, leaf in params.leaves(tree)))
+
+
+def widened_tree(tree: dict, dtype: np.dtype) -> dict:
+    """The tree with its matrices of bfloat16 in float32 and, if dtype is float64, the encoded ones decoded."""
+    tree = decoded_tree(tree, dtype) if dtype == np.float64 else tree
+    return params.rebuild(tree, (widened(leaf) for _, leaf in params.leaves(tree)))

@@ -64,6 +64,9 @@ def load(path: Path, given: Given | str, step: int | None = None, tokenizer: Pat
     name, path = path.resolve().name, checkpoint.followed(path)
     path = path if step is None or not path.exists() else of_step(path, step)
     saved = checkpoint.load(path) if path.is_dir() else None
+    if saved and saved.adapter is not None:
+        raise UserError(f"{saved.folder} has adapters, but a step of a whole model is explained; merge them with their "
+                        f"base, and explain the merged model")
     stored = saved.trainer.get("settings") if saved else None
     settings = from_stored(Settings, stored) if stored else FRESH
     settings = replace(settings, dtype=settings.master_dtype)
