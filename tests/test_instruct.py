@@ -14,6 +14,7 @@ from pyllama.generation import SearchConfig
 from pyllama.models import MODELS, bart, bert, gpt2
 from pyllama.models.config import Dimensions
 from pyllama.ops import cross_entropy
+from pyllama.quantization import decoded_tree, encoded_tree
 from pyllama.tasks import TASKS, instruct
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.rows import BadRow, Row
@@ -145,6 +146,14 @@ def test_perplexity_is_of_a_token_of_the_responses(monkeypatch):
     assert math.log(found) == pytest.approx(np.average(losses, weights=[2, 7, 10]))
     monkeypatch.setattr(instruct, "AT_ONCE", 2)
     assert instruct.perplexity(rows_of(ROWS), work)["perplexity"] == pytest.approx(found)
+
+
+def test_perplexity_reads_matrices_that_a_run_in_bfloat16_writes_with():
+    model = at_work()
+    stored = encoded_tree(model.params, "bf16", model.config)
+    found, expected = (instruct.perplexity(rows_of(ROWS), model._replace(params=p))
+                       for p in (stored, decoded_tree(stored)))
+    assert found == expected
 
 
 CAPITALS = {"France": "Paris", "Spain": "Madrid", "中国": "北京"}

@@ -17,6 +17,7 @@ import numpy as np
 
 from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, generate
+from pyllama.quantization import decoded_tree
 from pyllama.tasks import chat
 from pyllama.tasks.rows import texts_of
 from pyllama.tasks.seq2seq import rouge
@@ -140,7 +141,7 @@ def metrics(answers, rows):
 def perplexity(rows, trained):
     """The perplexity of the responses' tokens, end tokens included: exp of the mean loss in nats."""
     batches = (batch for _, batch in examples(rows, trained).in_turn(AT_ONCE))
-    loss, _ = loop.mean_loss(trained.params, trained.config, batches)
+    loss, _ = loop.mean_loss(decoded_tree(trained.params), trained.config, batches)
     return {"perplexity": loop.perplexity(loss)}
 
 
