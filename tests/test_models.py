@@ -1,6 +1,5 @@
 """A model is a function with a back, like an op: one test for all of them."""
-import inspect
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from pyllama import backend, params
 from pyllama.errors import UserError
 from pyllama.models import (
-    LIBRARY_ONLY,
     MODELS,
     bart,
     bert,
@@ -23,7 +21,6 @@ from pyllama.models import (
     transformer,
 )
 from pyllama.models.config import Dimensions
-from pyllama.models.init import outlines
 from pyllama.models.kv_cache import new_cache
 from pyllama.models.sharing import SharingConfig
 from pyllama.rng import Draw
@@ -270,14 +267,6 @@ def test_back_may_be_called_again(model, c, inputs, options):
         np.testing.assert_allclose(2 * a, b, rtol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize(("kind", "head"), [(kind, head) for kind in MODELS for head in MODELS[kind].config.HEADS])
-def test_no_family_makes_parameters_that_it_does_not_have(kind, head):
-    """A resume lets init() make as many arrays as the checkpoint has."""
-    c = small(kind, head)
-    with outlines(len(dict(params.leaves(c.model.init(c))))):
-        c.model.init(c)
-
-
 @each_case
 def test_gradients_that_are_added_where_they_are_made_are_the_same(model, c, inputs, options):
     """As in training: each op that reads a leaf adds to its place, and back returns a zero for it."""
@@ -323,28 +312,6 @@ def test_gradients_of_gpt2_s_transposed_weights_are_added_where_they_are_made(dt
         assert place.any(), name
 
 
-# What a family says about itself
-
-def test_families_that_repeat_their_parents_are_known():
-    """Tests of every case leave them out; those below do not.  A small BART is an mBART."""
-    assert [kind for kind in MODELS if repeats_its_parent(kind)] == ["xlm-roberta", "camembert", "mbart"]
-
-
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_family_says_what_the_commands_and_tasks_ask_for(kind):
-    model, family = MODELS[kind]
-    assert kind == family.TYPE
-    for head in family.HEADS:
-        c = small(kind, head)
-        assert c.model is model
-        assert (c.head, c.vocab_size, c.hidden_size) == (head, 19, 12)
-        assert type(c).from_dict(c.to_dict()).to_dict() == c.to_dict()
-        assert all(getattr(c, name) == 0.3 for name in family.DROPOUTS)
-        names = [name for name, _ in params.leaves(model.init(c))]
-        assert all(any(name.startswith(prefix) for name in names) for prefix in family.BODY)
-    assert {*family.LEARNS} <= {*family.HEADS}
-
-
 WRITERS = [kind for kind, family in MODELS.items() if "next token" in family.config.LEARNS.values()]
 
 
@@ -378,30 +345,3 @@ def test_a_roberta_reads_as_many_tokens_as_it_has_positions_after_that_of_paddin
     roberta.logits(ids[:, :6], p, c)
     with pytest.raises(UserError, match=r"has 7 tokens, but the model has only 6 positions"):
         roberta.logits(ids, p, c)
-
-
-def test_a_subclass_of_a_configuration_has_the_model_of_its_parent():
-    """As a reader of a notebook would write it: in a module that is not a model."""
-    @dataclass(frozen=True)
-    class Mine(llama.LlamaConfig):
-        hidden_size: int = 64
-
-    assert Mine().model is llama
-    assert textbook.TextbookConfig().model is textbook
-
-
-ORDER = ("mask", "segments", "types", "draw", "recompute", "cache", "caches", "window", "labels", "count", "truncate",
-         "start", "room", "options")
-
-
-@pytest.mark.parametrize("module", [module for module, _ in (*MODELS.values(), *LIBRARY_ONLY.values())],
-                         ids=lambda module: module.__name__)
-def test_what_follows_the_configuration_goes_by_keyword_in_one_order(module):
-    for name, f in inspect.getmembers(module, inspect.isfunction):
-        parameters = list(inspect.signature(f).parameters.values())
-        names = [parameter.name for parameter in parameters]
-        if f.__module__ == module.__name__ and name not in ("init", "batches") and "c" in names:
-            options = parameters[names.index("c") + 1:]
-            assert all(option.kind in (option.KEYWORD_ONLY, option.VAR_KEYWORD) for option in options), name
-            order = [ORDER.index(option.name) for option in options]
-            assert order == sorted(order), name
