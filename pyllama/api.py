@@ -20,6 +20,7 @@ from pyllama.models.config import Dimensions
 from pyllama.pretrained import Model, check_dtype, load
 from pyllama.quantization import EncodedArray
 from pyllama.tasks import finetune as tuning
+from pyllama.tasks.distill import resume_rows, resume_text
 from pyllama.tasks.finetune import Setup
 from pyllama.tasks.readable import readable
 from pyllama.tasks.rows import Source
@@ -150,10 +151,10 @@ or a folder with config.json and model.safetensors
         warn((*saved.notes, *pretrained.reading_notes(saved.checkpoint)))
         config = pretrained.config_of(saved.checkpoint)
         if "task" in saved.about:
-            plan = tuning.resume(folder, saved).plan
+            plan = resume_rows(tuning.resume(folder, saved)).plan
         else:
             base = pretrained.base_params(saved.checkpoint, config, saved.settings.master_dtype)
-            plan = text_run.resume(folder, saved, config, base=base)
+            plan = resume_text(text_run.resume(folder, saved, config, base=base))
         warn(plan.notes)
         yield from run(*plan)
 

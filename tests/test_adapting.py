@@ -11,7 +11,8 @@ from pyllama.cli.main import main
 from pyllama.errors import UserError
 from pyllama.tasks import finetune
 from pyllama.training import checkpoint
-from pyllama.training.adapting import Adapting, Base, begin, fingerprint
+from pyllama.training.adapting import Adapting, Base, begin
+from pyllama.training.fingerprint import fingerprint
 from pyllama.training.run import RunPolicy
 
 SETTINGS = pyllama.Settings(max_steps=4, batch_size=2, block_size=16, warmup_steps=0, learning_rate=1e-2, shards=2)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import pyllama
 from pyllama import params, pretrained
 from pyllama.cli.main import main
 from pyllama.errors import UserError
@@ -16,8 +17,9 @@ from pyllama.testing import check_partials
 from pyllama.text.tokens import joined
 from pyllama.training import distilling, teacher_scores
 from pyllama.training.distilling import Distillation, Teacher, class_loss_of, loss_of
+from pyllama.training.fingerprint import fingerprint
 from pyllama.training.loop import Settings
-from pyllama.training.teacher_scores import fingerprint, scored
+from pyllama.training.teacher_scores import scored
 
 FAMILIES = ["llama", "qwen3", "gpt2", "bert", "roberta", "distilbert"]
 V = 11
@@ -163,8 +165,8 @@ def in_float32(teacher):
 
 def stored(folder, tokens, *, teacher=None, k=3, T=2.0, **settings):
     teacher = teacher or in_float32(teacher_of(configuration("gpt2", n_positions=64)))
-    return scored(tokens, lambda: teacher, fingerprint(teacher), V, folder, Settings(batch_size=2, **settings), top_k=k,
-                  temperature=T)
+    return scored(tokens, lambda: teacher, fingerprint(teacher.p), V, folder, Settings(batch_size=2, **settings),
+                  top_k=k, temperature=T)
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +241,9 @@ def test_scores_of_other_data_and_damaged_ones_are_refused(tokens, tmp_path):
     file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
     with pytest.raises(UserError, match="is damaged: it is not what was written; remove its folder"):
         stored(tmp_path / "cache", tokens, block_size=8)
+    file.unlink()
+    with pytest.raises(UserError, match=r"teacher\.bin is missing beside teacher\.json; remove its folder"):
+        stored(tmp_path / "cache", tokens, block_size=8)
 
 
 # The command, on a text
@@ -271,9 +276,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(flags, folder, tmp_path, capsys):
     words = ["distill", f"{folder}/teacher", "--data", f"{folder}/text.txt", *TINY, "--lr_decay_steps", "4",
              *(flag.format(tmp_path) for flag in flags)]
     assert main([*words, "--out_dir", f"{tmp_path}/whole"]) == 0
-    assert main([*words, "--out_dir", f"{tmp_path}/halves", "--max_steps", "2"]) == 0
+    for run in "halves", "python":
+        assert main([*words, "--out_dir", f"{tmp_path}/{run}", "--max_steps", "2"]) == 0
     assert main(["resume", f"{tmp_path}/halves", "--max_steps", "4"]) == 0
-    assert weights(tmp_path / "whole") == weights(tmp_path / "halves")
+    assert [record.step for record in pyllama.resume(tmp_path / "python", 4)] == [3, 4]
+    assert weights(tmp_path / "whole") == weights(tmp_path / "halves") == weights(tmp_path / "python")
     assert main(["train", "--data", f"{folder}/text.txt", "--out_dir", f"{tmp_path}/alone", "--init_from",
                  f"{tmp_path}/whole", *TINY]) == 0             # a student is a model as any other
     assert "distill" not in json.loads(next(tmp_path.glob("alone/checkpoints/*4/trainer.json")).read_text())["about"]
@@ -295,6 +302,9 @@ def test_a_masked_model_teaches(folder, tmp_path):
     (["masked", "--block_size", "9"], "but the teacher sees only 8 tokens"),
     (["classifier", "--field", "a"], "field applies to a text"),
     (["classifier", "--hidden", "1"], "hidden compares the states of tokens of a text"),
+    (["teacher", "--num_hidden_layers", "0"], "num_hidden_layers is 0; it must be at least 1"),
+    (["teacher", "--alpha", "0", "--z_loss", "1e-4"], "z_loss changes the loss of the labels, but alpha is 0"),
+    (["classifier", "--alpha", "0", "--label_smoothing", "0.1"], "label_smoothing changes the loss of the labels"),
     (["nowhere"], "there is no model at ")])
 def test_a_command_that_cannot_be_done_is_refused(words, message, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(folder)
@@ -333,9 +343,17 @@ def test_a_classifier_teaches_a_student_of_another_family(folder, tmp_path, caps
     assert main([*words, "--out_dir", f"{tmp_path}/whole", "--max_steps", "4"]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert main([*words, "--out_dir", f"{tmp_path}/halves", "--max_steps", "2"]) == 0
-    assert main(["resume", f"{tmp_path}/halves", "--max_steps", "4"]) == 0
+    assert [record.step for record in pyllama.resume(tmp_path / "halves", 4)] == [3, 4]
     assert weights(tmp_path / "whole") == weights(tmp_path / "halves")
     assert json.loads((tmp_path / "whole/metrics.json").read_text())["rows"] > 0
+
+
+def test_a_teacher_with_adapters_beside_a_base_of_few_bits_teaches(folder, tmp_path):
+    assert main(["finetune", "--task", "classify", "--model", f"{folder}/masked", "--data", f"{folder}/rows.jsonl",
+                 "--out_dir", f"{tmp_path}/few", "--max_steps", "1", "--lora", "query", "--rank", "2", "--base_dtype",
+                 "bfloat16"]) == 0
+    assert main(["distill", f"{tmp_path}/few", "--data", f"{folder}/rows.jsonl", "--out_dir", f"{tmp_path}/run",
+                 "--max_steps", "1"]) == 0
 
 
 def test_a_row_has_the_teachers_scores_in_the_students_order(folder, tmp_path):

@@ -1,5 +1,5 @@
 """Runs that train a student by its teacher, on a text or on the rows of a task."""
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,14 +16,15 @@ from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup, TaskRun
 from pyllama.tasks.rows import Source
 from pyllama.tasks.student import Student, student_of
-from pyllama.tasks.task import Trained, labels_of
+from pyllama.tasks.task import Task, Trained, labels_of
 from pyllama.text.tokens import Tokens
 from pyllama.training import checkpoint, text_run
 from pyllama.training.distilling import Distillation, Teacher, class_loss_of, loss_of
 from pyllama.training.examples import Examples
+from pyllama.training.fingerprint import fingerprint
 from pyllama.training.loop import SOLO, Settings
 from pyllama.training.run import Plan, RunPolicy, changed_since, from_stored
-from pyllama.training.teacher_scores import fingerprint, kept, scored
+from pyllama.training.teacher_scores import kept, scored
 from pyllama.training.text_run import Text
 from pyllama.training.working import rounded_tree
 
@@ -88,11 +89,12 @@ def begin_text(folder: Path | None, path: Path, material: Material, student: Stu
                         f"predicts neither the next nor masked tokens; give another teacher")
     model = student_of(teacher, student, settings)
     require_alike(teacher, model, settings, s)
+    require_effect(settings, s)
     text = Text(material.data, str(path), field=material.field, validation=material.validation, split=material.split)
     plan = text_run.begin(folder, model.config, model.require_tokenizer(), text, settings, policy, params=model.params,
                           like=like, comm=comm, encode=encode, lock=lock)
     own = Teacher(teacher.params, teacher.config)
-    return taught(plan, s, about_teacher(path, fingerprint(own), s), lambda: own, like, progress), model
+    return taught(plan, s, about_teacher(path, fingerprint(own.p), s), lambda: own, like, progress), model
 
 
 def require_alike(teacher: pretrained.Model, student: pretrained.Model, settings: Settings, s: Distillation) -> None:
@@ -111,6 +113,13 @@ def require_alike(teacher: pretrained.Model, student: pretrained.Model, settings
     if s.hidden and a.hidden_size != b.hidden_size:
         raise UserError(f"the student's hidden states have {b.hidden_size} numbers, the teacher's {a.hidden_size}, so "
                         f"they cannot be compared; set hidden to 0, or hidden_size to {a.hidden_size}")
+
+
+def require_effect(settings: Settings, s: Distillation) -> None:
+    """Raise UserError if a setting changes the loss of the labels, but they do not count."""
+    for name in ("label_smoothing", "z_loss"):
+        if getattr(settings, name) and not s.alpha:
+            raise UserError(f"{name} changes the loss of the labels, but alpha is 0; remove it, or make alpha larger")
 
 
 def about_teacher(path: Path, mark: str, s: Distillation) -> dict:
@@ -167,7 +176,7 @@ def stored(about: dict) -> Distillation:
 
 def unchanged(folder, about: dict, teacher: Teacher) -> Teacher:
     """The teacher.  Raises UserError if it is not that of the run."""
-    if fingerprint(teacher) != about["fingerprint"]:
+    if fingerprint(teacher.p) != about["fingerprint"]:
         raise UserError(changed_since(folder, f"the teacher {about['teacher']}"))
     return teacher
 
@@ -184,22 +193,29 @@ def begin_rows(folder: Path | None, path: Path, material: Material, student: Stu
     finetune.begin() does.
     """
     material.require_default(("field", "split"), "a text")
+    require_effect(settings, s)
     if s.hidden:
         raise UserError("hidden compares the states of tokens of a text; with the rows of a task, remove it")
     if len(material.data) != 1:
         raise UserError(f"the rows of a task are in one file, but data names {len(material.data)}; join them")
-    task, trained, notes = tuning.load(path, settings.master_dtype)
+    task, trained, notes = task_teacher(path, settings.master_dtype)
     if task.name != "classify" or scores.problem_of(trained.config) != "single_label_classification":
         raise UserError(f"{path} was trained on the task {task.name}, and not to give each text one class, so it has "
                         f"no probabilities to learn from; give a text classifier")
-    teacher = pretrained.Model(trained.config, decoded_tree(trained.params), trained.tokenizer)
+    teacher = pretrained.Model(trained.config, trained.params, trained.tokenizer)
     model = student_of(teacher, student, settings)
     setup = Setup(model=str(path), epochs=material.epochs, max_length=material.max_length, dev=material.validation,
                   test=material.test, test_data=material.test_data)
     source = Source(Path(material.data[0]), tuple(trained.entry.get("fields", ())))
     begun = tuning.begin(folder, task.name, source, setup, settings, policy, SearchConfig(), model=model, lock=lock)
-    about = about_teacher(path, fingerprint(Teacher(trained.params, trained.config)), s)
+    about = about_teacher(path, fingerprint(trained.params), s)
     return taught_rows(begun, s, about, lambda: trained, progress)._replace(notes=(*notes, *begun.notes))
+
+
+def task_teacher(path: Path, dtype: str) -> tuple[Task, Trained, Sequence[str]]:
+    """(task, teacher, notes) of a model that was trained on a task, in float32 or float64."""
+    task, trained, notes = tuning.load(path, dtype)
+    return task, trained._replace(params=decoded_tree(trained.params)), notes
 
 
 def taught_rows(begun: TaskRun, s: Distillation, about: dict, load: Callable[[], Trained],
@@ -242,7 +258,7 @@ def resume_rows(begun: TaskRun, progress: Progress = silent) -> TaskRun:
     about = begun.plan.about[KEY]
 
     def load() -> Trained:
-        _, trained, _ = tuning.load(Path(about["teacher"]), begun.plan.settings.master_dtype)
+        _, trained, _ = task_teacher(Path(about["teacher"]), begun.plan.settings.master_dtype)
         unchanged(begun.plan.folder, about, Teacher(trained.params, trained.config))
         return trained
 

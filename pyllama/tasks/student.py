@@ -39,6 +39,9 @@ class Student:
     def __post_init__(self):
         if self.model is not None and self.model not in MODELS:
             raise UserError(f"model is {self.model!r}; it must be one of {', '.join(MODELS)}")
+        for name in SIZES:
+            if (size := getattr(self, name)) is not None and size < 1:
+                raise UserError(f"{name} is {size}; it must be at least 1")
         others = [name for name, value in vars(self).items() if value and name not in ("student", "resid_pdrop")]
         if self.student and others:
             raise UserError(f"{others[0]} has no effect with student, which sets the model's shape; remove one of them")

@@ -14,6 +14,7 @@ from pyllama.models.adapters import Adapter
 from pyllama.quantization import decoded_tree
 from pyllama.training import adapting
 from pyllama.training.checkpoint import Checkpoint
+from pyllama.training.fingerprint import fingerprint
 
 
 def base_of(saved: Checkpoint) -> Path:
@@ -36,7 +37,7 @@ def read(saved: Checkpoint, base: dict, config: Any) -> Adapter:
     lora = peft_config.lora_of(saved.adapter, saved.folder)
     if stored:
         head = {name for module in lora.saved for name in params.chosen(base, [module])}
-        adapting.require_same(adapting.fingerprint(base, head), stored)
+        adapting.require_same(fingerprint(base, head), stored)
     tensors = peft_config.fitted(lora, saved.tensors, base, config, str(dtype_of(base)))
     return Adapter(lora, tensors, stored.get("base", ""), stored.get("fingerprint", ""),
                    stored.get("adapting", {}).get("base_dtype"))

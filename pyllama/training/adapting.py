@@ -3,25 +3,23 @@
 The base's matrices that may have adapters can be stored in few bits (QLoRA: Dettmers et al., 2023, with the blocks of
 GGUF in place of NF4).  They are decoded in panels where they are multiplied, in each pass anew.
 """
-import hashlib
-from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pyllama import params
-from pyllama.device import host, on_host
+from pyllama.device import on_host
 from pyllama.errors import UserError, check_choices
 from pyllama.formats import peft
 from pyllama.models import adapters
 from pyllama.models.adapters import Lora
 from pyllama.quantization import EncodedArray
 from pyllama.quantization.encoded import encoded
+from pyllama.training.fingerprint import fingerprint
 from pyllama.training.loop import Settings, State, start
 from pyllama.training.run import Saved, from_stored, restore, resumed
 
 KINDS = {"bfloat16": "bf16"}                        # base_dtype -> storage format, where the names differ
-PIECE = 1 << 20                                     # numbers that are hashed at once
 
 
 @dataclass(frozen=True)
@@ -108,28 +106,6 @@ def stored_base(tree: dict, config, kind: str | None, dtype: str = "float32") ->
         return encoded(name, leaf, KINDS.get(kind, kind), config) if is_matrix and kind != "float32" else leaf
 
     return params.rebuild(tree, (stored(name, leaf) for name, leaf in params.leaves(tree)))
-
-
-def fingerprint(tree: dict, but: Collection[str] = ()) -> str:
-    """A hash of the parameters in float32, however they are stored.    but: names of those to leave out"""
-    digest = hashlib.sha256()
-    for name, leaf in params.leaves(tree):
-        if name in but:
-            continue
-        digest.update(f"{name}{leaf.shape}".encode())
-        for piece in pieces(leaf):
-            digest.update(host(piece).astype("<f4", copy=False).tobytes())
-    return digest.hexdigest()
-
-
-def pieces(leaf) -> Iterator[Any]:
-    """The numbers of a parameter, in order, some at a time."""
-    if isinstance(leaf, EncodedArray) and not leaf.transposed:
-        yield from (rows for _, rows in leaf.panels())
-        return
-    flat = (leaf.decoded() if isinstance(leaf, EncodedArray) else leaf).reshape(-1)
-    for begin_at in range(0, len(flat), PIECE):
-        yield flat[begin_at:begin_at + PIECE]
 
 
 def started(config, settings: Settings, tree: dict | None, like=None, adapting: Adapting | None = None,

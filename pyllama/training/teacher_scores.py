@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyllama import machine, memory, params
+from pyllama import machine, memory
 from pyllama.errors import UserError
 from pyllama.files import DamagedFile, cure, digest_of, read_json, rewrite, sha256, to_json
 from pyllama.low import widened
@@ -25,15 +25,6 @@ AT_ONCE = 2**20                                 # scores of a batch of windows
 CAUSES = {"teacher": "another teacher", "data": "other data", "temperature": "another temperature",
           "top_k": "another top_k", "block_size": "another block_size", "packing": "another packing",
           "classes": "other classes"}
-
-
-def fingerprint(teacher: Teacher) -> str:
-    """SHA-256 of the names, shapes and numbers of a model's parameters, in hexadecimal."""
-    digest = sha256()
-    for name, a in params.leaves(teacher.p):
-        digest.update(f"{name} {a.shape} {a.dtype}".encode())
-        digest.update(np.ascontiguousarray(a).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def kept(folder: Path, made_of: dict[str, Any], dtype: np.dtype, count: int,
@@ -53,10 +44,13 @@ def kept(folder: Path, made_of: dict[str, Any], dtype: np.dtype, count: int,
         stored = read_json(side) if side.exists() else {}
         if stored and (cause := difference(stored, made_of)):
             raise UserError(f"{folder} has the scores of {cause}; give another cache folder, or remove this one")
+        if stored and not file.exists():
+            raise DamagedFile(f"{file} is missing beside {side.name}; remove its folder, and the teacher's scores are "
+                              f"computed again")
         try:
             if not stored:
+                file.write_bytes(b"")                       # before `side`, beside which a file must be
                 rewrite(side, [to_json(made_of)])
-                file.write_bytes(b"")
             if "sha256" not in stored:
                 append(file, dtype, count, blocks, progress)
                 with file.open("rb") as written:
@@ -165,7 +159,7 @@ def scored(tokens: Tokens, load: Callable[[], Teacher], mark: str, size: int, fo
     """The tokens with the scores of a folder, which are computed if they are missing.
 
     load    gives the teacher, if it is needed
-    mark    fingerprint() of the teacher
+    mark    fingerprint() of the teacher's parameters
     size    of the vocabulary
 
     Raises UserError as kept() does, and unless top_k is below the size of the vocabulary.
