@@ -152,6 +152,14 @@ def test_a_layer_and_a_head_are_chosen(run):
             chosen(maps, layer, head)
 
 
+def test_a_layer_that_runs_twice_has_two_maps(tmp_path):
+    text = written(tmp_path / "text.txt", TEXT)
+    pyllama.create("llama", text, seed=1, tokenizer="bpe", vocab_size=300, **SMALL, share_layers=2).save(tmp_path / "m")
+    maps, _ = attention_maps(tmp_path / "m", SENTENCE)
+    assert titles(maps) == ["layer 0", "layer 1"]
+    assert np.abs(maps[0].p - maps[1].p).max() > 0
+
+
 def test_a_printed_map_is_darker_where_weights_are_larger(run, capsys):
     code, out, err = called(capsys, "plot", run, "--attention", "--text", SENTENCE, "--layer", 0, "--head", 1)
     assert (code, err) == (0, "")

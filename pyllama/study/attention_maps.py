@@ -42,7 +42,7 @@ def attention_maps(path: Path, text: str, tokenizer: Path | None = None) -> tupl
     A decoder that writes reads the same text, as if to repeat it.  Raises UserError if there is no such model, or if it
     cannot read the text or has no attention.
     """
-    model = model_at(path, tokenizer)
+    model = model_at(path, tokenizer).expanded()            # each run of a shared layer has a map of its own
     words, config = model.require_tokenizer(), model.config
     ids = ids_of(text, config, words)
     if not ids.size:
