@@ -287,6 +287,7 @@ def warn(notes: Iterable[str]) -> None:
 def run_in_place(model: Model, plan: Plan) -> Iterator[Record]:
     """Run the plan.  The model shares its weights from the first step on."""
     model.config, model.params = plan.state.config, plan.state.tree
+    model.adapters, model.base, model.path = {}, None, None         # those are of the weights as they were
     warn(plan.notes)
     try:
         with contextlib.closing(run(*plan)) as records:

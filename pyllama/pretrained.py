@@ -42,7 +42,7 @@ class Model:
     tokenizer   its tokenizer; None if the files have none
     notes       notes for the user on how the model was loaded
     generation_config       the values of generation_config.json: see generation/config_file.py
-    path        where it was loaded from
+    path        where it was loaded from; None after training
     adapters    {name: adapter}, of which use() merges one; base has the parameters without it
     """
     config: Any
@@ -155,12 +155,13 @@ class Model:
 
         Raises UserError for another dtype, a quantized model, or a text that is shorter than a window.
         """
-        return replace(self, params=quantized_tree(self.params, self.config, dtype, data, self.require_tokenizer))
+        tree = quantized_tree(self.params, self.config, dtype, data, self.require_tokenizer)
+        return replace(self, params=tree, adapters={}, base=None)
 
     def expanded(self) -> "Model":
         """The same function without shared weights, which other programs can read: see models/sharing.py."""
         config, tree = sharing.expanded(self.config, self.params)
-        return replace(self, config=config, params=tree)
+        return replace(self, config=config, params=tree, adapters={}, base=None)
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.  Raises UserError if there is none."""
@@ -247,18 +248,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         model = changed(model, change(model.config), dtype) if change else model
     else:
         saved = checkpoint.load(path)
-        if saved.adapter is not None:
-            return with_adapter(saved, tokenizer, dtype, change)
-        config = config_of(saved, any_head=change is not None)
-        config = change(config) if change else config
-        try:
-            config, tree, notes = fitted(saved.tensors, config, dtype, strict=change is None)
-        except UserError:
-            config_of(saved, any_head=False)                    # an architecture that is not supported explains it
-            raise
-        beside = Tokenizer.load(saved.folder) if tokenizer_files.found(saved.folder) else None
-        generation_config = config_file.read(saved.folder, config.extra)
-        model = Model(config, tree, beside, (*saved.notes, *reading_notes(saved), *notes), generation_config)
+        read = whole if saved.adapter is None else with_adapter
+        model = read(saved, dtype, change)
     if not allow_nan:
         require_finite(model, path)
     if rounds:
@@ -271,16 +262,29 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     return replace(model, notes=(*model.notes, *tokens_outside(model)), path=path.resolve())
 
 
-def with_adapter(saved: checkpoint.Checkpoint, tokenizer: str | Path | None, dtype: str, change: Callable | None
-                 ) -> Model:
+def whole(saved: checkpoint.Checkpoint, dtype: str, change: Callable | None) -> Model:
+    """The model of a checkpoint that has all its weights."""
+    config = config_of(saved, any_head=change is not None)
+    config = change(config) if change else config
+    try:
+        config, tree, notes = fitted(saved.tensors, config, dtype, strict=change is None)
+    except UserError:
+        config_of(saved, any_head=False)                        # an architecture that is not supported explains it
+        raise
+    beside = Tokenizer.load(saved.folder) if tokenizer_files.found(saved.folder) else None
+    generation_config = config_file.read(saved.folder, config.extra)
+    return Model(config, tree, beside, (*saved.notes, *reading_notes(saved), *notes), generation_config)
+
+
+def with_adapter(saved: checkpoint.Checkpoint, dtype: str, change: Callable | None) -> Model:
     """The base model of an adapter, which is merged into it."""
     own = (lambda _: config_of(saved)) if saved.config else None
-    model = load(adapted.base_of(saved), tokenizer, dtype, own)
-    if tokenizer is None and tokenizer_files.found(saved.folder):
-        model.tokenizer = Tokenizer.load(saved.folder)
+    base = load(adapted.base_of(saved), None, dtype, own)
+    beside = Tokenizer.load(saved.folder) if tokenizer_files.found(saved.folder) else base.tokenizer
+    # A base may itself be one with an adapter; and what was new in it is not new here.
+    model = Model(base.config, base.params, beside, saved.notes, base.generation_config)
     model.adapters = {"default": adapted.read(saved, model.params, model.config)}
     model.use("default")
-    model.notes, model.path = saved.notes, saved.folder.resolve()       # what was new in the base is not new here
     return changed(model, change(model.config), dtype) if change else model
 
 
@@ -314,7 +318,7 @@ def changed(model: Model, config, dtype: str = "float32") -> Model:
                                  copy=True)
     tree = params.rebuild(tree, (kept if isinstance(kept := before.get(name), EncodedArray) and
                                  kept.shape == leaf.shape else leaf for name, leaf in params.leaves(tree)))
-    return replace(model, config=config, params=tree, notes=(*model.notes, *notes))
+    return replace(model, config=config, params=tree, notes=(*model.notes, *notes), adapters={}, base=None)
 
 
 def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False):

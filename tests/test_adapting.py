@@ -9,6 +9,8 @@ import pyllama
 from pyllama import params, pretrained
 from pyllama.cli.main import main
 from pyllama.errors import UserError
+from pyllama.formats import peft_config
+from pyllama.models.adapters import Adapter
 from pyllama.tasks import finetune
 from pyllama.training import checkpoint
 from pyllama.training.adapting import Adapting, Base, begin
@@ -132,6 +134,37 @@ def test_an_adapter_that_is_read_for_a_base_has_the_base_that_it_was_trained_bes
     np.testing.assert_array_equal(model.logits(ids)[0], pyllama.load(tmp_path / "run").logits(ids)[0])
     model.use(None)
     np.testing.assert_array_equal(model.logits(ids)[0], before)
+
+
+def test_adapters_of_a_model_with_adapters_are_beside_both(place, tmp_path):
+    trained(place, tmp_path / "first", LORA)
+    model = pyllama.load(tmp_path / "first")
+    for _ in pyllama.train(model, place / "text.txt", SETTINGS, out_dir=tmp_path / "second", adapting=LORA):
+        pass
+    again = pyllama.load(tmp_path / "second")
+    for (name, a), (_, b) in zip(params.leaves(model.params), params.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_a_run_of_adapters_is_read_in_bfloat16_and_not_if_it_is_damaged(place, tmp_path):
+    trained(place, tmp_path / "run", LORA)
+    model = pyllama.load(tmp_path / "run", dtype="bfloat16")
+    assert model.params["model"]["layers"][0]["self_attn"]["q_proj"]["weight"].kind == "bf16"
+    saved = checkpoint.load(tmp_path / "run")
+    saved.tensors["model.layers.0.self_attn.q_proj.lora_B.weight"][0, 0] = np.nan
+    lora = peft_config.lora_of(saved.adapter, saved.folder)
+    peft_config.write(tmp_path / "nan", Adapter(lora, saved.tensors, f"{place}/llama"), model.config)
+    with pytest.raises(UserError, match="are NaN or infinite"):
+        pyllama.load(tmp_path / "nan")
+
+
+def test_a_model_that_was_trained_in_place_has_no_place_any_more(place, tmp_path):
+    """A run of adapters would find the weights at its path, which are others."""
+    model = pyllama.load(place / "llama")
+    for _ in pyllama.train(model, place / "text.txt", SETTINGS):
+        pass
+    with pytest.raises(UserError, match="must have a place of its own"):
+        next(pyllama.train(model, place / "text.txt", SETTINGS, out_dir=tmp_path / "run", adapting=LORA))
 
 
 def test_a_step_of_adapters_is_not_explained_as_one_of_a_whole_model(place, tmp_path, capsys):

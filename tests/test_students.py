@@ -40,6 +40,14 @@ def test_sizes_that_are_given_change_and_the_others_follow():
     assert (gpt2.n_embd, gpt2.n_inner, gpt2.resid_pdrop, gpt2.embd_pdrop) == (4, 6, 0.5, 0.5)
 
 
+def test_a_student_of_a_teacher_with_shared_layers_shares_as_many_as_divide_its_own():
+    teacher = of_family("llama", layers=4, share_layers=2)
+    shared = [student.student_of(teacher, student.Student(num_hidden_layers=n, copy_layers=True), Settings())
+              for n in (1, 2, 3, 4)]
+    assert [model.config.share_layers for model in shared] == [1, 2, 1, 2]
+    assert [len(model.params["model"]["layers"]) for model in shared] == [1, 1, 3, 2]
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     ({"hidden_size": 4, "copy_layers": True}, "copy_layers needs a student of the teacher's family and width"),
     ({"model": "bert"}, "a bert has no head 'lm', which the teacher has"),

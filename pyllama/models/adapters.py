@@ -248,10 +248,12 @@ def targeted(tree, config, lora: Lora) -> dict[str, tuple[int, int]]:
     """Those of matrices() that the settings name.  Raises UserError for a name without one, or too high a rank."""
     known = matrices(tree, config)
     short = sorted({path.rpartition(".")[2] for path in known})
+    if not known:
+        raise UserError("lora trains adapters of a transformer's matrices, of which this model has none; remove lora")
     for target in lora.targets:
         if target != ALL and not any(f".{path}".endswith(f".{target}") for path in known):
-            choice = f"; give some of {', '.join(short)}, or {ALL}" if short else ", nor any other that can have one"
-            raise UserError(f"lora names {target!r}, but the layers of this model have no such matrix{choice}")
+            raise UserError(f"lora names {target!r}, but the layers of this model have no such matrix; give some of "
+                            f"{', '.join(short)}, or {ALL}")
     chosen = {path: shape for path, shape in known.items()
               if ALL in lora.targets or any(f".{path}".endswith(f".{target}") for target in lora.targets)}
     for path, shape in chosen.items():

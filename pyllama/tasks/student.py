@@ -1,4 +1,5 @@
 """Students: models that a teacher teaches, made new or loaded."""
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,6 +65,8 @@ def shape_of(teacher: pretrained.Model, s: Student) -> Config:
                  "intermediate_size": s.intermediate_size or (inner and inner * width // c.hidden_size)}
         changes: dict[str, Any] = {own: value for name, value in sizes.items() for own in SIZES[name]
                                    if own in c.names() and value != size_of(c, name)}
+        if "share_layers" in c.names():
+            changes["share_layers"] = math.gcd(layers, c.share_layers)
         if s.num_attention_heads or s.hidden_size:              # of the teacher's heads
             changes |= dict.fromkeys({"num_key_value_heads", "head_dim"} & c.names())
         config = replace(c, **changes)
