@@ -73,6 +73,14 @@ def test_a_run_with_frozen_parameters_resumes_also_one_that_kept_their_moments(d
             np.testing.assert_array_equal(leaf, dict(params.leaves(whole.p))[name], strict=True)
 
 
+def test_the_moments_of_a_run_without_frozen_parameters_are_loaded_without_a_copy(monkeypatch):
+    state = loop.start(CONFIG, SHORT)
+    saved = {name: np.ones_like(a) for name, a in state.optimizer.state().items()}
+    monkeypatch.setattr(params, "flatten", None)                # which copies
+    state.load_optimizer(saved)
+    assert state.optimizer.m.all()
+
+
 def test_a_name_that_freezes_nothing_is_refused():
     for wrong in ("modle", "", "model.layer", "model.layers.0.mlp.up"):
         with pytest.raises(UserError, match=rf"no parameter at '{wrong}'; give names such as model\.embed"):

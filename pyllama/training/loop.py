@@ -170,8 +170,10 @@ class State:
     def load_optimizer(self, saved: dict[str, np.ndarray]) -> None:
         """Optimizer.load(), also of a state that covers the frozen parameters, as older versions saved it."""
         whole = params.size(self.p)
-        self.optimizer.load({name: params.flatten(params.over(a, self.p), self.trained)[0] if a.shape == (whole,) else a
-                             for name, a in saved.items()})
+        if self.flat.size < whole:
+            saved = {name: params.flatten(params.over(a, self.p), self.trained)[0] if a.shape == (whole,) else a
+                     for name, a in saved.items()}
+        self.optimizer.load(saved)
 
 
 class Record(NamedTuple):
