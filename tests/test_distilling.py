@@ -283,6 +283,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(flags, folder, tmp_path, capsys):
     assert weights(tmp_path / "whole") == weights(tmp_path / "halves") == weights(tmp_path / "python")
     assert main(["train", "--data", f"{folder}/text.txt", "--out_dir", f"{tmp_path}/alone", "--init_from",
                  f"{tmp_path}/whole", *TINY]) == 0             # a student is a model as any other
+    capsys.readouterr()
+    assert main(["explain", f"{tmp_path}/whole", "--text", "The cat", "--out", f"{tmp_path}/page.html"]) == 0
+    assert "the run learns from a teacher, too; this is a step by the labels alone" in " ".join(
+        capsys.readouterr().out.split())
     assert "distill" not in json.loads(next(tmp_path.glob("alone/checkpoints/*4/trainer.json")).read_text())["about"]
 
 
@@ -301,6 +305,7 @@ def test_a_masked_model_teaches(folder, tmp_path):
     (["masked", "--cache", "cache"], "a cache needs a model that predicts the next token"),
     (["masked", "--block_size", "9"], "but the teacher sees only 8 tokens"),
     (["classifier", "--field", "a"], "field applies to a text"),
+    (["classifier", "--block_size", "9"], "block_size has no effect on rows"),
     (["classifier", "--hidden", "1"], "hidden compares the states of tokens of a text"),
     (["teacher", "--num_hidden_layers", "0"], "num_hidden_layers is 0; it must be at least 1"),
     (["teacher", "--alpha", "0", "--z_loss", "1e-4"], "z_loss changes the loss of the labels, but alpha is 0"),
@@ -312,7 +317,8 @@ def test_a_command_that_cannot_be_done_is_refused(words, message, folder, tmp_pa
         assert main(["train", "--data", "other.txt", "--out_dir", "other", "--tokenizer", "byte", "--n_layer", "1",
                      "--n_head", "2", "--n_embd", "8", *TINY]) == 0
     data = "rows.jsonl" if words[0] == "classifier" else "text.txt"
-    own = [flag for flag in TINY if "--block_size" not in words] or [*TINY[:6], *TINY[8:]]
+    of_text = words[0] != "classifier" and "--block_size" not in words
+    own = TINY if of_text else ["--max_steps", "4", "--warmup_steps", "1"]
     capsys.readouterr()
     assert main(["distill", *words[:1], "--data", data, "--out_dir", f"{tmp_path}/run", *own, *words[1:]]) == 2
     assert message in capsys.readouterr().err

@@ -45,6 +45,7 @@ def distill(teacher: Path, /, material: Material, distillation: Distillation, st
             raise UserError("a task is learned on the CPU alone; remove device")
         if tokenizer:
             raise UserError("a teacher of a task has a tokenizer of its own; remove tokenizer")
+        tasks.require_of_rows(settings, policy)
         with new_run(out_dir, f"`pyllama resume {out_dir}`") as lock:
             with teaching() as progress:
                 begun = distilling.begin_rows(out_dir, teacher, material, student, distillation, settings, policy,

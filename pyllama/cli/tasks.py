@@ -42,10 +42,7 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy
         log_steps: steps between progress lines when the output is not a terminal
     """
     check_log_steps(log_steps)
-    for name, value, default in (("block_size", settings.block_size, Settings.block_size),
-                                 ("eval_tokens", policy.eval_tokens, RunPolicy.eval_tokens)):
-        if value != default:
-            raise UserError(f"{name} has no effect on rows; remove it, or limit their length with max_length")
+    require_of_rows(settings, policy)
     memory.install()
     with new_run(out_dir, f"`pyllama resume {out_dir}`") as lock:
         task_run = tuning.begin(out_dir, task, source, setup, settings, policy, search, lock=lock,
@@ -53,6 +50,14 @@ def finetune(task: str, source: Source, setup: Setup, settings: Settings, policy
         for sentence in task_run.notes:
             console.print(sentence)
         return train(out_dir, task_run, log_steps)
+
+
+def require_of_rows(settings: Settings, policy: RunPolicy) -> None:
+    """Raise UserError if a setting is of texts alone."""
+    for name, value, default in (("block_size", settings.block_size, Settings.block_size),
+                                 ("eval_tokens", policy.eval_tokens, RunPolicy.eval_tokens)):
+        if value != default:
+            raise UserError(f"{name} has no effect on rows; remove it, or limit their length with max_length")
 
 
 def resume(folder: Path, saved: Saved, log_steps: int) -> int:

@@ -12,7 +12,7 @@ from pyllama.rng import generator
 from pyllama.study.explain import rows
 from pyllama.study.explain.rows import Given
 from pyllama.study.reading import ids_of
-from pyllama.tasks import finetune
+from pyllama.tasks import distill, finetune
 from pyllama.tasks.task import Task, labels_of
 from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint, objectives
@@ -72,6 +72,8 @@ def load(path: Path, given: Given | str, step: int | None = None, tokenizer: Pat
     settings = replace(settings, dtype=settings.master_dtype)
     model = pretrained.load(saved.folder if saved else path, tokenizer, settings.dtype)
     words, notes = model.require_tokenizer(), (*(saved.notes if saved else ()), *model.notes)
+    if saved and distill.KEY in saved.trainer.get("about", {}):
+        notes = *notes, "the run learns from a teacher, too; this is a step by the labels alone"
     task = finetune.task_of_config(model.config.to_dict())
     if task and (task.head != "lm" or given.target is not None):    # a writer of answers also continues plain text
         inputs, more = rows.batch(task, given, finetune.trained(model.config, model.params, words))
