@@ -177,6 +177,14 @@ def test_settings_of_updates_that_make_no_sense_are_refused(wrong, message):
         replace(SHORT, **wrong)
 
 
+def test_a_run_that_ends_too_early_is_noted():
+    settings = replace(SHORT, max_steps=6, sparsity=0.5, sparsity_steps=6, unfreeze_steps=5)
+    assert settings.notes == ()
+    assert replace(settings, max_steps=5).notes == (
+        "the run ends before sparsity is reached: sparsity_steps is 6 and max_steps 5; make sparsity_steps smaller",
+        "the head alone trains: unfreeze_steps is 5 and max_steps 5; make unfreeze_steps smaller")
+
+
 # Resuming
 
 @pytest.mark.parametrize("changes", [

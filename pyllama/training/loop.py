@@ -127,10 +127,10 @@ class Settings(Updates):
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on settings that are probably not meant."""
         if self.warmup <= self.max_steps:
-            return ()
+            return self.unreached(self.max_steps)
         share = self.max_steps / self.warmup
         return (f"the run ends in its warmup, at {share:.0%} of learning_rate: warmup_steps is {self.warmup} and "
-                f"max_steps {self.max_steps}; make warmup_steps smaller",)
+                f"max_steps {self.max_steps}; make warmup_steps smaller", *self.unreached(self.max_steps))
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""

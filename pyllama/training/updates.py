@@ -43,6 +43,13 @@ class Updates:
             raise UserError("unfreeze_steps trains every parameter in the end, but freeze keeps some fixed; remove one "
                             "of them")
 
+    def unreached(self, max_steps: int) -> tuple[str, ...]:
+        """Notes for the user on what a run of so many steps ends before."""
+        late = {"the run ends before sparsity is reached": ("sparsity_steps", self.sparsity_steps > max_steps),
+                "the head alone trains": ("unfreeze_steps", self.unfreeze_steps >= max_steps)}
+        return tuple(f"{what}: {name} is {getattr(self, name)} and max_steps {max_steps}; make {name} smaller"
+                     for what, (name, is_late) in late.items() if is_late)
+
 
 def follow(optimizer: Optimizer, settings: Updates, learning_rate: float, config: Any, p: dict,
            trained: Collection[str], like=None) -> None:
