@@ -134,6 +134,8 @@ def test_an_adapter_that_is_read_for_a_base_has_the_base_that_it_was_trained_bes
     np.testing.assert_array_equal(model.logits(ids)[0], pyllama.load(tmp_path / "run").logits(ids)[0])
     model.use(None)
     np.testing.assert_array_equal(model.logits(ids)[0], before)
+    with pytest.raises(UserError, match="there is no adapter 'many'; give one of few"):
+        model.use("many")
 
 
 def test_adapters_of_a_model_with_adapters_are_beside_both(place, tmp_path):
@@ -190,6 +192,15 @@ def test_a_base_that_has_changed_is_refused(place, tmp_path):
     (tmp_path / "base").rmdir()
     with pytest.raises(UserError, match="is not there; write the path of its base model into adapter_config"):
         pyllama.load(tmp_path / "run")
+
+
+def test_an_adapter_with_a_head_that_the_base_lacks_is_one_of_another_base(place, tmp_path):
+    for _ in pyllama.finetune(pyllama.load(place / "bert"), place / "rows.csv", "classify",
+                              replace(SETTINGS, block_size=128, max_steps=1), out_dir=tmp_path / "run",
+                              adapting=Adapting(lora="query", rank=2)):
+        pass
+    with pytest.raises(UserError, match="the base model is not the one that the adapter was trained on"):
+        pyllama.load(place / "llama").add_adapter("other", tmp_path / "run")
 
 
 def test_a_fingerprint_is_that_of_names_shapes_and_numbers():

@@ -18,6 +18,7 @@ from pyllama.text.tokens import joined
 from pyllama.training import distilling, teacher_scores
 from pyllama.training.distilling import Distillation, Teacher, class_loss_of, loss_of
 from pyllama.training.fingerprint import fingerprint
+from pyllama.training.lock import locked
 from pyllama.training.loop import Settings
 from pyllama.training.teacher_scores import scored
 
@@ -231,6 +232,12 @@ def test_scores_of_something_else_are_refused(change, message, tokens, tmp_path)
     with pytest.raises(UserError, match=message):
         stored(tmp_path / "cache", tokens, **{"block_size": 8, **change})
     assert (tmp_path / "cache/teacher.bin").read_bytes() == before
+
+
+def test_scores_that_are_complete_are_read_while_another_process_reads_them(tokens, tmp_path):
+    first = stored(tmp_path / "cache", tokens, block_size=8)
+    with locked(tmp_path / "cache"):
+        np.testing.assert_array_equal(stored(tmp_path / "cache", tokens, block_size=8).records, first.records)
 
 
 def test_scores_of_other_data_and_damaged_ones_are_refused(tokens, tmp_path):

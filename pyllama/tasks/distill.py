@@ -1,4 +1,5 @@
 """Runs that train a student by its teacher, on a text or on the rows of a task."""
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from pyllama.training.distilling import Distillation, Teacher, class_loss_of, lo
 from pyllama.training.examples import Examples
 from pyllama.training.fingerprint import fingerprint
 from pyllama.training.loop import SOLO, Settings
+from pyllama.training.parallel import first_alone
 from pyllama.training.run import Plan, RunPolicy, changed_since, from_stored
 from pyllama.training.teacher_scores import kept, scored
 from pyllama.training.text_run import Text
@@ -138,8 +140,10 @@ def taught(plan: Plan, s: Distillation, about: dict, load: Callable[[], Teacher]
             raise UserError("a cache needs a model that predicts the next token, because masked texts are new in each "
                             "step; remove cache")
         total = len(plan.training)
-        source = scored(plan.training, load, about["fingerprint"], plan.state.config.vocab_size, s.cache, settings,
-                        top_k=s.top_k, temperature=s.temperature, progress=lambda done: progress(done, total))
+        make = functools.partial(scored, plan.training, load, about["fingerprint"], plan.state.config.vocab_size,
+                                 s.cache, settings, top_k=s.top_k, temperature=s.temperature,
+                                 progress=lambda done: progress(done, total))
+        source = first_alone(plan.comm, make, like)
         plan.state.loss = loss_of(None, s)
         return plan._replace(training=source)
     teacher = load()

@@ -36,7 +36,8 @@ def read(saved: Checkpoint, base: dict, config: Any) -> Adapter:
     stored = saved.trainer.get("about", {}).get("adapter", {})
     lora = peft_config.lora_of(saved.adapter, saved.folder)
     if stored:
-        head = {name for module in lora.saved for name in params.chosen(base, [module])}
+        modules = tuple(f"{module}." for module in lora.saved)
+        head = {name for name, _ in params.leaves(base) if name.startswith(modules)}
         adapting.require_same(fingerprint(base, head), stored)
     tensors = peft_config.fitted(lora, saved.tensors, base, config, str(dtype_of(base)))
     return Adapter(lora, tensors, stored.get("base", ""), stored.get("fingerprint", ""),
@@ -51,7 +52,8 @@ def chosen(base: dict, known: Mapping[str, Adapter], name: str | None, config: A
     if name is None:
         return base
     if name not in known:
-        raise UserError(f"there is no adapter {name!r}; the adapters are {', '.join(known) or 'not read yet'}")
+        choice = f"give one of {', '.join(known)}" if known else "add it first"
+        raise UserError(f"there is no adapter {name!r}; {choice}")
     tree = adapting.stored_base(base, config, known[name].base_dtype)
     tree = decoded_tree(tree, np.float64) if dtype_of(base) == np.float64 else tree
     return adapters.merged(adapters.attached(tree, known[name].tensors), config)

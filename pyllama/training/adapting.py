@@ -42,7 +42,8 @@ class Adapting:
 
     def __post_init__(self):
         check_choices(self)
-        names = tuple(name for word in self.lora for name in word.split(",") if name)
+        words = (self.lora,) if isinstance(self.lora, str) else self.lora
+        names = tuple(name for word in words for name in word.split(",") if name)
         object.__setattr__(self, "lora", names)
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         if changed and not names:

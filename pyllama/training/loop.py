@@ -169,8 +169,7 @@ class State:
 
     def load_optimizer(self, saved: dict[str, np.ndarray]) -> None:
         """Optimizer.load(), also of a state that covers the frozen parameters, as older versions saved it."""
-        whole = params.size(self.p)
-        if self.flat.size < whole:
+        if self.flat.size < (whole := params.size(self.p)):
             saved = {name: params.flatten(params.over(a, self.p), self.trained)[0] if a.shape == (whole,) else a
                      for name, a in saved.items()}
         self.optimizer.load(saved)
@@ -247,9 +246,8 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
     source   the data, such as Tokens or Examples: source.batch(settings, step) returns the Batch of a step
     comm     the processes that share the steps: see parallel.py
 
-    Raises UserError if settings.freeze names parameters that train, because start() had other settings; and if the loss
-    or the gradient is not finite: the state is then that before the step.  Run only one at a time in a process, because
-    it sets the kernels' number of threads.
+    Raises UserError if settings.freeze names parameters that train, and if the loss or the gradient is not finite: the
+    state is then that before the step.  Run only one in a process: it sets the kernels' number of threads.
     """
     if settings.freeze and not state.trained.isdisjoint(params.chosen(state.p, settings.freeze)):
         raise UserError("freeze names parameters that this state trains; start it with the same settings")
