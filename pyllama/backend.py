@@ -83,3 +83,16 @@ def use(name):
         yield
     finally:
         _forced.reset(token)
+
+
+@contextlib.contextmanager
+def kernel_threads(n: int):
+    """Let each C kernel use n threads within this context, as where several calls in parallel use the cores already."""
+    before = cpu.threads() if cpu else None
+    if before:
+        cpu.set_threads(n)
+    try:
+        yield
+    finally:
+        if before:
+            cpu.set_threads(before)

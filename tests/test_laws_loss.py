@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from pyllama import backend
 from pyllama.ops import cross_entropy, linear, linear_cross_entropy, softmax
-from pyllama.training.loop import kernel_threads
 from tests.gpu import moved
 from tests.laws import close, law, same
 
@@ -267,7 +266,7 @@ def test_in_bfloat16_linear_cross_entropy_keeps_no_logits():
     x, w = np.ones((N, 1), ml_dtypes.bfloat16), np.zeros((V, 1), ml_dtypes.bfloat16)
     tracemalloc.start()
     try:
-        with kernel_threads(1):
+        with backend.kernel_threads(1):
             linear_cross_entropy(x, w, np.arange(N))
         _, peak = tracemalloc.get_traced_memory()
     finally:

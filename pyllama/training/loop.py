@@ -270,7 +270,7 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
             batch = source.batch(settings, state.step).on_device_of(state.flat)
             # Overflow is reported below, with the tensor in which it occurred.
             with np.errstate(over="ignore", invalid="ignore"), memory.arena(), machine.one_blas_thread(), \
-                    kernel_threads(max(1, threads // shards)), state.optimizer.recording(state.working.tree):
+                    backend.kernel_threads(max(1, threads // shards)), state.optimizer.recording(state.working.tree):
                 loss = gradient(state, batch, settings, grads, in_parallel if shards > 1 else map, comm)
             sums = [loss, state.optimizer.sum_and_norm(flats)]
             if comm.size > 1:                                           # otherwise these are those of the whole step
@@ -294,19 +294,6 @@ def train(state: State, source: Tokens, settings: Settings, comm: Communicator =
             state.whole = True
             yield Record(state.step, loss if batch.targets else math.nan, norm, lr, batch.inputs["ids"][:, 1:].size,
                          time.perf_counter() - begin)
-
-
-@contextlib.contextmanager
-def kernel_threads(n: int):
-    """Let each C kernel use n threads within this context, because shards in parallel use the cores already."""
-    before = backend.cpu.threads() if backend.cpu else None
-    if before:
-        backend.cpu.set_threads(n)
-    try:
-        yield
-    finally:
-        if before:
-            backend.cpu.set_threads(before)
 
 
 def gradient(state: State, batch: Batch, settings: Settings, grads: list[dict], apply=map, comm=SOLO):
