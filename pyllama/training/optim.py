@@ -61,7 +61,7 @@ class Part(NamedTuple):
     rate: float = 1.0                                   # factor of the learning rate
     decay: float | None = None                          # weight decay; None: that of the step
     since: int = 0                                      # steps before the first update, from which its steps count
-    table: Table | None = None                        # whose rows are updated only when they are looked up
+    table: Table | None = None                          # whose rows are updated only when they are looked up
 
 
 def decaying(size, matrices) -> list[Part]:
