@@ -168,6 +168,8 @@ def test_what_does_not_train_yet_is_not_in_the_norm():
     ({"lr_decay_by_layer": 1.1}, "lr_decay_by_layer is 1.1; it must lie in 0 < a <= 1"),
     ({"unfreeze_steps": -1}, "unfreeze_steps is -1; it must be at least 0"),
     ({"unfreeze_steps": 2, "freeze": ("model.norm",)}, "unfreeze_steps trains every parameter in the end, but freeze"),
+    ({"freeze": "model"}, r"freeze is 'model'; give a tuple of texts, such as \('model',\)"),
+    ({"group": "norm:lr=1"}, "group is 'norm:lr=1'; give a tuple of texts"),
     ({"sparsity": 1.0}, "sparsity is 1.0; it must lie in 0 <= a < 1"),
     ({"sparsity": -0.1}, "sparsity is -0.1; it must lie in 0 <= a < 1"),
     ({"sparsity_steps": 5}, "sparsity_steps has no effect without sparsity"),

@@ -28,6 +28,9 @@ class Updates:
 
     def check_updates(self, freeze: tuple[str, ...]) -> None:
         """Raise UserError as the class says."""
+        for name, texts in (("freeze", freeze), ("group", self.group)):
+            if isinstance(texts, str):                          # its letters would count as texts
+                raise UserError(f"{name} is {texts!r}; give a tuple of texts, such as ({texts!r},)")
         for text in self.group:
             Group.of(text)
         if not 0 < self.lr_decay_by_layer <= 1:
