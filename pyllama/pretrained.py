@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from pyllama import files, generation, params
 from pyllama.device import host
 from pyllama.errors import UserError, check_options, with_article
-from pyllama.formats import llama2c, model_file
+from pyllama.formats import llama2c, model_file, peft
 from pyllama.formats.safetensors import to_safetensors
 from pyllama.generation import config_file
 from pyllama.models import sharing
@@ -173,7 +173,7 @@ class Model:
         """Write config.json, model.safetensors and the tokenizer's files into the folder, in Hugging Face's format.
 
         The folder is created if necessary; each file is replaced atomically.  Files of another model's tokenizer are
-        deleted.  Raises UserError if the folder contains a run, is one of its checkpoints, or cannot be written.
+        deleted.  Raises UserError if the folder contains a run or an adapter, is a checkpoint, or cannot be written.
 
         A name that ends in .gguf is that of a file for llama.cpp, which is replaced only if `force` is set.  A warning
         says what llama.cpp will do otherwise.  Raises UserError if it cannot have the model or the tokenizer.
@@ -183,10 +183,10 @@ class Model:
             for note in model_file.write(folder, self.config, self.params, self.tokenizer, force):
                 warnings.warn(note, stacklevel=2)
             return
-        if (folder / "checkpoints").exists():
-            raise UserError(f"{folder} contains a run, which a saved model would damage; choose another folder")
-        if checkpoint.in_run(folder):
-            raise UserError(f"{folder} belongs to a run, which a saved model would damage; choose another folder")
+        reasons = {"contains a run": (folder / "checkpoints").exists(), "belongs to a run": checkpoint.in_run(folder),
+                   "contains an adapter": (folder / peft.CONFIG).exists()}
+        if what := next((what for what, is_so in reasons.items() if is_so), ""):
+            raise UserError(f"{folder} {what}, which a saved model would damage; choose another folder")
         tree, config = decoded_tree(merged(self.params, self.config)), self.config
         if getattr(config, "rope_interleaved", False) and not config.HEAD_NORMS:
             tree, config = llama2c.to_halves(tree, config)      # the order of rows in Hugging Face's files

@@ -1,5 +1,6 @@
 """Runs that train adapters: what they save, that they resume bit for bit, and what is refused."""
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -256,5 +257,9 @@ def test_a_merge_of_a_whole_model_is_refused(place, tmp_path, capsys):
     assert main(["merge", f"{tmp_path}/run", f"{tmp_path}/merged", "--base", f"{place}/llama"]) == 0
     assert json.loads((tmp_path / "merged/config.json").read_text())["hidden_size"] == 32
     capsys.readouterr()
+    shutil.copytree(checkpoint.load(tmp_path / "run").folder, tmp_path / "adapter",
+                    ignore=lambda _, names: {name for name in names if not name.startswith(("adapter", "config"))})
+    assert main(["merge", f"{tmp_path}/adapter", f"{tmp_path}/adapter"]) == 2        # it would still be read as one
+    assert "contains an adapter, which a saved model would damage" in capsys.readouterr().err
     assert main(["merge", f"{tmp_path}/run", f"{tmp_path}/merged.gguf"]) == 0       # notes are lines, not warnings
     assert capsys.readouterr().out.startswith("the tokenizer has no end token")
