@@ -121,7 +121,7 @@ def test_adapters_are_switched_by_name(tmp_path):
         close(model.logits(ids, mask=mask)[0][mask != 0], ARRAYS[f"{name}/logits"][mask != 0], name)
     model.use(None)
     np.testing.assert_array_equal(model.logits(ids, mask=mask)[0], before)
-    with pytest.raises(UserError, match="there is no adapter 'other'; the adapters are lora, dora"):
+    with pytest.raises(UserError, match="there is no adapter 'other'; give one of lora, dora"):
         model.use("other")
 
 
