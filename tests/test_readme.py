@@ -28,7 +28,7 @@ TINY = {
     "finetune": "--max_steps 4 --warmup_steps 1 --eval_steps 2 --batch_size 2 --max_length 8",
 }
 # The same for Python.
-SMALLER = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "max_steps": 2, "max_new_tokens": 3}
+SMALLER = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "max_steps": 2, "max_new_tokens": 3}
 
 PLAY = "ROMEO: a rose by any other name.\nJULIET: what is in a name?\n" * 30
 REVIEWS = "text,label\n" + "a fine film,good\na dull film,bad\nfine acting,good\ndull acting,bad\n" * 5
@@ -113,7 +113,7 @@ def test_the_wrong_gradient_of_the_readme_is_named():
         exec(example, {})
 
 
-@pytest.mark.parametrize("page", ["python.md", "parameters.md", "testing.md"])
+@pytest.mark.parametrize("page", ["python.md", "parameters.md", "sharing.md", "testing.md"])
 def test_the_python_of_the_docs_runs(page, readers_folder):
     names = {}
     for block in blocks_of_python(PAGES[page]):
