@@ -70,10 +70,11 @@ def cast(x, dtype):
         return kernels.cast(x, dtype) if hasattr(kernels, "cast") else x.astype(dtype)
 
 
-def named(tree, arrays, copy=True):
+def named(tree, arrays, copy=True, keep=lambda name, a: a):
     """A tree of the same structure from a mapping of dotted names to arrays, each cast to the dtype of its leaf.
 
     copy    False: keep an array that has this dtype already, if it is writable and occurs once
+    keep    keep(name, array) is called for one array after the other and returns the leaf
 
     Raises UserError if a name is missing or unknown, or an array has another shape than its leaf.
     """
@@ -93,7 +94,7 @@ def named(tree, arrays, copy=True):
         used.add(id(a))
         return a if keep else cast(a, dtype)
 
-    return rebuild(tree, (own(arrays[name], leaf.dtype) for name, leaf in template.items()))
+    return rebuild(tree, (keep(name, own(arrays[name], leaf.dtype)) for name, leaf in template.items()))
 
 
 def over(flat, tree, names=None):

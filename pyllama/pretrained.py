@@ -19,14 +19,14 @@ from pyllama.formats.safetensors import to_safetensors
 from pyllama.generation import config_file
 from pyllama.models import sharing
 from pyllama.models.adapters import Adapter, merged
-from pyllama.models.init import outlines
+from pyllama.models.init import new_parameters, outlines
 from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
 from pyllama.quantization.sample import quantized_tree
 from pyllama.stored_config import config_of, reading_notes
 from pyllama.text import special, tokenizer_files
 from pyllama.text.corpus import Sources
 from pyllama.text.tokenizer import Tokenizer
-from pyllama.training import adapted, checkpoint
+from pyllama.training import adapted, adapting, checkpoint
 
 DTYPES = ("float32", "float64", "bfloat16")
 SHOWN = 8                                                   # names of tensors in a note
@@ -215,7 +215,7 @@ def check_dtype(dtype: str, *choices: str) -> None:
 
 
 def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32",
-         change: Callable | None = None, allow_nan: bool = False) -> Model:
+         change: Callable | None = None, allow_nan: bool = False, base_dtype: str | None = None) -> Model:
     """Load a model, its weights and its tokenizer.
 
     path         a run, its files `latest` or `best`, a checkpoint, a Hugging Face folder, a GGUF or a llama2.c file
@@ -226,6 +226,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     change       change(config) returns another configuration, for example with another head.  Parameters that the file
                  lacks are initialized at random, those that are not needed are dropped, and model.notes lists both
     allow_nan    accept weights that are NaN or infinite
+    base_dtype   of a folder: store the layers' matrices so while they are read, as the base of adapters: see Adapting
 
     Raises UserError if there is no model, if a file is damaged, if the dtype is another, or if the tokenizer has more
     tokens than the model.
@@ -247,9 +248,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         model = Model(*model_file.read(path, dtype, its_tokenizer=tokenizer is None))
         model = changed(model, change(model.config), dtype) if change else model
     else:
-        saved = checkpoint.load(path)
-        read = whole if saved.adapter is None else with_adapter
-        model = read(saved, dtype, change)
+        saved = checkpoint.load(path, mapped=base_dtype is not None)
+        model = with_adapter(saved, dtype, change) if saved.adapter else whole(saved, dtype, change, base_dtype)
     if not allow_nan:
         require_finite(model, path)
     if rounds:
@@ -262,12 +262,12 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
     return replace(model, notes=(*model.notes, *tokens_outside(model)), path=path.resolve())
 
 
-def whole(saved: checkpoint.Checkpoint, dtype: str, change: Callable | None) -> Model:
+def whole(saved: checkpoint.Checkpoint, dtype: str, change: Callable | None, base_dtype: str | None) -> Model:
     """The model of a checkpoint that has all its weights."""
     config = config_of(saved, any_head=change is not None)
     config = change(config) if change else config
     try:
-        config, tree, notes = fitted(saved.tensors, config, dtype, strict=change is None)
+        config, tree, notes = fitted(saved.tensors, config, dtype, change is None, base_dtype=base_dtype)
     except UserError:
         config_of(saved, any_head=False)                        # an architecture that is not supported explains it
         raise
@@ -279,7 +279,7 @@ def whole(saved: checkpoint.Checkpoint, dtype: str, change: Callable | None) -> 
 def with_adapter(saved: checkpoint.Checkpoint, dtype: str, change: Callable | None) -> Model:
     """The base model of an adapter, which is merged into it."""
     own = (lambda _: config_of(saved)) if saved.config else None
-    base = load(adapted.base_of(saved), None, dtype, own)
+    base = base_model(saved, dtype, own)
     beside = Tokenizer.load(saved.folder) if tokenizer_files.found(saved.folder) else base.tokenizer
     # A base may itself be one with an adapter; and what was new in it is not new here.
     model = Model(base.config, base.params, beside, saved.notes, base.generation_config)
@@ -290,7 +290,14 @@ def with_adapter(saved: checkpoint.Checkpoint, dtype: str, change: Callable | No
 
 def base_params(saved: checkpoint.Checkpoint, config: Any, dtype: str) -> dict | None:
     """The parameters of the base of a run of adapters; None of another run."""
-    return load(adapted.base_of(saved), None, dtype, lambda _: config).params if saved.adapter else None
+    return base_model(saved, None, dtype, lambda _: config).params if saved.adapter else None
+
+
+def base_model(saved: checkpoint.Checkpoint, tokenizer: str | Path | None, dtype: str, change: Callable | None
+               ) -> Model:
+    """The base model of an adapter as it was trained beside; parameters that it lacks are in the adapter, so 0 here."""
+    with outlines():
+        return load(adapted.base_of(saved), tokenizer, dtype, change, base_dtype=adapted.base_dtype(saved))
 
 
 def tokens_outside(model: Model) -> tuple[str, ...]:
@@ -321,12 +328,12 @@ def changed(model: Model, config, dtype: str = "float32") -> Model:
     return replace(model, config=config, params=tree, notes=(*model.notes, *notes), adapters={}, base=None)
 
 
-def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False):
+def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False, base_dtype: str | None = None):
     """(configuration, tree of parameters, notes) from a state dict {name: array}.
 
     strict    True: all parameters must be there.  False: only those of the configuration's BODY are required, and the
               others are initialized at random
-    copy      False: the arrays may become parameters
+    copy, base_dtype    see adapting.named()
 
     The configuration changes if tied matrices differ.  The notes list the parameters that were initialized and the
     tensors that are not used.  Raises UserError if a required parameter is missing or has the wrong shape.
@@ -354,9 +361,9 @@ def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False):
     if config is not asked:
         untied = asked.copies().keys() - config.copies().keys()
         notes.append(f"not tied, because they differ from the token embeddings: {', '.join(sorted(untied))}")
-    drawn = dict(params.leaves(config.model.init(config, dtype=dtype))) if new else {}
+    drawn = new_parameters(config, dtype, {wanted[name].shape for name in new}) if new else {}
     merged = {name: drawn[name] if name in new else tensors[name] for name in wanted}
-    return config, params.named(outline, merged, copy), tuple(notes)
+    return config, adapting.named(outline, merged, copy, config, base_dtype, dtype), tuple(notes)
 
 
 def outlined(config, tensors: dict, dtype: str = "float32") -> dict:

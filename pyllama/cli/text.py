@@ -120,7 +120,7 @@ def begin(text: Text, shape: ModelShape, settings: Settings, policy: RunPolicy, 
     place = None
     if init_from:
         named = None if text.tokenizer in text_run.LEARNED else Path(text.tokenizer)
-        model, tokenizer = load(init_from, named, settings.master_dtype)
+        model, tokenizer = load(init_from, named, settings.master_dtype, base_dtype=adapting.base_dtype)
         for note in model.config.training_notes():
             console.print(note)
         config = replace(model.config, **dict.fromkeys(model.config.DROPOUTS, shape.resid_pdrop))
@@ -204,10 +204,11 @@ def show_training(plan: Plan, tokenizer: Tokenizer, log_steps: int, sample_token
 
 
 def load(model: Path, tokenizer: Path | None, dtype: str = "float32",
-         say: Callable[[str], None] = console.print, allow_nan: bool = False) -> tuple[pretrained.Model, Tokenizer]:
+         say: Callable[[str], None] = console.print, allow_nan: bool = False,
+         base_dtype: str | None = None) -> tuple[pretrained.Model, Tokenizer]:
     """Load a model and its tokenizer, and `say` the notes.  Raises UserError if it has no tokenizer."""
     memory.install()
-    loaded = pretrained.load(model, tokenizer, dtype, allow_nan=allow_nan)
+    loaded = pretrained.load(model, tokenizer, dtype, allow_nan=allow_nan, base_dtype=base_dtype)
     for note in loaded.notes:
         say(note)
     if loaded.tokenizer is None:

@@ -43,12 +43,18 @@ def to_safetensors(tensors: dict[str, np.ndarray]) -> Iterator:
         yield a.astype(a.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8)
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Read all arrays of a file, by name.  Raises DamagedFile, before any memory is allocated."""
+def read_tensors(path: str | Path, mapped: bool = False) -> dict[str, np.ndarray]:
+    """Read all arrays of a file, by name.  Raises DamagedFile, before any memory is allocated.
+
+    mapped      the arrays stay in the file and are read where they are used, which is to be soon: the kernel kills a
+                process that reads a mapped page which the file no longer has
+    """
     try:
         with open(path, "rb") as file:
-            tensors = {}
-            for name, dtype, shape in sorted_by_place(path, file):
+            places, tensors = sorted_by_place(path, file), {}
+            if mapped:
+                return arrays_on(np.memmap(path, np.uint8, mode="c").view(np.ndarray), file.tell(), places)
+            for name, dtype, shape in places:
                 a = tensors[name] = np.empty(shape, dtype.newbyteorder("<"))
                 if file.readinto(a.reshape(-1).view(np.uint8).data) != a.nbytes:
                     raise DamagedFile(f"{path} cannot be read: it became shorter meanwhile; fetch it again")
@@ -56,6 +62,16 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
             return tensors
     except OSError as error:
         raise DamagedFile(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def arrays_on(data: np.ndarray, at: int, places: list) -> dict[str, np.ndarray]:
+    """The arrays on the bytes of a file, of which the first begins at `at`."""
+    tensors = {}
+    for name, dtype, shape in places:
+        end = at + math.prod(shape) * dtype.itemsize
+        tensors[name] = data[at:end].view(dtype.newbyteorder("<")).reshape(shape)
+        at = end
+    return tensors
 
 
 def sorted_by_place(path, file: BinaryIO) -> list[tuple[str, np.dtype, tuple[int, ...]]]:

@@ -235,13 +235,15 @@ def merged(tree, config, path=""):
 
 def matrices(tree, config) -> dict[str, tuple[int, int]]:
     """{dotted name: (F, D)} of the matrices that may have an adapter: those of the model's layers."""
-    found = {}
-    for name, leaf in params.leaves(tree):
-        path, _, last = name.rpartition(".")
-        if last == "weight" and leaf.ndim == 2 and name.startswith(config.BODY) and any(map(str.isdigit,
-                                                                                         path.split("."))):
-            found[path] = leaf.shape[::-1] if name.endswith(config.TRANSPOSED) else leaf.shape
-    return {path: shape for path, shape in found.items() if path.rpartition(".")[2] not in OWN}
+    return {name.removesuffix(".weight"): leaf.shape[::-1] if name.endswith(config.TRANSPOSED) else leaf.shape
+            for name, leaf in params.leaves(tree) if is_adaptable(name, leaf, config)}
+
+
+def is_adaptable(name: str, leaf: Any, config) -> bool:
+    """Is this parameter a matrix of a layer?  Those of an adapter itself are not."""
+    *path, last = name.split(".")
+    in_layer = name.startswith(config.BODY) and any(map(str.isdigit, path))
+    return in_layer and last == "weight" and leaf.ndim == 2 and path[-1] not in OWN
 
 
 def targeted(tree, config, lora: Lora) -> dict[str, tuple[int, int]]:

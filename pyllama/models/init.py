@@ -2,20 +2,23 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 
+from pyllama import memory, params
 from pyllama.errors import UserError
 from pyllama.rng import undrawn
 
 LARGEST = 2**48                                     # numbers in a parameter
 _left: ContextVar[Iterator[int] | None] = ContextVar("parameters that outlines may still have", default=None)
+_kept: ContextVar[Collection | None] = ContextVar("shapes of the parameters that init() keeps", default=None)
 
 
 @contextlib.contextmanager
-def outlines(most: int):
+def outlines(most: int = LARGEST):
     """Let init() of a model draw nothing within this context: its arrays have shapes, and no memory.
 
     most    how many arrays there may be: more of them raise UserError
@@ -26,6 +29,24 @@ def outlines(most: int):
             yield
     finally:
         _left.reset(token)
+
+
+def new_parameters(config: Any, dtype: str, shapes: Collection[tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """{name: array} of a model's init(), of which only the arrays of these shapes have memory.
+
+    All are drawn, because they come from one stream of random numbers.
+    """
+    token = _kept.set(shapes)
+    try:
+        return dict(params.leaves(config.model.init(config, dtype=dtype)))
+    finally:
+        _kept.reset(token)
+        memory.release()                            # of the arrays that were dropped
+
+
+def outline(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array of this shape without memory."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 class Initializer:
@@ -41,7 +62,13 @@ class Initializer:
         """{"weight": [rows columns]}; std overrides the default."""
         if std is None:
             std = self.std(rows, columns) if callable(self.std) else self.std
-        return {"weight": self.array((rows, columns), lambda shape: std * self.rng.standard_normal(shape))}
+        return {"weight": self.array((rows, columns), lambda shape: self.normal(shape, std))}
+
+    def normal(self, shape: tuple[int, ...], std: float) -> np.ndarray:
+        """An array of this shape from N(0, std²), in float64."""
+        x = self.rng.standard_normal(shape)
+        x *= std                                    # in place: a table of embeddings is large
+        return x
 
     def table(self, rows: int, columns: int, factor: int | None = None, std: float | None = None) -> dict:
         """Token embeddings {"weight": [rows columns]}; with a factor E {"weight": [rows E], "projection": [columns E]}.
@@ -74,8 +101,9 @@ class Initializer:
         """fill(shape), or within outlines() an array of this shape without memory."""
         left = _left.get()
         if left is None:
-            return fill(shape).astype(self.dtype, copy=False)
+            drawn, kept = fill(shape).astype(self.dtype, copy=False), _kept.get()
+            return drawn if kept is None or shape in kept else outline(shape, self.dtype)
         if next(left) < 0 or math.prod(shape) >= LARGEST:
             raise UserError("config.json describes more or larger parameters than the weights have; give the "
                             "config.json that belongs to the weights")
-        return np.broadcast_to(np.zeros((), self.dtype), shape)
+        return outline(shape, self.dtype)

@@ -174,7 +174,8 @@ def prepare(task: Task, source: Source, setup: Setup, settings: Settings, model:
     if model is None and setup.model not in MODELS and Path(setup.model).exists():
         if setup.vectors:
             raise UserError(f"{setup.model} already has embeddings; remove vectors, or train from scratch")
-        model = pretrained.load(setup.model, setup.tokenizer, settings.master_dtype, suited)
+        stored = adapting.base_dtype if adapting else None
+        model = pretrained.load(setup.model, setup.tokenizer, settings.master_dtype, suited, base_dtype=stored)
         if model.tokenizer is None:
             raise UserError(f"{setup.model} has no tokenizer; set tokenizer to a tokenizer.json")
     elif model is not None:

@@ -38,10 +38,15 @@ def read(saved: Checkpoint, base: dict, config: Any) -> Adapter:
     if stored:
         modules = tuple(f"{module}." for module in lora.saved)
         head = {name for name, _ in params.leaves(base) if name.startswith(modules)}
-        adapting.require_same(fingerprint(base, head), stored)
+        adapting.require_same(fingerprint(adapting.stored_base(base, config, base_dtype(saved)), head), stored)
     tensors = peft_config.fitted(lora, saved.tensors, base, config, str(dtype_of(base)))
     return Adapter(lora, tensors, stored.get("base", ""), stored.get("fingerprint", ""),
-                   stored.get("adapting", {}).get("base_dtype"))
+                   base_dtype(saved))
+
+
+def base_dtype(saved: Checkpoint) -> str | None:
+    """How a run of adapters stored its base."""
+    return saved.trainer.get("about", {}).get("adapter", {}).get("adapting", {}).get("base_dtype")
 
 
 def chosen(base: dict, known: Mapping[str, Adapter], name: str | None, config: Any) -> dict:

@@ -5,20 +5,23 @@ GGUF in place of NF4).  They are decoded in panels where they are multiplied, in
 """
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from pyllama import params
 from pyllama.device import on_host
 from pyllama.errors import UserError, check_choices
+from pyllama.files import give_back
 from pyllama.formats import peft
 from pyllama.models import adapters
 from pyllama.models.adapters import Lora
 from pyllama.quantization import EncodedArray
-from pyllama.quantization.encoded import encoded
+from pyllama.quantization.encoded import encoded, fitting
 from pyllama.training.fingerprint import fingerprint
 from pyllama.training.loop import Settings, State, start
 from pyllama.training.run import Saved, from_stored, restore, resumed
 
+BaseDtype = Literal["float32", "bfloat16", "q8_0", "q4_0"]
+BASE_DTYPES = get_args(BaseDtype)
 KINDS = {"bfloat16": "bf16"}                        # base_dtype -> storage format, where the names differ
 
 
@@ -38,7 +41,7 @@ class Adapting:
     lora_alpha: float = 16.0                    # adapters are multiplied by lora_alpha / rank
     rslora: bool = False                        # multiply them by lora_alpha / sqrt(rank) instead
     dora: Literal["exact", "detached"] | None = None        # DoRA; detached: without the gradient of the norm, as PEFT
-    base_dtype: Literal["float32", "bfloat16", "q8_0", "q4_0"] | None = None    # storage of the frozen matrices
+    base_dtype: BaseDtype | None = None         # storage of the frozen matrices
 
     def __post_init__(self):
         check_choices(self)
@@ -86,7 +89,7 @@ def begin(config, settings: Settings, adapting: Adapting, base: Base, like=None)
     arrays = adapters.begun(tree, config, lora, settings.seed, settings.master_dtype)
     trained = {*head, *(name for name in arrays if not name.endswith(peft.CONSTANTS))}
     state = start(config, settings, adapters.attached(tree, arrays), like, trained)
-    about = {"adapting": asdict(adapting), "base": base.path, "fingerprint": fingerprint(base.tree, but=head)}
+    about = {"adapting": asdict(adapting), "base": base.path, "fingerprint": fingerprint(tree, but=head)}
     state.adapters = Adapters(lora, about)
     return state
 
@@ -97,16 +100,42 @@ def stored_base(tree: dict, config, kind: str | None, dtype: str = "float32") ->
     kind    a base_dtype; None: as they are
     dtype   of what is decoded
     """
-    may = adapters.matrices(tree, config)
+    return params.rebuild(tree, (stored(name, leaf, config, kind, dtype) for name, leaf in params.leaves(tree)))
 
-    def stored(name, leaf):
-        is_matrix = name.rpartition(".")[0] in may and name.endswith(".weight")
-        if is_matrix and kind is None:
+
+def named(outline: dict, tensors: dict, copy: bool, config, kind: str | None, dtype: str) -> dict:
+    """The tree of params.named(), stored as stored_base() does.
+
+    copy    False: the arrays may become parameters
+    kind    a base_dtype: the tensors may be mapped from a file, of which only one at a time is in memory, and the
+            result does not need the file; None: parameters stay as they are
+
+    Raises UserError for another kind.
+    """
+    if kind is None:
+        return params.named(outline, tensors, copy)
+    if kind not in BASE_DTYPES:
+        raise UserError(f"base_dtype is {kind!r}; it must be one of {', '.join(BASE_DTYPES)}")
+
+    def keep(name, leaf):
+        give_back(tensors[name])                    # the leaf is a copy
+        return stored(name, leaf, config, kind, dtype)
+
+    return params.named(outline, tensors, keep=keep)
+
+
+def stored(name: str, leaf: Any, config, kind: str | None, dtype: str = "float32") -> Any:
+    """A parameter of stored_base()."""
+    if kind == "float32" or not adapters.is_adaptable(name, leaf, config):
+        return leaf.decoded(dtype) if isinstance(leaf, EncodedArray) else leaf
+    if kind is None:
+        return leaf
+    form = KINDS.get(kind, kind)
+    if isinstance(leaf, EncodedArray):
+        if leaf.kind == fitting(form, leaf.shape[0 if leaf.transposed else 1]):
             return leaf
-        leaf = leaf.decoded(dtype) if isinstance(leaf, EncodedArray) else leaf
-        return encoded(name, leaf, KINDS.get(kind, kind), config) if is_matrix and kind != "float32" else leaf
-
-    return params.rebuild(tree, (stored(name, leaf) for name, leaf in params.leaves(tree)))
+        leaf = leaf.decoded(dtype)
+    return encoded(name, leaf, form, config)
 
 
 def started(config, settings: Settings, tree: dict | None, like=None, adapting: Adapting | None = None,

@@ -114,18 +114,20 @@ def save(run: str | Path, step: int, *, config: dict, tensors: dict[str, np.ndar
     return folder
 
 
-def load(path: str | Path) -> Checkpoint:
+def load(path: str | Path, mapped: bool = False) -> Checkpoint:
     """Read a checkpoint folder, the latest checkpoint of a run folder, or a Hugging Face model folder, sharded or not.
+
+    mapped      the tensors of a model stay in their files: see read_tensors()
 
     Every checksum is verified.  If the latest checkpoint of a run is damaged, the newest undamaged one is read instead,
     and `notes` says so.  Raises UserError if there is no checkpoint, or a given one is damaged: with the one to use.
     """
     path = Path(path)
     if (path / "checkpoints").is_dir():
-        return load_run(path)
+        return load_run(path, mapped)
     if any((path / name).exists() for name in (CHECKSUMS, TRAINER, OPTIMIZER)):
         try:
-            return read(path)
+            return read(path, mapped)
         except DamagedFile as error:
             path = path.resolve()
             other = next((folder for folder in in_order(path.parent, path) if is_whole(folder)), None)
@@ -136,7 +138,8 @@ def load(path: str | Path) -> Checkpoint:
         stored = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
         return Checkpoint(path, 0, stored, tensors, {}, {}, existing(path / TOKENIZER), adapter=adapter)
     if (path / CONFIG).is_file():
-        return Checkpoint(path, 0, read_json(path / CONFIG), read_model(path), {}, {}, existing(path / TOKENIZER))
+        return Checkpoint(path, 0, read_json(path / CONFIG), read_model(path, mapped), {}, {},
+                          existing(path / TOKENIZER))
     raise UserError(f"{path} holds no checkpoint; give a run folder, one of its checkpoints, or a folder with "
                     f"{CONFIG} and {MODEL}")
 
@@ -232,7 +235,7 @@ def existing(path) -> Path | None:
 
 # Reading
 
-def load_run(run) -> Checkpoint:
+def load_run(run, mapped=False) -> Checkpoint:
     """The latest checkpoint of a run or, if that is damaged, the newest undamaged one.
 
     A process that trains may prune the latest one while it is read.  Then `latest` names another one, which is read.
@@ -240,7 +243,7 @@ def load_run(run) -> Checkpoint:
     while True:
         latest = named(run, "latest")
         try:
-            saved = newest(run, latest)
+            saved = newest(run, latest, mapped)
         except UserError:
             if named(run, "latest") == latest:
                 raise
@@ -249,7 +252,7 @@ def load_run(run) -> Checkpoint:
                 return saved
 
 
-def newest(run, latest) -> Checkpoint:
+def newest(run, latest, mapped=False) -> Checkpoint:
     """The checkpoint that `latest` names or, if that is damaged, the newest undamaged one."""
     notes = []
     folders = in_order(run / "checkpoints", latest)
@@ -257,7 +260,7 @@ def newest(run, latest) -> Checkpoint:
         notes.append(f"{run / 'latest'} does not name an existing checkpoint")
     for folder in folders:
         try:
-            saved = read(folder)
+            saved = read(folder, mapped)
         except DamagedFile as error:
             notes.append(str(error))
         else:
@@ -267,13 +270,14 @@ def newest(run, latest) -> Checkpoint:
     raise UserError(f"{run} holds no checkpoint yet; train until the first one is saved")
 
 
-def read(folder) -> Checkpoint:
+def read(folder, mapped=False) -> Checkpoint:
     """Verify and read a checkpoint folder of a run."""
     verify(folder)
     trainer = read_json(folder / TRAINER)
-    adapter, tensors = peft.read(folder) if (folder / peft.CONFIG).is_file() else (None, read_tensors(folder / MODEL))
+    adapter, tensors = peft.read(folder) if (folder / peft.CONFIG).is_file() else \
+        (None, read_tensors(folder / MODEL, mapped))
     return Checkpoint(folder, trainer["step"], read_json(folder / CONFIG), tensors,
-                      read_tensors(folder / OPTIMIZER), trainer, existing(folder / TOKENIZER), adapter=adapter)
+                      read_tensors(folder / OPTIMIZER, mapped), trainer, existing(folder / TOKENIZER), adapter=adapter)
 
 
 def verify(folder):
@@ -306,10 +310,10 @@ def is_whole(folder) -> bool:
     return True
 
 
-def read_model(folder) -> dict[str, np.ndarray]:
+def read_model(folder, mapped=False) -> dict[str, np.ndarray]:
     """The tensors of a Hugging Face model folder, in one file or in shards."""
     if (folder / MODEL).is_file():
-        return read_tensors(folder / MODEL)
+        return read_tensors(folder / MODEL, mapped)
     if not (folder / INDEX).is_file():
         raise UserError(no_model(folder))
     try:
@@ -322,7 +326,7 @@ def read_model(folder) -> dict[str, np.ndarray]:
                           f"download the model again")
     tensors: dict[str, np.ndarray] = {}
     for shard in shards:
-        tensors |= read_tensors(folder / shard)
+        tensors |= read_tensors(folder / shard, mapped)
     if missing := sorted(shard_of.keys() - tensors.keys()):
         raise UserError(f"{folder} lacks {missing[0]}, which {INDEX} lists; download the model again")
     return tensors

@@ -4,9 +4,11 @@
 
 The weights are those of make_hf.weight().  tests/test_peft.py compares.
 """
+import contextlib
 import json
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -27,6 +29,19 @@ CASES = {                                                   # (architecture, con
     "transposed_dora": (TRANSPOSED, C | dict(fan_in_fan_out=True, use_dora=True)),
     "head": (BERT, dict(r=2, target_modules=["query", "value"], use_dora=True, task_type="SEQ_CLS")),
 }
+
+
+@contextlib.contextmanager
+def in_float64():
+    """Let transformers compute in float64 what it rounds to float32 in a model of any precision.
+
+    These are the norms, angles and softmax of LLaMA, and the loss of language models with its gradient.
+    """
+    import torch
+
+    with mock.patch.multiple(torch, float=torch.float64, float32=torch.float64), \
+            mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+        yield
 
 
 def numbers(name):
@@ -53,6 +68,7 @@ def numbers(name):
                                   weight(key, tuple(a.shape))))
     outputs = model(**{key: torch.tensor(a) for key, a in inputs.items()})
     outputs.loss.backward()
+    model.peft_config["default"].target_modules = sorted(model.peft_config["default"].target_modules)    # it is a set
     model.save_pretrained(HERE / "peft" / name)
     (HERE / "peft" / name / "README.md").unlink()
     renamed = {key: key.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector")
@@ -67,7 +83,8 @@ def main():
     """Write the numbers of all cases."""
     from safetensors.numpy import save_file
 
-    cases = {name: numbers(name) for name in CASES}
+    with in_float64():
+        cases = {name: numbers(name) for name in CASES}
     stored = json.dumps({name: case for name, (case, _) in cases.items()}, sort_keys=True)
     (HERE / "peft.json").write_text(f"{stored}\n")
     save_file({f"{name}/{key}": np.ascontiguousarray(a) for name, (_, arrays) in cases.items()
