@@ -209,9 +209,8 @@ class Model:
 
 def check_dtype(dtype: str, *choices: str) -> None:
     """Raise UserError if weights cannot have this dtype.  choices: those that they can have; none: DTYPES."""
-    choices = choices or DTYPES
-    if dtype not in choices:
-        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(choices)}")
+    if dtype not in (choices or DTYPES):
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(choices or DTYPES)}")
 
 
 def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "float32",
@@ -290,14 +289,13 @@ def with_adapter(saved: checkpoint.Checkpoint, dtype: str, change: Callable | No
 
 def base_params(saved: checkpoint.Checkpoint, config: Any, dtype: str) -> dict | None:
     """The parameters of the base of a run of adapters; None of another run."""
-    return base_model(saved, None, dtype, lambda _: config).params if saved.adapter else None
+    return base_model(saved, dtype, lambda _: config).params if saved.adapter else None
 
 
-def base_model(saved: checkpoint.Checkpoint, tokenizer: str | Path | None, dtype: str, change: Callable | None
-               ) -> Model:
+def base_model(saved: checkpoint.Checkpoint, dtype: str, change: Callable | None) -> Model:
     """The base model of an adapter as it was trained beside; parameters that it lacks are in the adapter, so 0 here."""
     with outlines():
-        return load(adapted.base_of(saved), tokenizer, dtype, change, base_dtype=adapted.base_dtype(saved))
+        return load(adapted.base_of(saved), None, dtype, change, base_dtype=adapted.base_dtype(saved))
 
 
 def tokens_outside(model: Model) -> tuple[str, ...]:
@@ -321,8 +319,7 @@ def changed(model: Model, config, dtype: str = "float32") -> Model:
     Matrices that are encoded stay so.
     """
     before = dict(params.leaves(model.params))
-    config, tree, notes = fitted(dict(params.leaves(decoded_tree(model.params))), config, dtype, strict=False,
-                                 copy=True)
+    config, tree, notes = fitted(dict(params.leaves(decoded_tree(model.params))), config, dtype, False, copy=True)
     tree = params.rebuild(tree, (kept if isinstance(kept := before.get(name), EncodedArray) and
                                  kept.shape == leaf.shape else leaf for name, leaf in params.leaves(tree)))
     return replace(model, config=config, params=tree, notes=(*model.notes, *notes), adapters={}, base=None)

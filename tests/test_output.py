@@ -93,8 +93,9 @@ def folder(tmp_path_factory):
     assert main(["train", "--data", f"{folder}/text.txt", "--out_dir", f"{folder}/run", *TINY]) == 0
     assert main(["finetune", "--task", "classify", "--model", "lstm", "--data", f"{folder}/rows.csv", "--out_dir",
                  f"{folder}/tuned", "--max_steps", "2", "--warmup_steps", "1", "--vocab_size", "300"]) == 0
+    shutil.copytree(folder / "run", folder / "base")            # which no test resumes
     assert main(["train", "--data", f"{folder}/text.txt", "--out_dir", f"{folder}/adapted", "--init_from",
-                 f"{folder}/run", "--lora", "q_proj", "--rank", "1", "--max_steps", "1", "--batch_size", "2",
+                 f"{folder}/base", "--lora", "q_proj", "--rank", "1", "--max_steps", "1", "--batch_size", "2",
                  "--block_size", "8"]) == 0
     return folder
 

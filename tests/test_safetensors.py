@@ -42,6 +42,7 @@ def test_both_read_what_both_write(tensors, tmp_path_factory):
     ours = b"".join(map(bytes, to_safetensors(tensors)))
     path.write_bytes(ours)
     same(read_tensors(path), tensors)
+    same(read_tensors(path, mapped=True), tensors)
     known = {name: a for name, a in tensors.items() if a.dtype != ml_dtypes.bfloat16}         # the library knows these
     path.write_bytes(save(known))
     same(read_tensors(path), known)
