@@ -258,7 +258,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None, dtype: str = "fl
         model = replace(model, tokenizer=(llama2c.read_tokenizer if llama2c_file else Tokenizer.load)(tokenizer))
     if model.tokenizer:
         model = replace(model, tokenizer=special.knowing(model.tokenizer, model.config))
-    return replace(model, notes=(*model.notes, *tokens_outside(model)), path=path.resolve())
+    unknown = special.unknown_tokens(model.tokenizer, model.config.vocab_size)
+    return replace(model, notes=(*model.notes, *unknown), path=path.resolve())
 
 
 def whole(saved: checkpoint.Checkpoint, dtype: str, change: Callable | None, base_dtype: str | None) -> Model:
@@ -296,21 +297,6 @@ def base_model(saved: checkpoint.Checkpoint, dtype: str, change: Callable | None
     """The base model of an adapter as it was trained beside; parameters that it lacks are in the adapter, so 0 here."""
     with outlines():
         return load(adapted.base_of(saved), None, dtype, change, base_dtype=adapted.base_dtype(saved))
-
-
-def tokens_outside(model: Model) -> tuple[str, ...]:
-    """A note on special tokens that transformers added to the tokenizer and the model has no embeddings for.
-
-    Raises UserError if other tokens are outside the model's vocabulary.
-    """
-    if model.tokenizer is None or model.tokenizer.vocab_size <= model.config.vocab_size:
-        return ()
-    if model.tokenizer.rust.get_vocab_size(with_added_tokens=False) > model.config.vocab_size:
-        raise UserError(f"the tokenizer has {model.tokenizer.vocab_size} tokens but the model's vocabulary has "
-                        f"{model.config.vocab_size}; give the tokenizer that the model was trained with")
-    added = model.tokenizer.rust.get_added_tokens_decoder()
-    names = [str(token) for i, token in added.items() if i >= model.config.vocab_size]
-    return (f"the model does not know these tokens of the tokenizer, so texts must not have them: {', '.join(names)}",)
 
 
 def changed(model: Model, config, dtype: str = "float32") -> Model:

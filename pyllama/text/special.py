@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyllama.errors import UserError
 from pyllama.text import frames
 from pyllama.text.scripts import UNSPACED
 from pyllama.text.tokenizer import NAMES, Allowed, Tokenizer
@@ -129,3 +130,18 @@ def prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     ids = tokenizer.encode(text, add_special_tokens=True, allowed_special="all").tolist()
     _, behind = around(tokenizer)
     return ids[:len(ids) - len(behind)]
+
+
+def unknown_tokens(tokenizer: Tokenizer | None, vocab_size: int) -> tuple[str, ...]:
+    """A note on special tokens that transformers added to the tokenizer and a model has no embeddings for.
+
+    Raises UserError if other tokens are outside the model's vocabulary.
+    """
+    if tokenizer is None or tokenizer.vocab_size <= vocab_size:
+        return ()
+    if tokenizer.rust.get_vocab_size(with_added_tokens=False) > vocab_size:
+        raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens but the model's vocabulary has {vocab_size}; "
+                        f"give the tokenizer that the model was trained with")
+    added = tokenizer.rust.get_added_tokens_decoder()
+    names = [str(token) for i, token in added.items() if i >= vocab_size]
+    return (f"the model does not know these tokens of the tokenizer, so texts must not have them: {', '.join(names)}",)

@@ -39,7 +39,7 @@ class Distillation:
 
     temperature: float = 1.0                    # divides the scores of both models before they are compared
     alpha: float = 0.5                          # weight of the labels; 1 - alpha is that of the teacher's scores
-    divergence: Literal["forward", "reverse"] = "forward"   # forward: KL(teacher||student); reverse: KL(student||teacher)
+    divergence: Literal["forward", "reverse"] = "forward"   # forward: KL(teacher||student), else KL(student||teacher)
     hidden: float = 0.0                         # weight of the distance between the last hidden states
     distance: Literal["cosine", "squared"] = "cosine"       # distance of hidden states
     cache: Path | None = None                   # folder that keeps the teacher's scores (default: they are not kept)
