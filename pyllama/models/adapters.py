@@ -10,7 +10,8 @@ An adapted matrix is a dict with PEFT's names:
     lora_magnitude_vector [F]         m of DoRA
     lora_detached []                  if it is there, n is a constant of the backward pass, as in PEFT
 
-W' is not formed: x W'ᵀ = x Wᵀ + (s x Aᵀ) Bᵀ, and n has an op of its own (see ops/adapted_norm.py).  With z = x W'ᵀ:
+W' is never there as a whole: x W'ᵀ = x Wᵀ + (s x Aᵀ) Bᵀ, and n has an op of its own, which runs on panels of rows (see
+ops/adapted_norm.py).  With z = x W'ᵀ:
 
     dz_nf = dy_nf c_f       dc_f = Σ_n dy_nf z_nf       dm_f = dc_f / n_f       dn_f = - dc_f c_f / n_f
 

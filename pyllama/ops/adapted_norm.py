@@ -8,30 +8,21 @@ Options     eps=1e-24: ε, which keeps a row of zeros from dividing by zero.  It
 Forward     v_ed = w_ed + Σ_r b_er a_rd                    the adapted matrix
             n_e = (Σ_d v_ed² + ε)^½
 
-            v is as large as w, so it is not formed.  What it is needed for are
-            its products with the few rows of a:
-
-            c_er = Σ_d w_ed a_rd
-            q_rs = Σ_d a_rd a_sd
-            u_er = c_er + Σ_s b_es q_sr
-                 = Σ_d v_ed a_rd
-
-            n_e = (Σ_d w_ed² + Σ_r b_er (c_er + u_er) + ε)^½
+            The sum of squares could be had without v, from products with the
+            few rows of a.  But where the update cancels w it is a small
+            difference of large numbers, and rounding might make it negative.
 
 Backward    ∂n_e/∂v_ed = v_ed / n_e
 
-            h_e = dn_e / n_e
-
-            dw_ed = h_e v_ed
-            db_er = Σ_d h_e v_ed a_rd
-                  = h_e u_er
-            da_rd = Σ_e h_e b_er v_ed
-                  = Σ_e h_e b_er w_ed + Σ_s (Σ_e h_e b_er b_es) a_sd
+            g_ed = dn_e v_ed / n_e                         the gradient of v
+            dw_ed = g_ed
+            da_rd = Σ_e b_er g_ed
+            db_er = Σ_d g_ed a_rd
 
             DoRA as it is usually run detaches the norm: it takes n for a
             constant and omits this pass.
 
-Saved       w, a, b, u, n.
+Saved       w, a, b, n.  v is recomputed: it is as large as w.
 
 Raises      TypeError: precisions differ.  ValueError: shapes do not fit.
 
@@ -54,16 +45,14 @@ from pyllama.op import between, op
 
 
 def forward(w, a, b, *, eps=1e-24):
-    c = w @ a.T
-    u = c + b @ (a @ a.T)
-    n = (np.einsum("ed,ed->e", w, w) + np.einsum("er,er->e", b, c + u) + eps) ** 0.5
-    return n, (w, a, b, u, n)
+    v = w + b @ a
+    n = (np.sum(v * v, axis=-1) + eps) ** 0.5
+    return n, (w, a, b, n)
 
 
-def backward(dn, w, a, b, u, n, *, eps=1e-24):
-    h = (dn / n)[:, None]
-    hb = h * b
-    return h * (w + b @ a), hb.T @ w + (hb.T @ b) @ a, h * u
+def backward(dn, w, a, b, n, *, eps=1e-24):
+    g = (dn / n)[:, None] * (w + b @ a)
+    return g, b.T @ g, g @ a.T
 
 
 adapted_norm = op("w[E D], a[R D], b[E R] -> n[E]", forward, backward, weights=("w", "a", "b"),
