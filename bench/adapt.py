@@ -1,10 +1,12 @@
 """What each way to adapt a model, or to spare its parameters, saves and costs: one command a row.
 
-    python -m bench.adapt [--data FOLDER] [--fixtures FOLDER] [--parts stories scratch sentences] [--json]
+    python -m bench.adapt [--data FOLDER] [--fixtures FOLDER] [--parts stories scratch sentences memory]
+                           [--json]
 
     stories      stories260K, a LLaMA that writes children's stories, learns Shakespeare
     scratch      a LLaMA of the demo's size learns Shakespeare from its first step
     sentences    MiniLM, an encoder of 22.7 million parameters, learns to tell good reviews from bad ones
+    memory       two steps of a random LLaMA of 110 million parameters (size M), one text of 256 tokens each
 
 A row is a process of its own.  `saved` is what a user keeps of it: the weights or the adapter of the best checkpoint.
 `optimizer` is what its checkpoints have besides.  PEFT runs where --peers-python names a Python that has it.  A part
@@ -12,6 +14,7 @@ whose data or weights are missing is skipped with the reason.
 """
 import argparse
 import json
+import multiprocessing
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,8 +22,12 @@ from pathlib import Path
 
 from bench.minilm import FLAGS, TEST, TRAIN, Missing, measured, theirs, weights
 from bench.rotation import ROOT
+from bench.sizes import SIZES
 from bench.table import show
 from bench.train import rounded
+from pyllama.models.llama_config import LlamaConfig
+from pyllama.pretrained import Model
+from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 from pyllama.training.log import read_log
 
@@ -106,7 +113,31 @@ def sentences(options, folder: Path) -> Iterator[dict]:
         yield {"part": "sentences", "way": "LoRA, PEFT", "saved": None, "optimizer": None, "loss": None, **figures}
 
 
-PARTS = {"stories": stories, "scratch": scratch, "sentences": sentences}
+def memory(options, folder: Path) -> Iterator[dict]:
+    """Batch 1 x 256, adapters of rank 8 on q_proj and v_proj, over a folder in float32."""
+    model, text = folder / "model", folder / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    process = multiprocessing.get_context("spawn").Process(target=save_random, args=(model,))
+    process.start()                                         # a child's peak begins at that of its parent
+    process.join()
+    common = ["train", "--init_from", model, "--data", text, "--batch_size", 1, "--block_size", 256, "--max_steps", 2,
+              "--warmup_steps", 0, "--sample_tokens", 0]
+    lora = ["--lora", "q_proj,v_proj"]
+    ways = {"all parameters": [], "LoRA": lora, "DoRA": [*lora, "--dora", "exact"],
+            "QLoRA, Q4_0": [*lora, "--base_dtype", "q4_0"]}
+    for way, flags in ways.items():
+        yield row("memory", way, [*common, *flags], folder / way)
+
+
+def save_random(folder: Path) -> None:
+    """Save a model of size M with random weights, and a tokenizer of bytes."""
+    size = SIZES["M"]
+    config = LlamaConfig(vocab_size=size.V, hidden_size=size.D, intermediate_size=size.F, num_hidden_layers=size.L,
+                         num_attention_heads=size.H, max_position_embeddings=256, tie_word_embeddings=True)
+    Model(config, config.model.init(config), Tokenizer.bytes()).save(folder)
+
+
+PARTS = {"stories": stories, "scratch": scratch, "sentences": sentences, "memory": memory}
 
 
 def main():

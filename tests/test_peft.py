@@ -168,6 +168,14 @@ def test_an_adapter_that_does_not_fit_is_refused(change, message, tmp_path):
     assert message in str(caught.value)
 
 
+def test_dropout_is_that_of_training_alone(tmp_path):
+    model = pretrained.load(base_of("dora", tmp_path), dtype="float64")
+    model.add_adapter("a", changed(tmp_path, lora_dropout=0.5))
+    model.use("a")
+    ids, mask, _ = inputs_of("dora")
+    close(model.logits(ids, mask=mask)[0][mask != 0], ARRAYS["dora/logits"][mask != 0], "logits")
+
+
 def test_an_adapter_without_its_base_and_a_model_that_is_no_adapter_are_refused(tmp_path):
     with pytest.raises(UserError, match="is an adapter of a model without a name, which is not there; write the path"):
         pyllama.load(GOLDEN / "peft/lora")
