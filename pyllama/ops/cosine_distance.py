@@ -60,7 +60,7 @@ def forward(x, y, t, *, eps=1e-12, ignore_index=-100, count=None):
 
 
 def backward(dloss, x, y, t, a, b, s, *, ignore_index=-100, count=None, **options):
-    scale = np.where(valid(t, ignore_index), -dloss / denominator(x, t, ignore_index, count), 0)[:, None]
+    scale = np.where(valid(t, ignore_index)[:, None], -dloss / denominator(x, t, ignore_index, count), 0)
     u, v, s = x * a[:, None], y * b[:, None], s[:, None]
     return (v - s * u) * a[:, None] * scale, (u - s * v) * b[:, None] * scale, None
 

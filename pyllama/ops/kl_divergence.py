@@ -90,7 +90,7 @@ def forward(a, b, t, *, temperature=1.0, ignore_index=-100, count=None):
 
 def backward(dloss, p, q, r, row, t, *, temperature=1.0, ignore_index=-100, count=None):
     scale = temperature * dloss / denominator(p, t, ignore_index, count)
-    scale = np.where(valid(t, ignore_index), scale, 0)[:, None]
+    scale = np.where(valid(t, ignore_index)[:, None], scale, 0)
     return p * (r - row[:, None]) * scale, (q - p) * scale, None
 
 

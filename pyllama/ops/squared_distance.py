@@ -48,7 +48,7 @@ def forward(x, y, t, *, ignore_index=-100, count=None):
 
 def backward(dloss, x, y, t, *, ignore_index=-100, count=None):
     scale = 2 * dloss / (x.shape[-1] * denominator(x, t, ignore_index, count))
-    dx = (x - y) * np.where(valid(t, ignore_index), scale, 0)[:, None]
+    dx = (x - y) * np.where(valid(t, ignore_index)[:, None], scale, 0)
     return dx, -dx, None
 
 

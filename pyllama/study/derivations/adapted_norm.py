@@ -22,7 +22,7 @@ DERIVATION = Derivation(
              "The derivative of `√x` is `½/√x`, and that of `v_ed²` is `2 v_ed`."),
         Step("g_ed = dn_e v_ed / n_e",
              "A row's gradient points along the row.",
-             "g = (dn / n)[:, None] * (w + b @ a)"),
+             "g = h[:, None] * (w + b @ a)"),
         Step("dw_ed = g_ed",
              "`w_ed` is a term of `v_ed` by itself.",
              RETURNED),
