@@ -67,7 +67,7 @@ cdef extern from "kernels.h" nogil:
         void (*cross_entropy_backward)(void *dz, const void *z, const idx *t, const void *lse, idx ignore_index,
                                        double smoothing, double z_loss, double scale, idx N, idx V,
                                        int threads) noexcept nogil
-        void (*decode)(const step *steps, idx count, const turn *t, void *work, idx widest, idx K,
+        void (*decode)(const step *steps, idx count, turn *t, void *work, idx widest, idx K,
                        int threads) noexcept nogil
         idx (*decode_work)(idx widest, idx K) noexcept nogil
         void (*dropout)(void *y, const void *x, double scale, uint32_t limit, uint64_t start, const uint64_t *key,

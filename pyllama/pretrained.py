@@ -20,13 +20,13 @@ from pyllama.generation import config_file
 from pyllama.models import sharing
 from pyllama.models.adapters import Adapter, merged
 from pyllama.models.init import new_parameters, outlines
-from pyllama.quantization import EncodedArray, decoded_tree, encoded_tree
+from pyllama.quantization import EncodedArray, adapted_base, decoded_tree, encoded_tree
 from pyllama.quantization.sample import quantized_tree
 from pyllama.stored_config import config_of, reading_notes
 from pyllama.text import special, tokenizer_files
 from pyllama.text.corpus import Sources
 from pyllama.text.tokenizer import Tokenizer
-from pyllama.training import adapted, adapting, checkpoint
+from pyllama.training import adapted, checkpoint
 
 DTYPES = ("float32", "float64", "bfloat16")
 SHOWN = 8                                                   # names of tensors in a note
@@ -316,7 +316,7 @@ def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False, 
 
     strict    True: all parameters must be there.  False: only those of the configuration's BODY are required, and the
               others are initialized at random
-    copy, base_dtype    see adapting.named()
+    copy, base_dtype    see quantization/adapted_base.py
 
     The configuration changes if tied matrices differ.  The notes list the parameters that were initialized and the
     tensors that are not used.  Raises UserError if a required parameter is missing or has the wrong shape.
@@ -346,7 +346,7 @@ def fitted(tensors: dict, config, dtype: str, strict: bool, copy: bool = False, 
         notes.append(f"not tied, because they differ from the token embeddings: {', '.join(sorted(untied))}")
     drawn = new_parameters(config, dtype, {wanted[name].shape for name in new}) if new else {}
     merged = {name: drawn[name] if name in new else tensors[name] for name in wanted}
-    return config, adapting.named(outline, merged, copy, config, base_dtype, dtype), tuple(notes)
+    return config, adapted_base.named(outline, merged, copy, config, base_dtype, dtype), tuple(notes)
 
 
 def outlined(config, tensors: dict, dtype: str = "float32") -> dict:

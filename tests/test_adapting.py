@@ -15,9 +15,10 @@ from pyllama.formats import peft_config
 from pyllama.models.adapters import Adapter, attached, merged
 from pyllama.models.init import new_parameters
 from pyllama.quantization import EncodedArray
+from pyllama.quantization.adapted_base import stored_base
 from pyllama.tasks import finetune
 from pyllama.training import checkpoint
-from pyllama.training.adapting import Adapting, Base, begin, stored_base
+from pyllama.training.adapting import Adapting, Base, begin
 from pyllama.training.fingerprint import fingerprint
 from pyllama.training.run import RunPolicy
 from pyllama.training.working import rounded_tree, widened_tree

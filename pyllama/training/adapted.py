@@ -12,9 +12,9 @@ from pyllama.formats import peft, peft_config
 from pyllama.models import adapters
 from pyllama.models.adapters import Adapter
 from pyllama.quantization import decoded_tree
-from pyllama.training import adapting
+from pyllama.quantization.adapted_base import stored_base
 from pyllama.training.checkpoint import Checkpoint
-from pyllama.training.fingerprint import fingerprint
+from pyllama.training.fingerprint import fingerprint, require_same
 
 
 def base_of(saved: Checkpoint) -> Path:
@@ -38,7 +38,7 @@ def read(saved: Checkpoint, base: dict, config: Any) -> Adapter:
     if stored:
         modules = tuple(f"{module}." for module in lora.saved)
         head = {name for name, _ in params.leaves(base) if name.startswith(modules)}
-        adapting.require_same(fingerprint(adapting.stored_base(base, config, base_dtype(saved)), head), stored)
+        require_same(fingerprint(stored_base(base, config, base_dtype(saved)), head), stored)
     tensors = peft_config.fitted(lora, saved.tensors, base, config, str(dtype_of(base)))
     return Adapter(lora, tensors, stored.get("base", ""), stored.get("fingerprint", ""),
                    base_dtype(saved))
@@ -59,6 +59,6 @@ def chosen(base: dict, known: Mapping[str, Adapter], name: str | None, config: A
     if name not in known:
         choice = f"give one of {', '.join(known)}" if known else "add it first"
         raise UserError(f"there is no adapter {name!r}; {choice}")
-    tree = adapting.stored_base(base, config, known[name].base_dtype)
+    tree = stored_base(base, config, known[name].base_dtype)
     tree = decoded_tree(tree, np.float64) if dtype_of(base) == np.float64 else tree
     return adapters.merged(adapters.attached(tree, known[name].tensors), config)

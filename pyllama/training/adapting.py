@@ -1,28 +1,19 @@
-"""Training of adapters: what is stored of the base, what trains, and what a checkpoint says of both.
-
-The base's matrices that may have adapters can be stored in few bits (QLoRA: Dettmers et al., 2023, with the blocks of
-GGUF in place of NF4).  They are decoded in panels where they are multiplied, in each pass anew.
-"""
+"""Training of adapters: what trains, and what a checkpoint says of it and of the base."""
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from pyllama import params
 from pyllama.device import on_host
 from pyllama.errors import UserError, check_choices
-from pyllama.files import give_back
 from pyllama.formats import peft
 from pyllama.models import adapters
 from pyllama.models.adapters import Lora
 from pyllama.quantization import EncodedArray
-from pyllama.quantization.encoded import encoded, fitting
-from pyllama.training.fingerprint import fingerprint
+from pyllama.quantization.adapted_base import BaseDtype, stored_base
+from pyllama.training.fingerprint import fingerprint, require_same
 from pyllama.training.loop import Settings, State, start
 from pyllama.training.run import Saved, from_stored, restore, resumed
-
-BaseDtype = Literal["float32", "bfloat16", "q8_0", "q4_0"]
-BASE_DTYPES = get_args(BaseDtype)
-KINDS = {"bfloat16": "bf16"}                        # base_dtype -> storage format, where the names differ
 
 
 @dataclass(frozen=True)
@@ -94,50 +85,6 @@ def begin(config, settings: Settings, adapting: Adapting, base: Base, like=None)
     return state
 
 
-def stored_base(tree: dict, config, kind: str | None, dtype: str = "float32") -> dict:
-    """The base as it is kept in memory: matrices that may have adapters as kind, all other parameters plain.
-
-    kind    a base_dtype; None: as they are
-    dtype   of what is decoded
-    """
-    return params.rebuild(tree, (stored(name, leaf, config, kind, dtype) for name, leaf in params.leaves(tree)))
-
-
-def named(outline: dict, tensors: dict, copy: bool, config, kind: str | None, dtype: str) -> dict:
-    """The tree of params.named(), stored as stored_base() does.
-
-    copy    False: the arrays may become parameters
-    kind    a base_dtype: the tensors may be mapped from a file, of which only one at a time is in memory, and the
-            result does not need the file; None: parameters stay as they are
-
-    Raises UserError for another kind.
-    """
-    if kind is None:
-        return params.named(outline, tensors, copy)
-    if kind not in BASE_DTYPES:
-        raise UserError(f"base_dtype is {kind!r}; it must be one of {', '.join(BASE_DTYPES)}")
-
-    def keep(name, leaf):
-        give_back(tensors[name])                    # the leaf is a copy
-        return stored(name, leaf, config, kind, dtype)
-
-    return params.named(outline, tensors, keep=keep)
-
-
-def stored(name: str, leaf: Any, config, kind: str | None, dtype: str = "float32") -> Any:
-    """A parameter of stored_base()."""
-    if kind == "float32" or not adapters.is_adaptable(name, leaf, config):
-        return leaf.decoded(dtype) if isinstance(leaf, EncodedArray) else leaf
-    if kind is None:
-        return leaf
-    form = KINDS.get(kind, kind)
-    if isinstance(leaf, EncodedArray):
-        if leaf.kind == fitting(form, leaf.shape[0 if leaf.transposed else 1]):
-            return leaf
-        leaf = leaf.decoded(dtype)
-    return encoded(name, leaf, form, config)
-
-
 def started(config, settings: Settings, tree: dict | None, like=None, adapting: Adapting | None = None,
             base: Path | None = None, saves: bool = True) -> State:
     """The state at step 0 of any run.
@@ -173,10 +120,3 @@ def continued(config, saved: Saved, like=None, base: dict | None = None) -> Stat
     require_same(state.adapters.about["fingerprint"], about)
     restore(state, saved.checkpoint)
     return state
-
-
-def require_same(found: str, about: dict[str, Any]) -> None:
-    """Raise UserError unless this is the fingerprint of the base."""
-    if found != about["fingerprint"]:
-        raise UserError(f"the base model is not the one that the adapter was trained on, which was {about['base']}; "
-                        f"restore that one, or give its path")

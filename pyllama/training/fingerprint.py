@@ -4,6 +4,7 @@ from typing import Any
 
 from pyllama import params
 from pyllama.device import host
+from pyllama.errors import UserError
 from pyllama.files import sha256
 from pyllama.quantization import EncodedArray
 
@@ -30,3 +31,10 @@ def pieces(leaf) -> Iterator[Any]:
     flat = (leaf.decoded() if isinstance(leaf, EncodedArray) else leaf).reshape(-1)
     for begin_at in range(0, len(flat), PIECE):
         yield flat[begin_at:begin_at + PIECE]
+
+
+def require_same(found: str, about: dict[str, Any]) -> None:
+    """Raise UserError unless this is the fingerprint of the base."""
+    if found != about["fingerprint"]:
+        raise UserError(f"the base model is not the one that the adapter was trained on, which was {about['base']}; "
+                        f"restore that one, or give its path")
