@@ -1,7 +1,7 @@
 """What each way to adapt a model, or to spare its parameters, saves and costs: one command a row.
 
     python -m bench.adapt [--data FOLDER] [--fixtures FOLDER] [--parts stories scratch sentences memory]
-                           [--json]
+                           [--peers-python PYTHON] [--json]
 
     stories      stories260K, a LLaMA that writes children's stories, learns Shakespeare
     scratch      a LLaMA of the demo's size learns Shakespeare from its first step
@@ -40,8 +40,7 @@ ADAPTED = {                                                 # ways to adapt a tr
     "DoRA, norm detached": [*LORA, "--dora", "detached"],
     "QLoRA, Q8_0": [*LORA, "--base_dtype", "q8_0"],
     "QLoRA, Q4_0": [*LORA, "--base_dtype", "q4_0"]}
-RATES = {"all parameters": 1, "a layer at a time": 1, "rates by layer": 1}      # of the part's; others: ADAPTER
-ADAPTER = 10                                                # an adapter begins at zero, and takes larger steps
+LARGER = 10                                                 # an adapter begins at zero, and takes larger steps
 SCRATCH = {
     "plain": [],
     "layers shared by 2": ["--share_layers", "2"],
@@ -74,8 +73,8 @@ def row(part: str, way: str, command: list, run: Path) -> dict:
             "accuracy": accuracy, **figures}
 
 
-def rate(way: str, base: float) -> list:
-    return ["--learning_rate", base * (RATES.get(way, ADAPTER))]
+def rate(flags: list, usual: float) -> list:
+    return ["--learning_rate", usual * (LARGER if "--lora" in flags else 1)]
 
 
 def stories(options, folder: Path) -> Iterator[dict]:
@@ -85,7 +84,7 @@ def stories(options, folder: Path) -> Iterator[dict]:
     common = ["train", "--init_from", model / "stories260K.bin", "--tokenizer", model / "tok512.bin", "--data", text,
               "--max_steps", 300, "--warmup_steps", 20, "--eval_steps", 100, "--eval_tokens", 50_000]
     for way, flags in ADAPTED.items():
-        yield row("stories", way, [*common, *rate(way, 1e-3), *flags], folder / way)
+        yield row("stories", way, [*common, *rate(flags, 1e-3), *flags], folder / way)
 
 
 def scratch(options, folder: Path) -> Iterator[dict]:
@@ -107,7 +106,7 @@ def sentences(options, folder: Path) -> Iterator[dict]:
     ways = ADAPTED | {"rates by layer": ["--lr_decay_by_layer", "0.8"],
                       "a layer at a time": ["--unfreeze_steps", "25"]}
     for way, flags in ways.items():
-        yield row("sentences", way, [*common, *rate(way, 5e-5), *flags], folder / way)
+        yield row("sentences", way, [*common, *rate(flags, 5e-5), *flags], folder / way)
     if options.peers_python:
         figures = theirs(PEFT, options.peers_python.absolute(), model, data, folder)
         yield {"part": "sentences", "way": "LoRA, PEFT", "saved": None, "optimizer": None, "loss": None, **figures}
