@@ -149,10 +149,10 @@ def test_the_file_to_be_damaged_is_a_good_one(tmp_path):
     assert read(tmp_path, GOOD.replace(b"GGUF\x03", b"GGUF\x02")).tensors.keys() == file.tensors.keys()
 
 
-@pytest.mark.parametrize("length", range(len(GOOD)))
-def test_a_truncated_file_is_refused_wherever_it_ends(length, tmp_path):
-    with pytest.raises(DamagedFile, match=r"model\.gguf is not a (complete )?GGUF file.*; (fetch it|give another)"):
-        read(tmp_path, GOOD[:length])
+def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
+    for length in range(len(GOOD)):
+        with pytest.raises(DamagedFile, match=r"model\.gguf is not a (complete )?GGUF file.*; (fetch it|give another)"):
+            pytest.fail(f"{length} bytes are read as {read(tmp_path, GOOD[:length])}")
 
 
 def test_any_changed_byte_gives_another_file_or_a_sentence(tmp_path):

@@ -23,9 +23,9 @@ def text(line):
     return shown(ElementTree.fromstring(mathml(line))).replace("\u2061", "")
 
 
-@pytest.mark.parametrize("line", [*LINES, *FORMULAS])
-def test_every_line_is_well_formed(line):
-    assert ElementTree.fromstring(mathml(line)).tag == "math"
+def test_every_line_is_well_formed():
+    for line in [*LINES, *FORMULAS]:
+        assert ElementTree.fromstring(mathml(line)).tag == "math", line
 
 
 @pytest.mark.parametrize(("line", "seen"), [
