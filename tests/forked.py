@@ -38,7 +38,8 @@ class Forks:
 
 def serve():
     """Run each task of standard input in a fork, and print its exit code."""
-    import pyllama.cli.main  # noqa: F401 -- what the forks share
+    from pyllama.cli.main import COMMANDS
+    [*COMMANDS.values()]                                    # import all commands, which the forks share
     for line in sys.stdin:
         pid = os.fork()
         if not pid:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pyllama.cli.generate import chosen
+from pyllama.cli.loading import Precision, load
 from pyllama.cli.output import emit, note
-from pyllama.cli.text import Precision, load
 from pyllama.errors import UserError, counted
 from pyllama.files import rewrite
 from pyllama.generation import GenerationConfig, Rules, generate

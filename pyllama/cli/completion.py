@@ -1,6 +1,8 @@
-"""A script with which bash and zsh complete commands, flags and values, for the command completion."""
+"""The command completion: a script with which bash and zsh complete commands, flags and values."""
 from collections.abc import Callable, Mapping
 
+from pyllama.cli import output
+from pyllama.cli.commands import ALIASES, COMMANDS
 from pyllama.cli.flags import flags_of
 from pyllama.cli.help import UNUSED
 
@@ -25,6 +27,12 @@ _pyllama() {{
     esac
 }}
 complete -o default -F _pyllama pyllama"""
+
+
+def completion() -> int:
+    """Print a script for bash and zsh: eval "$(pyllama completion)" lets Tab complete commands, flags and values."""
+    output.emit(script({name: COMMANDS[ALIASES.get(name, name)] for name in (*COMMANDS, *ALIASES)}))
+    return 0
 
 
 def script(commands: Mapping[str, Callable]) -> str:

@@ -7,9 +7,9 @@ from rich.progress import Progress
 
 from pyllama import memory
 from pyllama.cli import tasks, text
+from pyllama.cli.loading import Device
 from pyllama.cli.output import console
 from pyllama.cli.running import check_log_steps
-from pyllama.cli.text import Device
 from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.tasks import distill as distilling

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyllama import files, memory
+from pyllama.cli.loading import Device, Precision, encode, load
 from pyllama.cli.output import console
 from pyllama.cli.tasks import fields_of_training, show
-from pyllama.cli.text import Device, Precision, encode, load
 from pyllama.device import like as on
 from pyllama.errors import UserError, counted
 from pyllama.generation import SearchConfig

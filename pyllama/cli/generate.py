@@ -5,16 +5,15 @@ from typing import Annotated, Any
 import numpy as np
 
 from pyllama import params
+from pyllama.cli.loading import Device, Precision, load
 from pyllama.cli.output import emit, note
 from pyllama.cli.sample import BASE
-from pyllama.cli.text import Device, Precision, load
 from pyllama.device import like as on
 from pyllama.errors import UserError, with_article
 from pyllama.generation import GenerationConfig, Rules, config_file, startable, stream
 from pyllama.generation import generate as generate_batch
 from pyllama.quantization import decoded_tree
 from pyllama.text import corpus, special
-from pyllama.training import objectives
 
 
 def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, Rules], prompt: str = "",
@@ -36,7 +35,7 @@ def generate(model: Path, options: Annotated[dict[str, Any], GenerationConfig, R
     """
     like = on(device, dtype)
     writer, tokenizer_of_model = load(model, tokenizer, dtype, say=note, allow_nan=allow_nan)
-    if not objectives.continues(writer.config):
+    if writer.config.learns != "next token":
         use = "use `pyllama predict`" if "task" in writer.config.extra else "train it on a task with `pyllama finetune`"
         raise UserError(f"{model} is {with_article(writer.config.TYPE)} that does not continue text; {use}")
     config, settings, rules = chosen(writer, options)

@@ -1,60 +1,16 @@
-"""The command line: `pyllama COMMAND --flags`.  A table of functions, whose signatures are the flags (see flags.py)."""
+"""The command line: `pyllama COMMAND --flags`.  A command is a function; its signature is the flags (see flags.py)."""
 import difflib
 import os
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable
 
 from pyllama import __version__, backend
-from pyllama.cli import (
-    chat,
-    checking,
-    contents,
-    derive,
-    distill,
-    dojo,
-    evaluate,
-    explain,
-    generate,
-    graph,
-    inspect,
-    merge,
-    output,
-    overview,
-    plan,
-    plot,
-    quantize,
-    report,
-    score,
-    tasks,
-    text,
-)
-from pyllama.cli.completion import script
+from pyllama.cli import output
+from pyllama.cli.commands import ALIASES, COMMANDS, SECTIONS
 from pyllama.cli.help import command_page, overview_page
 from pyllama.cli.parsing import HelpWanted, parse
 from pyllama.errors import UserError
-
-
-def completion() -> int:
-    """Print a script for bash and zsh: eval "$(pyllama completion)" lets Tab complete commands, flags and values."""
-    output.emit(script(COMMANDS | {name: COMMANDS[full] for name, full in ALIASES.items()}))
-    return 0
-
-
-SECTIONS: dict[str, dict[str, Any]] = {
-    "train a model": {"train": text.train, "resume": text.resume, "finetune": tasks.finetune,
-                      "distill": distill.distill},
-    "use a trained model": {"generate": generate.generate, "chat": chat.chat, "predict": tasks.predict,
-                            "evaluate": evaluate.evaluate, "extract": graph.extract, "graph": graph.graph,
-                            "quantize": quantize.quantize, "merge": merge.merge},
-    "show information": {"inspect": contents.inspect, "models": overview.models, "tasks": overview.tasks,
-                         "plot": plot.plot, "report": report.report, "env": inspect.env, "completion": completion},
-    "study the ops": {"ops": inspect.ops, "derive": derive.derive, "explain": explain.explain, "plan": plan.plan,
-                      "check": checking.check, "verify": checking.verify,
-                      "export-vectors": checking.export_vectors, "score": score.score, "dojo": dojo.dojo},
-}
-COMMANDS: dict[str, Any] = {name: command for section in SECTIONS.values() for name, command in section.items()}
-ALIASES = {"eval": "evaluate"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,13 +67,13 @@ def dispatch(argv: list[str]) -> int:
     if arguments is None:
         print(command_page(name, command))
         return 0
-    if backend.why_no_cpu.startswith("PYLLAMA_") and command is not inspect.env:        # a variable has a wrong value
+    if backend.why_no_cpu.startswith("PYLLAMA_") and name != "env":                     # a variable has a wrong value
         raise UserError(backend.why_no_cpu)
     positional, named = arguments
     return command(*positional, **named)
 
 
-def command_named(word: str) -> tuple[str, Any]:
+def command_named(word: str) -> tuple[str, Callable]:
     """(name, function) of a command.  Raises UserError if there is no such command."""
     name = ALIASES.get(word, word)
     if name in COMMANDS:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from rich.progress import Progress
 
+from pyllama.cli.loading import encode, load
 from pyllama.cli.output import console
-from pyllama.cli.text import encode, load
 from pyllama.errors import UserError, counted
 from pyllama.formats import model_file
 from pyllama.pretrained import Model

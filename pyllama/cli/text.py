@@ -1,14 +1,11 @@
 """The commands train and resume: one function each, whose signature gives the flags (see flags.py)."""
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.progress import Progress
+from typing import Any
 
 from pyllama import memory, pretrained
-from pyllama.cli import tasks
 from pyllama.cli.display import announce, parameters_of
+from pyllama.cli.loading import Device, encode, load
 from pyllama.cli.output import console
 from pyllama.cli.parsing import listed
 from pyllama.cli.running import check_log_steps, show_end, show_run, show_stop
@@ -17,10 +14,8 @@ from pyllama.device import like as on
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import Config, Dimensions, Learns
-from pyllama.tasks.distill import resume_text
 from pyllama.text import cuts, special
 from pyllama.text.tokenizer import Tokenizer
-from pyllama.text.tokens import Tokens, prepare
 from pyllama.training import objectives, text_run
 from pyllama.training.adapting import Adapting
 from pyllama.training.lock import RunLock
@@ -30,8 +25,6 @@ from pyllama.training.run import Plan, RunPolicy, new_run, saved_run
 from pyllama.training.text_run import Text
 
 TEXT_MODELS = [kind for kind, family in MODELS.items() if family.config.LEARNS]     # models that learn from text
-Device = Literal["cpu", "cuda"]
-Precision = Literal["float32", "float64", "bfloat16"]
 # Flags that only some families have, and the configuration fields they set.
 FIELDS = {"num_key_value_heads": ("num_key_value_heads",), "bias": ("attention_bias", "mlp_bias"),
           "tie_word_embeddings": ("tie_word_embeddings",), "rope_theta": ("rope_theta",),
@@ -169,18 +162,14 @@ def resume(run: Path, /, max_steps: int | None = None, log_steps: int = 50, samp
         if "task" in saved.about:
             if device != "cpu":
                 raise UserError("finetune runs only on the CPU; remove --device")
+            from pyllama.cli import tasks  # here, because texts are learned without the tasks
             return tasks.resume(run, saved, log_steps)
         base = pretrained.base_params(saved.checkpoint, config, saved.settings.master_dtype)
-        plan = resume_text(text_run.resume(run, saved, config, like=like, comm=comm, base=base), like)
+        plan = text_run.resume(run, saved, config, like=like, comm=comm, base=base)
+        if "distillation" in saved.about:
+            from pyllama.tasks.distill import resume_text  # here, because the tasks take 10 MB
+            plan = resume_text(plan, like)
         return show_training(plan, saved.tokenizer, log_steps, sample_tokens)
-
-
-def encode(sources, tokenizer: Tokenizer, folder: Path, field: str) -> Tokens:
-    """prepare() with a progress bar: encode the sources into a token file in the folder."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("encoding the text", total=None)
-        return prepare(sources, tokenizer, folder, field,
-                       lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def show_training(plan: Plan, tokenizer: Tokenizer, log_steps: int, sample_tokens: int) -> int:
@@ -201,16 +190,3 @@ def show_training(plan: Plan, tokenizer: Tokenizer, log_steps: int, sample_token
     then = command(folder, prompt) if continues else f"{command(folder, '', 'finetune')} --task TASK --data FILE"
     show_end(f"{outcome} at step {state.step}", quality, then=f"try `{then}`")
     return 0
-
-
-def load(model: Path, tokenizer: Path | None, dtype: str = "float32",
-         say: Callable[[str], None] = console.print, allow_nan: bool = False,
-         base_dtype: str | None = None) -> tuple[pretrained.Model, Tokenizer]:
-    """Load a model and its tokenizer, and `say` the notes.  Raises UserError if it has no tokenizer."""
-    memory.install()
-    loaded = pretrained.load(model, tokenizer, dtype, allow_nan=allow_nan, base_dtype=base_dtype)
-    for note in loaded.notes:
-        say(note)
-    if loaded.tokenizer is None:
-        raise UserError(f"{model} has no tokenizer; give one with --tokenizer")
-    return loaded, loaded.tokenizer
