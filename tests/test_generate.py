@@ -25,7 +25,8 @@ CASES = {
     "tied-meta": llama.LlamaConfig(**SMALL, num_key_value_heads=1, tie_word_embeddings=True, rope_interleaved=True),
     "window-bias": llama.LlamaConfig(**SMALL, sliding_window=3, attention_bias=True, mlp_bias=True),
     "scaled": llama.LlamaConfig(**SMALL, rope_scaling={"rope_type": "linear", "factor": 3.0}, rope_theta=100.0),
-    "shared": llama.LlamaConfig(**SMALL, tie_word_embeddings=True, share_layers=2, embedding_size=5),
+    "shared": llama.LlamaConfig(**SMALL | {"num_hidden_layers": 3}, tie_word_embeddings=True, share_layers=[1, 2, 1],
+                                embedding_size=5),
     "gpt2": gpt2.GPT2Config(vocab_size=19, n_positions=16, n_embd=12, n_layer=2, n_head=3, bos_token_id=1),
 }
 CHARACTERS = Tokenizer.characters("abcdefghijklmnopqrs")                          # 19 of them, a token each

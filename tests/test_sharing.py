@@ -3,27 +3,31 @@
 The gradients are those of tests/test_models.py, and the decoding that of tests/test_generate.py and test_decode.py.
 """
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import pyllama
 from pyllama import backend, params
-from pyllama.cli import main
+from pyllama.cli import contents, main
 from pyllama.decode import plan_of
 from pyllama.decode.plan import Embed, Product
 from pyllama.errors import UserError
 from pyllama.formats import gguf_llama, llama2c
-from pyllama.models import gpt2, llama
+from pyllama.models import MODELS, gpt2, llama
 from pyllama.models.sharing import expanded
 from pyllama.pretrained import Model
 from pyllama.quantization import EncodedArray
 from pyllama.training import checkpoint
 from tests.shared import written
-from tests.test_models import SHARED, SHARERS, SHARING, randomized, small
+from tests.test_models import INPUTS, ON_THE_RIGHT, SHARED, SHARERS, SHARING, randomized, small
 
 each_shared = pytest.mark.parametrize(("model", "c", "inputs", "options"), SHARED.values(), ids=SHARED)
+each_pattern = pytest.mark.parametrize("share", [2, [1, 2, 1, 2]], ids=["2", "1,2,1,2"])
 SIZE = dict(vocab_size=19, hidden_size=12, intermediate_size=20, num_hidden_layers=4, num_attention_heads=3,
             max_position_embeddings=16)
 IDS = np.arange(12).reshape(2, 6)
@@ -38,6 +42,27 @@ def llama_of(**fields):
 
 @each_shared
 def test_the_expanded_model_has_the_loss_and_the_summands_of_every_gradient(model, c, inputs, options):
+    require_summands(model, c, inputs, options)
+
+
+@st.composite
+def patterns(draw):
+    """The layers of up to five runs: each is one that has run, or the next."""
+    numbers = [1]
+    for _ in range(draw(st.integers(0, 4))):
+        numbers.append(draw(st.integers(1, max(numbers) + 1)))
+    return numbers
+
+
+@settings(max_examples=20)
+@given(kind=st.sampled_from([*SHARERS]), share=patterns(), recompute=st.booleans())
+def test_so_it_has_in_any_pattern(kind, share, recompute):
+    model, plain = MODELS[kind].model, small(kind, SHARERS[kind])
+    c = replace(plain, **dict.fromkeys(plain.LAYERS, len(share)), share_layers=share, embedding_size=5)
+    require_summands(model, c, INPUTS[SHARERS[kind]], {"mask": ON_THE_RIGHT, "recompute": recompute})
+
+
+def require_summands(model, c, inputs, options):
     """Of its layers' gradients, the runs of one layer add; of its table's, W Pᵀ, both factors follow by the chain rule.
 
     Products are summed in another order, which the tolerance of test_models' backends allows for.
@@ -54,7 +79,7 @@ def test_the_expanded_model_has_the_loss_and_the_summands_of_every_gradient(mode
         np.testing.assert_allclose(got, want, rtol=0, atol=4e-13 * max(1, np.abs(want).max()), err_msg=name)
 
 
-def from_expanded(name, p, summands, times):
+def from_expanded(name, p, summands, share):
     """The gradient of a parameter, given those of the expanded model."""
     path = name.split(".")
     if path[-1] == "projection" or below(p, path[:-1]).get("projection") is not None:
@@ -63,8 +88,10 @@ def from_expanded(name, p, summands, times):
     numbers = [place for place, part in enumerate(path) if part.isdigit()]
     if not numbers:
         return below(summands, path)
-    first, last = path[:numbers[0]], path[numbers[0] + 1:]
-    runs = below(summands, first)[int(path[numbers[0]]) * times:][:times]
+    first, number, last = path[:numbers[0]], int(path[numbers[0]]), path[numbers[0] + 1:]
+    of_each = below(summands, first)
+    runs = of_each[number * share:][:share] if isinstance(share, int) else \
+        [run for run, stored in zip(of_each, share, strict=True) if stored == number + 1]
     return sum(below(run, last) for run in runs)
 
 
@@ -112,6 +139,14 @@ def test_projected_rows_begin_in_the_size_of_whole_ones():
 @pytest.mark.parametrize(("fields", "message"), [
     ({"share_layers": 3}, "num_hidden_layers 4 is not a multiple of share_layers 3; change one of them"),
     ({"share_layers": 0}, "share_layers is 0; it must be at least 1"),
+    ({"share_layers": [1, 2, 1]}, "share_layers 1,2,1 is a pattern of 3 layers, but num_hidden_layers is 4; give a "
+                                  "number for each layer"),
+    ({"share_layers": "1,3,1,2"}, "share_layers is 1,3,1,2, but its numbers must be 1, 2, ... in the order of their "
+                                  "first use; write 1,2,1,3"),
+    ({"share_layers": "0,1,0,1"}, "write 1,2,1,2"),
+    ({"share_layers": "1,,1"}, "share_layers is '1,,1'; it must be the number of layers in a row that share weights, "
+                               "or the number of each layer's weights, such as 1,2,1,2"),
+    ({"share_layers": 0.5}, "share_layers is 0.5; it must be the number of layers"),
     ({"embedding_size": 13}, "embedding_size is 13, above the model's width 12, which saves nothing; make it smaller"),
     ({"embedding_size": 0}, "embedding_size is 0; it must be at least 1")])
 def test_a_pattern_that_does_not_fit_is_refused(fields, message):
@@ -127,8 +162,9 @@ def test_both_sides_of_an_encoder_decoder_must_divide():
 
 # Files
 
-def test_a_folder_has_each_weight_once_and_is_not_for_transformers(tmp_path):
-    model = llama_of()
+@each_pattern
+def test_a_folder_has_each_weight_once_and_is_not_for_transformers(share, tmp_path):
+    model = llama_of(share_layers=share)
     model.save(tmp_path / "shared")
     stored = checkpoint.load(tmp_path / "shared")
     assert stored.config["model_type"] == "pyllama-llama"
@@ -154,14 +190,15 @@ def test_another_programs_key_of_that_name_is_not_ours(size, tmp_path):
     assert pyllama.load(tmp_path).config.to_dict() == c.to_dict()
 
 
-def test_a_gguf_file_has_every_layer_and_the_whole_table(tmp_path):
-    model = llama_of()
+@each_pattern
+def test_a_gguf_file_has_every_layer_and_the_whole_table(share, tmp_path):
+    model = llama_of(share_layers=share)
     model.save(tmp_path / "model.gguf")
     np.testing.assert_allclose(pyllama.load(tmp_path / "model.gguf").logits(IDS)[0], model.logits(IDS)[0], rtol=0,
                                atol=1e-5)
     with pytest.raises(UserError, match="has weights for every layer and one table"):
         gguf_llama.written(model.config, model.params)
-    with pytest.raises(UserError, match="requires share_layers = 1, but the model has 2"):
+    with pytest.raises(UserError, match=re.escape(f"requires share_layers = 1, but the model has {share}")):
         llama2c.write(tmp_path / "model.bin", replace(model.config, rms_norm_eps=1e-5), model.params)
 
 
@@ -169,8 +206,9 @@ def test_a_gguf_file_has_every_layer_and_the_whole_table(tmp_path):
 
 @pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
 @pytest.mark.parametrize("dtype", [None, "q8_0"])
-def test_a_plan_reads_shared_weights_where_they_lie_once(dtype):
-    model = llama_of()
+@each_pattern
+def test_a_plan_reads_shared_weights_where_they_lie_once(dtype, share):
+    model = llama_of(share_layers=share)
     model = model if dtype is None else model.quantize(dtype)
     steps = plan_of(model.config, model.params).steps
     matrices = [matrix for step in steps if isinstance(step, Product) for matrix in step.matrices]
@@ -197,7 +235,7 @@ def test_a_plan_that_adds_positions_looks_up_in_the_whole_table():
 # The command line
 
 FLAGS = ["--tokenizer", "byte", "--hidden_size", 8, "--num_attention_heads", 2, "--num_hidden_layers", 4,
-         "--block_size", 8, "--batch_size", 2, "--share_layers", 2, "--embedding_size", 4, "--sample_tokens", 0,
+         "--block_size", 8, "--batch_size", 2, "--share_layers", "1,2,2,1", "--embedding_size", 4, "--sample_tokens", 0,
          "--warmup_steps", 1]
 
 
@@ -213,8 +251,9 @@ def test_a_run_that_shares_is_resumed_bit_for_bit_and_described(tmp_path, capsys
     capsys.readouterr()
     assert main(["inspect", str(tmp_path / "whole")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "4 layers, 2 heads, width 8, 2 layers in a row share weights, token embeddings of width 4" in out
+    assert "4 layers, 2 heads, width 8, weights of 2 layers, in the order 1,2,2,1, token embeddings of width 4" in out
     assert f"parameters {sum(a.size for a in one.tensors.values()):,} in" in out
+    assert [*contents.shared(llama_of().config)] == ["2 layers in a row share weights", "token embeddings of width 5"]
 
 
 def test_a_pattern_that_does_not_divide_is_one_sentence(tmp_path, capsys):

@@ -9,6 +9,7 @@ from rich.table import Table
 from pyllama import params, pretrained
 from pyllama.cli.output import console, emit
 from pyllama.errors import counted
+from pyllama.models.sharing import spelled
 from pyllama.text import special
 from pyllama.text.chat_template import template_of
 from pyllama.text.tokenizer import Tokenizer
@@ -51,9 +52,12 @@ def family(config: Any) -> str:
 
 
 def shared(config: Any) -> Iterator[str]:
-    """"2 layers in a row share weights", "token embeddings of width 64"; nothing if no weights are shared"""
-    if config.shares and config.share_layers > 1:
-        yield f"{counted(config.share_layers, 'layer')} in a row share weights"
+    """"weights of 2 layers, in the order 1,2,1,2", "token embeddings of width 64"; nothing if none are shared"""
+    share = getattr(config, "share_layers", 1)
+    if isinstance(share, list) and max(share) < len(share):
+        yield f"weights of {counted(max(share), 'layer')}, in the order {spelled(share)}"
+    elif share != 1:
+        yield f"{counted(share, 'layer')} in a row share weights"
     if config.shares and config.factor:
         yield f"token embeddings of width {config.factor:,}"
 

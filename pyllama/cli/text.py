@@ -47,7 +47,7 @@ class ModelShape:
     rope_theta: float = 10000.0                 # LLaMA: base of the rotary angles
     sliding_window: int | None = None           # LLaMA: tokens that attention looks back on (default: all)
     bias: bool = False                          # LLaMA: biases in the linear layers
-    share_layers: int = 1                       # consecutive layers that share one layer's weights
+    share_layers: str = "1"                     # layers in a row that share weights, or the weights of each: 1,2,1,2
     embedding_size: int | None = None           # width of the table of token embeddings, projected (default: whole)
 
     def __post_init__(self):

@@ -114,7 +114,7 @@ def init_body(weights, c):
                            "position_embeddings": weights.matrix(c.max_position_embeddings, D),
                            "token_type_embeddings": weights.matrix(c.type_vocab_size, D),
                            "LayerNorm": weights.norm(D)},
-            "encoder": {"layer": [layer() for _ in range(c.num_hidden_layers // c.share_layers)]}}
+            "encoder": {"layer": [layer() for _ in range(c.stored(c.num_hidden_layers))]}}
 
 
 def init(c: BertConfig, seed: int = 0, dtype: str = "float32") -> dict:

@@ -103,7 +103,7 @@ def init(c: DistilBertConfig, seed: int = 0, dtype: str = "float32") -> dict:
     p = {"distilbert": {"embeddings": {"word_embeddings": weights.table(c.vocab_size, D, c.factor),
                                        "position_embeddings": weights.matrix(c.max_position_embeddings, D),
                                        "LayerNorm": weights.norm(D)},
-                        "transformer": {"layer": [layer() for _ in range(c.n_layers // c.share_layers)]}}}
+                        "transformer": {"layer": [layer() for _ in range(c.stored(c.n_layers))]}}}
     if c.head == "masked_lm":
         p |= {"vocab_transform": weights.affine(D, D), "vocab_layer_norm": weights.norm(D),
               "vocab_projector": {"bias": weights.zeros(c.vocab_size)}}

@@ -128,7 +128,7 @@ def init(c: GPT2Config, seed: int = 0, dtype: str = "float32") -> dict:
                 "ln_2": weights.norm(D), "mlp": {"c_fc": conv(D, F), "c_proj": conv(F, D, out_std)}}
 
     p = {"transformer": {"wte": weights.table(c.vocab_size, D, c.factor), "wpe": weights.matrix(c.n_positions, D),
-                         "h": [layer() for _ in range(c.n_layer // c.share_layers)], "ln_f": weights.norm(D)}}
+                         "h": [layer() for _ in range(c.stored(c.n_layer))], "ln_f": weights.norm(D)}}
     return p if c.tie_word_embeddings else p | {"lm_head": weights.matrix(c.vocab_size, D)}
 
 

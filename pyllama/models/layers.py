@@ -12,6 +12,7 @@ from pyllama.errors import UserError
 from pyllama.low import rounded, total, widened
 from pyllama.models.adapters import adapted, is_special
 from pyllama.models.recompute import forward_only, recomputed
+from pyllama.models.sharing import in_turn
 from pyllama.ops import (
     attention,
     cross_entropy,
@@ -209,27 +210,27 @@ def residual(f, x, p, *, eps, norm_first, rate, draw):
     return z, back
 
 
-def through(x, layers, run, recompute=False, times=1):
+def through(x, layers, run, recompute=False, share=1):
     """A stack of layers: x, layer_back = run(x, layer, i), where layer_back(dx) returns dx, *others, d_layer.
 
-    times: how often in a row each of `layers` is run; its gradient is the sum over its runs.  i counts the runs.
+    share: which of `layers` each run is, see sharing.in_turn; a gradient is the sum over the runs, which i counts.
     back(dx) returns dx, [d_layer of each of layers], [others of all runs, the last one's first].
     recompute: see recompute.py; None: there is no backward pass
     """
     run = forward_only(run) if recompute is None else recomputed(run) if recompute else run
+    order = in_turn(range(len(layers)), share)
     layer_backs = []
-    for i in range(len(layers) * times):
-        x, layer_back = run(x, layers[i // times], i)
+    for i, place in enumerate(order):
+        x, layer_back = run(x, layers[place], i)
         layer_backs.append(layer_back)
 
     def back(dx):
-        d_layers, others = [], []
-        for i in reversed(range(len(layer_backs))):
-            dx, *other, d_layer = layer_backs[i](dx)
-            is_last_run = i % times == times - 1
-            d_layers.append(d_layer if is_last_run else summed(d_layers.pop(), d_layer))
+        d_layers, others = {}, []
+        for place, layer_back in zip(reversed(order), reversed(layer_backs), strict=True):
+            dx, *other, d_layer = layer_back(dx)
+            d_layers[place] = summed(d_layers[place], d_layer) if place in d_layers else d_layer
             others += other
-        return dx, d_layers[::-1], others
+        return dx, [d_layers[place] for place in range(len(layers))], others
 
     return x, back
 

@@ -61,7 +61,7 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
         }
 
     p = {"model": {"embed_tokens": weights.table(c.vocab_size, D, c.factor),
-                   "layers": [layer() for _ in range(c.num_hidden_layers // c.share_layers)],
+                   "layers": [layer() for _ in range(c.stored(c.num_hidden_layers))],
                    "norm": weights.norm(D, bias=False)}}
     if c.head == "classification":
         return p | {"score": weights.matrix(c.num_labels, D)}

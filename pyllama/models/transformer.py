@@ -31,7 +31,7 @@ from pyllama.models.layers import (
     token_scores,
     with_head,
 )
-from pyllama.models.sharing import SharingConfig
+from pyllama.models.sharing import SharingConfig, in_turn
 from pyllama.models.transformer_layers import decoder_layer, encoder_layer, keys_values
 from pyllama.rng import NO_DRAW, generator
 
@@ -144,7 +144,7 @@ def init(c: TransformerConfig, seed: int = 0, dtype: str = "float32") -> dict:
         p = {} if c.share_embeddings else {"embed_tokens": weights.table(c.vocab_size, D, c.factor, token_std)}
         if c.positions == "learned":
             p["embed_positions"] = weights.matrix(c.max_position_embeddings + c.position_offset, D, token_std)
-        p["layers"] = [layer(F, cross) for _ in range(layers // c.share_layers)]
+        p["layers"] = [layer(F, cross) for _ in range(c.stored(layers))]
         if c.normalize_embedding:
             p["layernorm_embedding"] = weights.norm(D)
         if c.norm_first:
@@ -285,8 +285,7 @@ def remember(memory, p, c, *, room=64):
     values of the memory [B S D] with their back, which are one for layers that share weights."""
     B, H = len(memory), c.decoder_attention_heads
     of_memory = [keys_values(memory, layer["encoder_attn"]) for layer in p["decoder"]["layers"]]
-    return [(Cache(B, H, c.d_model // H, memory, room), of_memory[i // c.share_layers])
-            for i in range(c.decoder_layers)]
+    return [(Cache(B, H, c.d_model // H, memory, room), kv) for kv in in_turn(of_memory, c.share_layers)]
 
 
 # The model

@@ -1,5 +1,4 @@
 """Students: models that a teacher teaches, made new or loaded."""
-import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 
 from pyllama import params, pretrained
 from pyllama.errors import UserError, with_article
-from pyllama.models import MODELS
+from pyllama.models import MODELS, sharing
 from pyllama.models.config import Config, Dimensions
 from pyllama.quantization import decoded_tree
 from pyllama.tasks.task import labels_of
@@ -66,7 +65,7 @@ def shape_of(teacher: pretrained.Model, s: Student) -> Config:
         changes: dict[str, Any] = {own: value for name, value in sizes.items() for own in SIZES[name]
                                    if own in c.names() and value != size_of(c, name)}
         if "share_layers" in c.names():
-            changes["share_layers"] = math.gcd(layers, c.share_layers)
+            changes["share_layers"] = sharing.fitting(c.share_layers, layers)
         if s.num_attention_heads or s.hidden_size:              # of the teacher's heads
             changes |= dict.fromkeys({"num_key_value_heads", "head_dim"} & c.names())
         config = replace(c, **changes)

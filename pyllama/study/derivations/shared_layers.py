@@ -1,18 +1,18 @@
 """Layers that run several times, and a table as two factors: see through() and look_up() in pyllama/models/layers.py.
 
 Arrays      ids [T], integers: the tokens; z [T V] out, the scores.
+            m [L], integers: the layer whose weights each run has, in any
+            order and any number of times.
             W [V E] is the table and P [D E] the projection; together they
             are the embeddings and the output matrix, W Pᵀ.
-            M [G F D], N [G D F] are the matrices of G layers, each of which
-            runs n times in a row: L runs.  The layer is the smallest with a
-            residual; any other one shares in the same way.
+            M [G F D], N [G D F] are the matrices of G layers, which run L
+            times in all.  The layer is the smallest with a residual; any
+            other one shares in the same way.
 
-Forward     Run l has the weights of layer g if g is l/n, rounded down.  As
-            matrices of its own:
+Forward     Run l has the weights of layer m(l).  As matrices of its own:
 
-            n = L / G
-            A_lfd = Σ_g [g = floor(l / n)] M_gfd
-            C_ldf = Σ_g [g = floor(l / n)] N_gdf
+            A_lfd = M_{m(l),f,d}
+            C_ldf = N_{m(l),d,f}
 
             Both factors are used twice, to look up and to score:
 
@@ -56,8 +56,8 @@ Backward    The scores:
 
             Each weight gets the gradients of all of its uses:
 
-            dM_gfd = Σ_l [g = floor(l / n)] dA_lfd
-            dN_gdf = Σ_l [g = floor(l / n)] dC_ldf
+            dM_gfd = Σ_l [g = m_l] dA_lfd
+            dN_gdf = Σ_l [g = m_l] dC_ldf
             dW_we = dWx_we + dWz_we
             dP_de = dPx_de + dPz_de
 """
@@ -83,35 +83,39 @@ def run(u, layer, _):
 def code(names: dict) -> dict:
     """Both passes of a model of such layers between a table and itself."""
     table = {"weight": names["W"], "projection": names["P"]}
-    layers = [{name: {"weight": names[name][g]} for name in "MN"} for g in range(SIZES["G"])]
+    used = [*dict.fromkeys(names["m"].tolist())]                # m may leave a layer out, which no model stores
+    layers = [{name: {"weight": names[name][g]} for name in "MN"} for g in used]
+    share = [used.index(g) + 1 for g in names["m"]]
     x, look_up_back = look_up(names["ids"][None], table)
-    y, layers_back = through(x, layers, run, times=SIZES["L"] // SIZES["G"])
+    y, layers_back = through(x, layers, run, share=share)
     z, score_back = token_scores(y, table)
     dy, d_head, _ = score_back(names["dz"][None])
     dx, d_layers, _ = layers_back(dy)
     d_table = look_up_back(dx)
     with_head({}, d_table, d_head, tied=True)
-    return {"z": z[0], "dW": d_table["weight"], "dP": d_table["projection"]} | {
-        f"d{name}": np.stack([layer[name]["weight"] for layer in d_layers]) for name in "MN"}
+    grads = {f"d{name}": np.zeros_like(names[name]) for name in "MN"}
+    for g, d_layer in zip(used, d_layers, strict=True):
+        for name in "MN":
+            grads[f"d{name}"][g] = d_layer[name]["weight"]
+    return {"z": z[0], "dW": d_table["weight"], "dP": d_table["projection"], **grads}
 
 
 DERIVATION = Derivation(
     title="Layers that run several times, and a table as two factors",
     source="pyllama.models.layers",
     symbols=False,
-    arrays={"ids": "T", "W": "V E", "P": "D E", "M": "G F D", "N": "G D F", "dz": "T V"},
+    arrays={"ids": "T", "m": "L", "W": "V E", "P": "D E", "M": "G F D", "N": "G D F", "dz": "T V"},
     letters={"t": "T", "w": "V", "e": "E", "d": "D", "f": "F", "g": "G", "l": "L"},
     sizes=SIZES,
     fixed=tuple(SIZES),
     implicit=(),
-    integers={"ids": "V"},
+    integers={"ids": "V", "m": "G"},
     loss={"z": "dz"},
     code=code,
     steps=(
-        Step("n = L / G", "How often each layer runs."),
-        Step("A_lfd = Σ_g [g = floor(l / n)] M_gfd", "The run's own matrix, which is that of its layer: the sum has "
-             "one term.", "x, layer_back = run(x, layers[i // times], i)"),
-        Step("C_ldf = Σ_g [g = floor(l / n)] N_gdf", "The same for the second matrix."),
+        Step("A_lfd = M_{m(l),f,d}", "The run's own matrix, which is that of its layer.",
+             "x, layer_back = run(x, layers[place], i)"),
+        Step("C_ldf = N_{m(l),d,f}", "The same for the second matrix."),
         Step("Wx_we = W_we", "The rows that are looked up.", 'y, embedding_back = embedding(ids, p["weight"])'),
         Step("Wz_we = W_we", "The rows that score."),
         Step("Px_de = P_de", "From the table's width to the model's.", 'y, project_back = linear(y, p["projection"])'),
@@ -136,16 +140,16 @@ DERIVATION = Derivation(
         Step("da_ltf = (1 - h_ltf²) Σ_d C_ldf dy_ltd", "Through the tanh (see tanh)."),
         Step("dA_lfd = Σ_t da_ltf u_ltd", "The same for the first matrix, with the input that this run read."),
         Step("du_ltd = dy_ltd + Σ_f A_lfd da_ltf", "The residual and the branch.",
-             "dx, *other, d_layer = layer_backs[i](dx)"),
+             "dx, *other, d_layer = layer_back(dx)"),
         Step("dPx_de = Σ_t du_0td r_te", "The first input is linear in `Px`."),
         Step("dr_te = Σ_d du_0td Px_de", "And in the rows."),
         Step("dWx_we = Σ_t [w = ids_t] dr_te", "A row is read wherever its token stands (see embedding).",
              'return {"weight": embedding_back(de)[1], "projection": d_projection}'),
-        Step("dM_gfd = Σ_l [g = floor(l / n)] dA_lfd",
-             "The slope of a run's matrix by its layer's is 1, and 0 by any other one's.  So the gradients of the `n` "
+        Step("dM_gfd = Σ_l [g = m_l] dA_lfd",
+             "The slope of a run's matrix by its layer's is 1, and 0 by any other one's.  So the gradients of its "
              "runs add, as those of one matrix at several positions do.",
-             "d_layers.append(d_layer if is_last_run else summed(d_layers.pop(), d_layer))"),
-        Step("dN_gdf = Σ_l [g = floor(l / n)] dC_ldf", "The same."),
+             "d_layers[place] = summed(d_layers[place], d_layer) if place in d_layers else d_layer"),
+        Step("dN_gdf = Σ_l [g = m_l] dC_ldf", "The same."),
         Step("dW_we = dWx_we + dWz_we", "Both uses of the table.", "d_table |= summed(d_table, d_head)"),
         Step("dP_de = dPx_de + dPz_de", "And both of the projection: whoever ties the table alone and forgets it loses "
              "half of its gradient."),
