@@ -2,7 +2,7 @@
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import OURS
-from pyllama.models.sharing import SHARING
+from pyllama.models.sharing import SHARING, SharingConfig
 from pyllama.training import checkpoint
 
 
@@ -54,5 +54,6 @@ def family_of(saved: checkpoint.Checkpoint) -> tuple[str, dict]:
         named = f" ({architectures[0]})" if architectures else ""
         raise UserError(f"{saved.folder} contains a {kind!r} model{named}, which is not supported; the supported types "
                         f"are {', '.join(MODELS)}")
-    foreign = SHARING if kind == written else ()            # fields of ours that another program's keys are named like
+    # Other programs have keys that are named like our fields.
+    foreign = SHARING if kind == written and issubclass(MODELS[kind].config, SharingConfig) else ()
     return kind, {name: value for name, value in stored.items() if name not in foreign} | {"model_type": kind}

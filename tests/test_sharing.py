@@ -18,7 +18,7 @@ from pyllama.decode import plan_of
 from pyllama.decode.plan import Embed, Product
 from pyllama.errors import UserError
 from pyllama.formats import gguf_llama, llama2c
-from pyllama.models import MODELS, gpt2, llama
+from pyllama.models import MODELS, albert, gpt2, llama
 from pyllama.models.sharing import expanded
 from pyllama.pretrained import Model
 from pyllama.quantization import EncodedArray
@@ -200,6 +200,21 @@ def test_a_gguf_file_has_every_layer_and_the_whole_table(share, tmp_path):
         gguf_llama.written(model.config, model.params)
     with pytest.raises(UserError, match=re.escape(f"requires share_layers = 1, but the model has {share}")):
         llama2c.write(tmp_path / "model.bin", replace(model.config, rms_norm_eps=1e-5), model.params)
+
+
+def test_the_width_and_the_groups_of_an_albert_are_its_own(tmp_path):
+    c = albert.AlbertConfig(**SIZE, embedding_size=5, num_hidden_groups=2)
+    model = Model(c, albert.init(c))
+    model.save(tmp_path)
+    again = pyllama.load(tmp_path)
+    assert again.config.to_dict() == c.to_dict()
+    assert again.config.to_dict()["model_type"] == "albert"
+    assert again.notes == ()
+    np.testing.assert_array_equal(again.logits(IDS)[0], model.logits(IDS)[0])
+    with pytest.raises(UserError, match="has inner_group_num = 2; albert supports only 1"):
+        albert.AlbertConfig.from_dict(c.to_dict() | {"inner_group_num": 2})
+    with pytest.raises(UserError, match="num_hidden_layers 4 is not a multiple of num_hidden_groups 3; change one"):
+        replace(c, num_hidden_groups=3)
 
 
 # Decoding

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from pyllama.models import (
+    albert,
     bart,
     bert,
     distilbert,
@@ -82,6 +83,7 @@ MODELS: dict[str, Family] = {                   # model_type in config.json -> f
     "roberta": Family(roberta, roberta.RobertaConfig),
     "xlm-roberta": Family(roberta, roberta.XlmRobertaConfig),
     "camembert": Family(roberta, roberta.CamembertConfig),
+    "albert": Family(albert, albert.AlbertConfig),
     "distilbert": Family(distilbert, distilbert.DistilBertConfig),
     "transformer": Family(transformer, transformer.TransformerConfig),
     "bart": Family(bart, bart.BartConfig),

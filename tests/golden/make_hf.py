@@ -27,6 +27,7 @@ BART = dict(vocab_size=V, d_model=8, encoder_layers=2, decoder_layers=2, encoder
             decoder_attention_heads=4, encoder_ffn_dim=12, decoder_ffn_dim=10, max_position_embeddings=16,
             pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=EOS)
 ROBERTA = SIZE | dict(type_vocab_size=1, pad_token_id=1, bos_token_id=0)
+ALBERT = SIZE | dict(embedding_size=6, num_hidden_layers=4, num_hidden_groups=2)
 DISTIL = dict(vocab_size=V, dim=8, hidden_dim=12, n_layers=2, n_heads=2, max_position_embeddings=16, pad_token_id=PAD)
 LLAMA3 = dict(rope_type="llama3", rope_theta=100.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=8)
@@ -81,6 +82,11 @@ CASES = {                                       # name -> architecture, its conf
     "roberta-none": ("RobertaModel", ROBERTA, swapped(BODY)),
     "xlm-roberta": ("XLMRobertaForMaskedLM", ROBERTA, swapped(TEXT)),
     "camembert": ("CamembertForSequenceClassification", ROBERTA | dict(num_labels=3), swapped(CLASSES)),
+    "albert": ("AlbertForMaskedLM", ALBERT, TEXT),
+    "albert-classification": ("AlbertForSequenceClassification", ALBERT | dict(num_labels=3), CLASSES),
+    "albert-tagging": ("AlbertForTokenClassification", ALBERT | dict(num_labels=3), TAGS),
+    "albert-span": ("AlbertForQuestionAnswering", ALBERT, SPANS),
+    "albert-none": ("AlbertModel", ALBERT, BODY),
     "distilbert": ("DistilBertForMaskedLM", DISTIL, TEXT),
     "distilbert-classification": ("DistilBertForSequenceClassification", DISTIL | dict(num_labels=3), CLASSES),
     "distilbert-tagging": ("DistilBertForTokenClassification", DISTIL | dict(num_labels=3), TAGS),

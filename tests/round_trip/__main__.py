@@ -27,7 +27,8 @@ SIZE = ["--n_layer", "2", "--n_head", "2", "--n_embd", "16", "--block_size", "24
         "4", "--warmup_iters", "1"]
 TUNING = ["--max_steps", "4", "--warmup_steps", "1", "--max_length", "40", "--vocab_size", "300", "--batch_size", "4"]
 BPE = ["--tokenizer", "bpe", "--vocab_size", "300"]
-NEXT, MASKED, CORRUPTED = ("llama", "mistral", "qwen2", "qwen3", "gpt2"), ("bert", "roberta", "distilbert"), ("bart",)
+NEXT, MASKED = ("llama", "mistral", "qwen2", "qwen3", "gpt2"), ("bert", "roberta", "distilbert", "albert")
+CORRUPTED = ("bart",)
 
 TRAINED = {                                     # run -> flags of pyllama train
     **{model: ["--model", model, *BPE] for model in (*NEXT, *MASKED, *CORRUPTED)},
