@@ -1,4 +1,9 @@
-"""`python -m pyllama` and the script `pyllama` run the command line."""
+"""`python -m pyllama` and the script `pyllama` run the command line.
+
+What is imported stays until the process ends.  A garbage collector that looks through it, time and again while it is
+imported and once more at the end, would take a quarter of a short command.
+"""
+import gc
 import os
 import signal
 import sys
@@ -14,7 +19,10 @@ def main() -> int:
     default = signal.getsignal(signal.SIGINT)
     if default == signal.default_int_handler:               # not one that the parent process ignores
         signal.signal(signal.SIGINT, leave)
+    gc.disable()
     from pyllama.cli.main import main as run
+    gc.freeze()
+    gc.enable()
     signal.signal(signal.SIGINT, default)
     return run()
 
