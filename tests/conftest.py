@@ -31,9 +31,15 @@ if os.environ.get("PYLLAMA_TEST_GPU"):
     gpu.install()
 
 
-def pytest_collection_finish():
-    """Fourteen thousand tests and what they import stay: a collector that looks through them takes long, and often."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """A dozen thousand tests and what they import stay: a garbage collector that looks through them takes long."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_runtest_setup(item):
