@@ -17,7 +17,7 @@ from pyllama.errors import UserError, check_options, with_article
 from pyllama.formats import llama2c, model_file, peft
 from pyllama.formats.safetensors import to_safetensors
 from pyllama.generation import config_file
-from pyllama.models import sharing
+from pyllama.models import sharing, uneven
 from pyllama.models.adapters import Adapter, merged
 from pyllama.models.init import new_parameters, outlines
 from pyllama.quantization import EncodedArray, adapted_base, decoded_tree, encoded_tree
@@ -161,6 +161,11 @@ class Model:
     def expanded(self) -> "Model":
         """The same function without shared weights, which other programs can read: see models/sharing.py."""
         config, tree = sharing.expanded(self.config, self.params)
+        return replace(self, config=config, params=tree, adapters={}, base=None)
+
+    def padded(self) -> "Model":
+        """The same function with layers of equal sizes, which other programs can read: see models/uneven.py."""
+        config, tree = uneven.padded(self.config, decoded_tree(self.params))
         return replace(self, config=config, params=tree, adapters={}, base=None)
 
     def require_tokenizer(self) -> Tokenizer:

@@ -30,7 +30,8 @@ STRETCHED = [None, {"rope_type": "linear", "factor": 3.0},
 VALUES = {                                      # of the configurations' fields, beside every bool
     "num_key_value_heads": [1, 2], "head_dim": [None, 4], "sliding_window": [None, 1, 5, 100],
     "rope_scaling": STRETCHED, "rope_theta": [100.0], "max_window_layers": [0, 1], "position_offset": [0, 2],
-    "n_inner": [None, 8], "share_layers": [1, 2], "embedding_size": [None, 5],
+    "n_inner": [None, 8], "num_key_value_heads_by_layer": [None, [1], [2, 1]],
+    "intermediate_size_by_layer": [None, [3], [5, 8]], "share_layers": [1, 2], "embedding_size": [None, 5],
     "activation_function": sorted(ACTIVATIONS), "positions": ["learned", "sinusoidal"]}
 
 

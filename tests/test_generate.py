@@ -27,6 +27,8 @@ CASES = {
     "scaled": llama.LlamaConfig(**SMALL, rope_scaling={"rope_type": "linear", "factor": 3.0}, rope_theta=100.0),
     "shared": llama.LlamaConfig(**SMALL | {"num_hidden_layers": 3}, tie_word_embeddings=True, share_layers=[1, 2, 1],
                                 embedding_size=5),
+    "uneven": llama.LlamaConfig(**SMALL, num_key_value_heads=3, num_key_value_heads_by_layer=[2, 3],
+                                intermediate_size_by_layer=[20, 7]),
     "gpt2": gpt2.GPT2Config(vocab_size=19, n_positions=16, n_embd=12, n_layer=2, n_head=3, bos_token_id=1),
 }
 CHARACTERS = Tokenizer.characters("abcdefghijklmnopqrs")                          # 19 of them, a token each

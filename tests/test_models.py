@@ -103,6 +103,8 @@ VARIANTS = {                                    # model, configuration, what goe
     "llama-shared-tied": (llama, llama.LlamaConfig(**SMALL | {"num_hidden_layers": 4}, share_layers=[1, 2, 2, 1],
                                                    embedding_size=5, resid_pdrop=0.3, tie_word_embeddings=True), TEXT,
                           {"draw": DROPOUT}),
+    "llama-uneven": (llama, llama.LlamaConfig(**SMALL, num_key_value_heads=2, num_key_value_heads_by_layer=[1, 2],
+                                              intermediate_size_by_layer=[20, 3]), TEXT, {}),
     "llama-classification": (llama, llama.LlamaConfig(**SMALL, head="classification", num_labels=3), CLASSES,
                              {"mask": ON_THE_RIGHT}),
     "gpt2": (gpt2, gpt2.GPT2Config(**GPT2), TEXT, {"z_loss": 0.01}),

@@ -117,6 +117,7 @@ COMMANDS = {
     "evaluate": ["evaluate", "--model", "run", "--data", "text.txt"],
     "evaluate rows": ["evaluate", "--model", "tuned", "--data", "rows.csv"],
     "quantize": ["quantize", "run", "{new}.gguf", "--report"],
+    "prune": ["prune", "base", "{new}", "--channels", "0.5"],
     "merge": ["merge", "adapted", "{new}"],
     "report": ["report", "text.txt"],
     "models": ["models"],

@@ -113,7 +113,7 @@ def test_the_wrong_gradient_of_the_readme_is_named():
         exec(example, {})
 
 
-@pytest.mark.parametrize("page", ["python.md", "parameters.md", "sharing.md", "testing.md"])
+@pytest.mark.parametrize("page", ["python.md", "parameters.md", "sharing.md", "pruning.md", "testing.md"])
 def test_the_python_of_the_docs_runs(page, readers_folder):
     names = {}
     for block in blocks_of_python(PAGES[page]):

@@ -16,6 +16,7 @@ from pyllama.text.tokenizer import Tokenizer
 
 SIZES = {"num_hidden_layers": "layer", "num_attention_heads": "head", "encoder_layers": "encoder layer",
          "decoder_layers": "decoder layer"}
+UNEVEN_PARTS = {"num_key_value_heads_by_layer": "key/value head", "intermediate_size_by_layer": "channel"}
 
 
 def inspect(model: Path, /, tensors: bool = False) -> int:
@@ -52,7 +53,7 @@ def family(config: Any) -> str:
 
 
 def shared(config: Any) -> Iterator[str]:
-    """"weights of 2 layers, in the order 1,2,1,2", "token embeddings of width 64"; nothing if none are shared"""
+    """"weights of 2 layers, in the order 1,2,1,2", "20 to 64 channels in a layer"; or nothing"""
     share = getattr(config, "share_layers", 1)
     if isinstance(share, list) and max(share) < len(share):
         yield f"weights of {counted(max(share), 'layer')}, in the order {spelled(share)}"
@@ -60,6 +61,9 @@ def shared(config: Any) -> Iterator[str]:
         yield f"{counted(share, 'layer')} in a row share weights"
     if config.shares and config.factor:
         yield f"token embeddings of width {config.factor:,}"
+    for field, noun in UNEVEN_PARTS.items():
+        if sizes := getattr(config, field, None):
+            yield f"{min(sizes):,} to {counted(max(sizes), noun)} in a layer"
 
 
 def kind_of(a: Any) -> str:

@@ -27,7 +27,7 @@ EVALUATED = 2**16                                           # tokens of it, at m
 
 def quantize(src: Path, dst: Path, /, dtype: Literal["q8_0", "q4_0", "f16", "bf16"] = "q8_0",
              data: tuple[str, ...] = (), field: str = "text", tokenizer: Path | None = None, report: bool = False,
-             force: bool = False) -> int:
+             padded: bool = False, force: bool = False) -> int:
     """Store a model's weights in few bits, as a GGUF file for pyllama and llama.cpp.
 
     With a text, the weights are rounded so that what the model computes on it changes little (GPTQ); without one, each
@@ -42,6 +42,7 @@ def quantize(src: Path, dst: Path, /, dtype: Literal["q8_0", "q4_0", "f16", "bf1
         tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
         report: print the error of each matrix; with data, also of its products, and the perplexity before and after, on
           a fifth of the text, which calibration then does not see
+        padded: write zeros where the layers of a pruned model lack heads or channels, because the file has equal layers
         force: replace dst if it exists
     """
     refuse_names(src, dst)
@@ -49,6 +50,7 @@ def quantize(src: Path, dst: Path, /, dtype: Literal["q8_0", "q4_0", "f16", "bf1
         raise UserError(f"data has no effect on {dtype}, which is not calibrated; remove it, or add --report")
     model, its_tokenizer = load(src, tokenizer)
     model = model.expanded()                                    # each layer is rounded for what it reads
+    model = model.padded() if padded else model
     model_file.require_writable(dst, model.config, its_tokenizer, force)
     tree = plain(model.params, dtype)
     with sample_of(data, its_tokenizer, model, field, HELD_OUT if report else 0.0) as sample:

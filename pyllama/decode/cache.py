@@ -1,4 +1,5 @@
 """The keys and values of all layers, in one precision, in half of it, or in a byte a number."""
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,16 @@ KINDS = {"reals": None, "f16": np.float16, "int8": np.int8}         # how a key 
 class KeysValues:
     """The cache of a plan: for each layer, keys and values [B G room K].
 
+    groups  G of each layer
     kind    "reals": in the precision of the plan; with float32 also "f16", or "int8" with a scale for each position and
             head
     """
 
-    def __init__(self, layers: int, batch: int, groups: int, width: int, dtype: Any, kind: str, room: int):
+    def __init__(self, groups: Sequence[int], batch: int, width: int, dtype: Any, kind: str, room: int):
         if kind not in KINDS or (kind != "reals" and dtype != np.float32):
             raise ValueError(f"a cache of {kind!r} for {np.dtype(dtype)}; choose reals, or f16 or int8 for float32")
         self.kind, self.dtype, self.room = kind, np.dtype(dtype), max(room, 1)
-        shape = (batch, groups, self.room, width)
-        self.layers = [tuple(self._new(shape)) for _ in range(layers)]
+        self.layers = [tuple(self._new((batch, each, self.room, width))) for each in groups]
 
     def _new(self, shape: tuple[int, ...]):
         """k, v and their scales."""

@@ -46,9 +46,9 @@ class PlannedSession:
                  cache: str = "reals"):
         self._turn = threading.Lock()               # C reads arrays that another thread's call would replace
         self._plan, self._dtype = plan_of(config, params), dtype_of(params)
-        first, layers = self._plan.attention[0], len(self._plan.attention)
+        first, groups = self._plan.attention[0], [step.groups for step in self._plan.attention]
         self._machine = compiled(self._plan, self._dtype)
-        self._cache = KeysValues(layers, batch, first.groups, first.width, self._dtype, cache, room)
+        self._cache = KeysValues(groups, batch, first.width, self._dtype, cache, room)
         self._known: list[list[int]] = [[] for _ in range(batch)]
         self._scores = np.empty((0, self._plan.vocabulary), self._dtype)
         self._memory: list[tuple] = []              # keys and values of the memory, of each layer

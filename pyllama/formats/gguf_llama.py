@@ -193,6 +193,9 @@ def written(c: LlamaConfig, parameters: dict, end: int | None = None
     if c.shares:
         raise UserError("a GGUF file has weights for every layer and one table, but the model's are shared; save its "
                         "expanded()")
+    if c.is_uneven:
+        raise UserError("a GGUF file has equally many heads and channels in every layer, but this model was pruned to "
+                        "different ones; set padded, or prune with even")
     rope, factors = gguf_rope.written(c)
     tensors = {theirs(name): stored(name, w, c) for name, w in params.leaves(parameters)}
     if factors is not None:

@@ -51,9 +51,9 @@ def read(path: Path, mark: np.ndarray, config: Any) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a prompt cache; give another file")
     if not np.array_equal(found, mark):
         raise UserError(f"{path} keeps a prompt of another model; give another file, or delete it")
-    shape = (config.groups, len(tensors["ids"]), config.head_width)
-    expected = {"ids": ("i", shape[1:2]), **{f"layers.{i}.{name}": ("f", shape)
-                                             for i in range(config.num_hidden_layers) for name in "kv"}}
+    T, K = len(tensors["ids"]), config.head_width
+    expected = {"ids": ("i", (T,)), **{f"layers.{i}.{name}": ("f", (config.groups_of(i), T, K))
+                                       for i in range(config.num_hidden_layers) for name in "kv"}}
     if {name: (a.dtype.kind, a.shape) for name, a in tensors.items()} != expected:
         raise files.DamagedFile(f"{path} is damaged: its arrays are not those of a prompt; delete it")
     return tensors

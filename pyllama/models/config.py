@@ -131,6 +131,15 @@ class Config:
         return False
 
     @property
+    def is_uneven(self) -> bool:
+        """Do layers have different numbers of heads or channels?  See uneven.py."""
+        return False
+
+    def groups_of(self, layer: int) -> int:
+        """G of a layer, for its cache."""
+        return self.groups                              # type: ignore[attr-defined]
+
+    @property
     def unused_dropouts(self) -> dict[str, float]:
         """{name: rate} of the dropouts in a config.json that this family does not apply in training."""
         return {name: rate for name, rate in self.extra.items()
@@ -250,7 +259,7 @@ class Config:
         transformers does not know, so that it refuses the folder instead of computing something else.
         """
         values = {name: getattr(self, name) for name in (f.name for f in fields(self)) if name != "extra"}
-        same = None if self.shares else self.same_in_transformers()
+        same = None if self.shares or self.is_uneven else self.same_in_transformers()
         kind = same.TYPE if same else f"{OURS}{self.TYPE}"
         architectures = {"architectures": [(same or self).HEADS[self.head]]} if self.HEADS else {}
         return {**self.NO_DROPOUT, **self.extra, "model_type": kind, **architectures, **values}

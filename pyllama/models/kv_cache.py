@@ -39,4 +39,5 @@ class Cache:
 
 def new_cache(config, batch: int, like, room: int = 64) -> list[Cache]:
     """An empty Cache for each layer; arguments as in Cache."""
-    return [Cache(batch, config.groups, config.head_width, like, room) for _ in range(config.num_hidden_layers)]
+    return [Cache(batch, config.groups_of(layer), config.head_width, like, room)
+            for layer in range(config.num_hidden_layers)]

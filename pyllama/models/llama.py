@@ -40,20 +40,21 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
     The weights of the projections into the residual stream are divided by √(2L) (Radford et al., 2019, section 2.3).
     """
     weights = Initializer(generator(seed, "init"), c.initializer_range, dtype)
-    D, F, Q, KV = c.hidden_size, c.intermediate_size, c.num_attention_heads * c.head_width, c.groups * c.head_width
+    D, R = c.hidden_size, c.num_attention_heads // c.groups
     out_std = c.initializer_range / np.sqrt(2 * c.num_hidden_layers)
     bias, out_bias = c.biases
 
     def head_norms():
         return {name: weights.norm(c.head_width, bias=False) for name in ("q_norm", "k_norm") if c.HEAD_NORMS}
 
-    def layer():
+    def layer(i):
+        F, KV = c.channels_of(i), c.groups_of(i) * c.head_width
         return {
             "input_layernorm": weights.norm(D, bias=False),
-            "self_attn": {"q_proj": weights.affine(Q, D, bias=bias),
+            "self_attn": {"q_proj": weights.affine(R * KV, D, bias=bias),
                           "k_proj": weights.affine(KV, D, bias=bias),
                           "v_proj": weights.affine(KV, D, bias=bias),
-                          "o_proj": weights.affine(D, Q, out_std, out_bias), **head_norms()},
+                          "o_proj": weights.affine(D, R * KV, out_std, out_bias), **head_norms()},
             "post_attention_layernorm": weights.norm(D, bias=False),
             "mlp": {"gate_proj": weights.affine(F, D, bias=c.mlp_bias),
                     "up_proj": weights.affine(F, D, bias=c.mlp_bias),
@@ -61,7 +62,7 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
         }
 
     p = {"model": {"embed_tokens": weights.table(c.vocab_size, D, c.factor),
-                   "layers": [layer() for _ in range(c.stored(c.num_hidden_layers))],
+                   "layers": [layer(i) for i in range(c.stored(c.num_hidden_layers))],
                    "norm": weights.norm(D, bias=False)}}
     if c.head == "classification":
         return p | {"score": weights.matrix(c.num_labels, D)}
@@ -119,12 +120,13 @@ def self_attention(x, p, c, *, mask=None, segments=None, cache=None, window=None
     segments [B S]: packed documents.  Scores depend on distances alone, so positions need not restart with each.
     window: keys that a query sees, itself included; None: all
     """
-    (B, T, _), K, H, G = x.shape, c.head_width, c.num_attention_heads, c.groups
+    (B, T, _), K = x.shape, c.head_width
     turn = {"base": c.rope_theta, "start": 0 if cache is None else cache.length, "interleaved": c.rope_interleaved,
             "scaling": c.rope_scaling}
     q, q_back = project(x, p["q_proj"])
     k, k_back = project(x, p["k_proj"])
     v, v_back = project(x, p["v_proj"])
+    H, G = q.shape[-1] // K, k.shape[-1] // K           # which may be fewer than those of other layers
     q, norm_q_back = normalize_heads(split_heads(q, H), p, "q_norm", c)
     k, norm_k_back = normalize_heads(split_heads(k, G), p, "k_norm", c)
     q, turn_q_back = rope(q, **turn)
