@@ -4,6 +4,7 @@ import math
 import os
 import re
 import signal
+import weakref
 from unittest import mock
 
 import numpy as np
@@ -15,9 +16,10 @@ from pyllama.cli.output import console
 from pyllama.models import llama
 from pyllama.text.tokens import Tokens
 from pyllama.training import checkpoint, loop
+from pyllama.training.adapting import continued
 from pyllama.training.log import read_log, record_of
 from pyllama.training.parallel import Solo
-from pyllama.training.run import BestSoFar, RunPolicy, from_stored, restore, run
+from pyllama.training.run import BestSoFar, RunPolicy, Saved, from_stored, restore, run
 from tests.checkpoints import outcome
 
 CONFIG = llama.LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
@@ -254,3 +256,12 @@ def test_a_step_without_targets_has_no_loss(tmp_path):
     assert "NaN" not in (tmp_path / "log.jsonl").read_text()
     line = {"loss": None, "step": 1, "grad_norm": 0.0, "lr": 0.1, "tokens": 1, "seconds": 1.0}
     assert math.isnan(record_of(line).loss)
+
+
+def test_a_resumed_state_does_not_keep_the_checkpoint_in_memory(tmp_path):
+    list(begin(tmp_path / "run")[1])
+    saved = checkpoint.load(tmp_path / "run")
+    arrays = [weakref.ref(a) for a in (*saved.tensors.values(), *saved.optimizer.values())]
+    state = continued(CONFIG, Saved(saved, SETTINGS, POLICY, BestSoFar(), {}, None, None))
+    assert state.step == SETTINGS.max_steps
+    assert [array() for array in arrays] == [None] * len(arrays)

@@ -107,10 +107,20 @@ def started(config, settings: Settings, tree: dict | None, like=None, adapting: 
 
 
 def continued(config, saved: Saved, like=None, base: dict | None = None) -> State:
-    """The state of a saved run.    base: the base's parameters, of a run of adapters
+    """The state of a saved run.  The checkpoint's arrays are removed from it: they would fill memory while it trains.
+
+    base    the base's parameters, of a run of adapters
 
     Raises UserError if the base has changed.
     """
+    state = restored(config, saved, like, base)
+    saved.checkpoint.tensors.clear()
+    saved.checkpoint.optimizer.clear()
+    return state
+
+
+def restored(config, saved: Saved, like, base: dict | None) -> State:
+    """continued(), with a copy of the checkpoint's arrays."""
     about = saved.about.get("adapter")
     if about is None:
         return resumed(config, saved.checkpoint, saved.settings, like)
