@@ -25,7 +25,7 @@ RECIPE  := --data python-docs --tokenizer bpe --vocab_size 1024 --n_layer 4 --n_
            --eval_tokens 10000 --log_interval 50
 
 .PHONY: demo test check lint bench bench-gemm bench-train bench-decode bench-gpu bench-minilm bench-adapt \
-        bench-checkers gpu-resources mutate check-hf check-llama-cpp golden sanitize race valgrind cross docs docs-messages docs-test \
+        bench-checkers bench-lean gpu-resources mutate check-hf check-llama-cpp golden sanitize race valgrind cross docs docs-messages docs-test \
         notebooks picture screenshots dist-check clean
 
 demo: $(BUILT)                                              # again: resumes the run if it was stopped
@@ -72,6 +72,9 @@ bench-adapt: $(DEV)                                         # half an hour; part
 bench-checkers: $(CHECKERS)/.installed                      # gradcheck on functions of other libraries; docs/checkers.md
 	$(CHECKERS)/bin/python -m bench.checkers.third_party $(ARGS)
 	$(CHECKERS)/bin/python -m bench.checkers.rules
+
+bench-lean: $(BUILT)                                        # peak memory of the quick start's commands: four minutes
+	$(BIN)/python -m bench.lean $(ARGS)
 
 gpu-resources: $(DEV)                                       # registers and memory of every kernel; no GPU
 	$(BIN)/python -m bench.gpu_resources $(ARGS)

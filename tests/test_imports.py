@@ -5,6 +5,7 @@ NumPy, ml_dtypes, the tokenizers library and, for the command line, rich are nee
 import pytest
 
 import pyllama
+from bench.lean import measured
 from pyllama.cli.commands import COMMANDS
 from pyllama.text.tokenizer import Tokenizer
 from tests.another import python
@@ -62,6 +63,10 @@ def test_sampling_alone_loads_the_random_numbers(models):
 def test_the_package_loads_nothing_but_the_standard_library():
     ran = python("-c", "import sys; before = {*sys.modules}; import pyllama; print(*{*sys.modules} - before)")
     assert {name for name in ran.stdout.split() if name.startswith(("pyllama", "numpy", "tokenizers"))} == {"pyllama"}
+
+
+def test_the_package_takes_little_memory_until_it_is_used(tmp_path):
+    assert measured([], tmp_path)["peak"] < 45
 
 
 COMMAND = """
