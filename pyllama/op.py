@@ -136,16 +136,19 @@ class Op:
             wanted = {i: place for i, place in places.items() if i not in frozen} if frozen else places
             backward = functools.partial(into, into=wanted)
         count = len(inputs)                                 # back holds no array but those in saved and the places
-        once = ahead and ahead[self.ahead] is not None
+        added = ahead and ahead[self.ahead] is not None
+        saved, once = list(saved), params.may_add_ahead()
 
         def back(dy):
             if isinstance(dy, np.floating):                 # a NumPy scalar would turn float32 gradients into float64
                 dy = float(dy)
             for output, d, (shape, dtype) in zip(self.outputs, self.each(dy), signature, strict=True):
                 shapes.check_dy(self, output, d, shape, dtype)
-            if once and dy != 1:
+            if added and dy != 1:
                 raise ValueError(f"{self.name}: its forward pass has added a gradient, for dy = 1; not {dy}")
             grads = shapes.check_gradients(self, backward(dy, *saved, **options), count)
+            if once:                                        # before the passes of other ops allocate their gradients
+                saved.clear()
             return params.gather(places, grads) if places else grads
 
         return y, back

@@ -159,7 +159,8 @@ def adding(p, grads, ahead=False):
     A leaf whose place is NONE is frozen: its gradient is not computed if the op can leave it out, and dropped if not.
 
     ahead   True: a forward pass that computes a gradient, as that of linear_cross_entropy, adds it to its place at
-            once.  Each forward pass must then be followed by its backward pass, with a gradient of 1.
+            once.  Each forward pass must then be followed by one backward pass, with a gradient of 1: it frees what
+            the op has saved for it.
     """
     places = _Places({}, {}, ahead)
     for (_, leaf), (_, place) in zip(leaves(p), leaves(grads), strict=True):
@@ -192,7 +193,7 @@ def places(inputs):
 
 
 def may_add_ahead():
-    """May a forward pass add a gradient to its place?  See adding()."""
+    """May a forward pass add a gradient to its place, because one backward pass follows?  See adding()."""
     current = _places.get()
     return current is not None and current.ahead
 

@@ -1,5 +1,6 @@
 """An op: its shape line, its name, its kernels, and what its functions may return."""
 import inspect
+import weakref
 
 import numpy as np
 import pytest
@@ -352,6 +353,21 @@ def test_a_forward_pass_may_add_a_gradient_ahead(returns):
     with params.adding([w], [place]):
         op(x, w)[1](2.0)
     assert given.pop() is None
+
+
+@pytest.mark.usefixtures("unregistered")
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_only_backward_pass_of_a_step_frees_what_the_op_has_saved(ahead):
+    """The gradients of the ops below take its place; elsewhere a backward pass may run again."""
+    op = Op("x[D], w[D] -> y[D]", lambda x, w: (x * w, (x, w)), lambda dy, x, w: (dy * w, dy * x), weights=("w",))
+    x, w = np.ones(2), np.ones(2)
+    with params.adding([w], [np.zeros(2)], ahead=ahead):
+        y, back = op(x, w)
+        saved = weakref.ref(x)
+        del x
+        assert saved() is not None
+        back(y)
+    assert (saved() is None) == ahead
 
 
 @pytest.mark.usefixtures("unregistered")
