@@ -20,7 +20,9 @@ def main() -> int:
     if default == signal.default_int_handler:               # not one that the parent process ignores
         signal.signal(signal.SIGINT, leave)
     gc.disable()
+    from pyllama.cli.main import COMMANDS
     from pyllama.cli.main import main as run
+    COMMANDS.get("".join(sys.argv[1:2]))                    # import the command
     gc.freeze()
     gc.enable()
     signal.signal(signal.SIGINT, default)
