@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+library = ctypes.CDLL(None) if sys.platform != "win32" else None            # made once: each makes a class
 can_fence = pytest.mark.skipif(sys.platform == "win32", reason="Windows protects memory by other calls")
 
 
@@ -16,7 +17,7 @@ def fenced(x, behind=True):
     room = mmap.mmap(-1, page + size + page)
     address = ctypes.addressof(ctypes.c_char.from_buffer(room))
     for fence in (address, address + page + size):
-        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
+        assert library.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
     copy = np.frombuffer(room, x.dtype, x.size, page + (size - x.nbytes if behind else 0)).reshape(x.shape)
     copy[...] = x
     return copy

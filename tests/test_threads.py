@@ -3,6 +3,7 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 
 from pyllama import backend
 from tests.another import python
@@ -29,7 +30,7 @@ def on_threads():
 @each_compiled
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_any_number_of_threads_gives_the_same_bits(op, dtype, on_threads):
-    for seed in range(6):
+    for seed in range(2 if settings.default is settings.get_profile("few") else 6):         # the cuts are of any table
         call = large_problem(op, seed, dtype)
         shapes = [None if x is None else x.shape for x in call.inputs]
         alone = on_threads(1, lambda call=call: bits(op, *call))

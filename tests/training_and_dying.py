@@ -2,7 +2,7 @@
 
     python -m tests.training_and_dying RUN TEXT KILLS SEED
 
-The processes are forks of this one, which spares their start-up.  Before each stop this one tries to get the lock.  The
+The processes are forks of this one, which spares their start-up and their imports.  Before each stop this one tries to get the lock.  The
 last process lives for three steps more.  Prints the step it comes to, and how often this process was refused.
 """
 import json
@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 from pyllama import cli
+from pyllama.cli import loading, running, sample, text  # noqa: F401 -- what the commands import first
 from pyllama.errors import UserError
 from pyllama.training import checkpoint
 from pyllama.training.lock import RunLock
@@ -69,7 +70,7 @@ def main(run: Path, text: Path, kills: int, seed: int) -> None:
     draw, refusals, count = random.Random(seed), 0, 0
     while count < kills or not refusals or not (run / "latest").exists():     # on a slow machine lives may be too short
         child, number = life(command(run, text)), draw.choice(STOPS)
-        time.sleep(draw.uniform(0, 0.2) if count < kills else 1)
+        time.sleep(draw.uniform(0, 0.1) if count < kills else 1)
         refusals += refused(run, child)
         os.kill(child, number)
         if (code := end_of(child)) not in (-number, 128 + number):
