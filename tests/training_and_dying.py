@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 from pyllama import cli
-from pyllama.cli import loading, running, sample, text  # noqa: F401 -- what the commands import first
+from pyllama.cli import loading, running, sample  # noqa: F401 -- what the commands import first
 from pyllama.errors import UserError
 from pyllama.training import checkpoint
 from pyllama.training.lock import RunLock
