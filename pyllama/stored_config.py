@@ -2,6 +2,7 @@
 from pyllama.errors import UserError
 from pyllama.models import MODELS
 from pyllama.models.config import OURS
+from pyllama.models.factored import RANKS
 from pyllama.models.sharing import SHARING, SharingConfig
 from pyllama.models.uneven import UNEVEN
 from pyllama.training import checkpoint
@@ -56,5 +57,6 @@ def family_of(saved: checkpoint.Checkpoint) -> tuple[str, dict]:
         raise UserError(f"{saved.folder} contains a {kind!r} model{named}, which is not supported; the supported types "
                         f"are {', '.join(MODELS)}")
     # Other programs have keys that are named like our fields.
-    foreign = (*SHARING, *UNEVEN) if kind == written and issubclass(MODELS[kind].config, SharingConfig) else ()
+    ours = (*SHARING, *UNEVEN, RANKS) if issubclass(MODELS[kind].config, SharingConfig) else ()
+    foreign = ours if kind == written else ()
     return kind, {name: value for name, value in stored.items() if name not in foreign} | {"model_type": kind}

@@ -31,6 +31,9 @@ VALUES = {                                      # of the configurations' fields,
     "num_key_value_heads": [1, 2], "head_dim": [None, 4], "sliding_window": [None, 1, 5, 100],
     "rope_scaling": STRETCHED, "rope_theta": [100.0], "max_window_layers": [0, 1], "position_offset": [0, 2],
     "n_inner": [None, 8], "num_key_value_heads_by_layer": [None, [1], [2, 1]],
+    "ranks_by_layer": [None, {"q_proj": [2], "up_proj": [3]},
+                       {"k_proj": [0, 2], "gate_proj": [3, 0], "o_proj": [1, 4]},
+                       {"v_proj": [2, 1], "gate_proj": [2, 2], "up_proj": [1, 3]}],
     "intermediate_size_by_layer": [None, [3], [5, 8]], "share_layers": [1, 2], "embedding_size": [None, 5],
     "activation_function": sorted(ACTIVATIONS), "positions": ["learned", "sinusoidal"]}
 

@@ -29,6 +29,7 @@ CASES = {
                                 embedding_size=5),
     "uneven": llama.LlamaConfig(**SMALL, num_key_value_heads=3, num_key_value_heads_by_layer=[2, 3],
                                 intermediate_size_by_layer=[20, 7]),
+    "factored": llama.LlamaConfig(**SMALL, ranks_by_layer={"k_proj": [2, 3], "up_proj": [4, 0], "down_proj": [3, 3]}),
     "gpt2": gpt2.GPT2Config(vocab_size=19, n_positions=16, n_embd=12, n_layer=2, n_head=3, bos_token_id=1),
 }
 CHARACTERS = Tokenizer.characters("abcdefghijklmnopqrs")                          # 19 of them, a token each

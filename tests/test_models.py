@@ -105,6 +105,8 @@ VARIANTS = {                                    # model, configuration, what goe
                           {"draw": DROPOUT}),
     "llama-uneven": (llama, llama.LlamaConfig(**SMALL, num_key_value_heads=2, num_key_value_heads_by_layer=[1, 2],
                                               intermediate_size_by_layer=[20, 3]), TEXT, {}),
+    "llama-factored": (llama, llama.LlamaConfig(**SMALL, num_key_value_heads=2, attention_bias=True, ranks_by_layer={
+        "q_proj": [2, 0], "v_proj": [0, 3], "o_proj": [1, 2], "gate_proj": [3, 0], "down_proj": [0, 4]}), TEXT, {}),
     "llama-classification": (llama, llama.LlamaConfig(**SMALL, head="classification", num_labels=3), CLASSES,
                              {"mask": ON_THE_RIGHT}),
     "gpt2": (gpt2, gpt2.GPT2Config(**GPT2), TEXT, {"z_loss": 0.01}),

@@ -118,6 +118,7 @@ COMMANDS = {
     "evaluate rows": ["evaluate", "--model", "tuned", "--data", "rows.csv"],
     "quantize": ["quantize", "run", "{new}.gguf", "--report"],
     "prune": ["prune", "base", "{new}", "--channels", "0.5"],
+    "factorize": ["factorize", "base", "{new}", "--rank", "0.5"],
     "merge": ["merge", "adapted", "{new}"],
     "report": ["report", "text.txt"],
     "models": ["models"],

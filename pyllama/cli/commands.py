@@ -32,7 +32,8 @@ SECTIONS = {
     "use a trained model": Commands({
         "generate": "generate.generate", "chat": "chat.chat", "predict": "tasks.predict",
         "evaluate": "evaluate.evaluate", "extract": "graph.extract", "graph": "graph.graph",
-        "quantize": "quantize.quantize", "prune": "prune.prune", "merge": "merge.merge"}),
+        "quantize": "quantize.quantize", "prune": "prune.prune", "factorize": "factorize.factorize",
+        "merge": "merge.merge"}),
     "show information": Commands({
         "inspect": "contents.inspect", "models": "overview.models", "tasks": "overview.tasks", "plot": "plot.plot",
         "report": "report.report", "env": "inspect.env", "completion": "completion.completion"}),

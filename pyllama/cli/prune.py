@@ -8,8 +8,8 @@ from pyllama import params
 from pyllama.cli.output import console
 from pyllama.cli.quantize import HELD_OUT, evaluated, sample_of
 from pyllama.cli.text import load
-from pyllama.compression.parts import Kept
-from pyllama.compression.pruning import Pruned, Pruning, pruned, require_prunable
+from pyllama.compression.parts import Kept, require_plain
+from pyllama.compression.pruning import Pruned, Pruning, pruned
 from pyllama.errors import UserError, counted
 from pyllama.models.adapters import merged
 from pyllama.pretrained import Model
@@ -36,7 +36,7 @@ def prune(src: Path, dst: Path, /, pruning: Pruning, data: tuple[str, ...] = (),
     """
     require_new(src, dst, force)
     model, its_tokenizer = load(src, tokenizer)
-    require_prunable(model.config)
+    require_plain(model.config)
     tree = decoded_tree(merged(model.params, model.config))
     with sample_of(data, its_tokenizer, model, field, HELD_OUT) as sample:
         smaller = pruned(tree, model.config, pruning, sample.rows if sample else None)
@@ -62,13 +62,18 @@ def require_new(src: Path, dst: Path, force: bool) -> None:
 def describe(tree: dict, smaller: Pruned) -> None:
     """Print what left, how large the rest is, and what refitting does."""
     console.print(what_left(smaller.kept))
-    before, after = (sum(a.size for _, a in params.leaves(each)) for each in (tree, smaller.params))
-    console.print(f"{before:,} parameters before, {after:,} after: {after / before - 1:+.1%}; in float32 "
-                  f"{before * 4 / 1e6:,.2f} MB before, {after * 4 / 1e6:,.2f} MB after")
+    show_sizes(tree, smaller.params)
     if fits := smaller.fits.values():
         errors = [np.mean([getattr(fit, when) for fit in fits]) for when in ("before", "after")]
         console.print(f"refitted {len(fits)} output matrices: squared error of their products {errors[0]:.2%} before, "
                       f"{errors[1]:.2%} after")
+
+
+def show_sizes(tree: dict, smaller: dict) -> None:
+    """Print how many parameters there are."""
+    before, after = (sum(a.size for _, a in params.leaves(each)) for each in (tree, smaller))
+    console.print(f"{before:,} parameters before, {after:,} after: {after / before - 1:+.1%}; in float32 "
+                  f"{before * 4 / 1e6:,.2f} MB before, {after * 4 / 1e6:,.2f} MB after")
 
 
 def what_left(kept: Kept) -> str:

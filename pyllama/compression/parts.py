@@ -4,6 +4,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyllama import params
+from pyllama.errors import UserError, with_article
+from pyllama.models import MODELS, llama
+
 Masks = list[np.ndarray]                        # of each layer, bool: the parts that stay
 
 
@@ -18,6 +22,24 @@ class Kept(NamedTuple):
         heads = np.repeat(self.heads[layer], c.num_attention_heads // c.groups * c.head_width)
         stays = self.layers[layer]
         return {"self_attn.o_proj": heads & stays, "mlp.down_proj": self.channels[layer] & stays}
+
+
+def require_plain(c: Any) -> None:
+    """Raise UserError if the model's layers are not those of a LLaMA, each with whole matrices of its own."""
+    if c.model is not llama:
+        families = [kind for kind, family in MODELS.items() if family.model is llama]
+        raise UserError(f"only {', '.join(families)} can be made smaller in this way, but the model is "
+                        f"{with_article(c.TYPE)}; give one of those families")
+    if c.stored(c.num_hidden_layers) < c.num_hidden_layers:
+        raise UserError(f"layers of this model share weights (share_layers {c.share_layers}), so that none has parts "
+                        f"of its own; give a model without share_layers")
+    if c.ranks_by_layer:
+        raise UserError("the matrices of this model are factors already; give the model that it was made from")
+
+
+def in_own_memory(p: dict) -> dict:
+    """The parameters in float32, each with its own memory, by which quantization/passes.py knows them."""
+    return params.rebuild(p, (np.array(leaf, np.float32) for _, leaf in params.leaves(p)))
 
 
 def everything(c: Any) -> Kept:

@@ -11,11 +11,10 @@ import numpy as np
 
 from pyllama import params
 from pyllama.compression.choice import lasting, lowest, relative
-from pyllama.compression.parts import Kept, everything, without_the_rest
+from pyllama.compression.parts import Kept, everything, in_own_memory, require_plain, without_the_rest
 from pyllama.compression.repair import Fit, repaired
 from pyllama.compression.scores import SCORES, Scores
-from pyllama.errors import UserError, with_article
-from pyllama.models import MODELS, llama
+from pyllama.errors import UserError
 from pyllama.quantization.passes import Rows
 
 
@@ -63,7 +62,7 @@ def pruned(p: dict, c: Any, pruning: Pruning, rows: Rows | None = None) -> Prune
     >>> smaller.config.num_attention_heads, model.config.intermediate_size, smaller.config.intermediate_size
     (3, 64, 32)
     """
-    require_prunable(c)
+    require_plain(c)
     score = pruning.score or ("wanda" if rows else "magnitude")
     if rows is None and score != "magnitude":
         raise UserError(f"the score {score} compares what a text does in the model; give data, or set score to "
@@ -79,22 +78,6 @@ def without(kept: Kept, p: dict, c: Any, rows: Rows | None = None) -> Pruned:
     fits = repaired(p, c, kept, rows) if rows else {}
     tree = params.rebuild(p, (fits[name].weight if name in fits else leaf for name, leaf in params.leaves(p)))
     return Pruned(*without_the_rest(tree, c, kept), kept, fits)
-
-
-def in_own_memory(p: dict) -> dict:
-    """The parameters in float32, each with its own memory, by which passes.py knows them."""
-    return params.rebuild(p, (np.array(leaf, np.float32) for _, leaf in params.leaves(p)))
-
-
-def require_prunable(c: Any) -> None:
-    """Raise UserError if the family or the configuration cannot be pruned."""
-    if c.model is not llama:
-        families = [kind for kind, family in MODELS.items() if family.model is llama]
-        raise UserError(f"heads, channels and layers are pruned in {', '.join(families)}, but the model is "
-                        f"{with_article(c.TYPE)}; give one of those families")
-    if c.stored(c.num_hidden_layers) < c.num_hidden_layers:
-        raise UserError(f"layers of this model share weights (share_layers {c.share_layers}), so that none has "
-                        f"parts of its own; prune a model without share_layers")
 
 
 def chosen(scores: Scores, c: Any, pruning: Pruning, comparable: bool) -> Kept:

@@ -104,7 +104,9 @@ def fields(step: Step, buffers: dict[str, np.ndarray], dtype: np.dtype) -> Itera
         yield "biases", [vector(matrix.bias, dtype) for matrix in step.matrices]
         yield "accumulate", step.adds
         sizes = [matrix.weight.shape[0] for matrix in step.matrices]
-        yield "y", [columns(step.to, sum(sizes[:i])) for i in range(len(sizes))]
+        begin = step.into[0] if step.into else 0
+        values = [columns(step.to)] if begin and step.activation == "swiglu" else []
+        yield "y", [columns(step.to, begin + sum(sizes[:i])) for i in range(len(sizes))] + values
         if step.activation:
             yield "activation", backend.cpu.codes[step.activation]
             yield "to", columns(step.active)

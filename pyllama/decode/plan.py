@@ -61,7 +61,8 @@ class Normalize(NamedTuple):
 class Product(NamedTuple):
     """to = norm(read) wᵀ + b, side by side for each matrix; then to = activation(to), or += if it adds.
 
-    "swiglu" reads the products with both matrices, g and u; the activations write the buffer `active`.
+    "swiglu" reads the products with both matrices, g and u; the activations write the buffer `active`.  With the matrix
+    of g alone, its product goes `into` the last columns, and u is in the first ones.
     """
     read: str
     to: str
@@ -71,6 +72,7 @@ class Product(NamedTuple):
     active: str = ""
     adds: bool = False
     wanted: bool = False
+    into: tuple[int, int] | None = None     # (the first column, the columns of `to`) if it writes a part of it
 
 
 class Attend(NamedTuple):
@@ -177,7 +179,7 @@ def written(step: Step, widths: dict[str, int]) -> Iterator[tuple[str, int]]:
     if isinstance(step, Embed):
         yield step.to, step.table.weight.shape[1]
     elif isinstance(step, Product):
-        yield step.to, sum(matrix.weight.shape[0] for matrix in step.matrices)
+        yield step.to, step.into[1] if step.into else sum(matrix.weight.shape[0] for matrix in step.matrices)
         if step.active:
             yield step.active, step.matrices[0].weight.shape[0]
     elif isinstance(step, Attend | Cross):
@@ -198,7 +200,7 @@ def live_before(steps: tuple[Step, ...]) -> list[str]:
 
 def reads(step: Step) -> list[str]:
     """The buffers whose contents a step reads."""
-    before = [step.to] if isinstance(step, Product) and step.adds else []
+    before = [step.to] if isinstance(step, Product) and (step.adds or (step.into and step.into[0])) else []
     return before if isinstance(step, Embed) else [step.read, *before]
 
 

@@ -96,7 +96,7 @@ def write(path: str | Path, config: LlamaConfig, parameters: dict) -> None:
     fixed = {"head_width": c.hidden_size / c.num_attention_heads, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
              "rope_scaling": None, "sliding_window": None, "attention_bias": False, "mlp_bias": False,
              "biases": (False, False), "HEAD_NORMS": False, "share_layers": 1, "embedding_size": None,
-             "is_uneven": False}
+             "is_uneven": False, "ranks_by_layer": None}
     for name, only in fixed.items():
         if getattr(c, name) != only:
             raise UserError(f"llama2.c's format requires {name} = {only}, but the model has {getattr(c, name)}; "
@@ -145,7 +145,8 @@ def to_pairs(w, heads):
 
 def _permute(parameters, c, rows):
     """The parameters, with q_proj and k_proj replaced by rows(w, heads)."""
-    changed = ((rows(w, len(w) // c.head_width) if name.split(".")[-2] in ("q_proj", "k_proj") else w)
+    turned = ("q_proj", "k_proj", "q_proj.second", "k_proj.second")
+    changed = ((rows(w, len(w) // c.head_width) if name.rpartition(".")[0].endswith(turned) else w)
                for name, w in params.leaves(parameters))
     return params.rebuild(parameters, changed)
 

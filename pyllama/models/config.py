@@ -127,7 +127,7 @@ class Config:
 
     @property
     def shares(self) -> bool:
-        """Do layers share weights, or is the table of embeddings factorized?  See sharing.py."""
+        """Do layers share weights, or are matrices or the table of embeddings factorized?  See sharing.py."""
         return False
 
     @property

@@ -79,8 +79,13 @@ class Initializer:
             return self.matrix(rows, columns, std)
         return self.matrix(rows, factor, std) | {"projection": self.matrix(columns, factor, factor ** -0.5)["weight"]}
 
-    def affine(self, outputs: int, inputs: int, std: float | None = None, bias: bool = True) -> dict:
-        """{"weight": [outputs inputs], "bias": [outputs]}; the bias, which is optional, is zero."""
+    def affine(self, outputs: int, inputs: int, std: float | None = None, bias: bool = True, rank: int = 0) -> dict:
+        """{"weight": [outputs inputs], "bias": [outputs]}; the bias, which is optional, is zero.
+
+        With a rank, two factors {"first": {"weight": [rank inputs]}, "second": ...}, whose product has this variance.
+        """
+        if rank:
+            return {"first": self.matrix(rank, inputs, rank ** -0.5), "second": self.affine(outputs, rank, std, bias)}
         p = self.matrix(outputs, inputs, std)
         return p | {"bias": self.zeros(outputs)} if bias else p
 

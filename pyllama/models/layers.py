@@ -44,6 +44,8 @@ def project(x, p):
 
     The weight may have an adapter, or be stored in few bits: see adapters.py.
     """
+    if "first" in p:
+        return project_twice(x, p)
     if is_special(p):
         return adapted(x, p)
     y, linear_back = linear(x, *p.values())
@@ -51,6 +53,22 @@ def project(x, p):
     def back(dy):
         dx, *dp = linear_back(dy)
         return dx, dict(zip(p, dp, strict=True))
+
+    return y, back
+
+
+def project_twice(x, p):
+    """project by a matrix that is two factors: x [... D], first [R D], second [F R] -> y [... F];  back gives dx, dp.
+
+    See compression/low_rank.py.
+    """
+    u, first_back = project(x, p["first"])
+    y, second_back = project(u, p["second"])
+
+    def back(dy):
+        du, d_second = second_back(dy)
+        dx, d_first = first_back(du)
+        return dx, {"first": d_first, "second": d_second}
 
     return y, back
 

@@ -49,16 +49,19 @@ def init(c: LlamaConfig, seed: int = 0, dtype: str = "float32") -> dict:
 
     def layer(i):
         F, KV = c.channels_of(i), c.groups_of(i) * c.head_width
+
+        def projection(name, outputs, inputs, std=None, bias=c.mlp_bias):
+            return {name: weights.affine(outputs, inputs, std, bias, c.rank_of(i, name))}
+
         return {
             "input_layernorm": weights.norm(D, bias=False),
-            "self_attn": {"q_proj": weights.affine(R * KV, D, bias=bias),
-                          "k_proj": weights.affine(KV, D, bias=bias),
-                          "v_proj": weights.affine(KV, D, bias=bias),
-                          "o_proj": weights.affine(D, R * KV, out_std, out_bias), **head_norms()},
+            "self_attn": {**projection("q_proj", R * KV, D, bias=bias),
+                          **projection("k_proj", KV, D, bias=bias),
+                          **projection("v_proj", KV, D, bias=bias),
+                          **projection("o_proj", D, R * KV, out_std, out_bias), **head_norms()},
             "post_attention_layernorm": weights.norm(D, bias=False),
-            "mlp": {"gate_proj": weights.affine(F, D, bias=c.mlp_bias),
-                    "up_proj": weights.affine(F, D, bias=c.mlp_bias),
-                    "down_proj": weights.affine(D, F, out_std, c.mlp_bias)},
+            "mlp": {**projection("gate_proj", F, D), **projection("up_proj", F, D),
+                    **projection("down_proj", D, F, out_std)},
         }
 
     p = {"model": {"embed_tokens": weights.table(c.vocab_size, D, c.factor),

@@ -5,14 +5,14 @@ from typing import ClassVar, Literal
 
 from pyllama.errors import UserError, with_article
 from pyllama.models.config import Config, Dimensions
-from pyllama.models.uneven import UnevenConfig
+from pyllama.models.factored import FactoredConfig
 from pyllama.rotary import items
 
 HEADS = {"lm": "ForCausalLM", "classification": "ForSequenceClassification"}
 
 
 @dataclass(frozen=True)
-class LlamaConfig(UnevenConfig):
+class LlamaConfig(FactoredConfig):
     """The configuration of a LLaMA, under the names of Hugging Face's config.json and with its defaults.
 
     Raises UserError if a field is invalid.

@@ -63,6 +63,10 @@ class SharingConfig(Config):
         layers = getattr(self, self.LAYERS[0])
         return self.stored(layers) < layers or self.factor is not None
 
+    def unshared(self):
+        """The configuration of the expanded model."""
+        return replace(self, share_layers=1, embedding_size=None)
+
     def to_dict(self) -> dict:
         """The contents of config.json, as other programs know them if nothing is shared; see Config.to_dict."""
         values = super().to_dict()
@@ -124,7 +128,7 @@ def fitting(share: Pattern, layers: int) -> Pattern:
 def expanded(config: Any, tree: dict) -> tuple[Any, dict]:
     """(configuration, tree) of the same function without sharing, which other programs can read.
 
-    Layers that shared weights have the same arrays; a factorized table is multiplied out.
+    Layers that shared weights have the same arrays; a factorized table, or another matrix, is multiplied out.
 
     >>> import numpy as np
     >>> from pyllama.models.llama import LlamaConfig
@@ -136,16 +140,18 @@ def expanded(config: Any, tree: dict) -> tuple[Any, dict]:
     """
     if not config.shares:
         return config, tree
-    return replace(config, share_layers=1, embedding_size=None), _expanded(tree, config.share_layers)
+    return config.unshared(), _expanded(tree, config.share_layers)
 
 
 def _expanded(branch: Any, share: Pattern) -> Any:
     if isinstance(branch, list):
-        return in_turn(branch, share)
+        return in_turn([_expanded(layer, share) for layer in branch], share)
     if not isinstance(branch, dict):
         return branch
     if "projection" in branch:
         return {"weight": whole(branch)}
+    if "first" in branch:
+        return branch["second"] | {"weight": plain(branch["second"]["weight"]) @ plain(branch["first"]["weight"])}
     return {name: _expanded(below, share) for name, below in branch.items()}
 
 
@@ -166,5 +172,9 @@ def whole(table: dict) -> Any:
     w = table["weight"]
     if "projection" not in table:
         return w
-    numbers = w.decoded() if hasattr(w, "decoded") else w       # of an EncodedArray, which is above this layer
-    return numbers @ table["projection"].T
+    return plain(w) @ table["projection"].T
+
+
+def plain(w: Any) -> Any:
+    """The numbers of a matrix, decoded if it is an EncodedArray, whose module is above this one."""
+    return w.decoded() if hasattr(w, "decoded") else w

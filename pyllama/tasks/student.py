@@ -10,6 +10,7 @@ from pyllama import params, pretrained
 from pyllama.errors import UserError, with_article
 from pyllama.models import MODELS, sharing
 from pyllama.models.config import Config, Dimensions
+from pyllama.models.factored import RANKS
 from pyllama.models.uneven import UNEVEN
 from pyllama.quantization import decoded_tree
 from pyllama.tasks.task import labels_of
@@ -67,7 +68,7 @@ def shape_of(teacher: pretrained.Model, s: Student) -> Config:
                                    if own in c.names() and value != size_of(c, name)}
         if "share_layers" in c.names():
             changes["share_layers"] = sharing.fitting(c.share_layers, layers)
-        changes |= dict.fromkeys(UNEVEN.keys() & c.names())     # a new model has equal layers
+        changes |= dict.fromkeys({*UNEVEN, RANKS} & c.names())  # a new model has equal layers of whole matrices
         if s.num_attention_heads or s.hidden_size:              # of the teacher's heads
             changes |= dict.fromkeys({"num_key_value_heads", "head_dim"} & c.names())
         config = replace(c, **changes)
