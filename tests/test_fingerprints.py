@@ -175,4 +175,4 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error_and_the_checkpoint_is_
 
 
 def policy():
-    return pyllama.training.run.RunPolicy(save_steps=1, eval_steps=3)
+    return pyllama.training.run.RunPolicy(save_steps=1, eval_steps=3, eval_tokens=100)

@@ -2,8 +2,9 @@
 
     python -m tests.training_and_dying RUN TEXT KILLS SEED
 
-The processes are forks of this one, which spares their start-up and their imports.  Before each stop this one tries to get the lock.  The
-last process lives for three steps more.  Prints the step it comes to, and how often this process was refused.
+The processes are forks of this one, which spares their start-up and their imports.  Before each stop this one tries to
+get the lock.  The last process lives for three steps more.  Prints the step it comes to, and how often this process was
+refused.
 """
 import json
 import os
