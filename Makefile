@@ -65,8 +65,8 @@ bench-gpu: $(DEV)
 bench-minilm: $(DEV)                                        # skipped where the data or the weights are missing
 	$(BIN)/python -m bench.minilm $(ARGS)
 
-bench-adapt: $(DEV)                                         # half an hour; parts without data are skipped
-	$(BIN)/python -m bench.adapt $(ARGS)
+bench-adapt: $(DEV) $(PEERS)/.peft                          # half an hour; parts without data are skipped
+	$(BIN)/python -m bench.adapt --peers-python $(PEERS)/bin/python $(ARGS)
 	$(BIN)/python -m bench.distilling
 
 bench-checkers: $(CHECKERS)/.installed                      # gradcheck on functions of other libraries; docs/checkers.md
@@ -160,6 +160,10 @@ clean:
 $(PEERS)/bin/torchrun:                                      # it comes with PyTorch
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+
+$(PEERS)/.peft: $(PEERS)/bin/torchrun
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "transformers>=5,<6" peft
+	@touch $@
 
 ENGINE_FLAGS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF '-DCMAKE_CXX_FLAGS=-include $(CURDIR)/bench/amx.h'
 $(PEERS)/.engines: $(PEERS)/bin/torchrun                    # the wheel of llama.cpp is kept, because it takes so long

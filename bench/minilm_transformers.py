@@ -1,6 +1,8 @@
 """What bench/minilm.py compares with: the same fine-tuning as a plain loop of PyTorch and transformers.
 
-    python -m bench.minilm_transformers MODEL TRAIN.jsonl TEST.jsonl ANSWER.json [float32|bf16|lora]
+    python -m bench.minilm_transformers MODEL TRAIN.jsonl TEST.jsonl ANSWER.json WAY STEPS
+
+WAY is float32, bf16 or lora.
 
 Batch, steps, update rule and schedule are pyllama's; a tenth of the rows is for validation every 50 steps.  With bf16,
 products and attention are in bfloat16 (autocast).  With lora, PEFT adapts all matrices of the layers with rank 8, and
@@ -15,16 +17,16 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-STEPS, WARMUP, BATCH, EVERY = 200, 20, 32, 50
+WARMUP, BATCH, EVERY = 20, 32, 50
 RATE = 5e-5
 LONGEST = 128                                               # tokens
 
 
-def rate(step):
+def rate(step, steps):
     """A share of RATE: it rises to 1, then falls as a cosine does, to a tenth."""
     if step < WARMUP:
         return (step + 1) / WARMUP
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
 
 
 def read(path):
@@ -35,10 +37,12 @@ def adapted(model):
     """The model with adapters of rank 8, of which alone the head's and the adapters' parameters train."""
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear"))
+    of_layers = r".*\.layer\..*\.(query|key|value|dense)"       # "all-linear" would be the pooler, too
+    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=of_layers))
 
 
-def main(folder, train, test, answer, way="float32"):
+def main(folder, train, test, answer, way, steps):
+    steps = int(steps)
     torch.manual_seed(0)
     random.seed(0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -48,7 +52,7 @@ def main(folder, train, test, answer, way="float32"):
     matrices, vectors = ([p for p in trained if (p.ndim > 1) == wanted] for wanted in (True, False))
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=RATE * (10 if way == "lora" else 1), betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
     rows, unseen = read(train), read(test)
     labels = sorted({row["label"] for row in rows})
     random.shuffle(rows)
@@ -75,7 +79,7 @@ def main(folder, train, test, answer, way="float32"):
 
     model.train()
     order, best = [], (-1.0, None)
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         if len(order) < BATCH:
             order = random.sample(rows, len(rows))
         batch, order = order[:BATCH], order[BATCH:]

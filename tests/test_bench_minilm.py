@@ -29,7 +29,7 @@ def test_the_rows_of_the_worked_example(monkeypatch, tmp_path, capfd):
 
     def measured(command):
         commands.append([str(word) for word in command])
-        answer = Path(command[-1], "metrics.json") if command[2] == "pyllama" else Path(command[-2])
+        answer = Path(command[-1], "metrics.json") if command[2] == "pyllama" else Path(command[-3])
         answer.parent.mkdir(exist_ok=True)
         answer.write_text('{"accuracy": 0.8}' if command[2] == "pyllama" else "0.7")
         return {"seconds": next(seconds), "cpu_s": 5.0, "peak_rss_mb": 9.0}
@@ -46,7 +46,7 @@ def test_the_rows_of_the_worked_example(monkeypatch, tmp_path, capfd):
         ["bag of words", 0.6, None, None], ["pyllama", 0.8, 10, 2], ["pyllama-bf16", 0.8, 5, 4],
         ["transformers", 0.7, 30, 0.666667], ["transformers-bf16", 0.7, 20, 1]]
     assert ["--dtype=bfloat16" in command for command in commands[:2]] == [False, True]
-    assert [command[-1] for command in commands[2:]] == ["float32", "bf16"]
+    assert [command[-2:] for command in commands[2:]] == [["float32", "200"], ["bf16", "200"]]
     monkeypatch.setattr(train, "has_bfloat16", lambda: False)
     seconds = iter([10.0, 5.0, 30.0])
     assert minilm.main() == 0
