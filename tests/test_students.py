@@ -48,10 +48,46 @@ def test_a_student_of_a_teacher_with_shared_layers_shares_as_many_as_divide_its_
     assert [len(model.params["model"]["layers"]) for model in shared] == [1, 1, 3, 2]
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_a_table_of_two_factors_is_the_nearest_to_the_teachers(kind):
+    """Its distance is the norm of the singular values left out, about 1: float32 has it to some eps, hence 1e-5."""
+    teacher = of_family(kind)
+    chosen = student.Student(num_hidden_layers=2, copy_layers=True, embedding_size=3)
+    own = student.student_of(teacher, chosen, Settings())
+    tables = {name.removesuffix("projection"): a for name, a in params.leaves(own.params) if "projection" in name}
+    assert tables
+    theirs, names = dict(params.leaves(teacher.params)), dict(params.leaves(own.params))
+    for name, p in tables.items():
+        table, w = theirs[f"{name}weight"], names[f"{name}weight"]
+        assert (w.shape, p.shape) == ((len(table), 3), (table.shape[1], 3))
+        left = np.linalg.svd(table, compute_uv=False)[3:]
+        assert np.linalg.norm(table - w @ p.T) == pytest.approx(np.linalg.norm(left), rel=1e-5)
+    again = student.student_of(own, chosen, Settings())
+    for name, a in params.leaves(again.params):
+        if name.startswith(tuple(tables)):
+            np.testing.assert_array_equal(a, names[name])
+
+
+def test_a_table_of_fewer_factors_is_made_of_one_with_more_or_less():
+    table = np.random.default_rng(0).standard_normal((9, 5))
+    more = student.factored(table, 4)
+    tree = {"table": student.factored(table, 2)}
+    found = student.as_factored({"table": more}, tree)["table"]
+    np.testing.assert_allclose(found["weight"] @ found["projection"].T,
+                               tree["table"]["weight"] @ tree["table"]["projection"].T, atol=1e-12)
+
+
 @pytest.mark.parametrize(("flags", "message"), [
+    ({"embedding_size": 0}, "embedding_size is 0"),
     ({"hidden_size": 4, "copy_layers": True}, "copy_layers needs a student of the teacher's family and width"),
     ({"model": "bert"}, "a bert has no head 'lm', which the teacher has"),
     ({"model": "gtp"}, "model is 'gtp'; it must be one of llama, ")])
 def test_students_that_do_not_fit_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
         student.student_of(of_family("llama"), student.Student(**flags), Settings())
+
+
+def test_a_table_that_cannot_be_projected_is_said_to_be_so():
+    teacher = of_family("lstm", head="classification")
+    with pytest.raises(UserError, match="the table of an lstm cannot be projected; remove embedding_size"):
+        student.student_of(teacher, student.Student(embedding_size=2), Settings())

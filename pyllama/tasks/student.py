@@ -35,6 +35,7 @@ class Student:
     hidden_size: int | None = None              # width of the model (default: the teacher's)
     num_attention_heads: int | None = None      # number of attention heads (default: the teacher's)
     intermediate_size: int | None = None        # width of the feed-forward (default: in proportion to hidden_size)
+    embedding_size: int | None = None           # width of the table of token embeddings, projected (default: teacher's)
     resid_pdrop: float | None = None            # dropout rate (default: the teacher's)
     copy_layers: bool = False                   # start from the teacher's embeddings, head and every n-th of its layers
 
@@ -84,6 +85,10 @@ def shape_of(teacher: pretrained.Model, s: Student) -> Config:
         labels = {name: c.extra[name] for name in ("id2label", "label2id") if name in c.extra}
         changes = {"num_labels": len(labels_of(c))} if labels else {}
         config = replace(config, **changes, extra={**config.extra, **labels})
+    if s.embedding_size is not None:
+        if "embedding_size" not in config.names():
+            raise UserError(f"the table of {with_article(config.TYPE)} cannot be projected; remove embedding_size")
+        config = replace(config, embedding_size=s.embedding_size)
     if s.resid_pdrop is not None:
         config = replace(config, **dict.fromkeys(config.DROPOUTS, s.resid_pdrop))
     return config
@@ -110,14 +115,15 @@ def student_of(teacher: pretrained.Model, s: Student, settings: Settings) -> pre
 def copied(tree: dict, teacher: dict) -> dict:
     """The tree with the teacher's numbers: of L layers, those that are spread evenly over the teacher's.
 
-    Of 12 layers, 6 are 0, 2, 4, 7, 9, 11, as in DistilBERT.  Raises UserError if the teacher's parameters differ.
+    Of 12 layers, 6 are 0, 2, 4, 7, 9, 11, as in DistilBERT.  A table that is two factors gets those of factored().
+    Raises UserError if the teacher's parameters differ.
 
     >>> import numpy as np
     >>> from pyllama.tasks.student import copied
     >>> copied({"layers": [0, 0]}, {"layers": [5, 6, 7]})
     {'layers': [5, 7]}
     """
-    source = dict(params.leaves(teacher))
+    source = dict(params.leaves(as_factored(teacher, tree)))
     depth, own = layers_in(source), layers_in(dict(params.leaves(tree)))
     chosen: Any = np.linspace(0, depth - 1, own).round().astype(int) if own else []
 
@@ -128,9 +134,39 @@ def copied(tree: dict, teacher: dict) -> dict:
         if twin(name) not in source or np.shape(source[twin(name)]) != np.shape(leaf):
             raise UserError(f"copy_layers needs a student of the teacher's family and width, but the teacher has no "
                             f"{twin(name)} of shape {np.shape(leaf)}; remove copy_layers, or the sizes but "
-                            f"num_hidden_layers")
+                            f"num_hidden_layers and embedding_size")
     return params.rebuild(tree, iter([source[twin(name)].copy() if np.ndim(leaf) else source[twin(name)]
                                       for name, leaf in params.leaves(tree)]))
+
+
+def as_factored(teacher: Any, tree: Any) -> Any:
+    """The teacher's tree, with the tables as two factors that are so in `tree`, and of the same width."""
+    if not isinstance(teacher, dict) or not isinstance(tree, dict):
+        return teacher
+    if "projection" in tree and "weight" in teacher:
+        width = tree["weight"].shape[1]
+        return teacher if teacher["weight"].shape[1] == width else factored(sharing.whole(teacher), width)
+    return {name: as_factored(branch, tree.get(name)) for name, branch in teacher.items()}
+
+
+def factored(table: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    """The factors W [V E] and P [D E] of a table [V D], whose product W Pᵀ is the nearest to it of all of rank E.
+
+    P has the E first right singular vectors of the table, and W is the table in their coordinates (Eckart and Young,
+    1936).  They are the eigenvectors of tableᵀ table [D D], which is small.
+
+    >>> import numpy as np
+    >>> from pyllama.tasks.student import factored
+    >>> table = np.array([[3.0, 4.0], [6.0, 8.0]])                      # of rank 1
+    >>> factors = factored(table, 1)
+    >>> (factors["weight"] @ factors["projection"].T).round(4)
+    array([[3., 4.],
+           [6., 8.]])
+    """
+    wide = table.astype("float64")
+    _, vectors = np.linalg.eigh(wide.T @ wide)                  # in ascending order
+    p = vectors[:, :-width - 1:-1]
+    return {name: np.ascontiguousarray(a, table.dtype) for name, a in (("weight", wide @ p), ("projection", p))}
 
 
 def layers_in(names) -> int:
