@@ -30,8 +30,8 @@ from bench.traffic import moved, shapes
 from pyllama import backend, machine
 from pyllama.op import OPS
 
-AXES = {"B": 8, "T": 256, "S": 256, "D": 288, "E": 768, "H": 6, "G": 2, "R": 3, "K": 48, "P": 24, "F": 768, "V": 4096,
-        "N": 2048}
+AXES = {"B": 8, "T": 256, "S": 256, "D": 288, "E": 768, "H": 6, "G": 2, "R": 3, "J": 48, "K": 48, "P": 24, "F": 768,
+        "V": 4096, "N": 2048}
 OPTIONS = {"attention": {"causal": True}, "dropout": {"rate": 0.1}}
 RESULTS = ROOT / "bench/results/ops.jsonl"
 SECONDS = 0.3                                   # per turn
@@ -39,7 +39,8 @@ SECONDS = 0.3                                   # per turn
 # Operations of a forward pass's products; a backward pass takes twice as many.
 B, T, S, D, E, G, R, K, V, N = (AXES[axis] for axis in "BTSDEGRKVN")
 FLOPS = {"linear": 2 * B * T * D * E, "linear_cross_entropy": 2 * N * D * V, "adapted_norm": 2 * E * D * R,
-         "attention": 2 * B * G * R * T * S * K}                # causal: half of two products
+         "attention": 2 * B * G * R * T * S * K,                # causal: half of two products
+         "attention_divergence": 4 * B * G * R * T * S * K}     # H = G R heads; K = J
 AT_ONCE = {"linear_cross_entropy"}              # the forward pass computes the gradients, too: only both compare
 
 COLUMNS = {"op": "{op}", "pass": "{of}", "backend": "{backend}", "ms": "{ms:.3f}", "rate": "{rate:.1f}",

@@ -9,8 +9,8 @@ def axes(size):
     """{axis: length} in a model of this size; `linear` stands for a matrix of the feed-forward layer."""
     D, _, H, F, V, T, B = size
     K = D // H
-    return {"B": B, "T": T, "S": T, "D": D, "E": F, "H": H, "G": H, "R": 1, "K": K, "P": K // 2, "F": F, "V": V,
-            "N": B * T}
+    return {"B": B, "T": T, "S": T, "D": D, "E": F, "H": H, "G": H, "R": 1, "J": K, "K": K, "P": K // 2, "F": F,
+            "V": V, "N": B * T}
 
 
 def shape(axes, lengths):

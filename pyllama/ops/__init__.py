@@ -10,7 +10,8 @@ Dtypes      float32 or float64, the same for all floating inputs of a call.
             takes complex inputs too, for derivatives by a complex step.
 Axes        B batch, T query time, S key time, D model, E output, H query
             heads, G key/value heads, R = H/G query heads per key/value head,
-            K head width, P = K/2 rotary pairs, F hidden, V vocabulary, N rows
+            K head width, J that of a teacher, P = K/2 rotary pairs, F hidden,
+            V vocabulary, N rows
 Raises      TypeError for a wrong number of inputs, mixed precisions, or an
             integer in place of a float; ValueError for shapes that do not
             fit.  back raises the same for a wrong dy.
@@ -29,6 +30,7 @@ Example     The slope of relu is 0 at -1 and 1 at 2.
 from pyllama.ops.adapted_norm import adapted_norm
 from pyllama.ops.add_rms_norm import add_rms_norm
 from pyllama.ops.attention import attention
+from pyllama.ops.attention_divergence import attention_divergence
 from pyllama.ops.cosine_distance import cosine_distance
 from pyllama.ops.cross_entropy import cross_entropy
 from pyllama.ops.dropout import dropout
@@ -50,7 +52,7 @@ from pyllama.ops.swiglu import swiglu
 from pyllama.ops.tanh import tanh
 from pyllama.ops.top_scores import top_scores
 
-__all__ = ["adapted_norm", "add_rms_norm", "attention", "cosine_distance", "cross_entropy", "dropout", "embedding",
-           "gelu", "glove", "kl_divergence", "layer_norm", "linear", "linear_cross_entropy", "lstm_cell",
-           "negative_sampling", "relu", "rms_norm", "rope", "softmax", "squared_distance", "swiglu", "tanh",
-           "top_scores"]
+__all__ = ["adapted_norm", "add_rms_norm", "attention", "attention_divergence", "cosine_distance", "cross_entropy",
+           "dropout", "embedding", "gelu", "glove", "kl_divergence", "layer_norm", "linear", "linear_cross_entropy",
+           "lstm_cell", "negative_sampling", "relu", "rms_norm", "rope", "softmax", "squared_distance", "swiglu",
+           "tanh", "top_scores"]

@@ -331,7 +331,7 @@ def problems(draw, op, dtype="float64", most: int = MOST):
 
     inputs = drawn_inputs(draw, choose, sizes, op.inputs, precision, {})
     if "ignore_index" in options:
-        inputs = [without_ignored(draw, choose, x, options["ignore_index"]) if declared.below else x
+        inputs = [without_ignored(draw, choose, x, options["ignore_index"]) if declared.below and x is not None else x
                   for x, declared in zip(inputs, op.inputs, strict=True)]
     while inputs[-1] is None:
         inputs.pop()
