@@ -58,7 +58,7 @@ def teacher_of(c):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("s", [Distillation(temperature=2.0, hidden=0.3), Distillation(alpha=0.0, divergence="reverse"),
-                               Distillation(alpha=1.0, hidden=0.5, distance="squared")],
+                               Distillation(alpha=1.0, hidden=0.5, distance="squared", attention=2.0)],
                          ids=["forward", "reverse", "labels"])
 def test_every_gradient_is_the_complex_step(kind, s):
     c = configuration(kind)
@@ -152,7 +152,9 @@ def test_the_gradients_of_a_classifier_are_the_complex_step(kind):
     ({"alpha": 1.5}, "alpha is 1.5; it must lie between 0"), ({"alpha": float("nan")}, "alpha is nan"),
     ({"hidden": -1.0}, "hidden is -1.0; it must be at least 0"), ({"top_k": 0}, "top_k is 0; it must be at least 1"),
     ({"divergence": "sideways"}, "divergence is 'sideways'"),
-    ({"hidden": 1.0, "cache": "x"}, "a cache keeps the teacher's scores, not its hidden states")])
+    ({"hidden": 1.0, "cache": "x"}, "a cache keeps the teacher's scores, not its hidden states"),
+    ({"attention": -1.0}, "attention is -1.0; it must be at least 0"),
+    ({"attention": 1.0, "cache": "x"}, "a cache keeps the teacher's scores, not its attention")])
 def test_settings_that_make_no_sense_are_refused(wrong, message):
     with pytest.raises(UserError, match=message):
         Distillation(**wrong)
@@ -276,7 +278,8 @@ def weights(run):
     return next(run.glob("checkpoints/*4/model.safetensors")).read_bytes()
 
 
-@pytest.mark.parametrize("flags", [["--hidden", "0.1", "--copy_layers"], ["--cache", "{}/cache", "--top_k", "4"],
+@pytest.mark.parametrize("flags", [["--hidden", "0.1", "--attention", "1", "--copy_layers"],
+                                   ["--cache", "{}/cache", "--top_k", "4"],
                                    ["--divergence", "reverse", "--model", "gpt2", "--dtype", "bfloat16"]],
                          ids=["hidden", "cache", "gpt2"])
 def test_a_stopped_run_goes_on_bit_for_bit(flags, folder, tmp_path, capsys):
@@ -313,7 +316,8 @@ def test_a_masked_model_teaches(folder, tmp_path):
     (["masked", "--block_size", "9"], "but the teacher sees only 8 tokens"),
     (["classifier", "--field", "a"], "field applies to a text"),
     (["classifier", "--block_size", "9"], "block_size has no effect on rows"),
-    (["classifier", "--hidden", "1"], "hidden compares the states of tokens of a text"),
+    (["classifier", "--hidden", "1"], "hidden compares both models at tokens of a text"),
+    (["teacher", "--attention", "1", "--num_attention_heads", "1"], "has 2 heads of attention, the student 1, so they"),
     (["teacher", "--num_hidden_layers", "0"], "num_hidden_layers is 0; it must be at least 1"),
     (["teacher", "--alpha", "0", "--z_loss", "1e-4"], "z_loss changes the loss of the labels, but alpha is 0"),
     (["classifier", "--alpha", "0", "--label_smoothing", "0.1"], "label_smoothing changes the loss of the labels"),

@@ -27,7 +27,7 @@ GROUPS = {
     "model": ("init_from", "intermediate_size", "num_key_value_heads", "resid_pdrop", "tie_word_embeddings",
               "rope_theta", "sliding_window", "bias", "share_layers", "embedding_size", "vectors"),
     "adapters": ("lora", "rank", "lora_alpha", "rslora", "dora", "base_dtype"),
-    "distillation": ("student", "copy_layers", "divergence", "hidden", "distance"),
+    "distillation": ("student", "copy_layers", "divergence", "hidden", "distance", "attention"),
     "schedule": ("warmup_steps", "schedule", "min_lr", "lr_decay_steps", "decay_steps"),
     "optimization": ("gradient_accumulation_steps", "weight_decay", "max_grad_norm", "label_smoothing", "z_loss",
                      "optimizer", "beta1", "beta2", "adam_epsilon", "momentum", "nesterov"),

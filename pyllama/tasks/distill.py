@@ -16,7 +16,7 @@ from pyllama.tasks import classify, scores
 from pyllama.tasks import finetune as tuning
 from pyllama.tasks.finetune import Setup, TaskRun
 from pyllama.tasks.rows import Source
-from pyllama.tasks.student import Student, student_of
+from pyllama.tasks.student import Student, size_of, student_of
 from pyllama.tasks.task import Task, Trained, labels_of
 from pyllama.text.tokens import Tokens
 from pyllama.training import checkpoint, text_run
@@ -31,6 +31,7 @@ from pyllama.training.text_run import Text
 from pyllama.training.working import rounded_tree
 
 Progress = Callable[[int, int], object]         # called as progress(done, total)
+ROWS = 1024                                     # that a teacher scores between two writes
 KEY = "distillation"                            # of what a run keeps of its teacher
 
 
@@ -112,6 +113,11 @@ def require_alike(teacher: pretrained.Model, student: pretrained.Model, settings
     if a.context is not None and settings.block_size > a.context:
         raise UserError(f"block_size is {settings.block_size}, but the teacher sees only {a.context} tokens; make "
                         f"block_size smaller")
+    heads = {size_of(config, "num_attention_heads") for config in (a, b)}
+    if s.attention and (None in heads or len(heads) > 1):
+        raise UserError(f"the teacher has {size_of(a, 'num_attention_heads')} heads of attention, the student "
+                        f"{size_of(b, 'num_attention_heads')}, so they cannot be compared; set attention to 0, or "
+                        f"num_attention_heads to the teacher's")
     if s.hidden and a.hidden_size != b.hidden_size:
         raise UserError(f"the student's hidden states have {b.hidden_size} numbers, the teacher's {a.hidden_size}, so "
                         f"they cannot be compared; set hidden to 0, or hidden_size to {a.hidden_size}")
@@ -198,8 +204,9 @@ def begin_rows(folder: Path | None, path: Path, material: Material, student: Stu
     """
     material.require_default(("field", "split"), "a text")
     require_effect(settings, s)
-    if s.hidden:
-        raise UserError("hidden compares the states of tokens of a text; with the rows of a task, remove it")
+    for name in ("hidden", "attention"):
+        if getattr(s, name):
+            raise UserError(f"{name} compares both models at tokens of a text; with the rows of a task, remove it")
     if len(material.data) != 1:
         raise UserError(f"the rows of a task are in one file, but data names {len(material.data)}; join them")
     task, trained, notes = task_teacher(path, settings.master_dtype)
@@ -226,6 +233,9 @@ def taught_rows(begun: TaskRun, s: Distillation, about: dict, load: Callable[[],
                 progress: Progress = silent) -> TaskRun:
     """The run with the loss of distillation.  load() gives the teacher, if it is needed."""
     plan, rows = begun.plan, begun.parts["train"]
+    plan.state.loss = class_loss_of(s)
+    if s.alpha == 1:
+        return begun._replace(plan=plan._replace(about={**plan.about, KEY: about}))
     names = labels_of(plan.state.config)
     made_of = {"teacher": about["fingerprint"], "classes": names,
                "data": sha256(repr([sorted(row.values.items()) for row in rows]).encode()).hexdigest()}
@@ -233,13 +243,15 @@ def taught_rows(begun: TaskRun, s: Distillation, about: dict, load: Callable[[],
 
     def blocks(done: int) -> Iterator[np.ndarray]:
         trained = load()
+        if plan.settings.dtype == "bfloat16":
+            trained = trained._replace(params=rounded_tree(trained.params))
         known = labels_of(trained.config)
         if sorted(known) != sorted(names):
             raise UserError(f"the teacher knows the classes {', '.join(known)}, but the rows have "
                             f"{', '.join(names)}; give rows of the same classes")
         order = [known.index(name) for name in names]
-        for first in range(done - done % classify.AT_ONCE, len(rows), classify.AT_ONCE):
-            found = classify.scores_of(rows[first:first + classify.AT_ONCE], trained)[:, order]
+        for first in range(done - done % ROWS, len(rows), ROWS):
+            found = classify.scores_of(rows[first:first + ROWS], trained)[:, order]
             records = np.empty(len(found), dtype)
             records["scores"] = found
             yield records[max(0, done - first):]
@@ -250,7 +262,6 @@ def taught_rows(begun: TaskRun, s: Distillation, about: dict, load: Callable[[],
         records = np.concatenate(list(blocks(0)))
     examples = [{**example, "teacher_scores": record["scores"].astype(plan.state.flat.dtype)}
                 for example, record in zip(plan.training.rows, records, strict=True)]
-    plan.state.loss = class_loss_of(s)
     return begun._replace(plan=plan._replace(training=Examples(examples), about={**plan.about, KEY: about}))
 
 

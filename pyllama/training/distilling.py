@@ -1,9 +1,10 @@
 """The loss of distillation: a student learns from its labels and from a teacher's scores.
 
     loss = α cross-entropy + (1 - α) T² KL + hidden · distance of the last hidden states
+           + attention · divergence of the last layers' attention
 
 Each term is a mean over the targets that count.  See docs/distillation.md; sources: Hinton et al., 2015; Gu et al.,
-"MiniLLM", 2024, for the reverse divergence; Sanh et al., 2019, for the hidden states.
+"MiniLLM", 2024, for the reverse divergence; Sanh et al., 2019, for the hidden states; Wang et al., 2020, for attention.
 
 Axes: B batch, T time, D model, V vocabulary, N rows that have a target, K words that a cache has.
 """
@@ -22,6 +23,7 @@ from pyllama.models import encoder
 from pyllama.models.layers import token_scores
 from pyllama.ops import cosine_distance, cross_entropy, kl_divergence, squared_distance, top_scores
 from pyllama.rng import NO_DRAW
+from pyllama.training.attention_transfer import LastAttention, attention_loss
 
 IGNORE = -100
 PIECE = 2**21                                   # scores at a time, as in linear_cross_entropy
@@ -42,6 +44,7 @@ class Distillation:
     divergence: Literal["forward", "reverse"] = "forward"   # forward: KL(teacher||student), else KL(student||teacher)
     hidden: float = 0.0                         # weight of the distance between the last hidden states
     distance: Literal["cosine", "squared"] = "cosine"       # distance of hidden states
+    attention: float = 0.0                      # weight of the divergence between the last layers' attention
     cache: Path | None = None                   # folder that keeps the teacher's scores (default: they are not kept)
     top_k: int = 32                             # number of scores of a token in the cache
 
@@ -51,12 +54,14 @@ class Distillation:
             raise UserError(f"temperature is {self.temperature}; it must be above 0")
         if not 0 <= self.alpha <= 1:
             raise UserError(f"alpha is {self.alpha}; it must lie between 0 (teacher alone) and 1 (labels alone)")
-        if not 0 <= self.hidden < math.inf:
-            raise UserError(f"hidden is {self.hidden}; it must be at least 0")
+        for name in ("hidden", "attention"):
+            if not 0 <= (weight := getattr(self, name)) < math.inf:
+                raise UserError(f"{name} is {weight}; it must be at least 0")
+            if weight and self.cache:
+                kind = {"hidden": "hidden states", "attention": "attention"}[name]
+                raise UserError(f"a cache keeps the teacher's scores, not its {kind}; remove {name} or cache")
         if self.top_k < 1:
             raise UserError(f"top_k is {self.top_k}; it must be at least 1")
-        if self.hidden and self.cache:
-            raise UserError("a cache keeps the teacher's scores, not its hidden states; remove hidden or cache")
 
 
 class Teacher(NamedTuple):
@@ -98,9 +103,12 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
             mask, segments = (None if x is None else x[:, :-1] for x in (mask, segments))
             ids, labels = ids[:, :-1], labels[:, 1:]
         given = {"mask": mask} | ({} if segments is None else {"segments": segments})
-        student, read_back = read(ids, p, c, **given, draw=draw, recompute=recompute)
-        needed = s.alpha < 1 or s.hidden
-        master = read(ids, *teacher, **given, recompute=None)[0] if teacher and needed else None
+        own, other = LastAttention(s.attention > 0), LastAttention(s.attention > 0)
+        with own.watched():
+            student, read_back = read(ids, p, c, **given, draw=draw, recompute=recompute)
+        needed = s.alpha < 1 or s.hidden or s.attention
+        with other.watched():
+            master = read(ids, *teacher, **given, recompute=None)[0] if teacher and needed else None
         t = labels.reshape(-1)
         kept = np.flatnonzero(t != IGNORE) if on_host(t) else slice(None)
         count = max(1, int((t != IGNORE).sum())) if count is None else count
@@ -121,6 +129,10 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
             apart, distance_back = DISTANCES[s.distance](pick(student.hidden), pick(master.hidden), t[kept],
                                                          count=count)
             value, d_hidden = value + s.hidden * apart, distance_back(s.hidden)[0]
+        attention_back = None
+        if s.attention:
+            apart, attention_back = attention_loss(own, other, labels, count=count)
+            value = value + s.attention * apart
 
         def whole(dx):
             y = np.zeros_like(student.rows)
@@ -132,7 +144,10 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
                 raise ValueError(f"dvalue is {dvalue}; it must be 1 where gradients are added while they are computed")
             to_hidden = None if d_hidden is None else whole(scaled(d_hidden, dvalue))
             d_head = {name: scaled(d, dvalue) for name, d in d_table.items()}
-            return read_back(whole(scaled(d_rows, dvalue)), d_head, scaled(db, dvalue), to_hidden)
+            if attention_back:
+                attention_back(s.attention * float(dvalue))
+            with own.watched():
+                return read_back(whole(scaled(d_rows, dvalue)), d_head, scaled(db, dvalue), to_hidden)
 
         return value, back
 
@@ -142,13 +157,14 @@ def loss_of(teacher: Teacher | None, s: Distillation) -> Callable:
 def class_loss_of(s: Distillation) -> Callable:
     """A loss with the arguments of a classifier's loss, for State.loss.
 
-    Batches have the teacher's scores of the classes, as teacher_scores [B C].
+    Batches have the teacher's scores of the classes, as teacher_scores [B C], unless alpha is 1.
     """
-    def loss(ids, labels, p, c, *, teacher_scores, draw=NO_DRAW, recompute=False, count=None, mask=None, types=None,
-             **options):
+    def loss(ids, labels, p, c, *, teacher_scores=None, draw=NO_DRAW, recompute=False, count=None, mask=None,
+             types=None, **options):
         given = {"mask": mask} | ({} if types is None else {"types": types})
         z, logits_back = c.model.logits(ids, p, c, **given, draw=draw, recompute=recompute)
-        value, dz = mixed(z, labels, Scores(teacher_scores), s, count=count, **options)
+        teacher = None if teacher_scores is None else Scores(teacher_scores)
+        value, dz = mixed(z, labels, teacher, s, count=count, **options)
         return value, lambda dvalue=1.0: logits_back(scaled(dz, dvalue))
 
     return loss
