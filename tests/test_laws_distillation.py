@@ -2,7 +2,14 @@
 import numpy as np
 import pytest
 
-from pyllama.ops import cosine_distance, cross_entropy, kl_divergence, softmax, top_scores
+from pyllama.ops import (
+    attention_divergence,
+    cosine_distance,
+    cross_entropy,
+    kl_divergence,
+    softmax,
+    top_scores,
+)
 
 RNG = np.random.default_rng(0)
 EPS = np.finfo("float64").eps
@@ -102,3 +109,36 @@ def test_the_cosine_does_not_depend_on_lengths():
     np.testing.assert_allclose(np.sum(back(1.0)[0] * x, axis=1), 0, atol=1e-9)      # eps of 1e-12 in lengths of about 1
     assert cosine_distance(x, -x, t)[0] == pytest.approx(2, abs=1e-9)
     assert cosine_distance(np.zeros((1, 4)), y[:1], t[:1])[0] == 1
+
+
+@pytest.mark.parametrize(("causal", "window", "count"), [(False, None, None), (True, None, 5), (False, 2, None),
+                                                         (True, 2, None)])
+def test_the_divergence_of_attention_is_the_mean_of_those_of_the_scores_of_keys_that_are_seen(causal, window, count):
+    """Rows of at most 4 scores, each a sum of at most 5 products of numbers about 1: a few eps each."""
+    B, H, T, S = 2, 2, 3, 4
+    a, b, q, k = (RNG.standard_normal((B, H, length, width)) for length, width in ((T, 5), (S, 5), (T, 3), (S, 3)))
+    target = np.array([[0, -100, 1], [1, 0, -100]])
+    mask, segments = np.array([[1, 0, 1, 1], [1, 1, 1, 1]]), np.array([[0, 0, 0, 0], [0, 0, 1, 1]])
+    loss, _ = attention_divergence(a, b, q, k, target, mask, segments, causal=causal, window=window, count=count)
+    rows = []
+    for n, h, t in np.ndindex(B, H, T):
+        place = t + S - T
+        seen = [s for s in range(S) if mask[n, s] and segments[n, s] == segments[n, place]
+                and (s <= place or not causal) and (window is None or abs(s - place) < window)]
+        if target[n, t] >= 0 and seen:
+            scores = (b[n, h, seen] @ a[n, h, t] / 5 ** 0.5, k[n, h, seen] @ q[n, h, t] / 3 ** 0.5)
+            rows.append(kl_divergence(*(z[None] for z in scores), np.array([0]))[0])
+    assert loss == pytest.approx(sum(rows) / H / (count or 4), rel=100 * EPS)
+
+
+def test_a_query_that_sees_no_key_adds_nothing_and_learns_nothing():
+    a, b, q, k = RNG.standard_normal((4, 1, 2, 3, 4))
+    mask = np.ones((1, 3, 3), int)
+    mask[0, 1] = 0
+    loss, back = attention_divergence(a, b, q, k, np.array([[0, 0, -100]]), mask)
+    alone, _ = attention_divergence(a[:, :, :1], b, q[:, :, :1], k, np.array([[0]]), count=2)
+    assert loss == pytest.approx(alone, rel=20 * EPS)
+    da, _, dq, *_ = back(1.0)
+    for gradient in da, dq:
+        assert gradient[:, :, 0].all()
+        assert not gradient[:, :, 1:].any()

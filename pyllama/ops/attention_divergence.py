@@ -23,7 +23,7 @@ Forward     n runs over the sequences of the batch, h over heads, t over
             lse_nht = log Σ_s m_nts exp z_nhts
             p_nhts = m_nts exp(w_nhts - lse'_nht)        the teacher's shares
             o_nhts = m_nts exp(z_nhts - lse_nht)         the student's
-            r_nhts = m_nts (w_nhts - lse'_nht - z_nhts + lse_nht)
+            r_nhts = w_nhts - lse'_nht - z_nhts + lse_nht    log p/o, if seen
             l_nht = Σ_s p_nhts r_nhts
             c_nt = [target_nt ≠ ignore_index]            1 if the query counts
             C = max(Σ_nt c_nt, 1)                        unless count is given
@@ -80,7 +80,7 @@ from pyllama.ops.softmax import log_sum_exp
 
 
 def shares(q, k, seen):
-    """(softmax over the keys that are seen, its logarithm there) [B H T S]"""
+    """Softmax over the keys that are seen, and its logarithm, which means nothing elsewhere: two of [B H T S]."""
     z = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5
     a = np.where(seen, z, -np.inf)
     lse = log_sum_exp(a)
@@ -90,7 +90,7 @@ def shares(q, k, seen):
 def forward(a, b, q, k, target, mask=None, segments=None, *, causal=False, window=None, ignore_index=-100, count=None):
     seen = visible(q, k, mask, segments, causal, window)[:, None]
     (p, log_p), (o, log_o) = shares(a, b, seen), shares(q, k, seen)
-    r = np.where(seen, log_p - log_o, 0)
+    r = log_p - log_o
     row = np.sum(p * r, axis=-1)
     per_query = np.where(valid(target, ignore_index), np.mean(row, axis=1), 0)
     loss = np.sum(per_query) / denominator(a, target, ignore_index, count)

@@ -32,10 +32,10 @@ DERIVATION = Derivation(
              "return np.exp(a - lse), z - lse"),
         Step("o_nhts = m_nts exp(z_nhts - lse_nht)",
              "How much of the student's."),
-        Step("r_nhts = m_nts (w_nhts - lse'_nht - z_nhts + lse_nht)",
-             "`log p_nhts - log o_nhts` where the key is visible.  Elsewhere both logarithms are -∞, and their "
-             "difference is not a number.",
-             "r = np.where(seen, log_p - log_o, 0)"),
+        Step("r_nhts = w_nhts - lse'_nht - z_nhts + lse_nht",
+             "`log p_nhts - log o_nhts` where the key is visible.  Elsewhere both logarithms are -∞; this number is "
+             "finite, and is multiplied by a `p_nhts` of 0.",
+             "r = log_p - log_o"),
         Step("l_nht = Σ_s p_nhts r_nhts",
              "The divergence of a query of a head: 0 if both models share out the keys alike, and positive otherwise.",
              "row = np.sum(p * r, axis=-1)"),
