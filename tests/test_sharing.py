@@ -122,6 +122,7 @@ def test_without_sharing_a_model_begins_with_the_weights_that_it_always_had():
     for (name, a), (_, b) in zip(params.leaves(one), params.leaves(other), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
     assert not {"share_layers", "embedding_size"} & c.to_dict().keys()
+    assert replace(c, share_layers="1,2,3,4") == c
 
 
 def test_projected_rows_begin_in_the_size_of_whole_ones():

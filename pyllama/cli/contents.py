@@ -55,7 +55,7 @@ def family(config: Any) -> str:
 def shared(config: Any) -> Iterator[str]:
     """"weights of 2 layers, in the order 1,2,1,2", "20 to 64 channels in a layer"; or nothing"""
     share = getattr(config, "share_layers", 1)
-    if isinstance(share, list) and max(share) < len(share):
+    if isinstance(share, list):
         yield f"weights of {counted(max(share), 'layer')}, in the order {spelled(share)}"
     elif share != 1:
         yield f"{counted(share, 'layer')} in a row share weights"

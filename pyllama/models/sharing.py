@@ -42,6 +42,8 @@ class SharingConfig(Config):
             self.check(positive=("share_layers",), multiples=[(name, "share_layers") for name in self.LAYERS])
         else:
             require_order(self.share_layers, {name: getattr(self, name) for name in self.LAYERS})
+            if max(self.share_layers) == len(self.share_layers):
+                object.__setattr__(self, "share_layers", 1)     # each layer has weights of its own
         D = self.hidden_size                            # type: ignore[attr-defined]
         if (self.embedding_size or 1) > D:
             raise UserError(f"embedding_size is {self.embedding_size}, above the model's width {D}, which saves "
