@@ -11,7 +11,7 @@
 #pragma once
 #include "numbers.h"
 
-enum { COLUMNS = 32, QUADS = COLUMNS / 4, ROWS = 16, V = 2, TALLEST = WIDTH == 64 ? 6 : 4, FETCH = 2048 };
+enum { COLUMNS = 32, QUADS = COLUMNS / 4, ROWS = 16, WIDE = 2, TALLEST = WIDTH == 64 ? 6 : 4, FETCH = 2048 };
 
 #if defined __AVX512VNNI__
 enum { FOURS = 1, TWOS = 0 };                      /* an instruction for sums of 4 products of bytes */
@@ -97,21 +97,25 @@ INLINE ints dot(int kind, ints sum, lanes w, const int32_t *quad) {
     return sum + pairs((ints)even, x) + pairs((ints)odd, quad[1] - (ints){0});
 }
 
-INLINE void add_quads(int kind, int R, ints (*sum)[V], const lanes *w, const rounded *const *x, idx block, int quad) {
+INLINE void add_quads(int kind, int R, int V, ints (*sum)[WIDE], const lanes *w, const rounded *const *x, idx block,
+                      int quad) {
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++)
             sum[r][v] = dot(kind, sum[r][v], w[v], x[r][block].quads + quad * split(kind));
 }
 
-/* y[R V] = x[R] times the rows of w in the vectors at `quants`, whose scales are at `scales`. */
-INLINE void quants_tile(int kind, int R, vec (*y)[V], const rounded *const *x, const uint8_t *const *quants,
+/* y[R V] = x[R] times the rows of w in the vectors at `quants`, whose scales are at `scales`.  Past its end a group is
+ * followed by the next tile's, which lies beyond the other groups of this one. */
+INLINE void quants_tile(int kind, int R, int V, vec (*y)[WIDE], const rounded *const *x, const uint8_t *const *quants,
                         const uint8_t *const *scales, idx blocks) {
-    vec sum[TALLEST][V];
+    const idx length = blocks * block_bytes(kind), others = V * LANES > ROWS ? (V - 1) * length : 0;
+    vec sum[TALLEST][WIDE];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++) sum[r][v] = (vec){0};
     for (idx b = 0, at = 0; b < blocks; b++, at += block_bytes(kind)) {
-        ints s[TALLEST][V];
-        lanes u[V], high[V];
+        const idx ahead = at + FETCH, next = ahead < length ? ahead : ahead + others;
+        ints s[TALLEST][WIDE];
+        lanes u[WIDE], high[WIDE];
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int v = 0; v < V; v++) s[r][v] = (short_sums(kind) ? 0 : x[r][b].start) - (ints){0};
 #ifdef __AVX512VNNI__
@@ -123,16 +127,16 @@ INLINE void quants_tile(int kind, int R, vec (*y)[V], const rounded *const *x, c
             if (kind == Q4_0 && i >= QUADS / 2) break;
             UNROLL for (int v = 0; v < V; v++) {
                 u[v] = *(const loose_lanes *)(quants[v] + at + i * ROWS * 4);
-                __builtin_prefetch(quants[v] + at + i * ROWS * 4 + FETCH);
+                __builtin_prefetch(quants[v] + next + i * ROWS * 4);
             }
             if (kind == Q4_0) {
                 UNROLL for (int v = 0; v < V; v++) {
                     high[v] = u[v] >> 4 & 0x0f0f0f0f;
                     u[v] &= 0x0f0f0f0f;
                 }
-                add_quads(kind, R, s, high, x, b, i + QUADS / 2);
+                add_quads(kind, R, V, s, high, x, b, i + QUADS / 2);
             }
-            add_quads(kind, R, s, u, x, b, i);
+            add_quads(kind, R, V, s, u, x, b, i);
         }
         UNROLL for (int v = 0; v < V; v++) {
             const vec scale = from_float16s((const half *)(scales[v] + at));
@@ -146,13 +150,23 @@ INLINE void quants_tile(int kind, int R, vec (*y)[V], const rounded *const *x, c
         UNROLL for (int v = 0; v < V; v++) y[r][v] = sum[r][v];
 }
 
+/* y = (or +=) the first E sums */
+INLINE void write_some(real *y, vec sums, idx E, int accumulate) {
+    if (E >= LANES) {
+        if (accumulate) sums += *(const loose *)y;
+        *(loose *)y = sums;
+        return;
+    }
+    for (idx i = 0; i < E; i++) y[i] = accumulate ? y[i] + sums[i] : sums[i];
+}
+
 /* y[N E] = (or +=) x w[e .. e + E]ᵀ for N <= R and E <= V vectors */
-INLINE void quants_of(int kind, int R, real *y, idx ldy, const rounded *x, const stored *w, idx N, idx e, idx E,
+INLINE void quants_of(int kind, int R, int V, real *y, idx ldy, const rounded *x, const stored *w, idx N, idx e, idx E,
                       int accumulate) {
     const idx blocks = w->D / COLUMNS;
     const rounded *row[TALLEST];
-    const uint8_t *quants[V], *scales[V];
-    vec sums[TALLEST][V];
+    const uint8_t *quants[WIDE], *scales[WIDE];
+    vec sums[TALLEST][WIDE];
     UNROLL for (int r = 0; r < R; r++) row[r] = x + least(r, N - 1) * blocks;
     UNROLL for (int v = 0; v < V; v++) {
         const idx first = e + (v * LANES < E ? v * LANES : 0), within = first % ROWS;
@@ -160,29 +174,28 @@ INLINE void quants_of(int kind, int R, real *y, idx ldy, const rounded *x, const
         quants[v] = group + within * 4;
         scales[v] = group + quants_bytes(kind) + within * sizeof(half);
     }
-    quants_tile(kind, R, sums, row, quants, scales, blocks);
+    quants_tile(kind, R, V, sums, row, quants, scales, blocks);
     for (idx n = 0; n < N; n++)
-        for (idx i = 0; i < E; i++) {
-            real *to = y + n * ldy + i, sum = ((const real *)sums[n])[i];
-            *to = accumulate ? *to + sum : sum;
-        }
+        UNROLL for (int v = 0; v < V; v++)
+            write_some(y + n * ldy + v * LANES, sums[n][v], E - v * LANES, accumulate);
 }
 
 /* y[n e] = (or +=) x w[e]ᵀ for all n < N and e0 <= e < e1 */
 static void quants_product(real *y, idx ldy, const rounded *x, const stored *w, idx N, idx e0, idx e1,
                            int accumulate) {
-    for (idx e = e0; e < e1; e += V * LANES)
+    for (idx e = e0; e < e1; e += WIDE * LANES)
         for (idx n = 0; n < N; n += TALLEST) {
             const rounded *at = x + n * (w->D / COLUMNS);
-            const idx rows = least(N - n, TALLEST), columns = least(e1 - e, V * LANES);
-#define QUANTS(kind, R) quants_of(kind, R, y + n * ldy + e, ldy, at, w, rows, e, columns, accumulate)
-#define EITHER(R)                                                                                \
-    if (w->kind == Q8_0) QUANTS(Q8_0, R);                                                        \
-    else QUANTS(Q4_0, R)
-            if (rows == 1) EITHER(1);
-            else if (rows == 2) EITHER(2);
-            else if (rows <= 4) EITHER(4);
-            else EITHER(TALLEST);
+            const idx rows = least(N - n, TALLEST), columns = least(e1 - e, WIDE * LANES);
+#define QUANTS(kind, R, V) quants_of(kind, R, V, y + n * ldy + e, ldy, at, w, rows, e, columns, accumulate)
+#define EITHER(R, V)                                                                             \
+    if (w->kind == Q8_0) QUANTS(Q8_0, R, V);                                                     \
+    else QUANTS(Q4_0, R, V)
+            if (rows == 1 && columns <= LANES) EITHER(1, 1);
+            else if (rows == 1) EITHER(1, WIDE);
+            else if (rows == 2) EITHER(2, WIDE);
+            else if (rows <= 4) EITHER(4, WIDE);
+            else EITHER(TALLEST, WIDE);
 #undef EITHER
 #undef QUANTS
         }
