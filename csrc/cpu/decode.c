@@ -245,7 +245,7 @@ static void join_groups(const program *p, const step *s, span groups, place from
 }
 
 /* The highest of the scores that this thread has computed; of equal ones the first */
-static void compare(note *n, const real *scores, span tokens) {
+static void compare_some(note *n, const real *scores, span tokens) {
     real top = -INFINITY;
     int odd = 0;
     #pragma omp simd reduction(max : top) reduction(| : odd)
@@ -258,6 +258,13 @@ static void compare(note *n, const real *scores, span tokens) {
     idx e = tokens.first;
     while (e < tokens.past && scores[e] != top) e++;
     if (top > n->top || e < n->best) n->top = top, n->best = e;
+}
+
+/* Some at a time: only among those with a new highest is its place looked for, one by one. */
+static void compare(note *n, const real *scores, span tokens) {
+    enum { SOME = 256 };
+    for (idx e = tokens.first; e < tokens.past; e += SOME)
+        compare_some(n, scores, (span){e, least(e + SOME, tokens.past)});
 }
 
 static void clear(const program *p) {
