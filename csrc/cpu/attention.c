@@ -178,9 +178,11 @@ static void score(real *restrict p, const real *restrict q, matrix k, idx n, idx
     }
 }
 
-/* One query takes in the values of n more keys with the scores p; y, top and sum begin with 0, -∞, 0. */
-static void take_in(real *restrict y, real *restrict p, matrix v, idx n, idx K, real *top, real *sum) {
+/* One query's scores p of n more keys become weights, and y [K], what it took in so far, shrinks; y, top and sum begin
+ * with 0, -∞, 0. */
+static void weigh(real *restrict y, real *restrict p, idx n, idx K, real *top, real *sum) {
     real high = *top, total = 0;
+    #pragma omp simd reduction(max : high)
     for (idx i = 0; i < n; i++) high = p[i] > high ? p[i] : high;
     real base = high > -INFINITY ? high : 0, shrink = DECAY(*top - base);
     #pragma omp simd reduction(+ : total)
@@ -189,7 +191,6 @@ static void take_in(real *restrict y, real *restrict p, matrix v, idx n, idx K, 
         total += p[i];
     }
     for (idx j = 0; j < K; j++) y[j] *= shrink;
-    for (idx i = 0; i < n; i += DEEP) add_rows(y, p + i, v.at + i * v.down, v.down, K, least(n - i, DEEP));
     *sum = *sum * shrink + total, *top = high;
 }
 
@@ -204,7 +205,9 @@ static real attend_one(const attending *a, idx b, idx g, idx r, real *restrict p
         idx n = least(keys.past - s, STRIP);
         score(p, q, reals_of(at(a->k, b, g, 0, s), n, K, NULL), n, K, scale_of(a));
         adjust_one(p, look(a, b, s, 0, n, 1), a->softcap, bias ? bias + s : NULL);
-        take_in(y, p, reals_of(at(a->v, b, g, 0, s), n, K, NULL), n, K, &top, &sum);
+        weigh(y, p, n, K, &top, &sum);
+        matrix v = reals_of(at(a->v, b, g, 0, s), n, K, NULL);
+        for (idx i = 0; i < n; i += DEEP) add_rows(y, p + i, v.at + i * v.down, v.down, K, least(n - i, DEEP));
     }
     return finish(y, K, top, sum);
 }

@@ -1,7 +1,7 @@
 /* The heads of a plan: new keys and values into the cache, attention to those that are there.  A part of decode.c. */
 #pragma once
 
-enum { LONG = 1024, SHORT = 64 };
+enum { LONG = 1024, SHORT = 64, TOGETHER = 4 };
 
 /* Numbers of work to attend in blocks: the op's, a strip of keys and values, the queries, and a rotation's */
 static idx block_work(idx K) { return attention_work(0, K) + (2 * KEYS + QUERIES + 2) * K; }
@@ -22,11 +22,17 @@ static const real *recall(real *restrict y, const void *rows, const float *scale
     return y;
 }
 
+/* The same as a matrix; a product widens halves by itself. */
+static stored recalled(real *y, const void *rows, const float *scales, int kind, idx row, idx n, idx K) {
+    if (kind == FLOAT16) return (stored){kind, (const half *)rows + row * K, n, K};
+    return (stored){REALS, recall(y, rows, scales, kind, row, n, K), n, K};
+}
+
 /* The inverse: x [K] becomes a row. */
 static void keep(void *rows, float *scales, int kind, idx row, const real *restrict x, idx K) {
     if (kind == REALS) memcpy((real *)rows + row * K, x, K * sizeof(real));
 #if REAL == 32
-    if (kind == FLOAT16) to_float16((half *)rows + row * K, x, K, 1);
+    if (kind == FLOAT16) halve((half *)rows + row * K, x, K);
     if (kind == INT8) {
         int8_t *restrict y = (int8_t *)rows + row * K;
         real most = 0, zero = 0;                   /* zero is NaN if an x is NaN or infinite: then so is the scale */
@@ -40,20 +46,58 @@ static void keep(void *rows, float *scales, int kind, idx row, const real *restr
 #endif
 }
 
+/* y += Σ p[i] v[i] over n rows of V vectors, `down` bytes apart */
+INLINE void add_vectors(int kind, int V, real *y, const real *p, const char *v, idx n, idx down) {
+    vec sum[TOGETHER];
+    UNROLL for (int j = 0; j < V; j++) sum[j] = *(const loose *)(y + j * LANES);
+    for (idx i = 0; i < n; i++, v += down)
+        UNROLL for (int j = 0; j < V; j++) sum[j] += p[i] * numbers(kind, v + j * LANES * size_of(kind));
+    UNROLL for (int j = 0; j < V; j++) *(loose *)(y + j * LANES) = sum[j];
+}
+
+/* y [D] += p [E] v[E D], in the order of the rows of v */
+INLINE void add_values_of(int kind, real *y, const real *p, const stored *v) {
+    const idx n = v->E, K = v->D, size = size_of(kind);
+    const char *at = v->at;
+    idx k = 0;
+    while (k + LANES <= K) {
+        const int V = least((K - k) / LANES, TOGETHER);
+#define ADD(V) add_vectors(kind, V, y + k, p, at + k * size, n, K * size)
+        if (V == 1) ADD(1);
+        else if (V == 2) ADD(2);
+        else if (V == 3) ADD(3);
+        else ADD(TOGETHER);
+#undef ADD
+        k += V * LANES;
+    }
+    if (k == K) return;
+    vec rest = last_numbers(REALS, y + k, K - k);
+    for (idx i = 0; i < n; i++) rest += p[i] * last_numbers(kind, at + (i * K + k) * size, K - k);
+    memcpy(y + k, &rest, (K - k) * sizeof(real));
+}
+
+static void add_values(real *y, const real *p, const stored *v) {
+    if (v->kind == REALS) add_values_of(REALS, y, p, v);
+#if REAL == 32
+    else add_values_of(FLOAT16, y, p, v);
+#endif
+}
+
 /* y [K] of q [K] and the rows first .. past - 1 of a cache; work: LONG + (1 + 2 SHORT) K numbers */
 static void attend_to(real *y, const real *q, const kept *c, int kind, span rows, const char *mask, idx K,
                       real *work) {
     real *p = work, *keys = p + LONG, *values = keys + SHORT * K, *scaled = values + SHORT * K;
     real top = -INFINITY, sum = 0;
-    idx longest = kind == REALS ? LONG : SHORT;
+    idx longest = kind == INT8 ? SHORT : LONG;
     for (idx j = 0; j < K; j++) scaled[j] = q[j] / SQRT(K), y[j] = 0;
     for (idx s = rows.first; s < rows.past; s += longest) {
         idx n = least(rows.past - s, longest);
-        const real *k = recall(keys, c->k, c->k_scale, kind, s, n, K);
-        const real *v = recall(values, c->v, c->v_scale, kind, s, n, K);
-        stored_product(p, n, scaled, K, NULL, &(stored){REALS, k, n, K}, 1, 0, n, 0, NULL);
+        const stored k = recalled(keys, c->k, c->k_scale, kind, s, n, K);
+        const stored v = recalled(values, c->v, c->v_scale, kind, s, n, K);
+        stored_product(p, n, scaled, K, NULL, &k, 1, 0, n, 0, NULL);
         for (idx i = 0; mask && i < n; i++) p[i] = mask[s - rows.first + i] ? p[i] : -INFINITY;
-        take_in(y, p, (matrix){v, K, 1}, n, K, &top, &sum);
+        weigh(y, p, n, K, &top, &sum);
+        add_values(y, p, &v);
     }
     finish(y, K, top, sum);
 }
