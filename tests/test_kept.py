@@ -85,8 +85,10 @@ def test_a_generation_may_keep_keys_and_values_in_fewer_bits(monkeypatch):
     model = pyllama.create("llama", "python-docs", hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     texts = [model.generate("The", max_new_tokens=5, cache=cache) for cache in ("full", "f16", "int8")]
     assert kinds == ["reals", "f16", "int8"]
+    texts += [each.generate("The", max_new_tokens=5) for each in (model, model.quantize("f16"))]
+    assert kinds[3:] == ["reals", "f16"]                    # as it was computed, unless matrices are rounded already
     assert all(text.startswith("The") for text in texts)
-    with pytest.raises(UserError, match='cache is \'int4\'; it must be "full", "f16" or "int8"'):
+    with pytest.raises(UserError, match='cache is \'int4\'; it must be "auto", "full", "f16" or "int8"'):
         model.generate("The", cache="int4")
     with backend.use("numpy"), pytest.raises(UserError, match="cache f16 needs a model of float32 that runs as a plan"):
         model.generate("The", cache="f16")

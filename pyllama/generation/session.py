@@ -23,7 +23,7 @@ from pyllama.models.adapters import merged
 from pyllama.models.kv_cache import Cache, new_cache
 from pyllama.models.layers import token_scores
 from pyllama.params import leaves
-from pyllama.quantization import decoded_tree
+from pyllama.quantization import decoded_tree, is_quantized
 
 Tokens = Sequence[Sequence[int]]
 CACHES = {"full": "reals", "f16": "f16", "int8": "int8"}            # of GenerationConfig -> of decode/cache.py
@@ -226,10 +226,11 @@ def open_session(params: dict, config: Any, batch: int, room: int, memory: Memor
     params, config    the tree of parameters, whose adapters are merged here, and the configuration
     room              how many tokens a sequence may have
     memory            the encoded sources of an encoder-decoder, one for each sequence
-    cache             how a plan keeps keys and values: "full", in the precision of the computation, "f16" or "int8"
+    cache             how a plan keeps keys and values: "full", in the precision of the computation, "f16" or "int8";
+                      "auto" is "f16" where matrices are stored in a format of GGUF, else "full"
 
     The session runs a plan (see pyllama/decode) if the model has one and its arrays are the C kernels'.  Raises
-    UserError for another cache than "full" where no plan of float32 runs.
+    UserError for "f16" or "int8" where no plan of float32 runs.
 
     >>> import pyllama
     >>> from pyllama.generation.session import open_session
@@ -241,6 +242,8 @@ def open_session(params: dict, config: Any, batch: int, room: int, memory: Memor
     """
     params = merged(params, config)
     planned = has_plan(config, params)
+    if cache == "auto":                         # a half's error, 2^-11, is at most that of the matrices
+        cache = "f16" if planned and is_quantized(params) else "full"
     if cache != "full" and not (planned and dtype_of(params) == np.float32):
         raise UserError(f"cache {cache} needs a model of float32 that runs as a plan; remove it (`pyllama plan` shows "
                         f"whether it does)")

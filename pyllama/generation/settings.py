@@ -65,7 +65,7 @@ class GenerationConfig(SearchConfig):
     num_return_sequences: int = 1           # number of texts for each prompt
     stop_strings: tuple[str, ...] = ()      # stop before the first of these strings
     speculation: str = "auto"               # guess tokens from the text and verify them at once: auto, off, or how many
-    cache: Literal["full", "f16", "int8"] = "full"          # how keys and values are kept: in full, or in fewer bits
+    cache: Literal["auto", "full", "f16", "int8"] = "auto"  # bits of keys and values; auto: f16 beside stored matrices
     prompt_cache: str | None = None         # file to keep the prompt's keys and values in, and to take them from
     eos_token_id: int | Sequence[int] | None = of_files(None)       # ids that end a text; None: the model's
     output_scores: bool = of_files(False)   # fill Result.scores
@@ -83,7 +83,7 @@ class GenerationConfig(SearchConfig):
             ("repetition_penalty", 0 < self.repetition_penalty < np.inf, "above 0, where 1 means none"),
             ("num_return_sequences", self.num_return_sequences >= 1, "at least 1"),
             ("stop_strings", are_strings(self.stop_strings), "a sequence of non-empty strings, or one"),
-            ("cache", self.cache in ("full", "f16", "int8"), '"full", "f16" or "int8"'),
+            ("cache", self.cache in ("auto", "full", "f16", "int8"), '"auto", "full", "f16" or "int8"'),
             ("speculation", self.speculation in ("auto", "off") or self.speculation.isdecimal(),
              '"auto", "off" or a number of tokens'),
             ("seed", self.seed >= 0, "at least 0"))
