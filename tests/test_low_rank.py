@@ -195,5 +195,8 @@ def test_the_command_writes_a_smaller_model_that_is_trained_on_and_resumed_bit_f
     one, other = (checkpoint.load(tmp_path / name) for name in ("whole", "halves"))
     for name, a in one.tensors.items():
         np.testing.assert_array_equal(a, other.tensors[name], err_msg=name)
-    assert any(".first.weight" in name for name in one.tensors)
+    pairs = sum(".first.weight" in name for name in one.tensors)
+    capsys.readouterr()
+    assert main(["inspect", f"{tmp_path}/whole"]) == 0
+    assert f"{pairs} pairs of factors for matrices" in " ".join(capsys.readouterr().out.split())
     assert pyllama.load(tmp_path / "whole").generate("ab", max_new_tokens=3).startswith("ab")

@@ -155,6 +155,17 @@ def test_magnitudes_and_wandas_scores_are_the_sums_that_they_are_said_to_be():
                                          for k in range(of_channel.start, of_channel.stop)), rel=1e-12)
 
 
+def test_layers_are_scored_by_the_loss_unless_a_score_is_named():
+    c = llama.LlamaConfig(**SIZE)
+    p = in_float32(randomized(llama, c))
+    for layer, scale in zip(p["model"]["layers"], (3.0, 1.0, 0.1), strict=True):
+        layer["mlp"]["down_proj"]["weight"] *= scale
+    left = {score: int(np.flatnonzero(~pruned(p, c, Pruning(layers=1, score=score), ROWS).kept.layers)[0])
+            for score in (None, "taylor", "wanda")}
+    assert left[None] == left["taylor"] == int(np.argmin(taylor(p, c, ROWS).layers))
+    assert left["wanda"] == int(np.argmin(wanda(p, c, ROWS).layers)) != left[None]
+
+
 # The choice
 
 @given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=6), min_size=1, max_size=4), st.floats(0, 0.9),

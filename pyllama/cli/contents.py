@@ -61,6 +61,9 @@ def shared(config: Any) -> Iterator[str]:
         yield f"{counted(share, 'layer')} in a row share weights"
     if config.shares and config.factor:
         yield f"token embeddings of width {config.factor:,}"
+    if ranks := getattr(config, "ranks_by_layer", None):
+        pairs = sum(rank > 0 for of_layers in ranks.values() for rank in of_layers)
+        yield f"{counted(pairs, 'pair')} of factors for matrices"
     for field, noun in UNEVEN_PARTS.items():
         if sizes := getattr(config, field, None):
             yield f"{min(sizes):,} to {counted(max(sizes), noun)} in a layer"

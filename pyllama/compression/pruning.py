@@ -25,7 +25,7 @@ class Pruning:
     heads: float = 0.0                          # share of the key/value heads that leave, each with its query heads
     channels: float = 0.0                       # share of the feed-forward's channels that leave
     layers: int = 0                             # number of layers that leave
-    score: Literal["magnitude", "wanda", "taylor"] | None = None    # what counts (default: wanda if there is data)
+    score: Literal["magnitude", "wanda", "taylor"] | None = None    # what counts (default: see docs/pruning.md)
     even: bool = False                          # each layer loses equally many, so that other programs can read it
     repair: bool = True                         # refit output matrices on the text
 
@@ -68,7 +68,10 @@ def pruned(p: dict, c: Any, pruning: Pruning, rows: Rows | None = None) -> Prune
         raise UserError(f"the score {score} compares what a text does in the model; give data, or set score to "
                         f"magnitude")
     p = in_own_memory(p)
-    kept = chosen(SCORES[score](p, c, rows), c, pruning, comparable=score == "taylor")
+    scores = SCORES[score](p, c, rows)
+    if rows and pruning.layers and pruning.score is None:       # of layers, the size of what they add says little
+        scores = scores._replace(layers=SCORES["taylor"](p, c, rows).layers)
+    kept = chosen(scores, c, pruning, comparable=score == "taylor")
     return without(kept, p, c, rows if pruning.repair else None)
 
 
