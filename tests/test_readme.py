@@ -84,7 +84,7 @@ def test_the_op_that_is_shown_is_the_op_that_runs():
     assert derivation_and_code(ROOT / "pyllama/ops/rms_norm.py").strip() in README
 
 
-@pytest.mark.parametrize("page", ["README.md", "training.md", "parameters.md", "tasks.md"])
+@pytest.mark.parametrize("page", ["README.md", "training.md", "parameters.md", "tasks.md", "raspberry.md"])
 def test_every_command_runs(page, readers_folder):
     assert len(commands(PAGES[page])) > 3
     for words in commands(PAGES[page]):
@@ -155,7 +155,7 @@ def test_the_tables_of_commands_tasks_and_names_are_complete():
 
 
 @pytest.mark.parametrize("page", ["README.md", "commands.md", "training.md", "tasks.md", "testing.md",
-                                  "architecture.md"])
+                                  "architecture.md", "raspberry.md"])
 def test_every_flag_that_is_named_exists(page):
     known = {flag.name for command in COMMANDS.values() for flag in flags_of(command)} | {"config", "help", "debug"}
     known |= {"no_deps", "gradcheck_seed", "gradcheck_examples", "gradcheck_report"}     # of pip; of the pytest plugin

@@ -9,8 +9,8 @@ from sources import SCHEME
 DOCS = ROOT / "docs"
 RETOLD = {"textbook": "../textbook.md"}                     # chapters of the site
 FIRST = ("training", "lora", "parameters", "sharing", "bfloat16", "tasks", "distillation", "pruning", "generation",
-         "plan", "python", "commands", "testing", "verify", "vectors", "checkers", "explain", "gpu", "conventions",
-         "architecture")
+         "plan", "python", "commands", "testing", "verify", "vectors", "checkers", "explain", "gpu", "raspberry",
+         "conventions", "architecture")
 LINK = re.compile(r"(!?)\[([^][]+)\]\(([^()\s#]+)(#[^()\s]*)?\)")
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
