@@ -216,6 +216,21 @@ def in_a_byte(x):
     return (np.rint(x / step) * step).astype(np.float32)
 
 
+def in_halves(x):
+    """Keys or values, rounded as a cache of f16 keeps them."""
+    return x.astype(np.float16).astype(np.float32)
+
+
+def rounding(how):
+    """The dynamic graph rounds keys and values, but for those of a memory."""
+    def watch(op, call, inputs, options):
+        if op.name == "attention" and options.get("causal"):
+            inputs = inputs[0], how(inputs[1]), how(inputs[2]), *inputs[3:]
+        return call(*inputs, **options)
+
+    return watching(watch)
+
+
 def follows(found, rounded, exact):
     """Does the plan round as the dynamic graph does that rounds with NumPy?  Scores [N T V] of N texts.
 
@@ -240,14 +255,7 @@ def test_a_small_cache_rounds_keys_and_values(kind, cache):
     session = writer.session(cache=cache)
     found = np.stack([session.extend([[text[t]] for text in texts(writer)]).copy() for t in range(3)], axis=1)
     exact = [writer.scores(text, row) for row, text in enumerate(texts(writer))]
-    how = in_a_byte if cache == "int8" else lambda x: x.astype(np.float16).astype(np.float32)
-
-    def watch(op, call, inputs, options):                   # the keys of the memory are not rounded
-        if op.name == "attention" and options.get("causal"):
-            inputs = inputs[0], how(inputs[1]), how(inputs[2]), *inputs[3:]
-        return call(*inputs, **options)
-
-    with watching(watch):
+    with rounding(in_a_byte if cache == "int8" else in_halves):
         follows(found, [writer.scores(text, row) for row, text in enumerate(texts(writer))], exact)
     session.keep([0])
     other = seen(kind, batch=20).session(cache=cache)

@@ -9,7 +9,7 @@ from pyllama.errors import UserError
 from pyllama.generation import GenerationConfig, generate, speculation
 from pyllama.generation.kept import Kept
 from pyllama.generation.session import open_session
-from tests.test_decode import CONTEXT, EACH, THREADS, V, mixed, seen
+from tests.test_decode import CONTEXT, EACH, THREADS, V, Writer, mixed, seen
 from tests.test_generate import CHARACTERS, each_case, model
 
 pytestmark = pytest.mark.skipif(not backend.cpu, reason="the C kernels are not built")
@@ -85,6 +85,18 @@ def test_of_equal_scores_it_takes_the_first_as_numpy_does():
     head = writer.p["lm_head"]["weight"] if "lm_head" in writer.p else writer.p["model"]["embed_tokens"]["weight"]
     head[...] = head[6]
     assert opened(writer).follow(5, 3, V, [])[0] == [0, 0, 0]
+
+
+@pytest.mark.usefixtures("threads")
+def test_of_many_scores_it_takes_the_first_highest():
+    """They are compared some at a time; each is equal to another one far away."""
+    many = 1000
+    writer = Writer(replace(seen("llama").config, vocab_size=many, tie_word_embeddings=False), 1, "float32")
+    head = writer.p["lm_head"]["weight"]
+    head[many // 2:] = head[:many // 2]
+    wanted, _ = chosen_by_hand(opened(writer), 5, 12, among=many)
+    assert max(wanted) > 256
+    assert opened(writer).follow(5, 12, many, [])[0] == wanted
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
