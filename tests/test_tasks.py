@@ -79,7 +79,7 @@ def reviews(tmp_path):
 def test_every_model_learns_to_classify(model, reviews, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["finetune", "--task", "classify", "--model", model, "--data", reviews, "--out_dir", str(out),
-                 "--max_steps", "60", *SMALL, "--eval_steps", "60"]) == 0
+                 "--max_steps", "30", *SMALL, "--eval_steps", "30"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["accuracy"] == 1
     assert sum(map(sum, metrics["confusion"])) == metrics["rows"] == 8
