@@ -1,4 +1,4 @@
-"""A process loads only what it needs, because the other modules would take a third of its memory.
+"""A process loads only what it needs, because the other modules would take up to a quarter of its memory.
 
 NumPy, ml_dtypes, the tokenizers library and, for the command line, rich are needed, whatever they import themselves.
 """
