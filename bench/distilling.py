@@ -4,12 +4,14 @@
 
 Text: the teacher is llama2.c's stories260K (260,000 parameters), FOLDER/lm_en_tinystories.txt the text; the student
 has one of its five layers, 78,000 parameters.  Sentiment: the teacher is MiniLM (22.7 million parameters), fine-tuned
-as in bench/minilm.py, FOLDER/cls_sentiment_{train,dev}.jsonl the rows; the student is a BERT with one layer of width
-64.  Both runs also read fragments of the rows, which have the row's label, and the teacher's own scores (Tang et al.,
-2019, section 3.2.2).  A seed sets the weights and the batches of both runs of it.
+as in bench/minilm.py, FOLDER/cls_sentiment_{train,dev}.jsonl the rows; the student has two of its six layers and its
+table as two factors, 7.4 million parameters.  Both runs also read fragments of the rows, which have the row's label,
+and the teacher's own scores (Tang et al., 2019, section 3.2.2); a third run is alone and reads the rows as they are,
+in as many passes as take about as long.  A seed sets the new weights and the batches of the runs of it.
 """
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -27,13 +29,18 @@ SHARED = ROOT.parent / "shared"
 TEXT = "lm_en_tinystories.txt"
 OF_TEXT = ["--num_hidden_layers", "1", "--block_size", "64", "--batch_size", "16", "--max_steps", "450", "--eval_steps",
            "150", "--learning_rate", "3e-3", "--sample_tokens", "0"]
-OF_ROWS = ["--num_hidden_layers", "1", "--hidden_size", "64", "--num_attention_heads", "4", "--epochs", "3",
-           "--batch_size", "64", "--learning_rate", "1e-3", "--eval_steps", "100", "--max_length", "48"]
+# The last step is the only one evaluated: validation rows have fragments among the training rows, and choose nothing.
+OF_ROWS = ["--num_hidden_layers", "2", "--copy_layers", "--embedding_size", "112", "--batch_size", "64",
+           "--learning_rate", "3e-4", "--max_length", "48", "--validation", "0.02", "--eval_steps", "100000",
+           "--dtype", "bfloat16"]
+EPOCHS, EPOCHS_OF_ROWS = ["--epochs", "3"], ["--epochs", "5"]       # with fragments, and without
 FRAGMENTS, SHORTEST, LONGEST = 2, 3, 8          # fragments of a row, and their words
 ALONE = ["--alpha", "1"]
 WITH = {"text": ["--alpha", "0", "--temperature", "1"], "sentiment": ["--alpha", "0", "--temperature", "2"]}
-RUNS = {"": "{what}", "seed": "{seed}", "alone": "{alone:.4f}", "with the teacher": "{taught:.4f}"}
-SUMMARY = {"": "{what}", "teacher": "{teacher:.4f}", "alone": "{alone:.4f}", "with it": "{taught:.4f}",
+RUNS = {"": "{what}", "seed": "{seed}", "alone": "{alone:.4f}", "on whole rows": "{whole:.4f}",
+        "with the teacher": "{taught:.4f}"}
+SUMMARY = {"": "{what}", "teacher": "{teacher:.4f}", "alone": "{alone:.4f}", "on whole rows": "{whole:.4f}",
+           "with it": "{taught:.4f}",
            "difference": "{difference:+.4f}", "standard error": "{error:.4f}", "better in": "{better} of {seeds}"}
 
 
@@ -54,16 +61,15 @@ def accuracy(folder: Path) -> float:
     return files.read_json(folder / "metrics.json")["accuracy"]
 
 
-def pairs(what: str, common: list, seeds: int, folder: Path, measured) -> list:
-    """[{seed, alone, taught}, ...]: the measure of both runs of each seed."""
-    rows = []
-    for seed in range(seeds):
-        figures = {}
-        for name, flags in ("alone", ALONE), ("taught", WITH[what]):
-            out = folder / f"{what}-{seed}-{name}"
-            run(["distill", *common, *flags, "--seed", seed, "--out_dir", out])
-            figures[name] = measured(out)
-        rows.append({"what": what, "seed": seed, **figures})
+def measures(what: str, common: list, ways: dict, seeds: int, folder: Path, measured) -> list:
+    """[{what, seed, alone, taught, whole}, ...]: the measure of the runs of each seed, by the name of their way."""
+    rows: list = [{"what": what, "seed": seed, "whole": None} for seed in range(seeds)]
+    for name, flags in ways.items():
+        for row in rows:
+            out = folder / f"{what}-{row['seed']}-{name}"
+            run(["distill", *common, *flags, "--seed", row["seed"], "--out_dir", out])
+            row[name] = measured(out)
+            shutil.rmtree(out)
     return rows
 
 
@@ -74,6 +80,7 @@ def summary(rows: list, teacher: float, sign: int) -> dict:
             "alone": statistics.mean(row["alone"] for row in rows),
             "taught": statistics.mean(row["taught"] for row in rows),
             "difference": statistics.mean(differences), "better": sum(sign * d > 0 for d in differences),
+            "whole": None if rows[0]["whole"] is None else statistics.mean(row["whole"] for row in rows),
             "error": statistics.stdev(differences) / len(rows) ** 0.5 if len(rows) > 1 else 0.0}
 
 
@@ -97,7 +104,7 @@ def text(options, folder: Path) -> tuple[list, dict]:
     still = folder / "still"
     run(["distill", *common, "--num_hidden_layers", "5", "--copy_layers", *ALONE, "--max_steps", "1", "--learning_rate",
          "1e-12", "--out_dir", still])
-    rows = pairs("text", common, options.seeds, folder, loss)
+    rows = measures("text", common, {"alone": ALONE, "taught": WITH["text"]}, options.seeds, folder, loss)
     return rows, summary(rows, loss(still), -1)
 
 
@@ -106,10 +113,11 @@ def sentiment(options, folder: Path) -> tuple[list, dict]:
     teacher, test = options.classifier or folder / "minilm", ["--test_data", options.data / TEST]
     if not options.classifier:
         run(["finetune", "--task", "classify", "--model", weights(options.weights.absolute()), "--data",
-             options.data / TRAIN, *test, *FLAGS, "--out_dir", teacher])
+             options.data / TRAIN, *test, *FLAGS, "--dtype", "bfloat16", "--out_dir", teacher])
     rows = with_fragments(options.data / TRAIN, folder / "rows.jsonl")
-    common = [teacher, "--data", rows, *test, *OF_ROWS]
-    runs = pairs("sentiment", common, options.seeds, folder, accuracy)
+    ways = {"taught": ["--data", rows, *EPOCHS, *WITH["sentiment"]], "alone": ["--data", rows, *EPOCHS, *ALONE],
+            "whole": ["--data", options.data / TRAIN, *EPOCHS_OF_ROWS, *ALONE]}
+    runs = measures("sentiment", [teacher, *test, *OF_ROWS], ways, options.seeds, folder, accuracy)
     return runs, summary(runs, accuracy(teacher), 1)
 
 
