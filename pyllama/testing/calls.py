@@ -86,6 +86,7 @@ class Function:
         self.output_names = [y.name for y in getattr(func, "outputs", ()) if hasattr(y, "name")]       # of an Op
         self.notes: list[str] = []                      # filled while the function runs
         self.deadline: float | None = None
+        self.callable: set[tuple] = set()               # the code of passes that take so many arguments
 
     def require_time(self) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -122,15 +123,23 @@ class Function:
         def back(dys):
             dy = self.packed(y, dys)
             if self.form == "closure":
-                require_callable("back", rest, dy)
+                self.require_callable("back", rest, dy)
                 return self.per_leaf(rest(dy))
             first = arguments if self.form == "plain" else rest
             if self.fills:
                 return self.filled(dy, first, leaves)
-            require_callable("backward", self.backward, dy, *first)
+            self.require_callable("backward", self.backward, dy, *first)
             return self.per_leaf(self.backward(dy, *first))
 
         return outputs, back
+
+    def require_callable(self, name: str, func: Any, dy: Any, *others: Any) -> None:
+        """As the function below, once for each code: closures are new in each call, and inspect is slow."""
+        code = getattr(func, "__code__", None)
+        if (code, len(others)) not in self.callable:
+            require_callable(name, func, dy, *others)
+        if code:
+            self.callable.add((code, len(others)))
 
     def fits(self, rest: Any) -> bool:
         return callable(rest) if self.form == "closure" else isinstance(rest, tuple | list)
