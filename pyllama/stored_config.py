@@ -14,8 +14,8 @@ def reading_notes(saved: checkpoint.Checkpoint) -> tuple[str, ...]:
     family = MODELS[kind].config
     again = family.from_dict(stored).to_dict()["model_type"]
     written = saved.config.get("model_type", again)
-    retyped = (f"config.json says {written}, which transformers computes in another way; saved again, the model is of "
-               f"type {again}",) if written != again else ()
+    retyped = (f"config.json says {written}, which transformers refuses or computes in another way; saved again, the "
+               f"model is of type {again}",) if written != again else ()
     return (*retyped, *family.notes_on(stored))
 
 

@@ -38,6 +38,8 @@ def lasting(scores: list[np.ndarray], share: float, even: bool, name: str) -> li
 def whole_share(share: float, total: int, name: str, whose: str, least: int = 1) -> int:
     """The number of parts that a share is.  Raises UserError if it is none, or leaves fewer than `least`."""
     count = math.floor(share * total + 1e-9)            # of 100 parts, 0.29 are 29, and not 28
+    if share and total == least:
+        raise UserError(f"{name} is {share}, but a layer has only one of them, and every layer keeps one; set it to 0")
     if share and not count:
         raise UserError(f"{name} is {share}, less than one of {whose}{total} {name}; make it at least "
                         f"{math.ceil(1000 / total) / 1000}")

@@ -47,8 +47,8 @@ def repaired(p: dict, c: Any, kept: Kept, rows: Rows) -> dict[str, Fit]:
     def replacement(name, w, x, y):
         if name not in columns:
             return w
-        if not columns[name].any():                     # of a layer that leaves
-            return np.zeros_like(w)
+        if not columns[name].any():                     # of a layer that leaves, with its biases
+            return None
         fits.setdefault(name, fitted(w, x, y, columns[name]))
         return fits[name].weight
 

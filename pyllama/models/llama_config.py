@@ -144,10 +144,13 @@ class LlamaConfig(FactoredConfig):
                    bos_token_id=shape.bos_id, eos_token_id=shape.eos_id)
 
     def same_in_transformers(self) -> type[Config] | None:
-        """LLaMA in transformers has no window and Mistral no biases; see Config.same_in_transformers."""
+        """LLaMA in transformers has no window and Mistral no biases; see Config.same_in_transformers.
+
+        For its LLaMA, but not for its Mistral, H must divide D, which it need not after pruning.
+        """
         if self.rope_interleaved:
             return None
-        if self.sliding_window is None:
+        if self.sliding_window is None and self.hidden_size % self.num_attention_heads == 0:
             return LlamaConfig
         return None if self.attention_bias or self.mlp_bias else MistralConfig
 

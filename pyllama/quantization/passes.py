@@ -60,6 +60,7 @@ def side_by_side(p: dict, c: Any, rows: Rows, replacement: Callable) -> None:
 
     replacement(name, w, x, y) returns the other's [E D] in place of w [E D], whose inputs are x [N D] in the model and
     y [N D] in the other one; of a table of embeddings x and y are None.  It is called in the order of the computation.
+    It may return None for a product that the other model lacks, with its bias: zeros then take its place.
     The leaves of p must own their memory.
     """
     name_of = naming(p)
@@ -80,7 +81,9 @@ def side_by_side(p: dict, c: Any, rows: Rows, replacement: Callable) -> None:
         other = replacement(name, w, *last[1:])
         if op.name != "linear":
             return np.float32(0), None          # the loss is not used
-        return np.concatenate([call(x[:half], w, *others)[0], call(x[half:], other, *others)[0]]), None
+        ours = call(x[:half], w, *others)[0]
+        theirs = np.zeros_like(ours) if other is None else call(x[half:], other, *others)[0]
+        return np.concatenate([ours, theirs]), None
 
     with watching(watch):
         run(p, c, {name: np.concatenate([a, a]) for name, a in rows.inputs.items()}, recompute=True)
