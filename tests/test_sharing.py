@@ -148,6 +148,7 @@ def test_projected_rows_begin_in_the_size_of_whole_ones():
     ({"share_layers": "1,,1"}, "share_layers is '1,,1'; it must be the number of layers in a row that share weights, "
                                "or the number of each layer's weights, such as 1,2,1,2"),
     ({"share_layers": 0.5}, "share_layers is 0.5; it must be the number of layers"),
+    ({"share_layers": [1, 1.5, 2, 2]}, r"share_layers is \[1, 1\.5, 2, 2\]; it must be the number of layers"),
     ({"embedding_size": 13}, "embedding_size is 13, above the model's width 12, which saves nothing; make it smaller"),
     ({"embedding_size": 0}, "embedding_size is 0; it must be at least 1")])
 def test_a_pattern_that_does_not_fit_is_refused(fields, message):
@@ -214,6 +215,8 @@ def test_the_width_and_the_groups_of_an_albert_are_its_own(tmp_path):
     np.testing.assert_array_equal(again.logits(IDS)[0], model.logits(IDS)[0])
     with pytest.raises(UserError, match="has inner_group_num = 2; albert supports only 1"):
         albert.AlbertConfig.from_dict(c.to_dict() | {"inner_group_num": 2})
+    with pytest.raises(UserError, match="position_embedding_type = 'relative_key'; albert supports only"):
+        albert.AlbertConfig.from_dict(c.to_dict() | {"position_embedding_type": "relative_key"})
     with pytest.raises(UserError, match="num_hidden_layers 4 is not a multiple of num_hidden_groups 3; change one"):
         replace(c, num_hidden_groups=3)
 
@@ -269,6 +272,7 @@ def test_a_run_that_shares_is_resumed_bit_for_bit_and_described(tmp_path, capsys
     out = " ".join(capsys.readouterr().out.split())
     assert "4 layers, 2 heads, width 8, weights of 2 layers, in the order 1,2,2,1, token embeddings of width 4" in out
     assert f"parameters {sum(a.size for a in one.tensors.values()):,} in" in out
+    assert [*contents.shared(llama_of(share_layers=[1, 2, 3, 4]).config)] == ["token embeddings of width 5"]
     assert [*contents.shared(llama_of().config)] == ["2 layers in a row share weights", "token embeddings of width 5"]
 
 

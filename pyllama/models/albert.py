@@ -30,7 +30,8 @@ class AlbertConfig(Config):
     TYPE = "albert"
     HEADS: ClassVar = {head: name.replace("Bert", "Albert") for head, name in bert.BertConfig.HEADS.items()}
     ALIASES: ClassVar = {"AlbertForPreTraining": "masked_lm"}
-    ONLY: ClassVar = {"inner_group_num": 1, "tie_word_embeddings": True, "quantization_config": None}
+    ONLY: ClassVar = {"inner_group_num": 1, "position_embedding_type": "absolute", "tie_word_embeddings": True,
+                      "quantization_config": None}
     ROOT = "albert"
     BODY = ("albert.embeddings.", "albert.encoder.")
     DROPOUTS = ("hidden_dropout_prob", "classifier_dropout_prob")

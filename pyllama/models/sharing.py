@@ -8,6 +8,7 @@
 A weight that is used several times gets the sum of the gradients of its uses: see layers.through and layers.with_head.
 """
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -88,7 +89,7 @@ def pattern(share: Any) -> Pattern:
     if isinstance(share, int):
         return share
     try:
-        numbers = [int(number) for number in (share.split(",") if isinstance(share, str) else share)]
+        numbers = [*map(int, share.split(","))] if isinstance(share, str) else [*map(operator.index, share)]
     except (TypeError, ValueError):
         raise UserError(f"share_layers is {share!r}; it must be the number of layers in a row that share weights, or "
                         f"the number of each layer's weights, such as 1,2,1,2") from None
