@@ -154,6 +154,7 @@ def test_a_stopped_run_on_damaged_text_goes_on_bit_for_bit(model, text, tmp_path
 @pytest.mark.parametrize(("flags", "message"), [
     (["--model", "bert", "--tokenizer", "char"], "this tokenizer has no <mask>"),
     (["--model", "bart"], "a bart learns from text with masked tokens, but this tokenizer has no <mask>"),
+    (["--model", "albert"], "an albert learns from text with masked tokens, but this tokenizer has no <mask>"),
     (["--model", "gpt2", "--sliding_window", "4"], "sliding_window applies only to llama"),
     (["--model", "bart", "--tokenizer", "bpe", "--bias"], "bias applies only to llama"),
     (["--model", "bert", "--tokenizer", "bpe", "--tie_word_embeddings"], "tie_word_embeddings applies only to "),

@@ -273,7 +273,8 @@ def balanced(names, answers) -> list[float]:
 def require_head(task: Task, kind: str) -> None:
     """Raise UserError if no model of this family has the head that the task needs."""
     if kind not in task.models():
-        raise UserError(f"a {kind} model cannot do the task {task.name}; choose one of {', '.join(task.models())}")
+        raise UserError(f"{with_article(kind)} model cannot do the task {task.name}; choose one of "
+                        f"{', '.join(task.models())}")
 
 
 def framed(tokenizer: Tokenizer, config) -> Tokenizer:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pyllama.device import on_host
-from pyllama.errors import UserError, check_choices
+from pyllama.errors import UserError, check_choices, with_article
 from pyllama.low import rounded, total, widened
 from pyllama.models import encoder
 from pyllama.models.layers import token_scores
@@ -188,8 +188,8 @@ def read(ids, p, c, **options):
 
         return Read(x, x, c.model.head(p, c), None), back
     if c.learns != "masked tokens":
-        raise UserError(f"a {c.TYPE} with the head {c.head!r} predicts neither the next nor masked tokens, which "
-                        f"distillation needs; choose another model")
+        raise UserError(f"{with_article(c.TYPE)} with the head {c.head!r} predicts neither the next nor masked tokens, "
+                        f"which distillation needs; choose another model")
     x, hidden_back = c.model.hidden(ids, p[c.ROOT], c, **options)
     (y, b), transform_back = c.model.transform(x, p, c)
 

@@ -82,8 +82,8 @@ def needs_mask(learns: Learns) -> bool:
 def require_mask(kind: str, tokenizer: Tokenizer) -> None:
     """Raise UserError if the tokenizer has no mask token, which a model of this kind needs."""
     if tokenizer.mask_id is None:
-        raise UserError(f"a {kind} learns from text with masked tokens, but this tokenizer has no <mask> or [MASK]; "
-                        f"learn one with tokenizer bpe, or give a tokenizer.json that has one")
+        raise UserError(f"{with_article(kind)} learns from text with masked tokens, but this tokenizer has no <mask> "
+                        f"or [MASK]; learn one with tokenizer bpe, or give a tokenizer.json that has one")
 
 
 def masked(config, tokenizer: Tokenizer) -> Damage:
