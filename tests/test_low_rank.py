@@ -135,23 +135,23 @@ def test_a_pruned_model_is_factorized():
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_a_folder_has_the_factors_and_a_gguf_file_their_products(interleaved, tmp_path):
     """Adjacent rotary pairs are moved in the rows of the second factors alone."""
-    c = llama.LlamaConfig(**SIZE, rope_interleaved=interleaved)
-    smaller = factorized(randomized(llama, c), c, 0.7)
-    model = Model(smaller.config, smaller.params)
+    c = llama.LlamaConfig(**SIZE, head_dim=4, rope_interleaved=interleaved,
+                          ranks_by_layer={"q_proj": [3, 0], "k_proj": [2, 4]})
+    model = Model(c, in_own_memory(randomized(llama, c)))
     model.save(tmp_path / "folder")
     assert checkpoint.load(tmp_path / "folder").config["model_type"] == "pyllama-llama"
     again = pyllama.load(tmp_path / "folder")
     assert again.notes == ()
-    assert again.config.ranks_by_layer == smaller.config.ranks_by_layer
+    assert again.config.ranks_by_layer == c.ranks_by_layer
     want = model.logits(IDS)[0]
     np.testing.assert_allclose(again.logits(IDS)[0], want, rtol=0, atol=1e-4 * np.abs(want).max())
     model.save(tmp_path / "model.gguf")
     np.testing.assert_allclose(pyllama.load(tmp_path / "model.gguf").logits(IDS)[0], want, rtol=0,
                                atol=1e-4 * np.abs(want).max())
     quantized = model.quantize("q8_0")
-    assert quantized.params["model"]["layers"][0]["mlp"]["up_proj"].keys() <= {"first", "second", "weight"}
+    assert quantized.params["model"]["layers"][0]["self_attn"]["q_proj"].keys() == {"first", "second"}
     with pytest.raises(UserError, match="requires ranks_by_layer = None"):
-        llama2c.write(tmp_path / "model.bin", replace(smaller.config, rms_norm_eps=1e-5), model.params)
+        llama2c.write(tmp_path / "model.bin", replace(c, rms_norm_eps=1e-5, head_dim=None), model.params)
 
 
 # What is refused

@@ -190,6 +190,11 @@ def test_the_lowest_scores_leave_and_every_layer_keeps_one(scores, share, even):
         assert max(max(each[~mask], default=0) for each, mask in zip(scores, masks, strict=True)) <= min(crowded)
 
 
+def test_the_last_part_of_a_layer_stays_whatever_its_score():
+    masks = lasting([np.array([0.0]), np.array([1.0, 2.0, 3.0])], 0.5, False, "heads")
+    assert [mask.tolist() for mask in masks] == [[True], [False, False, True]]
+
+
 # Repair
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 99), st.booleans())
@@ -284,7 +289,7 @@ UNEVEN = llama.LlamaConfig(**SIZE, num_key_value_heads_by_layer=[3, 1, 2], inter
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_a_folder_has_the_sizes_and_is_not_for_transformers(interleaved, tmp_path):
     """Adjacent rotary pairs are moved in each head, of which layers have different numbers."""
-    c = replace(UNEVEN, rope_interleaved=interleaved)
+    c = replace(UNEVEN, head_dim=4, rope_interleaved=interleaved)
     model = Model(c, in_float32(randomized(llama, c)))
     model.save(tmp_path)
     assert checkpoint.load(tmp_path).config["model_type"] == "pyllama-llama"
