@@ -22,10 +22,10 @@ SETTINGS = Settings(batch_size=4, block_size=24, max_steps=2, warmup_steps=0, sh
 MASKED = ("bert", "bart")
 
 
-def configuration(model):
+def configuration(model, width=16):
     family = MODELS[model].config
-    return family.small(Dimensions(vocab_size=TOKENS.vocab_size, context=24, head=next(iter(family.LEARNS)), width=16,
-                                   layers=1, heads=2, dropout=0.0))
+    return family.small(Dimensions(vocab_size=TOKENS.vocab_size, context=24, head=next(iter(family.LEARNS)),
+                                   width=width, layers=1, heads=2, dropout=0.0))
 
 
 def source(model):

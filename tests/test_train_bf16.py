@@ -148,8 +148,12 @@ def test_a_tied_matrix_has_the_sum_of_both_gradients_in_float32():
 
 @pytest.mark.parametrize("model", [kind for kind, family in MODELS.items() if family.config.LEARNS])
 def test_every_family_learns_from_text_as_in_float32(model):
-    """Two steps: one rounding changes a number by 2 ** -8 of it at most, and in the mean over tokens most cancel."""
-    text, config = test_objectives.source(model), test_objectives.configuration(model)
+    """Two steps: one rounding changes a number by 2 ** -8 of it at most, and in the mean over many most cancel.
+
+    Tokens that are hidden have nearly the same vectors before anything is learned, so that the mean is over the numbers
+    of a vector: at a width of 16 the norms of 40 seeds differed by up to 2 ** -5.5, at 128 those of 20 by 2 ** -8.7.
+    """
+    text, config = test_objectives.source(model), test_objectives.configuration(model, width=128)
     steps = [[record[:3] for record in loop.train(loop.start(config, settings), text, settings)] for settings in
              (replace(test_objectives.SETTINGS, dtype=dtype) for dtype in ("float32", "bfloat16"))]
     np.testing.assert_allclose(steps[1], steps[0], rtol=2 ** -8)
