@@ -1,13 +1,13 @@
 """What a family of models says about itself: its configuration, its parameters and its functions."""
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from pyllama import params
 from pyllama.models import LIBRARY_ONLY, MODELS, llama, textbook
 from pyllama.models.init import outlines
-from tests.test_models import repeats_its_parent, small
+from tests.test_models import DROPOUT, INPUTS, repeats_its_parent, small
 
 
 def test_families_that_repeat_their_parents_are_known():
@@ -28,6 +28,21 @@ def test_a_family_says_what_the_commands_and_tasks_ask_for(kind):
         names = [name for name, _ in params.leaves(model.init(c))]
         assert all(any(name.startswith(prefix) for name in names) for prefix in family.BODY)
     assert {*family.LEARNS} <= {*family.HEADS}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_each_dropout_rate_of_a_family_changes_the_loss_of_some_head(kind):
+    """Each alone, so that none stands in for another."""
+    model, family = MODELS[kind]
+    for rate in family.DROPOUTS:
+        changed = []
+        for head in set(family.HEADS) & set(INPUTS):
+            c = replace(small(kind, head), **dict.fromkeys(family.DROPOUTS, 0.0))
+            p = model.init(c, dtype="float64")
+            plain, dropped = (model.loss(*INPUTS[head], p, each, draw=DROPOUT)[0] for each in
+                              (c, replace(c, **{rate: 0.5})))
+            changed.append(plain != dropped)
+        assert any(changed), rate
 
 
 @pytest.mark.parametrize(("kind", "head"), [(kind, head) for kind in MODELS for head in MODELS[kind].config.HEADS])

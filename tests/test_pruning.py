@@ -165,6 +165,19 @@ def test_layers_are_scored_by_the_loss_unless_a_score_is_named():
 
 # The choice
 
+@pytest.mark.parametrize(("score", "names"), [("magnitude", ("gate_proj", "up_proj", "down_proj")),
+                                              ("wanda", ("down_proj",))])
+def test_the_scale_of_a_layers_weights_does_not_decide_what_leaves(score, names):
+    """A power of two, in the last layer, which no other layer reads; so its scores are multiples to the bit."""
+    c = llama.LlamaConfig(**SIZE)
+    p = in_float32(randomized(llama, c))
+    pruning = Pruning(channels=0.3, score=score, repair=False)
+    kept = pruned(p, c, pruning, ROWS).kept.channels
+    for name in names:
+        p["model"]["layers"][2]["mlp"][name]["weight"] *= 64
+    np.testing.assert_array_equal(pruned(p, c, pruning, ROWS).kept.channels, kept)
+
+
 @given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=6), min_size=1, max_size=4), st.floats(0, 0.9),
        st.booleans())
 def test_the_lowest_scores_leave_and_every_layer_keeps_one(scores, share, even):

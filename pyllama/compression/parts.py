@@ -87,5 +87,4 @@ def configured(c: Any, kept: Kept) -> Any:
     if "layer_types" in c.names():              # whose windows depend on the number of a layer
         changes["layer_types"] = ["sliding_attention" if c.window(i) else "full_attention" for i in stay] \
             if c.use_sliding_window else None
-        changes["max_window_layers"] = sum(i < c.max_window_layers for i in stay)
     return replace(c, **changes)
