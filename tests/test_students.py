@@ -48,6 +48,14 @@ def test_a_student_of_a_teacher_with_shared_layers_shares_as_many_as_divide_its_
     assert [len(model.params["model"]["layers"]) for model in shared] == [1, 1, 3, 2]
 
 
+def test_layers_of_a_student_are_equal_and_groups_of_an_albert_divide_them():
+    pruned = of_family("llama", intermediate_size_by_layer=[3, 12, 5])
+    assert not student.shape_of(pruned, student.Student(num_hidden_layers=2)).is_uneven
+    teacher = of_family("albert", layers=4, num_hidden_groups=4)
+    assert student.shape_of(teacher, student.Student(num_hidden_layers=2)).num_hidden_groups == 2
+    assert student.shape_of(teacher, student.Student(num_hidden_layers=3)).num_hidden_groups == 1
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
 def test_a_table_of_two_factors_is_the_nearest_to_the_teachers(kind):
     """Its distance is the norm of the singular values left out, about 1: float32 has it to some eps, hence 1e-5."""

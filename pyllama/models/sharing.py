@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from pyllama.errors import UserError
+from pyllama.errors import UserError, counted
 from pyllama.models.config import Config
 
 SHARING = ("share_layers", "embedding_size")                # the fields; config.json has them if weights are shared
@@ -108,8 +108,8 @@ def require_order(share: list[int], lengths: dict[str, int]) -> None:
     """
     for name, layers in lengths.items():
         if len(share) != layers:
-            raise UserError(f"share_layers {spelled(share)} is a pattern of {len(share)} layers, but {name} is "
-                            f"{layers}; give a number for each layer")
+            raise UserError(f"share_layers {spelled(share)} is a pattern of {counted(len(share), 'layer')}, but "
+                            f"{name} is {layers}; give a number for each layer")
     by_first_use = [*dict.fromkeys(share)]
     if by_first_use != [*range(1, len(by_first_use) + 1)]:
         raise UserError(f"share_layers is {spelled(share)}, but its numbers must be 1, 2, ... in the order of their "

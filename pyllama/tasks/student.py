@@ -69,6 +69,8 @@ def shape_of(teacher: pretrained.Model, s: Student) -> Config:
                                    if own in c.names() and value != size_of(c, name)}
         if "share_layers" in c.names():
             changes["share_layers"] = sharing.fitting(c.share_layers, layers)
+        if "num_hidden_groups" in c.names():
+            changes["num_hidden_groups"] = sharing.fitting(c.num_hidden_groups, layers)
         changes |= dict.fromkeys({*UNEVEN, RANKS} & c.names())  # a new model has equal layers of whole matrices
         if s.num_attention_heads or s.hidden_size:              # of the teacher's heads
             changes |= dict.fromkeys({"num_key_value_heads", "head_dim"} & c.names())
