@@ -99,7 +99,7 @@ def forward(a, b, q, k, target, mask=None, segments=None, *, causal=False, windo
 
 def backward(dloss, a, b, q, k, target, p, o, r, row, *, ignore_index=-100, count=None, **options):
     scale = dloss / (q.shape[1] * denominator(a, target, ignore_index, count))
-    scale = np.where(valid(target, ignore_index), scale, 0)[:, None, :, None]
+    scale = np.where(valid(target, ignore_index)[:, None, :, None], scale, 0)
     dz = (o - p) * scale * q.shape[-1] ** -0.5
     dw = p * (r - row[..., None]) * scale * a.shape[-1] ** -0.5
     return dw @ b, dw.swapaxes(-1, -2) @ a, dz @ k, dz.swapaxes(-1, -2) @ q, None, None, None
