@@ -71,13 +71,14 @@ def ranks(decompositions: dict[str, Decomposition], share: float) -> dict[str, i
     Raises UserError if it does not suffice for one rank of each.
     """
     shapes = {name: (len(d.left), d.right.shape[1]) for name, d in decompositions.items()}
-    total, least = sum(F * D for F, D in shapes.values()), sum(map(sum, shapes.values()))
+    chosen = {name: int(fits_beside(1, F, D)) for name, (F, D) in shapes.items()}
+    total = sum(F * D for F, D in shapes.values())
+    least = sum(F + D if chosen[name] else F * D for name, (F, D) in shapes.items())
     left = share * total - least
     if left < 0:
         raise UserError(f"rank is {share}, too small for one rank of every matrix, which has {least:,} of {total:,} "
                         f"numbers; make it at least {math.ceil(1000 * least / total) / 1000}")
-    chosen = dict.fromkeys(decompositions, 1)
-    offers = [offer for name, d in decompositions.items() if (offer := next_offer(name, d, 1))]
+    offers = [next_offer(name, decompositions[name], 1) for name, rank in chosen.items() if rank]
     heapq.heapify(offers)
     while offers:
         _, name, cost = heapq.heappop(offers)
@@ -86,19 +87,19 @@ def ranks(decompositions: dict[str, Decomposition], share: float) -> dict[str, i
         left -= cost
         d, (F, D) = decompositions[name], shapes[name]
         chosen[name] = chosen[name] + 1 if fits_beside(chosen[name] + 1, F, D) else 0
-        if chosen[name] and (offer := next_offer(name, d, chosen[name])):
-            heapq.heappush(offers, offer)
+        if chosen[name]:
+            heapq.heappush(offers, next_offer(name, d, chosen[name]))
     return chosen
 
 
-def next_offer(name: str, d: Decomposition, rank: int) -> tuple[float, str, int] | None:
+def next_offer(name: str, d: Decomposition, rank: int) -> tuple[float, str, int]:
     """(minus the worth of a number, the name, the numbers) of one rank more, or of the whole matrix."""
     F, D = len(d.left), d.right.shape[1]
     squares = np.square(d.values)
     total = float(squares.sum()) or 1.0
     if fits_beside(rank + 1, F, D):
         return -float(squares[rank]) / total / (F + D), name, F + D
-    cost = max(1, F * D - rank * (F + D))
+    cost = F * D - rank * (F + D)
     return -float(squares[rank:].sum()) / total / cost, name, cost
 
 
