@@ -3,7 +3,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -113,14 +113,21 @@ def require_alike(teacher: pretrained.Model, student: pretrained.Model, settings
     if a.context is not None and settings.block_size > a.context:
         raise UserError(f"block_size is {settings.block_size}, but the teacher sees only {a.context} tokens; make "
                         f"block_size smaller")
-    heads = {size_of(config, "num_attention_heads") for config in (a, b)}
-    if s.attention and (None in heads or len(heads) > 1):
-        raise UserError(f"the teacher has {size_of(a, 'num_attention_heads')} heads of attention, the student "
-                        f"{size_of(b, 'num_attention_heads')}, so they cannot be compared; set attention to 0, or "
-                        f"num_attention_heads to the teacher's")
+    heads = [heads_of_last(config) for config in (a, b)]
+    if s.attention and heads[0] != heads[1]:
+        raise UserError(f"the teacher's last layer has {heads[0]} heads of attention, the student's {heads[1]}, so "
+                        f"they cannot be compared; set attention to 0, or give a student with as many heads")
     if s.hidden and a.hidden_size != b.hidden_size:
         raise UserError(f"the student's hidden states have {b.hidden_size} numbers, the teacher's {a.hidden_size}, so "
                         f"they cannot be compared; set hidden to 0, or hidden_size to {a.hidden_size}")
+
+
+def heads_of_last(config: Any) -> int:
+    """The number of query heads in the last layer: a pruned model may have fewer there than elsewhere."""
+    heads = size_of(config, "num_attention_heads")
+    if not config.is_uneven:
+        return heads
+    return heads // config.groups * config.groups_of(config.num_hidden_layers - 1)
 
 
 def require_effect(settings: Settings, s: Distillation) -> None:
