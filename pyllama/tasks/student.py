@@ -136,7 +136,7 @@ def copied(tree: dict, teacher: dict) -> dict:
         if twin(name) not in source or np.shape(source[twin(name)]) != np.shape(leaf):
             raise UserError(f"copy_layers needs a student of the teacher's family and width, but the teacher has no "
                             f"{twin(name)} of shape {np.shape(leaf)}; remove copy_layers, or the sizes but "
-                            f"num_hidden_layers and embedding_size")
+                            f"num_hidden_layers")
     return params.rebuild(tree, iter([source[twin(name)].copy() if np.ndim(leaf) else source[twin(name)]
                                       for name, leaf in params.leaves(tree)]))
 
