@@ -57,13 +57,15 @@ def attention_loss(student, teacher, target, *, count):
 
     student, teacher    a LastAttention of each, with as many heads
     target [B T]        as in ops/attention_divergence.py
+    count               the divisor, of a step whose rows are computed in parts
 
     back(dloss) leaves the gradients with the student, whose backward pass adds them.
     """
     masks = dict(zip(("mask", "segments"), student.inputs[3:], strict=False))
     windows = [one.options["window"] for one in (student, teacher) if one.options.get("window") is not None]
     loss, divergence_back = attention_divergence(*teacher.by_head(), *student.by_head(), target, **masks,
-                                                 causal=student.options["causal"], window=min(windows, default=None))
+                                                 causal=student.options["causal"], window=min(windows, default=None),
+                                                 count=count)
 
     def back(dloss):
         _, _, dq, dk, *_ = divergence_back(dloss)
