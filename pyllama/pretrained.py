@@ -188,10 +188,7 @@ class Model:
             for note in model_file.write(folder, self.config, self.params, self.tokenizer, force):
                 warnings.warn(note, stacklevel=2)
             return
-        reasons = {"contains a run": (folder / "checkpoints").exists(), "belongs to a run": checkpoint.in_run(folder),
-                   "contains an adapter": (folder / peft.CONFIG).exists()}
-        if what := next((what for what, is_so in reasons.items() if is_so), ""):
-            raise UserError(f"{folder} {what}, which a saved model would damage; choose another folder")
+        require_unused(folder)
         tree, config = decoded_tree(merged(self.params, self.config)), self.config
         if getattr(config, "rope_interleaved", False) and not config.HEAD_NORMS:
             tree, config = llama2c.to_halves(tree, config)      # the order of rows in Hugging Face's files
@@ -210,6 +207,14 @@ class Model:
             files.export(folder / config_file.FILE, [files.to_json(self.generation_config)])
         for name, text in of_tokenizer.items():
             files.export(folder / name, [text.encode()])
+
+
+def require_unused(folder: Path) -> None:
+    """Raise UserError if the folder contains a run or an adapter, or is a checkpoint: a saved model would damage it."""
+    reasons = {"contains a run": (folder / "checkpoints").exists(), "belongs to a run": checkpoint.in_run(folder),
+               "contains an adapter": (folder / peft.CONFIG).exists()}
+    if what := next((what for what, is_so in reasons.items() if is_so), ""):
+        raise UserError(f"{folder} {what}, which a saved model would damage; choose another folder")
 
 
 def check_dtype(dtype: str, *choices: str) -> None:

@@ -50,6 +50,11 @@ def test_nothing_that_is_there_is_replaced(folder, tmp_path, capsys):
     for dst, message in ((model, "are the same folder"), (f"{tmp_path}/a.gguf", "prune writes a folder")):
         assert main(["prune", model, dst, *half]) == 2
         assert message in capsys.readouterr().err
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    assert main(["prune", model, f"{tmp_path}/run", *half]) == 2
+    said = capsys.readouterr()
+    assert "contains a run, which a saved model would damage; choose another folder" in said.err
+    assert not said.out                                         # refused before anything is computed
     assert main(["prune", model, f"{tmp_path}/small", *half]) == 0
     assert main(["prune", model, f"{tmp_path}/small", *half]) == 2
     assert "contains a model; give another folder, or --force to replace it" in capsys.readouterr().err

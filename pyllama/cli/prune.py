@@ -12,7 +12,7 @@ from pyllama.compression.parts import Kept, require_plain
 from pyllama.compression.pruning import Pruned, Pruning, pruned
 from pyllama.errors import UserError, counted
 from pyllama.models.adapters import merged
-from pyllama.pretrained import Model
+from pyllama.pretrained import Model, require_unused
 from pyllama.quantization import decoded_tree
 from pyllama.quantization.sample import Sample
 from pyllama.training import checkpoint
@@ -57,6 +57,7 @@ def require_new(src: Path, dst: Path, force: bool) -> None:
         raise UserError(f"{dst} would be a GGUF file, but prune writes a folder; prune to one, and quantize that")
     if (dst / checkpoint.CONFIG).exists() and not force:
         raise UserError(f"{dst} contains a model; give another folder, or --force to replace it")
+    require_unused(dst)
 
 
 def describe(tree: dict, smaller: Pruned) -> None:
