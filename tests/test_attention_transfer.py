@@ -4,11 +4,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import pyllama
 from pyllama import params
+from pyllama.errors import UserError
 from pyllama.op import watching
 from pyllama.ops import softmax
+from pyllama.tasks import distill
 from pyllama.testing import check_partials
 from pyllama.training.distilling import Distillation, Teacher, loss_of, read
+from pyllama.training.loop import Settings
+from tests.shared import written
 from tests.test_distilling import batch, configuration, randomized
 
 STUDENT = configuration("llama", num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
@@ -84,3 +89,25 @@ def test_one_model_and_itself_do_not_differ():
     plain, _ = loss_of(TEACHER, Distillation(alpha=1.0))(ids, labels, p=p, c=STUDENT)
     value, _ = loss_of(Teacher(p, STUDENT), ATTENTION)(ids, labels, p=p, c=STUDENT)
     assert value == pytest.approx(plain, rel=100 * EPS)
+
+
+def test_the_heads_of_the_last_layers_must_be_as_many(tmp_path):
+    """A pruned model may have fewer there than elsewhere, or fewer elsewhere."""
+    text = written(tmp_path / "text.txt", "The cat sat on the mat.")
+    whole = pyllama.create("llama", str(text), hidden_size=8, num_hidden_layers=2, num_attention_heads=4,
+                           num_key_value_heads=2, max_position_embeddings=8)
+    settings = Settings(block_size=8)
+
+    def pruned(groups):
+        c = replace(whole.config, num_key_value_heads_by_layer=groups)
+        return replace(whole, config=c, params=c.model.init(c))
+
+    fewer_first, fewer_last = pruned([1, 2]), pruned([2, 1])
+    for pair in (whole, fewer_last), (fewer_last, whole):
+        distill.require_alike(*pair, settings, Distillation())
+        with pytest.raises(UserError, match=r"the student's ., so they cannot be compared; set attention"):
+            distill.require_alike(*pair, settings, ATTENTION)
+    for teacher, own in (whole, fewer_first), (fewer_first, whole), (fewer_last, fewer_last):
+        distill.require_alike(teacher, own, settings, ATTENTION)
+        _, back = loss_of(Teacher(teacher.params, teacher.config), ATTENTION)(*batch(), p=own.params, c=own.config)
+        back()

@@ -20,7 +20,6 @@ from pyllama.training.distilling import Distillation, Teacher, class_loss_of, lo
 from pyllama.training.fingerprint import fingerprint
 from pyllama.training.lock import locked
 from pyllama.training.loop import Settings
-from pyllama.training.run import RunPolicy
 from pyllama.training.teacher_scores import scored
 
 FAMILIES = ["llama", "qwen3", "gpt2", "bert", "roberta", "distilbert"]
@@ -299,33 +298,6 @@ def test_a_stopped_run_goes_on_bit_for_bit(flags, folder, tmp_path, capsys):
     assert "the run learns from a teacher, too; this is a step by the labels alone" in " ".join(
         capsys.readouterr().out.split())
     assert "distill" not in json.loads(next(tmp_path.glob("alone/checkpoints/*4/trainer.json")).read_text())["about"]
-
-
-def test_heads_are_compared_where_they_are_as_many_in_the_last_layer(tmp_path):
-    """A pruned model may have fewer heads in its last layer than elsewhere, or elsewhere than in its last."""
-    text = tmp_path / "text.txt"
-    text.write_text(TEXT)
-    teacher = pyllama.create("llama", str(text), hidden_size=8, num_hidden_layers=2, num_attention_heads=4,
-                             num_key_value_heads=2, max_position_embeddings=8)
-    settings = Settings(block_size=8, batch_size=2, max_steps=1, warmup_steps=0)
-    material, s = distill.Material((str(text),)), Distillation(attention=1.0)
-    teacher.save(tmp_path / "teacher")
-    for name, groups in ("first", [1, 2]), ("last", [2, 1]):
-        c = replace(teacher.config, num_key_value_heads_by_layer=groups)
-        replace(teacher, config=c, params=c.model.init(c)).save(tmp_path / name)
-
-    def begin(teacher, own):
-        return distill.begin_text(None, tmp_path / teacher, material, own, s, settings, RunPolicy())[0]
-
-    for teacher, own in (("teacher", student.Student(student=tmp_path / "last")), ("last", student.Student())):
-        with pytest.raises(UserError, match=r"the teacher's last layer has . heads of attention, the student's "):
-            begin(teacher, own)
-    for teacher, own in (("teacher", student.Student(student=tmp_path / "first")), ("first", student.Student())):
-        plan = begin(teacher, own)
-        ids, labels = batch()
-        value, back = plan.state.loss(ids, labels, p=plan.state.p, c=plan.state.config)
-        assert np.isfinite(value)
-        back()
 
 
 def test_a_masked_model_teaches(folder, tmp_path):
