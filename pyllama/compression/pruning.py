@@ -53,6 +53,8 @@ def pruned(p: dict, c: Any, pruning: Pruning, rows: Rows | None = None) -> Prune
     p, c        plain parameters and the configuration of a LLaMA, Mistral, Qwen2 or Qwen3
     rows        a text: see quantization/passes.py; None: only magnitudes can be compared, and nothing is repaired
 
+    The parameters of the result are float32.
+
     Raises UserError for another family, for a score that needs a text, or if too much or nothing would leave.
 
     >>> import pyllama
