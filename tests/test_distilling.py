@@ -382,6 +382,7 @@ def test_a_row_has_the_teachers_scores_in_the_students_order(folder, tmp_path):
     expected = distill.classify.scores_of(rows, trained)
     found = np.array([row["teacher_scores"] for row in begun.plan.training.rows])
     np.testing.assert_array_equal(found, expected.astype("float32"))
+    distill.taught_rows(begun, Distillation(alpha=1.0), {}, load=None)          # needs no teacher
     swapped = begun.plan.state.config.extra | {"id2label": {"0": "b", "1": "a"}}
     plan = begun.plan._replace(state=replace(begun.plan.state, config=replace(begun.plan.state.config, extra=swapped)))
     again = distill.taught_rows(begun._replace(plan=plan), Distillation(), begun.plan.about[distill.KEY],
