@@ -75,6 +75,32 @@ def test_ranks_are_within_the_budget_and_no_rank_more_would_be(shapes, share, se
         assert rank == 0 or sum(costs) + min(F + D, F * D - cost) > budget
 
 
+def test_the_budget_goes_where_a_number_buys_most():
+    """A share of the energy, divided by the numbers that it costs: the scale of a matrix does not matter."""
+    rng = np.random.default_rng(0)
+
+    def made(F, D, values):
+        left, right = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in (F, D))
+        return decomposed(left[:, :len(values)] * values @ right[:len(values)])
+
+    flat, steep = np.ones(8), np.array([8.0, 4, 2, 1, 0.1, 0.1, 0.1, 0.1])
+    assert ranks({"a": made(8, 8, 100 * steep), "b": made(8, 8, steep)}, 0.76) == {"a": 3, "b": 3}
+    assert ranks({"a": made(8, 8, flat), "b": made(8, 8, steep)}, 0.5) == {"a": 2, "b": 2}
+    assert ranks({"a": made(8, 40, flat[:7]), "b": made(8, 8, flat)}, 0.3) == {"a": 1, "b": 0}
+    # The next rank of a buys more than those of b, but costs 48 numbers, of which 32 are left.
+    assert ranks({"a": made(8, 40, steep), "b": made(8, 8, np.array([8.0, 1, 1, 1, 1, 1, 1, 1]))}, 0.25) == \
+        {"a": 1, "b": 3}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tree_is_that_of_the_configuration(family):
+    """With the biases, in the order in which files and optimizers know it."""
+    c = FAMILIES[family]
+    smaller = factorized(randomized(llama, c), c, 0.6)
+    shapes = [(name, a.shape) for name, a in params.leaves(llama.init(smaller.config))]
+    assert [(name, a.shape) for name, a in params.leaves(smaller.params)] == shapes
+
+
 # A model
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -160,6 +186,11 @@ def test_a_folder_has_the_factors_and_a_gguf_file_their_products(interleaved, tm
 def test_ranks_that_do_not_fit_are_refused(ranks_by_layer):
     with pytest.raises(UserError, match="it must have a rank, or 0, of each of the 2 layers for some of q_proj"):
         llama.LlamaConfig(**SIZE, ranks_by_layer=ranks_by_layer)
+
+
+def test_layers_that_share_weights_have_no_factors_of_their_own():
+    with pytest.raises(UserError, match="ranks_by_layer gives every layer factors, but share_layers 2 gives several"):
+        llama.LlamaConfig(**SIZE, share_layers=2, ranks_by_layer={"q_proj": [1, 1]})
 
 
 def test_a_share_or_a_model_that_cannot_be_is_refused():
