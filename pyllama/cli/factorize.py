@@ -9,7 +9,6 @@ from pyllama.cli.quantize import HELD_OUT, sample_of
 from pyllama.cli.text import load
 from pyllama.compression.factorizing import factorized
 from pyllama.compression.parts import require_plain
-from pyllama.errors import counted
 from pyllama.models.adapters import merged
 from pyllama.pretrained import Model
 from pyllama.quantization import decoded_tree
@@ -40,10 +39,9 @@ def factorize(src: Path, dst: Path, /, rank: float, data: tuple[str, ...] = (), 
         smaller = factorized(tree, model.config, rank, sample.rows if sample else None)
         made = Model(smaller.config, smaller.params, its_tokenizer, generation_config=model.generation_config)
         losses = [*smaller.losses.values()]
-        whole = counted(7 * model.config.num_hidden_layers - len(losses), "other")
         of = "of their products" if sample else "of their numbers"
-        console.print(f"factors for {len(losses)} matrices, and {whole} whole; mean squared error {of} "
-                      f"{np.mean(losses):.2%}")
+        console.print(f"{len(losses)} of the layers' {7 * model.config.num_hidden_layers} matrices have factors; mean "
+                      f"squared error {of} {np.mean(losses):.2%}")
         show_sizes(tree, smaller.params)
         if sample:
             compare(model, tree, made, sample)
