@@ -32,7 +32,8 @@ def row(size, form, name, first_token_s, turns, reader, file_bytes):
     needed = token_bytes(size, form)
     memory, cached = (statistics.median(answer[of] for answer, _ in reader) for of in ("memory", "same_size"))
     peak = max(answer["peak_rss"] for answer, _ in turns)
-    limit = 1.1 * file_bytes + SIZES[size].cache(LONG + 1) + 64 * MB
+    keys_values = SIZES[size].cache(LONG + 1, 4 if form == "f32" else 2)
+    limit = 1.1 * file_bytes + keys_values + 64 * MB
     return {"size": size, "format": form, "impl": name, "tok_s": rate, "ratio": None, "prompt_tok_s": prompt,
             "first_token_s": first_token_s, "peak_mb": peak / MB, "limit_mb": limit / MB, "of_limit": peak / limit,
             "bytes_per_token": needed, "gb_s": rate * needed / 1e9, "bandwidth_gb_s": memory / 1e9,

@@ -207,7 +207,7 @@ def test_the_row_of_an_engine():
     assert (row["tok_s"], row["prompt_tok_s"], row["first_token_s"], row["notes"]) == (1.0, 128.0, 0.5, "fast")
     assert (row["n"], row["disturbed"], row["peak_mb"], row["bytes_per_token"]) == (3, 1, 90e-6, needed)
     assert (row["bandwidth_gb_s"], row["of_bandwidth"], row["of_cached"]) == (20, needed / 20e9, needed / 40e9)
-    assert row["limit_mb"] == pytest.approx(1.1 + 2 * 6 * 288 * 513 * 4 / 1e6 + 64)
+    assert row["limit_mb"] == pytest.approx(1.1 + 2 * 6 * 288 * 513 * 2 / 1e6 + 64)
     assert row["of_limit"] == pytest.approx(row["peak_mb"] / row["limit_mb"])
     broken = decode_report.row("S", "q8_0", "openvino", 0.5, [*turns, ({"error": "no room"}, False)], reader, 10**6)
     assert broken.keys() == row.keys()
