@@ -110,6 +110,8 @@ BETWEEN = ("model.encoder.layer_norm.",)
 @pytest.mark.parametrize(("kind", "head"), [(kind, head) for kind in MODELS for head in MODELS[kind].config.HEADS])
 def test_levels_rise_from_the_embeddings_to_the_head_in_every_family(kind, head):
     c = MODELS[kind].config.small(Dimensions(vocab_size=11, context=7, head=head, width=8, layers=12, heads=2))
+    if kind == "albert":
+        c = replace(c, num_hidden_groups=12)
     level_of, layers = levels([name for name, _ in params.leaves(c.model.init(c))])
     assert layers == (24 if "model.decoder.layers.0.fc1.weight" in level_of else 12)
     assert set(level_of.values()) <= set(range(layers + 2))

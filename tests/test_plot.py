@@ -96,7 +96,11 @@ def test_without_out_curves_are_printed_and_written(run, capsys):
 
 
 def test_without_matplotlib_curves_are_printed_alone(run, capsys, monkeypatch):
+    present = errors.importlib.import_module
+
     def absent(name):
+        if name.startswith("pyllama."):                                     # as of the command itself
+            return present(name)
         raise ModuleNotFoundError(name=name.partition(".")[0])
 
     monkeypatch.setattr(errors.importlib, "import_module", absent)

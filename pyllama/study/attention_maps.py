@@ -22,16 +22,18 @@ class Map(NamedTuple):
     name            of its parameters, such as model.layers.0.self_attn
     p               [H T S] a row sums to 1: how much token t takes from each s
     queries, keys   the T and S tokens, as text
+    run             its number among all, if several have the same parameters
     """
     name: str
     p: np.ndarray
     queries: list[str]
     keys: list[str]
+    run: int | None = None
 
     @property
     def layer(self) -> int:
         """The number of its layer."""
-        return Name.of(self.name).layer or 0
+        return Name.of(self.name).layer or 0 if self.run is None else self.run
 
 
 @memory.arena()
@@ -52,6 +54,8 @@ def attention_maps(path: Path, text: str, tokenizer: Path | None = None) -> tupl
     maps = [of_call(recording, i, of, words) for i, call in enumerate(recording.calls) if call.op.name == "attention"]
     if not maps:
         raise UserError(f"the family {config.TYPE} has no attention; give a model of another family")
+    if len({one.name for one in maps}) < len(maps):                         # of an ALBERT
+        maps = [one._replace(run=i) for i, one in enumerate(maps)]
     return maps, model.notes
 
 
