@@ -4,14 +4,10 @@ from pathlib import Path
 import numpy as np
 
 from pyllama.cli.output import console
-from pyllama.cli.prune import compare, require_new, show_sizes
+from pyllama.cli.prune import compare, plain_model, show_sizes
 from pyllama.cli.quantize import HELD_OUT, sample_of
-from pyllama.cli.text import load
 from pyllama.compression.factorizing import factorized
-from pyllama.compression.parts import require_plain
-from pyllama.models.adapters import merged
 from pyllama.pretrained import Model
-from pyllama.quantization import decoded_tree
 
 
 def factorize(src: Path, dst: Path, /, rank: float, data: tuple[str, ...] = (), field: str = "text",
@@ -31,10 +27,7 @@ def factorize(src: Path, dst: Path, /, rank: float, data: tuple[str, ...] = (), 
         tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
         force: replace a model in dst
     """
-    require_new(src, dst, force)
-    model, its_tokenizer = load(src, tokenizer)
-    require_plain(model.config)
-    tree = decoded_tree(merged(model.params, model.config))
+    model, its_tokenizer, tree = plain_model(src, dst, tokenizer, force)
     with sample_of(data, its_tokenizer, model, field, HELD_OUT) as sample:
         smaller = factorized(tree, model.config, rank, sample.rows if sample else None)
         made = Model(smaller.config, smaller.params, its_tokenizer, generation_config=model.generation_config)

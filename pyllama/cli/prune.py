@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from pyllama import params
+from pyllama.cli.loading import load
 from pyllama.cli.output import console
 from pyllama.cli.quantize import HELD_OUT, evaluated, sample_of
-from pyllama.cli.text import load
 from pyllama.compression.parts import Kept, require_plain
 from pyllama.compression.pruning import Pruned, Pruning, pruned
 from pyllama.errors import UserError, counted
@@ -15,6 +15,7 @@ from pyllama.models.adapters import merged
 from pyllama.pretrained import Model, require_unused
 from pyllama.quantization import decoded_tree
 from pyllama.quantization.sample import Sample
+from pyllama.text.tokenizer import Tokenizer
 from pyllama.training import checkpoint
 
 
@@ -34,10 +35,7 @@ def prune(src: Path, dst: Path, /, pruning: Pruning, data: tuple[str, ...] = (),
         tokenizer: a tokenizer.json or llama2.c tokenizer to use instead of the model's
         force: replace a model in dst
     """
-    require_new(src, dst, force)
-    model, its_tokenizer = load(src, tokenizer)
-    require_plain(model.config)
-    tree = decoded_tree(merged(model.params, model.config))
+    model, its_tokenizer, tree = plain_model(src, dst, tokenizer, force)
     with sample_of(data, its_tokenizer, model, field, HELD_OUT) as sample:
         smaller = pruned(tree, model.config, pruning, sample.rows if sample else None)
         made = Model(smaller.config, smaller.params, its_tokenizer, generation_config=model.generation_config)
@@ -49,12 +47,23 @@ def prune(src: Path, dst: Path, /, pruning: Pruning, data: tuple[str, ...] = (),
     return 0
 
 
+def plain_model(src: Path, dst: Path, tokenizer: Path | None, force: bool) -> tuple[Model, Tokenizer, dict]:
+    """(model, tokenizer, its parameters as plain arrays), of which a smaller model is written to dst.
+
+    Raises UserError if the model has no such parts, or if dst is not a folder to write to.
+    """
+    require_new(src, dst, force)
+    model, its_tokenizer = load(src, tokenizer)
+    require_plain(model.config)
+    return model, its_tokenizer, decoded_tree(merged(model.params, model.config))
+
+
 def require_new(src: Path, dst: Path, force: bool) -> None:
     """Raise UserError if the folder is not one to write a model to."""
     if src.exists() and dst.exists() and os.path.samefile(src, dst):
         raise UserError(f"{src} and {dst} are the same folder, and the original is never replaced; give another name")
     if dst.suffix == ".gguf":
-        raise UserError(f"{dst} would be a GGUF file, but prune writes a folder; prune to one, and quantize that")
+        raise UserError(f"{dst} would be a GGUF file, but a folder is written; name one, and quantize it afterwards")
     if (dst / checkpoint.CONFIG).exists() and not force:
         raise UserError(f"{dst} contains a model; give another folder, or --force to replace it")
     require_unused(dst)

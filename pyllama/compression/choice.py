@@ -13,7 +13,7 @@ def lasting(scores: list[np.ndarray], share: float, even: bool, name: str) -> li
     even    every layer loses this share of its own parts, so that equal layers stay equal
     name    of the share, for messages
 
-    Raises UserError if the share is no whole part, or too large.
+    Raises UserError if the share is less than one part, or so large that a layer would keep none.
 
     >>> import numpy as np
     >>> from pyllama.compression.choice import lasting

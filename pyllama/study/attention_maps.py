@@ -33,7 +33,7 @@ class Map(NamedTuple):
     @property
     def layer(self) -> int:
         """The number of its layer."""
-        return Name.of(self.name).layer or 0 if self.run is None else self.run
+        return (Name.of(self.name).layer or 0) if self.run is None else self.run
 
 
 @memory.arena()
